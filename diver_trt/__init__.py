@@ -1,0 +1,38 @@
+"""Recover distilled datasets with DIVER on small GPUs, Jetsons and CPUs, without torch on the device.
+
+Example:
+    >>> from diver_trt import Bundle, Recipe, Recoverer
+    >>> with Recoverer(Bundle.open("engines/digits"), Recipe()) as recoverer:
+    ...     for sample in recoverer(images, labels, seed=0):
+    ...         save(sample.key, sample.image)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diver_trt.bundle import Bundle as Bundle
+    from diver_trt.recipe import PRESETS as PRESETS
+    from diver_trt.recipe import Recipe as Recipe
+    from diver_trt.runtime.recoverer import RecoveredSample as RecoveredSample
+    from diver_trt.runtime.recoverer import Recoverer as Recoverer
+
+__all__ = ["PRESETS", "Bundle", "Recipe", "RecoveredSample", "Recoverer"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "diver_trt.bundle",
+    "PRESETS": "diver_trt.recipe",
+    "Recipe": "diver_trt.recipe",
+    "RecoveredSample": "diver_trt.runtime.recoverer",
+    "Recoverer": "diver_trt.runtime.recoverer",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for: numpy alone is a third of what `diver-trt --help` may take."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""Everything that diver-trt raises on purpose.
+
+    DiverError
+    ├── RecipeError          settings that contradict each other, or a value out of range
+    ├── BundleError          a bundle that is missing, damaged, or of another schema
+    ├── DatasetError         distilled images or class folders that cannot be read as asked
+    ├── OutputError          a place that cannot or must not be written
+    ├── ExportError          a model that cannot become a bundle, or a graph that fails its own checks
+    ├── EngineError          an engine that cannot be opened, fed or run
+    └── MissingExtraError    an optional package is not installed; the message is the install line
+
+A message says what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DiverError(Exception):
+    """Base of all errors that a user can act on; the command line prints it as one line."""
+
+
+class RecipeError(DiverError, ValueError):
+    """Settings of the method that contradict each other or lie out of range."""
+
+
+class BundleError(DiverError):
+    """A bundle that is missing, damaged, or written by another schema."""
+
+
+class DatasetError(DiverError):
+    """Distilled images, class folders or class maps that cannot be read as asked."""
+
+
+class OutputError(DiverError):
+    """A place that cannot be written, or that holds something else already."""
+
+
+class ExportError(DiverError):
+    """A model that cannot become a bundle, or a graph that fails the exporter's own checks."""
+
+
+class EngineError(DiverError):
+    """An engine that cannot be opened, fed or run."""
+
+
+class MissingExtraError(DiverError, ImportError):
+    """An optional package is not installed; the message names the line that installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed; run `pip install 'diver-trt[{extra}]'`")

@@ -1,0 +1,79 @@
+"""One DIVER step, from the network's prediction to the next latent.
+
+`guided_step` uses nothing but arithmetic and the `exp` it is given, so the exporter traces it with torch tensors into the
+denoiser graph and the tests run the very same lines on numpy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """Columns of one row of the step table: guidance scale per channel, then a, b, gamma and two log-variances.
+
+    Attributes:
+        channels: Latent channels `c`.
+        learned_variance: Whether the network predicts, per value, where between the two log-variances its variance lies.
+    """
+
+    channels: int
+    learned_variance: bool
+
+    @property
+    def a(self) -> int:
+        """Column of a_k."""
+        return self.channels
+
+    @property
+    def b(self) -> int:
+        """Column of b_k."""
+        return self.channels + 1
+
+    @property
+    def gamma(self) -> int:
+        """Column of the strength of semantic guidance, 0 outside its window."""
+        return self.channels + 2
+
+    @property
+    def log_var_low(self) -> int:
+        """Column of the smaller log-variance."""
+        return self.channels + 3
+
+    @property
+    def log_var_high(self) -> int:
+        """Column of the larger log-variance."""
+        return self.channels + 4
+
+    @property
+    def width(self) -> int:
+        """Number of columns `C`."""
+        return self.channels + 5
+
+
+def guided_step(
+    latent: Any, anchor: Any, eps_class: Any, eps_null: Any, variance: Any, row: Any, layout: StepLayout, exp: Callable[[Any], Any]
+) -> Any:
+    """Return z_{k-1} from z_k: classifier-free guidance, DDIM and semantic guidance (DIVER, semantic guidance and fusion; DDIM, Eq. 12).
+
+    Args:
+        latent: z_k, [n, c, h, w].
+        anchor: z_0 of the distilled image, [n, c, h, w].
+        eps_class: Predicted noise given the class, [n, c, h, w].
+        eps_null: Predicted noise given the null class, [n, c, h, w].
+        variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if `layout.learned_variance`.
+        row: Row k - 1 of the step table, [C].
+        layout: The columns of `row`.
+        exp: Elementwise exponential for these arrays: `np.exp`, `torch.exp`.
+    """
+    scale = row[: layout.channels].reshape(1, layout.channels, 1, 1)
+    eps = eps_null + scale * (eps_class - eps_null)
+    ddim = row[layout.a] * latent + row[layout.b] * eps
+    log_variance = row[layout.log_var_low]
+    if layout.learned_variance:
+        fraction = (variance + 1) / 2
+        log_variance = log_variance + fraction * (row[layout.log_var_high] - log_variance)
+    return ddim - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)

@@ -1,0 +1,44 @@
+"""Names, shapes and element types of the tensors that cross a network's border."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DTYPES = ("float32", "float16", "int64")
+
+Dim = int | str
+"""A size, or the name of a dynamic axis: `"n"` images, `"m"` conditions."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a network.
+
+    Attributes:
+        name: The graph's own name for it.
+        dtype: `"float32"`, `"float16"` or `"int64"`.
+        shape: Sizes, with a text in place of a dynamic axis: `("n", 4, 32, 32)`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def concrete(self, size: int) -> tuple[int, ...]:
+        """Return the shape with every dynamic axis set to `size`."""
+        return tuple(size if isinstance(dim, str) else dim for dim in self.shape)
+
+    def allocate(self, size: int) -> NDArray[np.generic]:
+        """Return zeros of this type with every dynamic axis set to `size`."""
+        return np.zeros(self.concrete(size), dtype=self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(dim) for dim in self.shape)}]"
+
+
+def describe(array: NDArray[np.generic]) -> str:
+    """Return an array's type and shape as errors print them: `float32[4, 3, 32, 32]`."""
+    return f"{array.dtype}[{', '.join(str(size) for size in array.shape)}]"

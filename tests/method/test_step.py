@@ -1,0 +1,83 @@
+"""One DIVER step on numpy arrays: the very lines that the exporter traces into the denoiser graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from diver_trt.method.schedule import NoiseSchedule, step_table
+from diver_trt.method.step import StepLayout, guided_step
+from diver_trt.recipe import Recipe, Sigma
+
+SCHEDULE = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
+LAYOUT = StepLayout(channels=4, learned_variance=True)
+Array = NDArray[np.float64]
+
+
+@pytest.fixture
+def tensors() -> dict[str, Array]:
+    generator = np.random.default_rng(1)
+    names = ("latent", "anchor", "eps_class", "eps_null", "variance")
+    return {name: generator.standard_normal((2, 4, 8, 8)) for name in names}
+
+
+def step(tensors: dict[str, Array], k: int, **settings: Any) -> Array:
+    table = step_table(SCHEDULE, Recipe(**settings), LAYOUT)
+    result: Array = guided_step(**tensors, row=table[k - 1], layout=LAYOUT, exp=np.exp)
+    return result
+
+
+def plain_ddim(tensors: dict[str, Array], k: int, scale: float = 4.0, channels: int = 3) -> Array:
+    """DDIM as diffusers writes it: predict z0, then go to the next level."""
+    abar = SCHEDULE.respaced(50)
+    eps = tensors["eps_class"].copy()
+    guided = slice(None, channels)
+    eps[:, guided] = (tensors["eps_null"] + scale * (tensors["eps_class"] - tensors["eps_null"]))[:, guided]
+    z0 = (tensors["latent"] - np.sqrt(1 - abar[k]) * eps) / np.sqrt(abar[k])
+    result: Array = np.sqrt(abar[k - 1]) * z0 + np.sqrt(1 - abar[k - 1]) * eps
+    return result
+
+
+@pytest.mark.parametrize("k", [50, 33, 1])
+def test_without_gamma_a_step_is_plain_ddim(tensors: dict[str, Array], k: int) -> None:
+    np.testing.assert_allclose(step(tensors, k, gamma=0), plain_ddim(tensors, k), atol=1e-12)
+
+
+def test_four_guided_channels_are_diffusers_guidance(tensors: dict[str, Array]) -> None:
+    np.testing.assert_allclose(step(tensors, 20, cfg_channels=4), plain_ddim(tensors, 20, channels=4), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [41, 25, 1])
+def test_outside_the_window_a_step_is_plain_ddim(tensors: dict[str, Array], k: int) -> None:
+    np.testing.assert_allclose(step(tensors, k), plain_ddim(tensors, k), atol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", ["learned", "posterior", "marginal"])
+@pytest.mark.parametrize("k", [40, 26])
+def test_inside_the_window_the_latent_is_pulled_to_the_anchor(tensors: dict[str, Array], k: int, sigma: Sigma) -> None:
+    abar = SCHEDULE.respaced(50)
+    beta = 1 - abar[k] / abar[k - 1]
+    posterior = beta * (1 - abar[k - 1]) / (1 - abar[k])
+    fraction = (tensors["variance"] + 1) / 2
+    expected = {
+        "learned": np.exp((fraction * np.log(beta) + (1 - fraction) * np.log(posterior)) / 2),
+        "posterior": np.sqrt(posterior),
+        "marginal": np.sqrt(1 - abar[k]),
+    }
+    pull = 0.1 * expected[sigma] * (tensors["latent"] - tensors["anchor"])
+    np.testing.assert_allclose(step(tensors, k, sigma=sigma), plain_ddim(tensors, k) - pull, atol=1e-12)
+
+
+def test_a_full_window_guides_every_step(tensors: dict[str, Array]) -> None:
+    for k in range(1, 51):
+        full, narrow = step(tensors, k, window=(50, 0)), step(tensors, k, window=(k, k - 1))
+        np.testing.assert_array_equal(full, narrow)
+        assert not np.allclose(full, plain_ddim(tensors, k), atol=1e-9)
+
+
+def test_at_the_anchor_there_is_nothing_to_pull(tensors: dict[str, Array]) -> None:
+    tensors["anchor"] = tensors["latent"]
+    np.testing.assert_allclose(step(tensors, 30), plain_ddim(tensors, 30), atol=1e-12)

@@ -1,0 +1,72 @@
+"""The recipe's defaults are the paper's, and contradictions are found with a way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from diver_trt.errors import RecipeError
+from diver_trt.recipe import PRESETS, Recipe
+
+
+def test_the_default_is_the_papers() -> None:
+    assert Recipe() == PRESETS["paper"]
+    assert Recipe().to_json() == {
+        "steps": 50,
+        "inherit_step": 25,
+        "start_step": 50,
+        "cfg_scale": 4.0,
+        "cfg_channels": 3,
+        "gamma": 0.1,
+        "window": (40, 25),
+        "sigma": "learned",
+    }
+
+
+def test_ncfm_sets_want_a_weaker_guidance() -> None:
+    assert PRESETS["ncfm"] == Recipe(gamma=0.02)
+
+
+def test_matched_runs_half_the_steps() -> None:
+    assert PRESETS["matched"].start_step == PRESETS["matched"].inherit_step == 25
+
+
+def test_json_round_trip() -> None:
+    recipe = Recipe(gamma=0.02, window=(30, 10), inherit_step=None)
+    assert Recipe.from_json({**recipe.to_json(), "window": [30, 10]}) == recipe
+
+
+def test_an_unknown_setting_is_named() -> None:
+    with pytest.raises(RecipeError, match="unknown settings strength"):
+        Recipe.from_json({"strength": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 1}, "steps is 1; expected a whole number, 2 or more"),
+        ({"steps": 20}, "start_step is 50; expected a whole number from 1 to 20.*--inherit-step 10 --start-step 20 --window 16:10"),
+        ({"inherit_step": 51}, "inherit_step is 51; expected a whole number from 1 to 50"),
+        ({"inherit_step": 0}, "inherit_step is 0"),
+        ({"inherit_step": 2.5}, "inherit_step is 2.5"),
+        ({"cfg_scale": 0.5}, "cfg_scale is 0.5; expected a number, 1 or more"),
+        ({"cfg_scale": float("nan")}, "cfg_scale is nan"),
+        ({"cfg_channels": 0}, "cfg_channels is 0"),
+        ({"gamma": -0.1}, "gamma is -0.1; expected a number, 0 or more"),
+        ({"gamma": True}, "gamma is True"),
+        ({"sigma": "big"}, "sigma is 'big'; expected one of learned, posterior, marginal"),
+        ({"window": (25, 40)}, "window is 25:40; it runs downwards, so expected the larger step first, 40:25"),
+        ({"window": (60, 25)}, "window's first step is 60"),
+        ({"window": 40}, "window is 40; expected two steps"),
+        ({"start_step": 25}, "window is 40:25 but sampling starts at step 25.*Set the window to 25:10"),
+        ({"inherit_step": None, "start_step": 40}, "inheritance is off: pure noise is what the model expects at step 50 only"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**settings)
+
+
+def test_without_guidance_the_window_does_not_matter() -> None:
+    assert list(Recipe(start_step=25, gamma=0).guided_steps) == []
