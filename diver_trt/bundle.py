@@ -1,0 +1,309 @@
+"""A bundle: one exported model in one directory, and the only contract between export and runtime.
+
+It holds `bundle.json` and four ONNX graphs, big ones with their weights in a file beside them. Axis `n` counts images, `m`
+conditions; both are dynamic.
+
+    network       inputs                                        outputs
+    encoder       image [n,3,H,W] f32 in [-1,1]                 latent [n,c,h,w] f32: posterior mean x scaling factor
+    conditioner   timestep [m] i64, label [m] i64               modulation [m,M]: every adaLN modulation, blocks then final
+    denoiser      latent, anchor [n,c,h,w] f32,                 next_latent [n,c,h,w] f32: one whole DIVER step
+                  modulation [2,n,M] (class, then null),
+                  coefficients [C] f32 (one row of the step table)
+    decoder       latent [n,c,h,w] f32                          image [n,3,H,W] f32 in [-1,1]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diver_trt.documents import Document
+from diver_trt.errors import BundleError
+from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
+from diver_trt.method.step import StepLayout
+from diver_trt.tensors import DTYPES, TensorSpec
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+
+NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
+NETWORKS: tuple[NetworkName, ...] = ("encoder", "conditioner", "denoiser", "decoder")
+
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of the bundle: its plain name, its size in bytes and its SHA-256 in hex."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Return the record of a file on disk."""
+        return cls(path.name, path.stat().st_size, file_sha256(path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One ONNX graph of a bundle.
+
+    Attributes:
+        name: `"encoder"`, `"conditioner"`, `"denoiser"` or `"decoder"`.
+        graph: The `.onnx` file.
+        weights: The file with the graph's external data, if it has one.
+        inputs: Tensors that it reads, in the graph's order.
+        outputs: Tensors that it writes, in the graph's order.
+        parameters: Number of weights.
+    """
+
+    name: NetworkName
+    graph: FileRecord
+    weights: FileRecord | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: int
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """The graph and, where it has one, its external data."""
+        return (self.graph,) if self.weights is None else (self.graph, self.weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """One exported model.
+
+    Attributes:
+        path: The bundle's directory.
+        sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the whole bundle.
+        model_id: The model's name on the hub, or its directory.
+        revision: Revision on the hub, if known.
+        licence: Licence of the weights as the model card states it, if it does.
+        precision: `"fp32"` (the reference) or `"fp16"`.
+        image_size: Side of the images in pixels.
+        latent_shape: `(c, h, w)`.
+        scaling_factor: The VAE's factor, already inside encoder and decoder.
+        num_classes: Number of classes; labels run from 0.
+        null_label: Label of the null class of classifier-free guidance.
+        class_names: Name per class, if the model has them.
+        noise_schedule: The betas of the training chain.
+        learned_variance: Whether the model predicts its variance.
+        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with.
+        networks: The four graphs by name.
+        exported_with: Versions of the packages that wrote it.
+    """
+
+    path: Path
+    sha256: str
+    model_id: str
+    revision: str | None
+    licence: str | None
+    precision: Precision
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    scaling_factor: float
+    num_classes: int
+    null_label: int
+    class_names: tuple[str, ...] | None
+    noise_schedule: NoiseSchedule
+    learned_variance: bool
+    timestep_frequencies: str
+    networks: Mapping[NetworkName, Network]
+    exported_with: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read a bundle's manifest and check that its files are there with the right sizes.
+
+        Contents are hashed later, by `verified`, before a network is loaded.
+
+        Raises:
+            BundleError: No bundle is there, a file is missing or of another size, or the manifest is not of this schema.
+        """
+        path = Path(path)
+        manifest = path / MANIFEST
+        if not manifest.is_file():
+            raise BundleError(f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export MODEL {path}`")
+        document = Document.read(manifest, BundleError)
+        schema = document.integer("schema", 1)
+        if schema != SCHEMA:
+            remedy = "update diver-trt" if schema > SCHEMA else "export the model again"
+            raise BundleError(f"{manifest}: schema {schema}, but this diver-trt reads schema {SCHEMA}; {remedy}")
+        bundle = _parse(path, document)
+        for network in bundle.networks.values():
+            for record in network.files:
+                _check_size(path / record.name, record)
+        return bundle
+
+    @property
+    def layout(self) -> StepLayout:
+        """Columns of the step table for this model."""
+        return StepLayout(self.latent_shape[0], self.learned_variance)
+
+    @property
+    def modulation_width(self) -> int:
+        """Number of modulation values `M` per condition."""
+        width = self.networks["conditioner"].outputs[0].shape[1]
+        assert isinstance(width, int), "checked when the bundle was opened"
+        return width
+
+    def verified(self, name: NetworkName) -> Path:
+        """Return the path of a network's graph after hashing all its files.
+
+        Raises:
+            BundleError: A file has changed since the export.
+        """
+        network = self.networks[name]
+        for record in network.files:
+            path = self.path / record.name
+            _check_size(path, record)
+            if (found := file_sha256(path)) != record.sha256:
+                raise BundleError(
+                    f"{path}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed since the "
+                    "export. Restore it, or export the model again."
+                )
+        return self.path / network.graph.name
+
+
+def contract(
+    image_size: int, latent_shape: tuple[int, int, int], layout: StepLayout, modulation_width: int, precision: Precision
+) -> dict[NetworkName, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]:
+    """Return the inputs and outputs that each network of a bundle must have."""
+    image = TensorSpec("image", "float32", ("n", 3, image_size, image_size))
+    latent, anchor, next_latent = (TensorSpec(name, "float32", ("n", *latent_shape)) for name in ("latent", "anchor", "next_latent"))
+    modulation_dtype = "float16" if precision == "fp16" else "float32"
+    timestep, label = (TensorSpec(name, "int64", ("m",)) for name in ("timestep", "label"))
+    conditions = TensorSpec("modulation", modulation_dtype, ("m", modulation_width))
+    pair = TensorSpec("modulation", modulation_dtype, (2, "n", modulation_width))
+    coefficients = TensorSpec("coefficients", "float32", (layout.width,))
+    return {
+        "encoder": ((image,), (latent,)),
+        "conditioner": ((timestep, label), (conditions,)),
+        "denoiser": ((latent, anchor, pair, coefficients), (next_latent,)),
+        "decoder": ((latent,), (image,)),
+    }
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write `bundle.json` into a bundle's directory; `manifest` holds every field but the schema."""
+    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False)
+    (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def default_bundle() -> Path:
+    """Return where the digits bundle lies: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "engines" / "digits"
+    return installed if installed.is_dir() else package.parent / "engines" / "digits"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        if sys.version_info >= (3, 11):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def _check_size(path: Path, record: FileRecord) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path}: missing; the bundle is incomplete, export the model again")
+    if (size := path.stat().st_size) != record.size_bytes:
+        raise BundleError(f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again")
+
+
+def _parse(path: Path, document: Document) -> Bundle:
+    shape = document.values("latent_shape", "three sizes, 1 or more", lambda size: type(size) is int and size >= 1)
+    if len(shape) != 3:
+        raise document.fail("latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width")
+    num_classes = document.integer("num_classes", 1)
+    names = document.optional("class_names", document.texts)
+    if names is not None and len(names) != num_classes:
+        raise document.fail("class_names", f"found {len(names)} names, expected {num_classes}")
+    networks_document = document.document("networks")
+    networks = {name: _parse_network(networks_document.document(name), name) for name in NETWORKS}
+    schedule = document.document("noise_schedule")
+    model = document.document("model")
+    bundle = Bundle(
+        path=path,
+        sha256=file_sha256(path / MANIFEST),
+        model_id=model.text("id"),
+        revision=model.optional("revision", model.text),
+        licence=model.optional("licence", model.text),
+        precision="fp16" if document.text("precision", PRECISIONS) == "fp16" else "fp32",
+        image_size=document.integer("image_size", 1),
+        latent_shape=(shape[0], shape[1], shape[2]),
+        scaling_factor=document.number("scaling_factor"),
+        num_classes=num_classes,
+        null_label=document.integer("null_label"),
+        class_names=names,
+        noise_schedule=_parse_schedule(schedule),
+        learned_variance=document.flag("learned_variance"),
+        timestep_frequencies=document.text("timestep_frequencies", ("dit", "diffusers")),
+        networks=networks,
+        exported_with={key: str(value) for key, value in document.mapping("exported_with").items()},
+    )
+    _check_contract(bundle, networks_document)
+    return bundle
+
+
+def _check_contract(bundle: Bundle, document: Document) -> None:
+    conditions = bundle.networks["conditioner"].outputs
+    width = conditions[0].shape[-1] if len(conditions) == 1 else None
+    if not isinstance(width, int):
+        raise document.fail("conditioner", "expected one output, modulation [m, M]")
+    expected = contract(bundle.image_size, bundle.latent_shape, bundle.layout, width, bundle.precision)
+    for name, network in bundle.networks.items():
+        for direction, found, wanted in zip(("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True):
+            if found != wanted:
+                raise document.fail(name, f"{direction} {_join(found)}; by the rest of the manifest expected {_join(wanted)}")
+
+
+def _join(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(map(str, specs)) or "nothing"
+
+
+def _parse_schedule(document: Document) -> NoiseSchedule:
+    kind: BetaSchedule = "linear" if document.text("kind", BETA_SCHEDULES) == "linear" else "scaled_linear"
+    start, end = document.number("beta_start"), document.number("beta_end")
+    if not 0 < start <= end < 1:
+        raise document.fail("beta_start", f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1")
+    return NoiseSchedule(kind=kind, beta_start=start, beta_end=end, train_timesteps=document.integer("train_timesteps", 2))
+
+
+def _parse_network(document: Document, name: NetworkName) -> Network:
+    return Network(
+        name=name,
+        graph=_parse_file(document.document("graph")),
+        weights=_parse_file(document.document("weights")) if "weights" in document else None,
+        inputs=tuple(_parse_tensor(tensor) for tensor in document.documents("inputs")),
+        outputs=tuple(_parse_tensor(tensor) for tensor in document.documents("outputs")),
+        parameters=document.integer("parameters"),
+    )
+
+
+def _parse_file(document: Document) -> FileRecord:
+    name = document.text("name")
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise document.fail("name", f"found {name!r}, expected a plain file name inside the bundle")
+    return FileRecord(name, document.integer("size_bytes"), document.text("sha256"))
+
+
+def _parse_tensor(document: Document) -> TensorSpec:
+    def is_dim(dim: object) -> bool:
+        return dim in ("n", "m") or (type(dim) is int and dim >= 1)
+
+    shape = document.values("shape", 'a list of sizes, "n" or "m"', is_dim)
+    return TensorSpec(document.text("name"), document.text("dtype", DTYPES), shape)

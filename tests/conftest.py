@@ -1,0 +1,112 @@
+"""Shared by all tests: bundles made once per session, and images to put through them.
+
+`random_pipeline` has random weights large enough that every term of a step matters; `digits` is the committed, trained one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle, default_bundle
+
+ROOT = Path(__file__).parent.parent
+DIGITS_MODEL = ROOT / "examples" / "digits" / "model"
+DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+
+
+@pytest.fixture(scope="session")
+def digits() -> Bundle:
+    return Bundle.open(default_bundle())
+
+
+@pytest.fixture
+def images() -> NDArray[np.uint8]:
+    """Six 32-pixel images with smooth and noisy parts."""
+    generator = np.random.default_rng(7)
+    coarse = generator.integers(0, 256, (6, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return (0.7 * coarse + 0.3 * generator.integers(0, 256, (6, 32, 32, 3))).astype(np.uint8)
+
+
+def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
+    """Save a DiTPipeline with random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes unless told otherwise."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    torch.manual_seed(3)
+    settings: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 8,
+        "num_layers": 3,
+        "sample_size": 8,
+        "num_embeds_ada_norm": 7,
+    }
+    dit = DiTTransformer2DModel(**{**settings, **transformer})
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=dit.config.in_channels,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.7,
+    )
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.normal_(std=0.08)
+        for block in dit.transformer_blocks[1:]:
+            block.norm1.emb.load_state_dict(dit.transformer_blocks[0].norm1.emb.state_dict())
+    scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    DiTPipeline(dit, vae, scheduler).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_pipeline(tmp_path_factory.mktemp("models") / "random")
+
+
+@pytest.fixture(scope="session")
+def export_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """Export a pipeline into a new bundle and open it."""
+
+    def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
+        from diver_trt.export.checkpoint import load_model
+        from diver_trt.export.exporter import export_bundle
+
+        path = tmp_path_factory.mktemp("bundles") / f"{source.name}-{precision}"
+        for _ in export_bundle(load_model(str(source), **options), path, precision):
+            pass
+        return Bundle.open(path)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def random_bundle(export_to: Callable[..., Bundle], random_pipeline: Path) -> Bundle:
+    return export_to(random_pipeline)
+
+
+@pytest.fixture
+def edited(tmp_path: Path, digits: Bundle) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Copy the digits bundle's manifest and link its networks, with one change made to the manifest."""
+
+    def edit(change: Callable[[dict[str, Any]], None]) -> Path:
+        folder = tmp_path / "edited"
+        folder.mkdir()
+        for network in digits.networks.values():
+            (folder / network.graph.name).symlink_to(digits.path.resolve() / network.graph.name)
+        manifest = json.loads((digits.path / "bundle.json").read_text())
+        change(manifest)
+        (folder / "bundle.json").write_text(json.dumps(manifest))
+        return folder
+
+    return edit

@@ -1,0 +1,106 @@
+"""A bundle is opened only if it is whole, of this schema, and means what its graphs do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.errors import BundleError
+
+Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
+
+
+def test_the_digits_bundle_says_what_it_is(digits: Bundle) -> None:
+    assert (digits.image_size, digits.latent_shape, digits.num_classes, digits.null_label) == (32, (4, 8, 8), 10, 10)
+    assert (digits.precision, digits.learned_variance, digits.timestep_frequencies) == ("fp32", True, "diffusers")
+    assert digits.class_names == tuple("0123456789")
+    assert digits.modulation_width == 6 * 6 * 128 + 2 * 128
+    assert tuple(digits.networks) == NETWORKS
+
+
+def test_the_identity_is_the_manifests_hash(digits: Bundle, edited: Edit) -> None:
+    assert Bundle.open(edited(lambda manifest: manifest["model"].update(id="another"))).sha256 != digits.sha256
+
+
+def test_a_changed_byte_is_found_before_the_network_is_loaded(digits: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.path, copy)
+    data = bytearray((copy / "denoiser.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "denoiser.onnx").write_bytes(data)
+    bundle = Bundle.open(copy)
+    bundle.verified("decoder")
+    with pytest.raises(BundleError, match=r"denoiser\.onnx: SHA-256 is .* the file has changed since the export"):
+        bundle.verified("denoiser")
+
+
+def test_a_missing_or_cut_file_is_found_on_opening(digits: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.path, copy)
+    (copy / "decoder.onnx").write_bytes((copy / "decoder.onnx").read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json says [\d,]+; the bundle is damaged"):
+        Bundle.open(copy)
+    (copy / "decoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"decoder\.onnx: missing; the bundle is incomplete"):
+        Bundle.open(copy)
+
+
+def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"not a bundle \(it has no bundle\.json\); make one with `diver-trt export MODEL"):
+        Bundle.open(tmp_path)
+
+
+def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(manifest: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        if to is ...:
+            del manifest[path[-1]]
+        else:
+            manifest[path[-1]] = to
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (change("schema", to=2), "schema 2, but this diver-trt reads schema 1; update diver-trt"),
+        (change("schema", to="1"), 'bundle.json: schema: found "1", expected a whole number, 1 or more'),
+        (change("precision", to="int8"), "precision: found 'int8', expected one of fp32, fp16"),
+        (change("precision", to=...), "precision: missing, expected a text"),
+        (change("latent_shape", to=[4, 8]), "latent_shape: found 2 sizes, expected three"),
+        (change("latent_shape", to=[4, 16, 16]), "encoder: writes latent.*expected latent: float32.n, 4, 16, 16"),
+        (change("latent_shape", to=[8, 8, 8]), "encoder: writes"),
+        (change("image_size", to=64), "encoder: reads image"),
+        (change("learned_variance", to=1), "learned_variance: found 1, expected true or false"),
+        (change("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
+        (change("scaling_factor", to=float("nan")), "scaling_factor: found NaN, expected a number"),
+        (change("noise_schedule", "kind", to="cosine"), "noise_schedule.kind: found 'cosine', expected one of linear, scaled_linear"),
+        (change("noise_schedule", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
+        (change("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
+        (change("networks", "decoder", "graph", "name", to="../decoder.onnx"), "expected a plain file name inside the bundle"),
+        (change("networks", "decoder", "graph", "name", to="/etc/passwd"), "expected a plain file name inside the bundle"),
+        (change("networks", "decoder", "inputs", to=[{"name": "latent", "dtype": "int8", "shape": []}]), "dtype: found 'int8'"),
+        (change("networks", "decoder", "inputs", to=[{"name": "latent", "dtype": "int64", "shape": [-1]}]), "shape: found"),
+        (change("networks", "conditioner", "outputs", to=[]), "expected one output, modulation"),
+        (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
+    ],
+)
+def test_a_manifest_that_does_not_hold_together_is_refused(edited: Edit, edit: Callable[[dict[str, Any]], None], message: str) -> None:
+    folder = edited(edit)
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema": 1', "[" * 100_000, "\x00"])
+def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        Bundle.open(tmp_path)
