@@ -1,0 +1,76 @@
+"""What the exporter holds its own graphs to: ONNX Runtime against the model they came from, at two batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from diver_trt.bundle import Precision
+from diver_trt.errors import ExportError
+from diver_trt.export.onnx_graph import random_inputs
+from diver_trt.tensors import TensorSpec
+
+BATCHES = (1, 3)
+
+# Largest relative L2 distance to the float32 module. float32: rounding in another order of summation; a wrong weight, axis or
+# coefficient is far above it. float16 has 11 bits, 5e-4 a rounding, and a network rounds many times on one path.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-2}
+
+
+def check_against_module(
+    path: Path,
+    reference: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    precision: Precision,
+    on_batch: Callable[[int, float], None] = lambda batch, error: None,
+) -> float:
+    """Run a graph in ONNX Runtime and its float32 module in torch on the same random inputs.
+
+    Args:
+        path: The `.onnx` file.
+        reference: The float32 module.
+        inputs: The graph's inputs.
+        outputs: The graph's outputs.
+        precision: The graph's; decides the tolerance.
+        on_batch: Told the batch size and the error after each comparison.
+
+    Returns:
+        The largest relative L2 distance found.
+
+    Raises:
+        ExportError: An output has another shape, is not finite, or is further away than `TOLERANCES` allows.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch in BATCHES:
+        arrays = random_inputs(inputs, batch, seed=batch)
+        found = session.run(None, arrays)
+        with torch.no_grad():
+            tensors = (torch.from_numpy(array) for array in arrays.values())
+            expected = reference(*(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)).numpy()
+        for spec, array in zip(outputs, found, strict=True):
+            if array.shape != spec.concrete(batch):
+                raise ExportError(f"{path.name}: {spec.name} has shape {list(array.shape)} at batch {batch}, expected {spec}")
+            if not np.isfinite(array).all():
+                raise ExportError(f"{path.name}: {spec.name} is not finite at batch {batch}; the model overflows in {precision}")
+        error = relative_l2(found[0], expected)
+        on_batch(batch, error)
+        worst = max(worst, error)
+    if worst > TOLERANCES[precision]:
+        raise ExportError(
+            f"{path.name}: ONNX Runtime is a relative {worst:.1e} away from torch, expected at most {TOLERANCES[precision]:.0e} for {precision}"
+        )
+    return worst
+
+
+def relative_l2(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    """Return the L2 norm of the difference over that of `expected`."""
+    difference = np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64))
+    return float(difference / np.linalg.norm(expected.astype(np.float64)))

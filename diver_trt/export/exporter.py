@@ -1,0 +1,135 @@
+"""Writing a bundle: four networks, each exported, checked against torch, hashed and described in `bundle.json`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diver_trt.bundle import NETWORKS, FileRecord, Network, NetworkName, Precision, contract, write_manifest
+from diver_trt.errors import OutputError
+from diver_trt.export.checkpoint import Model
+from diver_trt.export.checks import check_against_module
+from diver_trt.export.networks import build_networks, step_layout
+from diver_trt.export.onnx_graph import graph_from_network
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedNetwork:
+    """A finished network and its relative L2 distance to torch at the worst of the checked batch sizes."""
+
+    network: Network
+    error: float
+
+
+def export_bundle(model: Model, path: Path, precision: Precision = "fp32") -> Iterator[ExportedNetwork]:
+    """Write a bundle network by network, yielding each when it is written and checked.
+
+    The bundle appears under its name when all four are done; until then, and after a failure, nothing is there.
+
+    Args:
+        model: The loaded model.
+        path: Directory to make; it must not exist, or be empty.
+        precision: `"fp32"` or `"fp16"`.
+
+    Raises:
+        OutputError: The directory holds something, or cannot be made.
+        ExportError: A graph fails its checks.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path}: already exists; choose another folder for the bundle, or remove this one")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as cause:
+        raise OutputError(f"{path}: cannot be made ({cause.strerror})") from cause
+    try:
+        networks: dict[NetworkName, Network] = {}
+        for exported in _export_networks(model, staging, precision):
+            networks[exported.network.name] = exported.network
+            yield exported
+        write_manifest(staging, _manifest(model, networks, precision))
+        staging.chmod(0o755)
+        staging.replace(path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _export_networks(model: Model, folder: Path, precision: Precision) -> Iterator[ExportedNetwork]:
+    references: dict[NetworkName, Any] = build_networks(model, torch.float32)
+    networks: dict[NetworkName, Any] = references if precision == "fp32" else build_networks(model, torch.float16)
+    width = sum(layer.out_features for layer in references["conditioner"].sections)
+    tensors = contract(_image_size(model), _latent_shape(model), step_layout(model.transformer), width, precision)
+    for name in NETWORKS:
+        inputs, outputs = tensors[name]
+        graph = folder / f"{name}.onnx"
+        weights = graph_from_network(networks[name], inputs, outputs, graph)
+        error = check_against_module(graph, references[name], inputs, outputs, precision)
+        network = Network(
+            name=name,
+            graph=FileRecord.of(graph),
+            weights=FileRecord.of(weights) if weights else None,
+            inputs=inputs,
+            outputs=outputs,
+            parameters=count_parameters(networks[name]),
+        )
+        yield ExportedNetwork(network, error)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of weights, each counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _latent_shape(model: Model) -> tuple[int, int, int]:
+    config = model.transformer.config
+    return config.in_channels, config.sample_size, config.sample_size
+
+
+def _image_size(model: Model) -> int:
+    """Return the side of the decoded image: every level of the VAE but one halves it."""
+    return int(model.transformer.config.sample_size * 2 ** (len(model.vae.config.block_out_channels) - 1))
+
+
+def _manifest(model: Model, networks: dict[NetworkName, Network], precision: Precision) -> dict[str, Any]:
+    schedule, classes = model.noise_schedule, model.transformer.config.num_embeds_ada_norm
+    return {
+        "model": {"id": model.model_id, "revision": model.revision, "licence": model.licence},
+        "precision": precision,
+        "image_size": _image_size(model),
+        "latent_shape": _latent_shape(model),
+        "scaling_factor": model.vae.config.scaling_factor,
+        "num_classes": classes,
+        "null_label": classes,
+        "class_names": model.class_names,
+        "noise_schedule": {
+            "kind": schedule.kind,
+            "beta_start": schedule.beta_start,
+            "beta_end": schedule.beta_end,
+            "train_timesteps": schedule.train_timesteps,
+        },
+        "learned_variance": step_layout(model.transformer).learned_variance,
+        "timestep_frequencies": model.timestep_frequencies,
+        "networks": {name: _describe(network) for name, network in networks.items()},
+        "exported_with": {package: version(package) for package in ("diver-trt", "torch", "diffusers", "onnx", "onnxscript")},
+    }
+
+
+def _describe(network: Network) -> dict[str, Any]:
+    def file(record: FileRecord) -> dict[str, Any]:
+        return {"name": record.name, "size_bytes": record.size_bytes, "sha256": record.sha256}
+
+    return {
+        "graph": file(network.graph),
+        "weights": file(network.weights) if network.weights else None,
+        "inputs": [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in network.inputs],
+        "outputs": [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in network.outputs],
+        "parameters": network.parameters,
+    }

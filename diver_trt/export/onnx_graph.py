@@ -1,0 +1,145 @@
+"""A torch module as an ONNX file, through torch.export, that TensorRT 10.3's parser reads as well as ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import torch
+from torch import Tensor, nn
+
+from diver_trt.errors import ExportError
+from diver_trt.tensors import TensorSpec
+
+OPSET = 18
+"""torch's own opset for this exporter; TensorRT 10.3 parses up to 20, and the fused Attention node only exists from 23 on."""
+
+EMBED_LIMIT_BYTES = 64 * 1024**2
+"""Larger weights go to a file beside the graph: a protobuf ends at 2 GB, and external data can be mapped instead of parsed."""
+
+
+def graph_from_network(network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], path: Path) -> Path | None:
+    """Write a network's ONNX graph and return the file of its external data, if it has one.
+
+    Args:
+        network: The module, in eval mode, taking its inputs in order.
+        inputs: Its inputs; a named axis becomes dynamic.
+        outputs: Its outputs.
+        path: The `.onnx` file to write.
+
+    Raises:
+        ExportError: The graph's tensors are not those declared, an input is dead, or it holds a fused Attention node.
+    """
+    arrays = random_inputs(inputs, size=2, seed=0)
+    # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such limit.
+    dynamic = {dim: torch.export.Dim(dim, max=63) for spec in inputs for dim in spec.shape if isinstance(dim, str)}
+    program = _export_quietly(
+        network,
+        tuple(torch.from_numpy(array) for array in arrays.values()),
+        input_names=[spec.name for spec in inputs],
+        output_names=[spec.name for spec in outputs],
+        dynamic_shapes=tuple({axis: dynamic[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs),
+    )
+    model = program.model
+    _forget_origins(model)
+    size = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value) is not None)
+    weights = path.with_name(f"{path.name}.data") if size > EMBED_LIMIT_BYTES else None
+    onnx_ir.save(model, path, external_data=weights.name if weights else None)
+    _check_graph(path, inputs, outputs)
+    return weights
+
+
+def random_inputs(specs: tuple[TensorSpec, ...], size: int, seed: int) -> dict[str, np.ndarray]:
+    """Return standard normal values for floating inputs and small whole numbers for integer ones, a separate array each.
+
+    Separate matters: torch.export merges inputs that are one tensor object, and leaves a graph input that nothing reads.
+    """
+    generator = np.random.default_rng(seed)
+    return {
+        spec.name: (
+            generator.integers(0, 8, spec.concrete(size))
+            if spec.dtype == "int64"
+            else generator.standard_normal(spec.concrete(size)).astype(spec.dtype)
+        )
+        for spec in specs
+    }
+
+
+def _export_quietly(
+    network: nn.Module,
+    arguments: tuple[Tensor, ...],
+    dynamic_shapes: tuple[dict[int, torch.export.Dim], ...],
+    input_names: list[str],
+    output_names: list[str],
+) -> torch.onnx.ONNXProgram:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one falls back to a static graph in silence.
+            traced = torch.export.export(network, arguments, dynamic_shapes=dynamic_shapes)
+            program = torch.onnx.export(
+                traced,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=dynamic_shapes,  # names the axes
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert program is not None, "the torch.export-based exporter returns a program"
+    return program
+
+
+def _forget_origins(model: onnx_ir.Model) -> None:
+    """Drop the stack traces that torch notes on every node: they hold this machine's paths and half the small graph's size."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+
+
+def _check_graph(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    onnx.checker.check_model(str(path), full_check=True)
+    model = onnx.load(str(path), load_external_data=False)
+    for direction, found, wanted in (("reads", model.graph.input, inputs), ("writes", model.graph.output, outputs)):
+        declared = tuple(_spec(value) for value in found)
+        if declared != wanted:
+            raise ExportError(f"{path.name} {direction} {', '.join(map(str, declared))}; expected {', '.join(map(str, wanted))}")
+    if any(node.op_type == "Attention" for node in model.graph.node):
+        raise ExportError(f"{path.name} holds a fused Attention node, which TensorRT 10 cannot run; export with opset {OPSET}")
+    if dead := dead_inputs(model):
+        raise ExportError(f"{path.name}: nothing reads the input {', '.join(dead)}; the traced module ignores it")
+
+
+def dead_inputs(model: onnx.ModelProto) -> list[str]:
+    """Return the graph inputs from which no path leads to an output."""
+    writers = {name: node for node in model.graph.node for name in node.output}
+    alive: set[str] = set()
+    pending = [value.name for value in model.graph.output]
+    while pending:
+        name = pending.pop()
+        if name not in alive:
+            alive.add(name)
+            if name in writers:
+                pending.extend(writers[name].input)
+    return [value.name for value in model.graph.input if value.name not in alive]
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dims = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return TensorSpec(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)

@@ -1,0 +1,130 @@
+"""Loading models: DiT's own checkpoint layout, and the frequencies that weights were trained with."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from diver_trt.bundle import Bundle
+from diver_trt.errors import ExportError
+from diver_trt.export.checkpoint import load_dit_checkpoint, load_model
+from tests.export.original_dit import OriginalDiT
+
+
+@pytest.fixture(scope="module")
+def dit() -> OriginalDiT:
+    torch.manual_seed(0)
+    return OriginalDiT().eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dit: OriginalDiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoints") / "DiT-tiny.pt"
+    torch.save(dit.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path, random_pipeline: Path, export_to: Callable[..., Bundle]) -> Bundle:
+    return export_to(checkpoint, vae=str(random_pipeline / "vae"))
+
+
+def session(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+
+
+def test_the_exported_conditioner_computes_dits_own_formula(dit: OriginalDiT, bundle: Bundle) -> None:
+    timestep, label = torch.tensor([0, 20, 100, 500, 980]), torch.tensor([0, 3, 6, 7, 1])
+    (found,) = session(bundle, "conditioner").run(None, {"timestep": timestep.numpy(), "label": label.numpy()})
+    with torch.no_grad():
+        expected = dit.modulations(timestep, label).numpy()
+    assert bundle.timestep_frequencies == "dit"
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_with_diffusers_frequencies_it_would_be_another_model(dit: OriginalDiT, checkpoint: Path, random_pipeline: Path) -> None:
+    loaded = load_model(str(checkpoint), vae=str(random_pipeline / "vae"), timestep_frequencies="diffusers")
+    latent, timestep, label = torch.randn(2, 4, 8, 8), torch.tensor([500, 980]), torch.tensor([1, 2])
+    with torch.no_grad():
+        wrong = loaded.transformer(latent, timestep, label).sample
+        right = dit(latent, timestep, label)
+    assert (wrong - right).norm() > 1e-2 * right.norm()
+
+
+def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: Bundle) -> None:
+    """With w = 1, a = 0, b = 1 and gamma = 0, a step returns the class-conditional prediction itself."""
+    latent = torch.randn(2, 4, 8, 8)
+    timestep, label = torch.tensor([500, 500]), torch.tensor([1, 6])
+    with torch.no_grad():
+        modulation = torch.stack([dit.modulations(timestep, label), dit.modulations(timestep, torch.tensor([7, 7]))])
+        expected = dit(latent, timestep, label)[:, :4].numpy()
+    row = np.array([1, 1, 1, 1, 0, 1, 0, 0, 0], dtype=np.float32)
+    inputs = {"latent": latent.numpy(), "anchor": latent.numpy(), "modulation": modulation.numpy(), "coefficients": row}
+    (found,) = session(bundle, "denoiser").run(None, inputs)
+    assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_of_a_training_checkpoint_the_moving_average_is_taken(dit: OriginalDiT, tmp_path: Path) -> None:
+    path = tmp_path / "0400000.pt"
+    zeros = {key: torch.zeros_like(value) for key, value in dit.state_dict().items()}
+    torch.save({"model": zeros, "ema": dit.state_dict(), "opt": {}}, path)
+    loaded = load_dit_checkpoint(path)
+    assert torch.equal(loaded.pos_embed.proj.weight, dit.state_dict()["x_embedder.proj.weight"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "head_dim", "classes", "expected"), [(28, 16, 72, 1000, "dit"), (28, 16, 72, 10, "diffusers"), (3, 2, 12, 7, "diffusers")]
+)
+def test_the_default_frequencies_follow_the_weights_origin(layers: int, heads: int, head_dim: int, classes: int, expected: str) -> None:
+    from types import SimpleNamespace
+
+    from diver_trt.export.checkpoint import _trained_frequencies
+
+    config = SimpleNamespace(num_layers=layers, num_attention_heads=heads, attention_head_dim=head_dim, num_embeds_ada_norm=classes)
+    assert _trained_frequencies("some/model", SimpleNamespace(config=config))[0] == expected
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"x_embedder.proj.weight": RunsCode()}, "evil.pt")
+    with pytest.raises(ExportError, match="not a checkpoint that can be loaded safely"):
+        load_dit_checkpoint(Path("evil.pt"))
+    assert not Path("executed").exists()
+
+
+def test_checkpoints_that_are_none_are_refused_in_words(tmp_path: Path, dit: OriginalDiT) -> None:
+    with pytest.raises(ExportError, match="no such file"):
+        load_dit_checkpoint(tmp_path / "missing.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ExportError, match="cannot be loaded safely|can be loaded safely"):
+        load_dit_checkpoint(tmp_path / "text.pt")
+    with (tmp_path / "list.pt").open("wb") as file:
+        pickle.dump([1], file)
+    with pytest.raises(ExportError, match=r"list\.pt"):
+        load_dit_checkpoint(tmp_path / "list.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(ExportError, match=r"holds no x_embedder\.proj\.weight"):
+        load_dit_checkpoint(tmp_path / "other.pt")
+    torch.save({**dit.state_dict(), "extra": torch.zeros(1)}, tmp_path / "extra.pt")
+    with pytest.raises(ExportError, match="unexpected tensor extra"):
+        load_dit_checkpoint(tmp_path / "extra.pt")
+
+
+def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"has no model_index\.json"):
+        load_model(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ExportError, match="holds a StableDiffusionPipeline; expected a DiTPipeline"):
+        load_model(str(tmp_path))

@@ -1,0 +1,165 @@
+"""Bundles: what the graphs hold, what the exporter notices, and that nothing is left behind when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.errors import ExportError, OutputError
+from diver_trt.export import exporter, onnx_graph
+from diver_trt.export.checkpoint import load_model
+from diver_trt.export.checks import check_against_module
+from diver_trt.export.exporter import export_bundle
+from diver_trt.export.networks import build_networks
+from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.tensors import TensorSpec
+from tests.conftest import save_random_pipeline
+
+
+def graph(bundle: Bundle, name: str) -> onnx.ModelProto:
+    return onnx.load(str(bundle.path / f"{name}.onnx"))
+
+
+@pytest.fixture(scope="module")
+def half(export_to: Callable[..., Bundle], random_pipeline: Path) -> Bundle:
+    return export_to(random_pipeline, "fp16")
+
+
+def test_graphs_are_what_tensorrt_10_3_reads(random_bundle: Bundle) -> None:
+    for name in NETWORKS:
+        model = graph(random_bundle, name)
+        assert [opset.version for opset in model.opset_import if opset.domain == ""][0] <= 20
+        assert {node.domain for node in model.graph.node} <= {""}
+        assert "Attention" not in {node.op_type for node in model.graph.node}
+
+
+def test_no_path_of_the_exporting_machine_is_left_in_a_graph(random_bundle: Bundle) -> None:
+    for name in NETWORKS:
+        assert b"site-packages" not in (random_bundle.path / f"{name}.onnx").read_bytes()
+
+
+def test_the_embedder_is_stored_once(random_bundle: Bundle) -> None:
+    width, depth, classes = 24, 3, 7
+    embedder = (256 + 1) * width + (width + 1) * width + (classes + 1) * width
+    modulations = (6 * depth + 2) * width * (width + 1)
+    assert random_bundle.networks["conditioner"].parameters == embedder + modulations
+    stored = sum(np.prod(tensor.dims, dtype=int) for tensor in graph(random_bundle, "conditioner").graph.initializer)
+    assert stored < embedder + modulations + 1000
+
+
+def test_embedders_that_differ_are_each_kept(export_to: Callable[..., Bundle], tmp_path: Path) -> None:
+    """The exporter's own check against torch is what this leans on: with one embedder for all, it would fail."""
+    from diffusers import DiTPipeline
+
+    pipeline = DiTPipeline.from_pretrained(save_random_pipeline(tmp_path / "shared"))
+    with torch.no_grad():
+        for parameter in pipeline.transformer.transformer_blocks[1].norm1.emb.parameters():
+            parameter.mul_(1.5)
+    pipeline.save_pretrained(tmp_path / "differing")
+    model = load_model(str(tmp_path / "differing"))
+    conditioner = build_networks(model, torch.float32)["conditioner"]
+    timestep, label = torch.tensor([20, 500]), torch.tensor([1, 7])
+    expected = [block.norm1.linear(torch.nn.functional.silu(block.norm1.emb(timestep, label, torch.float32))) for block in model.transformer.transformer_blocks]
+    torch.testing.assert_close(conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1))
+    assert export_to(tmp_path / "differing").networks["conditioner"].parameters == sum(p.numel() for p in conditioner.parameters())
+
+
+def test_fp16_weights_are_half_and_the_step_is_not(half: Bundle) -> None:
+    model = graph(half, "denoiser")
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer if np.prod(tensor.dims) > 64}
+    matrices = [kind for name, kind in kinds.items() if "position" not in name]
+    assert matrices
+    assert set(matrices) == {onnx.TensorProto.FLOAT16}
+    types = {value.name: value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]}
+    assert types.pop("modulation") == onnx.TensorProto.FLOAT16
+    assert set(types.values()) == {onnx.TensorProto.FLOAT}
+    norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+    inferred = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    assert norms
+    assert {inferred[node.output[0]] for node in norms} == {onnx.TensorProto.FLOAT}
+
+
+def test_an_fp16_bundle_is_half_the_size(half: Bundle, random_bundle: Bundle) -> None:
+    for name in ("conditioner", "denoiser"):
+        assert half.networks[name].parameters == random_bundle.networks[name].parameters
+    sizes = [sum(record.size_bytes for network in bundle.networks.values() for record in network.files) for bundle in (half, random_bundle)]
+    assert sizes[0] < 0.75 * sizes[1]  # these graphs are so small that their nodes weigh as much as their weights
+
+
+def test_large_weights_go_beside_the_graph(random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "EMBED_LIMIT_BYTES", 10_000)
+    for _ in export_bundle(load_model(str(random_pipeline)), tmp_path / "external"):
+        pass
+    bundle = Bundle.open(tmp_path / "external")
+    for name in NETWORKS:
+        weights = bundle.networks[name].weights
+        assert weights is not None
+        assert weights.name == f"{name}.onnx.data"
+        assert weights.size_bytes > bundle.networks[name].parameters * 4 * 0.9
+        bundle.verified(name)
+
+
+class Adds(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class Ignores(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b.shape[0] * 0
+
+
+SPECS = tuple(TensorSpec(name, "float32", ("n", 3)) for name in "ab")
+OUT = (TensorSpec("c", "float32", ("n", 3)),)
+
+
+def test_an_input_that_nothing_reads_is_found(tmp_path: Path) -> None:
+    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+    with pytest.raises(ExportError, match="nothing reads the input b"):
+        graph_from_network(Ignores(), SPECS, OUT, tmp_path / "ignores.onnx")
+
+
+def test_a_graph_that_is_not_its_module_is_found(tmp_path: Path) -> None:
+    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+
+    class Subtracts(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a - b
+
+    check_against_module(tmp_path / "adds.onnx", Adds(), SPECS, OUT, "fp32")
+    with pytest.raises(ExportError, match=r"adds\.onnx: ONNX Runtime is a relative .* away from torch"):
+        check_against_module(tmp_path / "adds.onnx", Subtracts(), SPECS, OUT, "fp32")
+
+
+def test_a_graph_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> None:
+    class Overflows(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a + b) * 1e38 * 1e38
+
+    graph_from_network(Overflows(), SPECS, OUT, tmp_path / "overflows.onnx")
+    with pytest.raises(ExportError, match="c is not finite at batch 1"):
+        check_against_module(tmp_path / "overflows.onnx", Overflows(), SPECS, OUT, "fp32")
+
+
+def test_nothing_is_left_of_an_export_that_fails(random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> float:
+        raise ExportError("as planned")
+
+    monkeypatch.setattr(exporter, "check_against_module", fails)
+    with pytest.raises(ExportError, match="as planned"):
+        list(export_bundle(load_model(str(random_pipeline)), tmp_path / "bundle"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(random_pipeline: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match="already exists"):
+        list(export_bundle(load_model(str(random_pipeline)), tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
