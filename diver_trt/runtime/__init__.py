@@ -1,0 +1,1 @@
+"""Recovery on a device: numpy and one backend, never torch."""

@@ -1,0 +1,171 @@
+"""ONNX Runtime as an engine: I/O bound once, to buffers that live as long as the engine."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.runtime.engine import Carry, check_values
+from diver_trt.tensors import TensorSpec
+
+Device = Literal["cpu", "cuda"]
+
+
+class OnnxEngine:
+    """One network in ONNX Runtime; see `diver_trt.runtime.engine.Engine` for the contract.
+
+    On the CPU the buffers are numpy arrays that ONNX Runtime reads and writes in place. On CUDA they lie on the device: inputs are
+    uploaded by `write`, outputs come back in `read`, and a carried tensor never leaves the device between runs.
+    """
+
+    def __init__(self, bundle: Bundle, network: NetworkName, batch: int, carry: Carry | None = None, device: Device = "cpu") -> None:
+        runtime = import_onnxruntime()
+        self.batch = batch
+        self._name = network
+        self._device = device
+        self._inputs = {spec.name: spec for spec in bundle.networks[network].inputs}
+        self._outputs = {spec.name: spec for spec in bundle.networks[network].outputs}
+        self._session: Any = _open_session(runtime, bundle, network, device)
+        self._carry = carry
+        specs = [*self._inputs.values(), *self._outputs.values()]
+        self._buffers = {spec.name: _Buffer(runtime, spec, batch, device) for spec in specs}
+        self._bindings = [self._bind(self._buffers)]
+        if carry is not None:
+            output, source = carry
+            self._bindings.append(self._bind({**self._buffers, output: self._buffers[source], source: self._buffers[output]}))
+        self._turn = 0
+
+    def write(self, name: str, values: NDArray[np.generic]) -> None:
+        """Copy values into an input's buffer."""
+        self._require_open()
+        if name not in self._inputs:
+            raise EngineError(f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}")
+        check_values(self._inputs[name], values, self.batch)
+        self._buffer(name).write(values)
+
+    def run(self) -> None:
+        """Run the network; with a carry, swap the two buffers it alternates between."""
+        self._require_open()
+        try:
+            self._session.run_with_iobinding(self._bindings[self._turn])
+        except Exception as cause:  # ONNX Runtime raises one class per status code, with RuntimeError as their only base
+            raise EngineError(f"ONNX Runtime failed in the {self._name}: {str(cause).splitlines()[0]}") from cause
+        self._turn = (self._turn + 1) % len(self._bindings)
+
+    def read(self, name: str) -> NDArray[np.generic]:
+        """Return the last run's output."""
+        self._require_open()
+        if name not in self._outputs:
+            raise EngineError(f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}")
+        # After the swap, what the last run wrote is what the next one reads.
+        return self._buffer(self._carry[1] if self._carry and name == self._carry[0] else name).read()
+
+    def close(self) -> None:
+        """Free the session and the buffers."""
+        self._session = None
+        self._bindings.clear()
+        self._buffers.clear()
+
+    def _buffer(self, name: str) -> _Buffer:
+        if self._turn == 1 and self._carry is not None and name in self._carry:
+            output, source = self._carry
+            name = source if name == output else output
+        return self._buffers[name]
+
+    def _bind(self, buffers: dict[str, _Buffer]) -> Any:
+        binding = self._session.io_binding()
+        for name in self._inputs:
+            binding.bind_ortvalue_input(name, buffers[name].value)
+        for name in self._outputs:
+            binding.bind_ortvalue_output(name, buffers[name].value)
+        return binding
+
+    def _require_open(self) -> None:
+        if self._session is None:
+            raise EngineError(f"the {self._name} engine is closed; open a new one")
+
+
+class _Buffer:
+    """Memory for one tensor: a numpy array that ONNX Runtime uses in place, or a block on the CUDA device."""
+
+    def __init__(self, runtime: Any, spec: TensorSpec, batch: int, device: Device) -> None:
+        self._host = spec.allocate(batch)
+        self._on_host = device == "cpu"
+        self.value = (
+            runtime.OrtValue.ortvalue_from_numpy(self._host)
+            if self._on_host
+            else runtime.OrtValue.ortvalue_from_shape_and_type(list(self._host.shape), self._host.dtype.type, device, 0)
+        )
+
+    def write(self, values: NDArray[np.generic]) -> None:
+        if self._on_host:
+            np.copyto(self._host, values)
+        else:
+            self.value.update_inplace(np.ascontiguousarray(values))
+
+    def read(self) -> NDArray[np.generic]:
+        if not self._on_host:
+            np.copyto(self._host, self.value.numpy())
+        return self._host
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, and warn where both of its packages are installed over each other.
+
+    Raises:
+        MissingExtraError: Neither package is installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as cause:
+        raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
+    if len(found := _installed_packages()) > 1:
+        warnings.warn(
+            f"{' and '.join(found)} are both installed and overwrite each other's files, so the CUDA provider may be gone; "
+            "run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install 'diver-trt[cpu]' or 'diver-trt[gpu]'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return onnxruntime
+
+
+def _installed_packages() -> list[str]:
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: Device) -> Any:
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if provider not in runtime.get_available_providers():
+        raise EngineError(
+            f"ONNX Runtime {runtime.__version__} has no {provider} here (only {', '.join(runtime.get_available_providers())}); "
+            "uninstall onnxruntime and run `pip install 'diver-trt[gpu]'`"
+        )
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = available_cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = runtime.InferenceSession(bundle.verified(network), options, providers=[provider])
+    except Exception as cause:
+        raise EngineError(f"ONNX Runtime cannot open the {network}: {str(cause).splitlines()[0]}") from cause
+    if provider not in session.get_providers():
+        raise EngineError(f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)")
+    return session
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use: ONNX Runtime would otherwise count all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
