@@ -1,0 +1,174 @@
+"""Reading a class-folder tree: `ROOT/CLASS/IMAGE`, where CLASS is an index, a wnid or a name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diver_trt.bundle import Bundle
+from diver_trt.datasets.class_map import IMAGENET_CLASSES, WNID, ClassMap, imagenet_wnids, load_class_map, wnid_of
+from diver_trt.datasets.image_file import OTHER_SUFFIXES, SUFFIXES
+from diver_trt.errors import DatasetError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One distilled image on disk.
+
+    Attributes:
+        key: Its name in the recovered dataset, `"{index:05d}/{number:05d}"`; its noise follows from it.
+        index: Its class in the dataset's own order.
+        label: Its class in the model.
+        path: The file.
+    """
+
+    key: str
+    index: int
+    label: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A distilled dataset, class by class in its own order.
+
+    Attributes:
+        root: Its folder.
+        classes: The class map that resolved its folders, by name: a subset, a file or `"model"`.
+        samples: Every image.
+    """
+
+    root: Path
+    classes: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def labels(self) -> dict[int, int]:
+        """The model's class of each index that occurs, in order."""
+        return {sample.index: sample.label for sample in self.samples}
+
+
+def read_class_folders(root: Path, bundle: Bundle, classes: str | None = None) -> Dataset:
+    """List a class-folder tree and decide each folder's class; the images themselves are not opened.
+
+    Folders are class indices (`3`, `00003`), wnids (`n02086240`) or names of the class map or the model. Within a class, files are
+    in natural order: `2.png` before `10.png`.
+
+    Args:
+        root: The tree.
+        bundle: The model, whose classes the folders are mapped to.
+        classes: A class map (`load_class_map`); None takes the folders to be classes of the model itself.
+
+    Raises:
+        DatasetError: There are no class folders or no images in them, or a folder's class is unknown, ambiguous or out of range.
+    """
+    folders = _class_folders(root)
+    index_folders = all(_is_index(folder.name) for folder in folders)
+    if index_folders and classes is None and bundle.num_classes == IMAGENET_CLASSES and len(folders) < IMAGENET_CLASSES:
+        raise DatasetError(
+            f"{root}: has {len(folders)} index folders, but the model has {IMAGENET_CLASSES} classes, and methods order "
+            "subsets in their own way. Say which subset it is (--classes imagenette, imagewoof, imagefruit, …, or a file), "
+            "or --classes model if the folders are ImageNet-1K indices."
+        )
+    class_map = load_class_map(classes or "model", bundle.num_classes, bundle.class_names)
+    by_index: dict[int, Path] = {}
+    for folder in folders:
+        index = _index_of(folder, class_map, bundle, index_folders)
+        if index in by_index:
+            raise DatasetError(f"{root}: {by_index[index].name} and {folder.name} are both class {index}; expected one folder per class")
+        by_index[index] = folder
+    samples = [
+        Sample(f"{index:05d}/{number:05d}", index, class_map.labels[index], path)
+        for index in sorted(by_index)
+        for number, path in enumerate(_image_files(by_index[index]))
+    ]
+    return Dataset(root, class_map.name, tuple(samples))
+
+
+def _class_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with one folder of images per class"
+        )
+    folders = sorted(Path(entry) for entry in _scan(root) if entry.is_dir())
+    if not folders:
+        loose = [entry.name for entry in _scan(root) if Path(entry).suffix.lower() in SUFFIXES]
+        found = f"holds images but no class folders ({loose[0]}, …)" if loose else "holds no class folders"
+        raise DatasetError(f"{root}: {found}; expected one folder of images per class")
+    return folders
+
+
+def _image_files(folder: Path) -> list[Path]:
+    paths = [Path(entry) for entry in _scan(folder) if entry.is_file()]
+    if other := next((path for path in paths if path.suffix.lower() in OTHER_SUFFIXES), None):
+        raise DatasetError(f"{other}: images of this kind are not read; convert it to PNG, JPEG or WebP")
+    images = sorted((path for path in paths if path.suffix.lower() in SUFFIXES), key=_natural)
+    if not images:
+        raise DatasetError(f"{folder}: holds no images; expected {', '.join(SUFFIXES)} files, or no folder for a class without images")
+    return images
+
+
+def _scan(folder: Path) -> Sequence[os.DirEntry[str]]:
+    try:
+        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as cause:
+        raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
+
+
+def _index_of(folder: Path, class_map: ClassMap, bundle: Bundle, index_folders: bool) -> int:
+    if index_folders:
+        index = int(folder.name)
+        if index >= len(class_map):
+            whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
+            raise DatasetError(f"{folder}: class {index} is out of range; {whose} classes 0 to {len(class_map) - 1}")
+        return index
+    if WNID.fullmatch(folder.name):
+        return _index_of_wnid(folder, class_map, bundle)
+    name = _plain(folder.name)
+    matches = [i for i in range(len(class_map)) if name in _names(class_map, i, bundle)]
+    if len(matches) == 1:
+        return matches[0]
+    problem = f"is the name of {len(matches)} classes" if matches else "is no class index, wnid or known class name"
+    raise DatasetError(
+        f"{folder}: {folder.name!r} {problem}; rename it to its index, or give a class map: --classes FILE with lines NAME LABEL"
+    )
+
+
+def _index_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
+    wnid = folder.name
+    if wnid not in class_map.names:
+        if bundle.num_classes != IMAGENET_CLASSES:
+            raise DatasetError(
+                f"{folder}: is a wnid of ImageNet, but the model has {bundle.num_classes} classes; use a model of ImageNet-1K"
+            )
+        if wnid not in imagenet_wnids():
+            raise DatasetError(f"{folder}: is no wnid of ImageNet-1K; expected one of its 1000 classes")
+    known = zip(class_map.names, class_map.labels, strict=True)
+    matches = [i for i, (name, label) in enumerate(known) if wnid in (name, wnid_of(label, bundle.num_classes))]
+    if len(matches) != 1:
+        problem = "stands twice in" if matches else "is not among the classes of"
+        raise DatasetError(f"{folder}: this wnid {problem} {class_map.name}; choose another class map with --classes")
+    return matches[0]
+
+
+def _names(class_map: ClassMap, index: int, bundle: Bundle) -> set[str]:
+    names = {class_map.names[index]} if class_map.names[index] else set()
+    if bundle.class_names:
+        names.update(bundle.class_names[class_map.labels[index]].split(","))  # ImageNet's names are lists of synonyms
+    return {_plain(name) for name in names if name}
+
+
+def _plain(name: str) -> str:
+    return name.strip().replace("_", " ").casefold()
+
+
+def _is_index(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= 9
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(True, int(part), part) if part.isascii() and part.isdigit() else (False, 0, part) for part in parts]

@@ -1,0 +1,74 @@
+"""One image file as RGB pixels, or the reason why not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diver_trt.errors import DatasetError
+from diver_trt.pixels import Pixels
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OTHER_SUFFIXES = (".bmp", ".gif", ".ppm", ".tif", ".tiff", ".avif", ".jxl")
+"""Images that are not read: naming them beats leaving samples out in silence."""
+
+MAX_PIXELS = 64 * 1024**2
+
+_REFUSED_MODES = {
+    "CMYK": "holds CMYK colours, whose RGB depends on a printing profile; convert it to RGB",
+    "YCbCr": "holds YCbCr colours; convert it to RGB",
+    "LAB": "holds Lab colours; convert it to RGB",
+    "HSV": "holds HSV colours; convert it to RGB",
+    "F": "holds 32-bit floating-point values; convert it to 8-bit RGB",
+    "I": "holds 32-bit values; convert it to 8-bit RGB",
+}
+
+
+def read_image(path: Path) -> Pixels:
+    """Read an image file as [H, W, 3] uint8.
+
+    Grey, palette and black-and-white images become RGB; an alpha channel is dropped where it is opaque throughout.
+
+    Raises:
+        DatasetError: The file is no image, is damaged, animated, transparent, too large, or holds other than 8-bit colours.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here, and of odd metadata
+            with Image.open(path) as image:
+                _check(path, image)
+                image.load()
+                return np.asarray(_opaque(path, image).convert("RGB"))
+    except DatasetError:
+        raise
+    except Image.DecompressionBombError as cause:
+        raise DatasetError(f"{path}: has far too many pixels; expected at most {MAX_PIXELS:,} in all") from cause
+    except FileNotFoundError as cause:
+        raise DatasetError(f"{path}: has vanished") from cause
+    except PermissionError as cause:
+        raise DatasetError(f"{path}: may not be read ({cause.strerror})") from cause
+    except Exception as cause:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
+        raise DatasetError(f"{path}: not an image, or a damaged one ({str(cause).splitlines()[0] if str(cause) else cause!r})") from cause
+
+
+def _check(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DatasetError(f"{path}: {image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,} in all")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DatasetError(f"{path}: is animated ({image.n_frames} frames); expected a still image")  # type: ignore[attr-defined]
+    if image.mode in _REFUSED_MODES:
+        raise DatasetError(f"{path}: {_REFUSED_MODES[image.mode]}")
+    if image.mode.startswith("I;16"):
+        raise DatasetError(f"{path}: holds 16-bit values; convert it to 8-bit RGB")
+
+
+def _opaque(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A").getextrema()
+        if alpha != (255, 255):
+            raise DatasetError(f"{path}: is transparent in places; flatten it onto a background first")
+        return image.convert("RGBA")
+    return image

@@ -1,0 +1,140 @@
+"""Class folders: whatever they are called, each image ends up with the right index and label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from diver_trt.datasets.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.datasets.folder_reader import Dataset, read_class_folders
+from diver_trt.errors import DatasetError
+
+
+@pytest.fixture
+def imagenet(digits: Bundle) -> Bundle:
+    """The digits bundle posing as a model of ImageNet-1K: reading folders looks at its number of classes and names only."""
+    names = tuple("tench, Tinca tinca" if i == 0 else f"thing {i}" for i in range(1000))
+    return replace(digits, num_classes=1000, null_label=1000, class_names=names)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    def make(*folders: str, files: tuple[str, ...] = ("0.png",)) -> Path:
+        root = tmp_path / "set"
+        for folder in folders:
+            (root / folder).mkdir(parents=True)
+            for file in files:
+                Image.new("RGB", (4, 4)).save(root / folder / file, format="PNG")
+        return root
+
+    return make
+
+
+def classes(dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """Folder name => (index, label)."""
+    return {sample.path.parent.name: (sample.index, sample.label) for sample in dataset.samples}
+
+
+def test_plain_and_padded_indices_are_numbers(tree: Callable[..., Path], digits: Bundle) -> None:
+    assert classes(read_class_folders(tree("0", "2", "9"), digits)) == {"0": (0, 0), "2": (2, 2), "9": (9, 9)}
+
+
+def test_padded_indices(tree: Callable[..., Path], digits: Bundle) -> None:
+    assert classes(read_class_folders(tree("00000", "00007"), digits)) == {"00000": (0, 0), "00007": (7, 7)}
+
+
+def test_unpadded_folders_are_not_sorted_as_text(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    dataset = read_class_folders(tree("1", "2", "10"), imagenet, "model")
+    assert [sample.index for sample in dataset.samples] == [1, 2, 10]
+
+
+def test_files_are_in_natural_order_with_unpadded_numbers(tree: Callable[..., Path], digits: Bundle) -> None:
+    dataset = read_class_folders(tree("3", files=("10.png", "2.png", "1.PNG", "note.txt", ".hidden.png")), digits)
+    assert [(sample.path.name, sample.key) for sample in dataset.samples] == [
+        ("1.PNG", "00003/00000"),
+        ("2.png", "00003/00001"),
+        ("10.png", "00003/00002"),
+    ]
+
+
+@pytest.mark.parametrize("subset", ["imagewoof", "imagefruit", "imagesquawk", "imagenet-b", "imagenet-10", "imagenet-100"])
+def test_wnid_folders_take_the_subsets_own_order(tree: Callable[..., Path], imagenet: Bundle, subset: str) -> None:
+    labels = imagenet_subsets()[subset]
+    root = tree(*(imagenet_wnids()[label] for label in labels))
+    found = classes(read_class_folders(root, imagenet, subset))
+    assert found == {imagenet_wnids()[label]: (index, label) for index, label in enumerate(labels)}
+
+
+def test_index_folders_of_a_subset_are_positions_in_it(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    found = classes(read_class_folders(tree("0", "1", "9"), imagenet, "imagewoof"))
+    assert found == {"0": (0, 193), "1": (1, 182), "9": (9, 229)}
+
+
+def test_wnid_folders_without_a_subset_are_imagenets_classes(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    assert classes(read_class_folders(tree("n02099601", "n01440764"), imagenet)) == {"n01440764": (0, 0), "n02099601": (207, 207)}
+
+
+def test_names_are_the_models_or_the_files(tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path) -> None:
+    root = tree("Tench", "thing_7")
+    assert classes(read_class_folders(root, imagenet)) == {"Tench": (0, 0), "thing_7": (7, 7)}
+    (tmp_path / "map.txt").write_text("thing_7 99\nTENCH 3\n")
+    assert classes(read_class_folders(root, imagenet, str(tmp_path / "map.txt"))) == {"thing_7": (0, 99), "Tench": (1, 3)}
+
+
+def test_a_few_index_folders_for_imagenet_are_never_guessed(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    with pytest.raises(
+        DatasetError, match=r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or --classes model"
+    ):
+        read_class_folders(tree("0", "1"), imagenet)
+
+
+@pytest.mark.parametrize(
+    ("folders", "subset", "message"),
+    [
+        (("1", "01"), "model", "1 are both class 1"),
+        (("n02099601",), "imagenette", "this wnid is not among the classes of imagenette"),
+        (("n99999999",), None, "is no wnid of ImageNet-1K"),
+        (("unheard",), None, "'unheard' is no class index, wnid or known class name; rename it to its index, or give a class map"),
+        (("1", "n02099601"), None, "'1' is no class index, wnid or known class name"),
+        (("12",), "imagewoof", "class 12 is out of range; imagewoof has classes 0 to 9"),
+        ((imagenet_wnids()[420],), "compdd-music-hard", "this wnid stands twice in compdd-music-hard"),
+    ],
+)
+def test_folders_of_no_or_two_classes_are_refused(
+    tree: Callable[..., Path], imagenet: Bundle, folders: tuple[str, ...], subset: str | None, message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read_class_folders(tree(*folders), imagenet, subset)
+
+
+def test_classes_the_model_lacks_are_refused(tree: Callable[..., Path], digits: Bundle) -> None:
+    with pytest.raises(DatasetError, match="class 10 is out of range; the model has classes 0 to 9"):
+        read_class_folders(tree("3", "10"), digits)
+
+
+def test_a_wnid_for_a_small_model_is_refused(tree: Callable[..., Path], digits: Bundle) -> None:
+    with pytest.raises(DatasetError, match="is a wnid of ImageNet, but the model has 10 classes"):
+        read_class_folders(tree("n02099601"), digits)
+
+
+def test_places_without_a_dataset_are_refused(tmp_path: Path, digits: Bundle) -> None:
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_class_folders(tmp_path / "missing", digits)
+    with pytest.raises(DatasetError, match="holds no class folders"):
+        read_class_folders(tmp_path, digits)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"holds images but no class folders \(a\.png, …\)"):
+        read_class_folders(tmp_path, digits)
+    with pytest.raises(DatasetError, match="is a file; expected a folder"):
+        read_class_folders(tmp_path / "a.png", digits)
+    (tmp_path / "3").mkdir()
+    with pytest.raises(DatasetError, match="holds no images"):
+        read_class_folders(tmp_path, digits)
+    (tmp_path / "3" / "a.gif").touch()
+    with pytest.raises(DatasetError, match=r"a\.gif: images of this kind are not read; convert it to PNG"):
+        read_class_folders(tmp_path, digits)

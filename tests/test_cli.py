@@ -1,0 +1,293 @@
+"""The command line as a user meets it: subprocess-free where possible, one line per failure, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from diver_trt.bundle import Bundle, file_sha256
+from diver_trt.cli import app
+from tests.conftest import DISTILLED, ROOT
+
+QUICK = ("--steps", "6", "--inherit-step", "3", "--start-step", "6", "--window", "5:3")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(result: Result, code: int = 1) -> str:
+    """Return the one line that a failed command says."""
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Two classes with two and one distilled digits."""
+    for name in ("3/0.png", "3/1.png", "8/0.png"):
+        (tmp_path / "few" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DISTILLED / name, tmp_path / "few" / name)
+    return tmp_path / "few"
+
+
+def test_recover_writes_images_a_manifest_and_a_contact_sheet(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    out = tmp_path / "out"
+    result = run("recover", few, out, *QUICK, "--seed", 7)
+    assert result.exit_code == 0, result.output
+    assert "recovered 3 images" in result.stdout
+    assert str(out / "contact_sheet.png") in result.stdout
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "00003/00000.png",
+        "00003/00001.png",
+        "00008/00000.png",
+        "contact_sheet.png",
+        "manifest.json",
+    ]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seed"] == 7
+    assert manifest["recipe"]["steps"] == 6
+    assert manifest["bundle"]["sha256"] == digits.sha256
+    assert manifest["tool"]["name"] == "diver-trt"
+    assert [(c["index"], c["label"]) for c in manifest["classes"]] == [(3, 3), (8, 8)]
+    first = manifest["samples"][0]
+    assert first["file"] == "00003/00000.png"
+    assert first["source"] == "3/0.png"
+    assert first["source_sha256"] == file_sha256(few / "3" / "0.png")
+    assert first["sha256"] == file_sha256(out / "00003" / "00000.png")
+
+
+def test_the_same_bytes_for_every_batch(tmp_path: Path) -> None:
+    written = {}
+    for batch in ("1", "4", "8", "auto"):
+        assert run("recover", DISTILLED.parent / "ipc1", tmp_path / batch, "--batch", batch).exit_code == 0
+        written[batch] = {path.name: path.read_bytes() for path in sorted((tmp_path / batch).glob("*/*.png"))}
+    assert written["1"] == written["4"] == written["8"] == written["auto"]
+
+
+def test_a_recovered_set_goes_in_again_with_the_same_classes(few: Path, tmp_path: Path) -> None:
+    assert run("recover", few, tmp_path / "once", *QUICK).exit_code == 0
+    assert run("recover", tmp_path / "once", tmp_path / "twice", *QUICK).exit_code == 0
+    classes = [json.loads((tmp_path / name / "manifest.json").read_text())["classes"] for name in ("once", "twice")]
+    assert classes[0] == classes[1]
+
+
+def test_recover_answers_in_json(few: Path, tmp_path: Path) -> None:
+    result = run("recover", few, tmp_path / "out", *QUICK, "--json")
+    assert json.loads(result.stdout) | {"seconds": 0} == {
+        "output": str(tmp_path / "out"),
+        "images": 3,
+        "engine": "onnx",
+        "batch": 3,
+        "seconds": 0,
+        "contact_sheet": str(tmp_path / "out" / "contact_sheet.png"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"steps": 50, "inherit_step": 25, "start_step": 50, "gamma": 0.1, "window": [40, 25]}),
+        (("--preset", "ncfm"), {"gamma": 0.02}),
+        (("--preset", "matched"), {"start_step": 25, "window": [25, 10]}),
+        (("--no-inheritance",), {"inherit_step": None}),
+        (("--no-guidance",), {"gamma": 0.0}),
+        (("--window", "full"), {"window": [50, 0]}),
+        (("--start-step", "matched", "--window", "25:10"), {"start_step": 25, "inherit_step": 25}),
+        (("--start-step", "matched", "--inherit-step", "30"), {"start_step": 30, "inherit_step": 30, "window": [40, 25]}),
+        (("--cfg-scale", "1.5", "--cfg-channels", "4", "--sigma", "marginal"), {"cfg_scale": 1.5, "cfg_channels": 4, "sigma": "marginal"}),
+    ],
+)
+def test_every_setting_reaches_the_manifest(few: Path, tmp_path: Path, options: tuple[str, ...], expected: dict[str, Any]) -> None:
+    shutil.rmtree(few / "3")
+    assert run("recover", few, tmp_path / "out", *options).exit_code == 0
+    recipe = json.loads((tmp_path / "out" / "manifest.json").read_text())["recipe"]
+    assert {name: recipe[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--steps", "20"), "--inherit-step 10 --start-step 20 --window 16:10"),
+        (("--start-step", "matched"), "semantic guidance would never act"),
+        (("--no-inheritance", "--start-step", "40"), "inheritance is off"),
+        (("--window", "soon"), "--window is 'soon'; expected HIGH:LOW"),
+        (("--gamma", "-1"), "gamma is -1.0"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_wrong_usage(few: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    assert message in fails(run("recover", few, tmp_path / "out", *options), code=2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [("--preset", "fast"), ("--batch", "0"), ("--batch", "many"), ("--seed", "x"), ("--nonsense",)])
+def test_wrong_usage_exits_2(few: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run("recover", few, tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_image_is_found_before_any_work(few: Path, tmp_path: Path) -> None:
+    path = few / "8" / "0.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "8/0.png: not an image, or a damaged one" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_the_model_lacks_is_refused(few: Path, tmp_path: Path) -> None:
+    (few / "8").rename(few / "12")
+    assert "class 12 is out of range; the model has classes 0 to 9" in fails(run("recover", few, tmp_path / "out", *QUICK))
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "holds no class folders" in fails(run("recover", tmp_path / "empty", tmp_path / "out"))
+
+
+def test_an_output_that_holds_something_else_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    assert "already holds something" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_inside_the_input_is_refused(few: Path) -> None:
+    assert "overlaps the input folder" in fails(run("recover", few, few / "out", *QUICK))
+
+
+def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be" in fails(run("recover", few, tmp_path / "file" / "out", *QUICK))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_that_may_not_be_written_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    assert "cannot be made (Permission denied)" in fails(run("recover", few, tmp_path / "locked" / "out", *QUICK))
+
+
+def test_a_write_that_fails_ends_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert "00003/00000.png: cannot be written (No space left on device)" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.path, copy)
+    data = bytearray((copy / "decoder.onnx").read_bytes())
+    data[-1000] ^= 255
+    (copy / "decoder.onnx").write_bytes(data)
+    assert "the file has changed since the export" in fails(run("recover", few, tmp_path / "out", "--bundle", copy, *QUICK))
+    assert not (tmp_path / "out").exists()
+    assert "the file has changed since the export" in fails(run("inspect", copy))
+
+
+def test_a_newer_bundle_is_refused(few: Path, tmp_path: Path, edited: Callable[..., Path]) -> None:
+    folder = edited(lambda manifest: manifest.update(schema=9))
+    assert "schema 9, but this diver-trt reads schema 1; update diver-trt" in fails(
+        run("recover", few, tmp_path / "out", "--bundle", folder)
+    )
+
+
+def test_a_missing_extra_is_its_install_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "run `pip install 'diver-trt[cpu]'`" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert not (tmp_path / "out").exists()
+    for name in [name for name in sys.modules if name.startswith("diver_trt.export.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "exporting needs torch, which is not installed; run `pip install 'diver-trt[export]'`" in fails(
+        run("export", "model", tmp_path / "b")
+    )
+
+
+def test_export_then_recover(random_pipeline: Path, few: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    result = run("export", random_pipeline, bundle, "--precision", "fp16")
+    assert result.exit_code == 0, result.output
+    assert "timestep frequencies of diffusers (taken to be trained with diffusers' class)" in result.stderr
+    shutil.rmtree(few / "8")
+    assert run("recover", few, tmp_path / "out", "--bundle", bundle, *QUICK).exit_code == 0
+    image = np.asarray(Image.open(tmp_path / "out" / "00003" / "00000.png"))
+    assert image.shape == (16, 16, 3)
+
+
+def test_export_answers_in_json_and_keeps_what_was_asked(random_pipeline: Path, tmp_path: Path) -> None:
+    result = run("export", random_pipeline, tmp_path / "bundle", "--timestep-frequencies", "dit", "--json")
+    answer = json.loads(result.stdout)
+    assert answer["timestep_frequencies"] == "dit"
+    assert set(answer["relative_l2"]) == {"encoder", "conditioner", "denoiser", "decoder"}
+    assert max(answer["relative_l2"].values()) < 1e-5
+
+
+def test_export_of_no_model_is_refused(tmp_path: Path) -> None:
+    assert "has no model_index.json" in fails(run("export", tmp_path, tmp_path / "bundle"))
+    assert run("export", tmp_path, tmp_path / "bundle", "--precision", "int8").exit_code == 2
+
+
+def test_inspect_knows_a_bundle_a_set_and_a_recovered_set(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    bundle = json.loads(run("inspect", digits.path, "--json").stdout)
+    assert bundle["kind"] == "bundle"
+    assert bundle["networks"]["denoiser"]["parameters"] == digits.networks["denoiser"].parameters
+    assert json.loads(run("inspect", few, "--json").stdout)["labels"] == {"3": 3, "8": 8}
+    assert run("recover", few, tmp_path / "out", *QUICK).exit_code == 0
+    recovered = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
+    assert (recovered["kind"], recovered["images"], recovered["classes"]) == ("recovered dataset", 3, 2)
+    assert "kind" in run("inspect", tmp_path / "out").stdout
+    Image.new("RGB", (32, 32)).save(tmp_path / "out" / "00008" / "00000.png")
+    assert "00008/00000.png: is not the image that was written" in fails(run("inspect", tmp_path / "out"))
+    assert "no such folder" in fails(run("inspect", tmp_path / "missing"))
+
+
+def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diver_trt.runtime.recoverer import Recoverer
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recoverer, "encode", interrupted)
+    result = run("recover", few, tmp_path / "out", *QUICK)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("recover",), ("export",), ("inspect",)])
+def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "diver-trt " in [line for line in result.stdout.splitlines() if line.strip()][-1]
+
+
+def test_help_answers_at_once() -> None:
+    """0.3 s is the promise on the development machine; the best of five keeps a busy machine from failing it."""
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "diver_trt", "--help"], capture_output=True, check=True)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.3
+
+
+def test_a_checkout_runs_without_being_installed() -> None:
+    found = subprocess.run([sys.executable, "cli.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("diver-trt ")
