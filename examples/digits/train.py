@@ -1,6 +1,6 @@
 """Train the digits model: a small AutoencoderKL and a class-conditional DiT, saved as a standard diffusers pipeline.
 
-    python examples/digits/train.py --output examples/digits/model
+    python examples/digits/train.py --output examples/digits/dit-digits
 
 Everything follows from `--seed`; about an hour on two CPU cores. The DiT is DiT's own recipe in miniature (Peebles & Xie 2023):
 adaLN-Zero blocks, label dropout for classifier-free guidance, noise prediction with learned variance.
