@@ -174,6 +174,15 @@ class Bundle:
         return self.path / network.graph.name
 
 
+def run_size(network: NetworkName, batch: int) -> int:
+    """Return the size of a network's dynamic axis in one run of a recovery in batches of `batch` images.
+
+    The VAE takes one image at a time: its activations would otherwise be the largest thing on the device, and it runs twice per image
+    where the denoiser runs fifty times. The conditioner takes the paper's fifty steps of one class.
+    """
+    return {"encoder": 1, "conditioner": 50, "denoiser": batch, "decoder": 1}[network]
+
+
 def contract(
     image_size: int, latent_shape: tuple[int, int, int], layout: StepLayout, modulation_width: int, precision: Precision
 ) -> dict[NetworkName, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from diver_trt.pixels import square
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import Recoverer
 
-AUTO_BATCH = 8
-
 
 @dataclass(frozen=True, slots=True)
 class RecoveredFile:
@@ -30,11 +27,6 @@ class RecoveredFile:
 
     sample: Sample
     path: Path
-
-
-def auto_batch(images: int) -> int:
-    """Return the batch that fills its batches best: at most eight, and 10 images are two batches of 5, not 8 and 2."""
-    return math.ceil(images / math.ceil(images / AUTO_BATCH))
 
 
 def check_output(source: Path, output: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle, default_bundle
 
 ROOT = Path(__file__).parent.parent
-DIGITS_MODEL = ROOT / "examples" / "digits" / "model"
+DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
 
 

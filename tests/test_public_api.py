@@ -8,7 +8,7 @@ import diver_trt
 
 
 def test_the_public_names_are_these() -> None:
-    assert diver_trt.__all__ == ["PRESETS", "Bundle", "RecoveredSample", "Recipe", "Recoverer"]
+    assert diver_trt.__all__ == ["PRESETS", "Bundle", "Recipe", "RecoveredSample", "Recoverer"]
     for name in diver_trt.__all__:
         assert getattr(diver_trt, name).__doc__
 

@@ -46,6 +46,3 @@ def open_recovered(root: Path) -> dict[str, Any]:
         "recipe": manifest.mapping("recipe"),
         "tool": f"{tool.text('name')} {tool.text('version')}",
     }
-
-
-__all__ = ["MANIFEST", "open_recovered"]

@@ -123,7 +123,8 @@ def _load_pipeline(source: str, revision: str | None) -> DiTPipeline:
         kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
         if kind != "DiTPipeline":
             raise ExportError(f"{source}: holds a {kind}; expected a DiTPipeline (a class-conditional diffusion transformer)")
-    diffusers_logging.disable_progress_bar()  # three parts load at once, and whoever calls owns the progress bar
+    diffusers_logging.disable_progress_bar()  # whoever calls owns the progress bar
+    diffusers_logging.set_verbosity_error()  # it warns that id2label's keys are texts, as they are in every JSON file
     try:
         return DiTPipeline.from_pretrained(source, revision=revision, dtype=torch.float32, low_cpu_mem_usage=False)
     except (OSError, ValueError) as cause:

@@ -3,32 +3,35 @@
     name         runs on
     onnx         ONNX Runtime, CPU: the reference
     onnx-cuda    ONNX Runtime, CUDA provider
-    auto         onnx-cuda where a session can really be made on it, else onnx
+    rtx          TensorRT-RTX, with engines made by `diver-trt build --backend rtx`
+    trt          TensorRT, with engines made by `diver-trt build --backend trt`
+    auto         the first of rtx, trt and onnx-cuda that really works here, else onnx
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName
-from diver_trt.errors import EngineError, MissingExtraError
-from diver_trt.tensors import TensorSpec, describe
+from diver_trt.bundle import NetworkName
+from diver_trt.errors import EngineError
+from diver_trt.tensors import describe
 
-EngineName = Literal["onnx", "onnx-cuda"]
-ENGINES: tuple[EngineName, ...] = ("onnx", "onnx-cuda")
+EngineName = Literal["onnx", "onnx-cuda", "rtx", "trt"]
+ENGINES: tuple[EngineName, ...] = ("onnx", "onnx-cuda", "rtx", "trt")
 
-Carry = tuple[str, str]
-"""An output and the input that the next run reads it as."""
+Latents = NDArray[np.float32]
+Modulations = NDArray[np.generic]
 
 
 class Engine(Protocol):
     """One network of a bundle, opened for a fixed batch, its buffers allocated then.
 
-    A protocol and not a base class: ONNX Runtime's engine implements it here, TensorRT's will, torch's only in comparisons, and they
-    share no code. An engine opened with a carry alternates two buffers: each run's output is the next run's input in place.
+    A protocol and not a base class: ONNX Runtime's and TensorRT's engines implement it here, torch's only in comparisons, and they share no
+    code.
     """
 
     batch: int
@@ -46,54 +49,46 @@ class Engine(Protocol):
         """Free everything; closing twice is allowed, using a closed engine raises EngineError."""
 
 
-def open_engine(engine: EngineName, bundle: Bundle, network: NetworkName, batch: int, carry: Carry | None = None) -> Engine:
-    """Open one network of a bundle.
+class Denoiser(Protocol):
+    """All denoising steps of a batch: the loop belongs to the backend, which may replay it as one CUDA graph."""
 
-    Args:
-        engine: `"onnx"` or `"onnx-cuda"`.
-        bundle: The bundle; the network's files are hashed before they are loaded.
-        network: Which of its networks.
-        batch: Size of the dynamic axis, fixed from now on.
-        carry: Output and input that a loop feeds back, if any.
+    def load(self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations) -> None:
+        """Take a batch: latents [batch, c, h, w] float32, each image's modulations of all steps [steps, M], and the null class's."""
 
-    Raises:
-        BundleError: The network's files have changed since the export.
-        EngineError: The engine cannot run here, or not this network.
-        MissingExtraError: ONNX Runtime is not installed.
-    """
-    from diver_trt.runtime.onnx_engine import OnnxEngine
+    def run(self) -> Iterator[int]:
+        """Run the steps from the first down to 1, yielding each one's number when it is done."""
 
-    return OnnxEngine(bundle, network, batch, carry, device="cuda" if engine == "onnx-cuda" else "cpu")
+    def latent(self) -> Latents:
+        """Return the latent after the last step that is done, [batch, c, h, w] float32; the next step overwrites it."""
+
+    def close(self) -> None:
+        """Free everything."""
 
 
-def resolve_engine(engine: str, bundle: Bundle) -> EngineName:
-    """Return the engine to use; `"auto"` becomes `"onnx-cuda"` only if a session opens on it.
+class Session(Protocol):
+    """A bundle opened on one backend for one batch size: it opens networks, and owns what they share."""
 
-    A provider that is listed may still fail to load its libraries, so making a session is the only proof.
+    name: EngineName
+    batch: int
 
-    Raises:
-        EngineError: No engine has this name.
-    """
-    if engine == "auto":
-        try:
-            open_engine("onnx-cuda", bundle, "encoder", batch=1).close()
-        except MissingExtraError:
-            raise
-        except EngineError:
-            return "onnx"
-        return "onnx-cuda"
-    for name in ENGINES:
-        if engine == name:
-            return name
-    raise EngineError(f"there is no engine {engine!r}; expected auto, {', '.join(ENGINES)}")
+    def open(self, network: NetworkName) -> Engine:
+        """Open the encoder, the conditioner or the decoder for what they take in one run (`diver_trt.bundle.run_size`)."""
+
+    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:
+        """Open the denoiser for the steps from `steps` down to 1 of a step table, [K, C] float32."""
+
+    def close(self) -> None:
+        """Free what the networks share; they must be closed already."""
 
 
-def check_values(spec: TensorSpec, values: NDArray[np.generic], batch: int) -> None:
-    """Check an array against the input it is meant for.
+def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.generic]) -> None:
+    """Copy an array into the buffer of the input it is meant for.
 
     Raises:
-        EngineError: Its type or shape differs.
+        EngineError: Its type or shape differs from the buffer's.
     """
-    if values.dtype != spec.dtype or values.shape != spec.concrete(batch):
-        wanted = f"{spec.dtype}[{', '.join(map(str, spec.concrete(batch)))}]"
-        raise EngineError(f"{spec.name}: got {describe(values)}, but the engine was opened for {wanted}; open it for that batch, or convert")
+    if values.dtype != buffer.dtype or values.shape != buffer.shape:
+        raise EngineError(
+            f"{name}: got {describe(values)}, but the engine was opened for {describe(buffer)}; open it for that batch, or convert"
+        )
+    np.copyto(buffer, values)

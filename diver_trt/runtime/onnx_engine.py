@@ -10,19 +10,66 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError, MissingExtraError
-from diver_trt.runtime.engine import Carry, check_values
+from diver_trt.runtime.denoiser import CARRY, SteppedDenoiser
+from diver_trt.runtime.engine import EngineName, copy_checked
 from diver_trt.tensors import TensorSpec
 
 Device = Literal["cpu", "cuda"]
+
+Carry = tuple[str, str]
+"""An output and the input that the next run reads it as."""
+
+
+class OnnxSession:
+    """A bundle on ONNX Runtime; see `diver_trt.runtime.engine.Session` for the contract.
+
+    Args:
+        bundle: The bundle; each network's files are hashed before they are loaded.
+        batch: Images per batch.
+        device: `"cpu"` or `"cuda"`.
+    """
+
+    def __init__(self, bundle: Bundle, batch: int, device: Device = "cpu") -> None:
+        self.bundle, self.batch, self.device = bundle, batch, device
+        self.name: EngineName = "onnx" if device == "cpu" else "onnx-cuda"
+
+    def probe(self) -> None:
+        """Open the smallest network once: a provider that is listed may fail to load, so making a session is the only proof.
+
+        Raises:
+            EngineError: The provider is missing or does not work.
+            MissingExtraError: ONNX Runtime is not installed.
+        """
+        if self.device == "cuda":
+            self.open("encoder").close()
+
+    def open(self, network: NetworkName) -> OnnxEngine:
+        """Open a network for what it takes in one run.
+
+        Raises:
+            BundleError: The network's files have changed since the export.
+            EngineError: ONNX Runtime cannot run it here.
+            MissingExtraError: ONNX Runtime is not installed.
+        """
+        return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
+
+    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
+        """Open the denoiser for the steps from `steps` down to 1."""
+        engine = OnnxEngine(self.bundle, "denoiser", self.batch, carry=CARRY, device=self.device)
+        return SteppedDenoiser(engine, self.bundle.networks["denoiser"].inputs[2], table, steps)
+
+    def close(self) -> None:
+        """Nothing is shared."""
 
 
 class OnnxEngine:
     """One network in ONNX Runtime; see `diver_trt.runtime.engine.Engine` for the contract.
 
     On the CPU the buffers are numpy arrays that ONNX Runtime reads and writes in place. On CUDA they lie on the device: inputs are
-    uploaded by `write`, outputs come back in `read`, and a carried tensor never leaves the device between runs.
+    uploaded by `write`, outputs come back in `read`. With a carry the engine alternates two buffers: each run's output is the next run's
+    input in place, and never leaves the device.
     """
 
     def __init__(self, bundle: Bundle, network: NetworkName, batch: int, carry: Carry | None = None, device: Device = "cpu") -> None:
@@ -47,8 +94,7 @@ class OnnxEngine:
         self._require_open()
         if name not in self._inputs:
             raise EngineError(f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}")
-        check_values(self._inputs[name], values, self.batch)
-        self._buffer(name).write(values)
+        self._buffer(name).write(name, values)
 
     def run(self) -> None:
         """Run the network; with a carry, swap the two buffers it alternates between."""
@@ -104,11 +150,10 @@ class _Buffer:
             else runtime.OrtValue.ortvalue_from_shape_and_type(list(self._host.shape), self._host.dtype.type, device, 0)
         )
 
-    def write(self, values: NDArray[np.generic]) -> None:
-        if self._on_host:
-            np.copyto(self._host, values)
-        else:
-            self.value.update_inplace(np.ascontiguousarray(values))
+    def write(self, name: str, values: NDArray[np.generic]) -> None:
+        copy_checked(name, values, self._host)
+        if not self._on_host:
+            self.value.update_inplace(self._host)
 
     def read(self) -> NDArray[np.generic]:
         if not self._on_host:

@@ -16,18 +16,21 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import DatasetError, EngineError
 from diver_trt.method.inheritance import start_latent
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.engine import EngineName, open_engine, resolve_engine
+from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session
+from diver_trt.runtime.session import open_session
 from diver_trt.tensors import describe
 
 T = TypeVar("T")
-Latents = NDArray[np.float32]
+
+PHASED_CHUNK = 64
+"""Images per chunk while networks are loaded phase by phase: few loads, and at most so many classes' modulations on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,16 @@ class Recoverer:
     Args:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
-        engine: `"auto"`, `"onnx"` or `"onnx-cuda"`.
-        batch: Images per batch, 1 or more. It changes speed and memory, never the result.
+        engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
+        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is eight. It changes speed and memory, never the
+            result on one engine's CPU path.
+        memory_budget: Limit on engine memory in bytes, for TensorRT.
+        images: How many images there will be, if that is known; helps to choose the batch.
+
+    Attributes:
+        engine: Name of the engine that was opened.
+        batch: Images per batch.
+        memory: The memory plan that is followed, for TensorRT.
 
     Raises:
         BundleError: A network's files have changed since the export.
@@ -73,22 +84,27 @@ class Recoverer:
         RecipeError: The recipe does not fit the model.
     """
 
-    def __init__(self, bundle: Bundle, recipe: Recipe | None = None, *, engine: str = "onnx", batch: int = 8) -> None:
-        if batch < 1:
-            raise EngineError(f"batch is {batch}; expected 1 or more")
-        self.bundle, self.recipe, self.batch = bundle, recipe or Recipe(), batch
+    def __init__(
+        self,
+        bundle: Bundle,
+        recipe: Recipe | None = None,
+        *,
+        engine: str = "onnx",
+        batch: int | None = None,
+        memory_budget: int | None = None,
+        images: int | None = None,
+    ) -> None:
+        self.bundle, self.recipe = bundle, recipe or Recipe()
         self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(np.float32)
         self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[: self.recipe.start_step]
         self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
-        self.engine: EngineName = resolve_engine(engine, bundle)
-        self._encoder = open_engine(self.engine, bundle, "encoder", batch)
-        self._conditioner = open_engine(self.engine, bundle, "conditioner", len(self._timesteps))
-        self._denoiser = open_engine(self.engine, bundle, "denoiser", batch, carry=("next_latent", "latent"))
-        self._decoder = open_engine(self.engine, bundle, "decoder", batch)
-        self._images = bundle.networks["encoder"].inputs[0].allocate(batch)
-        self._latents = bundle.networks["decoder"].inputs[0].allocate(batch)
-        self._pair = bundle.networks["denoiser"].inputs[2].allocate(batch)
-        self._modulations: dict[int, NDArray[np.generic]] = {}
+        opened = open_session(engine, bundle, batch, memory_budget, images)
+        self._session, self.memory = opened.session, opened.memory
+        self.engine, self.batch = self._session.name, self._session.batch
+        self._networks = _Networks(self._session, self._table, self.recipe.start_step, resident=opened.resident)
+        self._chunk = self.batch if opened.resident else PHASED_CHUNK
+        self._start, self._anchor = np.zeros((2, self.batch, *bundle.latent_shape), np.float32)
+        self._modulations: dict[int, Modulations] = {}
 
     def __enter__(self) -> Recoverer:
         return self
@@ -98,8 +114,8 @@ class Recoverer:
 
     def close(self) -> None:
         """Free the engines."""
-        for engine in (self._encoder, self._conditioner, self._denoiser, self._decoder):
-            engine.close()
+        self._networks.close()
+        self._session.close()
 
     def __call__(
         self,
@@ -129,13 +145,19 @@ class Recoverer:
             EngineError: The engine fails, or an image comes out with values that are no numbers.
         """
         samples = self._samples(images, labels, seed, keys, noise)
-        while chunk := list(islice(samples, self.batch)):
-            anchor = self.encode([sample.image for sample in chunk])
-            start = start_latent(anchor, np.stack([sample.noise for sample in chunk]), self._abar, self.recipe)
-            for _ in self.denoise(start, anchor, [sample.label for sample in chunk]):
-                on_step()
-            for sample, image in zip(chunk, self.decode(self.latent[: len(chunk)]), strict=True):
-                yield RecoveredSample(sample.key, sample.label, image)
+        while chunk := list(islice(samples, self._chunk)):
+            batches = [chunk[i : i + self.batch] for i in range(0, len(chunk), self.batch)]
+            anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
+            self._condition({sample.label for sample in chunk})
+            finals = []
+            for batch, anchor in zip(batches, anchors, strict=True):
+                start = start_latent(anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe)
+                for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
+                    on_step()
+                finals.append(self.latent[: len(batch)].copy())
+            for batch, final in zip(batches, finals, strict=True):
+                for sample, image in zip(batch, self.decode(final), strict=True):
+                    yield RecoveredSample(sample.key, sample.label, image)
 
     @property
     def steps_per_batch(self) -> int:
@@ -145,15 +167,16 @@ class Recoverer:
     @property
     def latent(self) -> Latents:
         """The denoiser's current latent, [batch, c, h, w] float32; the next step overwrites it."""
-        return self._denoiser.read("next_latent").astype(np.float32, copy=False)
+        return self._networks.denoiser().latent()
 
     def encode(self, images: Sequence[Pixels]) -> Latents:
-        """Return z_0 of at most `batch` images, [n, c, h, w] float32."""
-        for slot, image in enumerate(images):
-            self._images[slot] = to_network(square(image, self.bundle.image_size))
-        self._encoder.write("image", self._images)
-        self._encoder.run()
-        return self._encoder.read("latent")[: len(images)].astype(np.float32)
+        """Return z_0 of images, [n, c, h, w] float32."""
+        encoder, latents = self._networks.open("encoder"), []
+        for image in images:
+            encoder.write("image", to_network(square(image, self.bundle.image_size))[None])
+            encoder.run()
+            latents.append(encoder.read("latent").astype(np.float32))
+        return np.concatenate(latents)
 
     def denoise(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Run the steps from `start_step` down to 1 on at most `batch` latents, yielding each step's number when it is done.
@@ -163,45 +186,40 @@ class Recoverer:
             anchor: z_0 of the distilled images, [n, c, h, w] float32.
             labels: The model's class of each, [n].
         """
-        tables = self._condition(labels)
-        null = self._modulations[self.bundle.null_label]
-        for name, values in (("latent", start), ("anchor", anchor)):
-            self._latents[: len(values)] = values
-            self._denoiser.write(name, self._latents)
-        for k in range(self.recipe.start_step, 0, -1):
-            for slot, table in enumerate(tables):
-                self._pair[0, slot] = table[k - 1]
-            self._pair[1] = null[k - 1]
-            self._denoiser.write("modulation", self._pair)
-            self._denoiser.write("coefficients", self._table[k - 1])
-            self._denoiser.run()
-            yield k
+        if not self._modulations.keys() >= {*labels, self.bundle.null_label}:
+            self._condition(set(labels))
+        self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
+        tables, null = [self._modulations[label] for label in labels], self._modulations[self.bundle.null_label]
+        denoiser = self._networks.denoiser()
+        denoiser.load(self._start, self._anchor, tables, null)
+        return denoiser.run()
 
     def decode(self, latents: Latents) -> list[Pixels]:
-        """Return the images of at most `batch` latents, each [H, W, 3] uint8.
+        """Return the images of latents [n, c, h, w] float32, each [H, W, 3] uint8.
 
         Raises:
             EngineError: An image holds values that are no numbers.
         """
-        self._latents[: len(latents)] = latents
-        self._decoder.write("latent", self._latents)
-        self._decoder.run()
-        images = self._decoder.read("image")[: len(latents)].astype(np.float32, copy=False)
-        if not np.isfinite(images).all():
-            hint = "; the model overflows in fp16, use its fp32 bundle" if self.bundle.precision == "fp16" else ""
-            raise EngineError(f"the decoded image holds values that are no numbers{hint}")
-        return [from_network(image) for image in images]
+        decoder, images = self._networks.open("decoder"), []
+        for latent in latents:
+            decoder.write("latent", latent[None])
+            decoder.run()
+            image = decoder.read("image")[0].astype(np.float32, copy=False)
+            if not np.isfinite(image).all():
+                hint = "; the model overflows in fp16, use its fp32 bundle" if self.bundle.precision == "fp16" else ""
+                raise EngineError(f"the decoded image holds values that are no numbers{hint}")
+            images.append(from_network(image))
+        return images
 
-    def _condition(self, labels: Sequence[int]) -> list[NDArray[np.generic]]:
-        """Return each label's modulations of all steps, [start_step, M]; only this batch's classes and the null class are kept."""
+    def _condition(self, labels: set[int]) -> None:
+        """Compute the modulations of all steps, [start_step, M], for these classes and the null class; others are dropped."""
         wanted = {*labels, self.bundle.null_label}
         self._modulations = {label: table for label, table in self._modulations.items() if label in wanted}
-        for label in sorted(wanted - self._modulations.keys()):
-            self._conditioner.write("timestep", self._timesteps)
-            self._conditioner.write("label", np.full_like(self._timesteps, label))
-            self._conditioner.run()
-            self._modulations[label] = self._conditioner.read("modulation").copy()
-        return [self._modulations[label] for label in labels]
+        missing = sorted(wanted - self._modulations.keys())
+        conditioner = self._networks.open("conditioner") if missing else None
+        for label in missing:
+            assert conditioner is not None
+            self._modulations[label] = _modulations(conditioner, self._timesteps, label)
 
     def _samples(
         self,
@@ -233,3 +251,54 @@ def _next(values: Iterator[T], name: str, number: int) -> T:
     for value in values:
         return value
     raise DatasetError(f"there are more than {number} images but only {number} {name}; expected one per image")
+
+
+def _modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:
+    """Return the modulations of a class at every timestep, [len(timesteps), M], in as many runs as it takes."""
+    parts: list[Modulations] = []
+    for first in range(0, len(timesteps), conditioner.batch):
+        part = timesteps[first : first + conditioner.batch]
+        conditioner.write("timestep", np.resize(part, conditioner.batch))
+        conditioner.write("label", np.full(conditioner.batch, label, np.int64))
+        conditioner.run()
+        parts.append(conditioner.read("modulation")[: len(part)].copy())
+    return np.concatenate(parts)
+
+
+class _Networks:
+    """The open networks of a session: all four, or in phases, only the one that was asked for last."""
+
+    def __init__(self, session: Session, table: NDArray[np.float32], steps: int, resident: bool) -> None:
+        self._session, self._table, self._steps, self._resident = session, table, steps, resident
+        self._engines: dict[NetworkName, Engine] = {}
+        self._denoiser: Denoiser | None = None
+        if resident:
+            for name in NETWORKS:
+                self.denoiser() if name == "denoiser" else self.open(name)
+
+    def open(self, name: NetworkName) -> Engine:
+        """Return the encoder, conditioner or decoder."""
+        if name not in self._engines:
+            self._make_room()
+            self._engines[name] = self._session.open(name)
+        return self._engines[name]
+
+    def denoiser(self) -> Denoiser:
+        """Return the denoiser."""
+        if self._denoiser is None:
+            self._make_room()
+            self._denoiser = self._session.open_denoiser(self._table, self._steps)
+        return self._denoiser
+
+    def close(self) -> None:
+        """Close whatever is open."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+        if self._denoiser is not None:
+            self._denoiser.close()
+            self._denoiser = None
+
+    def _make_room(self) -> None:
+        if not self._resident:
+            self.close()

@@ -1,0 +1,35 @@
+"""What a wheel holds: one package, the digits bundle and the class lists, and nothing of the checkout's root."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_wheel_claims_one_name_only(names: list[str]) -> None:
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"diver_trt"}
+
+
+def test_the_wheel_brings_what_a_recovery_needs(names: list[str]) -> None:
+    needed = {"py.typed", "datasets/imagenet_subsets.json", "datasets/imagenet_wnids.txt", "engines/digits/bundle.json"}
+    assert {f"diver_trt/{name}" for name in needed} <= set(names)
+
+
+def test_every_module_is_in_the_wheel(names: list[str]) -> None:
+    modules = {path.relative_to(ROOT).as_posix() for path in Path(ROOT / "diver_trt").rglob("*.py")}
+    assert modules <= set(names)
