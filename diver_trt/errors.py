@@ -6,7 +6,8 @@
     ├── DatasetError         distilled images or class folders that cannot be read as asked
     ├── OutputError          a place that cannot or must not be written
     ├── ExportError          a model that cannot become a bundle, or a graph that fails its own checks
-    ├── EngineError          an engine that cannot be opened, fed or run
+    ├── EngineError          an engine that cannot be built, opened, fed or run
+    │   └── DeviceMemoryError    there is not enough memory on the device
     └── MissingExtraError    an optional package is not installed; the message is the install line
 
 A message says what was found, what was expected, and what to do.
@@ -40,7 +41,11 @@ class ExportError(DiverError):
 
 
 class EngineError(DiverError):
-    """An engine that cannot be opened, fed or run."""
+    """An engine that cannot be built, opened, fed or run."""
+
+
+class DeviceMemoryError(EngineError):
+    """There is not enough memory on the device, or no plan fits the budget."""
 
 
 class MissingExtraError(DiverError, ImportError):
