@@ -1,0 +1,48 @@
+"""The GPU of this machine, if TensorRT-RTX can use one: tests that need it skip by themselves."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.errors import DiverError
+from diver_trt.runtime.cuda import Cuda, Gpu, find_gpu, import_cuda
+from diver_trt.runtime.engine import Session
+
+
+@cache
+def gpu() -> Gpu | None:
+    """Return the first CUDA device, or None."""
+    try:
+        return find_gpu(import_cuda())
+    except DiverError:
+        return None
+
+
+needs_gpu = pytest.mark.skipif(gpu() is None, reason="needs a CUDA device")
+
+
+def rtx_session(bundle: Bundle, tmp_path: Path, batch: int = 2) -> Session:
+    """Build a bundle's engines for this GPU and open them."""
+    from diver_trt.export.engine_builder import build_plan, resolve_target
+    from diver_trt.runtime.trt_engine import TrtSession
+    from diver_trt.runtime.trt_module import import_tensorrt
+    from diver_trt.sidecar import Profile, read_plan
+
+    copy = linked(bundle, tmp_path)
+    target = resolve_target("rtx", [], Profile(batch, batch, batch))
+    list(build_plan(copy, target))
+    return TrtSession(copy, read_plan(target.folder(copy)), batch, import_tensorrt("rtx"), Cuda(import_cuda()))
+
+
+def linked(bundle: Bundle, folder: Path) -> Bundle:
+    """Return the same bundle in a folder where engines may be built."""
+    copy = folder / "bundle"
+    copy.mkdir()
+    for path in bundle.path.iterdir():
+        if path.is_file():
+            (copy / path.name).symlink_to(path.resolve())
+    return Bundle.open(copy)
