@@ -14,11 +14,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from diver_trt.errors import DiverError, MissingExtraError, RecipeError
+from diver_trt.errors import DiverError, EngineError, MissingExtraError, RecipeError
+
+if TYPE_CHECKING:
+    from diver_trt.bundle import Bundle
+    from diver_trt.recipe import Recipe
+    from diver_trt.sidecar import Plan
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,15 +81,18 @@ def root(_: Annotated[bool, typer.Option("--version", callback=version, is_eager
     """Options of the command line as a whole."""
 
 
-@app.command(epilog="Example: diver-trt recover examples/digits/distilled/ipc10 recovered --preset matched")
+@app.command(epilog="Example: diver-trt recover examples/digits/distilled/ipc10 recovered")
 @reporting
 def recover(
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="Distilled images: one folder of PNG, JPEG or WebP files per class.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder for the recovered images.")],
     bundle: BundlePath = None,
     classes: Classes = None,
-    engine: Annotated[str, typer.Option(help="onnx (CPU), onnx-cuda, or auto: the fastest that really works here.")] = "auto",
+    engine: Annotated[str, typer.Option(help="onnx (CPU), onnx-cuda, rtx, trt, or auto: the fastest that really works here.")] = "auto",
     batch: Annotated[str, typer.Option(help="Images per batch, or auto. Changes speed and memory, never the result.")] = "auto",
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
     preset: Annotated[str, typer.Option(help="Recipe to start from: paper, ncfm (gamma 0.02), matched (t_r = t_f, half the steps).")] = "paper",
     steps: Annotated[int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)] = None,
@@ -105,12 +113,22 @@ def recover(
 ) -> None:
     """Recover a distilled dataset: one realistic image for each distilled one."""
     recipe = _recipe(
-        preset, steps, None if no_inheritance else inherit_step, no_inheritance, start_step, cfg_scale, cfg_channels,
-        0.0 if no_guidance else gamma, window, sigma,
-    )  # fmt: skip
+        preset,
+        start_step=start_step,
+        window=window,
+        no_inheritance=no_inheritance,
+        no_guidance=no_guidance,
+        steps=steps,
+        inherit_step=inherit_step,
+        cfg_scale=cfg_scale,
+        cfg_channels=cfg_channels,
+        gamma=gamma,
+        sigma=sigma,
+    )
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.datasets.folder_reader import read_class_folders
-    from diver_trt.recovery import auto_batch, check_output, contact_sheet_path, recover_dataset, validate
+    from diver_trt.recovery import check_output, contact_sheet_path, recover_dataset, validate
+    from diver_trt.runtime.memory import format_bytes, parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
 
     opened = Bundle.open(bundle or default_bundle())
@@ -121,11 +139,15 @@ def recover(
     with _progress("checking", count) as advance:
         hashes = [(digest, advance())[0] for digest in validate(dataset)]
 
-    size = auto_batch(count) if batch == "auto" else _positive("--batch", batch)
+    size = None if batch == "auto" else _positive("--batch", batch)
+    budget = parse_bytes(memory_budget) if memory_budget else None
     started = time.monotonic()
-    with Recoverer(opened, recipe, engine=engine, batch=size) as recoverer:
+    with Recoverer(opened, recipe, engine=engine, batch=size, memory_budget=budget, images=count) as recoverer:
+        size = recoverer.batch
         batches = -(-count // size)
         _say(f"recovering on {recoverer.engine} in {batches} batches of up to {size}, {recoverer.steps_per_batch} steps each")
+        if recoverer.memory:
+            _say(f"networks {recoverer.memory.residency}, {format_bytes(recoverer.memory.peak_bytes)} of engine memory at the peak")
         with _progress("recovering", batches * recoverer.steps_per_batch) as advance:
             for _ in recover_dataset(dataset, hashes, output, recoverer, seed=seed, on_step=advance):
                 pass
@@ -138,7 +160,7 @@ def recover(
         print(f"recovered {count} images into {output} in {seconds:.1f} s; look at {sheet}")
 
 
-@app.command(epilog="Example: diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256-fp16 --precision fp16")
+@app.command(epilog="Example: diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256")
 @reporting
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.")],
@@ -180,50 +202,186 @@ def export(
         print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")
 
 
-@app.command(epilog="Example: diver-trt inspect engines/digits")
+@app.command(epilog="Example: diver-trt build engines/digits --sm 86 --batch 8")
 @reporting
-def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, a folder of distilled images, or a recovered dataset.")],
-    bundle: BundlePath = None,
-    classes: Classes = None,
+def build(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to compile.")],
+    backend: Annotated[str, typer.Option(help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).")] = "rtx",
+    sm: Annotated[
+        list[int] | None,
+        typer.Option(help="Compute capability to compile for, such as 86; repeatable.  [default: the GPU here, else 80 and up]", show_default=False),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Images per batch, or MIN:OPT:MAX; one size takes least memory.")] = "8",
+    workspace: Annotated[str | None, typer.Option(help="Limit on the builder's scratch memory, such as 1GB.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a bundle or a dataset is, and whether its files are whole."""
-    from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
-    from diver_trt.bundle import NETWORKS, Bundle, default_bundle
-    from diver_trt.datasets.folder_reader import read_class_folders
-    from diver_trt.datasets.recovered import MANIFEST, open_recovered
+    """Compile a bundle to TensorRT engines, with a sidecar each that says where they run and what memory they want."""
+    chosen = _choice("--backend", backend, ("rtx", "trt"))
+    from diver_trt.bundle import NETWORKS, Bundle
+    from diver_trt.export.engine_builder import build_plan, io_bytes, resolve_target
+    from diver_trt.runtime.memory import format_bytes, parse_bytes
+    from diver_trt.sidecar import Profile, sidecar_facts
 
-    if (path / BUNDLE_MANIFEST).exists():
-        opened = Bundle.open(path)
-        for name in NETWORKS:
-            opened.verified(name)
-        facts = _bundle_facts(opened)
-    elif (path / MANIFEST).exists():
-        facts = open_recovered(path)
-    else:
-        model = Bundle.open(bundle or default_bundle())
-        dataset = read_class_folders(path, model, classes)
-        from diver_trt.recovery import validate
-
-        with _progress("checking", len(dataset.samples)) as advance:
-            for _ in validate(dataset):
-                advance()
-        facts = {
-            "kind": "distilled images",
-            "images": len(dataset.samples),
-            "classes": len(dataset.labels),
-            "class_map": dataset.classes,
-            "model": f"{model.model_id} {model.precision}",
-            "labels": {str(index): label for index, label in dataset.labels.items()},
+    opened = Bundle.open(bundle)
+    target = resolve_target(chosen, sm or [], Profile.parse(batch), parse_bytes(workspace) if workspace else None)
+    folder = target.folder(opened)
+    if dry_run:
+        width = 2 if opened.precision == "fp16" else 4
+        expected: dict[str, Any] = {
+            name: {
+                "batches": str(target.profile(name)),
+                "weights_bytes": width * opened.networks[name].parameters,
+                "io_bytes": io_bytes(opened.networks[name], target.profile(name).maximum),
+            }
+            for name in NETWORKS
         }
+        facts = {"would_write": str(folder), "targets": list(target.compute_capabilities), "networks": expected}
+        _print_json(**facts) if as_json else _print_facts(facts)
+        _say("activations come on top: only the compiler knows them, and writes them into the sidecars")
+        return
+    built = []
+    with _progress("compiling", len(NETWORKS)) as advance:
+        for sidecar in build_plan(opened, target):
+            built.append(sidecar)
+            advance()
+    if as_json:
+        _print_json(folder=str(folder), networks={sidecar.network: sidecar_facts(sidecar) for sidecar in built})
+        return
+    for sidecar in built:
+        memory = sidecar.memory
+        skipped = f"   {sidecar.skipped_tactics} tactics skipped for want of memory: harmless" if sidecar.skipped_tactics else ""
+        print(
+            f"  {sidecar.network:<12} weights {format_bytes(memory.weights_bytes):>9}   activations {format_bytes(memory.activation_bytes):>9}"
+            f"   in and out {format_bytes(memory.io_bytes):>8}   {sidecar.build_seconds:.1f} s{skipped}"
+        )
+    print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
+
+
+@app.command(epilog="Example: diver-trt doctor")
+@reporting
+def doctor(bundle: BundlePath = None, as_json: Json = False) -> None:
+    """Try everything that a recovery may need, and name the command that mends what is broken."""
+    from dataclasses import asdict
+
+    from diver_trt.bundle import Bundle, default_bundle
+    from diver_trt.doctor import examine, usable
+
+    findings = []
+    for finding in examine(Bundle.open(bundle or default_bundle())):
+        findings.append(finding)
+        if not as_json:
+            print(f"{finding.state:<8} {finding.subject}: {finding.detail}")
+            if finding.remedy and finding.state != "works":
+                print(f"         -> {finding.remedy}")
+    if as_json:
+        _print_json(usable=usable(findings), findings=[asdict(finding) for finding in findings])
+    if not usable(findings):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: diver-trt inspect engines/digits --memory-budget 2GB")
+@reporting
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, a folder of its engines, distilled images, or a recovered dataset.")],
+    bundle: BundlePath = None,
+    classes: Classes = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="For a bundle with engines: which plan fits this much engine memory, such as 2GB.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a bundle, an engine or a dataset is, and whether its files are whole."""
+    from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
+    from diver_trt.bundle import Bundle, default_bundle
+    from diver_trt.datasets.recovered import open_recovered
+    from diver_trt.datasets.writer import MANIFEST
+    from diver_trt.sidecar import read_plan
+
+    folder = path.parent if path.suffix == ".engine" else path
+    if (folder / BUNDLE_MANIFEST).exists():
+        facts = _inspect_bundle(folder, memory_budget)
+    elif (folder / "denoiser.json").exists():
+        facts = _plan_facts(read_plan(folder), verify=True)
+    elif (folder / MANIFEST).exists():
+        facts = open_recovered(folder)
+    else:
+        facts = _inspect_distilled(path, Bundle.open(bundle or default_bundle()), classes)
     if as_json:
         _print_json(**facts)
     else:
         _print_facts(facts)
 
 
-def _bundle_facts(bundle: Any) -> dict[str, Any]:
+def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
+    from diver_trt.bundle import NETWORKS, Bundle
+    from diver_trt.runtime.memory import choose_memory_plan, parse_bytes
+    from diver_trt.sidecar import Plan, read_plans
+
+    bundle = Bundle.open(path)
+    for name in NETWORKS:
+        bundle.verified(name)
+    facts = _bundle_facts(bundle)
+    found = list(read_plans(bundle))
+    plans = [plan for plan in found if isinstance(plan, Plan)]
+    if found:
+        facts["engines"] = {plan.folder.name: _memory_facts(plan) for plan in plans}
+        for error in (plan for plan in found if not isinstance(plan, Plan)):
+            _say(f"warning: {error}")
+    if memory_budget:
+        if not plans:
+            raise EngineError(f"{path}: has no engines to plan for; build them with `diver-trt build {path}`")
+        chosen = choose_memory_plan(plans, parse_bytes(memory_budget))
+        facts["chosen"] = {"engines": chosen.plan.folder.name, "batch": chosen.batch, "residency": chosen.residency, "peak_bytes": chosen.peak_bytes}
+    return facts
+
+
+def _inspect_distilled(path: Path, model: Bundle, classes: str | None) -> dict[str, Any]:
+    from diver_trt.datasets.folder_reader import read_class_folders
+    from diver_trt.recovery import validate
+
+    dataset = read_class_folders(path, model, classes)
+    with _progress("checking", len(dataset.samples)) as advance:
+        for _ in validate(dataset):
+            advance()
+    return {
+        "kind": "distilled images",
+        "images": len(dataset.samples),
+        "classes": len(dataset.labels),
+        "class_map": dataset.classes,
+        "model": f"{model.model_id} {model.precision}",
+        "labels": {str(index): label for index, label in dataset.labels.items()},
+    }
+
+
+def _plan_facts(plan: Plan, verify: bool) -> dict[str, Any]:
+    from diver_trt.sidecar import sidecar_facts
+
+    if verify:
+        for name in plan.sidecars:
+            plan.verified(name)
+    built = plan.sidecars["denoiser"].built_on
+    return {
+        "kind": "engines",
+        "backend": built.backend,
+        "version": built.version,
+        "networks": {name: sidecar_facts(sidecar) for name, sidecar in plan.sidecars.items()},
+        "memory": _memory_facts(plan),
+    }
+
+
+def _memory_facts(plan: Plan) -> dict[str, Any]:
+    """Return the memory of every phase, in bytes, under both residencies."""
+    from diver_trt.runtime.memory import RESIDENCIES, plan_memory
+
+    facts: dict[str, Any] = {}
+    for residency in RESIDENCIES:
+        memory = plan_memory(plan, residency)
+        facts[residency] = {**{phase.network: phase.total_bytes for phase in memory.phases}, "peak_bytes": memory.peak_bytes}
+    return facts
+
+
+def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "kind": "bundle",
         "model": bundle.model_id,
@@ -248,31 +406,18 @@ def _bundle_facts(bundle: Any) -> dict[str, Any]:
 
 
 def _recipe(
-    preset: str,
-    steps: int | None,
-    inherit_step: int | None,
-    no_inheritance: bool,
-    start_step: str | None,
-    cfg_scale: float | None,
-    cfg_channels: int | None,
-    gamma: float | None,
-    window: str | None,
-    sigma: str | None,
-) -> Any:
+    preset: str, *, start_step: str | None, window: str | None, no_inheritance: bool, no_guidance: bool, **given: Any
+) -> Recipe:
+    """Return the preset with the settings that were given on the command line."""
     from diver_trt.recipe import PRESETS
 
     base = PRESETS[_choice("--preset", preset, tuple(PRESETS))]
-    given = {
-        "steps": steps,
-        "inherit_step": inherit_step,
-        "cfg_scale": cfg_scale,
-        "cfg_channels": cfg_channels,
-        "gamma": gamma,
-        "sigma": sigma,
-    }
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if no_inheritance:
-        settings["inherit_step"] = None
+    settings = {name: value for name, value in given.items() if value is not None}
+    for off, option, name, value in ((no_inheritance, "inheritance", "inherit_step", None), (no_guidance, "guidance", "gamma", 0.0)):
+        if off and name in settings:
+            raise RecipeError(f"--no-{option} and --{name.replace('_', '-')} {settings[name]} contradict each other; give one of them")
+        if off:
+            settings[name] = value
     if start_step == "matched":
         settings["start_step"] = settings.get("inherit_step", base.inherit_step)
     elif start_step is not None:

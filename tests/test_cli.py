@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typer.testing import CliRunner, Result
 from diver_trt.bundle import Bundle, file_sha256
 from diver_trt.cli import app
 from tests.conftest import DISTILLED, ROOT
+from tests.stand_in import write_stand_in_plan
 
 QUICK = ("--steps", "6", "--inherit-step", "3", "--start-step", "6", "--window", "5:3")
 
@@ -128,6 +128,9 @@ def test_every_setting_reaches_the_manifest(few: Path, tmp_path: Path, options: 
         (("--no-inheritance", "--start-step", "40"), "inheritance is off"),
         (("--window", "soon"), "--window is 'soon'; expected HIGH:LOW"),
         (("--gamma", "-1"), "gamma is -1.0"),
+        (("--no-inheritance", "--inherit-step", "30"), "--no-inheritance and --inherit-step 30 contradict each other"),
+        (("--no-guidance", "--gamma", "0.2"), "--no-guidance and --gamma 0.2 contradict each other"),
+        (("--no-inheritance", "--start-step", "matched"), "start_step is None"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_wrong_usage(few: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -176,10 +179,12 @@ def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
     assert "cannot be" in fails(run("recover", few, tmp_path / "file" / "out", *QUICK))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_output_that_may_not_be_written_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o555)
-    assert "cannot be made (Permission denied)" in fails(run("recover", few, tmp_path / "locked" / "out", *QUICK))
+def test_an_output_that_may_not_be_made_is_refused(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)  # the tests may run as root, whom no mode bits stop
+    assert "cannot be made (Permission denied)" in fails(run("recover", few, tmp_path / "out", *QUICK))
 
 
 def test_a_write_that_fails_ends_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +264,70 @@ def test_inspect_knows_a_bundle_a_set_and_a_recovered_set(few: Path, tmp_path: P
     assert "no such folder" in fails(run("inspect", tmp_path / "missing"))
 
 
+@pytest.fixture
+def compiled(edited: Callable[..., Path]) -> Path:
+    """The digits bundle with engines that only the stand-in could run, for two batches."""
+    folder = edited(lambda manifest: None)
+    for batch in (2, 8):
+        write_stand_in_plan(Bundle.open(folder), batch)
+    return folder
+
+
+def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
+    facts = json.loads(run("inspect", compiled, "--memory-budget", "2GB", "--json").stdout)
+    assert facts["chosen"]["batch"] == 8
+    assert facts["chosen"]["residency"] == "resident"
+    targets = facts["engines"]
+    assert set(targets) == {"rtx-1.7.1.116-sm86-b2", "rtx-1.7.1.116-sm86-b8"}
+    phased = targets["rtx-1.7.1.116-sm86-b8"]["phased"]
+    assert phased["peak_bytes"] == max(phased[name] for name in ("encoder", "conditioner", "denoiser", "decoder"))
+    assert "peak bytes" in run("inspect", compiled, "--memory-budget", "2GB").stdout
+    assert "the smallest that would do is 5 MB (batch 2, phased)" in fails(run("inspect", compiled, "--memory-budget", "1MB"))
+    assert "expected a size such as 512MB" in fails(run("inspect", compiled, "--memory-budget", "much"))
+
+
+def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
+    folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b2"
+    for path in (folder, folder / "denoiser.engine"):
+        facts = json.loads(run("inspect", path, "--json").stdout)
+        assert (facts["kind"], facts["version"]) == ("engines", "1.7.1.116")
+        assert facts["networks"]["denoiser"]["batches"] == "2"
+    (folder / "denoiser.engine").write_text("other")
+    assert "is not the engine that was built" in fails(run("inspect", folder))
+
+
+def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    assert "has no engines to plan for" in fails(run("inspect", digits.path, "--memory-budget", "2GB"))
+    assert "a memory budget needs engines whose sidecars say what they take" in fails(
+        run("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    folder = edited(lambda manifest: None)
+    would = json.loads(run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout)
+    assert not (folder / "plans").exists()
+    assert would["networks"]["denoiser"]["weights_bytes"] == 4 * Bundle.open(folder).networks["denoiser"].parameters
+    result = run("build", folder, "--sm", "86", "--batch", "2")
+    assert result.exit_code == 0, result.output
+    assert f"wrote {would['would_write']}" in result.stdout
+    assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
+        f"{name}.{kind}" for name in ("encoder", "conditioner", "denoiser", "decoder") for kind in ("engine", "json")
+    )
+
+
+def test_build_refuses_what_it_cannot_do(edited: Callable[..., Path]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    folder = edited(lambda manifest: None)
+    assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", "90"))
+    assert "expected one size such as 8" in fails(run("build", folder, "--batch", "some"))
+    assert "expected a size such as 512MB" in fails(run("build", folder, "--workspace", "some"))
+    assert run("build", folder, "--backend", "openvino").exit_code == 2
+    assert not (folder / "plans").exists()
+
+
 def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diver_trt.runtime.recoverer import Recoverer
 
@@ -271,7 +340,7 @@ def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "interrupted" in result.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("recover",), ("export",), ("inspect",)])
+@pytest.mark.parametrize("command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",)])
 def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0

@@ -1,0 +1,177 @@
+"""What this machine can run, found by trying it, and the command that mends what it cannot.
+
+A package that is listed may not import, and a provider that is listed may not load: importing and opening a session are the only
+proofs, so that is what happens here.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diver_trt import __version__
+from diver_trt.bundle import Bundle
+from diver_trt.errors import DiverError
+from diver_trt.runtime.cuda import Gpu, find_gpu, import_cuda
+from diver_trt.runtime.onnx_engine import OnnxSession, import_onnxruntime
+from diver_trt.runtime.trt_module import import_tensorrt, this_machine
+from diver_trt.sidecar import BACKENDS, Backend, Machine, Plan, read_plans
+
+State = Literal["works", "missing", "broken", "note"]
+
+JETSON_RELEASE = Path("/etc/nv_tegra_release")
+SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried.
+
+    Attributes:
+        subject: What it is about: `"ONNX Runtime, CPU"`.
+        state: `"works"`; `"missing"`, not installed or not there, which is fine unless it is wanted; `"broken"`, there but unusable;
+            `"note"`.
+        detail: What was seen.
+        remedy: The command or step that mends it, if there is one.
+    """
+
+    subject: str
+    state: State
+    detail: str
+    remedy: str | None = None
+
+
+def examine(bundle: Bundle) -> Iterator[Finding]:
+    """Try everything that a recovery may need, one finding at a time.
+
+    Args:
+        bundle: A bundle whose smallest network is opened, and whose engines are held against this machine.
+    """
+    yield Finding("diver-trt", "note", f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    yield from _onnxruntime(bundle)
+    gpu = None
+    for finding, found in _gpu():
+        gpu = gpu or found
+        yield finding
+    machines: dict[Backend, Machine] = {}
+    for backend in BACKENDS:
+        finding, machine = _tensorrt(backend, gpu)
+        if machine:
+            machines[backend] = machine
+        yield finding
+    yield from _jetson()
+    yield from _engines(bundle, machines)
+
+
+def usable(findings: list[Finding]) -> bool:
+    """Return whether at least one engine can recover images here."""
+    return any(finding.state == "works" and finding.subject.startswith(("ONNX Runtime", "engines")) for finding in findings)
+
+
+def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            runtime = import_onnxruntime()
+    except DiverError as error:
+        yield Finding("ONNX Runtime, CPU", "missing", "not installed", _command(error))
+        return
+    for warning in caught:
+        if issubclass(warning.category, RuntimeWarning):
+            yield Finding(
+                "ONNX Runtime packages", "broken", str(warning.message), "pip uninstall -y onnxruntime onnxruntime-gpu, then one of them"
+            )
+    yield _session(OnnxSession(bundle, 1, "cpu"), "ONNX Runtime, CPU", runtime.__version__)
+    if "CUDAExecutionProvider" in runtime.get_available_providers():
+        yield _session(OnnxSession(bundle, 1, "cuda"), "ONNX Runtime, CUDA", runtime.__version__)
+    else:
+        detail = f"onnxruntime {runtime.__version__} has no CUDA provider"
+        yield Finding("ONNX Runtime, CUDA", "missing", detail, "pip install 'diver-trt[gpu]'")
+
+
+def _session(session: OnnxSession, subject: str, version: str) -> Finding:
+    remedy = "install the CUDA and cuDNN libraries that this onnxruntime asks for" if session.device == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # both packages together are a finding of their own
+        try:
+            session.open("encoder").close()
+        except DiverError as error:
+            return Finding(subject, "broken", str(error), remedy)
+    return Finding(subject, "works", f"onnxruntime {version} opened a session")
+
+
+def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
+    try:
+        api = import_cuda()
+    except DiverError as error:
+        yield Finding("CUDA", "missing", "cuda-bindings is not installed", _command(error)), None
+        return
+    gpu = find_gpu(api)
+    if gpu is None:
+        yield Finding("CUDA", "missing", "no NVIDIA GPU, or no driver that works; --engine onnx needs neither"), None
+        return
+    yield (
+        Finding("CUDA", "works", f"{gpu.name}, {gpu.compute_capability}, {gpu.total_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver}"),
+        gpu,
+    )
+    _, version = api.cudaRuntimeGetVersion()
+    if version // 1000 > int(gpu.driver.split(".")[0]):
+        remedy = f"update the driver, or pip install 'cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}'"
+        yield Finding("CUDA driver", "broken", f"cuda-bindings is for CUDA {version // 1000}, the driver for {gpu.driver}", remedy), None
+
+
+def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | None]:
+    subject = "TensorRT-RTX" if backend == "rtx" else "TensorRT"
+    try:
+        module = import_tensorrt(backend)
+    except DiverError as error:
+        missing = isinstance(error, ImportError)
+        return Finding(subject, "missing" if missing else "broken", "not installed" if missing else str(error), _command(error)), None
+    try:
+        runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+    except Exception as cause:  # without a driver, some versions refuse to start, each in a way of its own
+        return Finding(subject, "broken", f"{module.__version__} cannot start: {cause}"), None
+    if runtime is None:
+        return Finding(subject, "broken", f"{module.__version__} cannot start"), None
+    builds = "; builds engines, runs none without a GPU" if gpu is None and backend == "rtx" else ""
+    return Finding(subject, "works", f"{module.__version__}{builds}"), this_machine(backend, module, gpu)
+
+
+def _jetson() -> Iterator[Finding]:
+    if not JETSON_RELEASE.exists():
+        return
+    yield Finding("Jetson", "note", JETSON_RELEASE.read_text(errors="replace").splitlines()[0])
+    in_environment = sys.prefix != sys.base_prefix
+    hidden = in_environment and not any(Path(entry) == SYSTEM_PACKAGES for entry in sys.path)
+    if hidden and (SYSTEM_PACKAGES / "tensorrt").exists():
+        yield Finding(
+            "JetPack's TensorRT", "broken", f"is in {SYSTEM_PACKAGES}, which this virtual environment hides",
+            "python3 -m venv --system-site-packages .venv",
+        )  # fmt: skip
+
+
+def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Finding]:
+    for plan in read_plans(bundle):
+        if not isinstance(plan, Plan):
+            yield Finding("engines", "broken", str(plan), f"diver-trt build {bundle.path}")
+            continue
+        subject = f"engines {plan.folder.name}"
+        machine = machines.get(plan.backend)
+        if machine is None:
+            yield Finding(subject, "broken", f"are for {plan.backend}, which does not work here")
+        elif misfit := plan.misfit(bundle, machine):
+            reason, _, remedy = misfit.partition(". Rebuild it with ")
+            yield Finding(subject, "broken", reason, remedy.strip("`"))
+        else:
+            yield Finding(subject, "works", f"batch {plan.batches}")
+
+
+def _command(error: DiverError) -> str | None:
+    """Return the command between back-quotes in an error's message, if it has one."""
+    parts = str(error).split("`")
+    return parts[1] if len(parts) >= 3 else None

@@ -1,0 +1,132 @@
+"""What doctor finds, and the command that it names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from diver_trt import doctor
+from diver_trt.bundle import Bundle
+from diver_trt.cli import app
+from diver_trt.doctor import Finding, examine, usable
+from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.runtime import onnx_engine
+from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+
+
+def findings(bundle: Bundle) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in examine(bundle)}
+
+
+@pytest.fixture
+def bundle(edited: Callable[..., Path]) -> Bundle:
+    return Bundle.open(edited(lambda manifest: None))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> StandInCuda:
+    api = StandInCuda()
+    module = stand_in_tensorrt(api)
+
+    def tensorrt(backend: str) -> Any:
+        if backend == "rtx":
+            return module
+        raise MissingExtraError("tensorrt", "tensorrt", "backend trt")
+
+    monkeypatch.setattr(doctor, "import_cuda", lambda: api)
+    monkeypatch.setattr(doctor, "import_tensorrt", tensorrt)
+    return api
+
+
+def test_a_machine_with_a_cpu_only_is_usable(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise MissingExtraError("cuda-bindings", "rtx", "running a TensorRT engine")
+
+    monkeypatch.setattr(doctor, "import_cuda", missing)
+    found = findings(digits)
+    assert found["ONNX Runtime, CPU"].state == "works"
+    assert found["ONNX Runtime, CUDA"].remedy == "pip install 'diver-trt[gpu]'"
+    assert found["CUDA"].remedy == "pip install 'diver-trt[rtx]'"
+    assert usable(list(found.values()))
+
+
+def test_without_onnxruntime_nothing_is_usable(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = findings(digits)
+    assert (found["ONNX Runtime, CPU"].state, found["ONNX Runtime, CPU"].remedy) == ("missing", "pip install 'diver-trt[cpu]'")
+    assert not usable(list(found.values()))
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["usable"] is False
+
+
+def test_both_packages_of_onnxruntime_are_broken(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_engine, "_installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"])
+    assert findings(digits)["ONNX Runtime packages"].state == "broken"
+
+
+def test_engines_that_fit_work_and_others_name_their_command(bundle: Bundle, gpu: StandInCuda) -> None:
+    plan = write_stand_in_plan(bundle, batch=2)
+    found = findings(bundle)
+    assert found["CUDA"].detail.startswith("Stand-in 4 GB, sm86, 4.3 GB")
+    assert (found["TensorRT-RTX"].state, found["TensorRT"].state) == ("works", "missing")
+    assert found[f"engines {plan.folder.name}"].state == "works"
+    sidecar = plan.folder / "encoder.json"
+    sidecar.write_text(sidecar.read_text().replace('"version": "1.7.1.116"', '"version": "1.6.0"'))
+    finding = findings(bundle)[f"engines {plan.folder.name}"]
+    assert finding.state == "broken"
+    assert "it was built by version 1.6.0, and 1.7.1.116 is installed" in finding.detail
+    assert finding.remedy == f"diver-trt build {bundle.path} --backend rtx --sm 86 --batch 2"
+
+
+def test_a_damaged_sidecar_is_a_finding(bundle: Bundle, gpu: StandInCuda) -> None:
+    plan = write_stand_in_plan(bundle, batch=2)
+    (plan.folder / "encoder.json").write_text("{")
+    assert findings(bundle)["engines"].state == "broken"
+
+
+def test_a_driver_older_than_the_bindings_is_found(digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "cudaDriverGetVersion", lambda: (0, 12060))
+    finding = findings(digits)["CUDA driver"]
+    assert finding.detail == "cuda-bindings is for CUDA 13, the driver for 12.6"
+    assert finding.remedy == "update the driver, or pip install 'cuda-bindings<13'"
+
+
+def test_no_driver_is_said_without_alarm(digits: Bundle, gpu: StandInCuda) -> None:
+    gpu.no_driver = True
+    assert findings(digits)["CUDA"].state == "missing"
+
+
+def test_a_tensorrt_that_cannot_start_is_broken(digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(backend: str) -> Any:
+        raise EngineError("tensorrt_rtx is installed but cannot be loaded")
+
+    monkeypatch.setattr(doctor, "import_tensorrt", refuses)
+    assert findings(digits)["TensorRT-RTX"].state == "broken"
+
+
+def test_a_jetson_environment_that_hides_tensorrt_is_found(digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.3\n")
+    (tmp_path / "dist-packages" / "tensorrt").mkdir(parents=True)
+    monkeypatch.setattr(doctor, "JETSON_RELEASE", release)
+    monkeypatch.setattr(doctor, "SYSTEM_PACKAGES", tmp_path / "dist-packages")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    finding = findings(digits)["JetPack's TensorRT"]
+    assert finding.state == "broken"
+    assert finding.remedy == "python3 -m venv --system-site-packages .venv"
+    monkeypatch.syspath_prepend(str(tmp_path / "dist-packages"))
+    assert "JetPack's TensorRT" not in findings(digits)
+
+
+def test_the_command_prints_every_finding_and_its_remedy() -> None:
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0
+    assert "works    ONNX Runtime, CPU: onnxruntime" in result.stdout
+    assert "-> pip install 'diver-trt[gpu]'" in result.stdout
