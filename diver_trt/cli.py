@@ -58,7 +58,10 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except DiverError as error:
-            _say(f"error: {' '.join(str(error).split())}")
+            reason, *remedies = str(error).splitlines()
+            _say(f"error: {reason}")
+            for remedy in remedies:
+                _say(remedy)
             raise typer.Exit(2 if isinstance(error, RecipeError) else 1) from error
         except KeyboardInterrupt as interrupt:
             _say("interrupted")
@@ -136,8 +139,11 @@ def recover(
     check_output(source, output)
     count = len(dataset.samples)
     _say(f"{source}: {count} images in {len(dataset.labels)} classes, classes as in {dataset.classes}; model {opened.model_id} {opened.precision}")
+    hashes = []
     with _progress("checking", count) as advance:
-        hashes = [(digest, advance())[0] for digest in validate(dataset)]
+        for digest in validate(dataset):
+            hashes.append(digest)
+            advance()
 
     size = None if batch == "auto" else _positive("--batch", batch)
     budget = parse_bytes(memory_budget) if memory_budget else None
@@ -242,7 +248,7 @@ def build(
         return
     built = []
     with _progress("compiling", len(NETWORKS)) as advance:
-        for sidecar in build_plan(opened, target):
+        for sidecar in build_plan(opened, target, lambda name, phase, done, total: advance.note(f"{name}: {phase} {done}/{total}")):
             built.append(sidecar)
             advance()
     if as_json:
@@ -309,8 +315,14 @@ def inspect(
         facts = _inspect_distilled(path, Bundle.open(bundle or default_bundle()), classes)
     if as_json:
         _print_json(**facts)
-    else:
-        _print_facts(facts)
+        return
+    engines = {folder.name: facts.pop("memory")} if "memory" in facts else facts.pop("engines", {})
+    chosen = facts.pop("chosen", None)
+    _print_facts(facts)
+    for name, memory in engines.items():
+        _print_memory(name, memory)
+    if chosen:
+        print(f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks {chosen['residency']}")
 
 
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
@@ -371,14 +383,29 @@ def _plan_facts(plan: Plan, verify: bool) -> dict[str, Any]:
 
 
 def _memory_facts(plan: Plan) -> dict[str, Any]:
-    """Return the memory of every phase, in bytes, under both residencies."""
+    """Return what is alive in every phase, in bytes, under both residencies."""
+    from dataclasses import asdict
+
     from diver_trt.runtime.memory import RESIDENCIES, plan_memory
 
     facts: dict[str, Any] = {}
     for residency in RESIDENCIES:
         memory = plan_memory(plan, residency)
-        facts[residency] = {**{phase.network: phase.total_bytes for phase in memory.phases}, "peak_bytes": memory.peak_bytes}
+        phases = {phase.network: {**asdict(phase), "total_bytes": phase.total_bytes} for phase in memory.phases}
+        facts[residency] = {**phases, "peak_bytes": memory.peak_bytes}
     return facts
+
+
+def _print_memory(name: str, facts: dict[str, Any]) -> None:
+    """Print a plan's phases, a line each: the total, and what it is made of."""
+    from diver_trt.runtime.memory import format_bytes
+
+    for residency in ("resident", "phased"):
+        print(f"{name}, {residency}: peak {format_bytes(facts[residency]['peak_bytes'])}")
+        for network, phase in facts[residency].items():
+            if network != "peak_bytes":
+                parts = (f"{part} {format_bytes(phase[f'{part}_bytes'])}" for part in ("weights", "persistent", "scratch", "io"))
+                print(f"  {network:<12} {format_bytes(phase['total_bytes']):>9}  =  {'  +  '.join(parts)}")
 
 
 def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -444,28 +471,40 @@ def _positive(option: str, value: str) -> int:
     return int(value)
 
 
+class _Progress:
+    """Counts up to a total on standard error: a bar on a terminal, else a line every ten seconds."""
+
+    def __init__(self, what: str, total: int, bar: Any = None) -> None:
+        self._what, self._total, self._bar = what, total, bar
+        self._task = bar.add_task(what, total=total) if bar else None
+        self._done, self._told = 0, time.monotonic()
+
+    def __call__(self) -> None:
+        """Count one more."""
+        self._done += 1
+        if self._bar:
+            self._bar.advance(self._task)
+        elif time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            _say(f"{self._what}: {self._done} of {self._total}")
+
+    def note(self, text: str) -> None:
+        """Show what is going on beside the bar."""
+        if self._bar:
+            self._bar.update(self._task, description=f"{self._what} {text}")
+
+
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show progress on standard error: a bar on a terminal, else a line every ten seconds."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def _progress(what: str, total: int) -> Iterator[_Progress]:
+    if not sys.stderr.isatty():
+        yield _Progress(what, total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda: bar.advance(task)
-    else:
-        done, told = 0, time.monotonic()
-
-        def advance() -> None:
-            nonlocal done, told
-            done += 1
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
-                _say(f"{what}: {done} of {total}")
-
-        yield advance
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield _Progress(what, total, bar)
 
 
 def _say(text: str) -> None:

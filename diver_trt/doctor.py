@@ -119,10 +119,10 @@ def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
         Finding("CUDA", "works", f"{gpu.name}, {gpu.compute_capability}, {gpu.total_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver}"),
         gpu,
     )
-    _, version = api.cudaRuntimeGetVersion()
-    if version // 1000 > int(gpu.driver.split(".")[0]):
-        remedy = f"update the driver, or pip install 'cuda-bindings<{int(gpu.driver.split('.')[0]) + 1}'"
-        yield Finding("CUDA driver", "broken", f"cuda-bindings is for CUDA {version // 1000}, the driver for {gpu.driver}", remedy), None
+    bindings, driver = (int(version.split(".")[0]) for version in (gpu.cuda, gpu.driver))
+    if bindings > driver:
+        remedy = f"update the driver, or pip install 'cuda-bindings<{driver + 1}'"
+        yield Finding("CUDA driver", "broken", f"cuda-bindings is for CUDA {bindings}, the driver for {gpu.driver}", remedy), None
 
 
 def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | None]:
@@ -165,7 +165,7 @@ def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Findi
         if machine is None:
             yield Finding(subject, "broken", f"are for {plan.backend}, which does not work here")
         elif misfit := plan.misfit(bundle, machine):
-            reason, _, remedy = misfit.partition(". Rebuild it with ")
+            reason, _, remedy = misfit.partition("\nRebuild it with ")
             yield Finding(subject, "broken", reason, remedy.strip("`"))
         else:
             yield Finding(subject, "works", f"batch {plan.batches}")

@@ -85,7 +85,10 @@ class Machine:
         version: Its full version, such as `"1.7.1.116"`.
         compute_capability: `"sm86"`, or None without a GPU.
         gpu: The GPU's name, or None.
-        driver: The driver's version, or None.
+        driver: Newest CUDA version that the driver supports, such as `"12.6"`, or None.
+        cuda: Version of the CUDA runtime that the bindings are for, or None.
+        multiprocessors: The GPU's number of multiprocessors, or None.
+        total_bytes: The GPU's memory, or None.
     """
 
     backend: Backend
@@ -93,6 +96,9 @@ class Machine:
     compute_capability: str | None = None
     gpu: str | None = None
     driver: str | None = None
+    cuda: str | None = None
+    multiprocessors: int | None = None
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +108,7 @@ class Sidecar:
     Attributes:
         network: Which network of the bundle.
         precision: The bundle's.
+        opset: The graph's.
         onnx_sha256: Hash of the graph that it was built from.
         weights_sha256: Hash of the graph's external data, if it had any.
         engine: The engine file.
@@ -110,14 +117,19 @@ class Sidecar:
         profile: Its batches; for the conditioner, conditions.
         memory: What it wants on the device.
         dtypes: Number of layer outputs per type, read back from the network that was compiled.
+        flags: The builder's flags; the types of a strongly typed network are not among them.
+        optimization_level: The builder's.
         workspace_bytes: Limit on the builder's scratch memory, if one was set.
+        timing_cache_sha256: Hash of the timing cache after the build, for backend `"trt"`.
         build_seconds: How long the build took.
+        build_peak_bytes: Largest host memory of the building process until then.
         skipped_tactics: Tactics that the builder left out for want of memory; harmless, but the engine may be slower.
         tool_version: diver-trt's.
     """
 
     network: NetworkName
     precision: str
+    opset: int
     onnx_sha256: str
     weights_sha256: str | None
     engine: FileRecord
@@ -126,8 +138,12 @@ class Sidecar:
     profile: Profile
     memory: Memory
     dtypes: Mapping[str, int]
+    flags: tuple[str, ...]
+    optimization_level: int | None
     workspace_bytes: int | None
+    timing_cache_sha256: str | None
     build_seconds: float
+    build_peak_bytes: int
     skipped_tactics: int
     tool_version: str
 
@@ -167,6 +183,8 @@ class Sidecar:
             return f"it is for {', '.join(self.compute_capabilities)}, and this GPU is {here.compute_capability}"
         if built.backend == "trt" and built.gpu != here.gpu:
             return f"it was built on {built.gpu}, and this GPU is {here.gpu}"
+        if built.driver and here.driver and _numbers(built.driver) > _numbers(here.driver):
+            return f"it was built under a driver for CUDA {built.driver}, and this one is for {here.driver}"
         return None
 
 
@@ -196,7 +214,7 @@ class Plan:
         """Return the first reason why one of its engines must not be loaded, with the command that mends it, or None."""
         for name, sidecar in self.sidecars.items():
             if reason := sidecar.misfit(bundle, machine):
-                return f"{self.folder / sidecar.engine.name}: {reason}. Rebuild it with `{self.rebuild_command(bundle, machine)}`"
+                return f"{self.folder / sidecar.engine.name}: {reason}\nRebuild it with `{self.rebuild_command(bundle, machine)}`"
             assert name == sidecar.network, "checked by read_plan"
         return None
 
@@ -256,6 +274,7 @@ def _parse(document: Document) -> Sidecar:
     return Sidecar(
         network=next(known for known in NETWORKS if known == network),
         precision=document.text("precision"),
+        opset=document.integer("opset", 1),
         onnx_sha256=document.text("onnx_sha256"),
         weights_sha256=document.optional("weights_sha256", document.text),
         engine=FileRecord(name, engine.integer("size_bytes"), engine.text("sha256")),
@@ -265,16 +284,27 @@ def _parse(document: Document) -> Sidecar:
             compute_capability=built.optional("compute_capability", built.text),
             gpu=built.optional("gpu", built.text),
             driver=built.optional("driver", built.text),
+            cuda=built.optional("cuda", built.text),
+            multiprocessors=built.optional("multiprocessors", built.integer),
+            total_bytes=built.optional("total_bytes", built.integer),
         ),
         compute_capabilities=document.texts("compute_capabilities"),
         profile=Profile(*(profile.integer(key, 1) for key in ("minimum", "optimum", "maximum"))),
         memory=Memory(**{key: memory.integer(key) for key in ("weights_bytes", "persistent_bytes", "activation_bytes", "io_bytes")}),
         dtypes=_counts(document),
+        flags=document.texts("flags"),
+        optimization_level=document.optional("optimization_level", document.integer),
         workspace_bytes=document.optional("workspace_bytes", document.integer),
+        timing_cache_sha256=document.optional("timing_cache_sha256", document.text),
         build_seconds=document.number("build_seconds"),
+        build_peak_bytes=document.integer("build_peak_bytes"),
         skipped_tactics=document.integer("skipped_tactics"),
         tool_version=document.text("tool_version"),
     )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
 def _counts(document: Document) -> dict[str, int]:

@@ -74,7 +74,9 @@ class StandInCuda:
         return (Error.cudaErrorInsufficientDriver, None) if self.no_driver else (Error.cudaSuccess, 1)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
-        return Error.cudaSuccess, SimpleNamespace(name=b"Stand-in 4 GB\0\0", major=8, minor=6, totalGlobalMem=self.limit_bytes)
+        return Error.cudaSuccess, SimpleNamespace(
+            name=b"Stand-in 4 GB\0\0", major=8, minor=6, totalGlobalMem=self.limit_bytes, multiProcessorCount=20
+        )
 
     def cudaDriverGetVersion(self) -> tuple[Any, ...]:
         return Error.cudaSuccess, 13000
@@ -261,6 +263,7 @@ def write_stand_in_plan(bundle: Bundle, batch: int, folder: Path | None = None, 
         Sidecar(
             network=name,
             precision=bundle.precision,
+            opset=18,
             onnx_sha256=network.graph.sha256,
             weights_sha256=None,
             engine=FileRecord.of(path),
@@ -274,8 +277,12 @@ def write_stand_in_plan(bundle: Bundle, batch: int, folder: Path | None = None, 
                 io_bytes=io_bytes(network, size),
             ),
             dtypes={"float32": 1},
+            flags=("TF32",),
+            optimization_level=3,
             workspace_bytes=None,
+            timing_cache_sha256=None,
             build_seconds=0.1,
+            build_peak_bytes=10**9,
             skipped_tactics=0,
             tool_version="0",
         ).write(folder / f"{name}.json")

@@ -280,8 +280,10 @@ def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
     targets = facts["engines"]
     assert set(targets) == {"rtx-1.7.1.116-sm86-b2", "rtx-1.7.1.116-sm86-b8"}
     phased = targets["rtx-1.7.1.116-sm86-b8"]["phased"]
-    assert phased["peak_bytes"] == max(phased[name] for name in ("encoder", "conditioner", "denoiser", "decoder"))
-    assert "peak bytes" in run("inspect", compiled, "--memory-budget", "2GB").stdout
+    assert phased["peak_bytes"] == max(phased[name]["total_bytes"] for name in ("encoder", "conditioner", "denoiser", "decoder"))
+    shown = run("inspect", compiled, "--memory-budget", "2GB").stdout
+    assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown
+    assert "within 2GB: rtx-1.7.1.116-sm86-b8, batch 8, networks resident" in shown
     assert "the smallest that would do is 5 MB (batch 2, phased)" in fails(run("inspect", compiled, "--memory-budget", "1MB"))
     assert "expected a size such as 512MB" in fails(run("inspect", compiled, "--memory-budget", "much"))
 

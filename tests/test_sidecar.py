@@ -50,7 +50,7 @@ def test_an_engine_fits_the_machine_it_was_built_for(bundle: Bundle, plan: Plan)
 def test_an_engine_that_does_not_fit_says_why_and_how_to_rebuild(bundle: Bundle, plan: Plan, machine: dict[str, Any], reason: str) -> None:
     found = plan.misfit(bundle, replace(MACHINE, **machine))
     assert found is not None
-    assert f"encoder.engine: {reason}. Rebuild it with `diver-trt build {bundle.path} --backend rtx" in found
+    assert f"encoder.engine: {reason}\nRebuild it with `diver-trt build {bundle.path} --backend rtx" in found
 
 
 def test_an_engine_of_tensorrt_proper_is_for_one_kind_of_gpu(bundle: Bundle, plan: Plan) -> None:
@@ -58,6 +58,8 @@ def test_an_engine_of_tensorrt_proper_is_for_one_kind_of_gpu(bundle: Bundle, pla
     sidecars = {name: replace(sidecar, built_on=built) for name, sidecar in plan.sidecars.items()}
     own = Plan(plan.folder, sidecars)
     assert own.misfit(bundle, built) is None
+    older = replace(built, driver="12.4")
+    assert "it was built under a driver for CUDA 12.6, and this one is for 12.4" in str(own.misfit(bundle, older))
     assert "it was built on RTX 3060, and this GPU is RTX 3050" in str(own.misfit(bundle, replace(built, gpu="RTX 3050")))
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt import __version__
-from diver_trt.bundle import NETWORKS, Bundle, FileRecord, Network, NetworkName, run_size
+from diver_trt.bundle import NETWORKS, Bundle, FileRecord, Network, NetworkName, file_sha256, run_size
 from diver_trt.errors import EngineError, MissingExtraError, OutputError
 from diver_trt.runtime.cuda import find_gpu, import_cuda
-from diver_trt.runtime.trt_module import import_tensorrt, this_machine
+from diver_trt.runtime.trt_module import EXTRAS, import_tensorrt, this_machine
 from diver_trt.sidecar import PLANS, Backend, Machine, Memory, Profile, Sidecar
 from diver_trt.tensors import TensorSpec
 
@@ -51,6 +51,12 @@ class Target:
     compute_capabilities: tuple[str, ...]
     batches: Profile
     workspace_bytes: int | None = None
+
+    @property
+    def timing_cache(self) -> Path:
+        """Return where TensorRT proper keeps what it measured, for the next build on this machine; TensorRT-RTX measures nothing."""
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return root / "diver-trt" / f"timing-{self.machine.version}-{'-'.join(self.compute_capabilities)}.cache"
 
     @property
     def name(self) -> str:
@@ -169,6 +175,9 @@ class Compiled:
         dtypes: Number of layer outputs per type, read back from the parsed network.
         seconds: How long it took.
         skipped_tactics: Tactics left out for want of memory.
+        opset: The graph's.
+        flags: The builder's flags.
+        optimization_level: The builder's.
     """
 
     engine: bytes
@@ -176,6 +185,9 @@ class Compiled:
     dtypes: dict[str, int]
     seconds: float
     skipped_tactics: int
+    opset: int
+    flags: tuple[str, ...]
+    optimization_level: int | None
 
 
 def compile_graph(
@@ -203,10 +215,18 @@ def compile_graph(
     parsed = _parse(module, log, path)
     _fix_batch(parsed[1], network, profile)
     dtypes = _dtype_histogram(module, parsed[1])
-    engine = _compile(module, parsed, network, profile, target, path.parent, _progress_monitor(module, network.name, on_progress), log)
-    memory = Memory(io_bytes=io_bytes(network, profile.maximum), **_memory_figures(network.name, log.lines))
-    skipped = sum("skipping tactic" in line.lower() for line in log.lines)
-    return Compiled(engine, memory, dtypes, round(time.monotonic() - started, 3), skipped)
+    config = _configure(module, parsed, network, profile, target, _progress_monitor(module, network.name, on_progress))
+    engine = _compile(parsed, config, network, target, log)
+    return Compiled(
+        engine=engine,
+        memory=Memory(io_bytes=io_bytes(network, profile.maximum), **_memory_figures(network.name, log.lines)),
+        dtypes=dtypes,
+        seconds=round(time.monotonic() - started, 3),
+        skipped_tactics=sum("skipping tactic" in line.lower() for line in log.lines),
+        opset=max((int(match[1]) for line in log.lines if (match := re.match(r"Opset version:\s+(\d+)", line))), default=0),
+        flags=tuple(sorted(name for name, flag in module.BuilderFlag.__members__.items() if config.get_flag(flag))),
+        optimization_level=getattr(config, "builder_optimization_level", None),
+    )
 
 
 def _build_engine(
@@ -225,6 +245,7 @@ def _build_engine(
     return Sidecar(
         network=name,
         precision=bundle.precision,
+        opset=compiled.opset,
         onnx_sha256=network.graph.sha256,
         weights_sha256=network.weights.sha256 if network.weights else None,
         engine=FileRecord.of(path),
@@ -233,8 +254,12 @@ def _build_engine(
         profile=profile,
         memory=compiled.memory,
         dtypes=compiled.dtypes,
+        flags=compiled.flags,
+        optimization_level=compiled.optimization_level,
         workspace_bytes=target.workspace_bytes,
+        timing_cache_sha256=file_sha256(target.timing_cache) if target.backend == "trt" else None,
         build_seconds=compiled.seconds,
+        build_peak_bytes=_peak_bytes(),
         skipped_tactics=compiled.skipped_tactics,
         tool_version=__version__,
     )
@@ -270,11 +295,8 @@ def _dtype_histogram(module: Any, definition: Any) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _compile(
-    module: Any, parsed: tuple[Any, Any, Any], network: Network, profile: Profile, target: Target, folder: Path, monitor: Any, log: Any
-) -> bytes:
+def _configure(module: Any, parsed: tuple[Any, Any, Any], network: Network, profile: Profile, target: Target, monitor: Any) -> Any:
     polygraphy = _polygraphy(target.backend)
-    timing_cache = folder / f".timing-{target.machine.version}-{'-'.join(target.compute_capabilities)}.cache"
     profiles = [polygraphy.Profile()]
     if not profile.static:
         for spec in network.inputs:
@@ -287,17 +309,29 @@ def _compile(
         options["compute_capabilities"] = [divmod(int(name[2:]), 10) for name in target.compute_capabilities]
         create = polygraphy.CreateConfigRTX(**options)
     else:
-        create = polygraphy.CreateConfig(**options, load_timing_cache=str(timing_cache) if timing_cache.exists() else None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2
+        cache = target.timing_cache
+        create = polygraphy.CreateConfig(**options, load_timing_cache=str(cache) if cache.exists() else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2
+        try:
             config = create(parsed[0], parsed[1])
-        if hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-            config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)  # or TensorRT-RTX allocates while it runs, and cannot be captured
-        save = str(timing_cache) if target.backend == "trt" else None
+        except polygraphy.PolygraphyException as cause:
+            raise EngineError(f"{network.name}: TensorRT refuses the builder's settings: {str(cause).splitlines()[0]}") from cause
+    if hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)  # or TensorRT-RTX allocates while it runs, and cannot be captured
+    return config
+
+
+def _compile(parsed: tuple[Any, Any, Any], config: Any, network: Network, target: Target, log: Any) -> bytes:
+    polygraphy = _polygraphy(target.backend)
+    save = None
+    if target.backend == "trt":
+        target.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        save = str(target.timing_cache)
+    try:
         return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
     except polygraphy.PolygraphyException as cause:
-        errors = "; ".join(log.errors) or str(cause).splitlines()[0]
+        errors = " ".join("; ".join(log.errors).split()) or str(cause).splitlines()[0]
         raise EngineError(f"{network.name}: TensorRT could not build the engine: {errors}") from cause
 
 
@@ -311,7 +345,7 @@ def _polygraphy(backend: Backend) -> Any:
         from polygraphy.exception import PolygraphyException
         from polygraphy.logger import G_LOGGER
     except ImportError as cause:
-        raise MissingExtraError("polygraphy", "export", "building engines") from cause
+        raise MissingExtraError("polygraphy", EXTRAS[backend], "building engines") from cause
     if polygraphy.config.USE_TENSORRT_RTX != (backend == "rtx"):
         raise EngineError("this process has already built for the other backend; build for this one in a process of its own")
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
@@ -378,3 +412,9 @@ def _count(spec: TensorSpec, size: int) -> int:
     for dim in spec.concrete(size):
         count *= dim
     return count
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -35,12 +35,16 @@ class Gpu:
         compute_capability: Such as `"sm86"`.
         total_bytes: Its memory.
         driver: Newest CUDA version that its driver supports, such as `"12.6"`.
+        cuda: CUDA version of the runtime bindings.
+        multiprocessors: Its number of multiprocessors.
     """
 
     name: str
     compute_capability: str
     total_bytes: int
     driver: str
+    cuda: str
+    multiprocessors: int
 
 
 def import_cuda() -> Any:
@@ -65,9 +69,15 @@ def find_gpu(api: Any) -> Gpu | None:
     if int(error) != 0:
         return None
     name = properties.name.decode(errors="replace") if isinstance(properties.name, bytes) else str(properties.name)
-    _, version = api.cudaDriverGetVersion()
-    capability = f"sm{properties.major}{properties.minor}"
-    return Gpu(name.strip("\0 "), capability, int(properties.totalGlobalMem), f"{version // 1000}.{version % 1000 // 10}")
+    driver, cuda = (f"{version // 1000}.{version % 1000 // 10}" for _, version in (api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()))
+    return Gpu(
+        name=name.strip("\0 "),
+        compute_capability=f"sm{properties.major}{properties.minor}",
+        total_bytes=int(properties.totalGlobalMem),
+        driver=driver,
+        cuda=cuda,
+        multiprocessors=int(properties.multiProcessorCount),
+    )
 
 
 class Cuda:

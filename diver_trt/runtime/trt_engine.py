@@ -156,7 +156,13 @@ class TrtEngine:
 
     def _deserialize(self) -> Any:
         session = self._session
-        engine = session.runtime.deserialize_cuda_engine(session.plan.verified(self._name).read_bytes())
+        data = session.plan.verified(self._name).read_bytes()
+        if hasattr(session.runtime, "get_engine_validity"):  # TensorRT-RTX can tell before it loads, and says what is wrong in bits
+            validity, bits = session.runtime.get_engine_validity(data)
+            if validity == session.module.EngineValidity.INVALID:
+                names = [name for name, bit in session.module.EngineInvalidityDiagnostics.__members__.items() if int(bit) & int(bits)]
+                raise EngineError(f"the {self._name} engine is not valid here: {', '.join(names) or session.log.last}; build the engines again")
+        engine = session.runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(f"TensorRT cannot load the {self._name} engine: {session.log.last}")
         modes = session.module.TensorIOMode

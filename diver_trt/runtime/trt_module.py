@@ -46,6 +46,9 @@ def this_machine(backend: Backend, module: Any, gpu: Gpu | None) -> Machine:
         compute_capability=gpu.compute_capability if gpu else None,
         gpu=gpu.name if gpu else None,
         driver=gpu.driver if gpu else None,
+        cuda=gpu.cuda if gpu else None,
+        multiprocessors=gpu.multiprocessors if gpu else None,
+        total_bytes=gpu.total_bytes if gpu else None,
     )
 
 

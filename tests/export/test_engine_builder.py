@@ -52,6 +52,9 @@ def test_all_networks_compile_for_four_generations_of_gpus(bundle: str, batches:
     for sidecar in built.values():
         assert sidecar.compute_capabilities == ("sm75", "sm86", "sm89", "sm120")
         assert sidecar.dtypes["float16"] > 0
+        assert (sidecar.opset, sidecar.timing_cache_sha256) == (18, None)
+        assert "REQUIRE_USER_ALLOCATION" in sidecar.flags
+        assert sidecar.build_peak_bytes > 10**8
         assert sidecar.engine.size_bytes > sidecar.memory.weights_bytes
 
 
@@ -126,7 +129,7 @@ def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch)
         resolve_target("trt", [86], STATIC)
     with pytest.raises(EngineError, match="backend trt compiles on the GPU that will run the engine, and none is here"):
         resolve_target("trt", [], STATIC)
-    monkeypatch.setattr(engine_builder, "find_gpu", lambda api: Gpu("Orin", "sm87", 8 * 10**9, "12.6"))
+    monkeypatch.setattr(engine_builder, "find_gpu", lambda api: Gpu("Orin", "sm87", 8 * 10**9, "12.6", "12.6", 16))
     target = resolve_target("trt", [], STATIC)
     assert (target.compute_capabilities, target.name) == (("sm87",), "trt-10.3.0-sm87-b4")
 

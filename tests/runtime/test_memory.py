@@ -23,6 +23,7 @@ def plan(batch: int) -> Plan:
         name: Sidecar(
             network=name,
             precision="fp16",
+            opset=18,
             onnx_sha256="",
             weights_sha256=None,
             engine=FileRecord(f"{name}.engine", 1, ""),
@@ -31,8 +32,12 @@ def plan(batch: int) -> Plan:
             profile=Profile(batch, batch, batch),
             memory=Memory(weights_bytes=WEIGHTS[name] * MB, persistent_bytes=1, activation_bytes=SCRATCH[name] * batch * MB, io_bytes=batch * MB),
             dtypes={},
+            flags=(),
+            optimization_level=None,
             workspace_bytes=None,
+            timing_cache_sha256=None,
             build_seconds=1,
+            build_peak_bytes=0,
             skipped_tactics=0,
             tool_version="0",
         )

@@ -197,9 +197,9 @@ def test_an_engine_whose_bytes_changed_is_never_deserialized(gpu: Gpu, images: A
 def test_an_engine_for_another_gpu_is_never_loaded(gpu: Gpu, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    other = SimpleNamespace(name=b"NVIDIA H200", major=9, minor=0, totalGlobalMem=1)
+    other = SimpleNamespace(name=b"NVIDIA H200", major=9, minor=0, totalGlobalMem=1, multiProcessorCount=132)
     monkeypatch.setattr(gpu.api, "cudaGetDeviceProperties", lambda device: (0, other))
-    message = r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\. Rebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
+    message = r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\nRebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
     with pytest.raises(EngineError, match=message):
         recover(gpu.bundle, images, "rtx")
     with pytest.warns(RuntimeWarning, match="engine rtx is passed over: .* this GPU is sm90"), Recoverer(gpu.bundle, QUICK, engine="auto") as auto:
