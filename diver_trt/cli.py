@@ -63,6 +63,9 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
             for remedy in remedies:
                 _say(remedy)
             raise typer.Exit(2 if isinstance(error, RecipeError) else 1) from error
+        except OSError as error:
+            _say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             _say("interrupted")
             raise typer.Exit(130) from interrupt
@@ -453,7 +456,7 @@ def _recipe(
         settings["window"] = (settings.get("start_step", settings.get("steps", base.steps)), 0)
     elif window is not None:
         high, _, low = window.partition(":")
-        if not (high.isdigit() and low.isdigit()):
+        if not (window.isascii() and high.isdigit() and low.isdigit()):
             raise RecipeError(f"--window is {window!r}; expected HIGH:LOW, such as 40:25, or full")
         settings["window"] = (int(high), int(low))
     return base.with_settings(**settings)

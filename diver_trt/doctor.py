@@ -111,18 +111,16 @@ def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
     except DiverError as error:
         yield Finding("CUDA", "missing", "cuda-bindings is not installed", _command(error)), None
         return
+    (_, driver), (_, bindings) = api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()
+    if 0 < driver // 1000 < bindings // 1000:  # the bindings' runtime then finds no device at all
+        detail = f"cuda-bindings is for CUDA {bindings // 1000}, the driver for {driver // 1000}.{driver % 1000 // 10}"
+        yield Finding("CUDA driver", "broken", detail, f"update the driver, or pip install 'cuda-bindings<{driver // 1000 + 1}'"), None
     gpu = find_gpu(api)
     if gpu is None:
         yield Finding("CUDA", "missing", "no NVIDIA GPU, or no driver that works; --engine onnx needs neither"), None
-        return
-    yield (
-        Finding("CUDA", "works", f"{gpu.name}, {gpu.compute_capability}, {gpu.total_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver}"),
-        gpu,
-    )
-    bindings, driver = (int(version.split(".")[0]) for version in (gpu.cuda, gpu.driver))
-    if bindings > driver:
-        remedy = f"update the driver, or pip install 'cuda-bindings<{driver + 1}'"
-        yield Finding("CUDA driver", "broken", f"cuda-bindings is for CUDA {bindings}, the driver for {gpu.driver}", remedy), None
+    else:
+        found = f"{gpu.name}, {gpu.compute_capability}, {gpu.total_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver}"
+        yield Finding("CUDA", "works", found), gpu
 
 
 def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | None]:

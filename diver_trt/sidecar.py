@@ -211,11 +211,11 @@ class Plan:
         return self.sidecars["denoiser"].built_on.backend
 
     def misfit(self, bundle: Bundle, machine: Machine) -> str | None:
-        """Return the first reason why one of its engines must not be loaded, with the command that mends it, or None."""
-        for name, sidecar in self.sidecars.items():
+        """Return the first reason why one of its engines must not be loaded, in a second line the command that mends it, or None."""
+        for sidecar in self.sidecars.values():
             if reason := sidecar.misfit(bundle, machine):
-                return f"{self.folder / sidecar.engine.name}: {reason}\nRebuild it with `{self.rebuild_command(bundle, machine)}`"
-            assert name == sidecar.network, "checked by read_plan"
+                remedy = f"\nRebuild it with `{self.rebuild_command(bundle, machine)}`" if machine.compute_capability else ""
+                return f"{self.folder / sidecar.engine.name}: {reason}{remedy}"
         return None
 
     def rebuild_command(self, bundle: Bundle, machine: Machine) -> str:

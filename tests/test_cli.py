@@ -127,6 +127,7 @@ def test_every_setting_reaches_the_manifest(few: Path, tmp_path: Path, options: 
         (("--start-step", "matched"), "semantic guidance would never act"),
         (("--no-inheritance", "--start-step", "40"), "inheritance is off"),
         (("--window", "soon"), "--window is 'soon'; expected HIGH:LOW"),
+        (("--window", "²:1"), "expected HIGH:LOW"),
         (("--gamma", "-1"), "gamma is -1.0"),
         (("--no-inheritance", "--inherit-step", "30"), "--no-inheritance and --inherit-step 30 contradict each other"),
         (("--no-guidance", "--gamma", "0.2"), "--no-guidance and --gamma 0.2 contradict each other"),
@@ -185,6 +186,16 @@ def test_an_output_that_may_not_be_made_is_refused(few: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "mkdir", denied)  # the tests may run as root, whom no mode bits stop
     assert "cannot be made (Permission denied)" in fails(run("recover", few, tmp_path / "out", *QUICK))
+
+
+def test_what_the_system_refuses_ends_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "File name too long" in fails(run("recover", few, tmp_path / "out", "--classes", "x" * 300))
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("diver_trt.bundle.Bundle.open", denied)
+    assert "somewhere: Permission denied" in fails(run("inspect", few))
 
 
 def test_a_write_that_fails_ends_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ def _check(path: Path, image: Image.Image) -> None:
         raise DatasetError(f"{path}: is animated ({image.n_frames} frames); expected a still image")  # type: ignore[attr-defined]
     if image.mode in _REFUSED_MODES:
         raise DatasetError(f"{path}: {_REFUSED_MODES[image.mode]}")
-    if image.mode.startswith("I;16"):
+    cut = any(";16" in str(tile) for tile in getattr(image, "tile", ()))  # 16-bit colours, which Pillow would cut to 8 in silence
+    if cut or image.mode.startswith("I;16"):
         raise DatasetError(f"{path}: holds 16-bit values; convert it to 8-bit RGB")
 
 

@@ -120,21 +120,24 @@ def _load_pipeline(source: str, revision: str | None) -> DiTPipeline:
     if Path(source).exists():
         if not index.is_file():
             raise ExportError(f"{source}: has no model_index.json; expected a diffusers pipeline directory, a hub name or a .pt file")
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+        try:
+            kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+        except (ValueError, KeyError, TypeError) as cause:
+            raise ExportError(f"{index}: not the index of a diffusers pipeline") from cause
         if kind != "DiTPipeline":
             raise ExportError(f"{source}: holds a {kind}; expected a DiTPipeline (a class-conditional diffusion transformer)")
     diffusers_logging.disable_progress_bar()  # whoever calls owns the progress bar
     diffusers_logging.set_verbosity_error()  # it warns that id2label's keys are texts, as they are in every JSON file
     try:
         return DiTPipeline.from_pretrained(source, revision=revision, dtype=torch.float32, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as cause:
+    except Exception as cause:  # diffusers and the hub's client raise whatever a damaged part makes them
         raise ExportError(f"{source}: cannot be loaded as a DiTPipeline: {_first_line(cause)}") from cause
 
 
 def _load_vae(source: str) -> AutoencoderKL:
     try:
         return AutoencoderKL.from_pretrained(source, dtype=torch.float32, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as cause:
+    except Exception as cause:  # diffusers and the hub's client raise whatever a damaged part makes them
         raise ExportError(f"{source}: cannot be loaded as an AutoencoderKL: {_first_line(cause)}; choose one with --vae") from cause
 
 

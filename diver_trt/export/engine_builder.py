@@ -105,6 +105,11 @@ def resolve_target(backend: Backend, sms: Sequence[int], batches: Profile, works
         if sm not in known:
             raise EngineError(f"--sm {sm}: TensorRT-RTX {machine.version} compiles for {', '.join(map(str, known))} only")
     present = int(machine.compute_capability[2:]) if machine.compute_capability else None
+    if present is not None and present not in known and not sms:
+        raise EngineError(
+            f"this GPU is {machine.compute_capability}, and TensorRT-RTX {machine.version} compiles for {', '.join(map(str, known))} only; "
+            "name another GPU with --sm, or use --backend trt"
+        )
     chosen = sorted(set(sms)) or ([present] if present in known else [sm for sm in known if sm >= 80])
     capabilities = tuple(f"sm{sm}" for sm in chosen)
     return Target(backend=backend, machine=machine, compute_capabilities=capabilities, batches=batches, workspace_bytes=workspace_bytes)
@@ -173,6 +178,7 @@ class Compiled:
         engine: The serialized engine.
         memory: Its figures.
         dtypes: Number of layer outputs per type, read back from the parsed network.
+        products: The same for matrix products and convolutions alone: what it computes in.
         seconds: How long it took.
         skipped_tactics: Tactics left out for want of memory.
         opset: The graph's.
@@ -183,6 +189,7 @@ class Compiled:
     engine: bytes
     memory: Memory
     dtypes: dict[str, int]
+    products: dict[str, int]
     seconds: float
     skipped_tactics: int
     opset: int
@@ -214,13 +221,13 @@ def compile_graph(
     log = _compiler_log(module)
     parsed = _parse(module, log, path)
     _fix_batch(parsed[1], network, profile)
-    dtypes = _dtype_histogram(module, parsed[1])
     config = _configure(module, parsed, network, profile, target, _progress_monitor(module, network.name, on_progress))
     engine = _compile(parsed, config, network, target, log)
     return Compiled(
         engine=engine,
         memory=Memory(io_bytes=io_bytes(network, profile.maximum), **_memory_figures(network.name, log.lines)),
-        dtypes=dtypes,
+        dtypes=_dtype_histogram(module, parsed[1]),
+        products=_dtype_histogram(module, parsed[1], ("MATRIX_MULTIPLY", "CONVOLUTION")),
         seconds=round(time.monotonic() - started, 3),
         skipped_tactics=sum("skipping tactic" in line.lower() for line in log.lines),
         opset=max((int(match[1]) for line in log.lines if (match := re.match(r"Opset version:\s+(\d+)", line))), default=0),
@@ -234,9 +241,7 @@ def _build_engine(
 ) -> Sidecar:
     network, profile = bundle.networks[name], target.profile(name)
     compiled = compile_graph(bundle.verified(name), network, profile, target, on_progress)
-    if (bundle.precision == "fp16") != ("float16" in compiled.dtypes):
-        found = ", ".join(sorted(compiled.dtypes))
-        raise EngineError(f"{name}: the bundle is {bundle.precision}, but the compiled network computes in {found}; export it again")
+    _check_precision(bundle, name, compiled)
     path = folder / f"{name}.engine"
     try:
         path.write_bytes(compiled.engine)
@@ -266,9 +271,10 @@ def _build_engine(
 
 
 def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
-    builder = module.Builder(log)
-    if builder is None:
-        raise EngineError("TensorRT could not start its builder; see the lines above")
+    try:
+        builder = module.Builder(log)
+    except Exception as cause:  # its bindings raise TypeError where the library refuses to start
+        raise EngineError(f"TensorRT cannot start its builder: {'; '.join(log.errors) or cause}") from cause
     flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition = builder.create_network(flags)
     parser = module.OnnxParser(definition, log)
@@ -287,12 +293,29 @@ def _fix_batch(definition: Any, network: Network, profile: Profile) -> None:
             tensor.shape = shapes[tensor.name]
 
 
-def _dtype_histogram(module: Any, definition: Any) -> dict[str, int]:
-    """Count the types of all layer outputs of a parsed network: with strong typing, the types that it computes in."""
+def _dtype_histogram(module: Any, definition: Any, kinds: tuple[str, ...] | None = None) -> dict[str, int]:
+    """Count the types of the layer outputs of a parsed network: with strong typing, the types that it computes in."""
     names = {module.float32: "float32", module.float16: "float16", module.int64: "int64", module.int32: "int32", module.bool: "bool"}
-    layers = (definition.get_layer(i) for i in range(definition.num_layers))
-    counts = Counter(names.get(layer.get_output_type(i), "other") for layer in layers for i in range(layer.num_outputs))
-    return dict(sorted(counts.items()))
+    layers = [definition.get_layer(i) for i in range(definition.num_layers)]
+    wanted = None if kinds is None else {getattr(module.LayerType, kind) for kind in kinds}
+    outputs = (layer.get_output_type(i) for layer in layers if wanted is None or layer.type in wanted for i in range(layer.num_outputs))
+    return dict(sorted(Counter(names.get(kind, "other") for kind in outputs).items()))
+
+
+def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> None:
+    """Hold what was compiled against the bundle's precision: its products, and the bytes that a weight takes.
+
+    Raises:
+        EngineError: An fp16 bundle became a float32 engine, or the other way round.
+    """
+    half, single = compiled.products.get("float16", 0), compiled.products.get("float32", 0)
+    width = compiled.memory.weights_bytes / bundle.networks[name].parameters
+    right = half > single and width < 3 if bundle.precision == "fp16" else half == 0 and width > 3
+    if not right:
+        raise EngineError(
+            f"{name}: the bundle is {bundle.precision}, but the compiled network has {half} products in float16 and {single} in float32, "
+            f"and takes {width:.1f} bytes per parameter; export the model again"
+        )
 
 
 def _configure(module: Any, parsed: tuple[Any, Any, Any], network: Network, profile: Profile, target: Target, monitor: Any) -> Any:
@@ -317,6 +340,7 @@ def _configure(module: Any, parsed: tuple[Any, Any, Any], network: Network, prof
             config = create(parsed[0], parsed[1])
         except polygraphy.PolygraphyException as cause:
             raise EngineError(f"{network.name}: TensorRT refuses the builder's settings: {str(cause).splitlines()[0]}") from cause
+    config.clear_flag(module.BuilderFlag.TF32)  # on by default, and would round a float32 bundle's products to ten bits
     if hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)  # or TensorRT-RTX allocates while it runs, and cannot be captured
     return config

@@ -34,12 +34,14 @@ def graph_from_network(network: nn.Module, inputs: tuple[TensorSpec, ...], outpu
         path: The `.onnx` file to write.
 
     Raises:
-        ExportError: The graph's tensors are not those declared, an input is dead, or it holds a fused Attention node.
+        ExportError: torch cannot export the network, the graph's tensors are not those declared, an input is dead, or it holds a fused
+            Attention node.
     """
     arrays = random_inputs(inputs, size=2, seed=0)
     # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such limit.
     dynamic = {dim: torch.export.Dim(dim, max=63) for spec in inputs for dim in spec.shape if isinstance(dim, str)}
     program = _export_quietly(
+        path.name,
         network,
         tuple(torch.from_numpy(array) for array in arrays.values()),
         input_names=[spec.name for spec in inputs],
@@ -72,6 +74,7 @@ def random_inputs(specs: tuple[TensorSpec, ...], size: int, seed: int) -> dict[s
 
 
 def _export_quietly(
+    name: str,
     network: nn.Module,
     arguments: tuple[Tensor, ...],
     dynamic_shapes: tuple[dict[int, torch.export.Dim], ...],
@@ -96,6 +99,8 @@ def _export_quietly(
                 dynamic_shapes=dynamic_shapes,  # names the axes
                 verbose=False,
             )
+    except Exception as cause:  # torch raises many kinds, and their first line says what could not be traced
+        raise ExportError(f"{name}: torch cannot export this network: {str(cause).strip().splitlines()[0]}") from cause
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -113,7 +118,10 @@ def _forget_origins(model: onnx_ir.Model) -> None:
 
 
 def _check_graph(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
-    onnx.checker.check_model(str(path), full_check=True)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
+        raise ExportError(f"{path.name}: is no valid ONNX graph: {str(cause).strip().splitlines()[0]}") from cause
     model = onnx.load(str(path), load_external_data=False)
     for direction, found, wanted in (("reads", model.graph.input, inputs), ("writes", model.graph.output, outputs)):
         declared = tuple(_spec(value) for value in found)

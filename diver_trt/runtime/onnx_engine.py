@@ -35,16 +35,6 @@ class OnnxSession:
         self.bundle, self.batch, self.device = bundle, batch, device
         self.name: EngineName = "onnx" if device == "cpu" else "onnx-cuda"
 
-    def probe(self) -> None:
-        """Open the smallest network once: a provider that is listed may fail to load, so making a session is the only proof.
-
-        Raises:
-            EngineError: The provider is missing or does not work.
-            MissingExtraError: ONNX Runtime is not installed.
-        """
-        if self.device == "cuda":
-            self.open("encoder").close()
-
     def open(self, network: NetworkName) -> OnnxEngine:
         """Open a network for what it takes in one run.
 
@@ -161,20 +151,27 @@ class _Buffer:
         return self._host
 
 
+_REINSTALL = "run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install 'diver-trt[cpu]' or 'diver-trt[gpu]'"
+
+
 def import_onnxruntime() -> Any:
     """Import ONNX Runtime, and warn where both of its packages are installed over each other.
 
     Raises:
         MissingExtraError: Neither package is installed.
+        EngineError: What is installed is not whole.
     """
     try:
         import onnxruntime
-    except ImportError as cause:
+    except ModuleNotFoundError as cause:
         raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
+    except ImportError as cause:
+        raise EngineError(f"onnxruntime is installed but cannot be loaded ({cause}); {_REINSTALL}") from cause
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise EngineError(f"onnxruntime is installed but half of it is missing, as after removing one of its two packages; {_REINSTALL}")
     if len(found := _installed_packages()) > 1:
         warnings.warn(
-            f"{' and '.join(found)} are both installed and overwrite each other's files, so the CUDA provider may be gone; "
-            "run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install 'diver-trt[cpu]' or 'diver-trt[gpu]'",
+            f"{' and '.join(found)} are both installed and overwrite each other's files, so the CUDA provider may be gone; {_REINSTALL}",
             RuntimeWarning,
             stacklevel=2,
         )

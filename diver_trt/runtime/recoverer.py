@@ -6,6 +6,7 @@ Latents are [n, c, h, w] float32, images uint8 [H, W, 3].
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,20 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
-from diver_trt.errors import DatasetError, EngineError
+from diver_trt.errors import DatasetError, EngineError, MissingExtraError
 from diver_trt.method.inheritance import start_latent
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session
-from diver_trt.runtime.session import open_session
+from diver_trt.runtime.memory import MemoryPlan
+from diver_trt.runtime.session import Opened, engine_names, open_session
+from diver_trt.sidecar import BACKENDS
 from diver_trt.tensors import describe
 
 T = TypeVar("T")
 
-PHASED_CHUNK = 64
-"""Images per chunk while networks are loaded phase by phase: few loads, and at most so many classes' modulations on the host."""
+CHUNK_IMAGES = 64
+CHUNK_CLASSES = 16
+"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's modulations are 20 MB per class in fp16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,8 @@ class Recoverer:
         self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(np.float32)
         self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[: self.recipe.start_step]
         self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
-        opened = open_session(engine, bundle, batch, memory_budget, images)
-        self._session, self.memory = opened.session, opened.memory
-        self.engine, self.batch = self._session.name, self._session.batch
-        self._networks = _Networks(self._session, self._table, self.recipe.start_step, resident=opened.resident)
-        self._chunk = self.batch if opened.resident else PHASED_CHUNK
+        self._networks, self.memory = self._open(engine, batch, memory_budget, images)
+        self.engine, self.batch = self._networks.engine, self._networks.batch
         self._start, self._anchor = np.zeros((2, self.batch, *bundle.latent_shape), np.float32)
         self._modulations: dict[int, Modulations] = {}
 
@@ -115,7 +116,6 @@ class Recoverer:
     def close(self) -> None:
         """Free the engines."""
         self._networks.close()
-        self._session.close()
 
     def __call__(
         self,
@@ -145,10 +145,9 @@ class Recoverer:
             EngineError: The engine fails, or an image comes out with values that are no numbers.
         """
         samples = self._samples(images, labels, seed, keys, noise)
-        while chunk := list(islice(samples, self._chunk)):
-            batches = [chunk[i : i + self.batch] for i in range(0, len(chunk), self.batch)]
+        for batches in self._chunks(samples):
             anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
-            self._condition({sample.label for sample in chunk})
+            self._condition({sample.label for batch in batches for sample in batch})
             finals = []
             for batch, anchor in zip(batches, anchors, strict=True):
                 start = start_latent(anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe)
@@ -211,6 +210,43 @@ class Recoverer:
             images.append(from_network(image))
         return images
 
+    def _open(
+        self, engine: str, batch: int | None, memory_budget: int | None, images: int | None
+    ) -> tuple[_Networks, MemoryPlan | None]:
+        """Open the first engine on which all networks open; what is listed but does not load is passed over only for `"auto"`."""
+        *others, last = engine_names(engine, self.bundle)
+        for name in others:
+            try:
+                return self._open_networks(open_session(name, self.bundle, batch, memory_budget, images))
+            except (EngineError, MissingExtraError) as reason:
+                if name in BACKENDS:
+                    warnings.warn(f"engine {name} is passed over: {reason}", RuntimeWarning, stacklevel=3)
+        return self._open_networks(open_session(last, self.bundle, batch, memory_budget, images))
+
+    def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
+        return _Networks(opened, self._table, self.recipe.start_step), opened.memory
+
+    def _chunks(self, samples: Iterator[_Sample]) -> Iterator[list[list[_Sample]]]:
+        """Group samples into batches, and batches into chunks: a phase loads its network once per chunk.
+
+        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the modulations of its classes, which
+        wait on the host.
+        """
+        chunk: list[list[_Sample]] = []
+        classes: set[int] = set()
+        while batch := list(islice(samples, self.batch)):
+            if self._networks.resident:
+                yield [batch]
+                continue
+            new = {sample.label for sample in batch}
+            if chunk and (len(chunk) * self.batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES):
+                yield chunk
+                chunk, classes = [], set()
+            chunk.append(batch)
+            classes |= new
+        if chunk:
+            yield chunk
+
     def _condition(self, labels: set[int]) -> None:
         """Compute the modulations of all steps, [start_step, M], for these classes and the null class; others are dropped."""
         wanted = {*labels, self.bundle.null_label}
@@ -268,37 +304,52 @@ def _modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) 
 class _Networks:
     """The open networks of a session: all four, or in phases, only the one that was asked for last."""
 
-    def __init__(self, session: Session, table: NDArray[np.float32], steps: int, resident: bool) -> None:
-        self._session, self._table, self._steps, self._resident = session, table, steps, resident
+    def __init__(self, opened: Opened, table: NDArray[np.float32], steps: int) -> None:
+        self._session: Session | None = opened.session
+        self.engine, self.batch, self.resident = opened.session.name, opened.session.batch, opened.resident
+        self._table, self._steps = table, steps
         self._engines: dict[NetworkName, Engine] = {}
         self._denoiser: Denoiser | None = None
-        if resident:
-            for name in NETWORKS:
+        try:
+            for name in NETWORKS if self.resident else ("encoder",):
                 self.denoiser() if name == "denoiser" else self.open(name)
+        except BaseException:
+            self.close()
+            raise
 
     def open(self, name: NetworkName) -> Engine:
         """Return the encoder, conditioner or decoder."""
         if name not in self._engines:
-            self._make_room()
-            self._engines[name] = self._session.open(name)
+            self._engines[name] = self._prepared().open(name)
         return self._engines[name]
 
     def denoiser(self) -> Denoiser:
         """Return the denoiser."""
         if self._denoiser is None:
-            self._make_room()
-            self._denoiser = self._session.open_denoiser(self._table, self._steps)
+            self._denoiser = self._prepared().open_denoiser(self._table, self._steps)
         return self._denoiser
 
     def close(self) -> None:
-        """Close whatever is open."""
-        for engine in self._engines.values():
-            engine.close()
-        self._engines.clear()
-        if self._denoiser is not None:
-            self._denoiser.close()
-            self._denoiser = None
+        """Close the networks and the session, whatever one of them says."""
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                self._close_networks()
+            finally:
+                session.close()
 
-    def _make_room(self) -> None:
-        if not self._resident:
-            self.close()
+    def _prepared(self) -> Session:
+        """Return the session with room for one more network."""
+        if self._session is None:
+            raise EngineError("the recoverer is closed; open a new one")
+        if not self.resident:
+            self._close_networks()
+        return self._session
+
+    def _close_networks(self) -> None:
+        engines, self._engines = self._engines, {}
+        denoiser, self._denoiser = self._denoiser, None
+        for engine in engines.values():
+            engine.close()
+        if denoiser is not None:
+            denoiser.close()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.errors import EngineError
 from diver_trt.runtime.engine import ENGINES, EngineName, Session
 from diver_trt.runtime.memory import MemoryPlan, choose_memory_plan
 from diver_trt.sidecar import Backend, Plan, read_plans
 
 DEFAULT_BATCH = 8
+AUTO_ORDER: tuple[EngineName, ...] = ("rtx", "trt", "onnx-cuda", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,66 +28,50 @@ class Opened:
         return self.memory is None or self.memory.residency == "resident"
 
 
+def engine_names(engine: str, bundle: Bundle) -> list[EngineName]:
+    """Return the engines to try, in order: one, or for `"auto"` those with engines in the bundle and then ONNX Runtime.
+
+    Raises:
+        EngineError: There is no such engine.
+    """
+    if engine == "auto":
+        built = {plan.backend for plan in read_plans(bundle) if isinstance(plan, Plan)}
+        return [name for name in AUTO_ORDER if name in built or name.startswith("onnx")]
+    if known := [name for name in ENGINES if name == engine]:
+        return known
+    raise EngineError(f"there is no engine {engine!r}; expected auto, {', '.join(ENGINES)}")
+
+
 def open_session(
-    engine: str, bundle: Bundle, batch: int | None = None, memory_budget: int | None = None, images: int | None = None
+    name: EngineName, bundle: Bundle, batch: int | None = None, memory_budget: int | None = None, images: int | None = None
 ) -> Opened:
-    """Open a bundle on a backend.
+    """Open a bundle on one engine.
 
     Args:
-        engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
+        name: The engine.
         bundle: The bundle.
-        batch: Images per batch; None leaves it to the memory plan, or is eight where there is none.
-        memory_budget: Limit on engine memory in bytes, for `"rtx"` and `"trt"`.
+        batch: Images per batch; None leaves it to the memory plan, or is at most eight where there is none.
+        memory_budget: Limit on engine memory in bytes, for `"rtx"` and `"trt"`; what is free on the device limits it in any case.
         images: How many images there are, if that is known.
 
     Raises:
-        EngineError: There is no such engine, it cannot run here, or nothing fits the batch or the budget.
+        EngineError: The engine cannot run here, or nothing fits the batch or the budget.
         MissingExtraError: The backend's package is not installed.
     """
     if batch is not None and batch < 1:
         raise EngineError(f"batch is {batch}; expected 1 or more")
-    if engine == "auto":
-        return _open_first(bundle, batch, memory_budget, images)
-    for name in ENGINES:
-        if engine == name:
-            return _open(name, bundle, batch, memory_budget, images)
-    raise EngineError(f"there is no engine {engine!r}; expected auto, {', '.join(ENGINES)}")
-
-
-def balanced_batch(images: int | None) -> int:
-    """Return the batch, at most eight, that wastes least on filling the last one: 10 images are two batches of 5, not 8 and 2."""
-    return math.ceil(images / math.ceil(images / DEFAULT_BATCH)) if images else DEFAULT_BATCH
-
-
-def _open_first(bundle: Bundle, batch: int | None, memory_budget: int | None, images: int | None) -> Opened:
-    """Open the first engine that works; one whose plans are there but do not fit is passed over with a warning that says why."""
-    backends = {plan.backend for plan in read_plans(bundle) if isinstance(plan, Plan)}
-    for name in ("rtx", "trt"):
-        if name in backends:
-            try:
-                return _open(name, bundle, batch, memory_budget, images)
-            except EngineError as reason:
-                warnings.warn(f"engine {name} is passed over: {reason}", RuntimeWarning, stacklevel=3)
-            except MissingExtraError:
-                continue
-    if memory_budget is None:
-        try:
-            return _open("onnx-cuda", bundle, batch, None, images)
-        except EngineError:
-            pass
-    return _open("onnx", bundle, batch, memory_budget, images)
-
-
-def _open(name: EngineName, bundle: Bundle, batch: int | None, memory_budget: int | None, images: int | None) -> Opened:
     if name in ("rtx", "trt"):
         return _open_tensorrt(name, bundle, batch, memory_budget, images)
     if memory_budget is not None:
         raise EngineError(f"a memory budget needs engines whose sidecars say what they take; engine {name} has none. Build some with `diver-trt build`")
     from diver_trt.runtime.onnx_engine import OnnxSession
 
-    session = OnnxSession(bundle, batch or balanced_batch(images), "cuda" if name == "onnx-cuda" else "cpu")
-    session.probe()
-    return Opened(session, None)
+    return Opened(OnnxSession(bundle, batch or balanced_batch(images), "cuda" if name == "onnx-cuda" else "cpu"), None)
+
+
+def balanced_batch(images: int | None) -> int:
+    """Return the batch, at most eight, that wastes least on filling the last one: 10 images are two batches of 5, not 8 and 2."""
+    return math.ceil(images / math.ceil(images / DEFAULT_BATCH)) if images else DEFAULT_BATCH
 
 
 def _open_tensorrt(backend: Backend, bundle: Bundle, batch: int | None, memory_budget: int | None, images: int | None) -> Opened:
@@ -103,9 +87,15 @@ def _open_tensorrt(backend: Backend, bundle: Bundle, batch: int | None, memory_b
     misfits = [plan.misfit(bundle, machine) for plan in plans]
     usable = [plan for plan, misfit in zip(plans, misfits, strict=True) if misfit is None]
     if not usable:
-        raise EngineError("; ".join(misfit for misfit in misfits if misfit))
+        raise EngineError("\n".join(misfit for misfit in misfits if misfit))
     if batch is not None and not (usable := [plan for plan in usable if batch in plan.batches]):
         raise EngineError(f"no engine takes batch {batch}; build one with `diver-trt build {bundle.path} --backend {backend} --batch {batch}`")
-    memory = choose_memory_plan(usable, memory_budget, images)
-    session = TrtSession(bundle, memory.plan, batch or memory.batch, module, Cuda(api), shared_scratch=memory.residency == "resident")
+    cuda = Cuda(api)
+    try:
+        free, _ = cuda.memory()
+        memory = choose_memory_plan(usable, min(memory_budget or free, free), images)
+        session = TrtSession(bundle, memory.plan, batch or memory.batch, module, cuda, shared_scratch=memory.residency == "resident")
+    except BaseException:
+        cuda.close()
+        raise
     return Opened(session, memory)

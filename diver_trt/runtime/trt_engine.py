@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, NetworkName, run_size
-from diver_trt.errors import DeviceMemoryError, EngineError
+from diver_trt.errors import EngineError
 from diver_trt.runtime.cuda import Cuda, aligned
 from diver_trt.runtime.engine import EngineName, Latents, Modulations, copy_checked
 from diver_trt.sidecar import Plan
@@ -39,7 +39,10 @@ class TrtSession:
         self.name: EngineName = plan.backend
         self.bundle, self.plan, self.batch, self.module, self.cuda = bundle, plan, batch, module, cuda
         self.log = _warnings_log(module)
-        self.runtime = module.Runtime(self.log)
+        try:
+            self.runtime = module.Runtime(self.log)
+        except Exception as cause:  # its bindings raise TypeError where the library refuses to start
+            raise EngineError(f"TensorRT cannot start: {self.log.last}") from cause
         largest = max(sidecar.memory.activation_bytes for sidecar in plan.sidecars.values())
         self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
 
@@ -131,6 +134,7 @@ class TrtEngine:
 
     def fetch(self, name: str, address: int) -> NDArray[np.generic]:
         """Copy a tensor of `name`'s type and shape from a device address and wait for it."""
+        self._require_open()
         self._cuda.download(self._host[name], address)
         self._cuda.synchronize()
         return self._host[name]
@@ -175,9 +179,12 @@ class TrtEngine:
     def _create_context(self, scratch: tuple[int, int]) -> Any:
         address, size_bytes = scratch
         if (needed := self._engine.device_memory_size_v2) > size_bytes:
-            raise EngineError(
-                f"the {self._name} engine wants {needed:,} bytes of scratch memory, by the sidecars it has {size_bytes:,}; build the engines again"
+            warnings.warn(
+                f"the {self._name} engine wants {needed:,} bytes of scratch memory, by the sidecars it has {size_bytes:,}; it gets its own",
+                RuntimeWarning,
+                stacklevel=2,
             )
+            address, size_bytes = self._own(self._cuda.allocate(needed)), needed
         strategy = self._session.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         if context is None:
@@ -189,6 +196,7 @@ class TrtEngine:
         return context
 
     def _require_open(self) -> None:
+        """Raise EngineError if the engine is closed."""
         if self._engine is None:
             raise EngineError(f"the {self._name} engine is closed; open a new one")
 
@@ -221,6 +229,10 @@ class TrtDenoiser:
         self._rows[:, : table.shape[1]] = table[:steps]
         self._table = cuda.allocate(self._rows.nbytes)
         cuda.upload(self._table, self._rows)
+        self._loaded: list[Modulations] = []
+        self._loaded_null: Modulations | None = None
+        self._enqueue_step(1)  # the first run of a context may still allocate, which a capture does not allow
+        self._cuda.synchronize()
         self._graph = self._capture()
 
     def load(self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations) -> None:
@@ -229,8 +241,11 @@ class TrtDenoiser:
         self._engine.write("anchor", anchor)
         self._cuda.synchronize()
         for slot, table in enumerate(tables):
-            self._classes[slot] = table[: self._steps]
-        self._null[:] = null[: self._steps]
+            if slot >= len(self._loaded) or self._loaded[slot] is not table:  # neighbouring batches mostly share their classes
+                self._classes[slot] = table[: self._steps]
+        if self._loaded_null is not null:
+            self._null[:] = null[: self._steps]
+        self._loaded, self._loaded_null = list(tables), null
         self._done = 0
 
     def run(self) -> Iterator[int]:
@@ -238,6 +253,8 @@ class TrtDenoiser:
         if self._graph is not None:
             self._cuda.launch(self._graph)
             self._cuda.synchronize()
+        elif not self._table:
+            raise EngineError("the denoiser is closed; open a new one")
         for k in range(self._steps, 0, -1):
             if self._graph is None:
                 self._enqueue_step(k)
@@ -280,13 +297,9 @@ class TrtDenoiser:
     def _capture(self) -> Any:
         """Return the steps as a graph, or None where this engine or driver refuses."""
         try:
-            self._enqueue_step(1)  # the first run of a context may still allocate, which a capture does not allow
-            self._cuda.synchronize()
             if not self._engine.capturable():
                 raise EngineError("TensorRT says that this engine cannot be captured")
             return self._cuda.capture(self._enqueue_all)
-        except DeviceMemoryError:
-            raise
         except EngineError as reason:
             warnings.warn(f"CUDA graph capture was refused ({reason}); running step by step", RuntimeWarning, stacklevel=2)
             return None

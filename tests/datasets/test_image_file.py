@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,17 @@ def sixteen_bits(path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(path)
 
 
+def sixteen_bit_colours(path: Path, colour_type: int = 2, channels: int = 3) -> None:
+    """Write a PNG that Pillow cannot write: 2 x 2 pixels of 16-bit RGB (colour type 2), grey and alpha (4) or RGBA (6)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes(range(2 * 2 * channels)) for _ in range(2))
+    header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
 def animated(path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:], format="PNG")
@@ -96,6 +110,9 @@ def enormous(path: Path) -> None:
         (transparent_colour, "is transparent in places"),
         (cmyk, "holds CMYK colours.*convert it to RGB"),
         (sixteen_bits, "holds 16-bit values; convert it to 8-bit RGB"),
+        (sixteen_bit_colours, "holds 16-bit values; convert it to 8-bit RGB"),
+        (partial(sixteen_bit_colours, colour_type=4, channels=2), "holds 16-bit values"),
+        (partial(sixteen_bit_colours, colour_type=6, channels=4), "holds 16-bit values"),
         (animated, r"is animated \(2 frames\); expected a still image"),
         (truncated, "not an image, or a damaged one"),
         (garbage, "not an image, or a damaged one"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +129,14 @@ def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(ExportError, match="holds a StableDiffusionPipeline; expected a DiTPipeline"):
         load_model(str(tmp_path))
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(ExportError, match="not the index of a diffusers pipeline"):
+        load_model(str(tmp_path))
+
+
+def test_a_pipeline_whose_parts_do_not_fit_is_refused(random_pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_pipeline, tmp_path / "broken")
+    config = tmp_path / "broken" / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"attention_head_dim": 12', '"attention_head_dim": 24'))
+    with pytest.raises(ExportError, match="cannot be loaded as a DiTPipeline"):
+        load_model(str(tmp_path / "broken"))

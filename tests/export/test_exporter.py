@@ -126,6 +126,16 @@ def test_an_input_that_nothing_reads_is_found(tmp_path: Path) -> None:
         graph_from_network(Ignores(), SPECS, OUT, tmp_path / "ignores.onnx")
 
 
+def test_a_network_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a if float(a.sum()) > 0 else b
+
+    with pytest.raises(ExportError, match=r"branches\.onnx: torch cannot export this network: ") as caught:
+        graph_from_network(Branches(), SPECS, OUT, tmp_path / "branches.onnx")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_graph_that_is_not_its_module_is_found(tmp_path: Path) -> None:
     graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
 

@@ -153,3 +153,7 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
         np.testing.assert_allclose(finals[-1], expected, atol=TOLERANCE * np.abs(expected).max())
     np.testing.assert_array_equal(finals[0], finals[2])
     denoiser.close()
+    denoiser.close()
+    for use in (lambda: next(denoiser.run()), denoiser.latent):
+        with pytest.raises(EngineError, match="closed"):
+            use()

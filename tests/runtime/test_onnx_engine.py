@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +15,7 @@ from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.runtime import onnx_engine
 from diver_trt.runtime.engine import Engine
 from diver_trt.runtime.onnx_engine import OnnxEngine, OnnxSession
-from diver_trt.runtime.session import open_session
+from diver_trt.runtime.recoverer import Recoverer
 
 
 
@@ -63,14 +64,15 @@ def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
 
 def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> None:
     assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
-    assert open_session("auto", digits).session.name == "onnx"
+    with Recoverer(digits, engine="auto") as recoverer:
+        assert recoverer.engine == "onnx"
     with pytest.raises(EngineError, match=r"has no CUDAExecutionProvider here .*pip install 'diver-trt\[gpu\]'"):
-        open_session("onnx-cuda", digits)
+        Recoverer(digits, engine="onnx-cuda")
 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(EngineError, match="there is no engine 'tpu'; expected auto, onnx, onnx-cuda, rtx, trt"):
-        open_session("tpu", digits)
+        Recoverer(digits, engine="tpu")
 
 
 def test_without_onnxruntime_the_message_is_the_install_line(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +85,9 @@ def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(onnx_engine, "version", lambda package: "1.30.0")
     with pytest.warns(RuntimeWarning, match=r"onnxruntime 1\.30\.0 and onnxruntime-gpu 1\.30\.0 are both installed .*pip uninstall"):
         onnx_engine.import_onnxruntime()
+
+
+def test_a_half_removed_package_is_told_with_the_way_out(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(EngineError, match="half of it is missing, as after removing one of its two packages; run `pip uninstall"):
+        OnnxSession(digits, 1).open("decoder")

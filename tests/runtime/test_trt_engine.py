@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from diver_trt.runtime.cuda import Cuda
 from diver_trt.runtime.onnx_engine import OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.trt_engine import TrtSession
-from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+from tests.stand_in import Error, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
 LABELS = [3, 1, 3, 9, 0, 3]
@@ -172,7 +173,7 @@ def test_a_run_that_tensorrt_refuses_is_an_error(session: TrtSession) -> None:
         decoder.run()
 
 
-def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_is_refused(gpu: Gpu) -> None:
+def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gpu: Gpu) -> None:
     session = gpu.session()
     deserialize = session.runtime.deserialize_cuda_engine
 
@@ -182,9 +183,77 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_is_refused(gpu:
         return made
 
     session.runtime.deserialize_cuda_engine = hungry
-    with pytest.raises(EngineError, match="wants 1,000,000 bytes of scratch memory, by the sidecars it has 4,096"):
+    with pytest.warns(RuntimeWarning, match="wants 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own"):
+        engine = session.open("decoder")
+    assert engine._context.scratch[1] == 10**6
+    engine.close()
+    session.close()
+    assert gpu.api.device == {}
+
+
+def test_an_engine_that_rtx_calls_invalid_is_not_loaded(gpu: Gpu) -> None:
+    session = gpu.session()
+    session.module.EngineValidity = SimpleNamespace(INVALID=2)
+    session.module.EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4})
+    session.runtime.get_engine_validity = lambda engine: (2, 6)
+    with pytest.raises(EngineError, match="the decoder engine is not valid here: UNSUPPORTED_CC, OLD_CUDA_DRIVER; build the engines again"):
         session.open("decoder")
     session.close()
+
+
+def test_a_tensorrt_that_cannot_start_is_one_line(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(log: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module = stand_in_tensorrt(gpu.api)
+    module.Runtime = refuses
+    monkeypatch.setattr(trt_module, "import_tensorrt", lambda backend: module)
+    with pytest.raises(EngineError, match="TensorRT cannot start: no reason given"):
+        Recoverer(gpu.bundle, QUICK, engine="rtx")
+    assert gpu.api.device == {}
+
+
+def test_networks_that_do_not_open_leave_nothing_behind(gpu: Gpu) -> None:
+    gpu.api.limit_bytes = 10**7  # the plan fits, as the stand-in's weights are elsewhere
+    gpu.api.cudaHostAlloc, original = lambda size, flags: (Error.cudaErrorMemoryAllocation, None) if size > 90_000 else original(size, flags), gpu.api.cudaHostAlloc  # type: ignore[method-assign]
+    with pytest.raises(DeviceMemoryError):
+        Recoverer(gpu.bundle, QUICK, engine="rtx")
+    assert gpu.api.device == gpu.api.host == {}
+    with pytest.warns(RuntimeWarning, match="engine rtx is passed over: out of memory"), Recoverer(gpu.bundle, QUICK, engine="auto") as recoverer:
+        assert recoverer.engine == "onnx"
+
+
+def test_what_is_free_on_the_device_is_a_budget_too(gpu: Gpu) -> None:
+    gpu.api.limit_bytes = 5_000_000
+    with Recoverer(gpu.bundle, QUICK, engine="rtx") as recoverer:
+        assert recoverer.memory is not None
+        assert recoverer.memory.residency == "phased"
+    gpu.api.limit_bytes = 1_000_000
+    with pytest.raises(DeviceMemoryError, match=r"nothing fits a memory budget of 1 MB"):
+        Recoverer(gpu.bundle, QUICK, engine="rtx")
+
+
+def test_chunks_of_phases_are_whole_batches_with_few_classes(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diver_trt.runtime.recoverer.CHUNK_IMAGES", 3)
+    monkeypatch.setattr("diver_trt.runtime.recoverer.CHUNK_CLASSES", 2)
+    gpu.api.limit_bytes = 5_000_000
+    labels = [0, 0, 0, 1, 2, 2, 2, 2, 3]
+    images = np.zeros((9, 32, 32, 3), np.uint8)
+    steps: list[None] = []
+    with Recoverer(gpu.bundle, QUICK, engine="rtx") as recoverer:
+        samples = recoverer._samples(images, labels, 0, None, None)
+        assert [[[s.label for s in batch] for batch in chunk] for chunk in recoverer._chunks(samples)] == [[[0, 0], [0, 1]], [[2, 2], [2, 2]], [[3]]]
+        assert len(list(recoverer(images, labels, on_step=lambda: steps.append(None)))) == 9
+    assert len(steps) == 5 * QUICK.start_step
+
+
+def test_a_closed_recoverer_says_so(gpu: Gpu, images: Any) -> None:
+    for engine in ("rtx", "onnx"):
+        recoverer = Recoverer(gpu.bundle, QUICK, engine=engine)
+        recoverer.close()
+        recoverer.close()
+        with pytest.raises(EngineError, match="the recoverer is closed"):
+            list(recoverer(images, LABELS))
 
 
 def test_an_engine_whose_bytes_changed_is_never_deserialized(gpu: Gpu, images: Any) -> None:
@@ -195,8 +264,6 @@ def test_an_engine_whose_bytes_changed_is_never_deserialized(gpu: Gpu, images: A
 
 
 def test_an_engine_for_another_gpu_is_never_loaded(gpu: Gpu, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
     other = SimpleNamespace(name=b"NVIDIA H200", major=9, minor=0, totalGlobalMem=1, multiProcessorCount=132)
     monkeypatch.setattr(gpu.api, "cudaGetDeviceProperties", lambda device: (0, other))
     message = r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\nRebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
