@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,10 @@ class TensorSpec:
     def concrete(self, size: int) -> tuple[int, ...]:
         """Return the shape with every dynamic axis set to `size`."""
         return tuple(size if isinstance(dim, str) else dim for dim in self.shape)
+
+    def size_bytes(self, size: int) -> int:
+        """Return the bytes it takes with every dynamic axis set to `size`."""
+        return math.prod(self.concrete(size)) * np.dtype(self.dtype).itemsize
 
     def allocate(self, size: int) -> NDArray[np.generic]:
         """Return zeros of this type with every dynamic axis set to `size`."""

@@ -25,7 +25,6 @@ from diver_trt.errors import EngineError, MissingExtraError, OutputError
 from diver_trt.runtime.cuda import find_gpu, import_cuda
 from diver_trt.runtime.trt_module import EXTRAS, import_tensorrt, this_machine
 from diver_trt.sidecar import PLANS, Backend, Machine, Memory, Profile, Sidecar
-from diver_trt.tensors import TensorSpec
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -117,7 +116,7 @@ def resolve_target(backend: Backend, sms: Sequence[int], batches: Profile, works
 
 def io_bytes(network: Network, size: int) -> int:
     """Return the bytes of a network's inputs and outputs with its dynamic axis set to `size`."""
-    return sum(spec.allocate(0).itemsize * _count(spec, size) for spec in (*network.inputs, *network.outputs))
+    return sum(spec.size_bytes(size) for spec in (*network.inputs, *network.outputs))
 
 
 def build_plan(
@@ -429,13 +428,6 @@ def _memory_figures(name: NetworkName, lines: list[str]) -> dict[str, int]:
             raise EngineError(f"{name}: the compiler did not report its '{title}'; this version of TensorRT is not known to work")
         figures[key] = max(found)
     return figures
-
-
-def _count(spec: TensorSpec, size: int) -> int:
-    count = 1
-    for dim in spec.concrete(size):
-        count *= dim
-    return count
 
 
 def _peak_bytes() -> int:

@@ -72,8 +72,8 @@ class Recoverer:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
-        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is eight. It changes speed and memory, never the
-            result on one engine's CPU path.
+        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight. It changes speed and memory; on the
+            CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
 

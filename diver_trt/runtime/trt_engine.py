@@ -6,7 +6,6 @@ copies between fixed addresses and launches, nothing else.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -78,7 +77,7 @@ class TrtEngine:
         needed = session.plan.sidecars[network].memory.activation_bytes
         self._context: Any = self._create_context(scratch or (self._own(session.cuda.allocate(needed)), needed))
         specs = {**self._inputs, **self._outputs}
-        self._device = {name: self._own(self._cuda.allocate(_size_bytes(spec, batch))) for name, spec in specs.items()}
+        self._device = {name: self._own(self._cuda.allocate(spec.size_bytes(batch))) for name, spec in specs.items()}
         self._host = {name: self._cuda.allocate_host(spec.concrete(batch), spec.dtype) for name, spec in specs.items()}
         self._releases.extend(array.ctypes.data for array in self._host.values())
         for name, address in self._device.items():
@@ -303,10 +302,6 @@ class TrtDenoiser:
         except EngineError as reason:
             warnings.warn(f"CUDA graph capture was refused ({reason}); running step by step", RuntimeWarning, stacklevel=2)
             return None
-
-
-def _size_bytes(spec: TensorSpec, batch: int) -> int:
-    return math.prod(spec.concrete(batch)) * np.dtype(spec.dtype).itemsize
 
 
 def _warnings_log(module: Any) -> Any:
