@@ -94,6 +94,16 @@ def main() -> None:
             totals = [megabytes(phase.total_bytes) for phase in planned.phases]
             print(f"| {planned.batch} | {residency} | {' | '.join(totals)} | **{megabytes(planned.peak_bytes)}** |")
 
+    largest = Profile(BATCHES[-1], BATCHES[-1], BATCHES[-1])
+    whole = {
+        name: compile_graph(
+            bundle.path / bundle.networks[name].graph.name, bundle.networks[name], largest, resolve_target("rtx", SMS, largest)
+        )
+        for name in ("encoder", "decoder")
+    }
+    activations = ", ".join(f"{name} {megabytes(compiled.memory.activation_bytes)} MB" for name, compiled in whole.items())
+    print(f"\nthe VAE at batch {BATCHES[-1]} instead of one image at a time: activations {activations}.")
+
     target = resolve_target("rtx", SMS[-1:], Profile(8, 8, 8))
     with torch.no_grad():
         unsplit = compile_unsplit(folder, target, 8).memory

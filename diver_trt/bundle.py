@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError
@@ -32,10 +32,10 @@ SCHEMA = 1
 MANIFEST = "bundle.json"
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
-NETWORKS: tuple[NetworkName, ...] = ("encoder", "conditioner", "denoiser", "decoder")
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,7 @@ def inspect(
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
     elif (folder / "denoiser.json").exists():
-        facts = _plan_facts(read_plan(folder), verify=True)
+        facts = _plan_facts(read_plan(folder))
     elif (folder / MANIFEST).exists():
         facts = open_recovered(folder)
     else:
@@ -369,12 +369,11 @@ def _inspect_distilled(path: Path, model: Bundle, classes: str | None) -> dict[s
     }
 
 
-def _plan_facts(plan: Plan, verify: bool) -> dict[str, Any]:
+def _plan_facts(plan: Plan) -> dict[str, Any]:
     from diver_trt.sidecar import sidecar_facts
 
-    if verify:
-        for name in plan.sidecars:
-            plan.verified(name)
+    for name in plan.sidecars:
+        plan.verified(name)
     built = plan.sidecars["denoiser"].built_on
     return {
         "kind": "engines",

@@ -16,7 +16,7 @@ from typing import Literal
 
 from diver_trt import __version__
 from diver_trt.bundle import Bundle
-from diver_trt.errors import DiverError
+from diver_trt.errors import DiverError, MissingExtraError
 from diver_trt.runtime.cuda import Gpu, find_gpu, import_cuda
 from diver_trt.runtime.onnx_engine import OnnxSession, import_onnxruntime
 from diver_trt.runtime.trt_module import import_tensorrt, this_machine
@@ -79,7 +79,7 @@ def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
             warnings.simplefilter("always")
             runtime = import_onnxruntime()
     except DiverError as error:
-        yield Finding("ONNX Runtime, CPU", "missing", "not installed", _command(error))
+        yield _unusable("ONNX Runtime, CPU", error)
         return
     for warning in caught:
         if issubclass(warning.category, RuntimeWarning):
@@ -109,7 +109,7 @@ def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
     try:
         api = import_cuda()
     except DiverError as error:
-        yield Finding("CUDA", "missing", "cuda-bindings is not installed", _command(error)), None
+        yield _unusable("CUDA", error), None
         return
     (_, driver), (_, bindings) = api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()
     if 0 < driver // 1000 < bindings // 1000:  # the bindings' runtime then finds no device at all
@@ -128,14 +128,11 @@ def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | Non
     try:
         module = import_tensorrt(backend)
     except DiverError as error:
-        missing = isinstance(error, ImportError)
-        return Finding(subject, "missing" if missing else "broken", "not installed" if missing else str(error), _command(error)), None
+        return _unusable(subject, error), None
     try:
-        runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+        module.Runtime(module.Logger(module.Logger.ERROR))
     except Exception as cause:  # without a driver, some versions refuse to start, each in a way of its own
         return Finding(subject, "broken", f"{module.__version__} cannot start: {cause}"), None
-    if runtime is None:
-        return Finding(subject, "broken", f"{module.__version__} cannot start"), None
     builds = "; builds engines, runs none without a GPU" if gpu is None and backend == "rtx" else ""
     return Finding(subject, "works", f"{module.__version__}{builds}"), this_machine(backend, module, gpu)
 
@@ -163,13 +160,13 @@ def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Findi
         if machine is None:
             yield Finding(subject, "broken", f"are for {plan.backend}, which does not work here")
         elif misfit := plan.misfit(bundle, machine):
-            reason, _, remedy = misfit.partition("\nRebuild it with ")
-            yield Finding(subject, "broken", reason, remedy.strip("`"))
+            yield Finding(subject, "broken", misfit.reason, misfit.command)
         else:
             yield Finding(subject, "works", f"batch {plan.batches}")
 
 
-def _command(error: DiverError) -> str | None:
-    """Return the command between back-quotes in an error's message, if it has one."""
-    parts = str(error).split("`")
-    return parts[1] if len(parts) >= 3 else None
+def _unusable(subject: str, error: DiverError) -> Finding:
+    """Return the finding for a package that does not import: missing if it is not installed, else broken."""
+    if isinstance(error, MissingExtraError):
+        return Finding(subject, "missing", "not installed", error.command)
+    return Finding(subject, "broken", str(error))

@@ -49,7 +49,12 @@ class DeviceMemoryError(EngineError):
 
 
 class MissingExtraError(DiverError, ImportError):
-    """An optional package is not installed; the message names the line that installs it."""
+    """An optional package is not installed; the message names the line that installs it.
+
+    Attributes:
+        command: That line.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed; run `pip install 'diver-trt[{extra}]'`")
+        self.command = f"pip install 'diver-trt[{extra}]'"
+        super().__init__(f"{purpose} needs {package}, which is not installed; run `{self.command}`")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diver_trt.errors import RecipeError
 
 Sigma = Literal["learned", "posterior", "marginal"]
-SIGMAS: tuple[Sigma, ...] = ("learned", "posterior", "marginal")
+SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from diver_trt.bundle import NETWORKS, Bundle, FileRecord, NetworkName, file_sha256
 from diver_trt.documents import Document
@@ -21,7 +21,7 @@ SIDECAR_SCHEMA = 1
 PLANS = "plans"
 
 Backend = Literal["rtx", "trt"]
-BACKENDS: tuple[Backend, ...] = ("rtx", "trt")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +189,17 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why an engine must not be loaded, and the command that builds it again where that would help."""
+
+    reason: str
+    command: str | None
+
+    def __str__(self) -> str:
+        return f"{self.reason}\nRebuild it with `{self.command}`" if self.command else self.reason
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A folder of engines for one target, `plans/TARGET`, one per network.
 
@@ -210,12 +221,12 @@ class Plan:
         """The backend of its engines."""
         return self.sidecars["denoiser"].built_on.backend
 
-    def misfit(self, bundle: Bundle, machine: Machine) -> str | None:
-        """Return the first reason why one of its engines must not be loaded, in a second line the command that mends it, or None."""
+    def misfit(self, bundle: Bundle, machine: Machine) -> Misfit | None:
+        """Return the first reason why one of its engines must not be loaded, or None."""
         for sidecar in self.sidecars.values():
             if reason := sidecar.misfit(bundle, machine):
-                remedy = f"\nRebuild it with `{self.rebuild_command(bundle, machine)}`" if machine.compute_capability else ""
-                return f"{self.folder / sidecar.engine.name}: {reason}{remedy}"
+                command = self.rebuild_command(bundle, machine) if machine.compute_capability else None
+                return Misfit(f"{self.folder / sidecar.engine.name}: {reason}", command)
         return None
 
     def rebuild_command(self, bundle: Bundle, machine: Machine) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -64,6 +65,13 @@ def test_without_onnxruntime_nothing_is_usable(digits: Bundle, monkeypatch: pyte
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["usable"] is False
+
+
+def test_a_half_removed_onnxruntime_is_broken_not_missing(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    finding = findings(digits)["ONNX Runtime, CPU"]
+    assert finding.state == "broken"
+    assert "half of it is missing" in finding.detail
 
 
 def test_both_packages_of_onnxruntime_are_broken(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

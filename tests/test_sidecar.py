@@ -50,7 +50,7 @@ def test_an_engine_fits_the_machine_it_was_built_for(bundle: Bundle, plan: Plan)
 def test_an_engine_that_does_not_fit_says_why_and_how_to_rebuild(bundle: Bundle, plan: Plan, machine: dict[str, Any], reason: str) -> None:
     found = plan.misfit(bundle, replace(MACHINE, **machine))
     assert found is not None
-    said, *remedy = found.splitlines()
+    said, *remedy = str(found).splitlines()
     assert said.endswith(f"encoder.engine: {reason}")
     if "no NVIDIA GPU" in reason:
         assert remedy == []

@@ -6,7 +6,7 @@ Everything here is float64; the runtime rounds the finished table to float32 onc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from diver_trt.recipe import Recipe, Sigma
 Float64 = NDArray[np.float64]
 
 BetaSchedule = Literal["linear", "scaled_linear"]
-BETA_SCHEDULES: tuple[BetaSchedule, ...] = ("linear", "scaled_linear")
+BETA_SCHEDULES: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from diver_trt.errors import EngineError
 from diver_trt.tensors import describe
 
 EngineName = Literal["onnx", "onnx-cuda", "rtx", "trt"]
-ENGINES: tuple[EngineName, ...] = ("onnx", "onnx-cuda", "rtx", "trt")
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 Latents = NDArray[np.float32]
 Modulations = NDArray[np.generic]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from diver_trt.bundle import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError
 from diver_trt.sidecar import Plan, Sidecar
 
 Residency = Literal["resident", "phased"]
-RESIDENCIES: tuple[Residency, ...] = ("resident", "phased")
+RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
 
 
 @dataclass(frozen=True, slots=True)

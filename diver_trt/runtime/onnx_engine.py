@@ -66,7 +66,6 @@ class OnnxEngine:
         runtime = import_onnxruntime()
         self.batch = batch
         self._name = network
-        self._device = device
         self._inputs = {spec.name: spec for spec in bundle.networks[network].inputs}
         self._outputs = {spec.name: spec for spec in bundle.networks[network].outputs}
         self._session: Any = _open_session(runtime, bundle, network, device)
@@ -199,8 +198,9 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     options.log_severity_level = 3
     options.intra_op_num_threads = available_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    graph = bundle.verified(network)
     try:
-        session = runtime.InferenceSession(bundle.verified(network), options, providers=[provider])
+        session = runtime.InferenceSession(graph, options, providers=[provider])
     except Exception as cause:
         raise EngineError(f"ONNX Runtime cannot open the {network}: {str(cause).splitlines()[0]}") from cause
     if provider not in session.get_providers():

@@ -87,7 +87,7 @@ def _open_tensorrt(backend: Backend, bundle: Bundle, batch: int | None, memory_b
     misfits = [plan.misfit(bundle, machine) for plan in plans]
     usable = [plan for plan, misfit in zip(plans, misfits, strict=True) if misfit is None]
     if not usable:
-        raise EngineError("\n".join(misfit for misfit in misfits if misfit))
+        raise EngineError("\n".join(str(misfit) for misfit in misfits if misfit))
     if batch is not None and not (usable := [plan for plan in usable if batch in plan.batches]):
         raise EngineError(f"no engine takes batch {batch}; build one with `diver-trt build {bundle.path} --backend {backend} --batch {batch}`")
     cuda = Cuda(api)

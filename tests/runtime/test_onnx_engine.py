@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import onnxruntime
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.errors import BundleError, EngineError, MissingExtraError
 from diver_trt.runtime import onnx_engine
 from diver_trt.runtime.engine import Engine
 from diver_trt.runtime.onnx_engine import OnnxEngine, OnnxSession
@@ -91,3 +93,13 @@ def test_a_half_removed_package_is_told_with_the_way_out(digits: Bundle, monkeyp
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     with pytest.raises(EngineError, match="half of it is missing, as after removing one of its two packages; run `pip uninstall"):
         OnnxSession(digits, 1).open("decoder")
+
+
+def test_a_changed_file_is_the_bundles_fault_not_onnxruntimes(digits: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(digits.path, tmp_path / "copy")
+    bundle = Bundle.open(tmp_path / "copy")
+    data = bytearray((bundle.path / "decoder.onnx").read_bytes())
+    data[-1000] ^= 255
+    (bundle.path / "decoder.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match=r"decoder\.onnx: SHA-256 is"):
+        OnnxSession(bundle, 1).open("decoder")
