@@ -22,6 +22,8 @@ from diver_trt.errors import DiverError, EngineError, MissingExtraError, RecipeE
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
+    from diver_trt.datasets.dataset import Dataset
+    from diver_trt.datasets.image_source import Checked
     from diver_trt.recipe import Recipe
     from diver_trt.sidecar import Plan
 
@@ -39,7 +41,21 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 Classes = Annotated[
     str | None,
-    typer.Option(help="What the class folders mean: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.", show_default=False),
+    typer.Option(help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.", show_default=False),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="Who wrote it: mtt, glad, dc, idc, dream, ncfm, frepo, kip; sre2l, rded, d4m, minimax, folders.", show_default=False
+    ),
+]
+Normalisation = Annotated[
+    str | None,
+    typer.Option(help="What tensors were normalised with: imagenet, cifar10, glad, none, …, or MEAN:STD.", show_default=False),
+]
+Collage = Annotated[int | None, typer.Option(help="Images along a side of each stored one; 1 keeps them whole.", show_default=False)]
+ZcaReference = Annotated[
+    Path | None, typer.Option(help="Training images, to fit a ZCA transform again that the file does not have.", show_default=False)
 ]
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Exported model.  [default: the digits model]", show_default=False)]
 
@@ -90,10 +106,16 @@ def root(_: Annotated[bool, typer.Option("--version", callback=version, is_eager
 @app.command(epilog="Example: diver-trt recover examples/digits/distilled/ipc10 recovered")
 @reporting
 def recover(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Distilled images: one folder of PNG, JPEG or WebP files per class.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors).")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder for the recovered images.")],
     bundle: BundlePath = None,
     classes: Classes = None,
+    source_format: Format = None,
+    normalisation: Normalisation = None,
+    collage: Collage = None,
+    zca_reference: ZcaReference = None,
+    layout: Annotated[str, typer.Option(help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, npz, idc.")] = "index",
+    size: Annotated[str, typer.Option(help="Side of the written images in pixels, such as 128 or 224; keep is the model's.")] = "keep",
     engine: Annotated[str, typer.Option(help="onnx (CPU), onnx-cuda, rtx, trt, or auto: the fastest that really works here.")] = "auto",
     batch: Annotated[str, typer.Option(help="Images per batch, or auto. Changes speed and memory, never the result.")] = "auto",
     memory_budget: Annotated[
@@ -132,39 +154,36 @@ def recover(
         sigma=sigma,
     )
     from diver_trt.bundle import Bundle, default_bundle
-    from diver_trt.datasets.folder_reader import read_class_folders
-    from diver_trt.recovery import check_output, contact_sheet_path, recover_dataset, validate
+    from diver_trt.datasets.dataset import read_dataset
+    from diver_trt.datasets.layout import LAYOUTS
+    from diver_trt.datasets.read_options import ReadOptions
+    from diver_trt.recovery import check_output, contact_sheet_path, recover_dataset
     from diver_trt.runtime.memory import format_bytes, parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
 
+    chosen_layout, side = _choice("--layout", layout, LAYOUTS), None if size == "keep" else _positive("--size", size)
+    images_per_batch = None if batch == "auto" else _positive("--batch", batch)
     opened = Bundle.open(bundle or default_bundle())
-    dataset = read_class_folders(source, opened, classes)
-    check_output(source, output)
+    dataset = read_dataset(source, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference))
+    check_output(dataset, opened, output, chosen_layout)
     count = len(dataset.samples)
-    _say(f"{source}: {count} images in {len(dataset.labels)} classes, classes as in {dataset.classes}; model {opened.model_id} {opened.precision}")
-    hashes = []
-    with _progress("checking", count) as advance:
-        for digest in validate(dataset):
-            hashes.append(digest)
-            advance()
-
-    size = None if batch == "auto" else _positive("--batch", batch)
+    checked = _checked(dataset, opened)
     budget = parse_bytes(memory_budget) if memory_budget else None
     started = time.monotonic()
-    with Recoverer(opened, recipe, engine=engine, batch=size, memory_budget=budget, images=count) as recoverer:
-        size = recoverer.batch
-        batches = -(-count // size)
-        _say(f"recovering on {recoverer.engine} in {batches} batches of up to {size}, {recoverer.steps_per_batch} steps each")
+    with Recoverer(opened, recipe, engine=engine, batch=images_per_batch, memory_budget=budget, images=count) as recoverer:
+        per_batch = recoverer.batch
+        batches = -(-count // per_batch)
+        _say(f"recovering on {recoverer.engine} in {batches} batches of up to {per_batch}, {recoverer.steps_per_batch} steps each")
         if recoverer.memory:
             _say(f"networks {recoverer.memory.residency}, {format_bytes(recoverer.memory.peak_bytes)} of engine memory at the peak")
         with _progress("recovering", batches * recoverer.steps_per_batch) as advance:
-            for _ in recover_dataset(dataset, hashes, output, recoverer, seed=seed, on_step=advance):
+            for _ in recover_dataset(dataset, checked, output, recoverer, seed=seed, layout=chosen_layout, size=side, on_step=advance):
                 pass
         used = recoverer.engine
     seconds = time.monotonic() - started
     sheet = contact_sheet_path(output)
     if as_json:
-        _print_json(output=str(output), images=count, engine=used, batch=size, seconds=round(seconds, 3), contact_sheet=str(sheet))
+        _print_json(output=str(output), images=count, engine=used, batch=per_batch, seconds=round(seconds, 3), contact_sheet=str(sheet))
     else:
         print(f"recovered {count} images into {output} in {seconds:.1f} s; look at {sheet}")
 
@@ -267,6 +286,33 @@ def build(
     print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
 
 
+@app.command(epilog="Example: diver-trt convert images_best.pt images_best.npz")
+@reporting
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A method's tensors: a .pt file or its folder.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new .npz or .safetensors file.")],
+    source_format: Format = None,
+    normalisation: Normalisation = None,
+    collage: Collage = None,
+    as_json: Json = False,
+) -> None:
+    """Convert distilled tensors for a device without torch: same values, read there without any guess."""
+    from diver_trt.datasets.converter import convert_tensors
+    from diver_trt.datasets.read_options import ReadOptions
+    from diver_trt.datasets.tensor_reader import find_one_tensor_file, read_tensors
+
+    tensors = read_tensors(find_one_tensor_file(source), ReadOptions(method=source_format, normalisation=normalisation, collage=collage))
+    factor = collage or tensors.collage or tensors.format.default_collage(tensors.side)
+    convert_tensors(tensors, factor, output)
+    facts = {"format": tensors.format.name, "normalisation": tensors.normalisation.name, "collage": factor, "images": len(tensors.images)}
+    if as_json:
+        _print_json(output=str(output), source=str(tensors.path), **facts)
+        return
+    for note in tensors.notes:
+        _say(f"note: {note}")
+    print(f"wrote {output}: {len(tensors.images)} images of {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}")
+
+
 @app.command(epilog="Example: diver-trt doctor")
 @reporting
 def doctor(bundle: BundlePath = None, as_json: Json = False) -> None:
@@ -295,6 +341,13 @@ def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A bundle, a folder of its engines, distilled images, or a recovered dataset.")],
     bundle: BundlePath = None,
     classes: Classes = None,
+    source_format: Format = None,
+    normalisation: Normalisation = None,
+    collage: Collage = None,
+    zca_reference: ZcaReference = None,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(help="For distilled images: write a picture of what would be fed to the model.", show_default=False)
+    ] = None,
     memory_budget: Annotated[
         str | None, typer.Option(help="For a bundle with engines: which plan fits this much engine memory, such as 2GB.", show_default=False)
     ] = None,
@@ -303,8 +356,9 @@ def inspect(
     """Say what a bundle, an engine or a dataset is, and whether its files are whole."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
-    from diver_trt.datasets.recovered import open_recovered
-    from diver_trt.datasets.writer import MANIFEST
+    from diver_trt.datasets.dataset import read_dataset
+    from diver_trt.datasets.read_options import ReadOptions
+    from diver_trt.datasets.recovered import inspect_recovered, is_recovered
     from diver_trt.sidecar import read_plan
 
     folder = path.parent if path.suffix == ".engine" else path
@@ -312,10 +366,12 @@ def inspect(
         facts = _inspect_bundle(folder, memory_budget)
     elif (folder / "denoiser.json").exists():
         facts = _plan_facts(read_plan(folder))
-    elif (folder / MANIFEST).exists():
-        facts = open_recovered(folder)
+    elif is_recovered(folder):
+        facts = inspect_recovered(folder)
     else:
-        facts = _inspect_distilled(path, Bundle.open(bundle or default_bundle()), classes)
+        opened = Bundle.open(bundle or default_bundle())
+        dataset = read_dataset(path, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference))
+        facts = _inspect_distilled(dataset, opened, contact_sheet)
     if as_json:
         _print_json(**facts)
         return
@@ -351,22 +407,49 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     return facts
 
 
-def _inspect_distilled(path: Path, model: Bundle, classes: str | None) -> dict[str, Any]:
-    from diver_trt.datasets.folder_reader import read_class_folders
-    from diver_trt.recovery import validate
+def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | None) -> dict[str, Any]:
+    from diver_trt.recovery import distilled_sheet, mean_clipped
 
-    dataset = read_class_folders(path, model, classes)
-    with _progress("checking", len(dataset.samples)) as advance:
-        for _ in validate(dataset):
-            advance()
+    checked = _checked(dataset, model)
+    if contact_sheet:
+        distilled_sheet(dataset, model).save(contact_sheet)
+        _say(f"what would be fed to the model: {contact_sheet}")
+    origin = dataset.origin
     return {
         "kind": "distilled images",
+        "format": origin.format.name,
+        "files": list(origin.files),
         "images": len(dataset.samples),
         "classes": len(dataset.labels),
+        "image_size": list(origin.image_size),
+        "normalisation": origin.normalisation,
+        "whitened": origin.whitened,
+        "clipped": round(mean_clipped(checked), 6),
+        "collage": origin.collage,
+        "soft_labels": origin.soft_labels,
         "class_map": dataset.classes,
         "model": f"{model.model_id} {model.precision}",
         "labels": {str(index): label for index, label in dataset.labels.items()},
+        "notes": list(origin.notes),
     }
+
+
+def _checked(dataset: Dataset, model: Bundle) -> list[Checked]:
+    """Say what a dataset was found to be, and look at every image of it."""
+    from diver_trt.recovery import mean_clipped
+
+    _say(f"{dataset.root}: {dataset.summary}; model {model.model_id} {model.precision}")
+    for note in dataset.origin.notes:
+        _say(f"note: {note}")
+    _say("if that is wrong: --format, --classes, --normalisation, --collage")
+    checked = []
+    with _progress("checking", len(dataset.samples)) as advance:
+        for found in dataset.images.check():
+            checked.append(found)
+            advance()
+    if clipped := mean_clipped(checked):
+        _say(f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped optimisation leaves them, and are clipped")
+    return checked
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:

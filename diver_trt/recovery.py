@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from diver_trt import __version__
 from diver_trt.bundle import Bundle, file_sha256
 from diver_trt.datasets.class_map import wnid_of
 from diver_trt.datasets.contact_sheet import ContactSheet
-from diver_trt.datasets.folder_reader import Dataset, Sample
-from diver_trt.datasets.image_file import read_image
+from diver_trt.datasets.dataset import Dataset, Sample
+from diver_trt.datasets.image_source import Checked
+from diver_trt.datasets.layout import Written, image_path, require_torch, tensor_normalisation, write_companions
 from diver_trt.datasets.writer import CONTACT_SHEET, DatasetWriter, require_empty
 from diver_trt.errors import DatasetError, OutputError
 from diver_trt.pixels import square
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import Recoverer
+
+RESAMPLING = "bicubic, antialiased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,71 +34,85 @@ class RecoveredFile:
     path: Path
 
 
-def check_output(source: Path, output: Path) -> None:
-    """Refuse an output folder that holds something, or that overlaps the input.
+def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) -> None:
+    """Refuse an output folder that holds something or overlaps the input, and a layout that cannot be written, before any work is done.
 
     Raises:
-        OutputError: It does.
+        OutputError: It does, or cannot.
     """
     require_empty(output)
-    distilled, recovered = source.resolve(), output.resolve()
+    distilled, recovered = dataset.root.resolve(), output.resolve()
     if distilled == recovered or distilled in recovered.parents or recovered in distilled.parents:
-        raise OutputError(f"{output}: overlaps the input folder {source}; choose a folder of its own for the recovered images")
-
-
-def validate(dataset: Dataset) -> Iterator[str]:
-    """Open every image once, so that a bad one is found before any work is done; yield each file's SHA-256.
-
-    Raises:
-        DatasetError: An image cannot be read.
-    """
-    for sample in dataset.samples:
-        read_image(sample.path)
-        yield file_sha256(sample.path)
+        raise OutputError(f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images")
+    require_torch(layout)
+    image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 
 
 def recover_dataset(
     dataset: Dataset,
-    source_hashes: list[str],
+    checked: Sequence[Checked],
     output: Path,
     recoverer: Recoverer,
     *,
     seed: int,
+    layout: str = "index",
+    size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[RecoveredFile]:
     """Recover a dataset into a folder, yielding each image when it is on disk; the manifest is written last.
 
     Args:
         dataset: The distilled images.
-        source_hashes: SHA-256 of each, from `validate`.
+        checked: What a look at each of its images found, from `dataset.images.check`.
         output: Folder to write; it must not exist, or be empty.
         recoverer: The opened model and recipe.
         seed: Seed of the noise.
+        layout: One of `LAYOUTS`.
+        size: Side of the written images in pixels; None keeps the model's.
         on_step: Called after every denoising step of every batch.
 
     Raises:
-        DatasetError: An image has changed or vanished since it was validated.
+        DatasetError: An image has changed or vanished since it was looked at.
         OutputError: The folder holds something, or a file cannot be written.
         EngineError: The engine fails.
     """
-    check_output(dataset.root, output)
     bundle = recoverer.bundle
+    check_output(dataset, bundle, output, layout)
     writer = DatasetWriter(output)
-    samples, records = dataset.samples, []
-    counts = Counter(sample.index for sample in samples)
-    sheet = ContactSheet(_title(bundle, recoverer.recipe, seed), bundle.image_size, counts)
-    images = (read_image(sample.path) for sample in samples)
+    samples, size = dataset.samples, size or bundle.image_size
+    sheet = ContactSheet(
+        f"{_title(bundle, recoverer.recipe, seed)}  ·  top: distilled, bottom: recovered",
+        bundle.image_size,
+        Counter(s.index for s in samples),
+    )
+    images = (dataset.images.read(sample.position) for sample in samples)
     recovered = recoverer(images, (sample.label for sample in samples), seed=seed, keys=(sample.key for sample in samples), on_step=on_step)
-    for sample, source_hash, result in zip(samples, source_hashes, recovered, strict=True):
-        if file_sha256(sample.path) != source_hash:
-            raise DatasetError(f"{sample.path}: has changed while it was being recovered; run again on a copy that stays as it is")
-        path = writer.add(sample.key, result.image)
+    files = _files(dataset, bundle, layout)
+    for sample, file, result in zip(samples, files, recovered, strict=True):
+        source_hash = checked[sample.position].sha256
+        name = dataset.images.name(sample.position)
+        if dataset.images.sha256(sample.position) != source_hash:
+            raise DatasetError(f"{dataset.root}: {name} has changed while it was being recovered; run again on a copy that stays as it is")
+        path = writer.add(file, square(result.image, size))
         if sheet.wants(sample.index):
-            distilled = square(read_image(sample.path), bundle.image_size)
+            distilled = square(dataset.images.read(sample.position), bundle.image_size)
             sheet.add(sample.index, class_title(bundle, sample), distilled, result.image)
-        records.append(_record(bundle, dataset, sample, source_hash, path))
+        writer.record(_record(bundle, sample, file, file_sha256(path), name, source_hash))
         yield RecoveredFile(sample, path)
-    writer.finish(_manifest(dataset, recoverer, seed, records), sheet.draw())
+    normalisation = tensor_normalisation(layout, dataset.origin.normalisation, size)
+    companions = write_companions(layout, _written(dataset, bundle, output, files, size), normalisation)
+    described = {"name": layout, "size": size, "resampling": RESAMPLING if size != bundle.image_size else None}
+    described["normalisation"] = normalisation.name if normalisation else None
+    writer.finish(_manifest(dataset, checked, recoverer, seed, described, companions, output), sheet.draw())
+
+
+def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
+    """Return a picture of the images as they would be fed to the model."""
+    sheet = ContactSheet(f"{dataset.root.name}: {dataset.summary}", bundle.image_size, Counter(sample.index for sample in dataset.samples))
+    for sample in dataset.samples:
+        if sheet.wants(sample.index):
+            sheet.add(sample.index, class_title(bundle, sample), square(dataset.images.read(sample.position), bundle.image_size))
+    return sheet.draw()
 
 
 def contact_sheet_path(output: Path) -> Path:
@@ -115,11 +134,22 @@ def _title(bundle: Bundle, recipe: Recipe, seed: int) -> str:
     )
 
 
-def _record(bundle: Bundle, dataset: Dataset, sample: Sample, source_hash: str, path: Path) -> dict[str, Any]:
+def _files(dataset: Dataset, bundle: Bundle, layout: str) -> list[str]:
+    """Return where each sample goes; two indices of one class share its wnid folder, and go on counting there."""
+    files, shared = [], Counter[int]()
+    for sample in dataset.samples:
+        number = shared[sample.label] if layout == "wnid" else int(sample.key.rpartition("/")[2])
+        shared[sample.label] += 1
+        files.append(image_path(layout, sample.index, number, wnid_of(sample.label, bundle.num_classes)))
+    return files
+
+
+def _record(bundle: Bundle, sample: Sample, file: str, sha256: str, source: str, source_hash: str) -> dict[str, Any]:
     return {
-        "file": f"{sample.key}.png",
-        "sha256": file_sha256(path),
-        "source": sample.path.relative_to(dataset.root).as_posix(),
+        "key": sample.key,
+        "file": file,
+        "sha256": sha256,
+        "source": source,
         "source_sha256": source_hash,
         "index": sample.index,
         "label": sample.label,
@@ -127,16 +157,51 @@ def _record(bundle: Bundle, dataset: Dataset, sample: Sample, source_hash: str, 
     }
 
 
-def _manifest(dataset: Dataset, recoverer: Recoverer, seed: int, records: list[dict[str, Any]]) -> dict[str, Any]:
-    bundle = recoverer.bundle
+def _written(dataset: Dataset, bundle: Bundle, output: Path, files: list[str], size: int) -> Written:
+    samples, soft_label = dataset.samples, dataset.soft_label
+    return Written(
+        root=output,
+        files=files,
+        indices=[sample.index for sample in samples],
+        labels=dataset.labels,
+        names={index: _class_name(bundle, label) for index, label in dataset.labels.items()},
+        soft_labels=None if soft_label is None else lambda number: soft_label(samples[number].position),
+        size=size,
+    )
+
+
+def _class_name(bundle: Bundle, label: int) -> str:
+    return bundle.class_names[label].split(",")[0] if bundle.class_names else wnid_of(label, bundle.num_classes) or str(label)
+
+
+def _manifest(
+    dataset: Dataset,
+    checked: Sequence[Checked],
+    recoverer: Recoverer,
+    seed: int,
+    layout: dict[str, Any],
+    companions: list[str],
+    output: Path,
+) -> dict[str, Any]:
+    bundle, origin = recoverer.bundle, dataset.origin
     return {
         "tool": {"name": "diver-trt", "version": __version__},
         "bundle": {"model": bundle.model_id, "precision": bundle.precision, "sha256": bundle.sha256},
         "engine": recoverer.engine,
         "recipe": recoverer.recipe.to_json(),
         "seed": seed,
-        "source": dataset.root.name,
-        "image_size": bundle.image_size,
+        "source": {
+            "name": dataset.root.name,
+            "format": origin.format.name,
+            "files": list(origin.files),
+            "normalisation": origin.normalisation,
+            "whitened": origin.whitened,
+            "collage": origin.collage,
+            "soft_labels": origin.soft_labels,
+            "clipped": mean_clipped(checked),
+        },
+        "layout": layout,
+        "companions": [{"file": name, "sha256": file_sha256(output / name)} for name in companions],
         "class_map": dataset.classes,
         "classes": [
             {
@@ -148,5 +213,9 @@ def _manifest(dataset: Dataset, recoverer: Recoverer, seed: int, records: list[d
             }
             for index, label in dataset.labels.items()
         ],
-        "samples": records,
     }
+
+
+def mean_clipped(checked: Sequence[Checked]) -> float:
+    """Return the fraction of distilled values that lay outside the range of pixels."""
+    return sum(entry.clipped for entry in checked) / max(1, len(checked))

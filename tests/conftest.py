@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
 @pytest.fixture(scope="session")
 def digits() -> Bundle:
     return Bundle.open(default_bundle())
+
+
+@pytest.fixture
+def imagenet(digits: Bundle) -> Bundle:
+    """The digits bundle posing as a model of ImageNet-1K: reading datasets looks at its number of classes and names only."""
+    names = tuple("tench, Tinca tinca" if i == 0 else f"thing {i}" for i in range(1000))
+    return replace(digits, num_classes=1000, null_label=1000, class_names=names)
 
 
 @pytest.fixture

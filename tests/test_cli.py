@@ -172,7 +172,7 @@ def test_an_output_that_holds_something_else_is_refused(few: Path, tmp_path: Pat
 
 
 def test_an_output_inside_the_input_is_refused(few: Path) -> None:
-    assert "overlaps the input folder" in fails(run("recover", few, few / "out", *QUICK))
+    assert "overlaps the input" in fails(run("recover", few, few / "out", *QUICK))
 
 
 def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def test_inspect_knows_a_bundle_a_set_and_a_recovered_set(few: Path, tmp_path: P
     assert (recovered["kind"], recovered["images"], recovered["classes"]) == ("recovered dataset", 3, 2)
     assert "kind" in run("inspect", tmp_path / "out").stdout
     Image.new("RGB", (32, 32)).save(tmp_path / "out" / "00008" / "00000.png")
-    assert "00008/00000.png: is not the image that was written" in fails(run("inspect", tmp_path / "out"))
-    assert "no such folder" in fails(run("inspect", tmp_path / "missing"))
+    assert "00008/00000.png: is not the file that was written" in fails(run("inspect", tmp_path / "out"))
+    assert "no such file or folder" in fails(run("inspect", tmp_path / "missing"))
 
 
 @pytest.fixture

@@ -85,6 +85,21 @@ def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | Non
     return _read_class_file(path, num_classes)
 
 
+def subset_needed(path: Path, found: str) -> str:
+    """Return why a dataset of a few numbered classes is not read for a model of ImageNet-1K, and what to say."""
+    return (
+        f"{path}: {found}, but the model has {IMAGENET_CLASSES} classes, and methods order subsets in their own way. Say which "
+        "subset it is (--classes imagenette, imagewoof, imagefruit, …, or a file), or --classes model if the classes are ImageNet-1K "
+        "indices."
+    )
+
+
+def variant_of(subset: str, method: str) -> str:
+    """Return the name of a subset as one method has it, if its classes or their order are its own, as for NCFM's ImageFruit."""
+    variant = f"{subset}@{method}"
+    return variant if variant in imagenet_subsets() else subset
+
+
 def _read_class_file(path: Path, num_classes: int) -> ClassMap:
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One picture of a whole recovery: distilled above recovered, class by class."""
+"""One picture of a whole dataset, class by class: a row of images, or several that belong together, one above the other."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ BACKGROUND, INK, MUTED = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 @dataclass(slots=True)
 class _Class:
     name: str = ""
-    pairs: list[tuple[Image.Image, Image.Image]] = field(default_factory=list)
+    columns: list[list[Image.Image]] = field(default_factory=list)
 
 
 class ContactSheet:
-    """Collects thumbnails while images are recovered, and draws them at the end.
+    """Collects thumbnails one sample at a time, and draws them at the end.
 
     A class shows its first ten samples, the sheet the first hundred classes; the legend says what is left out.
 
     Args:
         title: Line above the picture.
-        image_size: Side of the recovered images in pixels; small ones are enlarged by whole pixels, large ones reduced.
+        image_size: Side of the images in pixels; small ones are enlarged by whole pixels, large ones reduced.
         counts: Number of samples of each class index.
     """
 
@@ -41,22 +41,23 @@ class ContactSheet:
 
     def wants(self, index: int) -> bool:
         """Return whether the sheet has room for another sample of this class."""
-        return index in self._classes and len(self._classes[index].pairs) < PER_CLASS
+        return index in self._classes and len(self._classes[index].columns) < PER_CLASS
 
-    def add(self, index: int, name: str, distilled: Pixels, recovered: Pixels) -> None:
-        """Add one sample of the class with this index and name; both images [H, W, 3] uint8."""
+    def add(self, index: int, name: str, *images: Pixels) -> None:
+        """Add one sample of the class with this index and name: its images [H, W, 3] uint8 from the top, as many for every sample."""
         self._classes[index].name = name
-        self._classes[index].pairs.append((self._thumbnail(distilled), self._thumbnail(recovered)))
+        self._classes[index].columns.append([self._thumbnail(image) for image in images])
 
     def draw(self) -> Image.Image:
         """Return the sheet."""
         shown = list(self._classes.values())
-        widest = max((len(entry.pairs) for entry in shown), default=1)
+        widest = max((len(entry.columns) for entry in shown), default=1)
+        tallest = max((len(column) for entry in shown for column in entry.columns), default=1)
         block_width = widest * (self.tile + GAP) - GAP
         per_row = max(1, min(len(shown), TILES_PER_ROW // widest))
-        block_height = CAPTION + 2 * (self.tile + GAP)
+        block_height = CAPTION + tallest * (self.tile + GAP)
         rows = -(-len(shown) // per_row)
-        legend = f"{self.title}  ·  top: distilled, bottom: recovered{self._left_out()}"
+        legend = f"{self.title}{self._left_out()}"
         font = ImageFont.load_default(size=12)
         width = max(per_row * (block_width + MARGIN) + MARGIN, int(font.getlength(legend)) + 2 * MARGIN)
         sheet = Image.new("RGB", (width, rows * (block_height + MARGIN) + 2 * MARGIN + CAPTION), BACKGROUND)
@@ -66,8 +67,8 @@ class ContactSheet:
             row, column = divmod(number, per_row)
             left, top = MARGIN + column * (block_width + MARGIN), MARGIN + CAPTION + MARGIN // 2 + row * (block_height + MARGIN)
             pen.text((left, top), _fitted(entry.name, font, block_width), MUTED, font)
-            for i, pair in enumerate(entry.pairs):
-                for j, image in enumerate(pair):
+            for i, images in enumerate(entry.columns):
+                for j, image in enumerate(images):
                     sheet.paste(image, (left + i * (self.tile + GAP), top + CAPTION + j * (self.tile + GAP)))
         return sheet
 

@@ -1,4 +1,4 @@
-"""Reading a class-folder tree: `ROOT/CLASS/IMAGE`, where CLASS is an index, a wnid or a name."""
+"""Listing a class-folder tree: `ROOT/CLASS/IMAGE`, where CLASS is an index, a wnid or a name."""
 
 from __future__ import annotations
 
@@ -9,70 +9,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diver_trt.bundle import Bundle
-from diver_trt.datasets.class_map import IMAGENET_CLASSES, WNID, ClassMap, imagenet_wnids, load_class_map, wnid_of
+from diver_trt.datasets.class_map import IMAGENET_CLASSES, WNID, ClassMap, imagenet_wnids, load_class_map, subset_needed, wnid_of
 from diver_trt.datasets.image_file import OTHER_SUFFIXES, SUFFIXES
 from diver_trt.errors import DatasetError
 
+_INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
+"""A class index, as SRe2L and its descendants write it too: `new007`."""
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One distilled image on disk.
-
-    Attributes:
-        key: Its name in the recovered dataset, `"{index:05d}/{number:05d}"`; its noise follows from it.
-        index: Its class in the dataset's own order.
-        label: Its class in the model.
-        path: The file.
-    """
-
-    key: str
-    index: int
-    label: int
-    path: Path
+_WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
+"""Folders around the class folders, of RDED, torchvision's convention and MGD3."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """A distilled dataset, class by class in its own order.
+class ClassFolders:
+    """A class-folder tree, listed.
 
     Attributes:
-        root: Its folder.
-        classes: The class map that resolved its folders, by name: a subset, a file or `"model"`.
-        samples: Every image.
+        root: The folder that holds the class folders.
+        class_map: What resolved them.
+        files: Every image, class by class in the dataset's order.
+        classes: The index of each image's class.
     """
 
     root: Path
-    classes: str
-    samples: tuple[Sample, ...]
-
-    @property
-    def labels(self) -> dict[int, int]:
-        """The model's class of each index that occurs, in order."""
-        return {sample.index: sample.label for sample in self.samples}
+    class_map: ClassMap
+    files: tuple[Path, ...]
+    classes: tuple[int, ...]
 
 
-def read_class_folders(root: Path, bundle: Bundle, classes: str | None = None) -> Dataset:
+def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -> ClassFolders:
     """List a class-folder tree and decide each folder's class; the images themselves are not opened.
 
-    Folders are class indices (`3`, `00003`), wnids (`n02086240`) or names of the class map or the model. Within a class, files are
-    in natural order: `2.png` before `10.png`.
+    Folders are class indices (`3`, `00003`, `new003`), wnids (`n02086240`) or names of the class map or the model. Within a class, files
+    are in natural order: `2.png` before `10.png`. `syn_data`, `train` or `dataset_0` alone in a folder is entered.
 
     Args:
-        root: The tree.
+        path: The tree.
         bundle: The model, whose classes the folders are mapped to.
         classes: A class map (`load_class_map`); None takes the folders to be classes of the model itself.
 
     Raises:
-        DatasetError: There are no class folders or no images in them, or a folder's class is unknown, ambiguous or out of range.
+        DatasetError: There are no class folders or no images in them, a folder's class is unknown, ambiguous or out of range, or a link
+            leads out of the tree.
     """
-    folders = _class_folders(root)
-    index_folders = all(_is_index(folder.name) for folder in folders)
+    root, folders = _class_folders(path)
+    index_folders = all(_INDEX.fullmatch(folder.name) for folder in folders)
     if index_folders and classes is None and bundle.num_classes == IMAGENET_CLASSES and len(folders) < IMAGENET_CLASSES:
-        raise DatasetError(
-            f"{root}: has {len(folders)} index folders, but the model has {IMAGENET_CLASSES} classes, and methods order "
-            "subsets in their own way. Say which subset it is (--classes imagenette, imagewoof, imagefruit, …, or a file), "
-            "or --classes model if the folders are ImageNet-1K indices."
-        )
+        raise DatasetError(subset_needed(root, f"has {len(folders)} index folders"))
     class_map = load_class_map(classes or "model", bundle.num_classes, bundle.class_names)
     by_index: dict[int, Path] = {}
     for folder in folders:
@@ -80,47 +63,62 @@ def read_class_folders(root: Path, bundle: Bundle, classes: str | None = None) -
         if index in by_index:
             raise DatasetError(f"{root}: {by_index[index].name} and {folder.name} are both class {index}; expected one folder per class")
         by_index[index] = folder
-    samples = [
-        Sample(f"{index:05d}/{number:05d}", index, class_map.labels[index], path)
-        for index in sorted(by_index)
-        for number, path in enumerate(_image_files(by_index[index]))
-    ]
-    return Dataset(root, class_map.name, tuple(samples))
+    files = {index: _image_files(by_index[index]) for index in sorted(by_index)}
+    return ClassFolders(
+        root,
+        class_map,
+        tuple(path for paths in files.values() for path in paths),
+        tuple(index for index, paths in files.items() for _ in paths),
+    )
 
 
-def _class_folders(root: Path) -> list[Path]:
+def _class_folders(root: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that holds the class folders, and those."""
     if not root.is_dir():
         raise DatasetError(
             f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with one folder of images per class"
         )
-    folders = sorted(Path(entry) for entry in _scan(root) if entry.is_dir())
+    folders = sorted(Path(entry) for entry in _scan(root, root) if entry.is_dir())
+    if all(_WRAPPERS.fullmatch(folder.name) for folder in folders) and folders:
+        if len(folders) > 1:
+            raise DatasetError(f"{root}: holds {', '.join(folder.name for folder in folders[:5])}; name the one that is meant")
+        return _class_folders(folders[0])
     if not folders:
-        loose = [entry.name for entry in _scan(root) if Path(entry).suffix.lower() in SUFFIXES]
+        loose = [entry.name for entry in _scan(root, root) if Path(entry).suffix.lower() in SUFFIXES]
         found = f"holds images but no class folders ({loose[0]}, …)" if loose else "holds no class folders"
-        raise DatasetError(f"{root}: {found}; expected one folder of images per class")
-    return folders
+        raise DatasetError(f"{root}: {found}; expected one folder of images per class, or a file of tensors")
+    if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
+        raise DatasetError(f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder of the images")
+    return root, folders
 
 
 def _image_files(folder: Path) -> list[Path]:
-    paths = [Path(entry) for entry in _scan(folder) if entry.is_file()]
+    paths = [Path(entry) for entry in _scan(folder, folder.parent) if entry.is_file()]
     if other := next((path for path in paths if path.suffix.lower() in OTHER_SUFFIXES), None):
         raise DatasetError(f"{other}: images of this kind are not read; convert it to PNG, JPEG or WebP")
-    images = sorted((path for path in paths if path.suffix.lower() in SUFFIXES), key=_natural)
+    images = sorted((path for path in paths if path.suffix.lower() in SUFFIXES), key=natural)
     if not images:
         raise DatasetError(f"{folder}: holds no images; expected {', '.join(SUFFIXES)} files, or no folder for a class without images")
     return images
 
 
-def _scan(folder: Path) -> Sequence[os.DirEntry[str]]:
+def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
+    """List a folder of the tree under `root`; nothing whose name cannot be printed, or that lies elsewhere, is taken along."""
     try:
-        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
+    for entry in entries:
+        if not entry.name.isprintable():
+            raise DatasetError(f"{folder}: holds a name that cannot be printed, {entry.name!a}; rename it")
+        if entry.is_symlink() and not Path(entry).resolve().is_relative_to(root.resolve()):
+            raise DatasetError(f"{Path(entry)}: is a link out of the dataset; copy what it points to")
+    return entries
 
 
 def _index_of(folder: Path, class_map: ClassMap, bundle: Bundle, index_folders: bool) -> int:
     if index_folders:
-        index = int(folder.name)
+        index = int(folder.name.removeprefix("new"))
         if index >= len(class_map):
             whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
             raise DatasetError(f"{folder}: class {index} is out of range; {whose} classes 0 to {len(class_map) - 1}")
@@ -165,10 +163,7 @@ def _plain(name: str) -> str:
     return name.strip().replace("_", " ").casefold()
 
 
-def _is_index(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) <= 9
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
+def natural(path: Path) -> list[tuple[bool, int, str]]:
+    """Return a key that sorts names with their numbers as numbers: `2.png` before `10.png`."""
     parts = re.findall(r"\d+|\D+", path.name)
     return [(True, int(part), part) if part.isascii() and part.isdigit() else (False, 0, part) for part in parts]

@@ -1,8 +1,14 @@
-"""Writing a recovered dataset: `{index:05d}/{number:05d}.png`, a manifest and a contact sheet."""
+"""Writing a recovered dataset: images, a journal of them, and at the end the manifest and a contact sheet.
+
+Every file appears under its name only when it is whole. The journal has a line for each image on disk; the manifest is made from it, so
+that nothing is kept in memory, and takes its place.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +19,12 @@ from diver_trt.pixels import Pixels
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
-MANIFEST_SCHEMA = 1
+JOURNAL = "journal.jsonl"
+MANIFEST_SCHEMA = 2
 
 
 class DatasetWriter:
-    """An output folder; every file appears under its name only when it is whole.
+    """An output folder.
 
     Args:
         root: The folder, which must not exist or be empty; it is made at once.
@@ -29,43 +36,57 @@ class DatasetWriter:
     def __init__(self, root: Path) -> None:
         self.root = root
         require_empty(root)
-        try:
+        with _reported(root, "made"):
             root.mkdir(parents=True, exist_ok=True)
-        except OSError as cause:
-            raise OutputError(f"{root}: cannot be made ({cause.strerror})") from cause
 
-    def add(self, key: str, image: Pixels) -> Path:
-        """Write one image, [H, W, 3] uint8, as `KEY.png` and return its path.
+    def add(self, name: str, image: Pixels) -> Path:
+        """Write one image, [H, W, 3] uint8, as a PNG file and return its path.
 
         Raises:
             OutputError: It cannot be written.
         """
-        path = self.root / f"{key}.png"
+        path = self.root / name
         self._write_image(path, Image.fromarray(image))
         return path
 
+    def record(self, entry: dict[str, Any]) -> None:
+        """Append an image that is on disk to the journal.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        with _reported(self.root / JOURNAL), (self.root / JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(entry) + "\n")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Return what the journal holds, line by line."""
+        with (self.root / JOURNAL).open(encoding="utf-8") as journal:
+            for line in journal:
+                yield json.loads(line)
+
     def finish(self, manifest: dict[str, Any], contact_sheet: Image.Image) -> None:
-        """Write the contact sheet and, last of all, the manifest.
+        """Write the contact sheet and, last of all, the manifest with every image in the journal.
 
         Raises:
             OutputError: One of them cannot be written.
         """
         self._write_image(self.root / CONTACT_SHEET, contact_sheet)
-        text = json.dumps({"schema": MANIFEST_SCHEMA, **manifest}, indent=1) + "\n"
         path = self.root / MANIFEST
-        try:
-            _temporary(path).write_text(text, encoding="utf-8")
+        head = json.dumps({"schema": MANIFEST_SCHEMA, **manifest}, indent=1).removesuffix("\n}")
+        with _reported(path), _temporary(path).open("w", encoding="utf-8") as file:
+            file.write(f'{head},\n "samples": [')
+            for number, entry in enumerate(self.records()):
+                file.write(f"{',' if number else ''}\n  {json.dumps(entry)}")
+            file.write("\n ]\n}\n")
+        with _reported(path):
             _temporary(path).replace(path)
-        except OSError as cause:
-            raise _failed(path, cause) from cause
+            (self.root / JOURNAL).unlink()
 
     def _write_image(self, path: Path, image: Image.Image) -> None:
-        try:
-            path.parent.mkdir(exist_ok=True)
+        with _reported(path):
+            path.parent.mkdir(exist_ok=True, parents=True)
             image.save(_temporary(path), format="PNG")
             _temporary(path).replace(path)
-        except OSError as cause:
-            raise _failed(path, cause) from cause
 
 
 def require_empty(root: Path) -> None:
@@ -86,6 +107,12 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def _failed(path: Path, cause: OSError) -> OutputError:
-    _temporary(path).unlink(missing_ok=True)
-    return OutputError(f"{path}: cannot be written ({cause.strerror or cause})")
+@contextmanager
+def _reported(path: Path, done: str = "written") -> Iterator[None]:
+    """Turn a failure to write a file into one line, and leave no half of it."""
+    try:
+        yield
+    except OSError as cause:
+        with suppress(OSError):
+            _temporary(path).unlink()
+        raise OutputError(f"{path}: cannot be {done} ({cause.strerror or cause})") from cause

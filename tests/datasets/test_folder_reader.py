@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,8 @@ from PIL import Image
 
 from diver_trt.bundle import Bundle
 from diver_trt.datasets.class_map import imagenet_subsets, imagenet_wnids
-from diver_trt.datasets.folder_reader import Dataset, read_class_folders
+from diver_trt.datasets.folder_reader import ClassFolders, read_class_folders
 from diver_trt.errors import DatasetError
-
-
-@pytest.fixture
-def imagenet(digits: Bundle) -> Bundle:
-    """The digits bundle posing as a model of ImageNet-1K: reading folders looks at its number of classes and names only."""
-    names = tuple("tench, Tinca tinca" if i == 0 else f"thing {i}" for i in range(1000))
-    return replace(digits, num_classes=1000, null_label=1000, class_names=names)
 
 
 @pytest.fixture
@@ -35,9 +27,9 @@ def tree(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def classes(dataset: Dataset) -> dict[str, tuple[int, int]]:
+def classes(found: ClassFolders) -> dict[str, tuple[int, int]]:
     """Folder name => (index, label)."""
-    return {sample.path.parent.name: (sample.index, sample.label) for sample in dataset.samples}
+    return {file.parent.name: (index, found.class_map.labels[index]) for file, index in zip(found.files, found.classes, strict=True)}
 
 
 def test_plain_and_padded_indices_are_numbers(tree: Callable[..., Path], digits: Bundle) -> None:
@@ -49,17 +41,12 @@ def test_padded_indices(tree: Callable[..., Path], digits: Bundle) -> None:
 
 
 def test_unpadded_folders_are_not_sorted_as_text(tree: Callable[..., Path], imagenet: Bundle) -> None:
-    dataset = read_class_folders(tree("1", "2", "10"), imagenet, "model")
-    assert [sample.index for sample in dataset.samples] == [1, 2, 10]
+    assert read_class_folders(tree("1", "2", "10"), imagenet, "model").classes == (1, 2, 10)
 
 
 def test_files_are_in_natural_order_with_unpadded_numbers(tree: Callable[..., Path], digits: Bundle) -> None:
-    dataset = read_class_folders(tree("3", files=("10.png", "2.png", "1.PNG", "note.txt", ".hidden.png")), digits)
-    assert [(sample.path.name, sample.key) for sample in dataset.samples] == [
-        ("1.PNG", "00003/00000"),
-        ("2.png", "00003/00001"),
-        ("10.png", "00003/00002"),
-    ]
+    found = read_class_folders(tree("3", files=("10.png", "2.png", "1.PNG", "note.txt", ".hidden.png")), digits)
+    assert [file.name for file in found.files] == ["1.PNG", "2.png", "10.png"]
 
 
 @pytest.mark.parametrize("subset", ["imagewoof", "imagefruit", "imagesquawk", "imagenet-b", "imagenet-10", "imagenet-100"])

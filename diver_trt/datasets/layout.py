@@ -1,0 +1,203 @@
+"""How a recovered dataset lies on disk: where each image goes, and what stands beside the images for the trainer that reads them.
+
+Every layout keeps the images as PNG files, in folders whose sorted names are in index order, or under their wnids. The tensor layouts add
+the files that trainers of the MTT and IDC families load; their images are class by class, their labels the dataset's indices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.datasets.image_file import read_image
+from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation
+from diver_trt.errors import OutputError
+
+LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
+TENSOR_LAYOUTS = ("pt", "npz", "idc")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A finished set of PNG files, in class order.
+
+    Attributes:
+        root: The output folder.
+        files: Path of each image within it.
+        indices: The class of each image in the dataset's order.
+        labels: The model's class of each index.
+        names: A text for each index: its wnid, its name or its number.
+        soft_labels: The logits of each image, or None.
+        size: Side of an image in pixels.
+    """
+
+    root: Path
+    files: Sequence[str]
+    indices: Sequence[int]
+    labels: Mapping[int, int]
+    names: Mapping[int, str]
+    soft_labels: Callable[[int], Array | None] | None
+    size: int
+
+
+def image_path(layout: str, index: int, number: int, wnid: str | None) -> str:
+    """Return where an image goes within the output folder.
+
+    Args:
+        layout: One of `LAYOUTS`.
+        index: Its class in the dataset's order.
+        number: Its number within the folder.
+        wnid: Its class in ImageNet, if the model's classes are ImageNet's.
+
+    Raises:
+        OutputError: Folders are to be named by wnid, but the class has none.
+    """
+    if layout == "wnid":
+        if wnid is None:
+            raise OutputError("--layout wnid: the model's classes are not ImageNet's, so they have no wnids; choose --layout index")
+        return f"{wnid}/{number:05d}.png"
+    return f"{'train/' if layout == 'huggingface' else ''}{index:05d}/{number:05d}.png"
+
+
+def tensor_normalisation(layout: str, source: str | None, size: int) -> Normalisation | None:
+    """Return what a tensor layout normalises images with: the source's own statistics if trainers share them, else those of the image size.
+
+    IDC and NCFM normalise themselves. GLaD's odd mean is that of its decoder, not of its trainer.
+    """
+    if layout not in TENSOR_LAYOUTS:
+        return None
+    if layout == "idc":
+        return NORMALISATIONS["none"]
+    if source in ("cifar10", "cifar100-dc", "cifar100-dwa", "svhn", "mnist", "fashionmnist"):
+        return NORMALISATIONS[source]
+    return NORMALISATIONS["cifar10" if size == 32 else "imagenet"]
+
+
+def write_companions(layout: str, written: Written, normalisation: Normalisation | None) -> list[str]:
+    """Write what a layout has beside its images, and return the names of the files.
+
+    Raises:
+        OutputError: A file cannot be written, or a `.pt` file is asked for where torch is not installed.
+    """
+    try:
+        if layout == "huggingface":
+            return [*_write_huggingface(written), *_write_soft_labels(written)]
+        if normalisation is None:
+            return _write_soft_labels(written)
+        with _stacked(written, normalisation) as images:
+            return _write_tensors(layout, written, normalisation, images)
+    except OSError as cause:
+        raise OutputError(f"{cause.filename or written.root}: cannot be written ({cause.strerror or cause})") from cause
+
+
+def require_torch(layout: str) -> None:
+    """Refuse `.pt` layouts where torch is not installed, before any work is done.
+
+    Raises:
+        OutputError: It is not.
+    """
+    if layout in ("pt", "idc"):
+        from importlib.util import find_spec
+
+        if find_spec("torch") is None:
+            raise OutputError(f"--layout {layout}: writing .pt files needs torch, which is not installed; choose --layout npz")
+
+
+def _write_soft_labels(written: Written) -> list[str]:
+    if written.soft_labels is None:
+        return []
+    with _replacing(written.root / "soft_labels.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, _soft_labels(written))
+    return ["soft_labels.npy"]
+
+
+def _soft_labels(written: Written) -> NDArray[np.float32]:
+    assert written.soft_labels is not None
+    return np.stack([np.asarray(written.soft_labels(i), np.float32) for i in range(len(written.files))])
+
+
+def _write_huggingface(written: Written) -> list[str]:
+    names = [written.names.get(index, str(index)) for index in range(max(written.names) + 1)]
+    with _replacing(written.root / "train" / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+        for name, index in zip(written.files, written.indices, strict=True):
+            row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": written.labels[index]}
+            file.write(json.dumps(row) + "\n")
+    card = [
+        "---",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        "  - split: train",
+        "    path: train/**",
+        "dataset_info:",
+        "  features:",
+        "  - name: image",
+        "    dtype: image",
+        "  - name: label",
+        "    dtype:",
+        "      class_label:",
+        "        names:",
+        *(f"          '{index}': {json.dumps(name)}" for index, name in enumerate(names)),
+        "  - name: model_class",
+        "    dtype: int64",
+        "---",
+        "Recovered with diver-trt; `manifest.json` says from what and how.",
+        "",
+    ]
+    with _replacing(written.root / "README.md") as temporary:
+        temporary.write_text("\n".join(card), encoding="utf-8")
+    return ["train/metadata.jsonl", "README.md"]
+
+
+def _write_tensors(layout: str, written: Written, normalisation: Normalisation, images: Array) -> list[str]:
+    labels = np.asarray(written.indices, np.int64)
+    soft = {} if written.soft_labels is None or layout == "idc" else {"soft_labels": _soft_labels(written)}
+    if layout == "npz":
+        said = {"format": np.array("mtt"), "normalisation": np.array(normalisation.name), "collage": np.array("1")}
+        with _replacing(written.root / "dataset.npz") as temporary, temporary.open("wb") as file:
+            arrays: dict[str, Any] = {"images": images, "labels": labels, **soft, **said}
+            np.savez(file, **arrays)
+        return ["dataset.npz"]
+    import torch
+
+    tensors = {name: torch.from_numpy(array) for name, array in {"images": images, "labels": labels, **soft}.items()}
+    files: dict[str, Any] = (
+        {f"{name}.pt": tensor for name, tensor in tensors.items()} if layout == "pt" else {"data.pt": list(tensors.values())}
+    )
+    for name, value in files.items():
+        with _replacing(written.root / name) as temporary:
+            torch.save(value, temporary)
+    return list(files)
+
+
+@contextmanager
+def _stacked(written: Written, normalisation: Normalisation) -> Iterator[Array]:
+    """Make one array of all images, [n, 3, size, size] float32, in a file of its own rather than in memory."""
+    path = written.root / ".images.partial"
+    try:
+        images = np.lib.format.open_memmap(path, "w+", np.float32, (len(written.files), 3, written.size, written.size))
+        for position, name in enumerate(written.files):
+            images[position] = normalisation.normalise(read_image(written.root / name))
+        yield images
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a file its name only when it is whole."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,284 @@
+"""Every method's files are read back to the images and ImageNet classes they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from diver_trt.datasets.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.datasets.dataset import Dataset, read_dataset
+from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.errors import DatasetError
+from tests.datasets import methods
+
+Pixels = NDArray[np.uint8]
+WOOF = imagenet_subsets()["imagewoof"]
+CLASSES = [index for index in range(10) for _ in range(2)]
+
+
+def known_images(count: int, side: int, seed: int = 0) -> Pixels:
+    """Smooth images with a bright and a dark end, like photographs in their brightness, every one different."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in coarse])
+
+
+def as_woof(path: Path, bundle: Bundle, **options: Any) -> Dataset:
+    return read_dataset(path, bundle, ReadOptions(**{"classes": "imagewoof", **options}))
+
+
+def assert_holds(dataset: Dataset, images: Sequence[Pixels] | Pixels, classes: Sequence[int], labels: Sequence[int]) -> None:
+    """Every known image is there once, under its class, within one level of its pixels; class by class in the order given."""
+    expected = sorted(range(len(classes)), key=lambda i: classes[i])
+    assert [sample.index for sample in dataset.samples] == [classes[i] for i in expected]
+    assert [sample.label for sample in dataset.samples] == [labels[classes[i]] for i in expected]
+    assert len(list(dataset.images.check())) == len(dataset.samples)
+    for sample, i in zip(dataset.samples, expected, strict=True):
+        found = dataset.images.read(sample.position)
+        assert found.shape == images[i].shape
+        assert np.abs(found.astype(int) - images[i]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("write", "side", "name", "statistics"),
+    [
+        (methods.mtt, 128, "mtt", "imagenet"),
+        (methods.tesla_with_teacher_labels, 64, "mtt", "imagenet"),
+        (methods.datm, 128, "mtt", "imagenet"),
+        (methods.seqmatch, 128, "mtt", "imagenet"),
+        (methods.glad, 128, "glad", "glad"),
+        (methods.dm, 32, "dc", "cifar10"),
+        (methods.cafe, 32, "dc", "cifar10"),
+    ],
+)
+def test_tensors_come_back_as_the_images_they_were(
+    tmp_path: Path, imagenet: Bundle, write: Callable[..., Path], side: int, name: str, statistics: str
+) -> None:
+    images = known_images(20, side)
+    dataset = as_woof(write(tmp_path, images, CLASSES), imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation, dataset.origin.collage) == (name, statistics, 1)
+    order = [*range(0, 20, 2), *range(1, 20, 2)] if write is methods.seqmatch else list(range(20))
+    assert_holds(dataset, images[order], [CLASSES[i] for i in order], WOOF)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "statistics"), [("CIFAR100", "cifar100-dc"), ("MNIST", "mnist"), ("SVHN", "svhn"), ("TinyImageNet", "imagenet")]
+)
+def test_dc_normalises_each_data_set_with_its_own_statistics(tmp_path: Path, imagenet: Bundle, dataset: str, statistics: str) -> None:
+    images = known_images(20, 64)
+    found = as_woof(methods.dm(tmp_path, images, CLASSES, dataset, statistics), imagenet)
+    assert found.origin.normalisation == statistics
+    assert_holds(found, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "method", "factor"),
+    [
+        ("data.pt", 224, "idc", 3),
+        ("data.pt", 32, "idc", 2),
+        ("data1200.pt", 224, "dream", 2),
+        ("data_best.pt", 128, "dream", 2),
+        ("data_20000.pt", 128, "ncfm", 2),
+    ],
+)
+def test_collages_are_cut_into_their_images(tmp_path: Path, imagenet: Bundle, name: str, side: int, method: str, factor: int) -> None:
+    tile = -(-side // factor)
+    tiles = known_images(20 * factor**2, tile)
+    path = methods.listed(name)(tmp_path, methods.collages(tiles, factor, side), CLASSES)
+    dataset = as_woof(path, imagenet)
+    assert (dataset.origin.format.name, dataset.origin.collage, dataset.origin.normalisation) == (method, factor, "none")
+    last = side - tile * (factor - 1)
+    cut = [
+        image[: last if row == factor - 1 else tile, : last if column == factor - 1 else tile]
+        for image, (row, column) in zip(tiles, [divmod(i % factor**2, factor) for i in range(len(tiles))], strict=True)
+    ]
+    assert_holds(dataset, cut, [index for index in CLASSES for _ in range(factor**2)], WOOF)
+    whole = as_woof(path, imagenet, collage=1)
+    assert len(whole.samples) == 20
+    assert whole.images.read(0).shape == (side, side, 3)
+
+
+def test_ncfm_lists_need_not_be_in_class_order(tmp_path: Path, imagenet: Bundle) -> None:
+    images, classes = known_images(20, 64), [i % 10 for i in range(20)]
+    dataset = as_woof(methods.listed("data_init.pt")(tmp_path, images, classes), imagenet, collage=1)
+    assert_holds(dataset, images, classes, WOOF)
+
+
+@pytest.mark.parametrize(
+    ("write", "suffix", "method"),
+    [(methods.SRE2L, "jpg", "sre2l"), (methods.CDA_21K, "jpg", "sre2l"), (methods.GVBSM, "png", "sre2l"), (methods.D4M, "png", "d4m")],
+)
+def test_folders_are_read_with_each_methods_naming(
+    tmp_path: Path, imagenet: Bundle, write: Callable[..., Path], suffix: str, method: str
+) -> None:
+    images = known_images(20, 64)
+    dataset = as_woof(write(tmp_path, images, CLASSES), imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation) == (method, None)
+    assert any("FKD" in note for note in dataset.origin.notes)
+    if suffix == "jpg":
+        images = np.stack([np.asarray(Image.open(path)) for path in sorted(tmp_path.rglob("*.jpg"))])
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize("write", [methods.MINIMAX, methods.MGD3])
+def test_wnid_folders_take_the_subsets_order(tmp_path: Path, imagenet: Bundle, write: Callable[..., Path]) -> None:
+    images = known_images(24, 64)
+    classes = [index for index in range(2) for _ in range(12)]  # twelve: 10.png must not come before 2.png
+    dataset = as_woof(write(tmp_path, images, classes, [imagenet_wnids()[label] for label in WOOF]), imagenet)
+    assert dataset.origin.format.name == "minimax"
+    assert_holds(dataset, images, classes, WOOF)
+
+
+def test_rded_names_its_collage_factor_in_its_folder(tmp_path: Path, imagenet: Bundle) -> None:
+    methods.RDED(tmp_path, methods.collages(known_images(80, 32), 2, 64), CLASSES)
+    folder = next(tmp_path.iterdir())
+    for path in (folder, folder / "syn_data"):
+        dataset = as_woof(path, imagenet)
+        assert (dataset.origin.format.name, dataset.origin.collage, len(dataset.samples)) == ("rded", 2, 80)
+    jpeg = np.asarray(Image.open(folder / "syn_data" / "00003" / "class00003_id00001.jpg"))
+    last_tile = [sample for sample in dataset.samples if sample.index == 3][-1]
+    np.testing.assert_array_equal(dataset.images.read(last_tile.position), jpeg[32:, 32:])
+    assert dataset.images.name(last_tile.position) == "00003/class00003_id00001.jpg tile 3"
+
+
+def test_teacher_labels_are_carried_on_as_logits(tmp_path: Path, imagenet: Bundle) -> None:
+    dataset = as_woof(methods.tesla_with_teacher_labels(tmp_path, known_images(20, 64), CLASSES), imagenet)
+    assert dataset.origin.soft_labels == "probabilities"
+    assert dataset.soft_label is not None
+    found = torch.from_numpy(np.stack([dataset.soft_label(sample.position) for sample in dataset.samples]))
+    torch.testing.assert_close(found.softmax(dim=1), methods.logits(CLASSES, 10).softmax(dim=1))
+
+
+def test_learned_logits_are_carried_on_as_they_are(tmp_path: Path, imagenet: Bundle) -> None:
+    dataset = as_woof(methods.datm(tmp_path, known_images(20, 128), CLASSES), imagenet)
+    assert (dataset.origin.soft_labels, dataset.origin.files) == ("logits", ("images_best.pt",))
+    assert dataset.soft_label is not None
+    np.testing.assert_array_equal(dataset.soft_label(7), methods.logits(CLASSES, 10)[7].numpy())
+    cut = as_woof(tmp_path, imagenet, collage=2)
+    assert cut.soft_label is None
+    assert any("soft labels are of whole collages" in note for note in cut.origin.notes)
+
+
+def test_unwhitened_frepo_arrays_are_read(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 32)
+    dataset = as_woof(methods.frepo(tmp_path, images, CLASSES), imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation) == ("frepo", "frepo-cifar10")
+    assert dataset.soft_label is None
+    assert_holds(dataset, images, CLASSES, imagenet_subsets()["imagewoof@frepo"])
+    assert dataset.classes == "imagewoof@frepo"
+
+
+def test_a_methods_own_variant_of_a_subset_is_taken_and_named(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.listed("data_20000.pt")(tmp_path, known_images(20, 128), CLASSES)
+    dataset = read_dataset(path, imagenet, ReadOptions(classes="imagefruit"))
+    assert "classes as in imagefruit@ncfm" in dataset.summary
+    assert {sample.label for sample in dataset.samples} == set(imagenet_subsets()["imagefruit@ncfm"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "subset"),
+    [
+        ("logged_files/imagenet-fruits/run", "imagefruit"),
+        ("ImageWoof/run-3", "imagewoof"),
+        ("results/imagenet10/conv_ipc10", "imagenet-10"),
+        ("results/imagenet-a", "imagenet-a"),
+    ],
+)
+def test_a_subset_may_be_named_by_the_path(tmp_path: Path, imagenet: Bundle, folders: str, subset: str) -> None:
+    (tmp_path / folders).mkdir(parents=True)
+    assert read_dataset(methods.mtt(tmp_path / folders, known_images(20, 128), CLASSES), imagenet).classes == subset
+
+
+def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    with pytest.raises(DatasetError, match=r"has 10 classes, but the model has 1000.*--classes imagenette"):
+        read_dataset(path, imagenet)
+
+
+def test_the_summary_says_what_was_found_and_assumed(tmp_path: Path, imagenet: Bundle) -> None:
+    dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
+    assert dataset.summary == (
+        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
+    )
+
+
+def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    assert not as_woof(path, imagenet).origin.notes
+    (note,) = as_woof(path, imagenet, normalisation="none").origin.notes
+    assert "without normalisation most should lie in 0 to 1: is --normalisation none right?" in note
+    data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
+    (note,) = as_woof(data, imagenet, normalisation="imagenet").origin.notes
+    assert "should have a mean near 0 and a deviation near 1: is --normalisation imagenet right?" in note
+
+
+def test_a_map_of_another_size_is_noticed(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    (note,) = as_woof(path, imagenet, classes="imagenet-100").origin.notes
+    assert note == "its labels are of 10 classes, but imagenet-100 has 100: is --classes right?"
+    with pytest.raises(DatasetError, match="class 9 is out of range; .*three.txt has classes 0 to 2"):
+        (tmp_path / "three.txt").write_text("1\n2\n3\n")
+        as_woof(path, imagenet, classes=str(tmp_path / "three.txt"))
+
+
+def test_the_best_or_the_last_of_a_run_is_taken(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 128)
+    for iteration in ("900", "1000"):
+        methods.mtt(tmp_path, images, CLASSES, iteration=iteration)
+    assert as_woof(tmp_path, imagenet).origin.files == ("images_1000.pt",)
+    methods.mtt(tmp_path, images, CLASSES)
+    assert as_woof(tmp_path, imagenet).origin.files == ("images_best.pt",)
+    (tmp_path / "res_DM_CIFAR10_ConvNet_1ipc.pt").touch()
+    with pytest.raises(DatasetError, match=r"holds several files of images \(images_1000.pt, .*name one of them"):
+        as_woof(tmp_path, imagenet)
+
+
+def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 64)
+    for phase in range(5):
+        folder = tmp_path / f"conv_20_phase{phase}"
+        folder.mkdir()
+        methods.listed("data.pt")(folder, images[4 * phase : 4 * phase + 4], CLASSES[4 * phase : 4 * phase + 4])
+    dataset = as_woof(tmp_path, imagenet, collage=1)
+    assert_holds(dataset, images, CLASSES, WOOF)
+    assert dataset.images.name(19) == "conv_20_phase4/data.pt[3]"
+    torch.save([torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)], tmp_path / "conv_20_phase3" / "data.pt")
+    with pytest.raises(DatasetError, match="are of different kinds, so they are no parts of one set"):
+        as_woof(tmp_path, imagenet)
+
+
+def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle) -> None:
+    folders = methods.GVBSM(tmp_path / "folders", known_images(20, 32), CLASSES)
+    with pytest.raises(DatasetError, match="--normalisation: .* holds images, which are not normalised; leave it out"):
+        as_woof(folders, imagenet, normalisation="imagenet")
+    with pytest.raises(
+        DatasetError, match="--format mtt is a format of tensors, but the input holds folders; expected one of folders, sre2l"
+    ):
+        as_woof(folders, imagenet, method="mtt")
+    with pytest.raises(DatasetError, match="--format nonsense: no such format"):
+        as_woof(folders, imagenet, method="nonsense")
+    with pytest.raises(DatasetError, match="--collage 0: expected 1 to 16"):
+        as_woof(folders, imagenet, collage=0)
+    with pytest.raises(DatasetError, match="32 x 32 pixels are no collage of 15 x 15 images"):
+        as_woof(folders, imagenet, collage=15)
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        as_woof(tmp_path / "missing", imagenet)
+
+
+def test_bases_and_soft_label_files_are_no_images(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 32), CLASSES, "cifar10")
+    torch.save({}, tmp_path / "weights_best.pt")
+    with pytest.raises(DatasetError, match="is of HaBa, whose files hold bases, not images"):
+        as_woof(path, imagenet)
+    (tmp_path / "fkd" / "epoch_0").mkdir(parents=True)
+    (tmp_path / "fkd" / "epoch_0" / "batch_0.tar").touch()
+    with pytest.raises(DatasetError, match="holds soft labels .FKD., which belong to images elsewhere"):
+        as_woof(tmp_path / "fkd", imagenet)
