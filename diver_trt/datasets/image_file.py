@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ OTHER_SUFFIXES = (".bmp", ".gif", ".ppm", ".tif", ".tiff", ".avif", ".jxl")
 """Images that are not read: naming them beats leaving samples out in silence."""
 
 MAX_PIXELS = 64 * 1024**2
+MAX_FILE_BYTES = 4 * MAX_PIXELS
 
 _REFUSED_MODES = {
     "CMYK": "holds CMYK colours, whose RGB depends on a printing profile; convert it to RGB",
@@ -42,8 +45,8 @@ def read_image(path: Path) -> Pixels:
         return np.asarray(_opaque(path, image).convert("RGB"))
 
 
-def check_image(path: Path) -> tuple[int, int]:
-    """Find what `read_image` would refuse, at a fraction of its cost, and return the image's width and height.
+def check_image(path: Path) -> str:
+    """Find what `read_image` would refuse, at a fraction of its cost, and return the file's SHA-256.
 
     Of a PNG the checksums are compared, a JPEG is decoded at an eighth of its size, anything else as a whole. May be called from several
     threads, but then inside `quiet()`.
@@ -51,16 +54,19 @@ def check_image(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: As `read_image`.
     """
-    with _opened(path) as image:
-        size = image.size
+    with _explained(path):
+        if (size := path.stat().st_size) > MAX_FILE_BYTES:
+            raise DatasetError(f"{path}: {size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+        data = path.read_bytes()
+    with _opened(path, BytesIO(data)) as image:
         if image.format == "PNG" and image.mode in ("RGB", "L", "1") and "transparency" not in image.info:
             image.verify()
         else:
             if image.format == "JPEG":
-                image.draft(image.mode, (max(1, size[0] // 8), max(1, size[1] // 8)))
+                image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             _opaque(path, image)
-    return size
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextmanager
@@ -72,12 +78,18 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image that is of a kind we read, and turn whatever goes wrong with it into one line."""
+def _opened(path: Path, data: BytesIO | None = None) -> Iterator[Image.Image]:
+    """Open an image, if it is of a kind we read."""
+    with _explained(path), Image.open(data or path) as image:
+        _check(path, image)
+        yield image
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with an image into one line."""
     try:
-        with Image.open(path) as image:
-            _check(path, image)
-            yield image
+        yield
     except DatasetError:
         raise
     except Image.DecompressionBombError as cause:

@@ -110,8 +110,7 @@ class ImageFiles:
 
 
 def _check_file(path: Path) -> Checked:
-    check_image(path)
-    return Checked(file_sha256(path))
+    return Checked(check_image(path))
 
 
 class StoredImages:

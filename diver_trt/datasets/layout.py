@@ -138,7 +138,6 @@ def _write_huggingface(written: Written) -> list[str]:
         "  data_files:",
         "  - split: train",
         "    path: train/**",
-        "dataset_info:",
         "  features:",
         "  - name: image",
         "    dtype: image",

@@ -84,7 +84,7 @@ class StoredArray:
         span = 1 + sum((size - 1) * stride for size, stride in zip(shape, self.strides, strict=True))
         size = self.dtype.itemsize
         with self.path.open("rb") as file:
-            file.seek(self.offset + first * self.strides[0] * size)
+            file.seek(self.offset + (first * self.strides[0] * size if first else 0))
             values = np.frombuffer(file.read(span * size), self.dtype)
         if len(values) != span:
             raise DatasetError(f"{self.path}: ends too early; the file is damaged or was cut short")
@@ -132,7 +132,7 @@ def load(array: Array) -> NDArray[Any]:
 
 def _open_torch(path: Path) -> Content:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as cause:
         raise DatasetError(
             f"{path}: reading .pt files needs torch, which is not installed; on a machine that has it, run "
@@ -140,15 +140,12 @@ def _open_torch(path: Path) -> Content:
         ) from cause
     if path.stat().st_size == 0:
         raise DatasetError(f"{path}: is empty")
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        _check_stored(path)
-    elif path.stat().st_size > MAX_LOADED_BYTES:
+    records = _records(path)
+    if records is None and path.stat().st_size > MAX_LOADED_BYTES:
         raise DatasetError(
             f"{path}: was saved in torch's old format, which cannot be read in parts; load it and save it again with torch.save"
         )
-    content = _torch_load(path, "meta" if zipped else "cpu")
-    return _torch_content(path, content, torch)
+    return _torch_content(path, _torch_load(path, "cpu" if records is None else "meta"), records or {})
 
 
 def _torch_load(path: Path, device: str) -> Any:
@@ -181,17 +178,19 @@ def _refused(cause: Exception) -> str:
     return _first_line(cause)
 
 
-def _torch_content(path: Path, value: Any, torch: Any) -> Content:
+def _torch_content(path: Path, value: Any, records: Mapping[int, int]) -> Content:
+    import torch
+
     if isinstance(value, torch.Tensor):
-        return _torch_array(path, value)
+        return _torch_array(path, value, records)
     if isinstance(value, Mapping):
-        return {key: _torch_content(path, item, torch) for key, item in value.items()}
+        return {key: _torch_content(path, item, records) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_torch_content(path, item, torch) for item in value]
+        return [_torch_content(path, item, records) for item in value]
     return None
 
 
-def _torch_array(path: Path, tensor: torch.Tensor) -> Array:
+def _torch_array(path: Path, tensor: torch.Tensor, records: Mapping[int, int]) -> Array:
     import torch
 
     tensor = tensor.detach()
@@ -199,20 +198,17 @@ def _torch_array(path: Path, tensor: torch.Tensor) -> Array:
         raise DatasetError(
             f"{path}: holds a tensor of {str(tensor.dtype).removeprefix('torch.')}, {tensor.layout}; save it as plain float32"
         )
-    shape, strides = tuple(tensor.shape), tuple(tensor.stride())
-    storage = tensor.untyped_storage()
-    size = tensor.element_size()
-    span = 0 if 0 in shape else 1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
-    if (tensor.storage_offset() + span) * size > storage.nbytes():
-        raise DatasetError(f"{path}: a tensor of shape {list(shape)} lies outside its own storage; the file is damaged")
-    _check_size(path, shape, size)
+    shape, strides, size = tuple(tensor.shape), tuple(tensor.stride()), tensor.element_size()
+    if prod(shape) * size > max(path.stat().st_size, 1 << 26):
+        raise DatasetError(f"{path}: a tensor of shape {list(shape)} is larger than the file; save it with .contiguous()")
     if tensor.device.type != "meta":
         return np.asarray(tensor.numpy())
-    offset = getattr(storage, "_checkpoint_offset", None)
+    offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
     if offset is None:
-        raise DatasetError(
-            f"{path}: this version of torch, {torch.__version__}, does not tell where tensors lie; install torch 2.9 or newer"
-        )
+        raise DatasetError(f"{path}: torch {torch.__version__} does not tell where tensors lie in a file; install torch 2.9 or newer")
+    span = 0 if 0 in shape else 1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    if (tensor.storage_offset() + span) * size > records.get(offset, 0):
+        raise DatasetError(f"{path}: a tensor of shape {list(shape)} lies outside its own storage; the file is damaged")
     dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
     return _by_rows(StoredArray(path, dtype, shape, strides, offset + tensor.storage_offset() * size))
 
@@ -303,22 +299,23 @@ def _open_safetensors(path: Path) -> Content:
 _SAFETENSORS_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
-def _check_stored(path: Path) -> None:
-    """Refuse a zip that unpacks to more than it has: torch.save never compresses, so only a bomb does."""
+def _records(path: Path) -> dict[int, int] | None:
+    """Return where each record of a zip starts and how long it is, in bytes; None if the file is no zip, as torch's old format is none.
+
+    Raises:
+        DatasetError: A record is compressed, which torch.save never does: only a zip bomb is.
+    """
     try:
+        if not zipfile.is_zipfile(path):
+            return None
         with zipfile.ZipFile(path) as archive:
-            packed = [info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-            total = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as cause:
+            members = archive.infolist()
+            records = {_data_offset(path, info): info.file_size for info in members}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as cause:
         raise DatasetError(f"{path}: a damaged file ({_first_line(cause)})") from cause
-    if packed or total > path.stat().st_size:
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members) or sum(records.values()) > path.stat().st_size:
         raise DatasetError(f"{path}: is compressed, which torch.save never does; load it and save it again with torch.save")
-
-
-def _check_size(path: Path, shape: tuple[int, ...], itemsize: int) -> None:
-    """Refuse a tensor that is much larger than its file: an expanded one repeats a few values as often as its shape says."""
-    if prod(shape) * itemsize > max(path.stat().st_size, 1 << 26):
-        raise DatasetError(f"{path}: a tensor of shape {list(shape)} is larger than the file; save it with .contiguous()")
+    return records
 
 
 def _first_line(cause: Exception) -> str:

@@ -28,6 +28,7 @@ from diver_trt.datasets.stored_array import SUFFIXES, Array, Content, StoredArra
 from diver_trt.datasets.whitening import Kind, Whitening, fit_whitening, looks_whitened
 from diver_trt.errors import DatasetError
 
+_TINY_IMAGENET_CLASSES = 200
 _LOOKED_AT = 256
 """Images whose values decide what a file may have been normalised with."""
 
@@ -112,7 +113,7 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
         raise DatasetError(f"{path}: holds values that are no numbers (NaN or infinite)")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
     stated, reference = options.normalisation or found.normalisation, options.zca_reference
-    whitened = stated is None and _is_whitened(entry, path, sample)
+    whitened = stated is None and _is_whitened(entry, path, sample, labels.num_classes)
     if whitened and not reference:
         raise DatasetError(_whitening_remedy(path, entry))
     if reference and not whitened:
@@ -216,12 +217,14 @@ def _sample(images: Array, last: bool) -> NDArray[Any]:  # => [n, c, H, W]
     return values.transpose(0, 3, 1, 2) if last else values
 
 
-def _is_whitened(entry: Format, path: Path, sample: NDArray[Any]) -> bool:
+def _is_whitened(entry: Format, path: Path, sample: NDArray[Any], num_classes: int) -> bool:
+    """Say whether images were whitened: KIP's always, MTT's and its family's only for CIFAR and Tiny-ImageNet, and if they look like it."""
     if entry.name == "kip":
         return True
-    return (
-        entry.name in ("mtt", "frepo") and not path.stem.startswith("images_zca_") and sample.dtype.kind == "f" and looks_whitened(sample)
-    )
+    if sample.dtype.kind != "f" or path.stem.startswith("images_zca_"):
+        return False
+    small = min(sample.shape[2:]) <= 64 and num_classes <= _TINY_IMAGENET_CLASSES
+    return (entry.name == "frepo" or (entry.name == "mtt" and small)) and looks_whitened(sample)
 
 
 def _whitening_remedy(path: Path, entry: Format) -> str:

@@ -224,7 +224,7 @@ def test_a_map_of_another_size_is_noticed(tmp_path: Path, imagenet: Bundle) -> N
     path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
     (note,) = as_woof(path, imagenet, classes="imagenet-100").origin.notes
     assert note == "its labels are of 10 classes, but imagenet-100 has 100: is --classes right?"
-    with pytest.raises(DatasetError, match="class 9 is out of range; .*three.txt has classes 0 to 2"):
+    with pytest.raises(DatasetError, match=r"class 9 is out of range; .*three.txt has classes 0 to 2"):
         (tmp_path / "three.txt").write_text("1\n2\n3\n")
         as_woof(path, imagenet, classes=str(tmp_path / "three.txt"))
 
@@ -257,7 +257,7 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
 
 def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle) -> None:
     folders = methods.GVBSM(tmp_path / "folders", known_images(20, 32), CLASSES)
-    with pytest.raises(DatasetError, match="--normalisation: .* holds images, which are not normalised; leave it out"):
+    with pytest.raises(DatasetError, match=r"--normalisation: .* holds images, which are not normalised; leave it out"):
         as_woof(folders, imagenet, normalisation="imagenet")
     with pytest.raises(
         DatasetError, match="--format mtt is a format of tensors, but the input holds folders; expected one of folders, sre2l"
@@ -280,5 +280,5 @@ def test_bases_and_soft_label_files_are_no_images(tmp_path: Path, imagenet: Bund
         as_woof(path, imagenet)
     (tmp_path / "fkd" / "epoch_0").mkdir(parents=True)
     (tmp_path / "fkd" / "epoch_0" / "batch_0.tar").touch()
-    with pytest.raises(DatasetError, match="holds soft labels .FKD., which belong to images elsewhere"):
+    with pytest.raises(DatasetError, match=r"holds soft labels .FKD., which belong to images elsewhere"):
         as_woof(tmp_path / "fkd", imagenet)

@@ -1,0 +1,158 @@
+"""What somebody else's files may be: each ends in one line on the command line, nothing runs, nothing is written, memory stays bounded."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.datasets import methods
+from tests.datasets.test_dataset import CLASSES, known_images
+from tests.datasets.test_stored_array import Touch
+
+MEMORY_BYTES = 400_000_000
+
+
+def refused(source: Path, output: Path) -> str:
+    """Run `recover` as a user would and return the one line it ends in; it must not take more memory than a small set needs."""
+    command = [sys.executable, "-m", "diver_trt", "recover", str(source), str(output)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    lines = [line for line in said.splitlines() if "error:" in line]
+    assert (process.returncode, len(lines)) == (1, 1), said
+    assert "Traceback" not in said
+    assert not output.exists()
+    assert not list(source.parent.rglob("executed"))
+    assert usage.ru_maxrss * 1024 < MEMORY_BYTES, f"{usage.ru_maxrss:,} KiB"
+    return lines[0]
+
+
+def changed(folder: Path, position: tuple[int, ...], value: float) -> None:
+    images = methods.normalised(known_images(20, 32), "cifar10")
+    images[position] = value
+    torch.save(images, folder / "images_best.pt")
+    torch.save(torch.tensor(CLASSES), folder / "labels_best.pt")
+
+
+def nan_where_few_look(folder: Path) -> None:
+    """In one pixel of image 7 of 6,000: only a look at every image finds it."""
+    images = methods.normalised(known_images(20, 32), "cifar10").repeat(300, 1, 1, 1)
+    images[7, 1, 30, 30] = float("nan")
+    torch.save(images, folder / "images_best.pt")
+    torch.save(torch.arange(6000) // 600, folder / "labels_best.pt")
+
+
+def infinite(folder: Path) -> None:
+    changed(folder, (3, 0, 0, 0), float("-inf"))
+
+
+def code_in_a_pickle(folder: Path) -> None:
+    torch.save([torch.zeros(20, 3, 32, 32), Touch(folder / "executed")], folder / "data.pt")
+
+
+def code_in_the_labels(folder: Path) -> None:
+    changed(folder, (0,), 0.5)
+    torch.save(Touch(folder / "executed"), folder / "labels_best.pt")
+
+
+def objects(folder: Path) -> None:
+    np.savez(folder / "set.npz", images=np.zeros((2, 3, 8, 8), np.float32), labels=np.array([Touch(folder / "executed")] * 2, object))
+
+
+def terabyte(folder: Path) -> None:
+    torch.save([torch.zeros(1).expand(2**14, 3, 2**13, 2**13), torch.zeros(2**14, dtype=torch.int64)], folder / "data.pt")
+
+
+def negative_labels(folder: Path) -> None:
+    changed(folder, (0,), 0.5)
+    torch.save(torch.tensor(CLASSES) - 1, folder / "labels_best.pt")
+
+
+def odd_labels(folder: Path) -> None:
+    changed(folder, (0,), 0.5)
+    torch.save(torch.rand(20, 10) * 9, folder / "labels_best.pt")
+
+
+def link_out(folder: Path) -> None:
+    (folder / "3").mkdir()
+    (folder / "3" / "0.png").symlink_to("/etc/passwd")
+
+
+def folder_link_out(folder: Path) -> None:
+    (folder / "3").symlink_to("/usr")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def huge_png(folder: Path) -> None:
+    """20,000 x 20,000 black-and-white pixels: 50 kB on disk, 400 MB as grey, 1.2 GB as RGB."""
+    (folder / "3").mkdir()
+    rows = zlib.compress(b"\0" * (20_000 * 2_501))
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (folder / "3" / "0.png").write_bytes(png)
+    assert len(png) < 100_000
+
+
+def newline_in_a_name(folder: Path) -> None:
+    (folder / "3").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3" / "a\nerror: all is well.png")
+
+
+def name_that_is_no_text(folder: Path) -> None:
+    (folder / "3").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3" / "0.png")
+    (folder / "3" / "0.png").rename(folder / "3" / os.fsdecode(b"\xff\xfe.png"))
+
+
+def newline_in_a_folder(folder: Path) -> None:
+    (folder / "3\n4").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3\n4" / "0.png")
+
+
+def damaged_late(folder: Path) -> None:
+    """The last of three hundred files is cut short: found before any work."""
+    methods.SRE2L(folder, np.repeat(known_images(10, 32), 30, axis=0), [i // 30 for i in range(300)])
+    last = sorted(folder.rglob("*.jpg"))[-1]
+    last.write_bytes(last.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (nan_where_few_look, "images_best.pt: image 7 holds values that are no numbers (NaN or infinite)"),
+        (infinite, "holds values that are no numbers (NaN or infinite)"),
+        (code_in_a_pickle, "holds more than tensors (posix.mkdir)"),
+        (code_in_the_labels, "holds more than tensors (posix.mkdir)"),
+        (objects, "labels.npy holds Python objects, which are never loaded"),
+        (terabyte, "is larger than the file"),
+        (negative_labels, "found label -1; expected classes from 0 on"),
+        (odd_labels, "neither logits nor probabilities"),
+        (link_out, "3/0.png: is a link out of the dataset"),
+        (folder_link_out, "3: is a link out of the dataset"),
+        (huge_png, "expected at most 67,108,864 in all"),
+        (newline_in_a_name, r"holds a name that cannot be printed, 'a\nerror: all is well.png'; rename it"),
+        (name_that_is_no_text, r"holds a name that cannot be printed, '\udcff\udcfe.png'; rename it"),
+        (newline_in_a_folder, r"holds a name that cannot be printed, '3\n4'; rename it"),
+        (damaged_late, "class009_id029.jpg: not an image, or a damaged one"),
+    ],
+)
+def test_hostile_files_end_in_one_line(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make(source)
+    assert message in refused(source, tmp_path / "out")
