@@ -373,3 +373,44 @@ def test_help_answers_at_once() -> None:
 def test_a_checkout_runs_without_being_installed() -> None:
     found = subprocess.run([sys.executable, "cli.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.startswith("diver-trt ")
+
+
+@pytest.fixture
+def dm(tmp_path: Path) -> Path:
+    """The distilled digits as DM would save them, some values beyond the range of pixels."""
+    import torch
+
+    images = np.stack([np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB")) for index in range(10)])
+    values = (torch.from_numpy(images.transpose(0, 3, 1, 2) / 255.0) - 0.1307) / 0.3081
+    values[:, :, :4, :4] = -2
+    torch.save({"data": [[values.float(), torch.arange(10)]]}, tmp_path / "res_DM_MNIST_ConvNet_1ipc.pt")
+    return tmp_path / "res_DM_MNIST_ConvNet_1ipc.pt"
+
+
+def test_what_tensors_were_taken_for_is_said_before_work_begins(dm: Path, tmp_path: Path) -> None:
+    result = run("recover", dm, tmp_path / "out", *QUICK)
+    assert result.exit_code == 0, result.output
+    found, hint, clipped, *_ = result.stderr.splitlines()
+    assert "DC, DSA, DM or CAFE tensors, 10 classes x 1, 32 px, mnist-normalised, the model's own classes" in found
+    assert "if that is wrong: --format, --classes, --normalisation, --collage" in hint
+    assert "1.6% of the values lie outside the range of pixels" in clipped
+    source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
+    assert (source["format"], source["normalisation"], source["collage"]) == ("dc", "mnist", 1)
+    assert source["clipped"] == pytest.approx(16 / 1024)
+
+
+def test_inspect_shows_what_would_be_fed_to_the_model(dm: Path, tmp_path: Path) -> None:
+    result = run("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["format"], facts["images"], facts["image_size"], facts["notes"]) == ("dc", 10, [32, 32], [])
+    sheet = np.asarray(Image.open(tmp_path / "fed.png"))
+    digit = np.asarray(Image.open(DISTILLED / "0" / "0.png").convert("RGB")).repeat(2, axis=0).repeat(2, axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], (48, 48))
+    assert (windows == digit[8:56, 8:56, 0]).all(axis=(2, 3)).any()
+    result = run("recover", dm, tmp_path / "out", "--collage", "2", "--no-inheritance", *QUICK[:2], *QUICK[4:])
+    assert "cut from 2 x 2 collages" in result.stderr
+
+
+def test_notes_are_said(dm: Path) -> None:
+    assert "note: values lie in" in run("inspect", dm, "--normalisation", "none").stderr
