@@ -97,20 +97,30 @@ def until_first_batch(source: Path, output: Path, *options: str) -> tuple[float,
                 break
         else:
             sys.exit("recover ended by itself")
-        seconds = time.perf_counter() - started
+        seconds, peak = time.perf_counter() - started, peak_bytes(process.pid)
         process.kill()
         _, _, usage = os.wait4(process.pid, 0)
     shutil.rmtree(output, ignore_errors=True)
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return seconds, usage.ru_utime + usage.ru_stime, peak
 
 
 def whole_recovery(source: Path, output: Path) -> int:
     """Return the peak memory of a recovery in bytes."""
+    peak = 0
     with subprocess.Popen(command(source, output, *QUICK), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            peak = max(peak, peak_bytes(process.pid))
+            time.sleep(0.05)
     shutil.rmtree(output)
-    return usage.ru_maxrss * 1024
+    return peak
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has had so far; 0 when it has ended. (`ru_maxrss` would begin with the parent's.)"""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def command(source: Path, output: Path, *options: str) -> list[str]:

@@ -299,7 +299,8 @@ def convert(
     """Convert distilled tensors for a device without torch: same values, read there without any guess."""
     from diver_trt.datasets.converter import convert_tensors
     from diver_trt.datasets.read_options import ReadOptions
-    from diver_trt.datasets.tensor_reader import find_one_tensor_file, read_tensors
+    from diver_trt.datasets.tensor_files import find_one_tensor_file
+    from diver_trt.datasets.tensor_reader import read_tensors
 
     tensors = read_tensors(find_one_tensor_file(source), ReadOptions(method=source_format, normalisation=normalisation, collage=collage))
     factor = collage or tensors.collage or tensors.format.default_collage(tensors.side)

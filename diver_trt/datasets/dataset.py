@@ -19,7 +19,8 @@ from diver_trt.datasets.formats import RECOVERED, Format, collage_of_path, find_
 from diver_trt.datasets.image_source import ImageFiles, ImageSource, Joined, StoredImages, Tiles
 from diver_trt.datasets.read_options import ReadOptions
 from diver_trt.datasets.recovered import is_recovered, read_recovered
-from diver_trt.datasets.tensor_reader import Tensors, find_tensor_files, read_tensors
+from diver_trt.datasets.tensor_files import find_tensor_files
+from diver_trt.datasets.tensor_reader import Tensors, read_tensors
 from diver_trt.errors import DatasetError
 
 SoftLabel = NDArray[np.float32]

@@ -2,13 +2,13 @@
 
 The structure tells most: a bare tensor with its labels in a second file (MTT and its family, GLaD), a list of both (IDC, DREAM, NCFM), a
 dictionary of experiments (DC, DSA, DM, CAFE), named arrays (FRePo, KIP, and what `diver-trt convert` writes). The rest is told by file
-names and by the values. A folder may stand for its best file, or for several parts that belong together, as SeqMatch and IDC write them.
+names and by the values.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from diver_trt.datasets.folder_reader import natural
 from diver_trt.datasets.formats import FORMATS, Format, find_format, format_of_list, format_of_tensors
-from diver_trt.datasets.image_file import SUFFIXES as IMAGE_SUFFIXES
-from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.image_source import channels_last
 from diver_trt.datasets.labels import Labels, describe_array, read_labels
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, contradiction, find_normalisation
 from diver_trt.datasets.read_options import ReadOptions
-from diver_trt.datasets.stored_array import SUFFIXES, Array, Content, StoredArray, open_stored
-from diver_trt.datasets.whitening import Kind, Whitening, fit_whitening, looks_whitened
+from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
+from diver_trt.datasets.whitening import Whitening, looks_whitened
+from diver_trt.datasets.zca_reference import fit_reference
 from diver_trt.errors import DatasetError
 
 _TINY_IMAGENET_CLASSES = 200
@@ -64,35 +63,6 @@ class Tensors:
         return int(min(height, width))
 
 
-def find_tensor_files(path: Path) -> list[Path]:
-    """Return the files of images that a path stands for: itself, the best one of a folder, or the best one of each folder in it.
-
-    Raises:
-        DatasetError: A folder holds several that differ in more than their iteration.
-    """
-    if path.is_file():
-        return [path]
-    if best := _best_of(path):
-        return [best]
-    folders = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=natural)
-    return [best for folder in folders if (best := _best_of(folder))]
-
-
-def find_one_tensor_file(path: Path) -> Path:
-    """Return the one file of images that a path stands for.
-
-    Raises:
-        DatasetError: There is none, or there are several.
-    """
-    if not path.exists():
-        raise DatasetError(f"{path}: no such file or folder")
-    files = find_tensor_files(path)
-    if len(files) != 1:
-        found = ", ".join(str(file) for file in files[:5]) or "no file of tensors"
-        raise DatasetError(f"{path}: holds {found}; name one file of images")
-    return files[0]
-
-
 def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     """Understand one file.
 
@@ -113,7 +83,7 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
         raise DatasetError(f"{path}: holds values that are no numbers (NaN or infinite)")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
     stated, reference = options.normalisation or found.normalisation, options.zca_reference
-    whitened = stated is None and _is_whitened(entry, path, sample, labels.num_classes)
+    whitened = (stated is None or entry.name == "frepo") and _is_whitened(entry, path, sample, labels.num_classes)
     if whitened and not reference:
         raise DatasetError(_whitening_remedy(path, entry))
     if reference and not whitened:
@@ -121,7 +91,7 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     chosen = find_normalisation(stated) if stated else _default_normalisation(entry, path, sample, whitened)
     whitening = None
     if reference:
-        whitening, chosen = _fit(reference, entry, chosen, sample.shape[2:])
+        whitening, chosen = fit_reference(reference, entry.name, chosen, sample.shape[1:])
     notes = [] if entry.advice is None else [entry.advice]
     if not whitened and (problem := contradiction(sample, chosen)):
         notes.append(f"{problem}: is --normalisation {chosen.name} right?")
@@ -228,17 +198,13 @@ def _is_whitened(entry: Format, path: Path, sample: NDArray[Any], num_classes: i
 
 
 def _whitening_remedy(path: Path, entry: Format) -> str:
-    twins = sorted(path.parent.glob("images_zca_*"), key=natural) if entry.name == "mtt" else []
-    twin = (
-        f"give {twins[-1].name}, which is not whitened"
-        if twins
-        else "give the file that is not whitened (images_zca_*.pt, if the method saved it)"
-    )
-    remedy = "" if entry.name in ("kip", "frepo") else f"{twin}, or "
-    return (
-        f"{path}: is ZCA-whitened, and the transform is not in the file; {remedy}name the training images with --zca-reference, so that it "
-        "can be fitted again; or say --normalisation if it is not whitened"
-    )
+    reason = f"{path}: is ZCA-whitened, and the transform is not in the file"
+    fit = "name the training images with --zca-reference, so that it can be fitted again"
+    if entry.name != "mtt":
+        return f"{reason}; {fit}"
+    twins = sorted(path.parent.glob("images_zca_*"), key=natural)
+    twin = f"{twins[-1].name}, which is not whitened" if twins else "the file that is not whitened (images_zca_*.pt, if there is one)"
+    return f"{reason}; give {twin}, or {fit}; or say --normalisation if it is not whitened"
 
 
 def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], whitened: bool) -> Normalisation:
@@ -268,91 +234,3 @@ def _misplaced(labels: Labels) -> int:
     per_class, rest = divmod(len(labels.classes), labels.num_classes)
     wrong = int(np.count_nonzero(labels.classes != np.arange(len(labels.classes)) // max(1, per_class)))
     return 0 if rest or wrong > len(labels.classes) // 2 else wrong
-
-
-def _fit(reference: Path, entry: Format, normalisation: Normalisation, size: tuple[int, ...]) -> tuple[Whitening, Normalisation]:
-    """Fit the method's whitening to reference images, and return it with what is to be undone after it."""
-    pixels = (_fitting(reference, image, size) for image in _reference_images(reference))
-    if entry.name == "frepo":
-        mean, std = np.array(normalisation.mean, np.float32), np.array(normalisation.std, np.float32)
-        return fit_whitening(((image.transpose(1, 2, 0) - mean) / std for image in pixels), Kind.FREPO), normalisation
-    if entry.name != "kip":
-        return fit_whitening(pixels, Kind.KORNIA), normalisation
-    means: list[float] = []
-    lengths: list[float] = []
-
-    def prepared() -> Iterator[NDArray[np.float32]]:
-        for image in pixels:
-            means.append(float(image.mean()))
-            centred = image - np.float32(means[-1])
-            lengths.append(float(np.linalg.norm(centred)))
-            yield centred / np.float32(max(lengths[-1], 1e-6))
-
-    whitening = fit_whitening(prepared(), Kind.KIP)
-    brightness, contrast = float(np.mean(means)), float(np.mean(lengths))
-    name = "KIP, at the reference's brightness and contrast"
-    return whitening, Normalisation(name, (brightness,) * 3, (contrast,) * 3)
-
-
-def _reference_images(path: Path) -> Iterator[NDArray[np.float32]]:  # => [3, H, W] in [0, 1]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        return (read_image(file).transpose(2, 0, 1).astype(np.float32) / 255 for file in files)
-    content = open_stored(path)
-    arrays = list(content.values()) if isinstance(content, Mapping) else content if isinstance(content, Sequence) else [content]
-    images = next((array for array in arrays if isinstance(array, (StoredArray, np.ndarray)) and len(array.shape) == 4), None)
-    if images is None:
-        raise DatasetError(f"--zca-reference {path}: holds {_describe(content)}; expected images, or a folder of them")
-    last, scale = channels_last(path, images), 255 if images.dtype == np.uint8 else 1
-    rows = (images[i].astype(np.float32) / np.float32(scale) for i in range(len(images)))
-    return (row.transpose(2, 0, 1) if last else row for row in rows)
-
-
-def _fitting(path: Path, image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    if image.shape[1:] != size:
-        raise DatasetError(
-            f"--zca-reference {path}: holds images of {image.shape[2]} x {image.shape[1]}; the method whitened {size[1]} x {size[0]}"
-        )
-    if image.min() < -0.01 or image.max() > 1.01:
-        raise DatasetError(
-            f"--zca-reference {path}: holds values from {image.min():.2f} to {image.max():.2f}; expected images in 0 to 1, or uint8"
-        )
-    return image
-
-
-def _best_of(folder: Path) -> Path | None:
-    """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration."""
-    try:
-        files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
-    except OSError as cause:
-        raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
-    families: dict[str, list[Path]] = {}
-    for file in files:
-        if family := _family(file.stem):
-            families.setdefault(family, []).append(file)
-    if "images_zca" in families:
-        families.pop("images", None)
-    if len(families) > 1 or any(len(found) > 1 for family, found in families.items() if family == "other"):
-        names = ", ".join(sorted(file.name for found in families.values() for file in found)[:6])
-        raise DatasetError(f"{folder}: holds several files of images ({names}); name one of them")
-    return max(next(iter(families.values())), key=lambda file: _rank(file.stem)) if families else None
-
-
-def _family(stem: str) -> str | None:
-    """Return which files belong to one run and differ in their iteration only; None for labels and learning rates."""
-    if re.match(r"(labels?|lr|best_lr|soft_labels|weights|styles|data_com)(_|$)", stem) or stem in ("data_init", "data0"):
-        return None
-    for family, pattern in (
-        ("images_zca", r"images_zca_\d+"),
-        ("images", r"images(_(\d+|best))?"),
-        ("data", r"data(_?(\d+|best))?"),
-        ("step", r"step\d+"),
-    ):
-        if re.fullmatch(pattern, stem):
-            return family
-    return "other"
-
-
-def _rank(stem: str) -> tuple[bool, int]:
-    digits = re.findall(r"\d+", stem)
-    return stem.endswith("best"), int(digits[-1]) if digits else -1

@@ -118,6 +118,12 @@ def test_frepos_whitening_is_undone(photographs: NDArray[np.uint8], tmp_path: Pa
         read(path, imagenet, zca_reference=tmp_path / "train.npz")
     with pytest.raises(DatasetError, match="is ZCA-whitened"):
         read(path, imagenet)
+    found = read(path, imagenet, zca_reference=tmp_path / "train.npz", normalisation="frepo-cifar10")
+    dataset = read_dataset(
+        path, imagenet, ReadOptions(classes="imagewoof", zca_reference=tmp_path / "train.npz", normalisation="frepo-cifar10")
+    )
+    order = [sample.position for sample in dataset.samples]
+    np.testing.assert_allclose(found, photographs[order], atol=2)
 
 
 def test_frepo_fits_normalised_images_with_the_channels_last(photographs: NDArray[np.uint8]) -> None:
@@ -151,7 +157,7 @@ def test_kip_comes_back_but_for_brightness_and_contrast(photographs: NDArray[np.
         (np.zeros((1, 16, 16, 3), np.uint8), "holds 1 images; expected those the method whitened"),
         (np.zeros((9, 8, 8, 3), np.uint8), "holds images of 8 x 8; the method whitened 16 x 16"),
         (np.full((9, 16, 16, 3), 7, np.float32), "holds values from 7.00 to 7.00; expected images in 0 to 1, or uint8"),
-        (np.zeros((9, 16), np.uint8), "expected images, or a folder of them"),
+        (np.zeros((9, 16), np.uint8), "holds no array of images; expected one, or a folder of images"),
     ],
 )
 def test_references_that_cannot_be_are_refused(
