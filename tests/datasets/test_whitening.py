@@ -119,11 +119,7 @@ def test_frepos_whitening_is_undone(photographs: NDArray[np.uint8], tmp_path: Pa
     with pytest.raises(DatasetError, match="is ZCA-whitened"):
         read(path, imagenet)
     found = read(path, imagenet, zca_reference=tmp_path / "train.npz", normalisation="frepo-cifar10")
-    dataset = read_dataset(
-        path, imagenet, ReadOptions(classes="imagewoof", zca_reference=tmp_path / "train.npz", normalisation="frepo-cifar10")
-    )
-    order = [sample.position for sample in dataset.samples]
-    np.testing.assert_allclose(found, photographs[order], atol=2)
+    np.testing.assert_allclose(found, photographs[:20], atol=2)
 
 
 def test_frepo_fits_normalised_images_with_the_channels_last(photographs: NDArray[np.uint8]) -> None:
