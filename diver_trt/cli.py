@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
 import time
 import warnings
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from diver_trt.errors import DiverError, EngineError, MissingExtraError, RecipeError
+from diver_trt.errors import DatasetError, DiverError, EngineError, MissingExtraError, RecipeError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
     from diver_trt.datasets.dataset import Dataset
     from diver_trt.datasets.image_source import Checked
+    from diver_trt.datasets.writer import DatasetWriter
     from diver_trt.recipe import Recipe
+    from diver_trt.recovery import Shard
+    from diver_trt.runtime.recoverer import Recoverer
     from diver_trt.sidecar import Plan
 
 P = ParamSpec("P")
@@ -137,9 +141,12 @@ def recover(
         str | None, typer.Option(help="Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full.  [paper: 40:25]", show_default=False)
     ] = None,
     sigma: Annotated[str | None, typer.Option(help="Its scale: learned, posterior or marginal.  [learned]", show_default=False)] = None,
+    shard: Annotated[str | None, typer.Option(help="Recover one part of the set, such as 3/8; join them with merge.", show_default=False)] = None,
+    on_error: Annotated[str, typer.Option(help="What one bad image does: fail ends the run, skip leaves it out and reports it.")] = "fail",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Recover a distilled dataset: one realistic image for each distilled one."""
+    """Recover a distilled dataset: one realistic image for each distilled one. Run again, it goes on where it was interrupted."""
     recipe = _recipe(
         preset,
         start_step=start_step,
@@ -157,35 +164,72 @@ def recover(
     from diver_trt.datasets.dataset import read_dataset
     from diver_trt.datasets.layout import LAYOUTS
     from diver_trt.datasets.read_options import ReadOptions
-    from diver_trt.recovery import check_output, contact_sheet_path, recover_dataset
-    from diver_trt.runtime.memory import format_bytes, parse_bytes
+    from diver_trt.datasets.writer import open_output
+    from diver_trt.recovery import Job, check_output, contact_sheet_path, recover_job
+    from diver_trt.runtime.memory import parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
 
     chosen_layout, side = _choice("--layout", layout, LAYOUTS), None if size == "keep" else _positive("--size", size)
-    images_per_batch = None if batch == "auto" else _positive("--batch", batch)
+    per_batch = None if batch == "auto" else _positive("--batch", batch)
+    part, skip_bad = _shard(shard) if shard else None, _choice("--on-error", on_error, ("fail", "skip")) == "skip"
+    budget = parse_bytes(memory_budget) if memory_budget else None
     opened = Bundle.open(bundle or default_bundle())
     dataset = read_dataset(source, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference))
     check_output(dataset, opened, output, chosen_layout)
-    count = len(dataset.samples)
-    checked = _checked(dataset, opened)
-    budget = parse_bytes(memory_budget) if memory_budget else None
+    checked = _checked(dataset, opened, skip_bad=skip_bad)
+    job = Job(
+        dataset=dataset,
+        checked=checked,
+        bundle=opened,
+        recipe=recipe,
+        seed=seed,
+        layout=chosen_layout,
+        size=side,
+        shard=part,
+        skip_bad=skip_bad,
+    )
+    count = len(job.samples)
+
+    def open_recoverer(limit: int | None) -> Recoverer:
+        return Recoverer(opened, recipe, engine=engine, batch=limit or per_batch, memory_budget=budget, images=count)
+
     started = time.monotonic()
-    with Recoverer(opened, recipe, engine=engine, batch=images_per_batch, memory_budget=budget, images=count) as recoverer:
-        per_batch = recoverer.batch
-        batches = -(-count // per_batch)
-        _say(f"recovering on {recoverer.engine} in {batches} batches of up to {per_batch}, {recoverer.steps_per_batch} steps each")
-        if recoverer.memory:
-            _say(f"networks {recoverer.memory.residency}, {format_bytes(recoverer.memory.peak_bytes)} of engine memory at the peak")
-        with _progress("recovering", batches * recoverer.steps_per_batch) as advance:
-            for _ in recover_dataset(dataset, checked, output, recoverer, seed=seed, layout=chosen_layout, size=side, on_step=advance):
-                pass
-        used = recoverer.engine
+    with open_output(output, job.head(), overwrite=overwrite) as writer, _stop_requested() as stopping, _progress("recovering", 0) as advance:
+        _say_there(writer, output, count)
+        begun = _Begun(count, writer, advance)
+        for _ in recover_job(job, writer, open_recoverer, on_open=begun, on_step=advance, stopping=stopping):
+            pass
+        done, skipped = writer.totals()
     seconds = time.monotonic() - started
-    sheet = contact_sheet_path(output)
+    if done < count:
+        _say(f"interrupted: {done} of {count} images are done; the same command goes on from there")
+        raise typer.Exit(130)
     if as_json:
-        _print_json(output=str(output), images=count, engine=used, batch=per_batch, seconds=round(seconds, 3), contact_sheet=str(sheet))
+        sheet = str(contact_sheet_path(output))
+        facts = {"images": count - len(skipped), "skipped": skipped, "engine": begun.engine, "batch": begun.batch}
+        _print_json(output=str(output), **facts, seconds=round(seconds, 3), contact_sheet=sheet)
     else:
-        print(f"recovered {count} images into {output} in {seconds:.1f} s; look at {sheet}")
+        for entry in skipped:
+            _say(f"left out: {entry['source']}: {entry['problem']}")
+        print(f"recovered {count - len(skipped)} images into {output} in {seconds:.1f} s; look at {contact_sheet_path(output)}")
+    if skipped:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: diver-trt merge part1 part2 part3 recovered")
+@reporting
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="SHARD... OUTPUT", help="Every shard of a recovery, and a new folder.")],
+    as_json: Json = False,
+) -> None:
+    """Join the shards of a recovery, after checking that they belong together and that none is missing."""
+    from diver_trt.merging import merge_shards
+
+    if len(folders) < 2:
+        raise typer.BadParameter("expected every shard of a recovery, and then a new folder")
+    *shards, output = folders
+    count = merge_shards(shards, output)
+    _print_json(output=str(output), images=count) if as_json else print(f"merged {len(shards)} shards with {count} images into {output}")
 
 
 @app.command(epilog="Example: diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256")
@@ -435,8 +479,8 @@ def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | No
     }
 
 
-def _checked(dataset: Dataset, model: Bundle) -> list[Checked]:
-    """Say what a dataset was found to be, and look at every image of it."""
+def _checked(dataset: Dataset, model: Bundle, *, skip_bad: bool = False) -> list[Checked]:
+    """Say what a dataset was found to be, and look at every image of it; one that cannot be read ends it, or is left for the report."""
     from diver_trt.recovery import mean_clipped
 
     _say(f"{dataset.root}: {dataset.summary}; model {model.model_id} {model.precision}")
@@ -446,6 +490,8 @@ def _checked(dataset: Dataset, model: Bundle) -> list[Checked]:
     checked = []
     with _progress("checking", len(dataset.samples)) as advance:
         for found in dataset.images.check():
+            if found.problem and not skip_bad:
+                raise DatasetError(found.problem)
             checked.append(found)
             advance()
     if clipped := mean_clipped(checked):
@@ -545,6 +591,63 @@ def _recipe(
     return base.with_settings(**settings)
 
 
+def _shard(text: str) -> Shard:
+    from diver_trt.recovery import Shard
+
+    number, _, of = text.partition("/")
+    if not (text.isascii() and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise typer.BadParameter(f"--shard is {text!r}; expected NUMBER/OF, such as 3/8")
+    return Shard(int(number), int(of))
+
+
+def _say_there(writer: DatasetWriter, output: Path, count: int) -> None:
+    """Say what an earlier run left."""
+    if writer.lost:
+        _say(f"{output}: {writer.lost} images are not on disk as the journal says, and are done again")
+    if writer.finished or writer.done:
+        _say(f"{output}: {count if writer.finished else len(writer.done)} of {count} images are already there")
+
+
+class _Begun:
+    """Says on what a recovery runs, each time that the model is opened, and counts what remains."""
+
+    engine: str | None = None
+    batch: int | None = None
+
+    def __init__(self, count: int, writer: DatasetWriter, advance: _Progress) -> None:
+        self._count, self._writer, self._advance = count, writer, advance
+
+    def __call__(self, recoverer: Recoverer) -> None:
+        """Say it."""
+        from diver_trt.runtime.memory import format_bytes
+
+        self.engine, self.batch = recoverer.engine, recoverer.batch
+        batches = -(-(self._count - len(self._writer.done)) // recoverer.batch)
+        self._advance.restart(batches * recoverer.steps_per_batch)
+        _say(f"recovering on {recoverer.engine} in {batches} batches of up to {recoverer.batch}, {recoverer.steps_per_batch} steps each")
+        if recoverer.memory:
+            _say(f"networks {recoverer.memory.residency}, {format_bytes(recoverer.memory.peak_bytes)} of engine memory at the peak")
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C or SIGTERM ask for an end, which the block looks out for; the second one ends it at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        asked.append(number)
+        _say("finishing the batch in hand; once more to stop at once")
+        for kept, handler in before.items():
+            signal.signal(kept, handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:
     if value not in choices:
         raise typer.BadParameter(f"{option} is {value!r}; expected one of {', '.join(choices)}")
@@ -573,6 +676,12 @@ class _Progress:
         elif time.monotonic() - self._told > 10:
             self._told = time.monotonic()
             _say(f"{self._what}: {self._done} of {self._total}")
+
+    def restart(self, total: int) -> None:
+        """Count again from nothing, up to another total."""
+        self._total, self._done = total, 0
+        if self._bar:
+            self._bar.reset(self._task, total=total)
 
     def note(self, text: str) -> None:
         """Show what is going on beside the bar."""

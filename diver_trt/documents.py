@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,11 @@ class Document:
         except (ValueError, RecursionError) as cause:
             raise error(f"{path}: not valid JSON ({cause})") from cause
         return cls(value, str(path), error)
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Every field as it is."""
+        return self._fields
 
     def __contains__(self, key: str) -> bool:
         return self._fields.get(key) is not None

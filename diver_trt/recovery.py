@@ -1,12 +1,18 @@
-"""A distilled dataset on disk becomes a recovered one on disk: what `diver-trt recover` does."""
+"""A distilled dataset on disk becomes a recovered one on disk: what `diver-trt recover` does.
+
+A `Job` says what is to be recovered, and so what the images will be; `recover_job` does what of it is not done yet. The manifest holds
+nothing that depends on when, in how many runs, or in which batches it was done.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -15,32 +21,132 @@ from diver_trt.bundle import Bundle, file_sha256
 from diver_trt.datasets.class_map import wnid_of
 from diver_trt.datasets.contact_sheet import ContactSheet
 from diver_trt.datasets.dataset import Dataset, Sample
+from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.image_source import Checked
 from diver_trt.datasets.layout import Written, image_path, require_torch, tensor_normalisation, write_companions
-from diver_trt.datasets.writer import CONTACT_SHEET, DatasetWriter, require_empty
-from diver_trt.errors import DatasetError, OutputError
-from diver_trt.pixels import square
+from diver_trt.datasets.writer import CONTACT_SHEET, MANIFEST_SCHEMA, DatasetWriter, require_usable
+from diver_trt.errors import BundleError, DatasetError, DeviceMemoryError, OutputError
+from diver_trt.pixels import Pixels, square
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+
+T = TypeVar("T")
 
 RESAMPLING = "bicubic, antialiased"
 
+OpenRecoverer = Callable[[int | None], Recoverer]
+"""Opens the model for a number of images per batch; None leaves the choice to it."""
+
 
 @dataclass(frozen=True, slots=True)
-class RecoveredFile:
-    """One recovered image on disk, and the distilled sample that it came from."""
+class Shard:
+    """A part of a dataset: consecutive samples, so that a shard has few classes.
 
-    sample: Sample
-    path: Path
+    Attributes:
+        number: Which part, from 1.
+        of: How many parts there are.
+    """
+
+    number: int
+    of: int
+
+    def part(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Return the samples of this part; over all parts each sample comes once."""
+        return samples[len(samples) * (self.number - 1) // self.of : len(samples) * self.number // self.of]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be recovered.
+
+    Attributes:
+        dataset: The distilled images.
+        checked: What a look at each of its images found, from `dataset.images.check`.
+        bundle: The model.
+        recipe: The method's settings.
+        seed: Seed of the noise.
+        layout: One of `LAYOUTS`.
+        size: Side of the written images in pixels; None keeps the model's.
+        shard: The part that is to be done; None is all.
+        skip_bad: Whether an image that cannot be read, or that comes to nothing, is left out instead of ending the recovery.
+    """
+
+    dataset: Dataset
+    checked: Sequence[Checked]
+    bundle: Bundle
+    recipe: Recipe
+    seed: int = 0
+    layout: str = "index"
+    size: int | None = None
+    shard: Shard | None = None
+    skip_bad: bool = False
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """The samples of this job, in the dataset's order."""
+        return self.shard.part(self.dataset.samples) if self.shard else self.dataset.samples
+
+    @property
+    def side(self) -> int:
+        """Side of the written images in pixels."""
+        return self.size or self.bundle.image_size
+
+    def head(self) -> dict[str, Any]:
+        """Return what decides the images, as the journal and the manifest begin."""
+        dataset, bundle, origin = self.dataset, self.bundle, self.dataset.origin
+        normalisation = tensor_normalisation(self.layout, origin.normalisation, self.side)
+        return {
+            "schema": MANIFEST_SCHEMA,
+            "tool": {"name": "diver-trt", "version": __version__},
+            "bundle": {"model": bundle.model_id, "precision": bundle.precision, "sha256": bundle.sha256},
+            "recipe": self.recipe.to_json(),
+            "seed": self.seed,
+            "source": {
+                "name": dataset.root.resolve().name,
+                "format": origin.format.name,
+                "files": list(origin.files),
+                "normalisation": origin.normalisation,
+                "whitened": origin.whitened,
+                "collage": origin.collage,
+                "soft_labels": origin.soft_labels,
+                "clipped": mean_clipped(self.checked),
+                "images": len(dataset.samples),
+                "sha256": self._source_sha256(),
+            },
+            "layout": {
+                "name": self.layout,
+                "size": self.side,
+                "resampling": RESAMPLING if self.side != bundle.image_size else None,
+                "normalisation": normalisation.name if normalisation else None,
+            },
+            "class_map": dataset.classes,
+            "shard": {"number": self.shard.number, "of": self.shard.of} if self.shard else None,
+        }
+
+    def files(self) -> dict[str, str]:
+        """Return where each sample of the whole dataset goes; two indices of one class share its wnid folder, and go on counting there."""
+        files, shared = {}, Counter[int]()
+        for sample in self.dataset.samples:
+            number = shared[sample.label] if self.layout == "wnid" else int(sample.key.rpartition("/")[2])
+            shared[sample.label] += 1
+            files[sample.key] = image_path(self.layout, sample.index, number, wnid_of(sample.label, self.bundle.num_classes))
+        return files
+
+    def _source_sha256(self) -> str:
+        """Return a hash of every sample's name, class and content, over the whole dataset whatever the shard."""
+        digest = hashlib.sha256()
+        for sample in self.dataset.samples:
+            digest.update(f"{sample.key} {sample.label} {self.checked[sample.position].sha256}\n".encode())
+        return digest.hexdigest()
 
 
 def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) -> None:
-    """Refuse an output folder that holds something or overlaps the input, and a layout that cannot be written, before any work is done.
+    """Refuse an output folder that holds something else or overlaps the input, and a layout that cannot be written, before any work.
 
     Raises:
         OutputError: It does, or cannot.
     """
-    require_empty(output)
+    require_usable(output)
     distilled, recovered = dataset.root.resolve(), output.resolve()
     if distilled == recovered or distilled in recovered.parents or recovered in distilled.parents:
         raise OutputError(f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images")
@@ -48,62 +154,193 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) ->
     image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 
 
-def recover_dataset(
-    dataset: Dataset,
-    checked: Sequence[Checked],
-    output: Path,
-    recoverer: Recoverer,
+def recover_job(
+    job: Job,
+    writer: DatasetWriter,
+    open_recoverer: OpenRecoverer,
     *,
-    seed: int,
-    layout: str = "index",
-    size: int | None = None,
+    on_open: Callable[[Recoverer], None] = lambda _: None,
     on_step: Callable[[], None] = lambda: None,
-) -> Iterator[RecoveredFile]:
-    """Recover a dataset into a folder, yielding each image when it is on disk; the manifest is written last.
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Path]:
+    """Recover what of a job is not on disk yet, yielding each image's path when it is; at the end write what stands beside the images.
+
+    When the device runs out of memory, the batch is halved and the rest goes on.
 
     Args:
-        dataset: The distilled images.
-        checked: What a look at each of its images found, from `dataset.images.check`.
-        output: Folder to write; it must not exist, or be empty.
-        recoverer: The opened model and recipe.
-        seed: Seed of the noise.
-        layout: One of `LAYOUTS`.
-        size: Side of the written images in pixels; None keeps the model's.
+        job: What is to be recovered.
+        writer: The output folder, from `open_output`.
+        open_recoverer: Opens the model.
+        on_open: Called with the opened model, again when it is opened anew.
         on_step: Called after every denoising step of every batch.
+        stopping: Asked before every image; once true, the batch in hand is finished and written, and nothing more is begun.
 
     Raises:
-        DatasetError: An image has changed or vanished since it was looked at.
-        OutputError: The folder holds something, or a file cannot be written.
-        EngineError: The engine fails.
+        DatasetError: An image has changed or vanished since it was looked at, and bad ones are not skipped.
+        OutputError: A file cannot be written.
+        EngineError: The engine fails, or an image comes to nothing and bad ones are not skipped.
     """
-    bundle = recoverer.bundle
-    check_output(dataset, bundle, output, layout)
-    writer = DatasetWriter(output)
-    samples, size = dataset.samples, size or bundle.image_size
-    sheet = ContactSheet(
-        f"{_title(bundle, recoverer.recipe, seed)}  ·  top: distilled, bottom: recovered",
-        bundle.image_size,
-        Counter(s.index for s in samples),
-    )
-    images = (dataset.images.read(sample.position) for sample in samples)
-    recovered = recoverer(images, (sample.label for sample in samples), seed=seed, keys=(sample.key for sample in samples), on_step=on_step)
-    files = _files(dataset, bundle, layout)
-    for sample, file, result in zip(samples, files, recovered, strict=True):
-        source_hash = checked[sample.position].sha256
-        name = dataset.images.name(sample.position)
-        if dataset.images.sha256(sample.position) != source_hash:
-            raise DatasetError(f"{dataset.root}: {name} has changed while it was being recovered; run again on a copy that stays as it is")
-        path = writer.add(file, square(result.image, size))
+    run = _Run(job, writer, stopping)
+    batch: int | None = None
+    first: DeviceMemoryError | None = None
+    while run.remaining:
+        recoverer = None
+        try:
+            with open_recoverer(batch) as recoverer:
+                on_open(recoverer)
+                yield from run.recover(recoverer, on_step)
+                break
+        except DeviceMemoryError as error:
+            batch = (recoverer.batch if recoverer else batch or 1) // 2
+            if not batch:
+                raise first or error from error
+            if not first:
+                warnings.warn("out of device memory: going on in smaller batches", RuntimeWarning, stacklevel=2)
+            first = first or error
+    if not (run.remaining or writer.finished):
+        _finish(job, writer)
+
+
+def _finish(job: Job, writer: DatasetWriter) -> None:
+    """Write what stands beside the images, the manifest last of all."""
+    files, skipped = job.files(), []
+    good = []
+    for sample in job.samples:
+        entry = writer.entry(sample.key)
+        skipped.append(entry) if "problem" in entry else good.append(sample)
+    normalisation = None if job.shard else tensor_normalisation(job.layout, job.dataset.origin.normalisation, job.side)
+    layout = "index" if job.shard else job.layout  # the files of a layout are made when shards are merged
+    companions = write_companions(layout, _written(job, good, [files[sample.key] for sample in good], writer.root), normalisation)
+    manifest = {
+        **job.head(),
+        "companions": [{"file": name, "sha256": file_sha256(writer.root / name)} for name in companions],
+        "skipped": skipped,
+        "classes": _classes(job.bundle, job.dataset.labels),
+    }
+    sheet = ContactSheet(_title(job), job.bundle.image_size, Counter(sample.index for sample in good))
+    for sample in good:
         if sheet.wants(sample.index):
-            distilled = square(dataset.images.read(sample.position), bundle.image_size)
-            sheet.add(sample.index, class_title(bundle, sample), distilled, result.image)
-        writer.record(_record(bundle, sample, file, file_sha256(path), name, source_hash))
-        yield RecoveredFile(sample, path)
-    normalisation = tensor_normalisation(layout, dataset.origin.normalisation, size)
-    companions = write_companions(layout, _written(dataset, bundle, output, files, size), normalisation)
-    described = {"name": layout, "size": size, "resampling": RESAMPLING if size != bundle.image_size else None}
-    described["normalisation"] = normalisation.name if normalisation else None
-    writer.finish(_manifest(dataset, checked, recoverer, seed, described, companions, output), sheet.draw())
+            distilled = square(job.dataset.images.read(sample.position), job.bundle.image_size)
+            recovered = read_image(writer.root / files[sample.key])
+            sheet.add(sample.index, class_title(job.bundle, sample), distilled, recovered)
+    writer.finish(manifest, [sample.key for sample in good], sheet.draw())
+
+
+class _Run:
+    """One go at a job: what remains, and what becomes of each sample."""
+
+    def __init__(self, job: Job, writer: DatasetWriter, stopping: Callable[[], bool]) -> None:
+        self._job, self._writer, self._stopping = job, writer, stopping
+        self._files = job.files()
+        self._twin: Recoverer | None = None
+        self._looked_for_twin = False
+        self._engine = ""
+        self.remaining = [] if writer.finished else [sample for sample in job.samples if sample.key not in writer.done]
+
+    def recover(self, recoverer: Recoverer, on_step: Callable[[], None]) -> Iterator[Path]:
+        """Recover what remains, or as much as is asked for, and keep what remains then."""
+        self._engine = recoverer.engine
+        taken: deque[Sample] = deque()
+        labels: deque[int] = deque()
+        keys: deque[str] = deque()
+        images = self._images(taken, labels, keys)
+        recovered = recoverer(images, _drained(labels), keys=_drained(keys), seed=self._job.seed, keep_bad=True, on_step=on_step)
+        try:
+            for result in recovered:
+                if path := self._write(taken.popleft(), result):
+                    yield path
+        finally:
+            self._close_twin()
+            self.remaining = [sample for sample in self.remaining if sample.key not in self._writer.done]
+
+    def _images(self, taken: deque[Sample], labels: deque[int], keys: deque[str]) -> Iterator[Pixels]:
+        """Yield the images that can be read, and note the sample of each; the recoverer asks for label and key right after the image."""
+        for sample in self.remaining:
+            if self._stopping():
+                return
+            try:
+                image = self._read(sample)
+            except DatasetError as error:
+                self._leave_out(sample, str(error), error)
+                continue
+            taken.append(sample)
+            labels.append(sample.label)
+            keys.append(sample.key)
+            yield image
+
+    def _read(self, sample: Sample) -> Pixels:
+        images, checked = self._job.dataset.images, self._job.checked[sample.position]
+        if checked.problem:
+            raise DatasetError(checked.problem)
+        if images.sha256(sample.position) != checked.sha256:
+            found = f"{self._job.dataset.root}: {images.name(sample.position)} has changed while it was being recovered"
+            raise DatasetError(f"{found}; run again on a copy that stays as it is")
+        return images.read(sample.position)
+
+    def _write(self, sample: Sample, result: RecoveredSample) -> Path | None:
+        record = self._record(sample)
+        if result.problem:
+            again = self._with_twin(sample)
+            if again is None or again.problem:
+                self._leave_out(sample, result.problem, DatasetError(f"{sample.key}: {result.problem}"))
+                return None
+            result, record["engine"] = again, "onnx fp32, for the bundle's own came to nothing"
+        path = self._writer.add(self._files[sample.key], square(result.image, self._job.side))
+        self._writer.record({**record, "file": self._files[sample.key], "sha256": file_sha256(path)})
+        return path
+
+    def _leave_out(self, sample: Sample, problem: str, error: DatasetError) -> None:
+        if not self._job.skip_bad:
+            raise error
+        self._writer.record({**self._record(sample), "problem": problem})
+
+    def _record(self, sample: Sample) -> dict[str, Any]:
+        return {
+            "key": sample.key,
+            "source": self._job.dataset.images.name(sample.position),
+            "source_sha256": self._job.checked[sample.position].sha256,
+            "index": sample.index,
+            "label": sample.label,
+            "wnid": wnid_of(sample.label, self._job.bundle.num_classes),
+            "engine": self._engine,
+        }
+
+    def _close_twin(self) -> None:
+        if self._twin:
+            self._twin.close()
+        self._twin, self._looked_for_twin = None, False
+
+    def _with_twin(self, sample: Sample) -> RecoveredSample | None:
+        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one."""
+        if not self._looked_for_twin:
+            self._looked_for_twin = True
+            twin = find_fp32_twin(self._job.bundle)
+            self._twin = Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
+        if self._twin is None:
+            return None
+        image = self._job.dataset.images.read(sample.position)
+        return next(self._twin([image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True))
+
+
+def _drained(queue: deque[T]) -> Iterator[T]:
+    while queue:
+        yield queue.popleft()
+
+
+def find_fp32_twin(bundle: Bundle) -> Bundle | None:
+    """Return the fp32 bundle of the same model in the same folder, for what overflows in fp16."""
+    if bundle.precision == "fp32":
+        return None
+    for folder in sorted(bundle.path.resolve().parent.iterdir()):
+        if not (folder / "bundle.json").is_file():
+            continue
+        try:
+            other = Bundle.open(folder)
+        except BundleError:
+            continue
+        if (other.model_id, other.revision, other.precision) == (bundle.model_id, bundle.revision, "fp32"):
+            return other
+    return None
 
 
 def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
@@ -116,7 +353,7 @@ def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
 
 
 def contact_sheet_path(output: Path) -> Path:
-    """Return where `recover_dataset` puts the contact sheet."""
+    """Return where the contact sheet of a recovery is."""
     return output / CONTACT_SHEET
 
 
@@ -126,47 +363,29 @@ def class_title(bundle: Bundle, sample: Sample) -> str:
     return name if name == str(sample.index) else f"{sample.index}: {name}"
 
 
-def _title(bundle: Bundle, recipe: Recipe, seed: int) -> str:
+def mean_clipped(checked: Sequence[Checked]) -> float:
+    """Return the fraction of distilled values that lay outside the range of pixels."""
+    return sum(entry.clipped for entry in checked) / max(1, len(checked))
+
+
+def _title(job: Job) -> str:
+    recipe = job.recipe
     inherit = f"inherit {recipe.inherit_step}" if recipe.inherit_step is not None else "no inheritance"
     high, low = recipe.window
-    return (
-        f"{bundle.model_id} {bundle.precision}, seed {seed}, {recipe.start_step} steps, {inherit}, gamma {recipe.gamma:g} in {high}:{low}"
-    )
+    model = f"{job.bundle.model_id} {job.bundle.precision}, seed {job.seed}, {recipe.start_step} steps, {inherit}"
+    return f"{model}, gamma {recipe.gamma:g} in {high}:{low}  ·  top: distilled, bottom: recovered"
 
 
-def _files(dataset: Dataset, bundle: Bundle, layout: str) -> list[str]:
-    """Return where each sample goes; two indices of one class share its wnid folder, and go on counting there."""
-    files, shared = [], Counter[int]()
-    for sample in dataset.samples:
-        number = shared[sample.label] if layout == "wnid" else int(sample.key.rpartition("/")[2])
-        shared[sample.label] += 1
-        files.append(image_path(layout, sample.index, number, wnid_of(sample.label, bundle.num_classes)))
-    return files
-
-
-def _record(bundle: Bundle, sample: Sample, file: str, sha256: str, source: str, source_hash: str) -> dict[str, Any]:
-    return {
-        "key": sample.key,
-        "file": file,
-        "sha256": sha256,
-        "source": source,
-        "source_sha256": source_hash,
-        "index": sample.index,
-        "label": sample.label,
-        "wnid": wnid_of(sample.label, bundle.num_classes),
-    }
-
-
-def _written(dataset: Dataset, bundle: Bundle, output: Path, files: list[str], size: int) -> Written:
-    samples, soft_label = dataset.samples, dataset.soft_label
+def _written(job: Job, samples: Sequence[Sample], files: Sequence[str], root: Path) -> Written:
+    soft_label, labels = job.dataset.soft_label, job.dataset.labels
     return Written(
-        root=output,
+        root=root,
         files=files,
         indices=[sample.index for sample in samples],
-        labels=dataset.labels,
-        names={index: _class_name(bundle, label) for index, label in dataset.labels.items()},
+        labels=labels,
+        names={index: _class_name(job.bundle, label) for index, label in labels.items()},
         soft_labels=None if soft_label is None else lambda number: soft_label(samples[number].position),
-        size=size,
+        size=job.side,
     )
 
 
@@ -174,48 +393,14 @@ def _class_name(bundle: Bundle, label: int) -> str:
     return bundle.class_names[label].split(",")[0] if bundle.class_names else wnid_of(label, bundle.num_classes) or str(label)
 
 
-def _manifest(
-    dataset: Dataset,
-    checked: Sequence[Checked],
-    recoverer: Recoverer,
-    seed: int,
-    layout: dict[str, Any],
-    companions: list[str],
-    output: Path,
-) -> dict[str, Any]:
-    bundle, origin = recoverer.bundle, dataset.origin
-    return {
-        "tool": {"name": "diver-trt", "version": __version__},
-        "bundle": {"model": bundle.model_id, "precision": bundle.precision, "sha256": bundle.sha256},
-        "engine": recoverer.engine,
-        "recipe": recoverer.recipe.to_json(),
-        "seed": seed,
-        "source": {
-            "name": dataset.root.name,
-            "format": origin.format.name,
-            "files": list(origin.files),
-            "normalisation": origin.normalisation,
-            "whitened": origin.whitened,
-            "collage": origin.collage,
-            "soft_labels": origin.soft_labels,
-            "clipped": mean_clipped(checked),
-        },
-        "layout": layout,
-        "companions": [{"file": name, "sha256": file_sha256(output / name)} for name in companions],
-        "class_map": dataset.classes,
-        "classes": [
-            {
-                "index": index,
-                "label": label,
-                "wnid": wnid_of(label, bundle.num_classes),
-                "imagenet_index": label if wnid_of(label, bundle.num_classes) else None,
-                "name": bundle.class_names[label] if bundle.class_names else None,
-            }
-            for index, label in dataset.labels.items()
-        ],
-    }
-
-
-def mean_clipped(checked: Sequence[Checked]) -> float:
-    """Return the fraction of distilled values that lay outside the range of pixels."""
-    return sum(entry.clipped for entry in checked) / max(1, len(checked))
+def _classes(bundle: Bundle, labels: Mapping[int, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": index,
+            "label": label,
+            "wnid": wnid_of(label, bundle.num_classes),
+            "imagenet_index": label if wnid_of(label, bundle.num_classes) else None,
+            "name": bundle.class_names[label] if bundle.class_names else None,
+        }
+        for index, label in labels.items()
+    ]

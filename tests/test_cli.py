@@ -92,6 +92,7 @@ def test_recover_answers_in_json(few: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout) | {"seconds": 0} == {
         "output": str(tmp_path / "out"),
         "images": 3,
+        "skipped": [],
         "engine": "onnx",
         "batch": 3,
         "seconds": 0,

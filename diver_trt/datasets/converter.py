@@ -16,6 +16,7 @@ import numpy as np
 
 from diver_trt.datasets.stored_array import Array, StoredArray
 from diver_trt.datasets.tensor_reader import Tensors
+from diver_trt.datasets.whole_file import replacing, reported
 from diver_trt.errors import OutputError
 
 SUFFIXES = (".npz", ".safetensors")
@@ -41,15 +42,8 @@ def convert_tensors(tensors: Tensors, collage: int, output: Path) -> None:
     labels = tensors.labels.classes if tensors.labels.rows is None else tensors.labels.rows
     arrays = {"images": tensors.images, "labels": labels}
     said = {"format": tensors.format.name, "normalisation": tensors.normalisation.name, "collage": str(collage)}
-    temporary = output.with_name(f".{output.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            (_write_npz if suffix == ".npz" else _write_safetensors)(file, arrays, said)
-        temporary.replace(output)
-    except OSError as cause:
-        raise OutputError(f"{output}: cannot be written ({cause.strerror or cause})") from cause
-    finally:
-        temporary.unlink(missing_ok=True)
+    with reported(output), replacing(output) as temporary, temporary.open("wb") as file:
+        (_write_npz if suffix == ".npz" else _write_safetensors)(file, arrays, said)
 
 
 def _write_npz(file: BinaryIO, arrays: dict[str, Array], said: dict[str, str]) -> None:

@@ -38,10 +38,12 @@ class Checked:
     Attributes:
         sha256: Of the file, or of the row as it is stored.
         clipped: Fraction of values that lay outside the range of pixels.
+        problem: Why it cannot be read, or None.
     """
 
     sha256: str
     clipped: float = 0.0
+    problem: str | None = None
 
 
 class ImageSource(Protocol):
@@ -62,15 +64,15 @@ class ImageSource(Protocol):
         ...
 
     def sha256(self, position: int) -> str:
-        """Return the SHA-256 of what is stored."""
+        """Return the SHA-256 of what is stored.
+
+        Raises:
+            DatasetError: It cannot be read.
+        """
         ...
 
     def check(self) -> Iterator[Checked]:
-        """Look at every image in order, so that a bad one is found before any work is done.
-
-        Raises:
-            DatasetError: An image cannot be read.
-        """
+        """Look at every image in order, so that a bad one is found before any work is done."""
         ...
 
 
@@ -98,7 +100,11 @@ class ImageFiles:
 
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a file."""
-        return file_sha256(self._paths[position])
+        path = self._paths[position]
+        try:
+            return file_sha256(path)
+        except OSError as cause:
+            raise DatasetError(f"{path}: cannot be read any more ({cause.strerror})") from cause
 
     def check(self) -> Iterator[Checked]:
         """Look at every file, several at once."""
@@ -110,7 +116,10 @@ class ImageFiles:
 
 
 def _check_file(path: Path) -> Checked:
-    return Checked(check_image(path))
+    try:
+        return Checked(check_image(path))
+    except DatasetError as error:
+        return Checked("", problem=str(error))
 
 
 class StoredImages:
@@ -149,7 +158,10 @@ class StoredImages:
         """Look at every row."""
         for position in range(len(self)):
             row = self._array[position]
-            yield Checked(_row_sha256(row), self._pixels(position, row)[1])
+            try:
+                yield Checked(_row_sha256(row), self._pixels(position, row)[1])
+            except DatasetError as error:
+                yield Checked(_row_sha256(row), problem=str(error))
 
     def _pixels(self, position: int, row: NDArray[Any]) -> tuple[Pixels, float]:
         if not np.isfinite(row).all():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation
+from diver_trt.datasets.whole_file import replacing, reported
 from diver_trt.errors import OutputError
 
 LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
@@ -88,15 +89,13 @@ def write_companions(layout: str, written: Written, normalisation: Normalisation
     Raises:
         OutputError: A file cannot be written, or a `.pt` file is asked for where torch is not installed.
     """
-    try:
+    with reported(written.root):
         if layout == "huggingface":
             return [*_write_huggingface(written), *_write_soft_labels(written)]
         if normalisation is None:
             return _write_soft_labels(written)
         with _stacked(written, normalisation) as images:
             return _write_tensors(layout, written, normalisation, images)
-    except OSError as cause:
-        raise OutputError(f"{cause.filename or written.root}: cannot be written ({cause.strerror or cause})") from cause
 
 
 def require_torch(layout: str) -> None:
@@ -115,7 +114,7 @@ def require_torch(layout: str) -> None:
 def _write_soft_labels(written: Written) -> list[str]:
     if written.soft_labels is None:
         return []
-    with _replacing(written.root / "soft_labels.npy") as temporary, temporary.open("wb") as file:
+    with replacing(written.root / "soft_labels.npy") as temporary, temporary.open("wb") as file:
         np.save(file, _soft_labels(written))
     return ["soft_labels.npy"]
 
@@ -127,7 +126,7 @@ def _soft_labels(written: Written) -> NDArray[np.float32]:
 
 def _write_huggingface(written: Written) -> list[str]:
     names = [written.names.get(index, str(index)) for index in range(max(written.names) + 1)]
-    with _replacing(written.root / "train" / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing(written.root / "train" / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for name, index in zip(written.files, written.indices, strict=True):
             row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": written.labels[index]}
             file.write(json.dumps(row) + "\n")
@@ -152,7 +151,7 @@ def _write_huggingface(written: Written) -> list[str]:
         "Recovered with diver-trt; `manifest.json` says from what and how.",
         "",
     ]
-    with _replacing(written.root / "README.md") as temporary:
+    with replacing(written.root / "README.md") as temporary:
         temporary.write_text("\n".join(card), encoding="utf-8")
     return ["train/metadata.jsonl", "README.md"]
 
@@ -162,7 +161,7 @@ def _write_tensors(layout: str, written: Written, normalisation: Normalisation, 
     soft = {} if written.soft_labels is None or layout == "idc" else {"soft_labels": _soft_labels(written)}
     if layout == "npz":
         said = {"format": np.array("mtt"), "normalisation": np.array(normalisation.name), "collage": np.array("1")}
-        with _replacing(written.root / "dataset.npz") as temporary, temporary.open("wb") as file:
+        with replacing(written.root / "dataset.npz") as temporary, temporary.open("wb") as file:
             arrays: dict[str, Any] = {"images": images, "labels": labels, **soft, **said}
             np.savez(file, **arrays)
         return ["dataset.npz"]
@@ -173,7 +172,7 @@ def _write_tensors(layout: str, written: Written, normalisation: Normalisation, 
         {f"{name}.pt": tensor for name, tensor in tensors.items()} if layout == "pt" else {"data.pt": list(tensors.values())}
     )
     for name, value in files.items():
-        with _replacing(written.root / name) as temporary:
+        with replacing(written.root / name) as temporary:
             torch.save(value, temporary)
     return list(files)
 
@@ -189,14 +188,3 @@ def _stacked(written: Written, normalisation: Normalisation) -> Iterator[Array]:
         yield images
     finally:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a file its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,20 @@ from diver_trt.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveredFolder:
+    """A folder with a manifest whose every field is of the right kind.
+
+    Attributes:
+        root: The folder.
+        manifest: The manifest; each `file` in it is a path inside the folder.
+    """
+
+    root: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredImages:
     """The images of a recovered dataset.
 
     Attributes:
@@ -35,27 +49,63 @@ def is_recovered(root: Path) -> bool:
     return (root / MANIFEST).is_file()
 
 
-def read_recovered(root: Path, bundle: Bundle) -> Recovered:
+def open_recovered(root: Path) -> RecoveredFolder:
+    """Read the manifest of a recovered dataset and check every field.
+
+    Raises:
+        DatasetError: There is none, or it is damaged or of another schema.
+    """
+    path = root / MANIFEST
+    manifest = Document.read(path, DatasetError)
+    if (schema := manifest.integer("schema", 1)) != MANIFEST_SCHEMA:
+        raise DatasetError(f"{path}: schema {schema}, but this diver-trt reads schema {MANIFEST_SCHEMA}")
+    _texts(manifest, "class_map")
+    _texts(manifest.document("tool"), "name", "version")
+    _texts(manifest.document("bundle"), "model", "precision", "sha256")
+    manifest.mapping("recipe")
+    manifest.integer("seed", -(2**63))
+    manifest.document("source").integer("images")
+    layout = manifest.document("layout")
+    _texts(layout, "name")
+    layout.integer("size", 1)
+    layout.optional("normalisation", layout.text)
+    if shard := manifest.optional("shard", manifest.document):
+        shard.integer("number", 1)
+        shard.integer("of", 1)
+    indices = set()
+    for entry in manifest.documents("classes"):
+        indices.add(entry.integer("index"))
+        entry.integer("label")
+        entry.optional("wnid", entry.text)
+        entry.optional("name", entry.text)
+    for entry in manifest.documents("companions"):
+        _texts(entry, "sha256")
+        _require_inside(entry)
+    for entry in manifest.documents("skipped"):
+        _texts(entry, "key", "source", "problem")
+    for entry in manifest.documents("samples"):
+        _texts(entry, "key", "sha256", "engine")
+        _require_inside(entry)
+        if (index := entry.integer("index")) not in indices:
+            raise entry.fail("index", f"found {index}, expected one of the manifest's classes")
+    return RecoveredFolder(root, manifest.fields)
+
+
+def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
     """List a recovered dataset as its manifest has it.
 
     Raises:
         DatasetError: The manifest is damaged, an image is missing, or the model has other classes than the one it was recovered with.
     """
-    manifest = _open(root)
+    manifest = open_recovered(root).manifest
     labels = {}
-    for entry in manifest.documents("classes"):
-        label = entry.integer("label")
-        if label >= bundle.num_classes or entry.optional("wnid", entry.text) != wnid_of(label, bundle.num_classes):
-            raise entry.fail("label", f"found class {label} of another model; expected one with the classes of {bundle.model_id}")
-        labels[entry.integer("index")] = label
-    files, indices = [], []
-    for sample in manifest.documents("samples"):
-        index = sample.integer("index")
-        if index not in labels:
-            raise sample.fail("index", f"found {index}, expected one of the manifest's classes")
-        files.append(_image(root, sample))
-        indices.append(index)
-    return Recovered(manifest.text("class_map"), tuple(files), tuple(indices), labels)
+    for entry in manifest["classes"]:
+        label = entry["label"]
+        if label >= bundle.num_classes or entry["wnid"] != wnid_of(label, bundle.num_classes):
+            raise DatasetError(f"{root}: has class {label} of another model; expected one with the classes of {bundle.model_id}")
+        labels[entry["index"]] = label
+    files = tuple(_existing(root, entry["file"]) for entry in manifest["samples"])
+    return RecoveredImages(manifest["class_map"], files, tuple(entry["index"] for entry in manifest["samples"]), labels)
 
 
 def inspect_recovered(root: Path) -> dict[str, Any]:
@@ -64,43 +114,43 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
     Raises:
         DatasetError: The manifest is damaged or of another schema, or a file is missing or has changed.
     """
-    manifest = _open(root)
-    count = 0
-    for entry in [*manifest.documents("companions"), *manifest.documents("samples")]:
-        path = _image(root, entry)
-        if file_sha256(path) != entry.text("sha256"):
+    manifest = open_recovered(root).manifest
+    for entry in [*manifest["companions"], *manifest["samples"]]:
+        path = _existing(root, entry["file"])
+        if file_sha256(path) != entry["sha256"]:
             raise DatasetError(f"{path}: is not the file that was written; recover the dataset again")
-        count += "index" in entry
-    tool, bundle = manifest.document("tool"), manifest.document("bundle")
+    tool, bundle = manifest["tool"], manifest["bundle"]
     return {
         "kind": "recovered dataset",
-        "images": count,
-        "classes": len(list(manifest.documents("classes"))),
-        "class_map": manifest.text("class_map"),
-        "layout": manifest.mapping("layout"),
-        "source": manifest.mapping("source"),
-        "model": f"{bundle.text('model')} {bundle.text('precision')}",
-        "bundle_sha256": bundle.text("sha256"),
-        "engine": manifest.text("engine"),
-        "seed": manifest.integer("seed", -(2**63)),
-        "recipe": manifest.mapping("recipe"),
-        "tool": f"{tool.text('name')} {tool.text('version')}",
+        "images": len(manifest["samples"]),
+        "classes": len(manifest["classes"]),
+        "class_map": manifest["class_map"],
+        "layout": manifest["layout"],
+        "source": manifest["source"],
+        "shard": manifest["shard"],
+        "skipped": {entry["source"]: entry["problem"] for entry in manifest["skipped"]},
+        "model": f"{bundle['model']} {bundle['precision']}",
+        "bundle_sha256": bundle["sha256"],
+        "engines": sorted({entry["engine"] for entry in manifest["samples"]}),
+        "seed": manifest["seed"],
+        "recipe": manifest["recipe"],
+        "tool": f"{tool['name']} {tool['version']}",
     }
 
 
-def _open(root: Path) -> Document:
-    path = root / MANIFEST
-    manifest = Document.read(path, DatasetError)
-    if (schema := manifest.integer("schema", 1)) != MANIFEST_SCHEMA:
-        raise DatasetError(f"{path}: schema {schema}, but this diver-trt reads schema {MANIFEST_SCHEMA}")
-    return manifest
+def _texts(document: Document, *names: str) -> None:
+    for name in names:
+        document.text(name)
 
 
-def _image(root: Path, entry: Document) -> Path:
+def _require_inside(entry: Document) -> None:
     name = entry.text("file")
-    path = root / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
         raise entry.fail("file", f"found {name!r}, expected a path inside the folder")
+
+
+def _existing(root: Path, name: str) -> Path:
+    path = root / name
     if not path.is_file():
         raise DatasetError(f"{path}: missing, but the manifest lists it; recover the dataset again")
     if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):

@@ -83,9 +83,12 @@ class StoredArray:
             return np.empty(shape, self.dtype)
         span = 1 + sum((size - 1) * stride for size, stride in zip(shape, self.strides, strict=True))
         size = self.dtype.itemsize
-        with self.path.open("rb") as file:
-            file.seek(self.offset + (first * self.strides[0] * size if first else 0))
-            values = np.frombuffer(file.read(span * size), self.dtype)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset + (first * self.strides[0] * size if first else 0))
+                values = np.frombuffer(file.read(span * size), self.dtype)
+        except (OSError, ValueError) as cause:
+            raise DatasetError(f"{self.path}: cannot be read any more ({cause})") from cause
         if len(values) != span:
             raise DatasetError(f"{self.path}: ends too early; the file is damaged or was cut short")
         array: NDArray[Any] = as_strided(values, shape, tuple(stride * size for stride in self.strides)).copy()

@@ -1,43 +1,56 @@
-"""Writing a recovered dataset: images, a journal of them, and at the end the manifest and a contact sheet.
+"""Writing a recovered dataset into a folder, so that nothing is lost or half-written whenever it ends.
 
-Every file appears under its name only when it is whole. The journal has a line for each image on disk; the manifest is made from it, so
-that nothing is kept in memory, and takes its place.
+A file appears under its name only when it is whole: first the image, then its line in the journal, at the very end the manifest, which
+takes the journal's place. A folder with a journal can be gone on with; one with a manifest is finished.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from diver_trt.datasets.folder_lock import locked
+from diver_trt.datasets.journal import JOURNAL, Journal
+from diver_trt.datasets.whole_file import replacing, reported, temporary_of
+from diver_trt.documents import Document
 from diver_trt.errors import OutputError
 from diver_trt.pixels import Pixels
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
-JOURNAL = "journal.jsonl"
 MANIFEST_SCHEMA = 2
 
 
 class DatasetWriter:
-    """An output folder.
+    """An output folder that is being written; made by `open_output`.
 
-    Args:
-        root: The folder, which must not exist or be empty; it is made at once.
-
-    Raises:
-        OutputError: It holds something, or cannot be made.
+    Attributes:
+        root: The folder.
+        done: Keys of the samples that are on disk, or that came to nothing.
+        lost: How many samples an earlier run listed that are not on disk as it says, and have to be done again.
+        finished: Whether an earlier run finished the same thing.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        require_empty(root)
-        with _reported(root, "made"):
-            root.mkdir(parents=True, exist_ok=True)
+    def __init__(self, root: Path, journal: Journal, *, lost: int = 0, finished: bool = False) -> None:
+        self.root, self._journal, self.lost, self.finished = root, journal, lost, finished
+
+    @property
+    def done(self) -> Mapping[str, int]:
+        """Keys of the samples that have a line in the journal."""
+        return self._journal.entries
+
+    def totals(self) -> tuple[int, list[dict[str, Any]]]:
+        """Return how many samples are done, and the entries of those that came to nothing."""
+        if not self.finished:
+            return len(self.done), [entry for key in self.done if "problem" in (entry := self.entry(key))]
+        manifest = Document.read(self.root / MANIFEST, OutputError)
+        skipped = [dict(entry.fields) for entry in manifest.documents("skipped")]
+        return len(skipped) + len(list(manifest.documents("samples"))), skipped
 
     def add(self, name: str, image: Pixels) -> Path:
         """Write one image, [H, W, 3] uint8, as a PNG file and return its path.
@@ -49,70 +62,152 @@ class DatasetWriter:
         self._write_image(path, Image.fromarray(image))
         return path
 
-    def record(self, entry: dict[str, Any]) -> None:
-        """Append an image that is on disk to the journal.
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Append a sample to the journal, when its image is on disk.
 
         Raises:
             OutputError: It cannot be written.
         """
-        with _reported(self.root / JOURNAL), (self.root / JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(entry) + "\n")
+        with reported(self.root / JOURNAL):
+            self._journal.append(entry)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Return what the journal holds, line by line."""
-        with (self.root / JOURNAL).open(encoding="utf-8") as journal:
-            for line in journal:
-                yield json.loads(line)
+    def entry(self, key: str) -> dict[str, Any]:
+        """Return what the journal says of a sample."""
+        return self._journal.entry(key)
 
-    def finish(self, manifest: dict[str, Any], contact_sheet: Image.Image) -> None:
-        """Write the contact sheet and, last of all, the manifest with every image in the journal.
+    def finish(self, manifest: Mapping[str, Any], keys: Sequence[str], contact_sheet: Image.Image) -> None:
+        """Write the contact sheet and, last of all, the manifest with the samples of these keys in their order.
 
         Raises:
             OutputError: One of them cannot be written.
         """
         self._write_image(self.root / CONTACT_SHEET, contact_sheet)
         path = self.root / MANIFEST
-        head = json.dumps({"schema": MANIFEST_SCHEMA, **manifest}, indent=1).removesuffix("\n}")
-        with _reported(path), _temporary(path).open("w", encoding="utf-8") as file:
-            file.write(f'{head},\n "samples": [')
-            for number, entry in enumerate(self.records()):
-                file.write(f"{',' if number else ''}\n  {json.dumps(entry)}")
-            file.write("\n ]\n}\n")
-        with _reported(path):
-            _temporary(path).replace(path)
+        head = json.dumps(manifest, indent=1).removesuffix("\n}")
+        with reported(path):
+            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                file.write(f'{head},\n "samples": [')
+                for number, key in enumerate(keys):
+                    file.write(f"{',' if number else ''}\n  {json.dumps(self.entry(key))}")
+                file.write("\n ]\n}\n")
             (self.root / JOURNAL).unlink()
+        self.finished = True
 
     def _write_image(self, path: Path, image: Image.Image) -> None:
-        with _reported(path):
+        with reported(path):
             path.parent.mkdir(exist_ok=True, parents=True)
-            image.save(_temporary(path), format="PNG")
-            _temporary(path).replace(path)
+            with replacing(path) as temporary:
+                image.save(temporary, format="PNG")
 
 
-def require_empty(root: Path) -> None:
-    """Refuse a path where something is already.
+@contextmanager
+def open_output(root: Path, head: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[DatasetWriter]:
+    """Hold an output folder: a new or empty one, one in which the same run stopped, or one in which it finished.
+
+    Args:
+        root: The folder; it is made if need be.
+        head: What decides the images. Of an earlier run in the folder it must be the same.
+        overwrite: Whether to delete what an earlier run left there, and begin again.
 
     Raises:
-        OutputError: A file is there, or a folder that is not empty or cannot be listed.
+        OutputError: The folder holds something else, or an earlier run of something else; another process is writing there; or it cannot
+            be written.
+    """
+    made = not root.exists()
+    with reported(root, "made"):
+        root.mkdir(parents=True, exist_ok=True)
+    with locked(root):
+        with reported(root):
+            ours = overwrite and _delete_run(root)
+            writer = _open(root, json.loads(json.dumps(head)), ours=ours)
+        try:
+            yield writer
+        finally:
+            if not (writer.done or writer.finished):  # nothing came of it, so nothing stays
+                with suppress(OSError):
+                    (root / JOURNAL).unlink()
+                    if made:
+                        root.rmdir()
+
+
+def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
+    journal = Journal(root)
+    if (root / MANIFEST).is_file():
+        manifest = Document.read(root / MANIFEST, OutputError)
+        _require_same(root, manifest.fields, head)
+        (root / JOURNAL).unlink(missing_ok=True)  # of a run that ended between the manifest and this
+        return DatasetWriter(root, journal, finished=True)
+    if (root / JOURNAL).is_file():
+        found, lost = journal.resume()
+        _require_same(root, found, head)
+        return DatasetWriter(root, journal, lost=lost)
+    if not ours:
+        require_usable(root)
+    journal.begin(head)
+    return DatasetWriter(root, journal)
+
+
+def require_usable(root: Path) -> None:
+    """Refuse a path where something is that no run left.
+
+    Raises:
+        OutputError: A file is there, or a folder that is not empty, is not ours, or cannot be listed.
     """
     try:
-        taken = root.exists() and (not root.is_dir() or next(root.iterdir(), None) is not None)
+        if root.is_dir() and ((root / JOURNAL).is_file() or (root / MANIFEST).is_file()):
+            return
+        taken = root.exists() and (not root.is_dir() or any(not _is_beginning(path) for path in root.iterdir()))
     except OSError as cause:
         raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
     if taken:
         raise OutputError(f"{root}: already holds something; choose a new or empty folder for the recovered images")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+def _is_beginning(path: Path) -> bool:
+    """Return whether a file is all that a run leaves that was killed before its journal had a name."""
+    return path.name == f".{JOURNAL}.partial"
 
 
-@contextmanager
-def _reported(path: Path, done: str = "written") -> Iterator[None]:
-    """Turn a failure to write a file into one line, and leave no half of it."""
-    try:
-        yield
-    except OSError as cause:
-        with suppress(OSError):
-            _temporary(path).unlink()
-        raise OutputError(f"{path}: cannot be {done} ({cause.strerror or cause})") from cause
+def _require_same(root: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse to go on with a run that was begun otherwise, naming the first thing that differs."""
+    for name, value in wanted.items():
+        old = found.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _require_same(root, old, value, f"{prefix}{name} ")
+        elif old != value:
+            what = f"{prefix}{name}".replace("_", " ")
+            raise OutputError(
+                f"{root}: holds a run with {what} {_short(old)}, and this one has {what} {_short(value)}; say the same to go on with it, "
+                "--overwrite to begin again, or choose another folder"
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _delete_run(root: Path) -> bool:
+    """Delete what a run wrote, and nothing else: the files that its journal or manifest names. Return whether there was one."""
+    if not ((root / MANIFEST).is_file() or (root / JOURNAL).is_file()):
+        return False
+    names: list[str] = []
+    if (root / MANIFEST).is_file():
+        manifest = Document.read(root / MANIFEST, OutputError)
+        names += [entry.text("file") for part in ("companions", "samples") for entry in manifest.documents(part) if "file" in entry]
+    if (root / JOURNAL).is_file():
+        journal = Journal(root)
+        journal.resume()
+        names += [journal.entry(key).get("file", JOURNAL) for key in journal.entries]
+    folders = set()
+    for name in [*names, CONTACT_SHEET, MANIFEST, JOURNAL]:
+        path = root / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise OutputError(f"{root}: its manifest names {name!r}, which is not inside; delete the folder by hand")
+        path.unlink(missing_ok=True)
+        temporary_of(path).unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in sorted(folders - {root}, reverse=True):
+        with suppress(OSError):  # holds something of somebody else
+            folder.rmdir()
+    return True

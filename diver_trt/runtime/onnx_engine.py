@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, NetworkName, run_size
-from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.runtime.denoiser import CARRY, SteppedDenoiser
 from diver_trt.runtime.engine import EngineName, copy_checked
 from diver_trt.tensors import TensorSpec
@@ -20,6 +21,9 @@ Device = Literal["cpu", "cuda"]
 
 Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
+"""ONNX Runtime has no class of its own for want of memory; these are the words of its arenas, of CUDA and of C++."""
 
 
 class OnnxSession:
@@ -91,7 +95,8 @@ class OnnxEngine:
         try:
             self._session.run_with_iobinding(self._bindings[self._turn])
         except Exception as cause:  # ONNX Runtime raises one class per status code, with RuntimeError as their only base
-            raise EngineError(f"ONNX Runtime failed in the {self._name}: {str(cause).splitlines()[0]}") from cause
+            kind = DeviceMemoryError if _OUT_OF_MEMORY.search(str(cause)) else EngineError
+            raise kind(f"ONNX Runtime failed in the {self._name}: {str(cause).splitlines()[0]}") from cause
         self._turn = (self._turn + 1) % len(self._bindings)
 
     def read(self, name: str) -> NDArray[np.generic]:
@@ -202,7 +207,8 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     try:
         session = runtime.InferenceSession(graph, options, providers=[provider])
     except Exception as cause:
-        raise EngineError(f"ONNX Runtime cannot open the {network}: {str(cause).splitlines()[0]}") from cause
+        kind = DeviceMemoryError if _OUT_OF_MEMORY.search(str(cause)) else EngineError
+        raise kind(f"ONNX Runtime cannot open the {network}: {str(cause).splitlines()[0]}") from cause
     if provider not in session.get_providers():
         raise EngineError(f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)")
     return session

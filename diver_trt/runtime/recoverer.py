@@ -37,6 +37,10 @@ CHUNK_CLASSES = 16
 """Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's modulations are 20 MB per class in fp16."""
 
 
+FLAT_LEVELS = 2
+"""An image whose values differ by no more, of 255, shows nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecoveredSample:
     """One recovered image.
@@ -45,11 +49,13 @@ class RecoveredSample:
         key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of class 3.
         label: Its class in the model.
         image: Pixels, [H, W, 3] uint8.
+        problem: Why the image is none that anybody wants, or None; only with `keep_bad`.
     """
 
     key: str
     label: int
     image: Pixels
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class Recoverer:
         seed: int = 0,
         keys: Iterable[str] | None = None,
         noise: Iterable[Latents] | None = None,
+        keep_bad: bool = False,
         on_step: Callable[[], None] = lambda: None,
     ) -> Iterator[RecoveredSample]:
         """Recover images, batch by batch, in the order they come.
@@ -135,6 +142,8 @@ class Recoverer:
             seed: Seed of the noise.
             keys: Name of each sample, which its noise follows from; by default its class and its number within the class.
             noise: The noise itself, float32 [n, c, h, w], instead of the seed's.
+            keep_bad: Whether an image that comes out with values that are no numbers, or all in one colour, is yielded with its `problem`
+                instead of ending the recovery.
             on_step: Called after every denoising step of every batch, for a progress bar.
 
         Yields:
@@ -155,8 +164,10 @@ class Recoverer:
                     on_step()
                 finals.append(self.latent[: len(batch)].copy())
             for batch, final in zip(batches, finals, strict=True):
-                for sample, image in zip(batch, self.decode(final), strict=True):
-                    yield RecoveredSample(sample.key, sample.label, image)
+                for sample, (image, problem) in zip(batch, self._decoded(final), strict=True):
+                    if problem and not keep_bad:
+                        raise EngineError(f"{sample.key}: {problem}")
+                    yield RecoveredSample(sample.key, sample.label, image, problem)
 
     @property
     def steps_per_batch(self) -> int:
@@ -197,18 +208,29 @@ class Recoverer:
         """Return the images of latents [n, c, h, w] float32, each [H, W, 3] uint8.
 
         Raises:
-            EngineError: An image holds values that are no numbers.
+            EngineError: An image holds values that are no numbers, or is all in one colour.
         """
-        decoder, images = self._networks.open("decoder"), []
+        images = []
+        for image, problem in self._decoded(latents):
+            if problem:
+                raise EngineError(problem)
+            images.append(image)
+        return images
+
+    def _decoded(self, latents: Latents) -> Iterator[tuple[Pixels, str | None]]:
+        """Return images and what is wrong with them."""
+        decoder = self._networks.open("decoder")
+        hint = "; the model may overflow in fp16, use its fp32 bundle" if self.bundle.precision == "fp16" else ""
         for latent in latents:
             decoder.write("latent", latent[None])
             decoder.run()
-            image = decoder.read("image")[0].astype(np.float32, copy=False)
-            if not np.isfinite(image).all():
-                hint = "; the model overflows in fp16, use its fp32 bundle" if self.bundle.precision == "fp16" else ""
-                raise EngineError(f"the decoded image holds values that are no numbers{hint}")
-            images.append(from_network(image))
-        return images
+            values = decoder.read("image")[0].astype(np.float32, copy=False)
+            if not np.isfinite(values).all():
+                yield from_network(np.nan_to_num(values)), f"the decoded image holds values that are no numbers{hint}"
+                continue
+            image = from_network(values)
+            flat = int(image.max()) - int(image.min()) <= FLAT_LEVELS
+            yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
     def _open(
         self, engine: str, batch: int | None, memory_budget: int | None, images: int | None

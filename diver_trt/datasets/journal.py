@@ -1,0 +1,125 @@
+"""The journal of a recovery: what it is, and a line for every image that is on disk.
+
+The first line says what decides the images: the bundle, the recipe, the seed, the input. A second run with the same first line goes on
+where the first stopped; with another it is refused. A line is appended when its image has its name, so a kill at any moment costs at most
+the images of one batch. What a power failure does to either is found by hashing the images again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diver_trt.bundle import file_sha256
+from diver_trt.datasets.whole_file import replacing
+from diver_trt.documents import Document
+from diver_trt.errors import OutputError
+
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """A journal on disk.
+
+    Args:
+        root: The output folder.
+
+    Attributes:
+        entries: Where the line of each sample is in the file, by key.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.path = root, root / JOURNAL
+        self.entries: dict[str, int] = {}
+
+    def begin(self, head: Mapping[str, Any]) -> None:
+        """Start a new journal.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps(head) + "\n", encoding="utf-8")
+
+    def resume(self) -> tuple[dict[str, Any], int]:
+        """Read the journal of a run that stopped, and forget what is not on disk as it says.
+
+        Returns:
+            Its first line, and how many samples it lists that have to be done again.
+
+        Raises:
+            OutputError: It is no journal.
+            OSError: It cannot be read or written.
+        """
+        head, kept, lost = None, [], 0
+        for line in _lines(self.path):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                value = None
+            if not isinstance(value, dict):
+                if head is None:
+                    break
+                lost += 1
+            elif head is None:
+                head = value
+                kept.append(line)
+            elif self._holds(value):
+                kept.append(line)
+            else:
+                lost += 1
+        if head is None:
+            raise OutputError(f"{self.path}: is no journal of diver-trt; begin again with --overwrite, or in another folder")
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+        self._index()
+        return head, lost
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add a sample that is on disk, or that came to nothing.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        with self.path.open("ab") as file:
+            offset = file.tell()
+            file.write(json.dumps(entry).encode() + b"\n")
+        self.entries[entry["key"]] = offset
+
+    def entry(self, key: str) -> dict[str, Any]:
+        """Return what was written of a sample."""
+        with self.path.open("rb") as file:
+            file.seek(self.entries[key])
+            value: dict[str, Any] = json.loads(file.readline())
+        return value
+
+    def _holds(self, value: dict[str, Any]) -> bool:
+        """Return whether an entry is of this folder, and its image is there and is the one that was written."""
+        entry = Document(value, str(self.path), OutputError)
+        try:
+            if "problem" in entry:
+                return bool(entry.text("key"))
+            name, sha256 = entry.text("file"), entry.text("sha256")
+            entry.text("key")
+        except OutputError:
+            return False
+        path = self.root / name
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+        return inside and path.is_file() and file_sha256(path) == sha256
+
+    def _index(self) -> None:
+        self.entries, offset = {}, 0
+        for number, line in enumerate(_lines(self.path)):
+            if number:
+                self.entries[json.loads(line)["key"]] = offset
+            offset += len(line)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Return the whole lines of a file; the last one may have been cut short."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield line

@@ -1,0 +1,487 @@
+"""Nothing is lost: interrupted, sharded, short of memory or disk, fed with bad images, a recovery ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from benchmarks.crash import RECIPE, crash, different
+from diver_trt.bundle import Bundle
+from diver_trt.cli import app
+from diver_trt.datasets.journal import Journal
+from diver_trt.datasets.whole_file import temporary_of
+from diver_trt.errors import DeviceMemoryError, EngineError
+from diver_trt.runtime.onnx_engine import OnnxEngine
+from tests.conftest import DISTILLED, ROOT
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Ten distilled digits of three classes."""
+    for index, count in ((2, 3), (3, 4), (8, 3)):
+        (tmp_path / "few" / str(index)).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(DISTILLED / str(index) / f"{number}.png", tmp_path / "few" / str(index))
+    return tmp_path / "few"
+
+
+def recover(source: Path, output: Path, *options: object) -> Result:
+    return CliRunner().invoke(app, ["recover", str(source), str(output), *RECIPE, *map(str, options)])
+
+
+def whole(source: Path, output: Path, *options: object) -> Path:
+    result = recover(source, output, *options)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def error(result: Result, code: int = 1) -> str:
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    (line,) = [line for line in result.stderr.splitlines() if "error:" in line]
+    return line
+
+
+@pytest.fixture
+def fail_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]:
+    """Let the write of the journal's n-th image fail, once."""
+
+    def arm(count: int, failure: BaseException) -> None:
+        append, calls = Journal.append, iter(range(1, 10_000))
+
+        def failing(self: Journal, entry: dict[str, Any]) -> None:
+            if next(calls) == count + 1:
+                raise failure
+            append(self, entry)
+
+        monkeypatch.setattr(Journal, "append", failing)
+
+    return arm
+
+
+def journal_keys(output: Path) -> list[str]:
+    return [json.loads(line)["key"] for line in (output / "journal.jsonl").read_text().splitlines()[1:]]
+
+
+# Resume
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_a_second_run_goes_on_and_ends_as_if_undisturbed(few: Path, tmp_path: Path, fail_after: Callable[..., None], batch: int) -> None:
+    expected = whole(few, tmp_path / "expected", "--layout", "npz")
+    fail_after(4, OSError(errno.EIO, "Input/output error"))
+    assert "journal.jsonl: cannot be written (Input/output error)" in error(
+        recover(few, tmp_path / "out", "--layout", "npz", "--batch", batch)
+    )
+    assert len(journal_keys(tmp_path / "out")) == 4
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    result = recover(few, tmp_path / "out", "--layout", "npz")
+    assert result.exit_code == 0
+    assert "4 of 10 images are already there" in result.stderr
+    assert different(expected, tmp_path / "out") == []
+
+
+def test_a_finished_run_has_nothing_left_to_do(few: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole(few, tmp_path / "out").rglob("*.*")}
+    result = recover(few, tmp_path / "out")
+    assert result.exit_code == 0
+    assert "10 of 10 images are already there" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--seed", 1), "holds a run with seed 0, and this one has seed 1"),
+        (("--gamma", 0.02), "recipe gamma 0.1, and this one has recipe gamma 0.02"),
+        (("--layout", "npz"), 'layout name "index", and this one has layout name "npz"'),
+        (("--size", 16), "layout size 32, and this one has layout size 16"),
+        (("--shard", "1/2"), "shard null, and this one has shard {"),
+        (("--collage", 2), "source collage 1, and this one has source collage 2"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_something_else_in_the_same_folder_is_refused(
+    few: Path, tmp_path: Path, fail_after: Callable[..., None], change: tuple[str, object], message: str, finished: bool
+) -> None:
+    if finished:
+        whole(few, tmp_path / "out")
+    else:
+        fail_after(4, OSError(errno.EIO, "Input/output error"))
+        assert recover(few, tmp_path / "out").exit_code == 1
+    line = error(recover(few, tmp_path / "out", *change))
+    assert message in line
+    assert "say the same to go on with it, --overwrite to begin again, or choose another folder" in line
+
+
+def test_another_model_or_input_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    whole(few, tmp_path / "out")
+    shutil.copytree(digits.path, tmp_path / "other")
+    manifest = json.loads((tmp_path / "other" / "bundle.json").read_text())
+    manifest["model"]["id"] = "another"
+    (tmp_path / "other" / "bundle.json").write_text(json.dumps(manifest))
+    assert 'bundle model "dit-digits", and this one has bundle model "another"' in error(
+        recover(few, tmp_path / "out", "--bundle", tmp_path / "other")
+    )
+    Image.new("RGB", (32, 32), (9, 9, 200)).save(few / "3" / "1.png")
+    assert "source sha256" in error(recover(few, tmp_path / "out"))
+
+
+def test_overwrite_begins_again_and_deletes_only_what_a_run_wrote(few: Path, tmp_path: Path) -> None:
+    out = whole(few, tmp_path / "out")
+    (out / "00003" / "mine.txt").touch()
+    expected = whole(few, tmp_path / "expected", "--seed", 1)
+    whole(few, out, "--seed", 1, "--overwrite")
+    assert different(expected, out) == ["00003/mine.txt"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").touch()
+    assert "already holds something" in error(recover(few, tmp_path / "elsewhere", "--overwrite"))
+    assert (tmp_path / "elsewhere" / "mine.txt").exists()
+
+
+def test_a_manifest_that_names_files_elsewhere_deletes_none(few: Path, tmp_path: Path) -> None:
+    out = whole(few, tmp_path / "out")
+    (tmp_path / "mine.txt").touch()
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["samples"][0]["file"] = "../mine.txt"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert "which is not inside; delete the folder by hand" in error(recover(few, out, "--overwrite"))
+    assert (tmp_path / "mine.txt").exists()
+
+
+def interrupted_at(few: Path, out: Path, fail_after: Callable[..., None], count: int) -> None:
+    fail_after(count, OSError(errno.EIO, "Input/output error"))
+    assert recover(few, out).exit_code == 1
+
+
+def test_what_a_power_failure_does_is_found_and_done_again(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 6)
+    files = [json.loads(line)["file"] for line in (out / "journal.jsonl").read_text().splitlines()[1:]]
+    (out / files[0]).write_bytes(b"")
+    (out / files[1]).unlink()
+    (out / files[2]).write_bytes((out / files[3]).read_bytes())
+    with (out / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"key": "00008/0000')
+    temporary_of(out / files[5]).write_bytes(b"half a picture")
+    result = recover(few, out)
+    assert "3 images are not on disk as the journal says, and are done again" in result.stderr
+    assert "3 of 10 images are already there" in result.stderr
+    assert sorted(different(expected, out)) == [str(temporary_of(Path(files[5])))]
+
+
+def test_a_journal_that_is_none_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "journal.jsonl").write_text("once upon a time\n")
+    assert "is no journal of diver-trt; begin again with --overwrite" in error(recover(few, tmp_path / "out"))
+
+
+def test_entries_of_other_places_are_not_believed(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 2)
+    with (out / "journal.jsonl").open("a") as journal:
+        for name in ("../few/3/0.png", "/etc/passwd", "a\0b"):
+            journal.write(json.dumps({"key": "00008/00002", "file": name, "sha256": "0" * 64}) + "\n")
+        journal.write('{"key": 3}\n[]\n')
+    result = recover(few, out)
+    assert "5 images are not on disk as the journal says" in result.stderr
+    assert different(whole(few, tmp_path / "expected"), out) == []
+
+
+def test_a_run_that_comes_to_nothing_leaves_nothing(few: Path, tmp_path: Path) -> None:
+    assert recover(few, tmp_path / "out", "--engine", "rtx").exit_code == 1
+    assert not (tmp_path / "out").exists()
+
+
+# Signals
+
+
+def started(source: Path, output: Path, *options: str, after_images: int = 1) -> subprocess.Popen[str]:
+    """Start a recovery as a process of its own and wait until it has some images on disk."""
+    command = [sys.executable, "-m", "diver_trt", "recover", str(source), str(output), "--batch", "2", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (output / "journal.jsonl").exists() and len((output / "journal.jsonl").read_text().splitlines()) > after_images:
+            return process
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(DISTILLED, tmp_path / "out")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    keys = journal_keys(tmp_path / "out")
+    assert 0 < len(keys) < 100
+    assert len(keys) % 2 == 0
+    assert f"interrupted: {len(keys)} of 100 images are done; the same command goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    process = started(DISTILLED, tmp_path / "out")
+    try:
+        result = CliRunner().invoke(app, ["recover", str(DISTILLED), str(tmp_path / "out")])
+        assert "another diver-trt is writing there; wait for it, or choose another folder" in error(result)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
+    outcome = crash(DISTILLED, tmp_path, kills=10, seed=1)
+    assert outcome.interrupted > 0
+    assert (outcome.doubles, outcome.differences) == ((), ())
+
+
+# Shards
+
+
+@pytest.mark.parametrize(("of", "layout"), [(3, "index"), (4, "npz"), (10, "pt")])
+def test_shards_make_the_same_images_and_the_same_manifest(few: Path, tmp_path: Path, of: int, layout: str) -> None:
+    expected = whole(few, tmp_path / "expected", "--layout", layout)
+    shards = [whole(few, tmp_path / f"part{i}", "--layout", layout, "--shard", f"{i}/{of}") for i in range(1, of + 1)]
+    assert sum(len(list(shard.rglob("0*.png"))) for shard in shards) == 10
+    result = CliRunner().invoke(app, ["merge", *map(str, reversed(shards)), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert f"merged {of} shards with 10 images" in result.stdout
+    assert different(expected, tmp_path / "out") == ["contact_sheet.png"]
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width > 100
+
+
+def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path) -> None:
+    parts = {f"{i}/3": whole(few, tmp_path / f"part{i}", "--shard", f"{i}/3") for i in (1, 2, 3)}
+    half = whole(few, tmp_path / "half", "--shard", "1/2")
+    other = whole(few, tmp_path / "other", "--shard", "3/3", "--seed", 1)
+    complete = whole(few, tmp_path / "complete")
+
+    def merge(*folders: Path) -> str:
+        return error(CliRunner().invoke(app, ["merge", *map(str, folders), str(tmp_path / "out")]))
+
+    assert "shard 2/3: missing; expected all 3" in merge(parts["1/3"], parts["3/3"])
+    assert "are both shard 1/3; give each once" in merge(parts["1/3"], parts["1/3"], parts["3/3"])
+    assert "are cut into 3 and 2 shards" in merge(parts["1/3"], half)
+    assert "are of different recoveries, their seed differs" in merge(parts["1/3"], parts["2/3"], other)
+    assert "is a whole recovered dataset, no shard" in merge(complete)
+    (tmp_path / "part2" / "00003" / "00001.png").write_bytes(b"other")
+    assert "part2/00003/00001.png: is not the file that was written" in merge(*parts.values())
+    assert "--shard is '4/3'" in recover(few, tmp_path / "x", "--shard", "4/3").output
+
+
+# Memory
+
+
+@pytest.fixture
+def out_of_memory_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the denoiser run out of device memory in batches of more than so many images."""
+
+    def arm(limit: int) -> None:
+        run = OnnxEngine.run
+
+        def running(self: OnnxEngine) -> None:
+            if self._name == "denoiser" and self.batch > limit:
+                raise DeviceMemoryError("out of memory: a gigabyte failed")
+            run(self)
+
+        monkeypatch.setattr(OnnxEngine, "run", running)
+
+    return arm
+
+
+def test_out_of_device_memory_halves_the_batch_and_goes_on(few: Path, tmp_path: Path, out_of_memory_above: Callable[[int], None]) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out_of_memory_above(2)
+    result = recover(few, tmp_path / "out", "--batch", 8)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("warning: out of device memory: going on in smaller batches") == 1
+    assert "in 5 batches of up to 2" in result.stderr
+    assert different(expected, tmp_path / "out") == []
+    shutil.rmtree(tmp_path / "out")
+    out_of_memory_above(0)
+    assert "out of memory: a gigabyte failed" in error(recover(few, tmp_path / "out"))
+
+
+def test_an_engine_that_fails_leaves_the_journal_to_go_on_from(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = whole(few, tmp_path / "expected")
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def poisoned(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) >= 10:
+            raise EngineError("an illegal memory access was encountered")
+        run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxEngine, "run", poisoned)
+        assert "an illegal memory access was encountered" in error(recover(few, tmp_path / "out", "--batch", 2))
+    assert len(journal_keys(tmp_path / "out")) == 4
+    assert recover(few, tmp_path / "out").exit_code == 0
+    assert different(expected, tmp_path / "out") == []
+
+
+# Disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 32 kB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_can_be_gone_on_from(few: Path, tmp_path: Path, small_disk: Path) -> None:
+    expected = whole(few, tmp_path / "expected")
+    assert "cannot be written (No space left on device)" in error(recover(few, small_disk / "out", "--batch", 1))
+    done = journal_keys(small_disk / "out")
+    assert 0 < len(done) < 10
+    assert not list((small_disk / "out").rglob("*.partial"))
+    shutil.copytree(small_disk / "out", tmp_path / "out")
+    result = recover(few, tmp_path / "out")
+    assert f"{len(done)} of 10 images are already there" in result.stderr
+    assert different(expected, tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("failing", ["save", "replace"])
+def test_an_error_of_the_disk_leaves_nothing_half_written(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    expected = whole(few, tmp_path / "expected")
+    original: Callable[..., Any] = {"save": Image.Image.save, "replace": Path.replace}[failing]
+    calls = iter(range(10_000))
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == 5:
+            raise OSError(errno.EIO, "Input/output error")
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image if failing == "save" else Path, failing, broken)
+        assert "cannot be written (Input/output error)" in error(recover(few, tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert recover(few, tmp_path / "out").exit_code == 0
+    assert different(expected, tmp_path / "out") == []
+
+
+def test_a_clock_that_jumps_changes_nothing(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = whole(few, tmp_path / "expected")
+    fourteen_years = 450_000_000
+    calls = iter(range(10_000))
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + (-1) ** next(calls) * fourteen_years)
+    out = whole(few, tmp_path / "out")
+    for path in out.rglob("*.png"):
+        os.utime(path, (0, 0))
+    assert recover(few, out).exit_code == 0
+    assert different(expected, out) == []
+
+
+# Bad samples
+
+
+def test_a_bad_image_ends_the_run_before_any_work_or_is_left_out(few: Path, tmp_path: Path) -> None:
+    (few / "3" / "1.png").write_bytes(b"not a picture")
+    assert "3/1.png: not an image, or a damaged one" in error(recover(few, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    result = recover(few, tmp_path / "out", "--on-error", "skip", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["images"], [entry["source"] for entry in report["skipped"]]) == (9, ["3/1.png"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == ["00003/00001"]
+    assert "00003/00002" in [sample["key"] for sample in manifest["samples"]]
+    assert not (tmp_path / "out" / "00003" / "00001.png").exists()
+    again = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert again.exit_code == 1
+    assert "left out: 3/1.png: " in again.stderr
+
+
+def test_an_image_that_vanishes_on_the_way_is_left_out(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def removing(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) == 0:
+            (few / "8" / "0.png").unlink()
+        run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxEngine, "run", removing)
+        result = recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip")
+    assert result.exit_code == 1
+    assert "left out: 8/0.png" in result.stderr
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"]) == 9
+
+
+def decode_badly(monkeypatch: pytest.MonkeyPatch, bad: float, precision: str = "fp32") -> None:
+    """Let the decoder of a bundle in this precision answer with one value for every third image."""
+    open_engine, read, reads = OnnxEngine.__init__, OnnxEngine.read, iter(range(10_000))
+    engines = []
+
+    def opening(self: OnnxEngine, bundle: Bundle, network: Any, *arguments: Any, **options: Any) -> None:
+        open_engine(self, bundle, network, *arguments, **options)
+        if (network, bundle.precision) == ("decoder", precision):
+            engines.append(self)
+
+    def reading(self: OnnxEngine, name: str) -> Any:
+        values = read(self, name)
+        return np.full_like(values, bad) if self in engines and next(reads) % 3 == 0 else values
+
+    monkeypatch.setattr(OnnxEngine, "__init__", opening)
+    monkeypatch.setattr(OnnxEngine, "read", reading)
+
+
+@pytest.mark.parametrize(("bad", "problem"), [(np.nan, "holds values that are no numbers"), (-1.0, "is all in one colour")])
+def test_what_comes_to_nothing_is_never_written(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float, problem: str
+) -> None:
+    decode_badly(monkeypatch, bad)
+    assert problem in error(recover(few, tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    decode_badly(monkeypatch, bad)
+    result = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert result.exit_code == 1
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert len(manifest["skipped"]) + len(manifest["samples"]) == 10
+    assert manifest["skipped"]
+    assert all(problem in entry["problem"] for entry in manifest["skipped"])
+
+
+def test_an_overflow_in_fp16_is_tried_again_in_fp32(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_to: Callable[..., Bundle], random_pipeline: Path
+) -> None:
+    shutil.rmtree(few / "8")  # the random model has seven classes
+    for precision in ("fp16", "fp32"):
+        shutil.copytree(export_to(random_pipeline, precision).path, tmp_path / "bundles" / precision)
+    half = ("--bundle", tmp_path / "bundles" / "fp16")
+    in_fp32 = whole(few, tmp_path / "in fp32", "--bundle", tmp_path / "bundles" / "fp32")
+    decode_badly(monkeypatch, np.nan, "fp16")
+    out = whole(few, tmp_path / "out", *half)
+    samples = json.loads((out / "manifest.json").read_text())["samples"]
+    again = [sample for sample in samples if sample["engine"].startswith("onnx fp32")]
+    assert [sample["key"] for sample in again] == ["00002/00000", "00003/00000", "00003/00003"]
+    for sample in again:
+        assert (out / sample["file"]).read_bytes() == (in_fp32 / sample["file"]).read_bytes()
+    shutil.rmtree(tmp_path / "bundles" / "fp32")
+    assert "values that are no numbers; the model may overflow in fp16, use its fp32 bundle" in error(
+        recover(few, tmp_path / "alone", *half)
+    )
