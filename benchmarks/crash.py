@@ -1,8 +1,8 @@
 """Kill a recovery at random moments, start it again each time, and see whether anything is lost.
 
-`recover` runs on the hundred distilled digits and is killed (SIGKILL, to its whole process group) at a random moment of its run, as often as
-is asked for; then it is left to end. The folder must be the same to the byte as that of a run that nobody disturbed, and no journal may ever
-have had a sample twice.
+`recover` runs on the hundred distilled digits and is killed (SIGKILL, to its whole process group) at a random moment of its run, as often
+as is asked for; then it is left to end. The folder must be the same to the byte as that of a run that nobody disturbed, and no journal may
+ever have had a sample twice.
 """
 
 from __future__ import annotations

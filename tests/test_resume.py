@@ -308,6 +308,7 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None
     return arm
 
 
+@pytest.mark.filterwarnings("always:out of device memory:RuntimeWarning")
 def test_out_of_device_memory_halves_the_batch_and_goes_on(few: Path, tmp_path: Path, out_of_memory_above: Callable[[int], None]) -> None:
     expected = whole(few, tmp_path / "expected")
     out_of_memory_above(2)
@@ -367,7 +368,7 @@ def test_a_full_disk_ends_in_one_line_and_can_be_gone_on_from(few: Path, tmp_pat
 @pytest.mark.parametrize("failing", ["save", "replace"])
 def test_an_error_of_the_disk_leaves_nothing_half_written(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
     expected = whole(few, tmp_path / "expected")
-    original: Callable[..., Any] = {"save": Image.Image.save, "replace": Path.replace}[failing]
+    original: Any = Image.Image.save if failing == "save" else Path.replace
     calls = iter(range(10_000))
 
     def broken(*arguments: Any, **options: Any) -> Any:
