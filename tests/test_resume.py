@@ -189,6 +189,7 @@ def test_a_journal_that_is_none_is_refused(few: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "journal.jsonl").write_text("once upon a time\n")
     assert "is no journal of diver-trt; begin again with --overwrite" in error(recover(few, tmp_path / "out"))
+    assert different(whole(few, tmp_path / "expected"), whole(few, tmp_path / "out", "--overwrite")) == []
 
 
 def test_entries_of_other_places_are_not_believed(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
@@ -486,3 +487,16 @@ def test_an_overflow_in_fp16_is_tried_again_in_fp32(
     assert "values that are no numbers; the model may overflow in fp16, use its fp32 bundle" in error(
         recover(few, tmp_path / "alone", *half)
     )
+
+
+# Determinism
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core")
+def test_one_thread_writes_the_same_bytes_as_all(few: Path, tmp_path: Path) -> None:
+    expected = whole(few, tmp_path / "expected", "--batch", 8)
+    core = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{core}]); from diver_trt.cli import main; main()"
+    command = [sys.executable, "-c", code, "recover", str(few), str(tmp_path / "out"), *RECIPE, "--batch", "3"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert different(expected, tmp_path / "out") == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,14 @@ class Journal:
             file.seek(self.entries[key])
             value: dict[str, Any] = json.loads(file.readline())
         return value
+
+    def files(self) -> Iterator[str]:
+        """Return the names that the journal has for images, whether they are there or not; what is no entry is passed over."""
+        for line in _lines(self.path):
+            with suppress(ValueError, RecursionError):
+                value = json.loads(line)
+                if isinstance(value, dict) and isinstance(value.get("file"), str):
+                    yield value["file"]
 
     def _holds(self, value: dict[str, Any]) -> bool:
         """Return whether an entry is of this folder, and its image is there and is the one that was written."""

@@ -196,9 +196,7 @@ def _delete_run(root: Path) -> bool:
         manifest = Document.read(root / MANIFEST, OutputError)
         names += [entry.text("file") for part in ("companions", "samples") for entry in manifest.documents(part) if "file" in entry]
     if (root / JOURNAL).is_file():
-        journal = Journal(root)
-        journal.resume()
-        names += [journal.entry(key).get("file", JOURNAL) for key in journal.entries]
+        names += Journal(root).files()
     folders = set()
     for name in [*names, CONTACT_SHEET, MANIFEST, JOURNAL]:
         path = root / name
