@@ -89,6 +89,7 @@ def test_a_second_run_goes_on_and_ends_as_if_undisturbed(few: Path, tmp_path: Pa
     )
     assert len(journal_keys(tmp_path / "out")) == 4
     assert not (tmp_path / "out" / "manifest.json").exists()
+    assert "is a recovery that has not come to its end" in error(recover(tmp_path / "out", tmp_path / "next"))
     result = recover(few, tmp_path / "out", "--layout", "npz")
     assert result.exit_code == 0
     assert "4 of 10 images are already there" in result.stderr

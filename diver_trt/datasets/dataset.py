@@ -17,6 +17,7 @@ from diver_trt.datasets.class_map import IMAGENET_CLASSES, ClassMap, load_class_
 from diver_trt.datasets.folder_reader import read_class_folders
 from diver_trt.datasets.formats import RECOVERED, Format, collage_of_path, find_format, format_of_folders, subset_of_path
 from diver_trt.datasets.image_source import ImageFiles, ImageSource, Joined, StoredImages, Tiles
+from diver_trt.datasets.journal import JOURNAL
 from diver_trt.datasets.read_options import ReadOptions
 from diver_trt.datasets.recovered import is_recovered, read_recovered
 from diver_trt.datasets.tensor_files import find_tensor_files
@@ -134,6 +135,8 @@ def read_dataset(path: Path, bundle: Bundle, options: ReadOptions | None = None)
     options = options or ReadOptions()
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
+    if (path / JOURNAL).is_file() and not is_recovered(path):
+        raise DatasetError(f"{path}: is a recovery that has not come to its end; run the same command again to finish it first")
     if is_recovered(path):
         _refuse(path, options, "is a recovered dataset, whose manifest says what it is", *(field.name for field in fields(options)))
         return _from_recovered(path, bundle)
