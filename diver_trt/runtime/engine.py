@@ -50,13 +50,11 @@ class Engine(Protocol):
 
 
 class Denoiser(Protocol):
-    """All denoising steps of a batch: the loop belongs to the backend, which may replay it as one CUDA graph.
+    """All denoising steps of a batch: the loop belongs to the backend, which may replay it as one CUDA graph."""
 
-    Attributes:
-        stepwise: Whether `latent` shows every step while `run` counts; a replayed graph only shows the last one.
-    """
-
-    stepwise: bool
+    @property
+    def stepwise(self) -> bool:
+        """Whether `latent` shows every step while `run` counts; a replayed graph only shows the last one."""
 
     def load(self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations) -> None:
         """Take a batch: latents [batch, c, h, w] float32, each image's modulations of all steps [steps, M], and the null class's."""

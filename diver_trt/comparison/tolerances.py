@@ -1,0 +1,79 @@
+"""What an engine is held to, and why just that.
+
+The same limits hold on every machine and for every model. bfloat16 is shown and not judged: no bundle is made in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit on one figure.
+
+    Attributes:
+        value: The limit itself; a figure equal to it passes.
+        reason: Why it is where it is, in words.
+        at_least: Whether the figure must reach it; else it must not exceed it.
+    """
+
+    value: float
+    reason: str
+    at_least: bool = False
+
+    def holds(self, figure: float) -> bool:
+        """Return whether a figure passes; what is no number does not."""
+        return figure >= self.value if self.at_least else figure <= self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """The limits of one precision.
+
+    Attributes:
+        network: Relative L2 of the encoder's, the conditioner's and the decoder's output, each alone.
+        step: Relative L2 of the next latent, of every teacher-forced step.
+        place: Relative L2 of the residual stream and of the prediction, used to name a place and not to judge.
+        images: Limits on the final images, by figure: `"max_levels"`, `"mean_psnr_db"`, `"min_psnr_db"`.
+    """
+
+    network: Limit
+    step: Limit
+    place: float
+    images: dict[str, Limit]
+
+
+_SUMMATION = "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far above 1e-5"
+
+TOLERANCES: dict[str, Tolerances] = {
+    "fp32": Tolerances(
+        network=Limit(1e-5, _SUMMATION),
+        step=Limit(1e-5, _SUMMATION),
+        place=1e-5,
+        images={"max_levels": Limit(1, "a value that lies on the border between two 8-bit levels may be rounded either way")},
+    ),
+    "fp16": Tolerances(
+        network=Limit(
+            1e-2, "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; the exporter holds to the same"
+        ),
+        step=Limit(
+            5e-3, "the latent stays float32, but guidance multiplies the rounding of its two predictions by up to 2 w - 1, seven times"
+        ),
+        place=5e-3,
+        images={
+            "mean_psnr_db": Limit(
+                40, "differences of one to two levels in 255, which nobody sees and no augmentation leaves untouched", at_least=True
+            ),
+            "min_psnr_db": Limit(
+                30, "below it, a picture has visibly changed: one bad image must not hide in a good average", at_least=True
+            ),
+        },
+    ),
+}
+
+
+def tolerances_for(*precisions: str) -> Tolerances | None:
+    """Return what two engines of these precisions are held to: the coarser one's limits, or None where it has none."""
+    coarsest = max(precisions, key=("fp32", "fp16", "bf16").index)
+    return TOLERANCES.get(coarsest)
