@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from diver_trt.comparison.blocks import Probe, StageDifference, Stages, compare_stages, first_beyond
 from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, window_of
 from diver_trt.comparison.inputs import Inputs
+from diver_trt.comparison.lineup import Absent, Lineup
 from diver_trt.comparison.metrics import Difference, ImageDifference, difference, image_difference, worst_channel
-from diver_trt.comparison.runs import Participant, Recording, Trial, try_against
+from diver_trt.comparison.runs import Participant, Recording, Trial, record, try_against
 from diver_trt.comparison.tolerances import Limit, Tolerances, tolerances_for
+from diver_trt.errors import EngineError
 from diver_trt.method.step import guided_step
 from diver_trt.recipe import Recipe
 
@@ -129,6 +131,31 @@ class Reference:
     participant: Participant
     recording: Recording
     probe: Probe
+
+
+def compare_lineup(
+    lineup: Lineup, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
+) -> tuple[Reference, tuple[Comparison, ...], tuple[Absent, ...]]:
+    """Run the reference, and every other engine against it.
+
+    An engine that seemed to work and then fails is no reason to lose what the others showed: it joins those that are absent, as one that
+    was asked for.
+
+    Returns:
+        The reference, the comparisons, and the engines that could not be compared.
+
+    Raises:
+        DiverError: The reference fails, or a bundle's files have changed.
+    """
+    recording = record(lineup.reference, inputs, recipe, on_step)
+    reference = Reference(lineup.reference, recording, lineup.reference.probe())
+    comparisons, absent = [], list(lineup.absent)
+    for participant in lineup.others:
+        try:
+            comparisons.append(compare_engine(reference, participant, inputs, recipe, on_step))
+        except EngineError as reason:
+            absent.append(Absent(participant.name, f"failed on the way: {str(reason).splitlines()[0]}", asked=True))
+    return reference, tuple(comparisons), tuple(absent)
 
 
 def compare_engine(
