@@ -391,7 +391,7 @@ def _comparison_facts(comparison: Comparison, inputs: Inputs) -> dict[str, Any]:
         "networks": {name: asdict(apart) for name, apart in comparison.networks.items()},
         "worst_step": {"step": worst.k, "channel": worst.channel, **asdict(worst.forced)},
         "steps": [
-            {"step": step.k, "channel": step.channel, "alone": asdict(step.forced), "free_run": asdict(step.free)}
+            {"step": step.k, "channel": step.channel, "alone": asdict(step.forced), "change": step.change, "free_run": asdict(step.free)}
             for step in comparison.steps
         ],
         "places": {

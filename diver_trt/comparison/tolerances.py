@@ -34,13 +34,16 @@ class Tolerances:
     Attributes:
         network: Relative L2 of the encoder's, the conditioner's and the decoder's output, each alone.
         step: Relative L2 of the next latent, of every teacher-forced step.
-        place: Relative L2 of the residual stream and of the prediction, used to name a place and not to judge.
+        change: Error of a teacher-forced step over what the step changes, as the median over the steps. A latent hides what a small step
+            does wrong; its change does not. The median, because the first steps hardly change anything, and divide by nearly nothing.
+        place: Relative L2 of the residual stream and of the prediction, at every place of the bundle's graph.
         images: Limits on the final images, by figure: `"max_levels"`, `"mean_psnr_db"`, `"min_psnr_db"`.
     """
 
     network: Limit
     step: Limit
-    place: float
+    change: Limit
+    place: Limit
     images: dict[str, Limit]
 
 
@@ -50,7 +53,8 @@ TOLERANCES: dict[str, Tolerances] = {
     "fp32": Tolerances(
         network=Limit(1e-5, _SUMMATION),
         step=Limit(1e-5, _SUMMATION),
-        place=1e-5,
+        change=Limit(1e-4, "the same, where guidance and a small step make more of it"),
+        place=Limit(1e-5, _SUMMATION),
         images={"max_levels": Limit(1, "a value that lies on the border between two 8-bit levels may be rounded either way")},
     ),
     "fp16": Tolerances(
@@ -60,7 +64,8 @@ TOLERANCES: dict[str, Tolerances] = {
         step=Limit(
             5e-3, "the latent stays float32, but guidance multiplies the rounding of its two predictions by up to 2 w - 1, seven times"
         ),
-        place=5e-3,
+        change=Limit(1.5e-2, "torch's own float16 is off by up to 6e-3 on the digits; a weight of one block that is wrong by 5 % by 2e-2"),
+        place=Limit(5e-3, "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the digits"),
         images={
             "mean_psnr_db": Limit(
                 40, "differences of one to two levels in 255, which nobody sees and no augmentation leaves untouched", at_least=True

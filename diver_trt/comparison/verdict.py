@@ -41,12 +41,14 @@ class StepDifference:
         forced: The next latent, made from the reference's latent.
         free: The next latent, made from the engine's own.
         channel: The latent channel in which `forced` is worst.
+        change: Error of `forced` over what the reference's step changes, both as L2 norms.
     """
 
     k: int
     forced: Difference
     free: Difference
     channel: int
+    change: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,11 @@ class Comparison:
         """The teacher-forced step with the largest relative L2."""
         return max(self.steps, key=lambda step: step.forced.relative_l2)
 
+    @property
+    def median_change(self) -> float:
+        """The median error of a step over what it changes."""
+        return median_change(self.steps)
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -184,7 +191,7 @@ def compare_engine(
     tolerances = tolerances_for(participant.precision, reference.participant.precision)
     worst = max(steps, key=lambda step: step.forced.relative_l2).k
     look = _look_inside(reference, participant, inputs, recipe, trial, worst, tolerances)
-    checks = _checks(tolerances, networks, steps, images, trial, inputs) if tolerances else ()
+    checks = _checks(tolerances, networks, steps, look, images, trial, inputs) if tolerances else ()
     causes: tuple[str, ...] = ()
     if tolerances and not all(check.passed for check in checks):
         causes = tuple(_Investigation(reference, participant, inputs, recipe, trial, tolerances).causes(networks, steps, look))
@@ -223,6 +230,7 @@ def _compare_steps(trial: Trial, reference: Recording) -> tuple[StepDifference, 
             forced=difference(trial.teacher_forced[i], reference.latents[i + 1]),
             free=difference(trial.recording.latents[i + 1], reference.latents[i + 1]),
             channel=worst_channel(trial.teacher_forced[i], reference.latents[i + 1]),
+            change=difference(trial.teacher_forced[i] - reference.latents[i], reference.latents[i + 1] - reference.latents[i]).relative_l2,
         )
         for i in range(start_step)
     )
@@ -247,7 +255,7 @@ def _look_inside(
     latent = reference.recording.latents[i, image : image + 1]
     pair = _modulation_pair(reference, inputs, k, slice(image, image + 1))
     found, expected = participant.probe().stages(latent, pair), reference.probe.stages(latent, pair)
-    return _Look(k, image, found, tuple(compare_stages(found, expected, tolerances.place if tolerances else np.inf)))
+    return _Look(k, image, found, tuple(compare_stages(found, expected, tolerances.place.value if tolerances else np.inf)))
 
 
 def _modulation_pair(reference: Reference, inputs: Inputs, k: int, part: slice) -> Float32:
@@ -261,6 +269,7 @@ def _checks(
     tolerances: Tolerances,
     networks: Mapping[str, Difference],
     steps: tuple[StepDifference, ...],
+    look: _Look,
     images: tuple[ImageDifference, ...],
     trial: Trial,
     inputs: Inputs,
@@ -269,6 +278,11 @@ def _checks(
     worst = max(steps, key=lambda step: step.forced.relative_l2)
     forced = Check(
         "every step alone", "relative L2", worst.forced.relative_l2, tolerances.step, f"worst in step {worst.k}, channel {worst.channel}"
+    )
+    changes = Check("what steps change", "error over the change, median", median_change(steps), tolerances.change)
+    furthest = max(look.differences, key=lambda stage: stage.difference.relative_l2)
+    blocks = Check(
+        "block by block", "relative L2", furthest.difference.relative_l2, tolerances.place, f"worst at {furthest.place}, in step {look.k}"
     )
     replay = difference(trial.recording.final, trial.recording.latents[-1])
     whole = Check("the whole run against its own steps", "relative L2", replay.relative_l2, tolerances.step)
@@ -280,7 +294,12 @@ def _checks(
         "min_psnr_db": ("lowest PSNR in dB", images[lowest].psnr_db, f"image {inputs.keys[lowest]}"),
     }
     final = [Check("final images", *figures[name][:2], limit, figures[name][2]) for name, limit in tolerances.images.items()]
-    return (*alone, forced, whole, *final)
+    return (*alone, forced, changes, blocks, whole, *final)
+
+
+def median_change(steps: tuple[StepDifference, ...]) -> float:
+    """Return the median error of a step over what it changes."""
+    return statistics.median(step.change for step in steps)
 
 
 def mean_psnr(images: tuple[ImageDifference, ...]) -> float:
@@ -306,6 +325,8 @@ class _Investigation:
         failing = [step for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)]
         if failing:
             found.extend(self._step_causes(failing, look))
+        elif not self._small_steps_hold(steps, look):
+            found.append(f"all steps: {self._place(look)}")
         replay = difference(self.trial.recording.final, self.trial.recording.latents[-1]).relative_l2
         if not self.tolerances.step.holds(replay):
             found.append(
@@ -315,6 +336,11 @@ class _Investigation:
             end = steps[-1].free.relative_l2
             found.append(f"every network and every step holds alone; over the free run the errors pile up to a relative L2 of {end:.1e}")
         return found
+
+    def _small_steps_hold(self, steps: tuple[StepDifference, ...], look: _Look) -> bool:
+        """Return whether the changes and the blocks hold, which show faults that are small beside the latent."""
+        blocks_hold = first_beyond(list(look.differences), self.tolerances.place.value) is None
+        return blocks_hold and self.tolerances.change.holds(median_change(steps))
 
     def _network_cause(self, name: str, apart: Difference) -> str:
         said = f"the {name} is a relative {apart.relative_l2:.1e} away from the reference on the same input"
@@ -400,7 +426,7 @@ class _Investigation:
     def _place(self, look: _Look) -> str:
         """Return where the denoiser leaves the reference, in words."""
         where = f"(looked into at step {look.k})"
-        first = first_beyond(list(look.differences), self.tolerances.place)
+        first = first_beyond(list(look.differences), self.tolerances.place.value)
         if first is not None and first.swapped:
             return f"{first.place} holds the class's row where the null class's belongs and the other way round {where}"
         if first is not None:

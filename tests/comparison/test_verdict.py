@@ -89,6 +89,13 @@ def test_one_weight_of_the_fourth_block(held_against_torch: Hold, digits: Bundle
     assert f"{place} is the first to leave the reference" in cause
 
 
+def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(held_against_torch: Hold, digits_fp16: Bundle, tmp_path: Path) -> None:
+    """The rounding of float16 is larger than what one such weight does to a latent, and the images stay above 40 dB."""
+    found = held_against_torch(plant(digits_fp16, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.05)}))
+    assert failed(found) == {"what steps change", "block by block"}
+    assert "block 4, MLP is the first to leave the reference" in found.causes[0]
+
+
 def test_a_block_is_named_in_a_random_model_too(export_to: Callable[..., Bundle], tmp_path: Path, inputs: Inputs) -> None:
     pipeline = save_random_pipeline(tmp_path / "random", num_layers=5)
     bundle = export_to(pipeline)
@@ -236,9 +243,13 @@ def test_the_limits_are_these() -> None:
     single, half = TOLERANCES["fp32"], TOLERANCES["fp16"]
     assert (single.network.value, single.step.value, single.images["max_levels"].value) == (1e-5, 1e-5, 1)
     assert (half.network.value, half.step.value) == (1e-2, 5e-3)
+    assert (single.change.value, half.change.value, single.place.value, half.place.value) == (1e-4, 1.5e-2, 1e-5, 5e-3)
     assert (half.images["mean_psnr_db"].value, half.images["min_psnr_db"].value) == (40, 30)
     for tolerances in TOLERANCES.values():
-        assert all(limit.reason for limit in (tolerances.network, tolerances.step, *tolerances.images.values()))
+        assert all(
+            limit.reason
+            for limit in (tolerances.network, tolerances.step, tolerances.change, tolerances.place, *tolerances.images.values())
+        )
 
 
 def test_the_coarser_precision_decides() -> None:
