@@ -62,7 +62,8 @@ def distilled_inputs(bundle: Bundle, count: int, *, folder: Path | None = None, 
     )
     chosen = [sample for _, _, sample in rounds[:count]]
     return Inputs(
-        origin=f"{len(chosen)} distilled images" + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
+        origin=f"{len(chosen)} distilled image{'s' if len(chosen) > 1 else ''}"
+        + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
         keys=tuple(sample.key for sample in chosen),
         labels=tuple(sample.label % bundle.num_classes for sample in chosen),
         images=tuple(square(read_image(sample.path), bundle.image_size) for sample in chosen),
@@ -76,7 +77,7 @@ def random_pixels(bundle: Bundle, count: int, *, seed: int = 0) -> Inputs:
     size = bundle.image_size
     keys = [f"random/{number:05d}" for number in range(count)]
     return Inputs(
-        origin=f"{count} images of random pixels",
+        origin=f"{count} image{'s' if count > 1 else ''} of random pixels",
         keys=tuple(keys),
         labels=tuple(int(label) for label in generator.integers(0, bundle.num_classes, count)),
         images=tuple(generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)),

@@ -69,15 +69,17 @@ def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[st
         batch: Images per batch; TensorRT engines keep to what they were built for.
 
     Raises:
-        BundleError: The bundles are not of one model, or not of the model that is given.
+        BundleError: A bundle is given twice, or they are not of one model, or not of the model that is given.
         EngineError: An engine's name is unknown, or fewer than two engines can take part.
     """
     if unknown := [name for name in engines if name not in ENGINE_NAMES]:
         raise EngineError(f"there is no engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
+    if twice := [bundle.path for i, bundle in enumerate(bundles) if bundle.path in [other.path for other in bundles[:i]]]:
+        raise BundleError(f"{twice[0]}: is given twice; give each bundle once")
     _check_one_model(bundles, model)
     present: list[Participant] = []
     absent: list[Absent] = []
-    for name in engines or ENGINE_NAMES:
+    for name in dict.fromkeys(engines) or ENGINE_NAMES:
         if name == "torch-fp32" and model is not None:
             continue
         if name in TORCH_ENGINES:
@@ -128,8 +130,12 @@ def torch_participant(model: Model, bundle: Bundle, batch: int, precision: Torch
 
 
 def _called(engine: EngineName, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
-    alike = [other for other in bundles if other.precision == bundle.precision]
-    return f"{engine} {bundle.precision}" + (f" ({bundle.path.name})" if len(alike) > 1 else "")
+    """Return an engine's name with the bundle's precision, its folder where that leaves two alike, and its path where that does."""
+    alike = [other.path for other in bundles if other.precision == bundle.precision]
+    if len(alike) == 1:
+        return f"{engine} {bundle.precision}"
+    unique = [path.name for path in alike].count(bundle.path.name) == 1
+    return f"{engine} {bundle.precision} ({bundle.path.name if unique else bundle.path})"
 
 
 def _obstacle(engine: EngineName, bundle: Bundle, batch: int) -> str | None:

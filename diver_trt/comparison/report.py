@@ -207,7 +207,7 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
         for i, comparison in enumerate(comparisons):
             errors = [getattr(step, which).relative_l2 for step in comparison.steps]
             axes.plot(
-                [step.k for step in comparison.steps], _drawable(errors), color=COLOURS[i % len(COLOURS)], label=comparison.name, lw=1.8
+                [step.k for step in comparison.steps], _drawable(errors), color=COLOURS[i % len(COLOURS)], label=_label(comparison), lw=1.8
             )
         if recipe.guided_steps:
             axes.axvspan(recipe.guided_steps[-1] - 0.5, recipe.guided_steps[0] + 0.5, color="#888888", alpha=0.14, lw=0)
@@ -233,7 +233,7 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     figure, (axes,) = _axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
     for i, comparison in enumerate(comparisons):
         errors = [stage.difference.relative_l2 for stage in comparison.stages]
-        label = f"{comparison.name}, step {comparison.stage_step}"
+        label = f"{_label(comparison)}, step {comparison.stage_step}"
         axes.plot(range(len(errors)), _drawable(errors), color=COLOURS[i % len(COLOURS)], marker="o", ms=3, lw=1.5, label=label)
     places = [stage.place for stage in comparisons[0].stages]
     blocks = (len(places) - 2) // 2
@@ -259,17 +259,22 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
         colour = COLOURS[i % len(COLOURS)]
         gaps = comparison.gaps[np.isfinite(comparison.gaps)]
         counts, _ = np.histogram(gaps.clip(edges[0], edges[-1]), edges)
-        left.stairs(100 * counts / comparison.gaps.size, edges, color=colour, label=comparison.name, fill=True, alpha=0.25)
+        left.stairs(100 * counts / comparison.gaps.size, edges, color=colour, label=_label(comparison), fill=True, alpha=0.25)
         left.stairs(100 * counts / comparison.gaps.size, edges, color=colour, lw=1.4)
         levels = np.abs(np.stack(comparison.recovered).astype(int) - np.stack(list(reference)))
         shares = [100 * float((levels >= level).mean()) for level in range(min(int(levels.max()), 32) + 1)]
-        right.plot(range(len(shares)), _drawable(shares), color=colour, marker="o", ms=4, lw=1.5, label=comparison.name)
+        right.plot(range(len(shares)), _drawable(shares), color=colour, marker="o", ms=4, lw=1.5)
     left.set_xscale("log")
     left.set_xticks([edges[0], 1e-8, 1e-6, 1e-4, 1e-2, 1], ["equal", *(f"$10^{{{exponent}}}$" for exponent in (-8, -6, -4, -2, 0))])
     right.set_yscale("log")
     right.set_ylim(top=200)
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
     return _svg(figure, "How differences are spread")
+
+
+def _label(comparison: Comparison) -> str:
+    """Return an engine's name for a legend: a dollar sign in a folder's name is no formula."""
+    return comparison.name.replace("$", r"\$")
 
 
 def _axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:

@@ -274,7 +274,7 @@ def _checks(
     trial: Trial,
     inputs: Inputs,
 ) -> tuple[Check, ...]:
-    alone = [Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.network) for name, apart in networks.items()]
+    alone = [Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name]) for name, apart in networks.items()]
     worst = max(steps, key=lambda step: step.forced.relative_l2)
     forced = Check(
         "every step alone", "relative L2", worst.forced.relative_l2, tolerances.step, f"worst in step {worst.k}, channel {worst.channel}"
@@ -320,7 +320,9 @@ class _Investigation:
     def causes(self, networks: Mapping[str, Difference], steps: tuple[StepDifference, ...], look: _Look) -> list[str]:
         """Return what seems to be at fault, in words."""
         found = [
-            self._network_cause(name, apart) for name, apart in networks.items() if not self.tolerances.network.holds(apart.relative_l2)
+            self._network_cause(name, apart)
+            for name, apart in networks.items()
+            if not self.tolerances.networks[name].holds(apart.relative_l2)
         ]
         failing = [step for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)]
         if failing:
@@ -348,7 +350,7 @@ class _Investigation:
             return f"the {name} writes values that are no numbers: it overflows"
         stated = self.participant.bundle.scaling_factor
         if name == "encoder":
-            gain = fit_gain(self.trial.recording.anchor, self.reference.recording.anchor, self.tolerances.network.value)
+            gain = fit_gain(self.trial.recording.anchor, self.reference.recording.anchor, self.tolerances.networks[name].value)
             if gain is not None:
                 return f"{said}: all latents are {gain:.3g} times as large, so look at the scaling factor (bundle.json says {stated:g})"
         if name == "decoder":
@@ -372,7 +374,7 @@ class _Investigation:
                 return decoder.read("image").astype(np.float32)
 
             try:
-                return fit_input_gain(run, expected, self.tolerances.network.value)
+                return fit_input_gain(run, expected, self.tolerances.networks["decoder"].value)
             finally:
                 decoder.close()
         finally:

@@ -10,6 +10,7 @@ from diver_trt.comparison.inputs import default_images, distilled_inputs, random
 from diver_trt.comparison.lineup import Lineup, line_up
 from diver_trt.errors import BundleError, DatasetError, EngineError
 from diver_trt.export.checkpoint import Model, load_model
+from tests.comparison.faults import plant
 from tests.conftest import DISTILLED
 
 
@@ -29,6 +30,13 @@ def test_without_a_model_an_fp32_bundle_is_the_reference(digits: Bundle, digits_
 def test_bundles_of_one_precision_are_told_apart(digits: Bundle, edited: Callable[..., Path]) -> None:
     other = Bundle.open(edited(lambda manifest: None))
     assert names(line_up([digits, other], None, ["onnx"], 4)) == ("onnx fp32 (digits)", ["onnx fp32 (edited)"], [])
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_path: Path) -> None:
+    other = plant(digits, tmp_path / "digits", {})
+    assert names(line_up([digits, other], None, ["onnx", "onnx"], 4))[1] == [f"onnx fp32 ({tmp_path / 'digits'})"]
+    with pytest.raises(BundleError, match="is given twice; give each bundle once"):
+        line_up([digits, other, digits], None, ["onnx"], 4)
 
 
 def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_model: Model) -> None:

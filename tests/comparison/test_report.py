@@ -142,6 +142,12 @@ def test_what_comes_from_outside_is_escaped(page: str) -> None:
     assert "backend rtx needs <code>tensorrt_rtx</code> &amp; &lt;a GPU&gt;" in page
 
 
+def test_a_dollar_in_a_name_is_no_formula(result: Result) -> None:
+    named = replace(result, comparisons=(replace(result.comparisons[0], name="onnx fp32 (a$b$c)"),))
+    plots = "".join(re.findall(r"<figure>(.*?)</figure>", render(named), flags=re.DOTALL))
+    assert "onnx fp32 (a$b$c)" in plots
+
+
 def test_the_plots_take_the_page_s_own_colour(page: str) -> None:
     assert "#123456" not in page
     assert page.count("currentColor") > 50

@@ -43,6 +43,7 @@ def test_the_fp32_bundle_holds_at_every_step(held_against_torch: Hold, digits: B
     assert [step.k for step in found.steps] == list(range(50, 0, -1))
     assert max(step.forced.relative_l2 for step in found.steps) <= 1e-5
     assert max(image.max_levels for image in found.images) <= 1
+    assert max(apart.relative_l2 for apart in found.networks.values()) <= 1e-5  # small images do not need what large ones are given
     assert found.causes == ()
     assert len(found.stages) == 2 * 6 + 2
 
@@ -241,14 +242,15 @@ def test_a_graph_that_misses_a_step(
 
 def test_the_limits_are_these() -> None:
     single, half = TOLERANCES["fp32"], TOLERANCES["fp16"]
-    assert (single.network.value, single.step.value, single.images["max_levels"].value) == (1e-5, 1e-5, 1)
-    assert (half.network.value, half.step.value) == (1e-2, 5e-3)
+    assert {name: limit.value for name, limit in single.networks.items()} == {"encoder": 1e-4, "conditioner": 1e-5, "decoder": 1e-4}
+    assert {limit.value for limit in half.networks.values()} == {1e-2}
+    assert (single.step.value, half.step.value, single.images["max_levels"].value) == (1e-5, 5e-3, 1)
     assert (single.change.value, half.change.value, single.place.value, half.place.value) == (1e-4, 1.5e-2, 1e-5, 5e-3)
     assert (half.images["mean_psnr_db"].value, half.images["min_psnr_db"].value) == (40, 30)
     for tolerances in TOLERANCES.values():
         assert all(
             limit.reason
-            for limit in (tolerances.network, tolerances.step, tolerances.change, tolerances.place, *tolerances.images.values())
+            for limit in (*tolerances.networks.values(), tolerances.step, tolerances.change, tolerances.place, *tolerances.images.values())
         )
 
 
