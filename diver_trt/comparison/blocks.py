@@ -8,8 +8,9 @@ and torch's modules are listened to at the same places. ONNX Runtime runs the gr
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,7 +71,7 @@ class GraphProbe:
         runtime, onnx = import_onnxruntime(), _import_onnx()
         path = bundle.verified("denoiser")
         model = onnx.load(path, load_external_data=False)
-        self._taps = _find_taps(model.graph, str(path))
+        self._taps = find_taps(model.graph, str(path))
         known = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known)
         options = runtime.SessionOptions()
@@ -120,9 +121,20 @@ def compare_stages(found: Stages, expected: Stages, tolerance: float) -> list[St
     return compared
 
 
-def first_beyond(stages: list[StageDifference], tolerance: float) -> StageDifference | None:
+def first_beyond(stages: Sequence[StageDifference], tolerance: float) -> StageDifference | None:
     """Return the first place whose relative L2 exceeds the tolerance, or None."""
     return next((stage for stage in stages if not stage.difference.relative_l2 <= tolerance), None)
+
+
+def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference | None:
+    """Return the place where the error grows most over the place before, or None if it never grows by the factor `least`.
+
+    In float16 a small fault passes below the tolerance where it is and only exceeds it further on; the jump is where it is.
+    """
+    errors = [(stage, stage.difference.relative_l2) for stage in stages]
+    grown = [(error / before, stage) for (_, before), (stage, error) in itertools.pairwise(errors) if before > 0]
+    factor, stage = max(grown, key=lambda pair: pair[0], default=(0.0, None))
+    return stage if factor >= least else None
 
 
 def _exchanged(values: Float32) -> Float32:
@@ -130,8 +142,14 @@ def _exchanged(values: Float32) -> Float32:
     return np.concatenate([values[half:], values[:half]])
 
 
-def _find_taps(graph: Any, where: str) -> dict[str, str]:
-    """Return the graph's value at every place, the prediction last: the first value after the last normalisation that two nodes read."""
+def find_taps(graph: Any, where: str) -> dict[str, str]:
+    """Return the name of a denoiser graph's value at every place, the prediction last.
+
+    The prediction is the first value after the last normalisation that two nodes read: one takes the class's half, one the null class's.
+
+    Raises:
+        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names it.
+    """
     writers = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]

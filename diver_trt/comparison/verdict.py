@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.comparison.blocks import Probe, StageDifference, Stages, compare_stages, first_beyond
+from diver_trt.comparison.blocks import Probe, StageDifference, Stages, compare_stages, first_beyond, steepest
 from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, window_of
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent, Lineup
@@ -30,6 +30,8 @@ Float32 = NDArray[np.float32]
 FITTED_STEPS = 8
 """Failing steps that are looked into one by one; of more, the first, the worst and the last."""
 FITTED_IMAGES = 4
+JUMP = 3.0
+"""Growth of the error from one place to the next that is worth a word: rounding alone adds little at each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +343,7 @@ class _Investigation:
 
     def _small_steps_hold(self, steps: tuple[StepDifference, ...], look: _Look) -> bool:
         """Return whether the changes and the blocks hold, which show faults that are small beside the latent."""
-        blocks_hold = first_beyond(list(look.differences), self.tolerances.place.value) is None
+        blocks_hold = first_beyond(look.differences, self.tolerances.place.value) is None
         return blocks_hold and self.tolerances.change.holds(median_change(steps))
 
     def _network_cause(self, name: str, apart: Difference) -> str:
@@ -428,11 +430,13 @@ class _Investigation:
     def _place(self, look: _Look) -> str:
         """Return where the denoiser leaves the reference, in words."""
         where = f"(looked into at step {look.k})"
-        first = first_beyond(list(look.differences), self.tolerances.place.value)
+        first = first_beyond(look.differences, self.tolerances.place.value)
         if first is not None and first.swapped:
             return f"{first.place} holds the class's row where the null class's belongs and the other way round {where}"
         if first is not None:
-            return f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e} {where}"
+            said = f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e} {where}"
+            jump = steepest(look.differences[: look.differences.index(first) + 1], JUMP)
+            return said + (f"; the error jumps at {jump.place}" if jump and jump is not first else "")
         predicted = look.differences[-1].difference.relative_l2
         if self.tolerances.step.holds(self._unexplained(look)):
             return f"every block holds; guidance and the size of the step multiply the rounding of the prediction, {predicted:.1e} {where}"

@@ -56,9 +56,9 @@ def scale_initializer(name: str, factor: float) -> Callable[[Any], None]:
 
 def exchange_predictions(graph: Any) -> None:
     """Let guidance read the null class's prediction for the class's, and the other way round."""
-    from diver_trt.comparison.blocks import PREDICTION, _find_taps
+    from diver_trt.comparison.blocks import PREDICTION, find_taps
 
-    prediction = _find_taps(graph, "the graph")[PREDICTION]
+    prediction = find_taps(graph, "the graph")[PREDICTION]
     by_class, by_null = (node for node in graph.node if prediction in node.input)
     assert by_class.op_type == by_null.op_type == "Slice"
     by_class.input[1:3], by_null.input[1:3] = list(by_null.input[1:3]), list(by_class.input[1:3])  # starts and ends

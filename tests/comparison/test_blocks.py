@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.comparison.blocks import PREDICTION, GraphProbe, Stages, compare_stages, first_beyond, stage_names
+from diver_trt.comparison.blocks import PREDICTION, GraphProbe, Stages, compare_stages, first_beyond, stage_names, steepest
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.errors import BundleError, MissingExtraError
 from diver_trt.export.checkpoint import Model
@@ -73,6 +73,13 @@ def test_the_first_place_beyond_the_tolerance() -> None:
     first = first_beyond(compared, 1e-5)
     assert first is not None
     assert (first.place, first.swapped) == ("block 1, attention", False)
+
+
+def test_the_jump_of_an_error_is_where_it_comes_in() -> None:
+    compared = compare_stages(stages_of(1e-4, 2e-3, 4e-3), stages_of(0.0, 0.0, 0.0), 3e-3)
+    assert steepest(compared[:3], 3.0) is compared[1]
+    assert steepest(compared[:3], 30.0) is None
+    assert steepest(compared[:1], 3.0) is None
 
 
 def test_exchanged_rows_are_seen() -> None:

@@ -97,6 +97,12 @@ def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(held_against_t
     assert "block 4, MLP is the first to leave the reference" in found.causes[0]
 
 
+def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(held_against_torch: Hold, digits_fp16: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits_fp16, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.02)}))
+    assert failed(found) == {"block by block"}
+    assert "block 4, MLP" in found.causes[0]
+
+
 def test_a_block_is_named_in_a_random_model_too(export_to: Callable[..., Bundle], tmp_path: Path, inputs: Inputs) -> None:
     pipeline = save_random_pipeline(tmp_path / "random", num_layers=5)
     bundle = export_to(pipeline)
