@@ -27,6 +27,7 @@ def test_the_wheel_claims_one_name_only(names: list[str]) -> None:
 
 def test_the_wheel_brings_what_a_recovery_needs(names: list[str]) -> None:
     needed = {"py.typed", "datasets/imagenet_subsets.json", "datasets/imagenet_wnids.txt", "engines/digits/bundle.json"}
+    needed |= {"comparison/report.html.jinja", *(f"engines/digits-distilled/{digit}/0.png" for digit in range(10))}
     assert {f"diver_trt/{name}" for name in needed} <= set(names)
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.bundle import Bundle, NetworkName, Precision, contract, run_size
+from diver_trt.comparison.blocks import Stages, stage_names
 from diver_trt.errors import EngineError
 from diver_trt.export.checkpoint import Model
 from diver_trt.export.networks import build_networks
 from diver_trt.runtime.denoiser import CARRY, SteppedDenoiser
 from diver_trt.runtime.engine import copy_checked
+from diver_trt.tensors import TensorSpec
+
+TorchPrecision = Literal["fp32", "fp16", "bf16"]
+TORCH_PRECISIONS: tuple[TorchPrecision, ...] = get_args(TorchPrecision)
+
+_DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchSession:
@@ -21,39 +28,77 @@ class TorchSession:
 
     Args:
         model: The loaded model.
-        bundle: A bundle of it, for the networks' inputs and outputs; its precision decides what the networks compute in.
+        bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
+        precision: What the networks compute in, by the exporter's plan; None is the bundle's. Modulations are float16 for `"fp16"`, else
+            float32, whatever the bundle's are.
+
+    Attributes:
+        networks: The modules by name.
     """
 
-    name = "torch"
+    name: Any = "torch"  # no EngineName: only a comparison opens it
 
-    def __init__(self, model: Model, bundle: Bundle, batch: int) -> None:
-        self.bundle, self.batch = bundle, batch
-        self._networks: dict[NetworkName, Any] = dict(build_networks(model, torch.float16 if bundle.precision == "fp16" else torch.float32))
+    def __init__(self, model: Model, bundle: Bundle, batch: int, precision: TorchPrecision | None = None) -> None:
+        precision = precision or bundle.precision
+        self.batch = batch
+        borders: Precision = "fp16" if precision == "fp16" else "fp32"
+        self._tensors = contract(bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, borders)
+        self.networks: dict[NetworkName, Any] = dict(build_networks(model, _DTYPES[precision]))
 
     def open(self, network: NetworkName) -> TorchEngine:
         """Open a network for what it takes in one run."""
-        return TorchEngine(self._networks[network], self.bundle, network, run_size(network, self.batch))
+        return TorchEngine(self.networks[network], network, self._tensors[network], run_size(network, self.batch))
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
         """Open the denoiser for the steps from `steps` down to 1."""
-        engine = TorchEngine(self._networks["denoiser"], self.bundle, "denoiser", self.batch, carry=CARRY)
-        return SteppedDenoiser(engine, self.bundle.networks["denoiser"].inputs[2], table, steps)
+        tensors = self._tensors["denoiser"]
+        engine = TorchEngine(self.networks["denoiser"], "denoiser", tensors, self.batch, carry=CARRY)
+        return SteppedDenoiser(engine, tensors[0][2], table, steps)
+
+    @torch.no_grad()
+    def stages(self, latent: NDArray[np.float32], modulation: NDArray[np.generic]) -> Stages:
+        """Run the DiT once and keep the residual stream wherever it is normalised; see `diver_trt.comparison.blocks.Stages`.
+
+        Args:
+            latent: z_k, [n, c, h, w] float32.
+            modulation: Class, then null, [2, n, M].
+        """
+        denoiser = self.networks["denoiser"]
+        seen: list[NDArray[np.float32]] = []
+        norms = [norm for block in denoiser.blocks for norm in (block.attention_norm, block.mlp_norm)] + [denoiser.final_norm]
+        hooks = [norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy().copy())) for norm in norms]
+        try:
+            twice = torch.from_numpy(np.concatenate([latent, latent]))
+            prediction = denoiser.predict(twice, torch.from_numpy(modulation).flatten(0, 1)).numpy()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return Stages(
+            dict(zip(stage_names(len(denoiser.blocks)), seen, strict=True)), prediction.reshape(2, len(latent), *prediction.shape[1:])
+        )
 
     def close(self) -> None:
         """Drop the networks."""
-        self._networks.clear()
+        self.networks.clear()
 
 
 class TorchEngine:
     """One torch module with fixed buffers; see `diver_trt.runtime.engine.Engine` for the contract."""
 
-    def __init__(self, module: Any, bundle: Bundle, network: NetworkName, batch: int, carry: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: Any,
+        network: NetworkName,
+        tensors: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+        batch: int,
+        carry: tuple[str, str] | None = None,
+    ) -> None:
         self.batch = batch
         self._module, self._name, self._carry = module, network, carry
-        declared = bundle.networks[network]
-        self._inputs = {spec.name: spec.allocate(batch) for spec in declared.inputs}
-        self._outputs = {spec.name: spec.allocate(batch) for spec in declared.outputs}
+        inputs, outputs = tensors
+        self._inputs = {spec.name: spec.allocate(batch) for spec in inputs}
+        self._outputs = {spec.name: spec.allocate(batch) for spec in outputs}
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
         """Copy values into an input's buffer."""
@@ -68,7 +113,7 @@ class TorchEngine:
         with torch.no_grad():
             result = self._module(*(torch.from_numpy(values) for values in self._inputs.values()))
         (output,) = self._outputs.values()
-        np.copyto(output, result.numpy())
+        torch.from_numpy(output).copy_(result)
         if self._carry is not None:
             np.copyto(self._inputs[self._carry[1]], self._outputs[self._carry[0]])
 

@@ -24,6 +24,8 @@ class SteppedDenoiser:
         steps: Steps to run, from `steps` down to 1.
     """
 
+    stepwise = True
+
     def __init__(self, engine: Engine, pair: TensorSpec, table: NDArray[np.float32], steps: int) -> None:
         self._engine, self._table, self._steps = engine, table, steps
         self._pair = pair.allocate(engine.batch)
@@ -39,13 +41,14 @@ class SteppedDenoiser:
     def run(self) -> Iterator[int]:
         """Run every step, yielding its number."""
         for k in range(self._steps, 0, -1):
-            for slot, table in enumerate(self._tables):
-                self._pair[0, slot] = table[k - 1]
-            self._pair[1] = self._null[k - 1]
-            self._engine.write("modulation", self._pair)
-            self._engine.write("coefficients", self._table[k - 1])
-            self._engine.run()
+            self._run_step(k)
             yield k
+
+    def step(self, k: int, latent: Latents) -> Latents:
+        """Run step k alone on another latent."""
+        self._engine.write("latent", latent)
+        self._run_step(k)
+        return self.latent()
 
     def latent(self) -> Latents:
         """Return the current latent."""
@@ -54,3 +57,11 @@ class SteppedDenoiser:
     def close(self) -> None:
         """Free the engine."""
         self._engine.close()
+
+    def _run_step(self, k: int) -> None:
+        for slot, table in enumerate(self._tables):
+            self._pair[0, slot] = table[k - 1]
+        self._pair[1] = self._null[k - 1]
+        self._engine.write("modulation", self._pair)
+        self._engine.write("coefficients", self._table[k - 1])
+        self._engine.run()

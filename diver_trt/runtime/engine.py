@@ -52,6 +52,10 @@ class Engine(Protocol):
 class Denoiser(Protocol):
     """All denoising steps of a batch: the loop belongs to the backend, which may replay it as one CUDA graph."""
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether `latent` shows every step while `run` counts; a replayed graph only shows the last one."""
+
     def load(self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations) -> None:
         """Take a batch: latents [batch, c, h, w] float32, each image's modulations of all steps [steps, M], and the null class's."""
 
@@ -60,6 +64,15 @@ class Denoiser(Protocol):
 
     def latent(self) -> Latents:
         """Return the latent after the last step that is done, [batch, c, h, w] float32; the next step overwrites it."""
+
+    def step(self, k: int, latent: Latents) -> Latents:
+        """Run step k alone, with the loaded batch's anchor and modulations, on a latent of the caller's.
+
+        Comparisons ask every engine for the same step of the same latent this way. The next `run` needs a `load` before it.
+
+        Returns:
+            The next latent, [batch, c, h, w] float32; the next step overwrites it.
+        """
 
     def close(self) -> None:
         """Free everything."""

@@ -277,7 +277,7 @@ class Recoverer:
         conditioner = self._networks.open("conditioner") if missing else None
         for label in missing:
             assert conditioner is not None
-            self._modulations[label] = _modulations(conditioner, self._timesteps, label)
+            self._modulations[label] = class_modulations(conditioner, self._timesteps, label)
 
     def _samples(
         self,
@@ -311,7 +311,7 @@ def _next(values: Iterator[T], name: str, number: int) -> T:
     raise DatasetError(f"there are more than {number} images but only {number} {name}; expected one per image")
 
 
-def _modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:
+def class_modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:
     """Return the modulations of a class at every timestep, [len(timesteps), M], in as many runs as it takes."""
     parts: list[Modulations] = []
     for first in range(0, len(timesteps), conditioner.batch):

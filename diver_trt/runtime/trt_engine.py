@@ -88,9 +88,7 @@ class TrtEngine:
         self._require_open()
         if name not in self._inputs:
             raise EngineError(f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}")
-        self._cuda.synchronize()  # an earlier copy may still read the page-locked array
-        copy_checked(name, values, self._host[name])
-        self._cuda.upload(self._device[name], self._host[name])
+        self.place(name, values, self._device[name])
 
     def run(self) -> None:
         """Run the network on its own buffers and wait for it."""
@@ -130,6 +128,17 @@ class TrtEngine:
     def address(self, name: str) -> int:
         """Return the device address of a tensor's own buffer."""
         return self._device[name]
+
+    def place(self, name: str, values: NDArray[np.generic], address: int) -> None:
+        """Copy values of exactly an input's type and shape to a device address.
+
+        Raises:
+            EngineError: Their type or shape differs, or the engine is closed.
+        """
+        self._require_open()
+        self._cuda.synchronize()  # an earlier copy may still read the page-locked array
+        copy_checked(name, values, self._host[name])
+        self._cuda.upload(address, self._host[name])
 
     def fetch(self, name: str, address: int) -> NDArray[np.generic]:
         """Copy a tensor of `name`'s type and shape from a device address and wait for it."""
@@ -264,6 +273,20 @@ class TrtDenoiser:
     def latent(self) -> Latents:
         """Return the current latent; while a graph's steps are being counted, that is the last one."""
         return self._engine.fetch("next_latent", self._latents[self._done % 2]).astype(np.float32, copy=False)
+
+    def step(self, k: int, latent: Latents) -> Latents:
+        """Enqueue step k alone on another latent; the captured graph keeps its own addresses."""
+        source = self._latents[(self._steps - k) % 2]
+        self._engine.place("latent", latent, source)
+        self._enqueue_step(k)
+        self._cuda.synchronize()
+        self._done = self._steps - k + 1
+        return self.latent()
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether steps are enqueued one by one, for want of a graph."""
+        return self._graph is None
 
     def close(self) -> None:
         """Free the graph, the buffers and the engine."""

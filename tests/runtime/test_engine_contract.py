@@ -157,3 +157,27 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
     for use in (lambda: next(denoiser.run()), denoiser.latent):
         with pytest.raises(EngineError, match="closed"):
             use()
+
+
+def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> None:
+    """In any order and on any latent: every step reads its own row and modulations, and a later run is none the worse for it."""
+    recipe = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(4, 2))
+    table = step_table(digits.noise_schedule, recipe, digits.layout).astype(np.float32)
+    generator = np.random.default_rng(3)
+    start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
+    tables = [0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32) for _ in range(BATCH + 1)]
+    denoiser = session.open_denoiser(table, 5)
+    denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
+    for k in (2, 5, 3, 3):
+        latent = generator.standard_normal(start.shape).astype(np.float32)
+        pair = np.stack([np.stack([rows[k - 1] for rows in tables[:BATCH]]), np.stack([tables[BATCH][k - 1]] * BATCH)])
+        inputs = {"latent": latent, "anchor": anchor, "modulation": pair, "coefficients": table[k - 1]}
+        expected = reference(digits, "denoiser", inputs)
+        np.testing.assert_allclose(denoiser.step(k, latent), expected, atol=TOLERANCE * np.abs(expected).max())
+    chained = start
+    for k in range(5, 0, -1):
+        chained = denoiser.step(k, chained).copy()
+    denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
+    assert list(denoiser.run()) == [5, 4, 3, 2, 1]
+    np.testing.assert_array_equal(denoiser.latent(), chained)
+    denoiser.close()

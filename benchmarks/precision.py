@@ -1,0 +1,317 @@
+"""What stays in float32 in an fp16 bundle: the plans that were tried, and what each costs in error and memory.
+
+    python benchmarks/precision.py --digits
+    python benchmarks/real_size.py --folder /tmp/real-size
+    python benchmarks/precision.py --folder /tmp/real-size
+
+The first line puts the ten distilled digits through every plan, in torch on the CPU, which rounds to float16 after every operation, against
+torch in float32: `diver-trt compare` on other networks. The last one takes DiT-XL/2-256 with random weights: one step inside the semantic
+window through ONNX Runtime and torch, the VAE through torch, and what TensorRT-RTX's compiler says of them for SM86; nothing is run on a
+GPU. Prints the tables of `docs/precision.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import gc
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diver_trt.bundle import Bundle, FileRecord, Network, NetworkName, contract, default_bundle
+from diver_trt.comparison.inputs import distilled_inputs
+from diver_trt.comparison.lineup import torch_participant
+from diver_trt.comparison.metrics import difference
+from diver_trt.comparison.runs import Participant, record
+from diver_trt.comparison.torch_engine import TorchSession
+from diver_trt.comparison.verdict import Comparison, Reference, compare_engine, mean_psnr
+from diver_trt.export.checkpoint import Model, load_model, set_timestep_frequencies
+from diver_trt.export.engine_builder import compile_graph, resolve_target
+from diver_trt.export.networks import Block, Decoder, Denoiser, Encoder, Float32GroupNorm, step_layout
+from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.method.schedule import step_table
+from diver_trt.pixels import to_network
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.onnx_engine import import_onnxruntime
+from diver_trt.sidecar import Profile
+
+MODEL = Path(__file__).parent.parent / "examples" / "digits" / "dit-digits"
+STEP = 30
+BATCH = 8
+HALF, SINGLE = torch.float16, torch.float32
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A precision plan: the types of what may be either; matrix products and convolutions are float16 in all of them."""
+
+    name: str
+    norms: torch.dtype = SINGLE  # layer normalisation, scale and shift
+    residual: torch.dtype = SINGLE  # residual stream and gates
+    attention: torch.dtype = HALF  # scores, softmax and their product with the values
+    group_norms: torch.dtype = SINGLE  # the VAE's
+
+    @property
+    def vae_only(self) -> bool:
+        return self.group_norms == HALF
+
+
+PLANS = (
+    Plan("as shipped"),
+    Plan("attention in float32 too", attention=SINGLE),
+    Plan("norms, scale and shift in float16", norms=HALF),
+    Plan("residual and gates in float16", residual=HALF),
+    Plan("all of the DiT in float16", norms=HALF, residual=HALF),
+    Plan("group norms of the VAE in float16", group_norms=HALF),
+)
+
+
+class PlannedBlock(Block):
+    """A block of the exporter by another plan."""
+
+    def __init__(self, block: Any, plan: Plan) -> None:
+        super().__init__(block, HALF)
+        self.plan = plan
+
+    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+        norms, residual = self.plan.norms, self.plan.residual
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=2)
+        prepared = self.attention_norm(tokens.to(norms)) * (1 + scale_a.to(norms)) + shift_a.to(norms)
+        tokens = gate_a.to(residual) * self._attend(prepared.to(HALF)).to(residual) + tokens
+        prepared = self.mlp_norm(tokens.to(norms)) * (1 + scale_m.to(norms)) + shift_m.to(norms)
+        mixed: Tensor = gate_m.to(residual) * self.mlp(prepared.to(HALF)).to(residual) + tokens
+        return mixed
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        attention = self.attention
+        query, key, value = (
+            project(tokens).reshape(*tokens.shape[:2], attention.heads, -1).transpose(1, 2).to(self.plan.attention)
+            for project in (attention.to_q, attention.to_k, attention.to_v)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value).to(HALF)
+        projected: Tensor = attention.to_out[0](attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+class PlannedDenoiser(Denoiser):
+    """The exporter's denoiser by another plan."""
+
+    def __init__(self, transformer: Any, plan: Plan) -> None:
+        super().__init__(transformer, step_layout(transformer), HALF)
+        self.plan = plan
+        self.blocks = nn.ModuleList(PlannedBlock(block, plan) for block in transformer.transformer_blocks)
+
+    def predict(self, latent: Tensor, modulation: Tensor) -> Tensor:
+        norms, residual = self.plan.norms, self.plan.residual
+        patches = self.patch_projection(latent.to(HALF))
+        grid = patches.shape[2]
+        tokens = patches.flatten(2).transpose(1, 2).to(residual) + self.position.to(residual)
+        for i, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation[:, 6 * self.width * i : 6 * self.width * (i + 1)])
+        shift, scale = modulation[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
+        outputs = self.final_projection((self.final_norm(tokens.to(norms)) * (1 + scale) + shift).to(HALF)).float()
+        patch = self.patch_size
+        outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(0, 5, 1, 3, 2, 4)
+        image: Tensor = outputs.reshape(-1, self.out_channels, grid * patch, grid * patch)
+        return image
+
+
+def without_float32_norms(network: nn.Module) -> nn.Module:
+    """Let a float16 encoder's or decoder's group normalisations compute in float16."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Float32GroupNorm):
+                setattr(parent, name, child.norm.half())
+    return network
+
+
+class PlannedSession(TorchSession):
+    """The torch model in float16 by another plan."""
+
+    def __init__(self, model: Model, bundle: Bundle, batch: int, plan: Plan) -> None:
+        super().__init__(model, bundle, batch, "fp16")
+        self.networks["denoiser"] = PlannedDenoiser(model.transformer, plan).eval()
+        if plan.vae_only:
+            self.networks["encoder"] = without_float32_norms(Encoder(model.vae, HALF)).eval()
+            self.networks["decoder"] = without_float32_norms(Decoder(model.vae, HALF)).eval()
+
+
+def planned_participant(model: Model, bundle: Bundle, batch: int, plan: Plan) -> Participant:
+    def open_session(size: int = batch) -> Any:
+        return PlannedSession(model, bundle, size, plan)
+
+    return Participant(plan.name, "fp16", bundle, model.noise_schedule, open_session, lambda: open_session(1))
+
+
+def measure_digits() -> None:
+    bundle = Bundle.open(default_bundle())
+    model = load_model(str(MODEL), timestep_frequencies="diffusers")
+    inputs, recipe = distilled_inputs(bundle, 10), Recipe()
+    participant = torch_participant(model, bundle, 10, "fp32")
+    reference = Reference(participant, record(participant, inputs, recipe), participant.probe())
+    print(
+        "| plan | encoder | decoder | worst step alone | change of a step | last latent, free run | mean PSNR | lowest PSNR | lowest SSIM |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for plan in PLANS:
+        found = compare_engine(reference, planned_participant(model, bundle, 10, plan), inputs, recipe)
+        print(f"| {plan.name} | {' | '.join(digits_cells(found))} |", flush=True)
+    print(f"\nThe largest value of the residual stream, over all steps of the first image: {largest_residual(reference):.0f}.")
+
+
+def largest_residual(reference: Reference) -> float:
+    recording, largest = reference.recording, 0.0
+    by_class, null = recording.modulations[0], recording.modulations[reference.participant.bundle.null_label]
+    for i, latent in enumerate(recording.latents[:-1, :1]):
+        k = len(recording.latents) - 1 - i
+        stages = reference.probe.stages(latent, np.stack([by_class[k - 1 : k], null[k - 1 : k]]))
+        largest = max(largest, *(float(np.abs(values).max()) for values in stages.stream.values()))
+    return largest
+
+
+def digits_cells(found: Comparison) -> list[str]:
+    figures = (
+        found.networks["encoder"].relative_l2,
+        found.networks["decoder"].relative_l2,
+        found.worst_step.forced.relative_l2,
+        found.median_change,
+        found.steps[-1].free.relative_l2,
+    )
+    lowest = min(image.psnr_db for image in found.images)
+    return [f"{figure:.1e}" for figure in figures] + [
+        f"{mean_psnr(found.images):.1f} dB",
+        f"{lowest:.1f} dB",
+        f"{min(image.ssim for image in found.images):.5f}",
+    ]
+
+
+def measure_real_size(folder: Path) -> None:
+    """One step of DiT-XL/2 under every plan of the DiT, against torch in float32."""
+    bundle = Bundle.open(folder / "fp16")
+    transformer: Any = DiTTransformer2DModel.from_pretrained(folder / "pipeline" / "transformer").eval().requires_grad_(False)
+    set_timestep_frequencies(transformer, "dit")
+    values = step_inputs(bundle)
+    expected = run_torch(Denoiser(transformer, step_layout(transformer), SINGLE).eval(), values)
+    target = resolve_target("rtx", [86], Profile(BATCH, BATCH, BATCH))
+    print("| plan | step, ONNX Runtime | step, torch | graph file | weights | activations, batch 8 |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for plan in PLANS:
+        if plan.vae_only:
+            continue
+        path = folder / "plans" / plan.name.replace(" ", "-").replace(",", "") / "denoiser.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        inputs, outputs = contract(bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16")["denoiser"]
+        started = time.monotonic()
+        denoiser = PlannedDenoiser(transformer, plan).eval().requires_grad_(False)
+        rounded = difference(run_torch(denoiser, values), expected).relative_l2
+        weights = graph_from_network(denoiser, inputs, outputs, path)
+        del denoiser
+        gc.collect()
+        graph = difference(run_onnx(path, values), expected).relative_l2
+        network = Network(name="denoiser", graph=FileRecord.of(path), weights=None, inputs=inputs, outputs=outputs, parameters=0)
+        memory = compile_graph(path, network, Profile(BATCH, BATCH, BATCH), target).memory
+        size = path.stat().st_size + (weights.stat().st_size if weights else 0)
+        megabytes = [f"{figure / 1e6:,.0f} MB" for figure in (size, memory.weights_bytes, memory.activation_bytes)]
+        print(f"| {plan.name} | {graph:.1e} | {rounded:.1e} | {' | '.join(megabytes)} |", flush=True)
+        print(f"{plan.name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        for file in path.parent.iterdir():
+            file.unlink()
+
+
+def measure_real_size_vae(folder: Path) -> None:
+    """Encoder and decoder of the SD VAE with group normalisations in either type, against torch in float32, on images of 64 pixels.
+
+    torch's float16 convolutions are slow on a CPU, so the error is that of a small image; activations are those of the whole one.
+    """
+    bundle = Bundle.open(folder / "fp16")
+    vae: Any = AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
+    target = resolve_target("rtx", [86], Profile(1, 1, 1))
+    tensors = contract(bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16")
+    print("\n| group norms | network | torch | activations, one image |")
+    print("|---|---|---:|---:|")
+    networks: dict[NetworkName, type[Encoder] | type[Decoder]] = {"encoder": Encoder, "decoder": Decoder}
+    for name, build in networks.items():
+        inputs, outputs = tensors[name]
+        channels, size = {"encoder": (3, 64), "decoder": (4, 8)}[name]
+        values = {"values": np.random.default_rng(1).standard_normal((1, channels, size, size)).astype(np.float32)}
+        expected = run_torch(build(vae, SINGLE).eval(), values)
+        for words, network in (("float32", build(vae, HALF)), ("float16", without_float32_norms(build(vae, HALF)))):
+            error = difference(run_torch(network.eval(), values), expected).relative_l2
+            path = folder / "plans" / f"{name}.onnx"
+            path.parent.mkdir(exist_ok=True)
+            graph_from_network(network.requires_grad_(False), inputs, outputs, path)
+            declared = Network(name=name, graph=FileRecord.of(path), weights=None, inputs=inputs, outputs=outputs, parameters=0)
+            memory = compile_graph(path, declared, Profile(1, 1, 1), target).memory
+            print(f"| {words} | {name} | {error:.1e} | {memory.activation_bytes / 1e6:,.0f} MB |", flush=True)
+
+
+@torch.no_grad()
+def measure_summation(folder: Path) -> None:
+    """The fp32 encoder on two distilled digits, which are mostly flat, and on noise: torch and ONNX Runtime against torch in float64."""
+    bundle = Bundle.open(folder / "fp32")
+    vae: Any = AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
+    pictures = [to_network(image)[None] for image in distilled_inputs(bundle, 2).images]
+    noise = np.random.default_rng(0).standard_normal(pictures[0].shape).astype(np.float32)
+    single, path = Encoder(vae, SINGLE).eval(), bundle.path / "encoder.onnx"
+    double = copy.deepcopy(vae).double()
+    print("\n| image | ONNX Runtime | torch |")
+    print("|---|---:|---:|")
+    for name, image in zip(("digit 0", "digit 1", "noise"), (*pictures, noise), strict=True):
+        moments = double.quant_conv(double.encoder(torch.from_numpy(image).double()))
+        exact = (moments[:, : bundle.latent_shape[0]] * bundle.scaling_factor).numpy()
+        found = (run_onnx(path, {"image": image}), run_torch(single, {"image": image}))
+        print(f"| {name} | {' | '.join(f'{difference(latent, exact).relative_l2:.1e}' for latent in found)} |", flush=True)
+
+
+def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Return a step's inputs: a random latent and anchor, and modulations as the conditioner makes them."""
+    generator = np.random.default_rng(1)
+    latent, anchor = generator.standard_normal((2, 1, *bundle.latent_shape)).astype(np.float32)
+    timesteps = np.full(2, bundle.noise_schedule.timesteps(50)[STEP - 1])
+    session = import_onnxruntime().InferenceSession(bundle.path / "conditioner.onnx", providers=["CPUExecutionProvider"])
+    modulation = session.run(None, {"timestep": timesteps, "label": np.array([207, bundle.null_label])})[0]
+    row = step_table(bundle.noise_schedule, Recipe(), bundle.layout)[STEP - 1].astype(np.float32)
+    return {"latent": latent, "anchor": anchor, "modulation": modulation[:, None], "coefficients": row}
+
+
+@torch.no_grad()
+def run_torch(denoiser: nn.Module, values: dict[str, np.ndarray]) -> np.ndarray:
+    result: np.ndarray = denoiser(*(torch.from_numpy(value) for value in values.values())).numpy()
+    return result
+
+
+def run_onnx(path: Path, values: dict[str, np.ndarray]) -> np.ndarray:
+    result: np.ndarray = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, values)[0]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--digits", action="store_true")
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "diffusers", "onnxruntime", "numpy"))
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    print(f"{datetime.date.today()}, {machine}, {versions}\n")
+    if arguments.digits:
+        measure_digits()
+    if arguments.folder:
+        measure_real_size(arguments.folder)
+        measure_real_size_vae(arguments.folder)
+        measure_summation(arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Why an output is wrong: known faults are fitted to the difference that they would make.
+
+A step is z_{k-1} = a z_k + b eps - gamma sigma (z_k - z_0) with eps = e_u + w (e_c - e_u) (`diver_trt.method.step`). Where one of its
+numbers is wrong, the difference to the right latent is a multiple of one known array. A least-squares fit tells which one, and what the
+number is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.comparison.metrics import difference
+from diver_trt.method.step import StepLayout, guided_step
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+Term = Literal["guidance", "a", "b", "gamma"]
+
+EXPLAINED = 0.99
+"""Share of a difference's energy that one fault must explain to be named: others, such as a wrong weight, explain next to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TermFault:
+    """One number of a step that seems to be another.
+
+    Attributes:
+        term: Which: `"guidance"` is the guidance scale, a number for each channel.
+        expected: What the step table says, [c] for the guidance, else [1].
+        fitted: What the engine seems to use, of the same shape.
+    """
+
+    term: Term
+    expected: tuple[float, ...]
+    fitted: tuple[float, ...]
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether the guidance looks as if class and null rows were exchanged: e_c + w (e_u - e_c) has the scale 1 - w."""
+        wanted = 1 - np.array(self.expected)
+        return self.term == "guidance" and bool(np.allclose(self.fitted, wanted, atol=0.05 * float(np.abs(wanted).max())))
+
+    def __str__(self) -> str:
+        if self.exchanged:
+            return "guidance takes the class's row for the null class's and the other way round"
+        names = {"guidance": "the guidance scale", "a": "DDIM's a", "b": "DDIM's b", "gamma": "gamma of semantic guidance"}
+        return f"as if {names[self.term]} were {_numbers(self.fitted)} instead of {_numbers(self.expected)}"
+
+
+def fit_step(found: Float32, latent: Float32, anchor: Float32, prediction: Float32, row: Float32, layout: StepLayout) -> TermFault | None:
+    """Return the one number of a step that explains the difference to the right next latent, if one does.
+
+    Args:
+        found: The engine's next latent, [n, c, h, w].
+        latent: z_k, [n, c, h, w].
+        anchor: z_0, [n, c, h, w].
+        prediction: The reference's prediction at z_k, [2, n, c or 2 c, h, w].
+        row: The right row of the step table, [C].
+        layout: Its columns.
+    """
+    c = layout.channels
+    z, z_0, (by_class, by_null), numbers = (values.astype(np.float64) for values in (latent, anchor, prediction, row))
+    e_c, e_u, variance = by_class[:, :c], by_null[:, :c], by_class[:, c:]
+    gap = found - guided_step(z, z_0, e_c, e_u, variance, numbers, layout, np.exp)
+    scale = numbers[:c]
+    guided = e_u + scale.reshape(1, c, 1, 1) * (e_c - e_u)
+    one = numbers.copy()
+    one[layout.gamma] = 1.0
+    none = numbers.copy()
+    none[layout.gamma] = 0.0
+    pulled = guided_step(z, z_0, e_c, e_u, variance, one, layout, np.exp) - guided_step(z, z_0, e_c, e_u, variance, none, layout, np.exp)
+    fits = [
+        ("guidance", scale, *_fit(gap, numbers[layout.b] * (e_c - e_u), per_channel=True)),
+        ("a", numbers[[layout.a]], *_fit(gap, z)),
+        ("b", numbers[[layout.b]], *_fit(gap, guided)),
+        ("gamma", numbers[[layout.gamma]], *_fit(gap, pulled)),
+    ]
+    term, expected, change, explained = max(fits, key=lambda fit: fit[3])
+    if explained < EXPLAINED:
+        return None
+    kind: Term = term  # type: ignore[assignment]
+    return TermFault(kind, tuple(expected.tolist()), tuple((expected + change).tolist()))
+
+
+def fit_gain(found: Float32, expected: Float32, tolerance: float) -> float | None:
+    """Return the factor between two arrays if that is all that differs, within a relative tolerance, and it is not 1."""
+    gain = float((found.astype(np.float64) * expected).sum() / (expected.astype(np.float64) ** 2).sum())
+    if not np.isfinite(gain) or gain <= 0 or abs(gain - 1) <= tolerance:
+        return None
+    return gain if difference(found / np.float32(gain), expected).relative_l2 <= tolerance else None
+
+
+def fit_input_gain(run: Callable[[float], Float32], expected: Float32, tolerance: float) -> float | None:
+    """Return the factor on a network's input that brings its output to the expected one, if there is one between 1/8 and 8.
+
+    Args:
+        run: The network in question, with its input multiplied by what it is given.
+        expected: What its output should be.
+        tolerance: Relative L2 that counts as equal.
+    """
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda exponent: difference(run(2.0**exponent), expected).relative_l2, bounds=(-3, 3), method="bounded", options={"xatol": 1e-7}
+    )
+    # The search's own step leaves a little more than the tolerance of two equal networks.
+    return float(2.0**found.x) if found.fun <= 10 * tolerance else None
+
+
+def window_of(gammas: dict[int, float]) -> tuple[int, int] | None:
+    """Return the window `(t_h, t_l)` that gammas by step amount to, if those that act are neighbours of one strength."""
+    acting = sorted(step for step, gamma in gammas.items() if abs(gamma) > 1e-6)
+    return (acting[-1], acting[0] - 1) if acting and len(acting) == acting[-1] - acting[0] + 1 else None
+
+
+def _fit(gap: Float64, term: Float64, per_channel: bool = False) -> tuple[Float64, float]:
+    """Return the multiple of a term that is nearest to a gap, [1] or [c], and the share of the gap's energy that it explains."""
+    axes = (0, 2, 3) if per_channel else None
+    energy = np.atleast_1d((term * term).sum(axis=axes))
+    along = np.atleast_1d((gap * term).sum(axis=axes))
+    multiple = np.divide(along, energy, out=np.zeros_like(along), where=energy > 0)
+    left = gap - multiple.reshape((1, -1, 1, 1)) * term
+    return multiple, 1 - float((left**2).sum() / (gap**2).sum())
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    shown = [f"{value:.3g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"

@@ -1,0 +1,97 @@
+"""What goes through the engines: real distilled images by default, random ones on request."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.datasets.dataset import read_dataset
+from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.method.noise import sample_noise
+from diver_trt.pixels import Pixels, square
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The images that every engine gets.
+
+    Attributes:
+        origin: Where they come from, in words.
+        keys: Name of each; its noise follows from it.
+        labels: The model's class of each.
+        images: Each [H, W, 3] uint8, of the model's size.
+        noise: Each one's noise, [n, c, h, w] float32.
+    """
+
+    origin: str
+    keys: tuple[str, ...]
+    labels: tuple[int, ...]
+    images: tuple[Pixels, ...]
+    noise: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def distilled_inputs(bundle: Bundle, count: int, *, folder: Path | None = None, classes: str | None = None, seed: int = 0) -> Inputs:
+    """Read distilled images, one of each class after the other, until there are `count`.
+
+    Args:
+        bundle: The model under test.
+        count: Images to read at most.
+        folder: A distilled dataset, whatever `read_dataset` reads; None means the ten distilled digits that come with the package. Their
+            classes are the digits model's; for a model with fewer or other classes they only serve as pictures, under labels it has.
+        classes: Which classes these are (`diver_trt.datasets.class_map.load_class_map`).
+        seed: Seed of the noise.
+
+    Raises:
+        DatasetError: The folder cannot be read as asked.
+    """
+    root = folder or default_images()
+    options = ReadOptions(classes=classes if folder else None)
+    dataset = read_dataset(root, bundle if folder else Bundle.open(default_bundle()), options)
+    by_class = defaultdict(list)
+    for sample in dataset.samples:
+        by_class[sample.index].append(sample)
+    rounds = sorted(
+        ((number, sample.index, sample) for samples in by_class.values() for number, sample in enumerate(samples)), key=lambda s: s[:2]
+    )
+    chosen = [sample for _, _, sample in rounds[:count]]
+    return Inputs(
+        origin=f"{len(chosen)} distilled image{'s' if len(chosen) > 1 else ''}"
+        + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
+        keys=tuple(sample.key for sample in chosen),
+        labels=tuple(sample.label % bundle.num_classes for sample in chosen),
+        images=tuple(square(dataset.images.read(sample.position), bundle.image_size) for sample in chosen),
+        noise=_noise(seed, [sample.key for sample in chosen], bundle),
+    )
+
+
+def random_pixels(bundle: Bundle, count: int, *, seed: int = 0) -> Inputs:
+    """Return images of uniformly random pixels, under random labels."""
+    generator = np.random.default_rng(seed)
+    size = bundle.image_size
+    keys = [f"random/{number:05d}" for number in range(count)]
+    return Inputs(
+        origin=f"{count} image{'s' if count > 1 else ''} of random pixels",
+        keys=tuple(keys),
+        labels=tuple(int(label) for label in generator.integers(0, bundle.num_classes, count)),
+        images=tuple(generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)),
+        noise=_noise(seed, keys, bundle),
+    )
+
+
+def default_images() -> Path:
+    """Return where the distilled digits lie: inside an installed wheel, or among the examples of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "engines" / "digits-distilled"
+    return installed if installed.is_dir() else package.parent / "examples" / "digits" / "distilled" / "ipc1"
+
+
+def _noise(seed: int, keys: list[str], bundle: Bundle) -> NDArray[np.float32]:
+    return np.stack([sample_noise(seed, key, bundle.latent_shape) for key in keys])

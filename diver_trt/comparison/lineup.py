@@ -1,0 +1,177 @@
+"""Who is compared: engines by name, on one or more bundles and a model, and who cannot take part and why.
+
+name          runs
+torch-fp32    the model itself: the reference wherever a model is given
+torch-fp16    the model in float16, by the exporter's plan
+torch-bf16    the model in bfloat16, by the same plan; shown, not judged
+onnx, onnx-cuda, rtx, trt    the bundles, as in `diver_trt.runtime.engine`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diver_trt.bundle import Bundle
+from diver_trt.comparison.blocks import GraphProbe, Probe
+from diver_trt.comparison.runs import Participant
+from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError
+from diver_trt.runtime.engine import ENGINES, EngineName, Session
+from diver_trt.runtime.session import open_session
+
+if TYPE_CHECKING:
+    from diver_trt.comparison.torch_engine import TorchPrecision
+    from diver_trt.export.checkpoint import Model
+
+TORCH_ENGINES: dict[str, TorchPrecision] = {"torch-fp32": "fp32", "torch-fp16": "fp16", "torch-bf16": "bf16"}
+ENGINE_NAMES: tuple[str, ...] = (*TORCH_ENGINES, *ENGINES)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """An engine that is not compared.
+
+    Attributes:
+        name: The engine and its precision.
+        reason: Why not, in words.
+        asked: Whether it was asked for by name: then the comparison as a whole has failed.
+    """
+
+    name: str
+    reason: str
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """Who takes part.
+
+    Attributes:
+        reference: What the others are held against.
+        others: The engines held against it.
+        absent: Engines that cannot take part.
+    """
+
+    reference: Participant
+    others: tuple[Participant, ...]
+    absent: tuple[Absent, ...]
+
+
+def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[str], batch: int) -> Lineup:
+    """Open everything once to see who can take part.
+
+    Args:
+        bundles: The bundles under test, one or more, of one model.
+        model: The model, or None; with it, torch in float32 is the reference, else the first engine that works on an fp32 bundle, or on
+            the first bundle if there is none.
+        engines: Engines by name; none means every one, and then those that are not here are no failure.
+        batch: Images per batch; TensorRT engines keep to what they were built for.
+
+    Raises:
+        BundleError: A bundle is given twice, or they are not of one model, or not of the model that is given.
+        EngineError: An engine's name is unknown, or fewer than two engines can take part.
+    """
+    if unknown := [name for name in engines if name not in ENGINE_NAMES]:
+        raise EngineError(f"there is no engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
+    if twice := [bundle.path for i, bundle in enumerate(bundles) if bundle.path in [other.path for other in bundles[:i]]]:
+        raise BundleError(f"{twice[0]}: is given twice; give each bundle once")
+    _check_one_model(bundles, model)
+    present: list[Participant] = []
+    absent: list[Absent] = []
+    for name in dict.fromkeys(engines) or ENGINE_NAMES:
+        if name == "torch-fp32" and model is not None:
+            continue
+        if name in TORCH_ENGINES:
+            if model is not None:
+                present.append(torch_participant(model, bundles[0], batch, TORCH_ENGINES[name]))
+            else:
+                absent.append(
+                    Absent(name.replace("-", " "), "no model is given; name the one that was exported with --model", bool(engines))
+                )
+            continue
+        kind = next(engine for engine in ENGINES if engine == name)
+        for bundle in bundles:
+            called = _called(kind, bundle, bundles)
+            if reason := _obstacle(kind, bundle, batch):
+                absent.append(Absent(called, reason, bool(engines)))
+            else:
+                present.append(bundle_participant(called, kind, bundle, batch))
+    if model is not None:
+        reference = torch_participant(model, bundles[0], batch, "fp32")
+    elif present:
+        reference = present.pop(next((i for i, one in enumerate(present) if one.precision == "fp32"), 0))
+    if (model is None and not present) or not present:
+        reasons = "".join(f"\n  {one.name}: {one.reason}" for one in absent)
+        raise EngineError(f"nothing to compare: it takes two engines that work here, or one and --model{reasons}")
+    return Lineup(reference, tuple(present), tuple(absent))
+
+
+def bundle_participant(name: str, engine: EngineName, bundle: Bundle, batch: int) -> Participant:
+    """Return a bundle on one of the runtime's engines."""
+
+    def open_bundle() -> Session:
+        return open_session(engine, bundle, None if engine in ("rtx", "trt") else batch).session
+
+    return Participant(name, bundle.precision, bundle, bundle.noise_schedule, open_bundle, lambda: GraphProbe(bundle))
+
+
+def torch_participant(model: Model, bundle: Bundle, batch: int, precision: TorchPrecision) -> Participant:
+    """Return the torch model in a precision."""
+    from diver_trt.comparison.torch_engine import TorchSession
+
+    def open_model() -> Any:
+        return TorchSession(model, bundle, batch, precision)
+
+    def probe() -> Probe:
+        return TorchSession(model, bundle, 1, precision)
+
+    return Participant(f"torch {precision}", precision, bundle, model.noise_schedule, open_model, probe)
+
+
+def _called(engine: EngineName, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
+    """Return an engine's name with the bundle's precision, its folder where that leaves two alike, and its path where that does."""
+    alike = [other.path for other in bundles if other.precision == bundle.precision]
+    if len(alike) == 1:
+        return f"{engine} {bundle.precision}"
+    unique = [path.name for path in alike].count(bundle.path.name) == 1
+    return f"{engine} {bundle.precision} ({bundle.path.name if unique else bundle.path})"
+
+
+def _obstacle(engine: EngineName, bundle: Bundle, batch: int) -> str | None:
+    """Return why an engine cannot run a bundle here, or None; opening the smallest network is the only proof."""
+    try:
+        session = open_session(engine, bundle, None if engine in ("rtx", "trt") else batch).session
+        try:
+            session.open("encoder").close()
+        finally:
+            session.close()
+    except BundleError:
+        raise
+    except MissingExtraError as reason:
+        return str(reason)
+    except DiverError as reason:
+        return str(reason).splitlines()[0]
+    return None
+
+
+def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
+    first, *others = bundles
+    shared = ("latent_shape", "image_size", "num_classes", "null_label", "learned_variance", "modulation_width", "timestep_frequencies")
+    for other in others:
+        for what in shared:
+            ours, theirs = getattr(other, what), getattr(first, what)
+            if ours != theirs:
+                raise BundleError(f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model")
+    if model is None:
+        return
+    transformer = model.transformer
+    channels, side = transformer.config.in_channels, transformer.config.sample_size
+    found = _described((channels, side, side), transformer.config.num_embeds_ada_norm, transformer.out_channels == 2 * channels)
+    wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
+    if found != wanted:
+        raise BundleError(f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the bundle was exported from")
+
+
+def _described(latent_shape: tuple[int, int, int], classes: int, learned_variance: bool) -> str:
+    return f"latents {list(latent_shape)}, {classes} classes and {'a learned' if learned_variance else 'a fixed'} variance"

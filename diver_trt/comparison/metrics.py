@@ -1,0 +1,124 @@
+"""How far two arrays or two images are apart, in numbers that say something.
+
+Arrays are compared in float64. Images are uint8 [H, W, 3]; PSNR and SSIM are scikit-image's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.errors import MissingExtraError
+from diver_trt.pixels import Pixels
+
+Values = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far an array is from the one it is held against.
+
+    Attributes:
+        max_abs: Largest absolute difference.
+        mean_abs: Mean absolute difference.
+        relative_l2: L2 norm of the difference over that of the expected array; infinite if a value is no number, or all expected are 0.
+        cosine: Cosine of the angle between the two.
+        within_fp16: Share of the values, 0 to 1, that are at most one float16 spacing away from the expected one.
+        finite: Whether every value is a number.
+    """
+
+    max_abs: float
+    mean_abs: float
+    relative_l2: float
+    cosine: float
+    within_fp16: float
+    finite: bool
+
+
+def difference(found: Values, expected: Values) -> Difference:
+    """Compare two arrays of one shape.
+
+    Args:
+        found: The array in question, any floating type.
+        expected: What it should be, finite.
+    """
+    assert found.shape == expected.shape, "the caller pairs arrays of one tensor"
+    ours, theirs = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    if not np.isfinite(ours).all():
+        return Difference(math.inf, math.inf, math.inf, 0.0, 0.0, finite=False)
+    gap = np.abs(ours - theirs)
+    norm, own_norm = float(np.linalg.norm(theirs)), float(np.linalg.norm(ours))
+    apart = float(np.linalg.norm(gap))
+    return Difference(
+        max_abs=float(gap.max()),
+        mean_abs=float(gap.mean()),
+        relative_l2=apart / norm if norm else (math.inf if apart else 0.0),
+        cosine=float(ours @ theirs / (norm * own_norm)) if norm and own_norm else float(norm == own_norm),
+        within_fp16=float((gap <= fp16_spacing(theirs)).mean()),
+        finite=True,
+    )
+
+
+def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distance between float16 numbers around each value; 0 beyond their range, 65504, where there are none."""
+    _, exponents = np.frexp(values)  # a value is f 2^exponent with f in [1/2, 1): float16 has ten more bits, and 2^-14 is its least normal
+    spacing: NDArray[np.float64] = np.ldexp(1.0, np.where(values == 0, -14, np.maximum(exponents - 1, -14)) - 10)
+    return np.where(np.abs(values) <= float(np.finfo(np.float16).max), spacing, 0.0)
+
+
+def worst_channel(found: Values, expected: Values) -> int:
+    """Return the channel of [n, c, h, w] arrays in which the difference is largest, by its L2 norm."""
+    gap = np.nan_to_num(found.astype(np.float64) - expected.astype(np.float64), nan=np.inf)
+    return int(np.argmax((gap**2).sum(axis=(0, 2, 3))))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDifference:
+    """How far an image is from the one it is held against.
+
+    Attributes:
+        psnr_db: Peak signal-to-noise ratio in dB, infinite for equal images.
+        ssim: Structural similarity, at most 1.
+        max_levels: Largest difference of a value, in 8-bit levels.
+    """
+
+    psnr_db: float
+    ssim: float
+    max_levels: int
+
+
+def image_difference(found: Pixels, expected: Pixels) -> ImageDifference:
+    """Compare two images.
+
+    Args:
+        found: The image in question, uint8 [H, W, 3], at least 7 pixels a side.
+        expected: What it should be, of the same shape.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    measure = import_image_metrics()
+    same = np.array_equal(found, expected)
+    levels = np.abs(found.astype(np.int16) - expected.astype(np.int16))
+    return ImageDifference(
+        psnr_db=math.inf if same else float(measure.peak_signal_noise_ratio(expected, found, data_range=255)),
+        ssim=float(measure.structural_similarity(expected, found, channel_axis=2, data_range=255)),
+        max_levels=int(levels.max()),
+    )
+
+
+def import_image_metrics() -> Any:
+    """Import scikit-image's metrics.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        from skimage import metrics
+    except ImportError as cause:
+        raise MissingExtraError("scikit-image", "compare", "comparing images") from cause
+    return metrics

@@ -1,0 +1,245 @@
+"""The same images through every engine, recorded on three levels: each network alone, each step, the final image.
+
+A `Recording` is what one engine makes of the inputs by itself: its own anchor, modulations, latents after every step, and images. A
+`Trial` adds what it makes of the reference's values: every step of the reference's latent with the reference's modulations
+("teacher-forced", so that errors do not pile up), and the image decoded from the reference's last latent. Encoder and conditioner
+read the same images and labels everywhere, so for them the recording is the network alone.
+
+Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent after step `start_step - i + 1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle
+from diver_trt.comparison.blocks import Probe
+from diver_trt.comparison.inputs import Inputs
+from diver_trt.method.inheritance import start_latent
+from diver_trt.method.schedule import NoiseSchedule, step_table
+from diver_trt.pixels import Pixels, from_network, to_network
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.engine import Denoiser, Latents, Modulations, Session
+from diver_trt.runtime.recoverer import class_modulations
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """One engine with one bundle or model.
+
+    Attributes:
+        name: What reports call it: `"onnx fp16"`.
+        precision: `"fp32"`, `"fp16"` or `"bf16"`.
+        bundle: Its bundle; for the torch model, the one whose shapes it follows.
+        schedule: The noise schedule it believes in, its bundle's or the model's own.
+        open: Opens a session on it.
+        probe: Opens what can be looked into: the torch model itself, or the bundle's graph.
+    """
+
+    name: str
+    precision: str
+    bundle: Bundle
+    schedule: NoiseSchedule
+    open: Callable[[], Session]
+    probe: Callable[[], Probe]
+
+    def table(self, recipe: Recipe) -> Float32:
+        """Return its step table, [K, C] float32."""
+        return step_table(self.schedule, recipe, self.bundle.layout).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What an engine makes of the inputs by itself.
+
+    Attributes:
+        anchor: z_0 of every image, [n, c, h, w] float32.
+        modulations: By label, null included, those of every step, [start_step, M] in the engine's type.
+        latents: The start and the latent after every step, [start_step + 1, n, c, h, w] float32.
+        final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph, where `latents` are of steps alone.
+        decoded: What its decoder makes of `final`, [n, 3, H, W] float32.
+    """
+
+    anchor: Latents
+    modulations: Mapping[int, Modulations]
+    latents: Float32
+    final: Latents
+    decoded: Float32
+
+    @property
+    def images(self) -> list[Pixels]:
+        """The final images, each [H, W, 3] uint8; values that are no numbers become black."""
+        return [from_network(np.nan_to_num(image, nan=-1.0)) for image in self.decoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An engine held against a reference.
+
+    Attributes:
+        recording: What it makes of the inputs by itself.
+        teacher_forced: What it makes of the reference's latent in every step, [start_step, n, c, h, w] float32.
+        decoded_reference: What its decoder makes of the reference's last latent, [n, 3, H, W] float32.
+    """
+
+    recording: Recording
+    teacher_forced: Float32
+    decoded_reference: Float32
+
+
+def record(participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None) -> Recording:
+    """Run an engine by itself; `on_step` is called after every step of every batch."""
+    recording, _ = _run(participant, inputs, recipe, None, on_step)
+    return recording
+
+
+def try_against(
+    reference: Recording, participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
+) -> Trial:
+    """Run an engine by itself and on the reference's values; `on_step` is called after every step of every batch, twice in all."""
+    recording, forced = _run(participant, inputs, recipe, reference, on_step)
+    assert forced is not None, "there was a reference"
+    return Trial(recording, *forced)
+
+
+def steps_in(participants: int, inputs: Inputs, recipe: Recipe, batch: int) -> int:
+    """Return how often `on_step` is called for a reference and the engines held against it, in batches of `batch` images."""
+    return (2 * participants - 1) * recipe.start_step * -(-len(inputs) // batch)
+
+
+def _run(
+    participant: Participant, inputs: Inputs, recipe: Recipe, reference: Recording | None, on_step: Callable[[], None]
+) -> tuple[Recording, tuple[Float32, Float32] | None]:
+    """Open one network at a time, in a recovery's order, so that the largest alone decides the memory."""
+    session = participant.open()
+    try:
+        anchor = _encode(session, inputs)
+        modulations = _condition(session, participant, inputs, recipe)
+        start = start_latent(anchor, inputs.noise, participant.schedule.respaced(recipe.steps), recipe)
+        denoiser = session.open_denoiser(participant.table(recipe), recipe.start_step)
+        try:
+            batches = _batches(session, participant, inputs, start, anchor, modulations)
+            free = [_free_run(denoiser, batch, session.batch, on_step) for batch in batches]
+            latents, final = np.concatenate([path for path, _ in free], axis=1), np.concatenate([last for _, last in free])
+            forced = None
+            if reference is not None:
+                given = _in_type(reference.modulations, modulations)
+                batches = _batches(session, participant, inputs, reference.latents, reference.anchor, given)
+                forced = np.concatenate([_forced_steps(denoiser, batch, session.batch, on_step) for batch in batches], axis=1)
+        finally:
+            denoiser.close()
+        decoded = _decode(session, final)
+        recording = Recording(anchor, modulations, latents, final, decoded)
+        return recording, None if reference is None or forced is None else (forced, _decode(session, reference.final))
+    finally:
+        session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Some of the images: where each starts (or, over steps, where each is), its anchor and its modulations."""
+
+    latents: Float32
+    anchor: Latents
+    tables: list[Modulations]
+    null: Modulations
+
+
+def _batches(
+    session: Session, participant: Participant, inputs: Inputs, latents: Float32, anchor: Latents, modulations: Mapping[int, Modulations]
+) -> Iterator[_Batch]:
+    null = modulations[participant.bundle.null_label]
+    for first in range(0, len(inputs), session.batch):
+        part = slice(first, first + session.batch)
+        tables = [modulations[label] for label in inputs.labels[part]]
+        yield _Batch(latents[..., part, :, :, :], anchor[part], tables, null)
+
+
+def _encode(session: Session, inputs: Inputs) -> Latents:
+    encoder = session.open("encoder")
+    try:
+        latents = []
+        for image in inputs.images:
+            encoder.write("image", to_network(image)[None])
+            encoder.run()
+            latents.append(encoder.read("latent").astype(np.float32))
+        return np.concatenate(latents)
+    finally:
+        encoder.close()
+
+
+def _condition(session: Session, participant: Participant, inputs: Inputs, recipe: Recipe) -> dict[int, Modulations]:
+    timesteps = participant.schedule.timesteps(recipe.steps)[: recipe.start_step]
+    conditioner = session.open("conditioner")
+    try:
+        labels = sorted({*inputs.labels, participant.bundle.null_label})
+        return {label: class_modulations(conditioner, timesteps, label) for label in labels}
+    finally:
+        conditioner.close()
+
+
+def _decode(session: Session, latents: Latents) -> Float32:
+    decoder = session.open("decoder")
+    try:
+        images = []
+        for latent in latents:
+            decoder.write("latent", latent[None])
+            decoder.run()
+            images.append(decoder.read("image").astype(np.float32))
+        return np.concatenate(images)
+    finally:
+        decoder.close()
+
+
+def _free_run(denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]) -> tuple[Float32, Latents]:
+    """Return the path over the steps, [start_step + 1, n, c, h, w], and where the run ends, [n, c, h, w].
+
+    A replayed graph only shows its end, so its path is made of steps alone, each on the last one's result.
+    """
+    count = len(batch.anchor)
+    _load(denoiser, batch, batch.latents, size)
+    path = [batch.latents]
+    steps = []
+    for k in denoiser.run():
+        steps.append(k)
+        path.append(denoiser.latent()[:count].copy())
+        on_step()
+    final = path[-1]
+    if not denoiser.stepwise:
+        path = [batch.latents]
+        for k in steps:
+            path.append(denoiser.step(k, _padded(path[-1], size))[:count].copy())
+    return np.stack(path), final
+
+
+def _forced_steps(denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]) -> Float32:
+    """Return what the engine makes of the reference's latent in every step, [start_step, n, c, h, w]."""
+    count, steps = len(batch.anchor), len(batch.latents) - 1
+    _load(denoiser, batch, batch.latents[0], size)
+    results = []
+    for done in range(steps):
+        results.append(denoiser.step(steps - done, _padded(batch.latents[done], size))[:count].copy())
+        on_step()
+    return np.stack(results)
+
+
+def _load(denoiser: Denoiser, batch: _Batch, start: Latents, size: int) -> None:
+    denoiser.load(_padded(start, size), _padded(batch.anchor, size), batch.tables, batch.null)
+
+
+def _padded(latents: Latents, size: int) -> Latents:
+    """Fill a batch up with zeros to what the engine takes."""
+    full = np.zeros((size, *latents.shape[1:]), np.float32)
+    full[: len(latents)] = latents
+    return full
+
+
+def _in_type(given: Mapping[int, Modulations], own: Mapping[int, Modulations]) -> dict[int, Modulations]:
+    """Return the reference's modulations in the type that the engine reads."""
+    return {label: table.astype(own[label].dtype) for label, table in given.items()}

@@ -1,0 +1,85 @@
+"""What an engine is held to, and why just that.
+
+The same limits hold on every machine and for every model. bfloat16 is shown and not judged: no bundle is made in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit on one figure.
+
+    Attributes:
+        value: The limit itself; a figure equal to it passes.
+        reason: Why it is where it is, in words.
+        at_least: Whether the figure must reach it; else it must not exceed it.
+    """
+
+    value: float
+    reason: str
+    at_least: bool = False
+
+    def holds(self, figure: float) -> bool:
+        """Return whether a figure passes; what is no number does not."""
+        return figure >= self.value if self.at_least else figure <= self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """The limits of one precision.
+
+    Attributes:
+        networks: Relative L2 of the encoder's, the conditioner's and the decoder's output, each alone.
+        step: Relative L2 of the next latent, of every teacher-forced step.
+        change: Error of a teacher-forced step over what the step changes, as the median over the steps. A latent hides what a small step
+            does wrong; its change does not. The median, because the first steps hardly change anything, and divide by nearly nothing.
+        place: Relative L2 of the residual stream and of the prediction, at every place of the bundle's graph.
+        images: Limits on the final images, by figure: `"max_levels"`, `"mean_psnr_db"`, `"min_psnr_db"`.
+    """
+
+    networks: Mapping[str, Limit]
+    step: Limit
+    change: Limit
+    place: Limit
+    images: dict[str, Limit]
+
+
+_GROUP_NORMS = (
+    "ONNX Runtime's group normalisation sums up to 262,144 values in float32 and is 4e-5 from float64 on flat 256-pixel images, torch 7e-7"
+)
+_ROUNDING = "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; the exporter holds to the same"
+_SUMMATION = "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far above 1e-5"
+
+TOLERANCES: dict[str, Tolerances] = {
+    "fp32": Tolerances(
+        networks={"encoder": Limit(1e-4, _GROUP_NORMS), "conditioner": Limit(1e-5, _SUMMATION), "decoder": Limit(1e-4, _GROUP_NORMS)},
+        step=Limit(1e-5, _SUMMATION),
+        change=Limit(1e-4, "float32 sums in another order, which guidance and a small step multiply: 4e-6 on the digits"),
+        place=Limit(1e-5, _SUMMATION),
+        images={"max_levels": Limit(1, "a value that lies on the border between two 8-bit levels may be rounded either way")},
+    ),
+    "fp16": Tolerances(
+        networks=dict.fromkeys(("encoder", "conditioner", "decoder"), Limit(1e-2, _ROUNDING)),
+        step=Limit(
+            5e-3, "the latent stays float32, but guidance multiplies the rounding of its two predictions by up to 2 w - 1, seven times"
+        ),
+        change=Limit(1.5e-2, "torch's own float16 is off by 4e-3 on the digits; a weight of one block that is wrong by 5 % lies above"),
+        place=Limit(5e-3, "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the digits"),
+        images={
+            "mean_psnr_db": Limit(40, "a root mean square of 2.5 levels in 255, which nobody sees", at_least=True),
+            "min_psnr_db": Limit(
+                30, "below it, a picture has visibly changed: one bad image must not hide in a good average", at_least=True
+            ),
+        },
+    ),
+}
+
+
+def tolerances_for(*precisions: str) -> Tolerances | None:
+    """Return what two engines of these precisions are held to: the coarser one's limits, or None where it has none."""
+    coarsest = max(precisions, key=("fp32", "fp16", "bf16").index)
+    return TOLERANCES.get(coarsest)

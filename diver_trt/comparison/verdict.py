@@ -1,0 +1,468 @@
+"""One engine held against a reference: the figures on every level, the checks they pass or fail, and what seems to be at fault.
+
+Levels are judged apart, so that a cause is not buried under what follows from it: a wrong encoder spoils every image, but not one
+teacher-forced step.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.comparison.blocks import Probe, StageDifference, Stages, compare_stages, first_beyond, steepest
+from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, window_of
+from diver_trt.comparison.inputs import Inputs
+from diver_trt.comparison.lineup import Absent, Lineup
+from diver_trt.comparison.metrics import Difference, ImageDifference, difference, image_difference, worst_channel
+from diver_trt.comparison.runs import Participant, Recording, Trial, record, try_against
+from diver_trt.comparison.tolerances import Limit, Tolerances, tolerances_for
+from diver_trt.errors import EngineError
+from diver_trt.method.step import guided_step
+from diver_trt.recipe import Recipe
+
+Float32 = NDArray[np.float32]
+
+FITTED_STEPS = 8
+"""Failing steps that are looked into one by one; of more, the first, the worst and the last."""
+FITTED_IMAGES = 4
+JUMP = 3.0
+"""Growth of the error from one place to the next that is worth a word: rounding alone adds little at each."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDifference:
+    """One step of an engine against the reference's.
+
+    Attributes:
+        k: The step.
+        forced: The next latent, made from the reference's latent.
+        free: The next latent, made from the engine's own.
+        channel: The latent channel in which `forced` is worst.
+        change: Error of `forced` over what the reference's step changes, both as L2 norms.
+    """
+
+    k: int
+    forced: Difference
+    free: Difference
+    channel: int
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A figure and the limit it is held to.
+
+    Attributes:
+        subject: What is judged: `"encoder alone"`.
+        measure: What the figure is, with its unit: `"relative L2"`.
+        figure: The figure.
+        limit: The limit.
+        where: Where it was found, in words, or empty.
+    """
+
+    subject: str
+    measure: str
+    figure: float
+    limit: Limit
+    where: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit holds."""
+        return self.limit.holds(self.figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One engine against the reference.
+
+    Attributes:
+        name: The engine and its precision: `"onnx fp16"`.
+        precision: `"fp32"`, `"fp16"` or `"bf16"`.
+        networks: Encoder, conditioner and decoder, each alone on the same input.
+        steps: Every step, noisiest first.
+        images: The final image of every input.
+        stage_step: The step whose blocks are looked into: the worst one.
+        stages: The places of the denoiser in that step, in order.
+        checks: All checks; none where the precision is not judged.
+        causes: What seems to be at fault, most likely first; empty if all checks pass.
+        gaps: Absolute differences of all teacher-forced latents, [values] float32.
+        recovered: The engine's final images.
+        seconds: How long it took.
+    """
+
+    name: str
+    precision: str
+    networks: Mapping[str, Difference]
+    steps: tuple[StepDifference, ...]
+    images: tuple[ImageDifference, ...]
+    stage_step: int
+    stages: tuple[StageDifference, ...]
+    checks: tuple[Check, ...]
+    causes: tuple[str, ...]
+    gaps: Float32
+    recovered: tuple[NDArray[np.uint8], ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """`"passed"`, `"failed"`, or `"not judged"`."""
+        if not self.checks:
+            return "not judged"
+        return "passed" if all(check.passed for check in self.checks) else "failed"
+
+    @property
+    def worst_step(self) -> StepDifference:
+        """The teacher-forced step with the largest relative L2."""
+        return max(self.steps, key=lambda step: step.forced.relative_l2)
+
+    @property
+    def median_change(self) -> float:
+        """The median error of a step over what it changes."""
+        return median_change(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What engines are held against.
+
+    Attributes:
+        participant: The engine, its bundle or model.
+        recording: What it made of the inputs.
+        probe: A look into its denoiser.
+    """
+
+    participant: Participant
+    recording: Recording
+    probe: Probe
+
+
+def compare_lineup(
+    lineup: Lineup, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
+) -> tuple[Reference, tuple[Comparison, ...], tuple[Absent, ...]]:
+    """Run the reference, and every other engine against it.
+
+    An engine that seemed to work and then fails is no reason to lose what the others showed: it joins those that are absent, as one that
+    was asked for.
+
+    Returns:
+        The reference, the comparisons, and the engines that could not be compared.
+
+    Raises:
+        DiverError: The reference fails, or a bundle's files have changed.
+    """
+    recording = record(lineup.reference, inputs, recipe, on_step)
+    reference = Reference(lineup.reference, recording, lineup.reference.probe())
+    comparisons, absent = [], list(lineup.absent)
+    for participant in lineup.others:
+        try:
+            comparisons.append(compare_engine(reference, participant, inputs, recipe, on_step))
+        except EngineError as reason:
+            absent.append(Absent(participant.name, f"failed on the way: {str(reason).splitlines()[0]}", asked=True))
+    return reference, tuple(comparisons), tuple(absent)
+
+
+def compare_engine(
+    reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
+) -> Comparison:
+    """Run an engine on the reference's inputs and judge it.
+
+    Args:
+        reference: What it is held against.
+        participant: The engine.
+        inputs: The images that the reference had.
+        recipe: The method's settings.
+        on_step: Called after every step of every batch, twice in all.
+
+    Raises:
+        EngineError: The engine cannot be opened or run.
+        BundleError: Its files have changed, or its denoiser is built differently from the reference's.
+        MissingExtraError: A package that it needs is not installed.
+    """
+    started = time.monotonic()
+    trial = try_against(reference.recording, participant, inputs, recipe, on_step)
+    networks = _compare_networks(trial, reference.recording)
+    steps = _compare_steps(trial, reference.recording)
+    recovered = tuple(trial.recording.images)
+    images = tuple(image_difference(ours, theirs) for ours, theirs in zip(recovered, reference.recording.images, strict=True))
+    tolerances = tolerances_for(participant.precision, reference.participant.precision)
+    worst = max(steps, key=lambda step: step.forced.relative_l2).k
+    look = _look_inside(reference, participant, inputs, recipe, trial, worst, tolerances)
+    checks = _checks(tolerances, networks, steps, look, images, trial, inputs) if tolerances else ()
+    causes: tuple[str, ...] = ()
+    if tolerances and not all(check.passed for check in checks):
+        causes = tuple(_Investigation(reference, participant, inputs, recipe, trial, tolerances).causes(networks, steps, look))
+    theirs = reference.recording.latents[1:]
+    return Comparison(
+        name=participant.name,
+        precision=participant.precision,
+        networks=networks,
+        steps=steps,
+        images=images,
+        stage_step=worst,
+        stages=look.differences,
+        checks=checks,
+        causes=causes,
+        gaps=np.abs(trial.teacher_forced - theirs).ravel(),
+        recovered=recovered,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _compare_networks(trial: Trial, reference: Recording) -> dict[str, Difference]:
+    labels = sorted(reference.modulations)
+    ours, theirs = (np.stack([made.modulations[label].astype(np.float32) for label in labels]) for made in (trial.recording, reference))
+    return {
+        "encoder": difference(trial.recording.anchor, reference.anchor),
+        "conditioner": difference(ours, theirs),
+        "decoder": difference(trial.decoded_reference, reference.decoded),
+    }
+
+
+def _compare_steps(trial: Trial, reference: Recording) -> tuple[StepDifference, ...]:
+    start_step = len(trial.teacher_forced)
+    return tuple(
+        StepDifference(
+            k=start_step - i,
+            forced=difference(trial.teacher_forced[i], reference.latents[i + 1]),
+            free=difference(trial.recording.latents[i + 1], reference.latents[i + 1]),
+            channel=worst_channel(trial.teacher_forced[i], reference.latents[i + 1]),
+            change=difference(trial.teacher_forced[i] - reference.latents[i], reference.latents[i + 1] - reference.latents[i]).relative_l2,
+        )
+        for i in range(start_step)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look into both denoisers in one step, on the image that comes out worst there."""
+
+    k: int
+    image: int
+    found: Stages
+    differences: tuple[StageDifference, ...]
+
+
+def _look_inside(
+    reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, trial: Trial, k: int, tolerances: Tolerances | None
+) -> _Look:
+    i = recipe.start_step - k
+    gaps = np.nan_to_num(trial.teacher_forced[i] - reference.recording.latents[i + 1], nan=np.inf, posinf=np.inf, neginf=np.inf)
+    image = int(np.argmax(np.abs(gaps).max(axis=(1, 2, 3))))
+    latent = reference.recording.latents[i, image : image + 1]
+    pair = _modulation_pair(reference, inputs, k, slice(image, image + 1))
+    found, expected = participant.probe().stages(latent, pair), reference.probe.stages(latent, pair)
+    return _Look(k, image, found, tuple(compare_stages(found, expected, tolerances.place.value if tolerances else np.inf)))
+
+
+def _modulation_pair(reference: Reference, inputs: Inputs, k: int, part: slice) -> Float32:
+    """Return the reference's modulations of step k for some images, [2, n, M]: class, then null."""
+    tables, null = reference.recording.modulations, reference.participant.bundle.null_label
+    by_class = [tables[label][k - 1] for label in inputs.labels[part]]
+    return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
+
+
+def _checks(
+    tolerances: Tolerances,
+    networks: Mapping[str, Difference],
+    steps: tuple[StepDifference, ...],
+    look: _Look,
+    images: tuple[ImageDifference, ...],
+    trial: Trial,
+    inputs: Inputs,
+) -> tuple[Check, ...]:
+    alone = [Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name]) for name, apart in networks.items()]
+    worst = max(steps, key=lambda step: step.forced.relative_l2)
+    forced = Check(
+        "every step alone", "relative L2", worst.forced.relative_l2, tolerances.step, f"worst in step {worst.k}, channel {worst.channel}"
+    )
+    changes = Check("what steps change", "error over the change, median", median_change(steps), tolerances.change)
+    furthest = max(look.differences, key=lambda stage: stage.difference.relative_l2)
+    blocks = Check(
+        "block by block", "relative L2", furthest.difference.relative_l2, tolerances.place, f"worst at {furthest.place}, in step {look.k}"
+    )
+    replay = difference(trial.recording.final, trial.recording.latents[-1])
+    whole = Check("the whole run against its own steps", "relative L2", replay.relative_l2, tolerances.step)
+    lowest = min(range(len(images)), key=lambda i: images[i].psnr_db)
+    most = max(range(len(images)), key=lambda i: images[i].max_levels)
+    figures = {
+        "max_levels": ("largest difference in 8-bit levels", float(images[most].max_levels), f"image {inputs.keys[most]}"),
+        "mean_psnr_db": ("mean PSNR in dB", mean_psnr(images), ""),
+        "min_psnr_db": ("lowest PSNR in dB", images[lowest].psnr_db, f"image {inputs.keys[lowest]}"),
+    }
+    final = [Check("final images", *figures[name][:2], limit, figures[name][2]) for name, limit in tolerances.images.items()]
+    return (*alone, forced, changes, blocks, whole, *final)
+
+
+def median_change(steps: tuple[StepDifference, ...]) -> float:
+    """Return the median error of a step over what it changes."""
+    return statistics.median(step.change for step in steps)
+
+
+def mean_psnr(images: tuple[ImageDifference, ...]) -> float:
+    """Return the mean PSNR in dB of the images that differ at all; infinite if none does."""
+    finite = [image.psnr_db for image in images if np.isfinite(image.psnr_db)]
+    return statistics.fmean(finite) if finite else float("inf")
+
+
+class _Investigation:
+    """Finds what is at fault where a check failed: first the networks alone, then the steps, then what only a whole run shows."""
+
+    def __init__(
+        self, reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, trial: Trial, tolerances: Tolerances
+    ) -> None:
+        self.reference, self.participant, self.inputs, self.recipe = reference, participant, inputs, recipe
+        self.trial, self.tolerances = trial, tolerances
+
+    def causes(self, networks: Mapping[str, Difference], steps: tuple[StepDifference, ...], look: _Look) -> list[str]:
+        """Return what seems to be at fault, in words."""
+        found = [
+            self._network_cause(name, apart)
+            for name, apart in networks.items()
+            if not self.tolerances.networks[name].holds(apart.relative_l2)
+        ]
+        failing = [step for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)]
+        if failing:
+            found.extend(self._step_causes(failing, look))
+        elif not self._small_steps_hold(steps, look):
+            found.append(f"all steps: {self._place(look)}")
+        replay = difference(self.trial.recording.final, self.trial.recording.latents[-1]).relative_l2
+        if not self.tolerances.step.holds(replay):
+            found.append(
+                f"the whole run ends a relative {replay:.1e} away from where the same steps end one by one: look at the CUDA graph"
+            )
+        if not found:
+            end = steps[-1].free.relative_l2
+            found.append(f"every network and every step holds alone; over the free run the errors pile up to a relative L2 of {end:.1e}")
+        return found
+
+    def _small_steps_hold(self, steps: tuple[StepDifference, ...], look: _Look) -> bool:
+        """Return whether the changes and the blocks hold, which show faults that are small beside the latent."""
+        blocks_hold = first_beyond(look.differences, self.tolerances.place.value) is None
+        return blocks_hold and self.tolerances.change.holds(median_change(steps))
+
+    def _network_cause(self, name: str, apart: Difference) -> str:
+        said = f"the {name} is a relative {apart.relative_l2:.1e} away from the reference on the same input"
+        if not apart.finite:
+            return f"the {name} writes values that are no numbers: it overflows"
+        stated = self.participant.bundle.scaling_factor
+        if name == "encoder":
+            gain = fit_gain(self.trial.recording.anchor, self.reference.recording.anchor, self.tolerances.networks[name].value)
+            if gain is not None:
+                return f"{said}: all latents are {gain:.3g} times as large, so look at the scaling factor (bundle.json says {stated:g})"
+        if name == "decoder":
+            gain = self._decoder_gain()
+            if gain is not None:
+                return (
+                    f"{said}: it agrees for latents {gain:.3g} times as large, so look at the scaling factor (bundle.json says {stated:g})"
+                )
+        return said
+
+    def _decoder_gain(self) -> float | None:
+        """Return the factor on the first image's latent with which the decoder agrees."""
+        final, expected = self.reference.recording.final[:1], self.reference.recording.decoded[:1]
+        session = self.participant.open()
+        try:
+            decoder = session.open("decoder")
+
+            def run(gain: float) -> Float32:
+                decoder.write("latent", (final * np.float32(gain)).astype(np.float32))
+                decoder.run()
+                return decoder.read("image").astype(np.float32)
+
+            try:
+                return fit_input_gain(run, expected, self.tolerances.networks["decoder"].value)
+            finally:
+                decoder.close()
+        finally:
+            session.close()
+
+    def _step_causes(self, failing: list[StepDifference], look: _Look) -> list[str]:
+        if overflowing := [step.k for step in failing if not step.forced.finite]:
+            place = next((stage.place for stage in look.differences if not stage.difference.finite), None)
+            return [f"{_steps(overflowing)}: values that are no numbers{f', first after {place}' if place else ''}: it overflows"]
+        looked_into = failing
+        if len(failing) > FITTED_STEPS:
+            largest = max(failing, key=lambda step: step.forced.relative_l2)
+            looked_into = list({step.k: step for step in (failing[0], largest, failing[-1])}.values())
+        faults = {step.k: self._fit(step.k) for step in looked_into}
+        named = {k: fault for k, fault in faults.items() if fault is not None}
+        if len(named) < len(faults):
+            return [f"{_steps([step.k for step in failing])}: {self._place(look)}"]
+        by_text: dict[str, list[int]] = {}
+        for k, fault in named.items():
+            by_text.setdefault(str(fault), []).append(k)
+        causes = [f"{_steps(steps)}: {text}" for text, steps in by_text.items()]
+        if len(failing) > len(looked_into):
+            causes.insert(0, f"{len(failing)} of {self.recipe.start_step} steps leave the reference; looked into are {_steps(list(named))}")
+        return causes + self._window_cause(named)
+
+    def _fit(self, k: int) -> TermFault | None:
+        """Return the number of step k that explains the difference, if one does."""
+        part = slice(0, FITTED_IMAGES)
+        recording, i = self.reference.recording, self.recipe.start_step - k
+        latent = recording.latents[i, part]
+        prediction = self.reference.probe.stages(latent, _modulation_pair(self.reference, self.inputs, k, part)).prediction
+        bundle = self.reference.participant.bundle
+        row = self.reference.participant.table(self.recipe)[k - 1]
+        return fit_step(self.trial.teacher_forced[i, part], latent, recording.anchor[part], prediction, row, bundle.layout)
+
+    def _window_cause(self, faults: Mapping[int, TermFault]) -> list[str]:
+        if not faults or any(fault.term != "gamma" for fault in faults.values()):
+            return []
+        column = self.reference.participant.bundle.layout.gamma
+        table = self.reference.participant.table(self.recipe)[: self.recipe.start_step, column]
+        gammas = {k: float(gamma) for k, gamma in enumerate(table, start=1)}
+        wanted = window_of(gammas)
+        strongest = max(abs(gamma) for gamma in gammas.values())
+        for k, fault in faults.items():
+            gammas[k] = 0.0 if abs(fault.fitted[0]) < 0.05 * strongest else fault.fitted[0]
+        seen = window_of(gammas)
+        if wanted is None or seen is None or seen == wanted:
+            return []
+        return [f"semantic guidance acts in the window {seen[0]}:{seen[1]} instead of {wanted[0]}:{wanted[1]}"]
+
+    def _place(self, look: _Look) -> str:
+        """Return where the denoiser leaves the reference, in words."""
+        where = f"(looked into at step {look.k})"
+        first = first_beyond(look.differences, self.tolerances.place.value)
+        if first is not None and first.swapped:
+            return f"{first.place} holds the class's row where the null class's belongs and the other way round {where}"
+        if first is not None:
+            said = f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e} {where}"
+            jump = steepest(look.differences[: look.differences.index(first) + 1], JUMP)
+            return said + (f"; the error jumps at {jump.place}" if jump and jump is not first else "")
+        predicted = look.differences[-1].difference.relative_l2
+        if self.tolerances.step.holds(self._unexplained(look)):
+            return f"every block holds; guidance and the size of the step multiply the rounding of the prediction, {predicted:.1e} {where}"
+        return (
+            f"no place in the graph leaves the reference {where}, so the fault lies behind the network, in guidance, DDIM or semantic "
+            "guidance, or in what the engine made of the graph"
+        )
+
+    def _unexplained(self, look: _Look) -> float:
+        """Return how far the engine's step is from the right step of what its own graph predicts, as relative L2."""
+        recording, i, part = self.reference.recording, self.recipe.start_step - look.k, slice(look.image, look.image + 1)
+        layout = self.reference.participant.bundle.layout
+        row = self.reference.participant.table(self.recipe)[look.k - 1]
+        by_class, by_null = look.found.prediction
+        c = layout.channels
+        own = guided_step(
+            recording.latents[i, part], recording.anchor[part], by_class[:, :c], by_null[:, :c], by_class[:, c:], row, layout, np.exp
+        )
+        return difference(self.trial.teacher_forced[i, part], own).relative_l2
+
+
+def _steps(steps: list[int]) -> str:
+    """Return steps as text: `step 40`, `steps 40, 25`, `steps 50 to 1`."""
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    if len(steps) > 3 and steps[0] - steps[-1] == len(steps) - 1:
+        return f"steps {steps[0]} to {steps[-1]}"
+    shown = ", ".join(map(str, steps[:8]))
+    return f"steps {shown}{f' and {len(steps) - 8} more' if len(steps) > 8 else ''}"

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.comparison.inputs import default_images, distilled_inputs, random_pixels
+from diver_trt.comparison.lineup import Lineup, line_up
+from diver_trt.errors import BundleError, DatasetError, EngineError
+from diver_trt.export.checkpoint import Model, load_model
+from tests.comparison.faults import plant
+from tests.conftest import DISTILLED
+
+
+def names(lineup: Lineup) -> tuple[str, list[str], list[str]]:
+    return lineup.reference.name, [one.name for one in lineup.others], [one.name for one in lineup.absent]
+
+
+def test_torch_is_the_reference_wherever_a_model_is_given(digits: Bundle, digits_fp16: Bundle, digits_model: Model) -> None:
+    found = names(line_up([digits_fp16, digits], digits_model, ["onnx", "torch-bf16", "torch-fp32"], 4))
+    assert found == ("torch fp32", ["onnx fp16", "onnx fp32", "torch bf16"], [])
+
+
+def test_without_a_model_an_fp32_bundle_is_the_reference(digits: Bundle, digits_fp16: Bundle) -> None:
+    assert names(line_up([digits_fp16, digits], None, ["onnx"], 4)) == ("onnx fp32", ["onnx fp16"], [])
+
+
+def test_bundles_of_one_precision_are_told_apart(digits: Bundle, edited: Callable[..., Path]) -> None:
+    other = Bundle.open(edited(lambda manifest: None))
+    assert names(line_up([digits, other], None, ["onnx"], 4)) == ("onnx fp32 (digits)", ["onnx fp32 (edited)"], [])
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_path: Path) -> None:
+    other = plant(digits, tmp_path / "digits", {})
+    assert names(line_up([digits, other], None, ["onnx", "onnx"], 4))[1] == [f"onnx fp32 ({tmp_path / 'digits'})"]
+    with pytest.raises(BundleError, match="is given twice; give each bundle once"):
+        line_up([digits, other, digits], None, ["onnx"], 4)
+
+
+def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_model: Model) -> None:
+    lineup = line_up([digits], digits_model, ["onnx", "onnx-cuda", "rtx"], 4)
+    absent = {one.name: one for one in lineup.absent}
+    assert [one.name for one in lineup.others] == ["onnx fp32"]
+    assert set(absent) == {"onnx-cuda fp32", "rtx fp32"}
+    assert all(one.asked for one in lineup.absent)
+    assert "CUDAExecutionProvider" in absent["onnx-cuda fp32"].reason
+
+
+def test_what_nobody_asked_for_is_listed_and_no_failure(digits: Bundle, digits_model: Model) -> None:
+    lineup = line_up([digits], digits_model, [], 4)
+    assert {"rtx fp32", "trt fp32"} <= {one.name for one in lineup.absent}
+    assert not any(one.asked for one in lineup.absent)
+
+
+def test_torch_without_a_model_is_absent(digits: Bundle, digits_fp16: Bundle) -> None:
+    (absent,) = line_up([digits, digits_fp16], None, ["onnx", "torch-fp16"], 4).absent
+    assert (absent.name, absent.asked) == ("torch fp16", True)
+    assert "no model is given" in absent.reason
+
+
+def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
+    with pytest.raises(EngineError, match="it takes two engines that work here, or one and --model"):
+        line_up([digits], None, ["onnx"], 4)
+    with pytest.raises(EngineError, match="onnx-cuda fp32: ONNX Runtime"):
+        line_up([digits], None, ["onnx-cuda"], 4)
+
+
+def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
+    with pytest.raises(EngineError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"):
+        line_up([digits], None, ["openvino"], 4)
+
+
+def test_bundles_and_models_that_do_not_belong_together_are_refused(digits: Bundle, random_bundle: Bundle, random_pipeline: Path) -> None:
+    with pytest.raises(BundleError, match=r"image_size is 16, that of .* is 32; compare bundles of one model"):
+        line_up([digits, random_bundle], None, [], 4)
+    with pytest.raises(
+        BundleError, match=r"10 classes and a learned variance; random has latents .* Give the model that the bundle was exported"
+    ):
+        line_up([digits], load_model(str(random_pipeline)), [], 4)
+
+
+# --- inputs
+
+
+def test_the_distilled_digits_come_along(digits: Bundle) -> None:
+    inputs = distilled_inputs(digits, 10)
+    assert inputs.labels == tuple(range(10))
+    assert inputs.noise.shape == (10, *digits.latent_shape)
+    assert len({image.tobytes() for image in inputs.images}) == 10
+    assert default_images().is_dir()
+
+
+def test_a_folder_gives_one_image_of_each_class_first(digits: Bundle) -> None:
+    inputs = distilled_inputs(digits, 13, folder=DISTILLED)
+    assert inputs.labels == (*range(10), 0, 1, 2)
+    assert inputs.keys[0] == "00000/00000"
+    assert inputs.keys[10] == "00000/00001"
+    assert inputs.origin == "13 distilled images of ipc10"
+
+
+def test_the_digits_serve_other_models_as_pictures(random_bundle: Bundle) -> None:
+    inputs = distilled_inputs(random_bundle, 10)
+    assert max(inputs.labels) < random_bundle.num_classes
+    assert {image.shape for image in inputs.images} == {(random_bundle.image_size, random_bundle.image_size, 3)}
+
+
+def test_random_pixels_follow_from_the_seed(digits: Bundle) -> None:
+    one, same, other = (random_pixels(digits, 3, seed=seed) for seed in (1, 1, 2))
+    assert [image.tobytes() for image in one.images] == [image.tobytes() for image in same.images]
+    assert one.images[0].tobytes() != other.images[0].tobytes()
+    assert one.labels == same.labels
+
+
+def test_a_folder_that_cannot_be_read_is_refused(digits: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        distilled_inputs(digits, 3, folder=tmp_path / "missing")

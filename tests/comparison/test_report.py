@@ -1,0 +1,219 @@
+"""The report as a browser sees it, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from diver_trt.comparison.inputs import Inputs
+from diver_trt.comparison.lineup import Absent
+from diver_trt.comparison.report import COLOURS, Result, environment, render, result_facts, show_decibels, show_figure, worst_samples
+from diver_trt.comparison.runs import Participant
+from diver_trt.comparison.verdict import Comparison, Reference
+from diver_trt.recipe import Recipe
+from tests.comparison.faults import plant, scale_weight_beside
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SIZE = (1180, 3000)
+
+Hold = Callable[[Bundle | Participant], Comparison]
+
+ABSENT = Absent("rtx fp32", "backend rtx needs `tensorrt_rtx` & <a GPU>", asked=False)
+
+
+@pytest.fixture(scope="module")
+def result(
+    held_against_torch: Hold,
+    reference: Reference,
+    inputs: Inputs,
+    digits: Bundle,
+    digits_fp16: Bundle,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Result:
+    """The digits in both precisions, and once with a planted fault."""
+    wrong = plant(digits, tmp_path_factory.mktemp("faults") / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.2)})
+    named = zip(("onnx fp32", "onnx fp16", "onnx planted"), (digits, digits_fp16, wrong), strict=True)
+    return Result(
+        reference="torch fp32",
+        reference_images=tuple(reference.recording.images),
+        comparisons=tuple(replace(held_against_torch(bundle), name=name) for name, bundle in named),
+        absent=(ABSENT,),
+        inputs=inputs,
+        recipe=Recipe(),
+        seed=0,
+        bundles=(digits, digits_fp16, wrong),
+        model="dit-digits",
+    )
+
+
+@pytest.fixture(scope="module")
+def page(result: Result) -> str:
+    return render(result)
+
+
+def browse(path: Path, *more: str, width: int = SIZE[0]) -> str:
+    """Open a page in headless Chromium and return the document as it stands then."""
+    assert CHROMIUM is not None
+    profile = path.with_suffix(".profile")
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{SIZE[1]}", *more, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the report in")
+
+MEASURE = """<script>addEventListener("load", () => {
+  document.documentElement.dataset.seen = JSON.stringify({
+    pictures: [...document.images].map(picture => picture.naturalWidth),
+    plots: [...document.querySelectorAll("figure svg")].map(
+      plot => [plot.getBoundingClientRect().width, plot.querySelectorAll("path").length]),
+    overflow: document.documentElement.scrollWidth - innerWidth,
+    heading: document.querySelector("h1").innerText,
+  });
+});</script>"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1180, 500])
+def test_the_report_renders(page: str, tmp_path: Path, width: int) -> None:
+    (tmp_path / "report.html").write_text(page + MEASURE, encoding="utf-8")
+    document = browse(tmp_path / "report.html", "--dump-dom", width=width)
+    attribute = re.search(r'data-seen="([^"]*)"', document)
+    assert attribute is not None
+    seen = json.loads(attribute[1].replace("&quot;", '"'))
+    assert seen["pictures"] == [32] * (3 * 3 * 4)
+    assert len(seen["plots"]) == 3
+    assert all(drawn > 0.6 * min(width, 1100) and paths > 20 for drawn, paths in seen["plots"])
+    assert seen["overflow"] <= 0
+    assert "onnx planted leaves torch fp32 by more than the tolerances allow" in seen["heading"]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("scheme", "lightness"), [(1, 255), (0, 0)], ids=["light", "dark"])
+def test_the_report_is_legible_in_light_and_in_dark(page: str, tmp_path: Path, scheme: int, lightness: int) -> None:
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    shot = tmp_path / "report.png"
+    browse(tmp_path / "report.html", f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}")
+    pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
+    assert abs(np.median(pixels) - lightness) < 40
+    for colour in COLOURS[:3]:  # every engine is drawn
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(pixels - wanted).max(axis=2) < 12).sum() > 200
+    ink = np.abs(pixels - (255 - lightness)).max(axis=2) < 60
+    assert ink.mean() > 0.005
+
+
+def test_the_report_needs_no_network(page: str) -> None:
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
+    assert "@import" not in page
+    assert "<script" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_report_says_what_matters(page: str) -> None:
+    for text in (
+        "block 4, MLP is the first to leave the reference",
+        "worst in step",
+        "block 4",
+        "limit for fp16",
+        "SHA-256",
+        "float32 sums in another order",
+        "onnxruntime",
+    ):
+        assert text in page, text
+
+
+def test_what_comes_from_outside_is_escaped(page: str) -> None:
+    assert "backend rtx needs <code>tensorrt_rtx</code> &amp; &lt;a GPU&gt;" in page
+
+
+def test_a_dollar_in_a_name_is_no_formula(result: Result) -> None:
+    named = replace(result, comparisons=(replace(result.comparisons[0], name="onnx fp32 (a$b$c)"),))
+    plots = "".join(re.findall(r"<figure>(.*?)</figure>", render(named), flags=re.DOTALL))
+    assert "onnx fp32 (a$b$c)" in plots
+
+
+def test_the_plots_take_the_page_s_own_colour(page: str) -> None:
+    assert "#123456" not in page
+    assert page.count("currentColor") > 50
+
+
+def test_the_same_result_gives_the_same_page(result: Result, page: str) -> None:
+    assert render(result) == page
+
+
+def test_the_worst_images_come_first(result: Result) -> None:
+    planted = result.comparisons[2]
+    shown = worst_samples(planted, result)
+    ratios = sorted(image.psnr_db for image in planted.images)
+    assert [sample.difference.psnr_db for sample in shown] == ratios[:3]
+    assert all(sample.factor * sample.difference.max_levels <= 255 for sample in shown)
+
+
+def test_json_is_json_and_complete(result: Result) -> None:
+    facts = json.loads(json.dumps(result_facts(result), allow_nan=False))
+    assert facts["passed"] is False
+    assert [engine["verdict"] for engine in facts["engines"]] == ["passed", "passed", "failed"]
+    assert len(facts["engines"][0]["steps"]) == 50
+    assert set(facts["engines"][0]["images"]) == set(result.inputs.keys)
+    assert facts["engines"][0]["images"]["00000/00000"]["psnr_db"] is None or facts["engines"][0]["images"]["00000/00000"]["psnr_db"] > 60
+    assert facts["not_compared"] == [{"name": "rtx fp32", "reason": ABSENT.reason, "asked": False}]
+    assert facts["environment"]["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(
+    ("change", "passed", "headline"),
+    [
+        ({}, False, "onnx planted leaves torch fp32 by more than the tolerances allow"),
+        ({"comparisons": 2}, True, "onnx fp32 and onnx fp16 stay with torch fp32"),
+        (
+            {"comparisons": 2, "absent": (replace(ABSENT, asked=True),)},
+            False,
+            "onnx fp32 and onnx fp16 stay with torch fp32; rtx fp32 could not be compared",
+        ),
+    ],
+)
+def test_the_verdict_of_the_whole(result: Result, change: dict[str, Any], passed: bool, headline: str) -> None:
+    count = change.pop("comparisons", 3)
+    found = replace(result, comparisons=result.comparisons[:count], **change)
+    assert (found.passed, found.headline) == (passed, headline)
+
+
+def test_no_engine_left_is_nothing_passed(result: Result) -> None:
+    found = replace(result, comparisons=(), absent=(replace(ABSENT, asked=True),))
+    assert (found.passed, found.headline) == (False, "rtx fp32 could not be compared")
+    assert "rtx fp32 could not be compared" in render(found)
+
+
+def test_nothing_judged_is_nothing_passed(result: Result) -> None:
+    found = replace(result, comparisons=(replace(result.comparisons[0], checks=()),))
+    assert not found.passed
+    assert "nothing was judged" in found.headline
+
+
+def test_the_environment_names_no_machine() -> None:
+    import platform
+
+    assert platform.node() not in " ".join(environment().values()).split()
+
+
+def test_figures_as_text() -> None:
+    assert [show_figure(figure) for figure in (0.0, 2.56e-4, 0.25, 1.0, 12345.0, math.inf, math.nan)] == [
+        "0", "2.6e-04", "0.25", "1", "1.2e+04", "no number", "no number",
+    ]  # fmt: skip
+    assert [show_decibels(figure) for figure in (41.26, math.inf)] == ["41.3 dB", "no difference"]

@@ -1,0 +1,274 @@
+"""Engines that are right pass, and faults that were planted are found and named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.comparison.inputs import Inputs
+from diver_trt.comparison.lineup import bundle_participant, torch_participant
+from diver_trt.comparison.runs import Participant, record
+from diver_trt.comparison.tolerances import TOLERANCES, Limit, tolerances_for
+from diver_trt.comparison.verdict import Comparison, Reference, compare_engine, mean_psnr
+from diver_trt.export.checkpoint import Model, load_model
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.cuda import Cuda
+from diver_trt.runtime.onnx_engine import OnnxSession
+from diver_trt.runtime.trt_engine import TrtSession
+from tests.comparison.faults import exchange_modulations, exchange_predictions, plant, scale_initializer, scale_weight_beside
+from tests.conftest import save_random_pipeline
+from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+
+Hold = Callable[[Bundle | Participant], Comparison]
+
+
+def failed(comparison: Comparison) -> set[str]:
+    assert comparison.verdict == "failed"
+    return {check.subject for check in comparison.checks if not check.passed}
+
+
+# --- engines that are right
+
+
+def test_the_fp32_bundle_holds_at_every_step(held_against_torch: Hold, digits: Bundle) -> None:
+    found = held_against_torch(digits)
+    assert found.verdict == "passed"
+    assert [step.k for step in found.steps] == list(range(50, 0, -1))
+    assert max(step.forced.relative_l2 for step in found.steps) <= 1e-5
+    assert max(image.max_levels for image in found.images) <= 1
+    assert max(apart.relative_l2 for apart in found.networks.values()) <= 1e-5  # small images do not need what large ones are given
+    assert found.causes == ()
+    assert len(found.stages) == 2 * 6 + 2
+
+
+def test_the_fp16_bundle_keeps_the_images(held_against_torch: Hold, digits_fp16: Bundle) -> None:
+    found = held_against_torch(digits_fp16)
+    assert found.verdict == "passed"
+    assert mean_psnr(found.images) >= 40
+    assert min(image.psnr_db for image in found.images) >= 30
+    assert found.worst_step.forced.relative_l2 > 1e-6  # float16 was really computed in
+
+
+def test_torch_in_float16_is_judged_and_in_bfloat16_only_shown(
+    reference: Reference, inputs: Inputs, digits: Bundle, digits_model: Model
+) -> None:
+    recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
+    few = replace(inputs, keys=inputs.keys[:1], labels=inputs.labels[:1], images=inputs.images[:1], noise=inputs.noise[:1])
+    alone = Reference(reference.participant, record(reference.participant, few, recipe), reference.probe)
+    half, brain = (compare_engine(alone, torch_participant(digits_model, digits, 1, name), few, recipe) for name in ("fp16", "bf16"))
+    assert half.verdict == "passed"
+    assert brain.verdict == "not judged"
+    assert brain.worst_step.forced.relative_l2 > half.worst_step.forced.relative_l2 > 1e-5
+
+
+def test_the_batch_changes_no_figure(reference: Reference, inputs: Inputs, digits: Bundle, held_against_torch: Hold) -> None:
+    """Ten images in batches of four, the last one padded."""
+    by_four = held_against_torch(bundle_participant("onnx", "onnx", digits, 4))
+    assert by_four.verdict == "passed"
+    assert [image.max_levels for image in by_four.images] == [image.max_levels for image in held_against_torch(digits).images]
+
+
+# --- planted faults: weights
+
+
+@pytest.mark.parametrize(
+    ("bias", "place"), [("blocks.3.attention.to_v.bias", "block 4, attention"), ("blocks.3.mlp.net.2.bias", "block 4, MLP")]
+)
+def test_one_weight_of_the_fourth_block(held_against_torch: Hold, digits: Bundle, tmp_path: Path, bias: str, place: str) -> None:
+    found = held_against_torch(plant(digits, tmp_path / "planted", {"denoiser": scale_weight_beside(bias, 1.01)}))
+    assert "every step alone" in failed(found)  # the images may well stay within a level
+    assert not {"encoder alone", "conditioner alone", "decoder alone"} & failed(found)
+    (cause,) = found.causes
+    assert cause.startswith("steps 50 to ")
+    assert f"{place} is the first to leave the reference" in cause
+
+
+def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(held_against_torch: Hold, digits_fp16: Bundle, tmp_path: Path) -> None:
+    """The rounding of float16 is larger than what one such weight does to a latent, and the images stay above 40 dB."""
+    found = held_against_torch(plant(digits_fp16, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.05)}))
+    assert failed(found) == {"what steps change", "block by block"}
+    assert "block 4, MLP is the first to leave the reference" in found.causes[0]
+
+
+def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(held_against_torch: Hold, digits_fp16: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits_fp16, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.02)}))
+    assert failed(found) == {"block by block"}
+    assert "block 4, MLP" in found.causes[0]
+
+
+def test_a_block_is_named_in_a_random_model_too(export_to: Callable[..., Bundle], tmp_path: Path, inputs: Inputs) -> None:
+    pipeline = save_random_pipeline(tmp_path / "random", num_layers=5)
+    bundle = export_to(pipeline)
+    pictures = replace(inputs, labels=tuple(label % 7 for label in inputs.labels), images=tuple(image[::2, ::2] for image in inputs.images))
+    recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
+    torch = torch_participant(load_model(str(pipeline)), bundle, 10, "fp32")
+    reference = Reference(torch, record(torch, pictures, recipe), torch.probe())
+    right = compare_engine(reference, bundle_participant("onnx", "onnx", bundle, 10), pictures, recipe)
+    assert right.verdict == "passed"
+    wrong = plant(bundle, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.attention.to_out.0.bias", 1.01)})
+    found = compare_engine(reference, bundle_participant("onnx", "onnx", wrong, 10), pictures, recipe)
+    assert "every step alone" in failed(found)
+    assert "block 4, attention is the first to leave the reference" in found.causes[0]
+
+
+def test_a_weight_that_overflows(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1e38)}))
+    assert "every step alone" in failed(found)
+    assert "values that are no numbers, first after block 4, MLP: it overflows" in found.causes[0]
+
+
+# --- planted faults: guidance
+
+
+def test_guidance_that_reads_the_wrong_rows(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits, tmp_path / "planted", {"denoiser": exchange_predictions}))
+    assert "every step alone" in failed(found)
+    assert any("guidance takes the class's row for the null class's and the other way round" in cause for cause in found.causes)
+
+
+def test_modulations_in_the_wrong_rows(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits, tmp_path / "planted", {"denoiser": exchange_modulations}))
+    assert "every step alone" in failed(found)
+    assert any("the class's row" in cause and "the other way round" in cause for cause in found.causes)
+
+
+class ShiftedWindow(OnnxSession):
+    """A session that reads the column of semantic guidance one row off, as an engine that mistakes its table would."""
+
+    shift = 1
+
+    def open_denoiser(self, table: Any, steps: int) -> Any:
+        shifted, column = table.copy(), self.bundle.layout.gamma
+        shifted[:, column] = np.roll(table[:, column], self.shift)
+        return super().open_denoiser(shifted, steps)
+
+
+@pytest.mark.parametrize(("shift", "steps", "window"), [(1, (41, 26), "41:26"), (-1, (40, 25), "39:24")])
+def test_a_window_that_is_off_by_one(held_against_torch: Hold, digits: Bundle, shift: int, steps: tuple[int, int], window: str) -> None:
+    session = type("Shifted", (ShiftedWindow,), {"shift": shift})
+    participant = replace(bundle_participant("onnx", "onnx", digits, 10), open=lambda: session(digits, 10))
+    found = held_against_torch(participant)
+    assert "every step alone" in failed(found)
+    assert {step.k for step in found.steps if step.forced.relative_l2 > 1e-5} == set(steps)
+    assert found.worst_step.k in steps
+    assert f"semantic guidance acts in the window {window} instead of 40:25" in found.causes
+    assert any(cause.startswith(f"step {steps[0]}: as if gamma of semantic guidance were") for cause in found.causes)
+
+
+def test_a_schedule_that_is_not_the_model_s(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    wrong = plant(digits, tmp_path / "planted", {})
+    manifest = json.loads((wrong.path / "bundle.json").read_text())
+    manifest["noise_schedule"]["beta_end"] = 0.018
+    (wrong.path / "bundle.json").write_text(json.dumps(manifest))
+    found = held_against_torch(Bundle.open(wrong.path))
+    assert "every step alone" in failed(found)
+    assert any("DDIM" in cause for cause in found.causes)
+
+
+# --- planted faults: the networks alone
+
+
+def test_a_wrong_scaling_factor(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    edits = {name: scale_initializer("scale", 1.3) for name in ("encoder", "decoder")}
+    found = held_against_torch(plant(digits, tmp_path / "planted", edits))
+    assert {"encoder alone", "decoder alone"} <= failed(found)
+    assert "every step alone" not in failed(found)
+    assert found.causes[0].startswith("the encoder is a relative 3.0e-01 away from the reference")
+    assert "all latents are 1.3 times as large, so look at the scaling factor (bundle.json says 0.5)" in found.causes[0]
+    assert "it agrees for latents 1.3 times as large, so look at the scaling factor" in found.causes[1]
+
+
+def test_another_decoder(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits, tmp_path / "planted", {"decoder": scale_initializer("decoder.conv_out.weight", 1.1)}))
+    assert failed(found) == {"decoder alone", "final images"}
+    (cause,) = found.causes
+    assert cause.startswith("the decoder is a relative")
+    assert "scaling factor" not in cause
+
+
+def test_a_conditioner_with_other_weights(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+    found = held_against_torch(plant(digits, tmp_path / "planted", {"conditioner": scale_initializer("label_tables.0.weight", 1.05)}))
+    assert {"conditioner alone", "final images"} <= failed(found)
+    assert not {"encoder alone", "decoder alone", "every step alone"} & failed(found)
+    assert found.causes[0].startswith("the conditioner is a relative")
+
+
+def test_rounding_alone_is_not_taken_for_a_fault(held_against_torch: Hold, digits_fp16: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOLERANCES, "fp16", replace(TOLERANCES["fp16"], step=Limit(1e-4, "")))
+    found = held_against_torch(digits_fp16)
+    assert failed(found) == {"every step alone"}
+    assert "every block holds; guidance and the size of the step multiply the rounding of the prediction" in found.causes[0]
+
+
+# --- a replayed graph
+
+
+@pytest.fixture
+def replaying(digits: Bundle, tmp_path: Path) -> tuple[Participant, StandInCuda]:
+    """TensorRT against the stand-in: all steps of a batch are one recorded graph."""
+    api = StandInCuda()
+    plan = write_stand_in_plan(digits, 5, tmp_path / "plan")
+    participant = replace(
+        bundle_participant("rtx fp32", "rtx", digits, 5), open=lambda: TrtSession(digits, plan, 5, stand_in_tensorrt(api), Cuda(api))
+    )
+    return participant, api
+
+
+def test_a_replayed_graph_is_compared_step_by_step_too(held_against_torch: Hold, replaying: tuple[Participant, StandInCuda]) -> None:
+    participant, api = replaying
+    found = held_against_torch(participant)
+    assert found.verdict == "passed"
+    assert api.launches == 2
+    assert max(step.free.relative_l2 for step in found.steps) < 1e-4
+    assert len({step.free.relative_l2 for step in found.steps}) > 40
+    assert api.device == api.host == {}
+
+
+def test_a_graph_that_misses_a_step(
+    held_against_torch: Hold, replaying: tuple[Participant, StandInCuda], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    participant, api = replaying
+    instantiate = api.cudaGraphInstantiate
+    monkeypatch.setattr(api, "cudaGraphInstantiate", lambda graph, flags: instantiate(graph[: -len(graph) // 50], flags))
+    found = held_against_torch(participant)
+    assert "the whole run against its own steps" in failed(found)
+    assert "every step alone" not in failed(found)
+    assert any("look at the CUDA graph" in cause for cause in found.causes)
+
+
+# --- tolerances
+
+
+def test_the_limits_are_these() -> None:
+    single, half = TOLERANCES["fp32"], TOLERANCES["fp16"]
+    assert {name: limit.value for name, limit in single.networks.items()} == {"encoder": 1e-4, "conditioner": 1e-5, "decoder": 1e-4}
+    assert {limit.value for limit in half.networks.values()} == {1e-2}
+    assert (single.step.value, half.step.value, single.images["max_levels"].value) == (1e-5, 5e-3, 1)
+    assert (single.change.value, half.change.value, single.place.value, half.place.value) == (1e-4, 1.5e-2, 1e-5, 5e-3)
+    assert (half.images["mean_psnr_db"].value, half.images["min_psnr_db"].value) == (40, 30)
+    for tolerances in TOLERANCES.values():
+        assert all(
+            limit.reason
+            for limit in (*tolerances.networks.values(), tolerances.step, tolerances.change, tolerances.place, *tolerances.images.values())
+        )
+
+
+def test_the_coarser_precision_decides() -> None:
+    assert tolerances_for("fp32", "fp16") is TOLERANCES["fp16"]
+    assert tolerances_for("fp32", "fp32") is TOLERANCES["fp32"]
+    assert tolerances_for("bf16", "fp16") is None
+
+
+def test_a_limit_holds_up_to_itself_and_never_for_what_is_no_number() -> None:
+    assert Limit(1.0, "").holds(1.0)
+    assert not Limit(1.0, "").holds(1.01)
+    assert Limit(1.0, "", at_least=True).holds(1.0)
+    for at_least in (True, False):
+        assert not Limit(1.0, "", at_least=at_least).holds(float("nan"))
