@@ -164,7 +164,7 @@ def recover(
     )
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.datasets.dataset import read_dataset
-    from diver_trt.datasets.layout import LAYOUTS
+    from diver_trt.datasets.layout import LAYOUTS, MAX_SIDE
     from diver_trt.datasets.read_options import ReadOptions
     from diver_trt.datasets.writer import open_output
     from diver_trt.recovery import Job, check_output, contact_sheet_path, recover_job
@@ -172,6 +172,8 @@ def recover(
     from diver_trt.runtime.recoverer import Recoverer
 
     chosen_layout, side = _choice("--layout", layout, LAYOUTS), None if size == "keep" else _positive("--size", size)
+    if side and side > MAX_SIDE:
+        raise typer.BadParameter(f"--size is {side}; expected at most {MAX_SIDE}")
     per_batch = None if batch == "auto" else _positive("--batch", batch)
     part, skip_bad = _shard(shard) if shard else None, _choice("--on-error", on_error, ("fail", "skip")) == "skip"
     budget = parse_bytes(memory_budget) if memory_budget else None
@@ -192,8 +194,14 @@ def recover(
     )
     count = len(job.samples)
 
+    def open_model(limit: int | None) -> Recoverer:
+        smaller = min(limit, per_batch) if limit and per_batch else limit or per_batch
+        return Recoverer(opened, recipe, engine=engine, batch=smaller, memory_budget=budget, images=count)
+
+    ready = [open_model(None)] if overwrite else []  # nothing is deleted before it is sure that something can come in its place
+
     def open_recoverer(limit: int | None) -> Recoverer:
-        return Recoverer(opened, recipe, engine=engine, batch=limit or per_batch, memory_budget=budget, images=count)
+        return ready.pop() if ready and limit is None else open_model(limit)
 
     started = time.monotonic()
     with open_output(output, job.head(), overwrite=overwrite) as writer, _stop_requested() as stopping, _progress("recovering", 0) as advance:
@@ -582,7 +590,10 @@ def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | No
 
     checked = _checked(dataset, model)
     if contact_sheet:
-        distilled_sheet(dataset, model).save(contact_sheet)
+        from diver_trt.datasets.whole_file import replacing, reported
+
+        with reported(contact_sheet), replacing(contact_sheet) as temporary:
+            distilled_sheet(dataset, model).save(temporary, format="PNG")
         _say(f"what would be fed to the model: {contact_sheet}")
     origin = dataset.origin
     return {
@@ -593,7 +604,7 @@ def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | No
         "classes": len(dataset.labels),
         "image_size": list(origin.image_size),
         "normalisation": origin.normalisation,
-        "whitened": origin.whitened,
+        "whitening": origin.whitening,
         "clipped": round(mean_clipped(checked), 6),
         "collage": origin.collage,
         "soft_labels": origin.soft_labels,
@@ -780,7 +791,7 @@ def _choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:
 
 
 def _positive(option: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit() and int(value) > 0):
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0):
         raise typer.BadParameter(f"{option} is {value!r}; expected a whole number, 1 or more")
     return int(value)
 

@@ -22,8 +22,8 @@ from diver_trt.datasets.layout import Written, require_torch, write_companions
 from diver_trt.datasets.normalisation import find_normalisation
 from diver_trt.datasets.recovered import RecoveredFolder, open_recovered
 from diver_trt.datasets.whole_file import replacing, reported
-from diver_trt.datasets.writer import open_output, require_usable
-from diver_trt.errors import DatasetError
+from diver_trt.datasets.writer import ONLY_NAMES, open_output, require_usable
+from diver_trt.errors import DatasetError, OutputError
 
 _DECIDED_ALONE = ("shard", "samples", "skipped", "companions")
 """What the manifests of the shards of one recovery do not have in common."""
@@ -41,6 +41,9 @@ def merge_shards(folders: Sequence[Path], output: Path) -> int:
         OutputError: The output cannot be written.
     """
     shards = _in_order([open_recovered(folder) for folder in folders])
+    if output.resolve() in [shard.root.resolve() for shard in shards]:
+        raise OutputError(f"{output}: is one of the shards; the last folder is where they are merged, and must be another")
+    soft_labels = _soft_labels(shards)
     require_usable(output)
     manifest = {name: value for name, value in shards[0].manifest.items() if name not in _DECIDED_ALONE}
     require_torch(manifest["layout"]["name"])
@@ -58,7 +61,7 @@ def merge_shards(folders: Sequence[Path], output: Path) -> int:
                     writer.record(entry)
         layout = manifest["layout"]
         normalisation = find_normalisation(layout["normalisation"]) if layout["normalisation"] else None
-        companions = write_companions(layout["name"], _written(output, manifest, samples, shards), normalisation)
+        companions = write_companions(layout["name"], _written(output, manifest, samples, soft_labels), normalisation)
         listed = [{"file": name, "sha256": file_sha256(output / name)} for name in companions]
         complete = {**head, "companions": listed, "skipped": skipped, "classes": manifest["classes"]}
         writer.finish(complete, [entry["key"] for entry in samples], _sheet(output, manifest, samples))
@@ -71,8 +74,8 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
     for shard in shards:
         if not shard.manifest["shard"]:
             raise DatasetError(f"{shard.root}: is a whole recovered dataset, no shard; there is nothing to merge")
-        for name, value in first.manifest.items():
-            if name not in _DECIDED_ALONE and shard.manifest.get(name) != value:
+        for name, value in _shared(first).items():
+            if _shared(shard).get(name) != value:
                 raise DatasetError(f"{first.root} and {shard.root}: are of different recoveries, their {name} differs; name those of one")
         number, of = shard.manifest["shard"]["number"], shard.manifest["shard"]["of"]
         if of != (expected := first.manifest["shard"]["of"]):
@@ -84,6 +87,13 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
     if missing := [number for number in range(1, of + 1) if number not in by_number]:
         raise DatasetError(f"shard {', '.join(f'{number}/{of}' for number in missing)}: missing; expected all {of}")
     return [by_number[number] for number in sorted(by_number)]
+
+
+def _shared(shard: RecoveredFolder) -> dict[str, Any]:
+    """Return what the shards of one recovery have in common, without what may be called differently."""
+    shared = {name: value for name, value in shard.manifest.items() if name not in (*_DECIDED_ALONE, *ONLY_NAMES)}
+    shared["source"] = {name: value for name, value in shared["source"].items() if f"source {name}" not in ONLY_NAMES}
+    return shared
 
 
 def _require_each_once(images: int, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -103,15 +113,16 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
                 raise DatasetError(f"{source}: is not the file that was written; recover its shard again")
 
 
-def _written(output: Path, manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], shards: Sequence[RecoveredFolder]) -> Written:
-    soft = _soft_labels(shards)
+def _written(
+    output: Path, manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], soft_labels: NDArray[np.float32] | None
+) -> Written:
     return Written(
         root=output,
         files=[entry["file"] for entry in samples],
         indices=[entry["index"] for entry in samples],
         labels={entry["index"]: entry["label"] for entry in manifest["classes"]},
         names={entry["index"]: _name(entry) for entry in manifest["classes"]},
-        soft_labels=None if soft is None else soft.__getitem__,
+        soft_labels=None if soft_labels is None else soft_labels.__getitem__,
         size=manifest["layout"]["size"],
     )
 
@@ -121,12 +132,24 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _soft_labels(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | None:
-    """Return the soft labels of all shards, which each wrote for its own samples."""
-    files = [shard.root / "soft_labels.npy" for shard in shards if {"soft_labels.npy"} & {c["file"] for c in shard.manifest["companions"]}]
-    if not files:
-        return None
-    rows: NDArray[np.float32] = np.concatenate([np.load(file) for file in files])
-    return rows
+    """Return the soft labels of all shards, which each wrote for its own samples.
+
+    Raises:
+        DatasetError: A file is not the one that was written.
+    """
+    rows: list[NDArray[np.float32]] = []
+    for shard in shards:
+        for entry in shard.manifest["companions"]:
+            path = shard.root / entry["file"]
+            if entry["file"] != "soft_labels.npy":
+                continue
+            if not path.is_file() or file_sha256(path) != entry["sha256"]:
+                raise DatasetError(f"{path}: is not the file that was written; recover its shard again")
+            rows.append(np.load(path))
+    joined = np.concatenate(rows) if rows else None
+    if joined is not None and len(joined) != sum(len(shard.manifest["samples"]) for shard in shards):
+        raise DatasetError("some shards have soft labels and some have none; recover them again from the same files")
+    return joined
 
 
 def _sheet(output: Path, manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Any:

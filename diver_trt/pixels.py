@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 
 
 def square(image: Pixels, size: int) -> Pixels:  # [H, W, 3] uint8 => [size, size, 3] uint8
-    """Resize an image so that its shorter side fits, bicubically, and crop the longer one to the middle, as DiT's training did.
+    """Crop an image's longer side to the middle and resize it bicubically, as DiT's training did (which resized first).
 
     An image of that size is returned untouched.
 
@@ -26,10 +26,10 @@ def square(image: Pixels, size: int) -> Pixels:  # [H, W, 3] uint8 => [size, siz
         return image
     from PIL import Image
 
-    scale = size / min(height, width)
-    resized = Image.fromarray(image).resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BICUBIC)
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    middle = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(middle.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def to_network(image: Pixels) -> NDArray[np.float32]:  # [H, W, 3] uint8 => [3, H, W] float32 in [-1, 1]

@@ -24,11 +24,12 @@ from diver_trt.datasets.dataset import Dataset, Sample
 from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.image_source import Checked
 from diver_trt.datasets.layout import Written, image_path, require_torch, tensor_normalisation, write_companions
-from diver_trt.datasets.writer import CONTACT_SHEET, MANIFEST_SCHEMA, DatasetWriter, require_usable
+from diver_trt.datasets.writer import CONTACT_SHEET, MANIFEST_SCHEMA, TOOL, DatasetWriter, require_usable
 from diver_trt.errors import BundleError, DatasetError, DeviceMemoryError, OutputError
 from diver_trt.pixels import Pixels, square
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.session import DEFAULT_BATCH
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class Job:
         normalisation = tensor_normalisation(self.layout, origin.normalisation, self.side)
         return {
             "schema": MANIFEST_SCHEMA,
-            "tool": {"name": "diver-trt", "version": __version__},
+            "tool": {"name": TOOL, "version": __version__},
             "bundle": {"model": bundle.model_id, "precision": bundle.precision, "sha256": bundle.sha256},
             "recipe": self.recipe.to_json(),
             "seed": self.seed,
@@ -106,7 +107,7 @@ class Job:
                 "format": origin.format.name,
                 "files": list(origin.files),
                 "normalisation": origin.normalisation,
-                "whitened": origin.whitened,
+                "whitening": origin.whitening,
                 "collage": origin.collage,
                 "soft_labels": origin.soft_labels,
                 "clipped": mean_clipped(self.checked),
@@ -191,7 +192,7 @@ def recover_job(
                 yield from run.recover(recoverer, on_step)
                 break
         except DeviceMemoryError as error:
-            batch = (recoverer.batch if recoverer else batch or 1) // 2
+            batch = (recoverer.batch if recoverer else batch or DEFAULT_BATCH) // 2
             if not batch:
                 raise first or error from error
             if not first:

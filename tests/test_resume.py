@@ -154,6 +154,73 @@ def test_overwrite_begins_again_and_deletes_only_what_a_run_wrote(few: Path, tmp
     assert (tmp_path / "elsewhere" / "mine.txt").exists()
 
 
+def test_overwrite_takes_no_folder_that_is_not_ours(few: Path, tmp_path: Path) -> None:
+    for number, text in enumerate(['{"file": "thesis.tex"}', '{"tool": {"name": "other"}}', '{"tool": 3}', "[]", '"text"']):
+        folder = tmp_path / f"foreign{number}"
+        folder.mkdir()
+        (folder / "journal.jsonl").write_text(text + "\n")
+        (folder / "thesis.tex").touch()
+        (folder / "contact_sheet.png").touch()
+        error(recover(few, folder, "--overwrite"))
+        assert {path.name for path in folder.iterdir()} == {"journal.jsonl", "thesis.tex", "contact_sheet.png"}
+
+
+def test_overwrite_deletes_nothing_before_the_engine_works(few: Path, tmp_path: Path) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = whole(few, tmp_path / "out")
+    assert "rtx" in error(recover(few, out, "--overwrite", "--engine", "rtx"))
+    assert different(expected, out) == []
+
+
+def test_overwrite_leaves_nothing_of_a_run_that_was_killed(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    expected = whole(few, tmp_path / "expected", "--seed", 1)
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 4)
+    shutil.copy(DISTILLED / "0" / "0.png", out / "00002" / "00009.png")  # an image whose line was not written any more
+    for name in ("dataset.npz", ".images.partial", ".dataset.npz.partial"):
+        (out / name).touch()
+    whole(few, out, "--seed", 1, "--overwrite")
+    assert different(expected, out) == []
+
+
+def test_a_finished_folder_that_was_damaged_is_mended(few: Path, tmp_path: Path) -> None:
+    expected = whole(few, tmp_path / "expected", "--layout", "npz")
+    out = whole(few, tmp_path / "out", "--layout", "npz")
+    (out / "00003" / "00001.png").write_bytes(b"")
+    (out / "00008" / "00002.png").unlink()
+    result = recover(few, out, "--layout", "npz")
+    assert "2 images are not on disk as the journal says" in result.stderr
+    assert "8 of 10 images are already there" in result.stderr
+    assert different(expected, out) == []
+    (out / "dataset.npz").unlink()
+    assert recover(few, out, "--layout", "npz").exit_code == 0
+    assert different(expected, out) == []
+
+
+def test_a_disk_that_is_full_from_the_start_can_be_gone_on_from(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = whole(few, tmp_path / "expected")
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", full)
+        assert "No space left on device" in error(recover(few, tmp_path / "out"))
+    assert recover(few, tmp_path / "out").exit_code == 0
+    assert different(expected, tmp_path / "out") == []
+
+
+def test_what_folders_are_called_makes_no_difference(few: Path, tmp_path: Path) -> None:
+    """Shards come from two machines, and a class map may be named from another folder."""
+    shutil.copytree(few, tmp_path / "elsewhere")
+    (tmp_path / "map.txt").write_text("\n".join("0123456789"))
+    out = tmp_path / "out"
+    first = whole(few, tmp_path / "part1", "--shard", "1/2", "--classes", tmp_path / "map.txt")
+    shutil.copy(tmp_path / "map.txt", tmp_path / "other.txt")
+    second = whole(tmp_path / "elsewhere", tmp_path / "part2", "--shard", "2/2", "--classes", tmp_path / "other.txt")
+    assert CliRunner().invoke(app, ["merge", str(first), str(second), str(out)]).exit_code == 0
+    assert recover(tmp_path / "elsewhere", tmp_path / "part1", "--shard", "1/2", "--classes", tmp_path / "other.txt").exit_code == 0
+
+
 def test_a_manifest_that_names_files_elsewhere_deletes_none(few: Path, tmp_path: Path) -> None:
     out = whole(few, tmp_path / "out")
     (tmp_path / "mine.txt").touch()
@@ -189,8 +256,9 @@ def test_what_a_power_failure_does_is_found_and_done_again(few: Path, tmp_path: 
 def test_a_journal_that_is_none_is_refused(few: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "journal.jsonl").write_text("once upon a time\n")
-    assert "is no journal of diver-trt; begin again with --overwrite" in error(recover(few, tmp_path / "out"))
-    assert different(whole(few, tmp_path / "expected"), whole(few, tmp_path / "out", "--overwrite")) == []
+    for options in ((), ("--overwrite",)):
+        assert "is no journal of diver-trt; delete it by hand, or choose another folder" in error(recover(few, tmp_path / "out", *options))
+    assert (tmp_path / "out" / "journal.jsonl").exists()
 
 
 def test_entries_of_other_places_are_not_believed(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
@@ -277,8 +345,8 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     other = whole(few, tmp_path / "other", "--shard", "3/3", "--seed", 1)
     complete = whole(few, tmp_path / "complete")
 
-    def merge(*folders: Path) -> str:
-        return error(CliRunner().invoke(app, ["merge", *map(str, folders), str(tmp_path / "out")]))
+    def merge(*folders: Path, output: Path = tmp_path / "out") -> str:
+        return error(CliRunner().invoke(app, ["merge", *map(str, folders), str(output)]))
 
     assert "shard 2/3: missing; expected all 3" in merge(parts["1/3"], parts["3/3"])
     assert "are both shard 1/3; give each once" in merge(parts["1/3"], parts["1/3"], parts["3/3"])
@@ -287,6 +355,7 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "is a whole recovered dataset, no shard" in merge(complete)
     (tmp_path / "part2" / "00003" / "00001.png").write_bytes(b"other")
     assert "part2/00003/00001.png: is not the file that was written" in merge(*parts.values())
+    assert "is one of the shards; the last folder is where they are merged" in merge(*parts.values(), output=parts["1/3"])
     assert "--shard is '4/3'" in recover(few, tmp_path / "x", "--shard", "4/3").output
 
 
@@ -391,7 +460,8 @@ def test_a_clock_that_jumps_changes_nothing(few: Path, tmp_path: Path, monkeypat
     fourteen_years = 450_000_000
     calls = iter(range(10_000))
     clock = time.time
-    monkeypatch.setattr(time, "time", lambda: clock() + (-1) ** next(calls) * fourteen_years)
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: clock() + (-1) ** next(calls) * fourteen_years)
     out = whole(few, tmp_path / "out")
     for path in out.rglob("*.png"):
         os.utime(path, (0, 0))
@@ -417,6 +487,38 @@ def test_a_bad_image_ends_the_run_before_any_work_or_is_left_out(few: Path, tmp_
     again = recover(few, tmp_path / "out", "--on-error", "skip")
     assert again.exit_code == 1
     assert "left out: 3/1.png: " in again.stderr
+
+
+@pytest.mark.parametrize("name", ["2/0.png", "8/2.png"])
+def test_the_bad_image_may_be_the_first_or_the_last(few: Path, tmp_path: Path, name: str) -> None:
+    (few / name).write_bytes(b"not a picture")
+    result = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, f"left out: {name}" in result.stderr) == (1, True)
+
+
+def test_a_bad_row_of_a_tensor_is_left_out(tmp_path: Path) -> None:
+    images = np.stack([np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB")) for index in range(10)])
+    values = (images.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    values[0, 0, 5, 5] = np.nan
+    logits = 9 * np.eye(10, dtype=np.float32) - 1
+    np.savez(tmp_path / "set.npz", images=values, labels=logits, format=np.array("mtt"), normalisation=np.array("none"))
+    result = recover(tmp_path / "set.npz", tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, "left out: set.npz[0]: " in result.stderr) == (1, True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "soft_labels.npy"), logits[1:])
+
+
+@pytest.mark.parametrize("layout", ["index", "npz"])
+def test_empty_shards_and_soft_labels_go_together(tmp_path: Path, layout: str) -> None:
+    values = np.stack([np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB")) for index in range(10)])[:2]
+    arrays = {"images": values, "labels": 9 * np.eye(10, dtype=np.float32)[:2] - 1, "format": np.array("mtt")}
+    np.savez(tmp_path / "set.npz", **arrays)  # type: ignore[arg-type]
+    expected = whole(tmp_path / "set.npz", tmp_path / "expected", "--layout", layout)
+    shards = [whole(tmp_path / "set.npz", tmp_path / f"part{i}", "--layout", layout, "--shard", f"{i}/3") for i in (1, 2, 3)]
+    assert CliRunner().invoke(app, ["merge", *map(str, shards), str(tmp_path / "out")]).exit_code == 0
+    assert different(expected, tmp_path / "out") == ["contact_sheet.png"]
+    (shards[2] / "soft_labels.npy").write_bytes(b"junk")
+    result = CliRunner().invoke(app, ["merge", *map(str, shards), str(tmp_path / "again")])
+    assert "soft_labels.npy: is not the file that was written" in error(result)
 
 
 def test_an_image_that_vanishes_on_the_way_is_left_out(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def _write_npz(file: BinaryIO, arrays: dict[str, Array], said: dict[str, str]) -
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in {**arrays, **{key: np.array(value) for key, value in said.items()}}.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+                header = {"descr": np.lib.format.dtype_to_descr(_little(array)), "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(member, header)
                 for rows in _rows(array):
                     member.write(rows)
@@ -75,6 +75,12 @@ def _write_safetensors(file: BinaryIO, arrays: dict[str, Array], said: dict[str,
 def _rows(array: Array) -> Iterator[bytes]:
     if isinstance(array, StoredArray) or array.ndim:
         for first in range(0, len(array), _ROWS):
-            yield np.ascontiguousarray(array[first : first + _ROWS]).tobytes()
+            yield np.ascontiguousarray(array[first : first + _ROWS], _little(array)).tobytes()
     else:
         yield array.tobytes()
+
+
+def _little(array: Array) -> np.dtype[Any]:
+    """Return an array's type with its bytes in the order that safetensors has, and that everybody expects of the other."""
+    dtype: np.dtype[Any] = array.dtype.newbyteorder("<")
+    return dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
@@ -52,7 +53,7 @@ class Origin:
         format: Which methods write such files.
         files: The files of tensors, none for folders of images.
         normalisation: Name of the statistics that are undone; None for image files.
-        whitened: Whether a ZCA transform is undone.
+        whitening: Hash of the ZCA transform that is undone, None without one.
         collage: Images along a side of each stored one.
         image_size: Width and height of the first image that is fed to the model, in pixels.
         soft_labels: Form of the soft labels, None for hard ones.
@@ -62,7 +63,7 @@ class Origin:
     format: Format
     files: tuple[str, ...] = ()
     normalisation: str | None = None
-    whitened: bool = False
+    whitening: str | None = None
     collage: int = 1
     image_size: tuple[int, int] = (0, 0)
     soft_labels: str | None = None
@@ -107,7 +108,7 @@ class Dataset:
             if width == height
             else f"{tensors}, {len(counts)} classes x {each}, {width} x {height} px"
         ]
-        if origin.whitened:
+        if origin.whitening:
             parts.append("ZCA-whitened")
         if origin.normalisation == "none":
             parts.append("not normalised")
@@ -160,7 +161,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     entry = find_format(options.method, "folders") if options.method else format_of_folders(found.files[0].parent, found.files[0])
     images = ImageFiles(found.root, found.files)
     named = collage_of_path(found.root) if entry.name == "rded" else None
-    collage = options.collage or named or entry.default_collage(min(images.read(0).shape[:2]))
+    collage = options.collage or named or entry.default_collage(min(_first_size(images)))
     origin = Origin(entry, collage=collage, notes=(entry.advice,) if entry.advice else ())
     return _assemble(path, origin, images, found.classes, found.class_map.name, dict(enumerate(found.class_map.labels)))
 
@@ -192,13 +193,15 @@ def _from_tensors(path: Path, parts: Sequence[Tensors], bundle: Bundle, options:
         notes.append(f"its labels are of {num_classes} classes, but {class_map.name} has {len(class_map)}: is --classes right?")
     collage = options.collage or first.collage or first.format.default_collage(first.side)
     soft = all(part.labels.rows is not None for part in parts)
+    if soft and len({part.labels.num_classes for part in parts}) > 1:
+        raise DatasetError(f"{path}: its parts have soft labels of different numbers of classes; name one of them")
     if soft and collage > 1:
         notes.append("its soft labels are of whole collages, not of the images in them: they are dropped")
     origin = Origin(
         first.format,
         files=tuple(part.path.relative_to(path).as_posix() if part.path != path else path.name for part in parts),
         normalisation=first.normalisation.name,
-        whitened=first.whitening is not None,
+        whitening=first.whitening.sha256 if first.whitening else None,
         collage=collage,
         soft_labels=None if first.labels.form == "hard" else first.labels.form,
         notes=tuple(notes),
@@ -250,5 +253,14 @@ def _assemble(
         for index in sorted(by_class)
         for number, position in enumerate(by_class[index])
     )
-    height, width = images.read(0).shape[:2]
-    return Dataset(path, class_map, samples, images, replace(origin, image_size=(width, height)), soft_label)
+    return Dataset(path, class_map, samples, images, replace(origin, image_size=_first_size(images)), soft_label)
+
+
+def _first_size(images: ImageSource) -> tuple[int, int]:
+    """Return the width and height of the first image that can be read; what is wrong with others, a look at every image finds."""
+    for position in range(len(images) - 1):
+        with suppress(DatasetError):
+            height, width = images.read(position).shape[:2]
+            return width, height
+    height, width = images.read(len(images) - 1).shape[:2]
+    return width, height

@@ -57,6 +57,8 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
     if index_folders and classes is None and bundle.num_classes == IMAGENET_CLASSES and len(folders) < IMAGENET_CLASSES:
         raise DatasetError(subset_needed(root, f"has {len(folders)} index folders"))
     class_map = load_class_map(classes or "model", bundle.num_classes, bundle.class_names)
+    if {folder.name for folder in folders} <= set(class_map.names):
+        index_folders = False  # the map calls these very folders by their numbers
     by_index: dict[int, Path] = {}
     for folder in folders:
         index = _index_of(folder, class_map, bundle, index_folders)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -150,8 +151,7 @@ def subset_of_path(path: Path) -> str | None:
     """Return the ImageNet subset that a path names, if its last folders name one and no other."""
     found = set()
     for part in path.resolve().parts[-5:]:
-        words = re.findall(r"[a-z]+|\d+", part.lower())
-        for i, word in enumerate(words):
-            pair = word + words[i + 1] if i + 1 < len(words) else ""
-            found |= {_SUBSET_NAMES[name] for name in (pair, word) if name in _SUBSET_NAMES}
+        words = [word for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
+        pairs = (first + second for first, second in pairwise(words))  # imagenet-10, imagenet_fruits
+        found |= {_SUBSET_NAMES[name] for name in (*pairs, *words) if name in _SUBSET_NAMES}
     return found.pop() if len(found) == 1 else None

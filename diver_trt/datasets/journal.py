@@ -72,11 +72,23 @@ class Journal:
             else:
                 lost += 1
         if head is None:
-            raise OutputError(f"{self.path}: is no journal of diver-trt; begin again with --overwrite, or in another folder")
+            raise OutputError(f"{self.path}: is no journal of diver-trt; delete it by hand, or choose another folder")
         with replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(kept))
         self._index()
         return head, lost
+
+    def head(self) -> Document:
+        """Return the first line.
+
+        Raises:
+            OutputError: It is none of a journal.
+        """
+        for line in _lines(self.path):
+            with suppress(ValueError, RecursionError):
+                return Document(json.loads(line), str(self.path), OutputError)
+            break
+        raise OutputError(f"{self.path}: is no journal of diver-trt; delete it by hand, or choose another folder")
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add a sample that is on disk, or that came to nothing.
@@ -114,9 +126,7 @@ class Journal:
             entry.text("key")
         except OutputError:
             return False
-        path = self.root / name
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
-        return inside and path.is_file() and file_sha256(path) == sha256
+        return is_inside(name) and (self.root / name).is_file() and file_sha256(self.root / name) == sha256
 
     def _index(self) -> None:
         self.entries, offset = {}, 0
@@ -124,6 +134,11 @@ class Journal:
             if number:
                 self.entries[json.loads(line)["key"]] = offset
             offset += len(line)
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a name that a file gives stays inside that file's folder."""
+    return bool(name) and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _lines(path: Path) -> Iterator[bytes]:

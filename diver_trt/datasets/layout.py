@@ -24,6 +24,14 @@ from diver_trt.errors import OutputError
 LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
 TENSOR_LAYOUTS = ("pt", "npz", "idc")
 
+MAX_SIDE = 4096
+IMAGE_FOLDERS = ("[0-9][0-9][0-9][0-9][0-9]", "n[0-9]*", "train/[0-9][0-9][0-9][0-9][0-9]")
+COMPANIONS = (
+    *("soft_labels.npy", "train/metadata.jsonl", "README.md", "dataset.npz", "images.pt", "labels.pt", "soft_labels.pt", "data.pt"),
+    ".images.partial",
+)
+"""What any layout may write, so that a run that was interrupted can be cleared away."""
+
 Array = NDArray[Any]
 
 
@@ -112,7 +120,7 @@ def require_torch(layout: str) -> None:
 
 
 def _write_soft_labels(written: Written) -> list[str]:
-    if written.soft_labels is None:
+    if written.soft_labels is None or not written.files:
         return []
     with replacing(written.root / "soft_labels.npy") as temporary, temporary.open("wb") as file:
         np.save(file, _soft_labels(written))
@@ -126,6 +134,7 @@ def _soft_labels(written: Written) -> NDArray[np.float32]:
 
 def _write_huggingface(written: Written) -> list[str]:
     names = [written.names.get(index, str(index)) for index in range(max(written.names) + 1)]
+    names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
     with replacing(written.root / "train" / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for name, index in zip(written.files, written.indices, strict=True):
             row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": written.labels[index]}
@@ -158,7 +167,7 @@ def _write_huggingface(written: Written) -> list[str]:
 
 def _write_tensors(layout: str, written: Written, normalisation: Normalisation, images: Array) -> list[str]:
     labels = np.asarray(written.indices, np.int64)
-    soft = {} if written.soft_labels is None or layout == "idc" else {"soft_labels": _soft_labels(written)}
+    soft = {} if written.soft_labels is None or not written.files or layout == "idc" else {"soft_labels": _soft_labels(written)}
     if layout == "npz":
         said = {"format": np.array("mtt"), "normalisation": np.array(normalisation.name), "collage": np.array("1")}
         with replacing(written.root / "dataset.npz") as temporary, temporary.open("wb") as file:

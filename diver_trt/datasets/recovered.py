@@ -101,7 +101,7 @@ def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
     labels = {}
     for entry in manifest["classes"]:
         label = entry["label"]
-        if label >= bundle.num_classes or entry["wnid"] != wnid_of(label, bundle.num_classes):
+        if label >= bundle.num_classes or entry.get("wnid") != wnid_of(label, bundle.num_classes):
             raise DatasetError(f"{root}: has class {label} of another model; expected one with the classes of {bundle.model_id}")
         labels[entry["index"]] = label
     files = tuple(_existing(root, entry["file"]) for entry in manifest["samples"])
@@ -127,11 +127,11 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
         "class_map": manifest["class_map"],
         "layout": manifest["layout"],
         "source": manifest["source"],
-        "shard": manifest["shard"],
+        "shard": manifest.get("shard"),
         "skipped": {entry["source"]: entry["problem"] for entry in manifest["skipped"]},
         "model": f"{bundle['model']} {bundle['precision']}",
         "bundle_sha256": bundle["sha256"],
-        "engines": sorted({entry["engine"] for entry in manifest["samples"]}),
+        "recovered_on": sorted({entry["engine"] for entry in manifest["samples"]}),
         "seed": manifest["seed"],
         "recipe": manifest["recipe"],
         "tool": f"{tool['name']} {tool['version']}",

@@ -12,7 +12,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -32,6 +32,8 @@ SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
 MAX_LOADED_BYTES = 1 << 30
 """Largest array that is held in memory as a whole, where a file does not allow reading it by rows."""
 
+_MAX_NODES, _MAX_DEPTH = 100_000, 8
+_TORCH_DTYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -181,15 +183,19 @@ def _refused(cause: Exception) -> str:
     return _first_line(cause)
 
 
-def _torch_content(path: Path, value: Any, records: Mapping[int, int]) -> Content:
+def _torch_content(path: Path, value: Any, records: Mapping[int, int], budget: Iterator[int] | None = None, depth: int = 0) -> Content:
+    """Return what is in a structure; one that is deeper or larger than any method's is refused before it is walked to its end."""
     import torch
 
+    budget = iter(range(_MAX_NODES)) if budget is None else budget
+    if depth > _MAX_DEPTH or next(budget, None) is None:
+        raise DatasetError(f"{path}: lists in lists without end; save the tensors alone")
     if isinstance(value, torch.Tensor):
         return _torch_array(path, value, records)
     if isinstance(value, Mapping):
-        return {key: _torch_content(path, item, records) for key, item in value.items()}
+        return {key: _torch_content(path, item, records, budget, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_torch_content(path, item, records) for item in value]
+        return [_torch_content(path, item, records, budget, depth + 1) for item in value]
     return None
 
 
@@ -197,7 +203,7 @@ def _torch_array(path: Path, tensor: torch.Tensor, records: Mapping[int, int]) -
     import torch
 
     tensor = tensor.detach()
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype in (torch.bfloat16, torch.complex64, torch.complex128):
+    if tensor.layout != torch.strided or tensor.is_quantized or str(tensor.dtype).removeprefix("torch.") not in _TORCH_DTYPES:
         raise DatasetError(
             f"{path}: holds a tensor of {str(tensor.dtype).removeprefix('torch.')}, {tensor.layout}; save it as plain float32"
         )
@@ -227,7 +233,10 @@ def _by_rows(array: StoredArray) -> Array:
 def _open_npz(path: Path) -> Content:
     try:
         with zipfile.ZipFile(path) as archive:
-            return {info.filename.removesuffix(".npy"): _npz_member(path, archive, info) for info in archive.infolist()}
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(members) < len(archive.infolist()):
+                raise DatasetError(f"{path}: holds an array twice under one name; save it again with numpy.savez")
+            return {name: _npz_member(path, archive, info) for name, info in members.items()}
     except DatasetError:
         raise
     except (

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from diver_trt.datasets.folder_reader import natural
+from diver_trt.datasets.image_file import SUFFIXES as IMAGE_SUFFIXES
 from diver_trt.datasets.stored_array import SUFFIXES
 from diver_trt.errors import DatasetError
 
@@ -19,10 +20,13 @@ def find_tensor_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    if best := _best_of(path):
-        return [best]
+    best = _best_of(path)
     folders = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=natural)
-    return [best for folder in folders if (best := _best_of(folder))]
+    if any(map(_holds_images, folders)):
+        if best:
+            raise DatasetError(f"{path}: holds class folders and {best.name}; name the file, or move it elsewhere")
+        return []
+    return [best] if best else [found for folder in folders if (found := _best_of(folder))]
 
 
 def find_one_tensor_file(path: Path) -> Path:
@@ -38,6 +42,14 @@ def find_one_tensor_file(path: Path) -> Path:
         found = ", ".join(str(file) for file in files[:5]) or "no file of tensors"
         raise DatasetError(f"{path}: holds {found}; name one file of images")
     return files[0]
+
+
+def _holds_images(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+    except OSError:
+        return False
 
 
 def _best_of(folder: Path) -> Path | None:

@@ -21,7 +21,7 @@ from diver_trt.datasets.formats import FORMATS, Format, find_format, format_of_l
 from diver_trt.datasets.image_source import channels_last
 from diver_trt.datasets.labels import Labels, describe_array, read_labels
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, contradiction, find_normalisation
-from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.datasets.read_options import MAX_COLLAGE, ReadOptions
 from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.datasets.whitening import Whitening, looks_whitened
 from diver_trt.datasets.zca_reference import fit_reference
@@ -75,11 +75,10 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     """
     found = _parts(path)
     entry = find_format(options.method, "tensors") if options.method else found.format
-    if entry.holds != "tensors" or len(found.images.shape) != 4:
-        raise DatasetError(f"{path}: images are {describe_array(found.images)}; expected [n, 3, H, W] or [n, H, W, 3]")
     last = channels_last(path, found.images)
     sample = _sample(found.images, last)
-    if not np.isfinite(sample).all():
+    sample = sample[np.isfinite(sample).all(axis=(1, 2, 3))]
+    if not len(sample):
         raise DatasetError(f"{path}: holds values that are no numbers (NaN or infinite)")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
     stated, reference = options.normalisation or found.normalisation, options.zca_reference
@@ -158,8 +157,10 @@ def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
         if _is_array(content.get(images)) and _is_array(content.get(labels)):
             said = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage")}
             entry = FORMATS.get(said["format"] or name, FORMATS[name])
+            if entry.holds != "tensors":
+                raise DatasetError(f"{path}: says that it is of {entry.name}, whose files are images; say --format")
             collage = said["collage"]
-            factor = int(collage) if collage and collage.isdigit() and 0 < int(collage) < 100 else None
+            factor = int(collage) if collage and collage.isascii() and collage.isdigit() and 0 < int(collage[:3]) <= MAX_COLLAGE else None
             return _Parts(content[images], content[labels], path, entry, said["normalisation"], factor)
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 

@@ -6,6 +6,7 @@ Methods of the MTT family optimise whitened CIFAR images and keep no transform; 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -49,6 +50,11 @@ class Whitening:
     mean: NDArray[np.float32]
     inverse: NDArray[np.float32]
     channels_last: bool
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the transform: another one makes other images of the same values."""
+        return hashlib.sha256(self.inverse.tobytes() + self.mean.tobytes()).hexdigest()
 
     def undo(self, image: NDArray[Any]) -> NDArray[np.float32]:  # [3, H, W] => [3, H, W] float32
         """Return an image as it was before whitening."""

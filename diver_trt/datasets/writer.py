@@ -7,6 +7,7 @@ takes the journal's place. A folder with a journal can be gone on with; one with
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 
 from PIL import Image
 
+from diver_trt.bundle import file_sha256
 from diver_trt.datasets.folder_lock import locked
-from diver_trt.datasets.journal import JOURNAL, Journal
+from diver_trt.datasets.journal import JOURNAL, Journal, is_inside
+from diver_trt.datasets.layout import COMPANIONS, IMAGE_FOLDERS
 from diver_trt.datasets.whole_file import replacing, reported, temporary_of
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
@@ -24,6 +27,11 @@ from diver_trt.pixels import Pixels
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
 MANIFEST_SCHEMA = 2
+
+
+TOOL = "diver-trt"
+ONLY_NAMES = ("source name", "class_map")
+"""What two runs of one thing may call differently: what they mean is in the hash of every sample and class."""
 
 
 class DatasetWriter:
@@ -90,6 +98,8 @@ class DatasetWriter:
                 for number, key in enumerate(keys):
                     file.write(f"{',' if number else ''}\n  {json.dumps(self.entry(key))}")
                 file.write("\n ]\n}\n")
+                file.flush()
+                os.fsync(file.fileno())  # before the journal goes
             (self.root / JOURNAL).unlink()
         self.finished = True
 
@@ -123,11 +133,17 @@ def open_output(root: Path, head: Mapping[str, Any], *, overwrite: bool = False)
         try:
             yield writer
         finally:
-            if not (writer.done or writer.finished):  # nothing came of it, so nothing stays
-                with suppress(OSError):
-                    (root / JOURNAL).unlink()
-                    if made:
-                        root.rmdir()
+            if not (writer.done or writer.finished):
+                _leave_nothing(root, made)
+
+
+def _leave_nothing(root: Path, made: bool) -> None:
+    """Take the journal away again from a folder in which nothing else is; if there is more, it stays, so that a run can go on there."""
+    with suppress(OSError):
+        if all(path.name == JOURNAL for path in root.iterdir()):
+            (root / JOURNAL).unlink()
+            if made:
+                root.rmdir()
 
 
 def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
@@ -135,8 +151,16 @@ def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
     if (root / MANIFEST).is_file():
         manifest = Document.read(root / MANIFEST, OutputError)
         _require_same(root, manifest.fields, head)
-        (root / JOURNAL).unlink(missing_ok=True)  # of a run that ended between the manifest and this
-        return DatasetWriter(root, journal, finished=True)
+        damaged = {entry.text("key") for entry in manifest.documents("samples") if not _is_there(root, entry)}
+        if not damaged and all(_is_there(root, entry) for entry in manifest.documents("companions")):
+            (root / JOURNAL).unlink(missing_ok=True)  # of a run that ended between the manifest and this
+            return DatasetWriter(root, journal, finished=True)
+        journal.begin(head)
+        for entry in (*manifest.documents("samples"), *manifest.documents("skipped")):
+            if entry.text("key") not in damaged:
+                journal.append(entry.fields)
+        (root / MANIFEST).unlink()
+        return DatasetWriter(root, journal, lost=len(damaged))
     if (root / JOURNAL).is_file():
         found, lost = journal.resume()
         _require_same(root, found, head)
@@ -145,6 +169,11 @@ def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
         require_usable(root)
     journal.begin(head)
     return DatasetWriter(root, journal)
+
+
+def _is_there(root: Path, entry: Document) -> bool:
+    name = entry.text("file")
+    return is_inside(name) and (root / name).is_file() and file_sha256(root / name) == entry.text("sha256")
 
 
 def require_usable(root: Path) -> None:
@@ -171,6 +200,8 @@ def _is_beginning(path: Path) -> bool:
 def _require_same(root: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
     """Refuse to go on with a run that was begun otherwise, naming the first thing that differs."""
     for name, value in wanted.items():
+        if f"{prefix}{name}" in ONLY_NAMES:
+            continue
         old = found.get(name)
         if isinstance(value, dict) and isinstance(old, dict):
             _require_same(root, old, value, f"{prefix}{name} ")
@@ -188,24 +219,48 @@ def _short(value: object) -> str:
 
 
 def _delete_run(root: Path) -> bool:
-    """Delete what a run wrote, and nothing else: the files that its journal or manifest names. Return whether there was one."""
-    if not ((root / MANIFEST).is_file() or (root / JOURNAL).is_file()):
+    """Delete what an earlier run of ours wrote, and return whether there was one.
+
+    That is what its manifest or journal names, and what has the name of an image or of a file beside them, since a run may have been killed
+    between writing a file and naming it. Whatever moment this ends at, a journal says that the folder is ours.
+    """
+    head = _head_of_run(root)
+    if head is None:
         return False
-    names: list[str] = []
+    names = {CONTACT_SHEET, *COMPANIONS}
     if (root / MANIFEST).is_file():
         manifest = Document.read(root / MANIFEST, OutputError)
-        names += [entry.text("file") for part in ("companions", "samples") for entry in manifest.documents(part) if "file" in entry]
-    if (root / JOURNAL).is_file():
-        names += Journal(root).files()
-    folders = set()
-    for name in [*names, CONTACT_SHEET, MANIFEST, JOURNAL]:
-        path = root / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise OutputError(f"{root}: its manifest names {name!r}, which is not inside; delete the folder by hand")
+        names |= {entry.text("file") for part in ("companions", "samples") for entry in manifest.documents(part)}
+    else:
+        names |= set(Journal(root).files())
+    if outside := sorted(name for name in names if not is_inside(name)):
+        raise OutputError(f"{root}: names {outside[0]!r} as its own, which is not inside; delete the folder by hand")
+    Journal(root).begin(head)
+    (root / MANIFEST).unlink(missing_ok=True)
+    images = (path for folder in IMAGE_FOLDERS for path in root.glob(f"{folder}/[0-9][0-9][0-9][0-9][0-9].png"))
+    paths = {root / name for name in names}.union(images)
+    for path in paths | {root / MANIFEST}:
         path.unlink(missing_ok=True)
         temporary_of(path).unlink(missing_ok=True)
-        folders.add(path.parent)
-    for folder in sorted(folders - {root}, reverse=True):
+    for folder in sorted({path.parent for path in paths} - {root}, reverse=True):
         with suppress(OSError):  # holds something of somebody else
             folder.rmdir()
+    (root / JOURNAL).unlink()
     return True
+
+
+def _head_of_run(root: Path) -> dict[str, Any] | None:
+    """Return how a manifest or a journal of ours begins, or None if there is none.
+
+    Raises:
+        OutputError: There is one, but not of ours.
+    """
+    if (root / MANIFEST).is_file():
+        path, head = root / MANIFEST, Document.read(root / MANIFEST, OutputError)
+    elif (root / JOURNAL).is_file():
+        path, head = root / JOURNAL, Journal(root).head()
+    else:
+        return None
+    if head.document("tool").text("name") != TOOL:
+        raise OutputError(f"{path}: is not of diver-trt; delete it by hand, or choose another folder")
+    return {name: value for name, value in head.fields.items() if name not in ("samples", "skipped", "companions", "classes")}

@@ -70,6 +70,8 @@ def _reference_images(path: Path) -> Iterator[NDArray[np.float32]]:  # => [3, H,
 
 
 def _fitting(path: Path, image: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    if len(image) != 3:
+        raise DatasetError(f"--zca-reference {path}: holds images of {len(image)} channels; expected three")
     if image.shape[1:] != size:
         raise DatasetError(
             f"--zca-reference {path}: holds images of {image.shape[2]} x {image.shape[1]}; the method whitened {size[1]} x {size[0]}"

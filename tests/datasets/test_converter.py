@@ -69,3 +69,13 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = CliRunner().invoke(app, ["convert", str(tmp_path / "empty"), str(tmp_path / "a.npz")])
     assert "holds no file of tensors; name one file of images" in result.output
+
+
+def test_the_order_of_bytes_is_no_matter(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 64)
+    values = methods.normalised(images, "none").numpy()
+    np.savez(tmp_path / "big.npz", images=values.astype(">f4"), labels=np.array(CLASSES, ">i8"), format=np.array("idc"))
+    for suffix in ("npz", "safetensors"):
+        convert(tmp_path / "big.npz", tmp_path / f"little.{suffix}", "--collage", 1)
+        found = read_dataset(tmp_path / f"little.{suffix}", imagenet, ReadOptions(classes="imagewoof"))
+        np.testing.assert_array_equal([found.images.read(sample.position) for sample in found.samples], images)

@@ -197,6 +197,22 @@ def test_a_subset_may_be_named_by_the_path(tmp_path: Path, imagenet: Bundle, fol
     assert read_dataset(methods.mtt(tmp_path / folders, known_images(20, 128), CLASSES), imagenet).classes == subset
 
 
+@pytest.mark.parametrize("folder", ["imagenet_10ipc", "imagenet_100epochs", "imagenet-a100-run", "preimagewoofer"])
+def test_a_path_that_only_sounds_like_a_subset_names_none(tmp_path: Path, imagenet: Bundle, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    with pytest.raises(DatasetError, match="--classes imagenette"):
+        read_dataset(methods.mtt(tmp_path / folder, known_images(20, 128), CLASSES), imagenet)
+
+
+def test_folders_and_a_file_of_tensors_in_one_place_are_ambiguous(tmp_path: Path, imagenet: Bundle) -> None:
+    methods.GVBSM(tmp_path, known_images(20, 32), CLASSES)
+    np.savez(tmp_path / "new003" / "features.npz", features=np.zeros(3))
+    assert len(as_woof(tmp_path, imagenet).samples) == 20
+    methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    with pytest.raises(DatasetError, match=r"holds class folders and images_best.pt; name the file, or move it elsewhere"):
+        as_woof(tmp_path, imagenet)
+
+
 def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
     with pytest.raises(DatasetError, match=r"has 10 classes, but the model has 1000.*--classes imagenette"):
@@ -206,7 +222,7 @@ def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bu
 def test_the_summary_says_what_was_found_and_assumed(tmp_path: Path, imagenet: Bundle) -> None:
     dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
     assert dataset.summary == (
-        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
+        "images_best.pt: MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
     )
 
 

@@ -73,6 +73,11 @@ def test_names_are_the_models_or_the_files(tree: Callable[..., Path], imagenet: 
     assert classes(read_class_folders(root, imagenet, str(tmp_path / "map.txt"))) == {"thing_7": (0, 99), "Tench": (1, 3)}
 
 
+def test_a_map_may_call_the_folders_by_numbers_of_its_own(tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "map.txt").write_text("1 4\n0 2\n")
+    assert classes(read_class_folders(tree("0", "1"), imagenet, str(tmp_path / "map.txt"))) == {"1": (0, 4), "0": (1, 2)}
+
+
 def test_a_few_index_folders_for_imagenet_are_never_guessed(tree: Callable[..., Path], imagenet: Bundle) -> None:
     with pytest.raises(
         DatasetError, match=r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or --classes model"

@@ -216,9 +216,32 @@ def test_flipped_bytes_never_escape_as_other_errors(tmp_path: Path) -> None:
                 assert "\n" not in str(error)
 
 
+def test_structures_without_end_are_refused(tmp_path: Path) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    doubling: list[Any] = []
+    for _ in range(30):
+        doubling = [doubling, doubling]
+    for name, value in (("circle", circle), ("doubling", doubling)):
+        torch.save(value, tmp_path / f"{name}.pt")
+        with pytest.raises(DatasetError, match="lists in lists without end"):
+            open_stored(tmp_path / f"{name}.pt")
+
+
+def test_one_name_for_two_arrays_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name in ("labels", "labels.npy"):
+            data = io.BytesIO()
+            np.save(data, np.arange(3))
+            archive.writestr(name, data.getvalue())
+    with pytest.raises(DatasetError, match="holds an array twice under one name"):
+        open_stored(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
+        (torch.zeros(2, 2).to(torch.float8_e4m3fn), "holds a tensor of float8_e4m3fn"),
         (torch.zeros(2, 2, dtype=torch.bfloat16), "holds a tensor of bfloat16"),
         (torch.eye(3).to_sparse(), "holds a tensor of float32, torch.sparse_coo"),
     ],
