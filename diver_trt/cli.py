@@ -121,6 +121,9 @@ def recover(
     memory_budget: Annotated[
         str | None, typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False)
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run engines that were built elsewhere: they are code. Said once, it is remembered.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
     preset: Annotated[str, typer.Option(help="Recipe to start from: paper, ncfm (gamma 0.02), matched (t_r = t_f, half the steps).")] = "paper",
     steps: Annotated[int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)] = None,
@@ -170,7 +173,7 @@ def recover(
     checked = _checked(dataset, opened)
     budget = parse_bytes(memory_budget) if memory_budget else None
     started = time.monotonic()
-    with Recoverer(opened, recipe, engine=engine, batch=images_per_batch, memory_budget=budget, images=count) as recoverer:
+    with Recoverer(opened, recipe, engine=engine, batch=images_per_batch, memory_budget=budget, images=count, trust=trust) as recoverer:
         per_batch = recoverer.batch
         batches = -(-count // per_batch)
         _say(f"recovering on {recoverer.engine} in {batches} batches of up to {per_batch}, {recoverer.steps_per_batch} steps each")
@@ -457,7 +460,7 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
     from diver_trt.sidecar import sidecar_facts
 
     for name in plan.sidecars:
-        plan.verified(name)
+        plan.read(name)
     built = plan.sidecars["denoiser"].built_on
     return {
         "kind": "engines",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from diver_trt.errors import DiverError
 T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 256 * 1024**2
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Document:
@@ -60,6 +62,11 @@ class Document:
         if choices is not None and value not in choices:
             raise self.fail(key, f"found {value!r}, expected one of {', '.join(choices)}")
         return str(value)
+
+    def sha256(self, key: str) -> str:
+        """Return a SHA-256 in hex."""
+        expected = "a SHA-256, 64 hexadecimal digits in lower case"
+        return str(self._take(key, lambda value: isinstance(value, str) and bool(_SHA256.fullmatch(value)), expected))
 
     def integer(self, key: str, low: int = 0) -> int:
         """Return a whole number, `low` or more."""

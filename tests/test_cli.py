@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from diver_trt.bundle import Bundle, file_sha256
 from diver_trt.cli import app
+from diver_trt.sidecar import read_plan
 from tests.conftest import DISTILLED, ROOT
 from tests.stand_in import write_stand_in_plan
 
@@ -317,7 +318,8 @@ def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path]) -> None:
+def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     pytest.importorskip("tensorrt_rtx")
     folder = edited(lambda manifest: None)
     would = json.loads(run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout)
@@ -329,6 +331,9 @@ def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path]) ->
     assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
         f"{name}.{kind}" for name in ("encoder", "conditioner", "denoiser", "decoder") for kind in ("engine", "json")
     )
+    assert read_plan(Path(would["would_write"])).distrusted() is None
+    (tmp_path / "state" / "diver-trt" / "engines").unlink()
+    assert read_plan(Path(would["would_write"])).distrusted() is not None
 
 
 def test_build_refuses_what_it_cannot_do(edited: Callable[..., Path]) -> None:

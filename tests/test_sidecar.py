@@ -76,8 +76,8 @@ def test_an_engine_of_another_export_is_stale(bundle: Bundle, plan: Plan) -> Non
 
 def test_a_missing_engine_is_named(plan: Plan) -> None:
     (plan.folder / "decoder.engine").unlink()
-    with pytest.raises(EngineError, match=r"decoder\.engine: missing; build the engines again"):
-        plan.verified("decoder")
+    with pytest.raises(EngineError, match=r"decoder\.engine: missing \(No such file or directory\); build the engines again"):
+        plan.read("decoder")
 
 
 def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -> None:
