@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError
+from diver_trt.external_data import GraphError, external_locations
 from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
 from diver_trt.method.step import StepLayout
 from diver_trt.tensors import DTYPES, TensorSpec
@@ -157,12 +158,14 @@ class Bundle:
         return width
 
     def verified(self, name: NetworkName) -> Path:
-        """Return the path of a network's graph after hashing all its files.
+        """Return the path of a network's graph after hashing all its files, and making sure that it reads no others.
 
         Raises:
-            BundleError: A file has changed since the export.
+            BundleError: A file has changed since the export, or the graph or a link would have another file read.
         """
         network = self.networks[name]
+        if network.weights and not (self.path / network.weights.name).resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{self.path / network.weights.name}: is a link out of the bundle; copy what it points to")
         for record in network.files:
             path = self.path / record.name
             _check_size(path, record)
@@ -171,6 +174,7 @@ class Bundle:
                     f"{path}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed since the "
                     "export. Restore it, or export the model again."
                 )
+        _check_external_data(self.path, network)
         return self.path / network.graph.name
 
 
@@ -231,6 +235,18 @@ def _check_size(path: Path, record: FileRecord) -> None:
         raise BundleError(f"{path}: missing; the bundle is incomplete, export the model again")
     if (size := path.stat().st_size) != record.size_bytes:
         raise BundleError(f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again")
+
+
+def _check_external_data(folder: Path, network: Network) -> None:
+    """Refuse a graph whose tensors lie in any file but the one that the manifest lists."""
+    graph, weights = folder / network.graph.name, network.weights
+    try:
+        locations = external_locations(graph)
+    except GraphError as cause:
+        raise BundleError(f"{graph}: is no ONNX graph ({cause}); export the model again") from cause
+    for location in sorted(locations - {weights.name if weights else ""}):
+        listed = f"only {weights.name}" if weights else "no such file"
+        raise BundleError(f"{graph}: reads {location!r}, but {MANIFEST} lists {listed} for it; export the model again")
 
 
 def _parse(path: Path, document: Document) -> Bundle:
@@ -307,7 +323,7 @@ def _parse_file(document: Document) -> FileRecord:
     name = document.text("name")
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise document.fail("name", f"found {name!r}, expected a plain file name inside the bundle")
-    return FileRecord(name, document.integer("size_bytes"), document.text("sha256"))
+    return FileRecord(name, document.integer("size_bytes"), document.sha256("sha256"))
 
 
 def _parse_tensor(document: Document) -> TensorSpec:
