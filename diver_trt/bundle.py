@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from diver_trt.documents import Document
-from diver_trt.errors import BundleError
+from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
 from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
 from diver_trt.method.step import StepLayout
@@ -31,6 +31,11 @@ from diver_trt.tensors import DTYPES, TensorSpec
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+MAX_NAME_BYTES = 255
+MAX_CLASSES = 100_000
+MAX_TIMESTEPS = 100_000
+MAX_SIDE = 8192
+"""What a manifest may ask for: Linux' own limit on a name, and far more classes, steps and pixels than any model has."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -246,14 +251,14 @@ def _check_external_data(folder: Path, network: Network) -> None:
         raise BundleError(f"{graph}: is no ONNX graph ({cause}); export the model again") from cause
     for location in sorted(locations - {weights.name if weights else ""}):
         listed = f"only {weights.name}" if weights else "no such file"
-        raise BundleError(f"{graph}: reads {location!r}, but {MANIFEST} lists {listed} for it; export the model again")
+        raise BundleError(f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again")
 
 
 def _parse(path: Path, document: Document) -> Bundle:
-    shape = document.values("latent_shape", "three sizes, 1 or more", lambda size: type(size) is int and size >= 1)
+    shape = document.values("latent_shape", f"three sizes from 1 to {MAX_SIDE}", lambda size: type(size) is int and 1 <= size <= MAX_SIDE)
     if len(shape) != 3:
         raise document.fail("latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width")
-    num_classes = document.integer("num_classes", 1)
+    num_classes = document.integer("num_classes", 1, MAX_CLASSES)
     names = document.optional("class_names", document.texts)
     if names is not None and len(names) != num_classes:
         raise document.fail("class_names", f"found {len(names)} names, expected {num_classes}")
@@ -268,7 +273,7 @@ def _parse(path: Path, document: Document) -> Bundle:
         revision=model.optional("revision", model.text),
         licence=model.optional("licence", model.text),
         precision="fp16" if document.text("precision", PRECISIONS) == "fp16" else "fp32",
-        image_size=document.integer("image_size", 1),
+        image_size=document.integer("image_size", 1, MAX_SIDE),
         latent_shape=(shape[0], shape[1], shape[2]),
         scaling_factor=document.number("scaling_factor"),
         num_classes=num_classes,
@@ -293,7 +298,7 @@ def _check_contract(bundle: Bundle, document: Document) -> None:
     for name, network in bundle.networks.items():
         for direction, found, wanted in zip(("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True):
             if found != wanted:
-                raise document.fail(name, f"{direction} {_join(found)}; by the rest of the manifest expected {_join(wanted)}")
+                raise document.fail(name, f"{direction} {shown(_join(found))}; by the rest of the manifest expected {_join(wanted)}")
 
 
 def _join(specs: tuple[TensorSpec, ...]) -> str:
@@ -305,7 +310,7 @@ def _parse_schedule(document: Document) -> NoiseSchedule:
     start, end = document.number("beta_start"), document.number("beta_end")
     if not 0 < start <= end < 1:
         raise document.fail("beta_start", f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1")
-    return NoiseSchedule(kind=kind, beta_start=start, beta_end=end, train_timesteps=document.integer("train_timesteps", 2))
+    return NoiseSchedule(kind=kind, beta_start=start, beta_end=end, train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS))
 
 
 def _parse_network(document: Document, name: NetworkName) -> Network:
@@ -321,8 +326,9 @@ def _parse_network(document: Document, name: NetworkName) -> Network:
 
 def _parse_file(document: Document) -> FileRecord:
     name = document.text("name")
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise document.fail("name", f"found {name!r}, expected a plain file name inside the bundle")
+    plain = name.isprintable() and 0 < len(name.encode()) <= MAX_NAME_BYTES and "/" not in name and "\\" not in name
+    if not plain or name in (".", ".."):
+        raise document.fail("name", f"found {shown(repr(name))}, expected a plain file name inside the bundle")
     return FileRecord(name, document.integer("size_bytes"), document.sha256("sha256"))
 
 

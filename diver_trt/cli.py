@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from diver_trt.errors import DiverError, EngineError, MissingExtraError, RecipeError
+from diver_trt.errors import DiverError, EngineError, MissingExtraError, RecipeError, printable
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -608,11 +608,11 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         if isinstance(value, dict) and value:
-            print(f"{indent}{key.replace('_', ' ')}")
+            print(f"{indent}{printable(key.replace('_', ' '))}")
             _print_facts(value, indent + "  ")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            print(f"{indent}{key.replace('_', ' '):<{width}}  {shown}")
+            print(f"{indent}{printable(key.replace('_', ' ')):<{width}}  {printable(str(shown))}")
 
 
 if __name__ == "__main__":

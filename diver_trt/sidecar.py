@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from diver_trt.bundle import NETWORKS, Bundle, FileRecord, NetworkName
 from diver_trt.documents import Document
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, shown
 from diver_trt.trust import is_registered, register
 
 SIDECAR_SCHEMA = 1
@@ -304,7 +304,7 @@ def _parse(document: Document) -> Sidecar:
     engine, built, profile, memory = (document.document(key) for key in ("engine", "built_on", "profile", "memory"))
     name = engine.text("name")
     if name != f"{network}.engine":
-        raise engine.fail("name", f"found {name!r}, expected {network}.engine")
+        raise engine.fail("name", f"found {shown(repr(name))}, expected {network}.engine")
     return Sidecar(
         network=next(known for known in NETWORKS if known == network),
         precision=document.text("precision"),

@@ -285,6 +285,17 @@ def compiled(edited: Callable[..., Path]) -> Path:
     return folder
 
 
+def test_inspect_prints_what_a_manifest_says_on_its_line(few: Path, tmp_path: Path) -> None:
+    run("recover", few, tmp_path / "out", *QUICK)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["source"] = {"name\x1b[1m": "a\nmodel  another", "format": ["\x1b[2J"]}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    result = run("inspect", tmp_path / "out")
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+    assert r"a\nmodel  another" in result.stdout
+
+
 def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
     facts = json.loads(run("inspect", compiled, "--memory-budget", "2GB", "--json").stdout)
     assert facts["chosen"]["batch"] == 8

@@ -94,6 +94,9 @@ def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -
     [
         ({"schema": 2}, "schema 2, but this diver-trt reads schema 1; build the engine again"),
         ({"network": "decoder"}, "found 'encoder.engine', expected decoder.engine"),
+        ({"engine": {"name": "x" * 5000, "size_bytes": 1, "sha256": ""}}, "name: found 'x{199}…, expected encoder.engine"),
+        ({"engine": {"name": "encoder.engine", "size_bytes": 1, "sha256": "0\n" + "0" * 64}}, "sha256: found .*expected a SHA-256"),
+        ({"build_seconds": 10**400}, "build_seconds: found 1000.*expected a number"),
         ({"engine": {"name": "../encoder.engine", "size_bytes": 1, "sha256": ""}}, "expected encoder.engine"),
         ({"memory": {"weights_bytes": -1}}, "memory.weights_bytes: found -1"),
         ({"compute_capabilities": "sm86"}, "expected a list of texts"),

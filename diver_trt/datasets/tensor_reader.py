@@ -20,12 +20,12 @@ from diver_trt.datasets.folder_reader import natural
 from diver_trt.datasets.formats import FORMATS, Format, find_format, format_of_list, format_of_tensors
 from diver_trt.datasets.image_source import channels_last
 from diver_trt.datasets.labels import Labels, describe_array, read_labels
-from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, contradiction, find_normalisation
+from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, absurdity, contradiction, find_normalisation
 from diver_trt.datasets.read_options import ReadOptions
 from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.datasets.whitening import Whitening, looks_whitened
 from diver_trt.datasets.zca_reference import fit_reference
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 
 _TINY_IMAGENET_CLASSES = 200
 _LOOKED_AT = 256
@@ -79,8 +79,8 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
         raise DatasetError(f"{path}: images are {describe_array(found.images)}; expected [n, 3, H, W] or [n, H, W, 3]")
     last = channels_last(path, found.images)
     sample = _sample(found.images, last)
-    if not np.isfinite(sample).all():
-        raise DatasetError(f"{path}: holds values that are no numbers (NaN or infinite)")
+    if problem := absurdity(sample):
+        raise DatasetError(f"{path}: {problem}")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
     stated, reference = options.normalisation or found.normalisation, options.zca_reference
     whitened = (stated is None or entry.name == "frepo") and _is_whitened(entry, path, sample, labels.num_classes)
@@ -176,7 +176,7 @@ def _describe(content: Content) -> str:
     if isinstance(content, (StoredArray, np.ndarray)):
         return describe_array(content)
     if isinstance(content, Mapping):
-        return f"a dictionary of {', '.join(str(key)[:30] for key in list(content)[:8]) or 'nothing'}"
+        return f"a dictionary of {', '.join(shown(str(key)[:30]) for key in list(content)[:8]) or 'nothing'}"
     return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"
 
 
