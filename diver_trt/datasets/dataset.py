@@ -234,18 +234,18 @@ def _assemble(
     soft_label: Callable[[int], SoftLabel] | None = None,
 ) -> Dataset:
     """Cut collages, and number the images of each class in the order they are stored."""
+    if not len(images):
+        raise DatasetError(f"{path}: holds no images")
+    if origin.collage > 1:
+        images = Tiles(images, origin.collage)
+    height, width = images.read(0).shape[:2]  # before anything is numbered: a collage that cannot be cut may claim millions of tiles
     tiles = origin.collage**2
     by_class: dict[int, list[int]] = {}
     for position, index in enumerate(classes):
         by_class.setdefault(index, []).extend(range(position * tiles, (position + 1) * tiles))
-    if not by_class:
-        raise DatasetError(f"{path}: holds no images")
-    if origin.collage > 1:
-        images = Tiles(images, origin.collage)
     samples = tuple(
         Sample(f"{index:05d}/{number:05d}", index, labels[index], position)
         for index in sorted(by_class)
         for number, position in enumerate(by_class[index])
     )
-    height, width = images.read(0).shape[:2]
     return Dataset(path, class_map, samples, images, replace(origin, image_size=(width, height)), soft_label)

@@ -21,7 +21,7 @@ from diver_trt.datasets.formats import FORMATS, Format, find_format, format_of_l
 from diver_trt.datasets.image_source import channels_last
 from diver_trt.datasets.labels import Labels, describe_array, read_labels
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, absurdity, contradiction, find_normalisation
-from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.datasets.read_options import MAX_COLLAGE, ReadOptions
 from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.datasets.whitening import Whitening, looks_whitened
 from diver_trt.datasets.zca_reference import fit_reference
@@ -159,7 +159,7 @@ def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
             said = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage")}
             entry = FORMATS.get(said["format"] or name, FORMATS[name])
             collage = said["collage"]
-            factor = int(collage) if collage and collage.isdigit() and 0 < int(collage) < 100 else None
+            factor = int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
             return _Parts(content[images], content[labels], path, entry, said["normalisation"], factor)
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 
