@@ -242,6 +242,21 @@ def test_processes_may_enter_engines_at_once(listed: Path) -> None:
     assert sorted(listed.read_text().splitlines()) == sorted(HASHES)
 
 
+def test_a_list_that_grows_meanwhile_loses_nothing(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process enters an engine after this one has looked where the list ends."""
+    trust.register(HASHES[:1])
+    write = os.write
+
+    def late(file: int, data: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        trust.register(HASHES[1:2])
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", late)
+    trust.register(HASHES[2:3])
+    assert listed.read_text().splitlines() == HASHES[:3]
+
+
 def test_without_xdg_the_list_is_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "relative/state"):
