@@ -23,13 +23,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from diver_trt.documents import Document
-from diver_trt.errors import BundleError
+from diver_trt.errors import BundleError, shown
+from diver_trt.external_data import GraphError, external_locations
 from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
 from diver_trt.method.step import StepLayout
 from diver_trt.tensors import DTYPES, TensorSpec
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+MAX_NAME_BYTES = 255
+MAX_CLASSES = 100_000
+MAX_TIMESTEPS = 100_000
+MAX_SIDE = 8192
+"""What a manifest may ask for: Linux' own limit on a name, and far more classes, steps and pixels than any model has."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -157,12 +163,14 @@ class Bundle:
         return width
 
     def verified(self, name: NetworkName) -> Path:
-        """Return the path of a network's graph after hashing all its files.
+        """Return the path of a network's graph after hashing all its files, and making sure that it reads no others.
 
         Raises:
-            BundleError: A file has changed since the export.
+            BundleError: A file has changed since the export, or the graph or a link would have another file read.
         """
         network = self.networks[name]
+        if network.weights and not (self.path / network.weights.name).resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{self.path / network.weights.name}: is a link out of the bundle; copy what it points to")
         for record in network.files:
             path = self.path / record.name
             _check_size(path, record)
@@ -171,6 +179,7 @@ class Bundle:
                     f"{path}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed since the "
                     "export. Restore it, or export the model again."
                 )
+        _check_external_data(self.path, network)
         return self.path / network.graph.name
 
 
@@ -233,11 +242,23 @@ def _check_size(path: Path, record: FileRecord) -> None:
         raise BundleError(f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again")
 
 
+def _check_external_data(folder: Path, network: Network) -> None:
+    """Refuse a graph whose tensors lie in any file but the one that the manifest lists."""
+    graph, weights = folder / network.graph.name, network.weights
+    try:
+        locations = external_locations(graph)
+    except GraphError as cause:
+        raise BundleError(f"{graph}: is no ONNX graph ({cause}); export the model again") from cause
+    for location in sorted(locations - {weights.name if weights else ""}):
+        listed = f"only {weights.name}" if weights else "no such file"
+        raise BundleError(f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again")
+
+
 def _parse(path: Path, document: Document) -> Bundle:
-    shape = document.values("latent_shape", "three sizes, 1 or more", lambda size: type(size) is int and size >= 1)
+    shape = document.values("latent_shape", f"three sizes from 1 to {MAX_SIDE}", lambda size: type(size) is int and 1 <= size <= MAX_SIDE)
     if len(shape) != 3:
         raise document.fail("latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width")
-    num_classes = document.integer("num_classes", 1)
+    num_classes = document.integer("num_classes", 1, MAX_CLASSES)
     names = document.optional("class_names", document.texts)
     if names is not None and len(names) != num_classes:
         raise document.fail("class_names", f"found {len(names)} names, expected {num_classes}")
@@ -252,7 +273,7 @@ def _parse(path: Path, document: Document) -> Bundle:
         revision=model.optional("revision", model.text),
         licence=model.optional("licence", model.text),
         precision="fp16" if document.text("precision", PRECISIONS) == "fp16" else "fp32",
-        image_size=document.integer("image_size", 1),
+        image_size=document.integer("image_size", 1, MAX_SIDE),
         latent_shape=(shape[0], shape[1], shape[2]),
         scaling_factor=document.number("scaling_factor"),
         num_classes=num_classes,
@@ -277,7 +298,7 @@ def _check_contract(bundle: Bundle, document: Document) -> None:
     for name, network in bundle.networks.items():
         for direction, found, wanted in zip(("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True):
             if found != wanted:
-                raise document.fail(name, f"{direction} {_join(found)}; by the rest of the manifest expected {_join(wanted)}")
+                raise document.fail(name, f"{direction} {shown(_join(found))}; by the rest of the manifest expected {_join(wanted)}")
 
 
 def _join(specs: tuple[TensorSpec, ...]) -> str:
@@ -289,7 +310,7 @@ def _parse_schedule(document: Document) -> NoiseSchedule:
     start, end = document.number("beta_start"), document.number("beta_end")
     if not 0 < start <= end < 1:
         raise document.fail("beta_start", f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1")
-    return NoiseSchedule(kind=kind, beta_start=start, beta_end=end, train_timesteps=document.integer("train_timesteps", 2))
+    return NoiseSchedule(kind=kind, beta_start=start, beta_end=end, train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS))
 
 
 def _parse_network(document: Document, name: NetworkName) -> Network:
@@ -305,9 +326,10 @@ def _parse_network(document: Document, name: NetworkName) -> Network:
 
 def _parse_file(document: Document) -> FileRecord:
     name = document.text("name")
-    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise document.fail("name", f"found {name!r}, expected a plain file name inside the bundle")
-    return FileRecord(name, document.integer("size_bytes"), document.text("sha256"))
+    plain = name.isprintable() and 0 < len(name.encode()) <= MAX_NAME_BYTES and "/" not in name and "\\" not in name
+    if not plain or name in (".", ".."):
+        raise document.fail("name", f"found {shown(repr(name))}, expected a plain file name inside the bundle")
+    return FileRecord(name, document.integer("size_bytes"), document.sha256("sha256"))
 
 
 def _parse_tensor(document: Document) -> TensorSpec:

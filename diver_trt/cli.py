@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from diver_trt.errors import DatasetError, DiverError, EngineError, MissingExtraError, RecipeError
+from diver_trt.errors import DatasetError, DiverError, EngineError, MissingExtraError, RecipeError, printable
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -127,6 +127,9 @@ def recover(
     memory_budget: Annotated[
         str | None, typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False)
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run engines that were built elsewhere: they are code. Said once, it is remembered.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
     preset: Annotated[str, typer.Option(help="Recipe to start from: paper, ncfm (gamma 0.02), matched (t_r = t_f, half the steps).")] = "paper",
     steps: Annotated[int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)] = None,
@@ -196,7 +199,7 @@ def recover(
 
     def open_model(limit: int | None) -> Recoverer:
         smaller = min(limit, per_batch) if limit and per_batch else limit or per_batch
-        return Recoverer(opened, recipe, engine=engine, batch=smaller, memory_budget=budget, images=count)
+        return Recoverer(opened, recipe, engine=engine, batch=smaller, memory_budget=budget, images=count, trust=trust)
 
     ready = [open_model(None)] if overwrite else []  # nothing is deleted before it is sure that something can come in its place
 
@@ -639,7 +642,7 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
     from diver_trt.sidecar import sidecar_facts
 
     for name in plan.sidecars:
-        plan.verified(name)
+        plan.read(name)
     built = plan.sidecars["denoiser"].built_on
     return {
         "kind": "engines",
@@ -850,11 +853,11 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         if isinstance(value, dict) and value:
-            print(f"{indent}{key.replace('_', ' ')}")
+            print(f"{indent}{printable(key.replace('_', ' '))}")
             _print_facts(value, indent + "  ")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            print(f"{indent}{key.replace('_', ' '):<{width}}  {shown}")
+            print(f"{indent}{printable(key.replace('_', ' ')):<{width}}  {printable(str(shown))}")
 
 
 if __name__ == "__main__":

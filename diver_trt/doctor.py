@@ -161,6 +161,8 @@ def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Findi
             yield Finding(subject, "broken", f"are for {plan.backend}, which does not work here")
         elif misfit := plan.misfit(bundle, machine):
             yield Finding(subject, "broken", misfit.reason, misfit.command)
+        elif reason := plan.distrusted():
+            yield Finding(subject, "broken", reason, f"diver-trt recover … --bundle {bundle.path} --trust")
         else:
             yield Finding(subject, "works", f"batch {plan.batches}")
 

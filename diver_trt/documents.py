@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diver_trt.errors import DiverError
+from diver_trt.errors import DiverError, shown
 
 T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 256 * 1024**2
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Document:
@@ -60,27 +62,35 @@ class Document:
         return self.error(f"{self._path(key)}: {problem}")
 
     def text(self, key: str, choices: tuple[str, ...] | None = None) -> str:
-        """Return a text, one of `choices` if given."""
-        value = self._take(key, lambda value: isinstance(value, str), "a text")
+        """Return a text that can be printed, one of `choices` if given."""
+        value = self._take(key, _is_text, "a text on one line")
         if choices is not None and value not in choices:
-            raise self.fail(key, f"found {value!r}, expected one of {', '.join(choices)}")
+            raise self.fail(key, f"found {shown(repr(value))}, expected one of {', '.join(choices)}")
         return str(value)
 
-    def integer(self, key: str, low: int = 0) -> int:
-        """Return a whole number, `low` or more."""
-        return int(self._take(key, lambda value: _is_integer(value) and value >= low, f"a whole number, {low} or more"))
+    def sha256(self, key: str) -> str:
+        """Return a SHA-256 in hex."""
+        expected = "a SHA-256, 64 hexadecimal digits in lower case"
+        return str(self._take(key, lambda value: isinstance(value, str) and bool(_SHA256.fullmatch(value)), expected))
+
+    def integer(self, key: str, low: int = 0, high: int = 2**63 - 1) -> int:
+        """Return a whole number from `low` to `high`."""
+        expected = f"a whole number, {low} or more" if high == 2**63 - 1 else f"a whole number from {low} to {high:,}"
+        return int(self._take(key, lambda value: _is_integer(value) and low <= value <= high, expected))
 
     def number(self, key: str) -> float:
         """Return a finite number."""
-        return float(self._take(key, lambda value: _is_number(value) and math.isfinite(value), "a number"))
+        return float(self._take(key, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a number"))
 
     def flag(self, key: str) -> bool:
         """Return true or false."""
         return bool(self._take(key, lambda value: isinstance(value, bool), "true or false"))
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts."""
-        return tuple(self._take(key, lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), "a list of texts"))
+        """Return a list of texts that can be printed."""
+        return tuple(
+            self._take(key, lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts on one line each")
+        )
 
     def values(self, key: str, expected: str, accepts: Callable[[Any], bool]) -> tuple[Any, ...]:
         """Return a list in which `accepts` holds for every value; `expected` says so in words."""
@@ -115,6 +125,10 @@ class Document:
         return f"{self.where}: {key}" if self.where.endswith(".json") else f"{self.where}.{key}"
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -124,5 +138,8 @@ def _is_number(value: object) -> bool:
 
 
 def _name(value: object) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # writing nested values takes more of the stack than reading them did
+        return "a value that is nested too deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

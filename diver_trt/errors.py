@@ -10,10 +10,12 @@
     │   └── DeviceMemoryError    there is not enough memory on the device
     └── MissingExtraError    an optional package is not installed; the message is the install line
 
-A message says what was found, what was expected, and what to do.
+A message says what was found, what was expected, and what to do. What it quotes from a file goes through `shown`.
 """
 
 from __future__ import annotations
+
+MAX_SHOWN = 200
 
 
 class DiverError(Exception):
@@ -46,6 +48,16 @@ class EngineError(DiverError):
 
 class DeviceMemoryError(EngineError):
     """There is not enough memory on the device, or no plan fits the budget."""
+
+
+def printable(foreign: str) -> str:
+    """Return a text from somebody else's file on one line, and without what it would do to a terminal."""
+    return foreign if foreign.isprintable() else "".join(part if part.isprintable() else ascii(part)[1:-1] for part in foreign)
+
+
+def shown(foreign: str) -> str:
+    """Return the same for a message, which quotes the first `MAX_SHOWN` characters only."""
+    return printable(foreign) if len(foreign) <= MAX_SHOWN else f"{printable(foreign[:MAX_SHOWN])}…"
 
 
 class MissingExtraError(DiverError, ImportError):

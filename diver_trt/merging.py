@@ -145,7 +145,10 @@ def _soft_labels(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | Non
                 continue
             if not path.is_file() or file_sha256(path) != entry["sha256"]:
                 raise DatasetError(f"{path}: is not the file that was written; recover its shard again")
-            rows.append(np.load(path))
+            try:
+                rows.append(np.load(path))
+            except (ValueError, OSError, EOFError) as cause:
+                raise DatasetError(f"{path}: holds no array of soft labels; recover its shard again") from cause
     joined = np.concatenate(rows) if rows else None
     if joined is not None and len(joined) != sum(len(shard.manifest["samples"]) for shard in shards):
         raise DatasetError("some shards have soft labels and some have none; recover them again from the same files")

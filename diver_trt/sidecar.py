@@ -1,11 +1,13 @@
 """The sidecar of an engine: the file beside it that says what it is, what memory it wants, and where it runs.
 
 Engines lie in the bundle under `plans/TARGET/NETWORK.engine`, each with `NETWORK.json`. An engine is code: it is deserialized only
-after its sidecar has been held against this machine and its bytes against the sidecar's hash.
+after its sidecar has been held against this machine, its bytes against the sidecar's hash, and that hash against the list of engines that
+may run here (`trust.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from diver_trt.bundle import NETWORKS, Bundle, FileRecord, NetworkName, file_sha256
+from diver_trt.bundle import NETWORKS, Bundle, FileRecord, NetworkName
 from diver_trt.documents import Document
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, shown
+from diver_trt.trust import is_registered, register
 
 SIDECAR_SCHEMA = 1
 PLANS = "plans"
@@ -235,19 +238,39 @@ class Plan:
         target = f" --sm {capability.removeprefix('sm')}" if self.backend == "rtx" and capability else ""
         return f"diver-trt build {bundle.path} --backend {self.backend}{target} --batch {self.batches}"
 
-    def verified(self, network: NetworkName) -> Path:
-        """Return the path of an engine after hashing it.
+    def trust(self) -> None:
+        """Enter its engines into the list of those that may run here, as their sidecars name them.
+
+        Raises:
+            OutputError: The list cannot be written.
+        """
+        register(sidecar.engine.sha256 for sidecar in self.sidecars.values())
+
+    def distrusted(self) -> str | None:
+        """Return why its engines must not run here, in one line, or None if they may."""
+        for sidecar in self.sidecars.values():
+            if not is_registered(sidecar.engine.sha256):
+                return (
+                    f"{self.folder / sidecar.engine.name}: was not built on this machine, and an engine is code; say --trust if you trust "
+                    "whoever built it, or build it here with `diver-trt build`"
+                )
+        return None
+
+    def read(self, network: NetworkName) -> bytes:
+        """Return an engine. It is hashed in memory, so that what is checked is what is returned, whatever happens to the file.
 
         Raises:
             EngineError: It is missing, or not the file that was built.
         """
         record = self.sidecars[network].engine
         path = self.folder / record.name
-        if not path.is_file():
-            raise EngineError(f"{path}: missing; build the engines again")
-        if path.stat().st_size != record.size_bytes or file_sha256(path) != record.sha256:
+        try:
+            data = path.read_bytes() if path.stat().st_size == record.size_bytes else b""
+        except OSError as cause:
+            raise EngineError(f"{path}: missing ({cause.strerror}); build the engines again") from cause
+        if hashlib.sha256(data).hexdigest() != record.sha256:
             raise EngineError(f"{path}: is not the engine that was built (its SHA-256 differs from its sidecar's); build it again")
-        return path
+        return data
 
 
 def read_plan(folder: Path) -> Plan:
@@ -281,14 +304,14 @@ def _parse(document: Document) -> Sidecar:
     engine, built, profile, memory = (document.document(key) for key in ("engine", "built_on", "profile", "memory"))
     name = engine.text("name")
     if name != f"{network}.engine":
-        raise engine.fail("name", f"found {name!r}, expected {network}.engine")
+        raise engine.fail("name", f"found {shown(repr(name))}, expected {network}.engine")
     return Sidecar(
         network=next(known for known in NETWORKS if known == network),
         precision=document.text("precision"),
         opset=document.integer("opset", 1),
         onnx_sha256=document.text("onnx_sha256"),
         weights_sha256=document.optional("weights_sha256", document.text),
-        engine=FileRecord(name, engine.integer("size_bytes"), engine.text("sha256")),
+        engine=FileRecord(name, engine.integer("size_bytes"), engine.sha256("sha256")),
         built_on=Machine(
             backend="rtx" if built.text("backend", BACKENDS) == "rtx" else "trt",
             version=built.text("version"),

@@ -251,7 +251,7 @@ def stand_in_tensorrt(cuda: StandInCuda) -> Any:
 
 
 def write_stand_in_plan(bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096) -> Plan:
-    """Write engines that the stand-in runs, with sidecars like the real builder's."""
+    """Write engines that the stand-in runs, with sidecars like the real builder's, and enter them as it does."""
     from diver_trt.export.engine_builder import io_bytes
 
     folder = folder or bundle.path / PLANS / f"rtx-{MACHINE.version}-sm86-b{batch}"
@@ -286,4 +286,6 @@ def write_stand_in_plan(bundle: Bundle, batch: int, folder: Path | None = None, 
             skipped_tactics=0,
             tool_version="0",
         ).write(folder / f"{name}.json")
-    return read_plan(folder)
+    plan = read_plan(folder)
+    plan.trust()
+    return plan

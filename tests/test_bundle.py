@@ -89,6 +89,25 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("networks", "decoder", "inputs", to=[{"name": "latent", "dtype": "int8", "shape": []}]), "dtype: found 'int8'"),
         (change("networks", "decoder", "inputs", to=[{"name": "latent", "dtype": "int64", "shape": [-1]}]), "shape: found"),
         (change("networks", "conditioner", "outputs", to=[]), "expected one output, modulation"),
+        (change("scaling_factor", to=10**400), "scaling_factor: found 1000.*expected a number"),
+        (change("num_classes", to=10**30), "num_classes: found 1000.*expected a whole number from 1 to 100,000"),
+        (change("noise_schedule", "train_timesteps", to=2**60), "train_timesteps: found .*expected a whole number from 2 to 100,000"),
+        (change("image_size", to=2**40), "image_size: found .*expected a whole number from 1 to 8,192"),
+        (change("latent_shape", to=[4, 8, 2**40]), "latent_shape: found .*expected three sizes from 1 to 8192"),
+        (change("precision", to="x" * 5000), "precision: found 'x{199}…, expected one of"),
+        (change("networks", "decoder", "graph", "name", to="x" * 5000), "name: found 'x{199}…, expected a plain file name"),
+        (change("networks", "decoder", "graph", "name", to="\ud800"), r"name: found .*expected a text on one line"),
+        (change("networks", "decoder", "graph", "sha256", to="0" * 63), "sha256: found .*expected a SHA-256, 64 hexadecimal digits"),
+        (
+            change("networks", "decoder", "inputs", to=[{"name": "a\nb", "dtype": "int64", "shape": [1]}]),
+            "name: found .*expected a text on one line",
+        ),
+        (
+            change("networks", "decoder", "inputs", to=[{"name": "a" * 5000, "dtype": "int64", "shape": [1]}]),
+            "decoder: reads a{200}…; by the rest",
+        ),
+        (change("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
+        (change("class_names", to=["\u2028"] * 10), "class_names: found .*expected a list of texts on one line each"),
         (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
     ],
 )
@@ -97,6 +116,15 @@ def test_a_manifest_that_does_not_hold_together_is_refused(edited: Edit, edit: C
     with pytest.raises(BundleError, match=message) as caught:
         Bundle.open(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_values_nested_as_deep_as_json_goes_are_one_line(tmp_path: Path) -> None:
+    """Just below the depth that reading refuses, saying what was found would need more of the stack."""
+    for depth in range(700, 1000):
+        (tmp_path / "bundle.json").write_text(f'{{"schema": {"[" * depth}{"]" * depth}}}')
+        with pytest.raises(BundleError, match=r"bundle\.json: (schema: found|not valid JSON)") as caught:
+            Bundle.open(tmp_path)
+        assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema": 1', "[" * 100_000, "\x00"])

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from diver_trt.bundle import Bundle, file_sha256
 from diver_trt.cli import app
+from diver_trt.sidecar import read_plan
 from tests.conftest import DISTILLED, ROOT
 from tests.stand_in import write_stand_in_plan
 
@@ -205,7 +206,7 @@ def test_a_write_that_fails_ends_in_one_line(few: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert "00003/00000.png: cannot be written (No space left on device)" in fails(run("recover", few, tmp_path / "out", *QUICK))
-    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["journal.jsonl"]
 
 
 def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
@@ -286,6 +287,17 @@ def compiled(edited: Callable[..., Path]) -> Path:
     return folder
 
 
+def test_inspect_prints_what_a_manifest_says_on_its_line(few: Path, tmp_path: Path) -> None:
+    run("recover", few, tmp_path / "out", *QUICK)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["source"] = {"name\x1b[1m": "a\nmodel  another", "format": ["\x1b[2J"], "images": 3}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    result = run("inspect", tmp_path / "out")
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+    assert r"a\nmodel  another" in result.stdout
+
+
 def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
     facts = json.loads(run("inspect", compiled, "--memory-budget", "2GB", "--json").stdout)
     assert facts["chosen"]["batch"] == 8
@@ -319,7 +331,8 @@ def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path]) -> None:
+def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     pytest.importorskip("tensorrt_rtx")
     folder = edited(lambda manifest: None)
     would = json.loads(run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout)
@@ -331,6 +344,9 @@ def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path]) ->
     assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
         f"{name}.{kind}" for name in ("encoder", "conditioner", "denoiser", "decoder") for kind in ("engine", "json")
     )
+    assert read_plan(Path(would["would_write"])).distrusted() is None
+    (tmp_path / "state" / "diver-trt" / "engines").unlink()
+    assert read_plan(Path(would["would_write"])).distrusted() is not None
 
 
 def test_build_refuses_what_it_cannot_do(edited: Callable[..., Path]) -> None:

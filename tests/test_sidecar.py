@@ -76,8 +76,8 @@ def test_an_engine_of_another_export_is_stale(bundle: Bundle, plan: Plan) -> Non
 
 def test_a_missing_engine_is_named(plan: Plan) -> None:
     (plan.folder / "decoder.engine").unlink()
-    with pytest.raises(EngineError, match=r"decoder\.engine: missing; build the engines again"):
-        plan.verified("decoder")
+    with pytest.raises(EngineError, match=r"decoder\.engine: missing \(No such file or directory\); build the engines again"):
+        plan.read("decoder")
 
 
 def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -> None:
@@ -94,6 +94,9 @@ def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -
     [
         ({"schema": 2}, "schema 2, but this diver-trt reads schema 1; build the engine again"),
         ({"network": "decoder"}, "found 'encoder.engine', expected decoder.engine"),
+        ({"engine": {"name": "x" * 5000, "size_bytes": 1, "sha256": ""}}, "name: found 'x{199}…, expected encoder.engine"),
+        ({"engine": {"name": "encoder.engine", "size_bytes": 1, "sha256": "0\n" + "0" * 64}}, "sha256: found .*expected a SHA-256"),
+        ({"build_seconds": 10**400}, "build_seconds: found 1000.*expected a number"),
         ({"engine": {"name": "../encoder.engine", "size_bytes": 1, "sha256": ""}}, "expected encoder.engine"),
         ({"memory": {"weights_bytes": -1}}, "memory.weights_bytes: found -1"),
         ({"compute_capabilities": "sm86"}, "expected a list of texts"),

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 
 IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}")
@@ -136,7 +136,7 @@ def _label(path: Path, value: object, num_classes: int) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
         raise DatasetError(
-            f"--classes {path}: found {value!r}; expected a class of the model, 0 to {num_classes - 1}, or a wnid of ImageNet-1K"
+            f"--classes {path}: found {shown(repr(value))}; expected a class of the model, 0 to {num_classes - 1}, or a wnid of ImageNet-1K"
         )
     return value
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +23,8 @@ from diver_trt.datasets.recovered import is_recovered, read_recovered
 from diver_trt.datasets.tensor_files import find_tensor_files
 from diver_trt.datasets.tensor_reader import Tensors, read_tensors
 from diver_trt.errors import DatasetError
+
+_TRIED = 16
 
 SoftLabel = NDArray[np.float32]
 
@@ -102,12 +103,8 @@ class Dataset:
         each = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         origin = self.origin
         width, height = origin.image_size
-        tensors = f"{origin.format.methods} tensors" if origin.files else origin.format.methods
-        parts = [
-            f"{tensors}, {len(counts)} classes x {each}, {width} px"
-            if width == height
-            else f"{tensors}, {len(counts)} classes x {each}, {width} x {height} px"
-        ]
+        what = f"{', '.join(origin.files)}: {origin.format.methods} tensors" if origin.files else origin.format.methods
+        parts = [what, f"{len(counts)} classes x {each}", f"{width} px" if width == height else f"{width} x {height} px"]
         if origin.whitening:
             parts.append("ZCA-whitened")
         if origin.normalisation == "none":
@@ -161,7 +158,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     entry = find_format(options.method, "folders") if options.method else format_of_folders(found.files[0].parent, found.files[0])
     images = ImageFiles(found.root, found.files)
     named = collage_of_path(found.root) if entry.name == "rded" else None
-    collage = options.collage or named or entry.default_collage(min(_first_size(images)))
+    collage = options.collage or named or entry.default_collage(min(_first_size(path, images)))
     origin = Origin(entry, collage=collage, notes=(entry.advice,) if entry.advice else ())
     return _assemble(path, origin, images, found.classes, found.class_map.name, dict(enumerate(found.class_map.labels)))
 
@@ -240,27 +237,31 @@ def _assemble(
     soft_label: Callable[[int], SoftLabel] | None = None,
 ) -> Dataset:
     """Cut collages, and number the images of each class in the order they are stored."""
+    if not len(images):
+        raise DatasetError(f"{path}: holds no images")
+    if origin.collage > 1:
+        images = Tiles(images, origin.collage)
+    size = _first_size(path, images)  # before anything is numbered: a collage that cannot be cut may claim millions of tiles
     tiles = origin.collage**2
     by_class: dict[int, list[int]] = {}
     for position, index in enumerate(classes):
         by_class.setdefault(index, []).extend(range(position * tiles, (position + 1) * tiles))
-    if not by_class:
-        raise DatasetError(f"{path}: holds no images")
-    if origin.collage > 1:
-        images = Tiles(images, origin.collage)
     samples = tuple(
         Sample(f"{index:05d}/{number:05d}", index, labels[index], position)
         for index in sorted(by_class)
         for number, position in enumerate(by_class[index])
     )
-    return Dataset(path, class_map, samples, images, replace(origin, image_size=_first_size(images)), soft_label)
+    return Dataset(path, class_map, samples, images, replace(origin, image_size=size), soft_label)
 
 
-def _first_size(images: ImageSource) -> tuple[int, int]:
-    """Return the width and height of the first image that can be read; what is wrong with others, a look at every image finds."""
-    for position in range(len(images) - 1):
-        with suppress(DatasetError):
+def _first_size(path: Path, images: ImageSource) -> tuple[int, int]:
+    """Return the width and height of one of the first images, whichever can be read; what is wrong with others, a look at each finds."""
+    problem = DatasetError(f"{path}: holds no images")
+    for position in range(min(len(images), _TRIED)):
+        try:
             height, width = images.read(position).shape[:2]
+        except DatasetError as error:
+            problem = error
+        else:
             return width, height
-    height, width = images.read(len(images) - 1).shape[:2]
-    return width, height
+    raise problem

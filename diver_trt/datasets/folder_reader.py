@@ -107,15 +107,23 @@ def _image_files(folder: Path) -> list[Path]:
 def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
     """List a folder of the tree under `root`; nothing whose name cannot be printed, or that lies elsewhere, is taken along."""
     try:
-        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for entry in entries:
         if not entry.name.isprintable():
             raise DatasetError(f"{folder}: holds a name that cannot be printed, {entry.name!a}; rename it")
-        if entry.is_symlink() and not Path(entry).resolve().is_relative_to(root.resolve()):
-            raise DatasetError(f"{Path(entry)}: is a link out of the dataset; copy what it points to")
+        if entry.is_symlink() and not _leads_inside(Path(entry), root):
+            raise DatasetError(f"{Path(entry)}: is a link out of the dataset, or to nothing; copy what it points to")
     return entries
+
+
+def _leads_inside(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve(strict=True).is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself is a RuntimeError until Python 3.13
+        return False
 
 
 def _index_of(folder: Path, class_map: ClassMap, bundle: Bundle, index_folders: bool) -> int:

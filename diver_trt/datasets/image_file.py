@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 from diver_trt.pixels import Pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -99,7 +99,7 @@ def _explained(path: Path) -> Iterator[None]:
     except PermissionError as cause:
         raise DatasetError(f"{path}: may not be read ({cause.strerror})") from cause
     except Exception as cause:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
-        raise DatasetError(f"{path}: not an image, or a damaged one ({str(cause).splitlines()[0] if str(cause) else cause!r})") from cause
+        raise DatasetError(f"{path}: not an image, or a damaged one ({shown(str(cause) or repr(cause))})") from cause
 
 
 def _check(path: Path, image: Image.Image) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import file_sha256
 from diver_trt.datasets.image_file import check_image, quiet, read_image
 from diver_trt.datasets.labels import describe_array
-from diver_trt.datasets.normalisation import Normalisation, pixels_from_values
+from diver_trt.datasets.normalisation import Normalisation, absurdity, pixels_from_values
 from diver_trt.datasets.stored_array import Array
 from diver_trt.datasets.whitening import Whitening
 from diver_trt.errors import DatasetError
@@ -164,8 +164,8 @@ class StoredImages:
                 yield Checked(_row_sha256(row), problem=str(error))
 
     def _pixels(self, position: int, row: NDArray[Any]) -> tuple[Pixels, float]:
-        if not np.isfinite(row).all():
-            raise DatasetError(f"{self._path}: image {position} holds values that are no numbers (NaN or infinite)")
+        if problem := absurdity(row):
+            raise DatasetError(f"{self._path}: image {position} {problem}")
         values = row.transpose(2, 0, 1) if self._channels_last else row
         if self._whitening:
             values = self._whitening.undo(values)

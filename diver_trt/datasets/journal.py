@@ -8,7 +8,7 @@ the images of one batch. What a power failure does to either is found by hashing
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,16 @@ class Journal:
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps(head) + "\n", encoding="utf-8")
 
-    def resume(self) -> tuple[dict[str, Any], int]:
-        """Read the journal of a run that stopped, and forget what is not on disk as it says.
+    def read(self) -> tuple[dict[str, Any], list[bytes], int]:
+        """Read the journal of a run that stopped.
 
         Returns:
-            Its first line, and how many samples it lists that have to be done again.
+            Its first line; all lines that are true of the folder, that one included; and how many are not, whose samples have to be done
+            again.
 
         Raises:
             OutputError: It is no journal.
-            OSError: It cannot be read or written.
+            OSError: It cannot be read.
         """
         head, kept, lost = None, [], 0
         for line in _lines(self.path):
@@ -60,23 +61,32 @@ class Journal:
                 value = json.loads(line)
             except (ValueError, RecursionError):
                 value = None
-            if not isinstance(value, dict):
-                if head is None:
+            if head is None:
+                if not isinstance(value, dict):
                     break
-                lost += 1
-            elif head is None:
                 head = value
                 kept.append(line)
-            elif self._holds(value):
+            elif isinstance(value, dict) and self._holds(value):
                 kept.append(line)
             else:
                 lost += 1
         if head is None:
             raise OutputError(f"{self.path}: is no journal of diver-trt; delete it by hand, or choose another folder")
+        return head, kept, lost
+
+    def resume(self, kept: Sequence[bytes]) -> None:
+        """Go on with these lines of what was read.
+
+        Raises:
+            OSError: It cannot be written.
+        """
         with replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(kept))
-        self._index()
-        return head, lost
+        self.entries, offset = {}, 0
+        for number, line in enumerate(kept):
+            if number:
+                self.entries[json.loads(line)["key"]] = offset
+            offset += len(line)
 
     def head(self) -> Document:
         """Return the first line.
@@ -127,13 +137,6 @@ class Journal:
         except OutputError:
             return False
         return is_inside(name) and (self.root / name).is_file() and file_sha256(self.root / name) == sha256
-
-    def _index(self) -> None:
-        self.entries, offset = {}, 0
-        for number, line in enumerate(_lines(self.path)):
-            if number:
-                self.entries[json.loads(line)["key"]] = offset
-            offset += len(line)
 
 
 def is_inside(name: str) -> bool:

@@ -69,7 +69,8 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         raise DatasetError(f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats")
     classes, sums, negative = [], [], False
     for rows in _chunks(array):
-        values = rows.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a NaN may be of the kind that says so when it is cast
+            values = rows.astype(np.float64)
         if not np.isfinite(values).all():
             raise DatasetError(f"{path}: soft labels hold values that are no numbers")
         negative |= bool((values < 0).any())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 from diver_trt.pixels import Pixels
 
 Colour = tuple[float, float, float]
@@ -74,6 +74,11 @@ NORMALISATIONS = {
 `cifar10` also serves CIFAR-100 in MTT, TESLA, DATM, SeqMatch, IDC and NCFM, while DC, DSA and DM use `cifar100-dc`."""
 
 
+_MAX_STATISTIC = 1e6
+_MAX_VALUE = 1e30
+"""Statistics are of pixels in [0, 1], and values are some of these away from them: far beyond, float32 itself ends."""
+
+
 def find_normalisation(name: str) -> Normalisation:
     """Return named statistics, or those written out as `MEAN:STD` with one or three numbers each, such as `0.5:0.5`.
 
@@ -87,8 +92,11 @@ def find_normalisation(name: str) -> Normalisation:
         mean, std = ([float(number) for number in part] for part in parts)
     except ValueError:
         mean, std = [], []
-    if len(mean) not in (1, 3) or len(std) not in (1, 3) or not np.isfinite([*mean, *std]).all() or min(std) <= 0:
-        raise DatasetError(f"--normalisation {name}: expected {', '.join(NORMALISATIONS)}, or MEAN:STD such as 0.5,0.5,0.5:0.5,0.5,0.5")
+    sensible = all(abs(value) < _MAX_STATISTIC for value in (*mean, *std)) and min(std, default=0) > 0
+    if not name.isprintable() or len(mean) not in (1, 3) or len(std) not in (1, 3) or not sensible:
+        raise DatasetError(
+            f"--normalisation {shown(name)}: expected {', '.join(NORMALISATIONS)}, or MEAN:STD such as 0.5,0.5,0.5:0.5,0.5,0.5"
+        )
     red, green, blue = mean * (3 // len(mean))
     deviations = std * (3 // len(std))
     return Normalisation(name, (red, green, blue), (deviations[0], deviations[1], deviations[2]))
@@ -98,6 +106,15 @@ def pixels_from_values(values: NDArray[np.float32]) -> tuple[Pixels, float]:  # 
     """Return 8-bit pixels of values that should lie in [0, 1], and how many of them did not: off by more than half a level."""
     outside = np.count_nonzero(np.abs(values - 0.5) > 0.5 + 0.5 / 255) / values.size
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8), outside
+
+
+def absurdity(values: NDArray[Any]) -> str | None:
+    """Say why stored values cannot be pixels whatever they were normalised with, or return None."""
+    if values.dtype == np.uint8 or (np.abs(values) < _MAX_VALUE).all():
+        return None
+    if not np.isfinite(values).all():
+        return "holds values that are no numbers (NaN or infinite)"
+    return f"holds values up to {np.abs(values).max():.3g}, which are no pixels; is the file damaged?"
 
 
 def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | None:

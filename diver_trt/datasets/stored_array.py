@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -179,7 +179,7 @@ def _refused(cause: Exception) -> str:
     words = str(cause).replace("`", " ").split()
     for before, name in pairwise(words):
         if before == "GLOBAL":
-            return name
+            return shown(name)
     return _first_line(cause)
 
 
@@ -240,16 +240,8 @@ def _open_npz(path: Path) -> Content:
     except DatasetError:
         raise
     except (
-        zipfile.BadZipFile,
-        ValueError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-        SyntaxError,
-        RecursionError,
-        struct.error,
-    ) as cause:
+        Exception
+    ) as cause:  # zipfile and numpy's reader of headers raise BadZipFile, ValueError, TokenError, SyntaxError … on damaged files
         raise DatasetError(f"{path}: not an .npz file, or a damaged one ({_first_line(cause)})") from cause
 
 
@@ -259,9 +251,11 @@ def _npz_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(member)
         if dtype.hasobject:
-            raise DatasetError(f"{path}: {info.filename} holds Python objects, which are never loaded; save plain arrays")
+            raise DatasetError(f"{path}: {shown(info.filename)} holds Python objects, which are never loaded; save plain arrays")
         if prod(shape) * dtype.itemsize != info.file_size - member.tell():
-            raise DatasetError(f"{path}: {info.filename} says shape {list(shape)}, but has {info.file_size:,} bytes; the file is damaged")
+            raise DatasetError(
+                f"{path}: {shown(info.filename)} says shape {list(shape)}, but has {info.file_size:,} bytes; the file is damaged"
+            )
         strides = [1] * len(shape)
         axes = range(1, len(shape)) if fortran else range(len(shape) - 2, -1, -1)
         for axis in axes:
@@ -270,8 +264,8 @@ def _npz_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
             return _by_rows(StoredArray(path, dtype, shape, tuple(strides), _data_offset(path, info) + member.tell()))
         if info.file_size > MAX_LOADED_BYTES:
             raise DatasetError(
-                f"{path}: {info.filename} unpacks to {info.file_size:,} bytes; a compressed array is held in memory and may have at most "
-                f"{MAX_LOADED_BYTES:,}: save it with numpy.savez, which does not compress"
+                f"{path}: {shown(info.filename)} unpacks to {info.file_size:,} bytes; a compressed array is held in memory and may have at "
+                f"most {MAX_LOADED_BYTES:,}: save it with numpy.savez, which does not compress"
             )
         return np.frombuffer(member.read(), dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -301,7 +295,7 @@ def _open_safetensors(path: Path) -> Content:
         content[name] = np.array(value)
     for name, entry in header.items():
         if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise DatasetError(f"{path}: {name} is of type {entry['dtype']}; expected {', '.join(_SAFETENSORS_DTYPES)}")
+            raise DatasetError(f"{path}: {shown(name)} is of type {entry['dtype']}; expected {', '.join(_SAFETENSORS_DTYPES)}")
         dtype, shape = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]), tuple(entry["shape"])
         strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
         content[name] = _by_rows(StoredArray(path, dtype, shape, strides, 8 + length + entry["data_offsets"][0]))
@@ -331,4 +325,4 @@ def _records(path: Path) -> dict[int, int] | None:
 
 
 def _first_line(cause: Exception) -> str:
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    return shown(str(cause).splitlines()[0] if str(cause) else type(cause).__name__)

@@ -22,6 +22,8 @@ def find_tensor_files(path: Path) -> list[Path]:
         return [path]
     best = _best_of(path)
     folders = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=natural)
+    for folder in folders:
+        _require_printable(folder)
     if any(map(_holds_images, folders)):
         if best:
             raise DatasetError(f"{path}: holds class folders and {best.name}; name the file, or move it elsewhere")
@@ -55,9 +57,12 @@ def _holds_images(folder: Path) -> bool:
 def _best_of(folder: Path) -> Path | None:
     """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration."""
     try:
-        files = [Path(entry) for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
+        with os.scandir(folder) as entries:
+            files = [Path(entry) for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
+    for file in files:
+        _require_printable(file)
     families: dict[str, list[Path]] = {}
     for file in files:
         if family := _family(file.stem):
@@ -68,6 +73,11 @@ def _best_of(folder: Path) -> Path | None:
         names = ", ".join(sorted(file.name for found in families.values() for file in found)[:6])
         raise DatasetError(f"{folder}: holds several files of images ({names}); name one of them")
     return max(next(iter(families.values())), key=lambda file: _rank(file.stem)) if families else None
+
+
+def _require_printable(path: Path) -> None:
+    if not path.name.isprintable():
+        raise DatasetError(f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it")
 
 
 def _family(stem: str) -> str | None:

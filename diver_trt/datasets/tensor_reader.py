@@ -20,12 +20,12 @@ from diver_trt.datasets.folder_reader import natural
 from diver_trt.datasets.formats import FORMATS, Format, find_format, format_of_list, format_of_tensors
 from diver_trt.datasets.image_source import channels_last
 from diver_trt.datasets.labels import Labels, describe_array, read_labels
-from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, contradiction, find_normalisation
+from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, absurdity, contradiction, find_normalisation
 from diver_trt.datasets.read_options import MAX_COLLAGE, ReadOptions
 from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.datasets.whitening import Whitening, looks_whitened
 from diver_trt.datasets.zca_reference import fit_reference
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 
 _TINY_IMAGENET_CLASSES = 200
 _LOOKED_AT = 256
@@ -77,9 +77,10 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     entry = find_format(options.method, "tensors") if options.method else found.format
     last = channels_last(path, found.images)
     sample = _sample(found.images, last)
-    sample = sample[np.isfinite(sample).all(axis=(1, 2, 3))]
-    if not len(sample):
-        raise DatasetError(f"{path}: holds values that are no numbers (NaN or infinite)")
+    if (finite := np.isfinite(sample).all(axis=(1, 2, 3))).any():
+        sample = sample[finite]  # the others are found when every image is looked at
+    if problem := absurdity(sample):
+        raise DatasetError(f"{path}: {problem}")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
     stated, reference = options.normalisation or found.normalisation, options.zca_reference
     whitened = (stated is None or entry.name == "frepo") and _is_whitened(entry, path, sample, labels.num_classes)
@@ -160,7 +161,7 @@ def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
             if entry.holds != "tensors":
                 raise DatasetError(f"{path}: says that it is of {entry.name}, whose files are images; say --format")
             collage = said["collage"]
-            factor = int(collage) if collage and collage.isascii() and collage.isdigit() and 0 < int(collage[:3]) <= MAX_COLLAGE else None
+            factor = int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
             return _Parts(content[images], content[labels], path, entry, said["normalisation"], factor)
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 
@@ -177,7 +178,7 @@ def _describe(content: Content) -> str:
     if isinstance(content, (StoredArray, np.ndarray)):
         return describe_array(content)
     if isinstance(content, Mapping):
-        return f"a dictionary of {', '.join(str(key)[:30] for key in list(content)[:8]) or 'nothing'}"
+        return f"a dictionary of {', '.join(shown(str(key)[:30]) for key in list(content)[:8]) or 'nothing'}"
     return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"
 
 

@@ -162,8 +162,9 @@ def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
         (root / MANIFEST).unlink()
         return DatasetWriter(root, journal, lost=len(damaged))
     if (root / JOURNAL).is_file():
-        found, lost = journal.resume()
+        found, kept, lost = journal.read()
         _require_same(root, found, head)
+        journal.resume(kept)
         return DatasetWriter(root, journal, lost=lost)
     if not ours:
         require_usable(root)

@@ -25,6 +25,7 @@ from diver_trt.errors import EngineError, MissingExtraError, OutputError
 from diver_trt.runtime.cuda import find_gpu, import_cuda
 from diver_trt.runtime.trt_module import EXTRAS, import_tensorrt, this_machine
 from diver_trt.sidecar import PLANS, Backend, Machine, Memory, Profile, Sidecar
+from diver_trt.trust import register
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -125,7 +126,7 @@ def build_plan(
     """Build the four engines of a target, yielding each one's sidecar when it is compiled.
 
     The target's folder appears under its name when all four are done, replacing an older one. A second builder of the same target is
-    refused while the first one works.
+    refused while the first one works. Each engine is entered into the list of those that may run here.
 
     Args:
         bundle: The bundle; each network's files are hashed before they are compiled.
@@ -135,13 +136,14 @@ def build_plan(
     Raises:
         BundleError: A network's files have changed since the export.
         EngineError: TensorRT cannot compile a network, or compiled it in another precision than the bundle's.
-        OutputError: The folder cannot be written, or another process builds there.
+        OutputError: The folder or that list cannot be written, or another process builds there.
     """
     folder = target.folder(bundle)
     try:
         folder.parent.mkdir(exist_ok=True)
     except OSError as cause:
         raise OutputError(f"{folder}: cannot be made ({cause.strerror})") from cause
+    register()
     with _locked(folder.parent / f".{folder.name}.lock"):
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -246,13 +248,15 @@ def _build_engine(
         path.write_bytes(compiled.engine)
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written ({cause.strerror})") from cause
+    engine = FileRecord.of(path)
+    register([engine.sha256])
     return Sidecar(
         network=name,
         precision=bundle.precision,
         opset=compiled.opset,
         onnx_sha256=network.graph.sha256,
         weights_sha256=network.weights.sha256 if network.weights else None,
-        engine=FileRecord.of(path),
+        engine=engine,
         built_on=target.machine,
         compute_capabilities=target.compute_capabilities,
         profile=profile,

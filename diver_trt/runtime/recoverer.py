@@ -82,6 +82,7 @@ class Recoverer:
             CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
+        trust: Whether TensorRT engines that were not built on this machine may run; they are remembered, so once is enough.
 
     Attributes:
         engine: Name of the engine that was opened.
@@ -103,12 +104,13 @@ class Recoverer:
         batch: int | None = None,
         memory_budget: int | None = None,
         images: int | None = None,
+        trust: bool = False,
     ) -> None:
         self.bundle, self.recipe = bundle, recipe or Recipe()
         self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(np.float32)
         self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[: self.recipe.start_step]
         self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
-        self._networks, self.memory = self._open(engine, batch, memory_budget, images)
+        self._networks, self.memory = self._open(engine, batch, memory_budget, images, trust)
         self.engine, self.batch = self._networks.engine, self._networks.batch
         self._start, self._anchor = np.zeros((2, self.batch, *bundle.latent_shape), np.float32)
         self._modulations: dict[int, Modulations] = {}
@@ -233,17 +235,17 @@ class Recoverer:
             yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
     def _open(
-        self, engine: str, batch: int | None, memory_budget: int | None, images: int | None
+        self, engine: str, batch: int | None, memory_budget: int | None, images: int | None, trust: bool
     ) -> tuple[_Networks, MemoryPlan | None]:
         """Open the first engine on which all networks open; what is listed but does not load is passed over only for `"auto"`."""
         *others, last = engine_names(engine, self.bundle)
         for name in others:
             try:
-                return self._open_networks(open_session(name, self.bundle, batch, memory_budget, images))
+                return self._open_networks(open_session(name, self.bundle, batch, memory_budget, images, trust))
             except (EngineError, MissingExtraError) as reason:
                 if name in BACKENDS:
                     warnings.warn(f"engine {name} is passed over: {reason}", RuntimeWarning, stacklevel=3)
-        return self._open_networks(open_session(last, self.bundle, batch, memory_budget, images))
+        return self._open_networks(open_session(last, self.bundle, batch, memory_budget, images, trust))
 
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
         return _Networks(opened, self._table, self.recipe.start_step), opened.memory

@@ -43,7 +43,12 @@ def engine_names(engine: str, bundle: Bundle) -> list[EngineName]:
 
 
 def open_session(
-    name: EngineName, bundle: Bundle, batch: int | None = None, memory_budget: int | None = None, images: int | None = None
+    name: EngineName,
+    bundle: Bundle,
+    batch: int | None = None,
+    memory_budget: int | None = None,
+    images: int | None = None,
+    trust: bool = False,
 ) -> Opened:
     """Open a bundle on one engine.
 
@@ -53,15 +58,16 @@ def open_session(
         batch: Images per batch; None leaves it to the memory plan, or is at most eight where there is none.
         memory_budget: Limit on engine memory in bytes, for `"rtx"` and `"trt"`; what is free on the device limits it in any case.
         images: How many images there are, if that is known.
+        trust: Whether TensorRT engines that were not built on this machine may run; they are entered into the list of those that may.
 
     Raises:
-        EngineError: The engine cannot run here, or nothing fits the batch or the budget.
+        EngineError: The engine cannot or must not run here, or nothing fits the batch or the budget.
         MissingExtraError: The backend's package is not installed.
     """
     if batch is not None and batch < 1:
         raise EngineError(f"batch is {batch}; expected 1 or more")
     if name in ("rtx", "trt"):
-        return _open_tensorrt(name, bundle, batch, memory_budget, images)
+        return _open_tensorrt(name, bundle, batch, memory_budget, images, trust)
     if memory_budget is not None:
         raise EngineError(f"a memory budget needs engines whose sidecars say what they take; engine {name} has none. Build some with `diver-trt build`")
     from diver_trt.runtime.onnx_engine import OnnxSession
@@ -74,7 +80,9 @@ def balanced_batch(images: int | None) -> int:
     return math.ceil(images / math.ceil(images / DEFAULT_BATCH)) if images else DEFAULT_BATCH
 
 
-def _open_tensorrt(backend: Backend, bundle: Bundle, batch: int | None, memory_budget: int | None, images: int | None) -> Opened:
+def _open_tensorrt(
+    backend: Backend, bundle: Bundle, batch: int | None, memory_budget: int | None, images: int | None, trust: bool
+) -> Opened:
     from diver_trt.runtime.cuda import Cuda, find_gpu, import_cuda
     from diver_trt.runtime.trt_engine import TrtSession
     from diver_trt.runtime.trt_module import import_tensorrt, this_machine
@@ -90,10 +98,17 @@ def _open_tensorrt(backend: Backend, bundle: Bundle, batch: int | None, memory_b
         raise EngineError("\n".join(str(misfit) for misfit in misfits if misfit))
     if batch is not None and not (usable := [plan for plan in usable if batch in plan.batches]):
         raise EngineError(f"no engine takes batch {batch}; build one with `diver-trt build {bundle.path} --backend {backend} --batch {batch}`")
+    if not trust:
+        distrusted = [plan.distrusted() for plan in usable]
+        usable = [plan for plan, reason in zip(usable, distrusted, strict=True) if reason is None]
+        if not usable:
+            raise EngineError(distrusted[0])
     cuda = Cuda(api)
     try:
         free, _ = cuda.memory()
         memory = choose_memory_plan(usable, min(memory_budget or free, free), images)
+        if trust:
+            memory.plan.trust()
         session = TrtSession(bundle, memory.plan, batch or memory.batch, module, cuda, shared_scratch=memory.residency == "resident")
     except BaseException:
         cuda.close()

@@ -26,7 +26,7 @@ class TrtSession:
 
     Args:
         bundle: The bundle that the plan was built from.
-        plan: The engines, which fit this machine; each is hashed before it is deserialized.
+        plan: The engines, which fit this machine; each is hashed, and held against the list of those that may, before it is deserialized.
         batch: Images per batch, within the plan's.
         module: `tensorrt_rtx` or `tensorrt`.
         cuda: The stream and its memory; closed with the session.
@@ -168,7 +168,9 @@ class TrtEngine:
 
     def _deserialize(self) -> Any:
         session = self._session
-        data = session.plan.verified(self._name).read_bytes()
+        if reason := session.plan.distrusted():
+            raise EngineError(reason)
+        data = session.plan.read(self._name)
         if hasattr(session.runtime, "get_engine_validity"):  # TensorRT-RTX can tell before it loads, and says what is wrong in bits
             validity, bits = session.runtime.get_engine_validity(data)
             if validity == session.module.EngineValidity.INVALID:

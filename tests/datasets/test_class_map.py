@@ -79,6 +79,12 @@ def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, text: str, message
         load_class_map(str(path), 10, None)
 
 
+def test_a_message_quotes_the_start_of_a_long_label(tmp_path: Path) -> None:
+    (tmp_path / "map").write_text("x" * 10_000)
+    with pytest.raises(DatasetError, match=r"map: found 'x{199}…; expected a class of the model"):
+        load_class_map(str(tmp_path / "map"), 10, None)
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="cannot be read as text"):

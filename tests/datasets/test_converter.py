@@ -13,8 +13,37 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.datasets.dataset import read_dataset
 from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.errors import DatasetError
 from tests.datasets import methods
 from tests.datasets.test_dataset import CLASSES, known_images
+
+
+@pytest.mark.parametrize(("said", "collage"), [("2", 2), ("16", 16), ("17", 1), ("99", 1), ("\u00b2", 1), ("0", 1), ("-2", 1), ("02", 1)])
+def test_a_collage_that_a_file_names_is_held_to_the_limit_of_the_option(tmp_path: Path, digits: Bundle, said: str, collage: int) -> None:
+    np.savez(
+        tmp_path / "a.npz",
+        images=np.full((2, 3, 32, 32), 0.5, np.float32),
+        labels=np.arange(2),
+        format=np.array("mtt"),
+        collage=np.array(said),
+        normalisation=np.array("none"),
+    )
+    assert read_dataset(tmp_path / "a.npz", digits).origin.collage == collage
+
+
+def test_a_collage_that_cannot_be_cut_is_refused_before_its_tiles_are_numbered(
+    tmp_path: Path, digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diver_trt.datasets.dataset.Sample", lambda *_: pytest.fail("a tile was numbered"))
+    np.savez(
+        tmp_path / "a.npz",
+        images=np.full((2, 3, 8, 8), 0.5, np.float32),
+        labels=np.arange(2),
+        collage=np.array("16"),
+        normalisation=np.array("none"),
+    )
+    with pytest.raises(DatasetError, match="are no collage of 16 x 16 images"):
+        read_dataset(tmp_path / "a.npz", digits)
 
 
 def convert(*arguments: object) -> str:

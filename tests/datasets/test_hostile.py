@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diver_trt.datasets.writer import MANIFEST_SCHEMA
 from tests.datasets import methods
 from tests.datasets.test_dataset import CLASSES, known_images
 from tests.datasets.test_stored_array import Touch
@@ -36,6 +39,7 @@ def refused(source: Path, output: Path) -> str:
     *said, peak = result.stderr.decode().splitlines()
     lines = [line for line in said if "error:" in line]
     assert (result.returncode, len(lines)) == (1, 1), said
+    assert all(line.isprintable() for line in said), said
     assert "Traceback" not in "".join(said)
     assert not output.exists()
     assert not list(source.parent.rglob("executed"))
@@ -60,6 +64,13 @@ def nan_where_few_look(folder: Path) -> None:
 
 def infinite(folder: Path) -> None:
     changed(folder, (3, 0, 0, 0), float("-inf"))
+
+
+def absurd(folder: Path) -> None:
+    """Finite in the file, and no float32."""
+    images = np.full((20, 3, 32, 32), 0.5)
+    images[3, 0, 0, 0] = 1e300
+    np.savez(folder / "set.npz", images=images, labels=np.array(CLASSES), format=np.array("idc"))
 
 
 def code_in_a_pickle(folder: Path) -> None:
@@ -128,6 +139,80 @@ def newline_in_a_folder(folder: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "3\n4" / "0.png")
 
 
+def link_to_itself(folder: Path) -> None:
+    (folder / "3").mkdir()
+    (folder / "3" / "0.png").symlink_to("0.png")
+
+
+def folder_link_to_itself(folder: Path) -> None:
+    (folder / "3").symlink_to("3")
+
+
+def newline_in_the_name_of_tensors(folder: Path) -> None:
+    np.savez(folder / "a\nerror: all is well.npz", images=np.zeros((2, 3, 8, 8), np.float32), labels=np.arange(2))
+
+
+def newline_in_the_name_of_a_part(folder: Path) -> None:
+    (folder / "S\n1").mkdir()
+    methods.mtt(folder / "S\n1", known_images(20, 32), CLASSES)
+
+
+def escape_in_an_array_name(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+        archive.writestr("\x1b[2J.npy", npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}") + b"0")
+
+
+def escape_in_an_odd_array(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+        archive.writestr("\x1b[2J.npy", npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"))
+
+
+def header_that_does_not_end(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+        archive.writestr("images.npy", npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3"))
+
+
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def escape_in_a_pickle(folder: Path) -> None:
+    torch.save([torch.zeros(20, 3, 32, 32), Touch(folder / "executed")], folder / "whole")
+    with zipfile.ZipFile(folder / "whole") as source, zipfile.ZipFile(folder / "data.pt", "w") as target:
+        for info in source.infolist():
+            target.writestr(info, source.read(info).replace(b"mkdir", b"m\x1b[1m"))
+    (folder / "whole").unlink()
+
+
+def escape_in_a_safetensors_header(folder: Path) -> None:
+    header = b'{"images": {"dtype": "\\u001b[2J", "shape": [1], "data_offsets": [0, 4]}}'
+    (folder / "set.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
+def long_name_in_a_manifest(folder: Path) -> None:
+    manifest_of(folder, "x" * 5000)
+
+
+def manifest_of(folder: Path, file: str) -> None:
+    classes = [{"index": 0, "label": 0}]
+    samples = [{"key": "00000/00000", "file": file, "sha256": "0" * 64, "index": 0, "engine": "onnx"}]
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "tool": {"name": "diver-trt", "version": "0"},
+        "bundle": {"model": "a", "precision": "fp32", "sha256": "0" * 64},
+        "recipe": {},
+        "seed": 0,
+        "source": {"images": 1},
+        "class_map": "model",
+        "layout": {"name": "index", "size": 32},
+        "companions": [],
+        "skipped": [],
+        "classes": classes,
+        "samples": samples,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def damaged_late(folder: Path) -> None:
     """The last of three hundred files is cut short: found before any work."""
     methods.SRE2L(folder, np.repeat(known_images(10, 32), 30, axis=0), [i // 30 for i in range(300)])
@@ -140,6 +225,7 @@ def damaged_late(folder: Path) -> None:
     [
         (nan_where_few_look, "images_best.pt: image 7 holds values that are no numbers (NaN or infinite)"),
         (infinite, "holds values that are no numbers (NaN or infinite)"),
+        (absurd, "holds values up to 1e+300, which are no pixels"),
         (code_in_a_pickle, "holds more than tensors (posix.mkdir)"),
         (code_in_the_labels, "holds more than tensors (posix.mkdir)"),
         (objects, "labels.npy holds Python objects, which are never loaded"),
@@ -152,6 +238,16 @@ def damaged_late(folder: Path) -> None:
         (newline_in_a_name, r"holds a name that cannot be printed, 'a\nerror: all is well.png'; rename it"),
         (name_that_is_no_text, r"holds a name that cannot be printed, '\udcff\udcfe.png'; rename it"),
         (newline_in_a_folder, r"holds a name that cannot be printed, '3\n4'; rename it"),
+        (link_to_itself, "3/0.png: is a link out of the dataset, or to nothing"),
+        (folder_link_to_itself, "3: is a link out of the dataset, or to nothing"),
+        (newline_in_the_name_of_tensors, r"holds a name that cannot be printed, 'a\nerror: all is well.npz'; rename it"),
+        (newline_in_the_name_of_a_part, r"holds a name that cannot be printed, 'S\n1'; rename it"),
+        (escape_in_an_array_name, r"holds a dictionary of \x1b[2J; expected"),
+        (escape_in_an_odd_array, r"\x1b[2J.npy holds Python objects"),
+        (header_that_does_not_end, "not an .npz file, or a damaged one"),
+        (escape_in_a_pickle, r"holds more than tensors (posix.m\x1b[1m)"),
+        (escape_in_a_safetensors_header, r"not a safetensors file, or a damaged one (Error while deserializing header: "),
+        (long_name_in_a_manifest, "expected a path inside the folder"),
         (damaged_late, "class009_id029.jpg: not an image, or a damaged one"),
     ],
 )

@@ -16,6 +16,13 @@ CLASSES = np.array([0, 0, 2, 1])
 ONE_HOT = np.eye(3, dtype=np.float32)[CLASSES]
 
 
+def test_a_signalling_nan_is_refused_without_a_warning() -> None:
+    rows = (5 * ONE_HOT).astype(np.float32)
+    rows.view(np.uint32)[0, 0] = 0x7FA00000
+    with pytest.raises(DatasetError, match="soft labels hold values that are no numbers"):
+        read_labels(FILE, rows, 4)
+
+
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
 def test_integers_are_classes(dtype: type) -> None:
     labels = read_labels(FILE, CLASSES.astype(dtype), 4)

@@ -37,7 +37,9 @@ def test_statistics_may_be_written_out() -> None:
     assert find_normalisation("0.1,0.2,0.3:1").mean == (0.1, 0.2, 0.3)
 
 
-@pytest.mark.parametrize("text", ["imagnet", "0.5", "0.5:0", "0.5:-1", "a:b", "0.5,0.5:1", "nan:1", "1:2:3", ""])
+@pytest.mark.parametrize(
+    "text", ["imagnet", "0.5", "0.5:0", "0.5:-1", "a:b", "0.5,0.5:1", "nan:1", "1:2:3", "1e308:1", "1:1e308", "", "0.5\n:0.5", "\x1b" * 300]
+)
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(DatasetError, match=r"expected none, imagenet, glad, .* or MEAN:STD"):
         find_normalisation(text)

@@ -76,6 +76,11 @@ def test_whitened_images_are_told_from_photographs_and_distilled_ones(photograph
     assert looks_whitened(kornia(images[:20], images))
 
 
+def test_absurd_values_are_no_whitening_and_no_warning() -> None:
+    assert not looks_whitened(np.full((2, 3, 4, 4), 3e38, np.float32))
+    assert not looks_whitened(np.full((2, 3, 4, 4), 1e300))
+
+
 def test_kornias_whitening_is_refused_and_undone(photographs: NDArray[np.uint8], tmp_path: Path, imagenet: Bundle) -> None:
     images = planar(photographs)
     path = save_mtt(tmp_path, kornia(images[:20], images))

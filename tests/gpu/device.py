@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -54,5 +55,5 @@ def linked(bundle: Bundle, folder: Path) -> Bundle:
     copy.mkdir()
     for path in bundle.path.iterdir():
         if path.is_file():
-            (copy / path.name).symlink_to(path.resolve())
+            shutil.copy(path, copy)  # weights that are a link out of the bundle are refused
     return Bundle.open(copy)

@@ -1,0 +1,122 @@
+"""Which files an ONNX graph would read besides itself, found without the onnx package, which no device has.
+
+`bundle.json` pins every file of a bundle by its hash, but whoever makes a hostile bundle writes its `bundle.json` too. What remains is what
+the graph names: a tensor may lie in another file, and its runtime opens whatever file that is. ONNX Runtime 1.32 refuses `../secret`,
+absolute paths and links that lead out of the graph's folder, but reads any other file in it; TensorRT-RTX 1.7's parser follows such links
+as well, and what other releases do is theirs to change. So the names are read here, and anything but the file that the bundle lists is
+refused before a runtime sees the graph.
+
+This walks the protobuf wire format (protobuf.dev/programming-guides/encoding) along the fields of onnx.proto that lead to a tensor, and
+skips everything else. It is stricter than protobuf: where two readers could understand a message differently, it is refused.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+_MESSAGES: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "Tensor": {13: "Entry"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+}
+"""Fields that lead to a tensor's external data, by message; `Entry` is onnx.proto's StringStringEntryProto."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_KEYS = (b"location", b"offset", b"length", b"checksum")
+
+Buffer = mmap.mmap | bytes
+
+
+class GraphError(ValueError):
+    """A file that is no ONNX graph, or one that not every reader would understand alike."""
+
+
+def external_locations(path: Path) -> set[str]:
+    """Return the names of the files that a graph's tensors lie in, as the graph has them; the empty set if it is whole by itself.
+
+    Args:
+        path: The `.onnx` file.
+
+    Raises:
+        GraphError: It is no ONNX graph, or is ambiguous.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return set()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return {_location(data, *span) for span in _entries(data)} - {""}
+
+
+def _entries(data: Buffer) -> Iterator[tuple[int, int]]:
+    """Yield where each entry of each tensor's external data lies."""
+    pending = [("Model", 0, len(data))]
+    while pending:
+        message, position, end = pending.pop()
+        if message == "Entry":
+            yield position, end
+            continue
+        inner = _MESSAGES[message]
+        for number, kind, first, last in _fields(data, position, end):
+            if number in inner:
+                if kind != _BYTES:
+                    raise GraphError(f"field {number} of a {message} is no message")
+                pending.append((inner[number], first, last))
+
+
+def _location(data: Buffer, position: int, end: int) -> str:
+    """Return the file that an entry names, or "" if it says something else of the tensor."""
+    said: dict[int, bytes] = {}
+    for number, kind, first, last in _fields(data, position, end):
+        if number not in (1, 2) or kind != _BYTES or number in said:
+            raise GraphError("external data is described by more than one key and one value")
+        said[number] = data[first:last]
+    key, value = said.get(1, b""), said.get(2, b"")
+    if key not in _KEYS:
+        raise GraphError(f"external data is described by {key[:30]!r}, which is none of {', '.join(known.decode() for known in _KEYS)}")
+    if key != b"location":
+        return ""
+    if not value:
+        raise GraphError("a tensor lies in a file without a name")
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _fields(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each field of a message: its number, its wire type, and where its value starts and ends."""
+    while position < end:
+        tag, first = _varint(data, position, end)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            _, last = _varint(data, first, end)
+        elif kind == _BYTES:
+            size, first = _varint(data, first, end)
+            last = first + size
+        elif kind in (_FIXED64, _FIXED32):
+            last = first + (8 if kind == _FIXED64 else 4)
+        else:
+            raise GraphError(f"byte {position} starts a field of wire type {kind}, which ONNX has none of")
+        if number == 0 or last > end:
+            raise GraphError(f"byte {position} starts a field that does not hold together")
+        yield number, kind, first, last
+        position = last
+
+
+def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+    """Return a number of seven bits per byte, lowest first, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise GraphError(f"byte {position} lies in a number that does not end")

@@ -1,0 +1,602 @@
+"""Damaged files for everything that reads what somebody else made, and what must hold of each: `test_fuzz.py` and `benchmarks/fuzz.py`.
+
+A target says how to make whole files, how to damage one of them, and what reads them. Whatever the damage: the reader accepts the files or
+raises a `DiverError` whose message is one printable line; it takes less than `LIMIT_S`; it writes nothing and starts nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import sys
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diver_trt.bundle import Bundle, FileRecord, _check_external_data, default_bundle
+from diver_trt.datasets.class_map import load_class_map
+from diver_trt.datasets.converter import convert_tensors
+from diver_trt.datasets.dataset import read_dataset
+from diver_trt.datasets.image_file import check_image, quiet, read_image
+from diver_trt.datasets.journal import JOURNAL, Journal
+from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.datasets.recovered import inspect_recovered
+from diver_trt.datasets.tensor_reader import read_tensors
+from diver_trt.errors import DiverError
+from diver_trt.method.schedule import step_table
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.memory import choose_memory_plan
+from diver_trt.sidecar import Plan, read_plans
+from tests.datasets import methods
+from tests.stand_in import MACHINE, write_stand_in_plan
+
+LIMIT_S = 5.0
+MESSAGE_CHARACTERS = 1000
+
+Damage = Callable[[bytes, Random], bytes]
+
+
+class DefectError(AssertionError):
+    """An input that the package does not handle as it promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that reads files.
+
+    Attributes:
+        name: Of the target.
+        make: Writes whole files into an empty folder, and returns those that are to be damaged.
+        damage: Returns damaged bytes of one of them.
+        reads: What reads the folder; each is tried with every input.
+    """
+
+    name: str
+    make: Callable[[Path], list[Path]]
+    damage: Damage
+    reads: tuple[Callable[[Path], object], ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one input: whether every reader accepted it, and how long the slowest took."""
+
+    accepted: bool
+    seconds: float
+
+
+class Trial:
+    """A target with its whole files in a folder, ready to be damaged one input after the other."""
+
+    def __init__(self, target: Target, folder: Path) -> None:
+        self._target, self._folder = target, folder / "files"
+        self._folder.mkdir(parents=True)
+        self._files = target.make(self._folder)
+        self._whole = {path: path.read_bytes() for path in self._files}
+        self._tree = _listed(folder)
+        for read in target.reads:
+            read(self._folder)  # what is whole is accepted, and everything is imported before anything is watched
+
+    def attempt(self, random: Random) -> Outcome:
+        """Damage one file, and read.
+
+        Raises:
+            DefectError: Something else happened than that the files were accepted, or refused in one line.
+        """
+        path = random.choice(self._files)
+        path.write_bytes(self._target.damage(self._whole[path], random))
+        try:
+            outcomes = [_judged(read, self._folder) for read in self._target.reads]
+        finally:
+            path.write_bytes(self._whole[path])
+        if (tree := _listed(self._folder.parent)) != self._tree:
+            raise DefectError(f"files came or went: {sorted(tree ^ self._tree)}")
+        return Outcome(all(outcome.accepted for outcome in outcomes), max(outcome.seconds for outcome in outcomes))
+
+
+def _judged(read: Callable[[Path], object], folder: Path) -> Outcome:
+    started, accepted = time.perf_counter(), True
+    with _watched() as seen:
+        try:
+            read(folder)
+        except DiverError as error:
+            accepted, message = False, str(error)
+            if not (message.isprintable() and 0 < len(message) <= MESSAGE_CHARACTERS):
+                raise DefectError(
+                    f"a message that is not one printable line of at most {MESSAGE_CHARACTERS} characters: {message[:500]!r}"
+                ) from error
+        except Exception as error:
+            raise DefectError(f"{type(error).__name__} escaped: {str(error)[:500]!r}") from error
+        except _Hang as hang:
+            raise DefectError(f"still reading after {LIMIT_S} s") from hang
+    seconds = time.perf_counter() - started
+    if seen:
+        raise DefectError(f"did more than read: {seen[:5]}")
+    if seconds > LIMIT_S:
+        raise DefectError(f"took {seconds:.1f} s")
+    return Outcome(accepted, seconds)
+
+
+class _Hang(BaseException):
+    """Not an Exception, or readers would take it for a damaged file."""
+
+
+_seen: list[str] | None = None
+_DEEDS = ("os.", "shutil.", "subprocess.", "socket.", "ctypes.", "tempfile.", "pty.", "webbrowser.")
+_HARMLESS = ("os.listdir", "os.scandir", "os.fwalk", "os.walk", "os.getxattr")
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def _notice(event: str, arguments: tuple[Any, ...]) -> None:
+    if _seen is None:
+        return
+    writes = event == "open" and bool(arguments[2] & _WRITES) and arguments[0] != os.devnull
+    if writes or (event.startswith(_DEEDS) and event not in _HARMLESS):
+        _seen.append(f"{event}{arguments[:2]!r}"[:200])
+
+
+sys.addaudithook(_notice)
+
+
+@contextmanager
+def _watched() -> Iterator[list[str]]:
+    """Note everything that Python does to the world outside besides reading, and interrupt what takes too long."""
+    global _seen
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise _Hang
+
+    _seen = []
+    before, bytecode = signal.signal(signal.SIGALRM, interrupt), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        yield _seen
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        _seen, sys.dont_write_bytecode = None, bytecode
+
+
+def _listed(folder: Path) -> set[str]:
+    return {os.path.join(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files)}  # noqa: PTH118
+
+
+def in_bytes(data: bytes, random: Random) -> bytes:
+    """Change, cut, drop, double or insert bytes, three times out of four near the start or the end, where files say what they are."""
+    changed = bytearray(data)
+    for _ in range(random.randint(1, 4)):
+        size = len(changed)
+        near = min(size, 300)
+        at = random.choice(
+            [random.randrange(near + 1), random.randrange(near + 1), size - random.randrange(near + 1), random.randrange(size + 1)]
+        )
+        length = random.choice([1, 1, 2, 4, 8, 64])
+        kind = random.randrange(6)
+        if kind == 0:
+            changed[at : at + 1] = bytes([random.randrange(256)])
+        elif kind == 1:
+            changed[at : at + length] = random.choice([b"\0", b"\xff", b"\x7f", b"\x80", b"\n", b"\x1b"]) * length
+        elif kind == 2:
+            del changed[at : at + length]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + length]
+        elif kind == 4:
+            changed[at : at + 1] = bytes([changed[at] ^ 1 << random.randrange(8)]) if at < size else b""
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+NESTED = "nested"
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 2, 10, 2**31, 2**63, 10**30, 10**400, -(10**400), 0.5, -0.0, 1e308, 1e-320, float("inf"), float("nan"),
+    "", "a", "n", "..", "../secret", "/etc/passwd", "a\nb", "\x1b[2J", "\x00", "\ud800", "\u2028", "é" * 300, "x" * 5000, "1" * 5000,
+    "0.5\n:0.5", "1e308:1e308", "-1e39:1e-44", "nan:1", "0.5:0.5", "99", "²", "mtt", "kip", NESTED,
+    [], {}, [[]], [None], {"": {}}, [1] * 100, ["n", 3, 32, 32], "0" * 64,
+)  # fmt: skip
+
+
+def in_json(data: bytes, random: Random) -> bytes:
+    """Change a JSON document here and there and leave it one, most of the time."""
+    if random.randrange(8) == 0:
+        return in_bytes(data, random)
+    if random.randrange(60) == 0:
+        return random.choice(
+            [b"", b"[" * 100_000, b'{"a":' * 50_000, b"null", b"[]", b"{}", b"\xff\xfe", b"1" * 5000, b'{"schema": 1e999}']
+        )
+    document = {"": json.loads(data)}
+    for _ in range(random.choice([1, 1, 2, 3])):
+        holder, key = random.choice(list(_places(document, "")) or [(document, "")])
+        kind = random.randrange(8)
+        if kind == 0 and holder is not document:
+            del holder[key]
+        elif kind == 1:
+            other, place = random.choice(list(_places(document, "")) or [(document, "")])
+            holder[key] = json.loads(json.dumps(other[place]))
+        elif kind == 2 and isinstance(holder, list):
+            holder.append(holder[key])
+        elif kind == 3 and isinstance(holder, dict) and holder is not document:
+            holder[str(random.choice(VALUES))[:200]] = holder.pop(key)
+        else:
+            holder[key] = deepcopy(random.choice(VALUES))
+    text = json.dumps(document[""], ensure_ascii=random.randrange(2) == 0)
+    depth = random.choice([10, random.randrange(800, 1000), 100_000])
+    return text.replace(f'"{NESTED}"', "[" * depth + "]" * depth).encode("utf-8", "surrogatepass")
+
+
+def _places(holder: Any, key: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every value of a document as its holder and its key."""
+    yield holder, key
+    value = holder[key]
+    for inner in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from _places(value, inner)
+
+
+def in_lines(data: bytes, random: Random) -> bytes:
+    """Change a text of lines."""
+    if random.randrange(4) == 0:
+        return in_bytes(data, random)
+    lines = data.split(b"\n")
+    for _ in range(random.randint(1, 3)):
+        at = random.randrange(len(lines))
+        lines[at] = random.choice(
+            [
+                lines[at] + b" 1",
+                lines[random.randrange(len(lines))],
+                str(random.choice(VALUES)).encode("utf-8", "surrogatepass"),
+                b"#",
+                lines[at][::-1],
+            ]
+        )
+    return b"\n".join(lines)
+
+
+def in_zip(data: bytes, random: Random) -> bytes:
+    """Change what is in a zip and write it again with its checksums right, so that the damage reaches who reads the members."""
+    if random.randrange(3) == 0:
+        return in_bytes(data, random)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    small = [at for at, (_, content) in enumerate(members) if len(content) < 4000] or [0]
+    at = random.choice([*small, random.randrange(len(members))])
+    name, content = members[at]
+    kind = random.randrange(10)
+    if kind == 0:
+        members[at] = (random.choice(["../secret", "/secret", "a\nb", "\x1b[2J", "", name + "x", members[0][0], "y" * 3000]), content)
+    elif kind == 1:
+        del members[at]
+    elif name.endswith(".npy") and kind < 8:
+        members[at] = (name, _in_npy(content, random))
+    else:
+        members[at] = (name, in_bytes(content, random))
+    output = io.BytesIO()
+    packed = zipfile.ZIP_DEFLATED if random.randrange(8) == 0 else zipfile.ZIP_STORED
+    with zipfile.ZipFile(output, "w", packed) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name that stands twice, which is meant
+        for name, content in members:
+            archive.writestr(zipfile.ZipInfo(name), content, packed)
+    return output.getvalue()
+
+
+def _in_npy(data: bytes, random: Random) -> bytes:
+    """Say another type, shape or order of the same values."""
+    size = struct.unpack("<H", data[8:10])[0]
+    header = data[10 : 10 + size].decode("latin-1").strip()
+    said = {"descr": "'<f4'", "fortran_order": "False", "shape": "(20, 3, 8, 8)"}
+    for part in ("descr", "shape", "fortran_order"):
+        start = header.index(f"'{part}': ") + len(part) + 4
+        ends = [header.find(f", '{other}'", start) for other in said if other != part]
+        said[part] = header[start : min(end for end in (*ends, header.rindex("}")) if end > 0)].rstrip(", ")
+    odd = {
+        "descr": ["|O", "<f8", "<U7", "|V4", "<M8[ns]", "<c8", ">f4", "<i8", "|b1", "|S0", "<m8", "<f2", "|u1", "[('a', '<f4')]", "None"],
+        "shape": [
+            *("()", "(0,)", "(-1,)", "(2**62,)", f"({10**30},)", "(20, 3, 64)", "(20, 8, 8, 3)", "(True,)", "(1.5,)", "[]"),
+            *("(0, 3, 8, 8)", "(20, 3, 8, 0)", f"({2**40}, 0)", "(20, 3, 8, 8, 1)", "(20, 3, 8, 4)", "(40, 3, 8, 8)", "(80, 3, 8, 8)"),
+        ],
+        "fortran_order": ["True", "1", "None"],
+    }
+    for part in random.choice([["descr"], ["shape"], ["fortran_order"], ["descr", "shape"]]):
+        said[part] = random.choice(odd[part])
+        if part == "descr" and said[part][0] in "|<>":
+            said[part] = repr(said[part])
+    text = "{" + ", ".join(f"'{key}': {value}" for key, value in said.items()) + ", }"
+    if random.randrange(10) == 0:
+        text = in_bytes(text.encode("latin-1"), random).decode("latin-1")
+    text = text.ljust(size - 1) + "\n"
+    return data[:8] + struct.pack("<H", len(text)) + text.encode("latin-1") + data[10 + size :]
+
+
+def in_safetensors(data: bytes, random: Random) -> bytes:
+    """Change the header and leave its length right, most of the time."""
+    if random.randrange(4) == 0:
+        return in_bytes(data, random)
+    (size,) = struct.unpack("<Q", data[:8])
+    header = in_json(data[8 : 8 + size], random)
+    return struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+
+def in_png(data: bytes, random: Random) -> bytes:
+    """Change a chunk and leave its checksum right, most of the time."""
+    if random.randrange(4) == 0:
+        return in_bytes(data, random)
+    chunks, position = [], 8
+    while position < len(data):
+        (size,) = struct.unpack(">I", data[position : position + 4])
+        chunks.append((data[position + 4 : position + 8], data[position + 8 : position + 8 + size]))
+        position += 12 + size
+    at = random.randrange(len(chunks))
+    kind, content = chunks[at]
+    deed = random.randrange(5)
+    if deed == 0:
+        chunks[at] = (random.choice([b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fdAT", b"iTXt", b"zTXt", b"iCCP", b"eXIf", b"IEND"]), content)
+    elif deed == 1:
+        chunks.insert(at, chunks[random.randrange(len(chunks))])
+    elif deed == 2:
+        del chunks[at]
+    elif kind == b"IHDR" and deed == 3:
+        side = [random.choice([0, 1, 8, 9, 4096, 10**6, 2**31 - 1]) for _ in range(2)]
+        chunks[at] = (kind, struct.pack(">II", *side) + content[8:])
+    else:
+        chunks[at] = (kind, in_bytes(content, random))
+    return data[:8] + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+
+
+@cache
+def digits() -> Bundle:
+    """The committed model."""
+    return Bundle.open(default_bundle())
+
+
+def open_bundle(folder: Path) -> None:
+    """Open a bundle, and plan with it what a recovery plans before it loads a network."""
+    bundle = Bundle.open(folder)
+    step_table(bundle.noise_schedule, Recipe(), bundle.layout)
+    load_class_map("model", bundle.num_classes, bundle.class_names)
+
+
+def walk_graph(folder: Path) -> None:
+    """Look for the files that a graph reads."""
+    _check_external_data(folder, replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")))
+
+
+def read_engines(folder: Path) -> None:
+    """Read sidecars, hold them against a machine, and plan memory."""
+    bundle = Bundle.open(folder)
+    for plan in read_plans(bundle):
+        if not isinstance(plan, Plan):
+            raise plan
+        plan.misfit(bundle, MACHINE)
+        plan.distrusted()
+        for network in plan.sidecars:
+            plan.read(network)
+        choose_memory_plan([plan], 2 * 10**9, 100)
+
+
+def read_images(folder: Path, options: ReadOptions | None = None) -> None:
+    """Find out what a dataset is, and look at every image of it, as a recovery does before it begins."""
+    dataset = read_dataset(folder, digits(), options)
+    for said in (dataset.summary, dataset.classes, *dataset.origin.notes):
+        assert said.isprintable(), said
+    for _ in dataset.images.check():
+        pass
+    for sample in dataset.samples:
+        dataset.images.read(sample.position)
+        if dataset.soft_label:
+            dataset.soft_label(sample.position)
+
+
+def read_classes(folder: Path) -> None:
+    """Read a class map for a small model and for one of ImageNet-1K."""
+    for num_classes in (10, 1000):
+        load_class_map(str(folder / "classes"), num_classes, None)
+
+
+def only_file(read: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Give a reader of one file the only one in the folder."""
+
+    def of(folder: Path) -> object:
+        (path,) = folder.iterdir()
+        return read(path)
+
+    return of
+
+
+def decode(path: Path) -> object:
+    """Look at an image as `recover` does before it begins."""
+    with quiet():
+        return check_image(path)
+
+
+def linked_digits(folder: Path) -> Path:
+    """Put the digits into a folder and return the manifest."""
+    for network in digits().networks.values():
+        (folder / network.graph.name).symlink_to(digits().path.resolve() / network.graph.name)
+    (folder / "bundle.json").write_bytes((digits().path / "bundle.json").read_bytes())
+    return folder / "bundle.json"
+
+
+def sidecars(folder: Path) -> list[Path]:
+    linked_digits(folder)
+    return sorted(write_stand_in_plan(Bundle.open(folder), batch=2).folder.glob("*.json"))
+
+
+def graph(folder: Path) -> list[Path]:
+    """A graph with its weights beside it."""
+    from tests.test_external_data import WHERE
+
+    (folder / "encoder.onnx").write_bytes(WHERE["subgraph"]("encoder.onnx.data").SerializeToString())
+    return [folder / "encoder.onnx"]
+
+
+def images(side: int = 8, count: int = 20) -> methods.Pixels:
+    """Smooth images: as raw noise they would be taken for whitened ones."""
+    generator = np.random.default_rng(7)
+    coarse = generator.integers(40, 200, (count, 1, 1, 3)) + np.linspace(0, 50, side)[:, None, None]
+    return (coarse + generator.normal(0, 3, (count, side, side, 3))).clip(0, 255).astype(np.uint8)
+
+
+LABELS = [number // 2 for number in range(20)]
+
+
+def stored(write: Callable[..., Path], **options: Any) -> Callable[[Path], list[Path]]:
+    """Let a method write its files; each of tensors may be damaged."""
+
+    def make(folder: Path) -> list[Path]:
+        write(folder, images(), LABELS, **options)
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+
+    return make
+
+
+def old_format(folder: Path) -> list[Path]:
+    torch.save([methods.normalised(images(), "none"), methods.hard(LABELS)], folder / "data.pt", _use_new_zipfile_serialization=False)
+    return [folder / "data.pt"]
+
+
+def kip(folder: Path) -> list[Path]:
+    """KIP's file as such is refused for being whitened; `--normalisation` says that this one is not."""
+    np.savez(
+        folder / "kip_10.npz", images=methods.normalised(images(), "none").numpy(), labels=methods.one_hot(LABELS, 10) - np.float32(0.1)
+    )
+    return [folder / "kip_10.npz"]
+
+
+def converted(suffix: str, folder: Path) -> list[Path]:
+    source = methods.datm(folder, images(), LABELS) / "images_best.pt"
+    convert_tensors(read_tensors(source, ReadOptions()), 1, folder / f"set{suffix}")
+    for path in folder.glob("*.pt"):
+        path.unlink()
+    return [folder / f"set{suffix}"]
+
+
+def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        image = Image.fromarray(images(24, 1)[0])
+        image.putalpha(255) if mode == "RGBA" else None
+        image.convert(mode).save(folder / name, **options)
+        return [folder / name]
+
+    return make
+
+
+def recovered(folder: Path) -> list[Path]:
+    """A recovered dataset of two classes, as `recover` writes it."""
+    from diver_trt.datasets.writer import MANIFEST, MANIFEST_SCHEMA
+
+    samples = []
+    for index in range(2):
+        (folder / f"0000{index}").mkdir()
+        file = f"0000{index}/00000.png"
+        Image.fromarray(images(8, 2)[index]).save(folder / file)
+        record = {"key": file[:-4], "file": file, "sha256": sha256(folder / file), "source": "a.png", "source_sha256": "0" * 64}
+        samples.append({**record, "index": index, "label": index, "wnid": None, "engine": "onnx"})
+    np.save(folder / "soft_labels.npy", np.zeros((2, 10), np.float32))
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "tool": {"name": "diver-trt", "version": "0"},
+        "bundle": {"model": "digits", "precision": "fp32", "sha256": digits().sha256},
+        "recipe": Recipe().to_json(),
+        "seed": 0,
+        "source": {"name": "set", "format": "folders", "clipped": 0.0, "images": 3},
+        "layout": {"name": "index", "size": 32},
+        "companions": [{"file": "soft_labels.npy", "sha256": sha256(folder / "soft_labels.npy")}],
+        "class_map": "model",
+        "shard": None,
+        "skipped": [{"key": "00001/00001", "source": "b.png", "problem": "is damaged"}],
+        "classes": [{"index": i, "label": i, "wnid": None, "imagenet_index": None, "name": str(i)} for i in range(2)],
+        "samples": samples,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return [folder / MANIFEST]
+
+
+def journal(folder: Path) -> list[Path]:
+    """The journal of a recovery that stopped after two images and one that came to nothing."""
+    (manifest,) = recovered(folder)
+    document = json.loads(manifest.read_text())
+    manifest.unlink()
+    head = {name: value for name, value in document.items() if name not in ("companions", "skipped", "classes", "samples")}
+    lines = [head, *document["samples"], *document["skipped"]]
+    (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [folder / JOURNAL]
+
+
+def read_journal(folder: Path) -> None:
+    found = Journal(folder)
+    found.head()
+    found.read()
+    list(found.files())
+
+
+def sha256(path: Path) -> str:
+    from diver_trt.bundle import file_sha256
+
+    return file_sha256(path)
+
+
+def written(name: str, text: str) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        (folder / name).write_text(text)
+        return [folder / name]
+
+    return make
+
+
+IMAGE = (only_file(decode), only_file(read_image))
+DATASET = (read_images,)
+KNOWN = (partial(read_images, options=ReadOptions(normalisation="imagenet")),)
+
+TARGETS = (
+    Target("bundle.json", lambda folder: [linked_digits(folder)], in_json, (open_bundle,)),
+    Target("sidecars", sidecars, in_json, (read_engines,)),
+    Target("ONNX graph", graph, in_bytes, (walk_graph,)),
+    Target("manifest", recovered, in_json, (inspect_recovered, read_images)),
+    Target("journal", journal, in_lines, (read_journal,)),
+    Target("class map, lines", written("classes", "".join(f"thing_{i} {i}\n" for i in range(10))), in_lines, (read_classes,)),
+    Target("class map, list", written("classes", json.dumps([*range(9), "9"])), in_json, (read_classes,)),
+    Target("class map, object", written("classes", json.dumps({f"thing {i}": i for i in range(10)})), in_json, (read_classes,)),
+    Target("PNG", picture("a.png", "RGB"), in_png, IMAGE),
+    Target("PNG, palette", picture("a.png", "P"), in_png, IMAGE),
+    Target("PNG, alpha", picture("a.png", "RGBA"), in_png, IMAGE),
+    Target("PNG, black and white", picture("a.png", "1"), in_png, IMAGE),
+    Target("JPEG", picture("a.jpg", "RGB", quality=75), in_bytes, IMAGE),
+    Target("JPEG, progressive", picture("a.jpeg", "L", progressive=True), in_bytes, IMAGE),
+    Target("WebP", picture("a.webp", "RGB"), in_bytes, IMAGE),
+    Target("WebP, lossless", picture("a.webp", "RGBA", lossless=True), in_bytes, IMAGE),
+    Target("mtt", stored(methods.mtt), in_zip, DATASET),
+    Target("tesla", stored(methods.tesla_with_teacher_labels), in_zip, DATASET),
+    Target("datm", stored(methods.datm), in_zip, DATASET),
+    Target("glad", stored(methods.glad), in_zip, DATASET),
+    Target("dm", stored(methods.dm), in_zip, DATASET),
+    Target("cafe", stored(methods.cafe), in_zip, DATASET),
+    Target("idc", stored(methods.listed("data.pt")), in_zip, DATASET),
+    Target("dream", stored(methods.listed("data1200.pt")), in_zip, DATASET),
+    Target("ncfm", stored(methods.listed("data_20000.pt")), in_zip, DATASET),
+    Target("seqmatch", stored(methods.seqmatch), in_zip, DATASET),
+    Target("torch's old format", old_format, in_bytes, DATASET),
+    Target("frepo", stored(methods.frepo), in_zip, KNOWN),
+    Target("kip", kip, in_zip, KNOWN),
+    Target("converted to npz", partial(converted, ".npz"), in_zip, DATASET),
+    Target("converted to safetensors", partial(converted, ".safetensors"), in_safetensors, DATASET),
+)

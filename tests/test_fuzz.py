@@ -1,0 +1,102 @@
+"""Whatever becomes of a file that somebody else made, reading it ends well or in one line; `benchmarks/fuzz.py` tries far more of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diver_trt.errors import DatasetError
+from tests import fuzzing
+from tests.fuzzing import TARGETS, DefectError, Target, Trial, in_bytes
+
+INPUTS = 110
+
+
+@pytest.fixture(scope="module")
+def trial_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Trial]:
+    return cache(lambda target: Trial(target, tmp_path_factory.mktemp("fuzz")))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@settings(max_examples=INPUTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(random=st.randoms(use_true_random=False))
+def test_damaged_files_are_read_or_refused_in_one_line(trial_of: Callable[[Target], Trial], target: Target, random: Random) -> None:
+    trial_of(target).attempt(random)
+
+
+def test_damage_is_neither_always_nor_never_fatal(tmp_path: Path) -> None:
+    """A target whose every input is refused at its first byte would prove nothing."""
+    for number, target in enumerate(TARGETS):
+        trial, seen = Trial(target, tmp_path / str(number)), set()
+        for seed in range(200):
+            seen.add(trial.attempt(Random(seed)).accepted)
+            if len(seen) == 2:
+                break
+        assert seen == {True, False}, target
+
+
+def faulty(read: Callable[[Path], object]) -> Target:
+    """A target that goes wrong as soon as its file is damaged."""
+
+    def whole(folder: Path) -> list[Path]:
+        (folder / "a").write_bytes(b"whole")
+        return [folder / "a"]
+
+    return Target("faulty", whole, in_bytes, (lambda folder: None if (folder / "a").read_bytes() == b"whole" else read(folder),))
+
+
+def fail(error: Exception) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("read", "complaint"),
+    [
+        (lambda folder: fail(ValueError("odd")), "ValueError escaped: 'odd'"),
+        (lambda folder: fail(MemoryError()), "MemoryError escaped"),
+        (lambda folder: fail(DatasetError("two\nlines")), "a message that is not one printable line"),
+        (lambda folder: fail(DatasetError("red \x1b[31m")), "a message that is not one printable line"),
+        (lambda folder: fail(DatasetError("a" * 2000)), "of at most 1000 characters"),
+        (lambda folder: fail(DatasetError("")), "a message that is not one printable line"),
+        (lambda folder: (folder / "b").touch(), "did more than read"),
+        (lambda folder: (folder.parent.parent / "outside").write_bytes(b""), "did more than read"),
+        (lambda folder: (folder / "a").rename(folder / "b"), "did more than read"),
+        (lambda folder: (folder.parent / "made").mkdir(), "did more than read"),
+        (lambda folder: os.system("true"), "did more than read"),
+        (lambda folder: subprocess.run(["true"], check=True), "did more than read"),
+        (lambda folder: time.sleep(9), "still reading after"),
+        (lambda folder: spin(), "still reading after"),
+    ],
+)
+def test_the_harness_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], complaint: str) -> None:
+    monkeypatch.setattr(fuzzing, "LIMIT_S", 0.2)
+    trial = Trial(faulty(read), tmp_path / "trial")
+    with pytest.raises(DefectError, match=complaint):
+        for seed in range(20):
+            trial.attempt(Random(seed))
+
+
+def spin() -> None:
+    """Never end, and take every exception for a damaged file."""
+    while True:
+        try:
+            sum(range(1000))
+        except Exception:
+            continue
+
+
+def test_the_harness_lets_good_readers_be(tmp_path: Path) -> None:
+    refuses = Trial(faulty(lambda folder: fail(DatasetError("damaged; make it again"))), tmp_path / "refuses")
+    assert not all(refuses.attempt(Random(seed)).accepted for seed in range(20))
+    accepts = Trial(faulty(lambda folder: None), tmp_path / "accepts")
+    assert all(accepts.attempt(Random(seed)).accepted for seed in range(20))
