@@ -622,7 +622,9 @@ def _checked(dataset: Dataset, model: Bundle, *, skip_bad: bool = False) -> list
     """Say what a dataset was found to be, and look at every image of it; one that cannot be read ends it, or is left for the report."""
     from diver_trt.recovery import mean_clipped
 
-    _say(f"{dataset.root}: {dataset.summary}; model {model.model_id} {model.precision}")
+    files = dataset.origin.files if dataset.root.is_dir() else ()
+    where = f"{dataset.root} ({', '.join(files)})" if files else str(dataset.root)
+    _say(f"{where}: {dataset.summary}; model {model.model_id} {model.precision}")
     for note in dataset.origin.notes:
         _say(f"note: {note}")
     _say("if that is wrong: --format, --classes, --normalisation, --collage")

@@ -430,5 +430,10 @@ def test_inspect_shows_what_would_be_fed_to_the_model(dm: Path, tmp_path: Path) 
     assert "cut from 2 x 2 collages" in result.stderr
 
 
+def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:
+    assert f"{dm.parent} ({dm.name}): DC, DSA" in run("inspect", dm.parent).stderr
+    assert f"{dm}: DC, DSA" in run("inspect", dm).stderr
+
+
 def test_notes_are_said(dm: Path) -> None:
     assert "note: values lie in" in run("inspect", dm, "--normalisation", "none").stderr

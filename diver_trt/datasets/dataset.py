@@ -103,8 +103,12 @@ class Dataset:
         each = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         origin = self.origin
         width, height = origin.image_size
-        what = f"{', '.join(origin.files)}: {origin.format.methods} tensors" if origin.files else origin.format.methods
-        parts = [what, f"{len(counts)} classes x {each}", f"{width} px" if width == height else f"{width} x {height} px"]
+        tensors = " tensors" if origin.files else ""
+        parts = [
+            f"{origin.format.methods}{tensors}",
+            f"{len(counts)} classes x {each}",
+            f"{width} px" if width == height else f"{width} x {height} px",
+        ]
         if origin.whitening:
             parts.append("ZCA-whitened")
         if origin.normalisation == "none":

@@ -222,7 +222,7 @@ def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bu
 def test_the_summary_says_what_was_found_and_assumed(tmp_path: Path, imagenet: Bundle) -> None:
     dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
     assert dataset.summary == (
-        "images_best.pt: MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
+        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
     )
 
 
