@@ -110,7 +110,7 @@ def pixels_from_values(values: NDArray[np.float32]) -> tuple[Pixels, float]:  # 
 
 def absurdity(values: NDArray[Any]) -> str | None:
     """Say why stored values cannot be pixels whatever they were normalised with, or return None."""
-    if values.dtype == np.uint8 or (np.abs(values) < _MAX_VALUE).all():
+    if values.dtype == np.uint8 or (np.abs(values, dtype=np.float64) < _MAX_VALUE).all():
         return None
     if not np.isfinite(values).all():
         return "holds values that are no numbers (NaN or infinite)"

@@ -8,6 +8,7 @@ names and by the values.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,11 @@ def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
 
 
 def _text(value: Content) -> str | None:
-    return str(value) if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "U" else None
+    """Return a text that was stored as an array; None for what is no text, also for characters that there are none of."""
+    if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "U" and value.dtype.itemsize):
+        return None
+    codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
+    return str(value) if (codes <= sys.maxunicode).all() else None
 
 
 def _is_array(value: object) -> bool:

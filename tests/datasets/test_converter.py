@@ -100,6 +100,17 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     assert "holds no file of tensors; name one file of images" in result.output
 
 
+def test_texts_of_impossible_characters_are_none(tmp_path: Path, imagenet: Bundle) -> None:
+    """Numpy makes a string of any four bytes; one that holds such a character fails wherever it is printed."""
+    impossible = np.frombuffer(b"\xff\xff\xff\x7f" * 3, "<U3").reshape(())
+    values = methods.normalised(known_images(20, 64), "none").numpy().astype(np.float16)  # which a limit of millions overflows
+    np.savez(
+        tmp_path / "a.npz", images=values, labels=np.array(CLASSES), format=np.array("idc"), normalisation=impossible, collage=impossible
+    )
+    found = read_dataset(tmp_path / "a.npz", imagenet, ReadOptions(classes="imagewoof", collage=1))
+    assert (found.origin.format.name, found.origin.normalisation) == ("idc", "none")
+
+
 def test_the_order_of_bytes_is_no_matter(tmp_path: Path, imagenet: Bundle) -> None:
     images = known_images(20, 64)
     values = methods.normalised(images, "none").numpy()
