@@ -9,6 +9,7 @@ PyTorch is asked for the structure of a `.pt` file only (`weights_only=True`, te
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -34,6 +35,7 @@ MAX_LOADED_BYTES = 1 << 30
 
 _MAX_NODES, _MAX_DEPTH = 100_000, 8
 _TORCH_DTYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"}
+_ALIGNMENT = re.compile(rb"[1-9]\d{0,5}")
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -317,8 +319,11 @@ def _records(path: Path) -> dict[int, int] | None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             records = {_data_offset(path, info): info.file_size for info in members}
+            alignments = [archive.read(info) for info in members if info.filename.endswith(".storage_alignment") and info.file_size < 100]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as cause:
         raise DatasetError(f"{path}: a damaged file ({_first_line(cause)})") from cause
+    if not all(_ALIGNMENT.fullmatch(alignment) for alignment in alignments):  # torch divides by it, and 0 ends the process
+        raise DatasetError(f"{path}: a damaged file (its tensors are said to be aligned to {shown(repr(alignments[0]))} bytes)")
     if any(info.compress_type != zipfile.ZIP_STORED for info in members) or sum(records.values()) > path.stat().st_size:
         raise DatasetError(f"{path}: is compressed, which torch.save never does; load it and save it again with torch.save")
     return records
