@@ -293,7 +293,7 @@ def _open_safetensors(path: Path) -> Content:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     content: dict[str, Content] = {}
-    for name, value in header.pop("__metadata__", {}).items():
+    for name, value in (header.pop("__metadata__", None) or {}).items():
         content[name] = np.array(value)
     for name, entry in header.items():
         if entry["dtype"] not in _SAFETENSORS_DTYPES:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -76,6 +78,14 @@ def test_tensors_are_read_whatever_their_strides(tmp_path: Path, tensor: torch.T
     assert isinstance(array, StoredArray if by_rows else np.ndarray)
     np.testing.assert_array_equal(load(array), tensor.detach().numpy())
     np.testing.assert_array_equal(array[1], tensor.detach().numpy()[1])
+
+
+def test_a_safetensors_header_may_say_that_it_has_no_metadata(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": None, "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"abc")
+    content = open_stored(tmp_path / "a.safetensors")
+    assert isinstance(content, dict)
+    assert load(content["a"]).tobytes() == b"abc"
 
 
 def test_fortran_order_and_compressed_members_are_read(tmp_path: Path) -> None:
