@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diver_trt.bundle import file_sha256
 from diver_trt.datasets.contact_sheet import ContactSheet
 from diver_trt.datasets.image_file import read_image
-from diver_trt.datasets.layout import Written, require_torch, write_companions
+from diver_trt.datasets.layout import Written, class_name, require_torch, write_companions
 from diver_trt.datasets.normalisation import find_normalisation
 from diver_trt.datasets.recovered import RecoveredFolder, open_recovered
 from diver_trt.datasets.whole_file import replacing, reported
-from diver_trt.datasets.writer import ONLY_NAMES, open_output, require_usable
+from diver_trt.datasets.writer import first_difference, open_output, require_usable
 from diver_trt.errors import DatasetError, OutputError
 
 _DECIDED_ALONE = ("shard", "samples", "skipped", "companions")
@@ -61,7 +62,15 @@ def merge_shards(folders: Sequence[Path], output: Path) -> int:
                     writer.record(entry)
         layout = manifest["layout"]
         normalisation = find_normalisation(layout["normalisation"]) if layout["normalisation"] else None
-        companions = write_companions(layout["name"], _written(output, manifest, samples, soft_labels), normalisation)
+        written = Written(
+            root=output,
+            files=[entry["file"] for entry in samples],
+            indices=[entry["index"] for entry in samples],
+            classes=manifest["classes"],
+            soft_labels=None if soft_labels is None else soft_labels.__getitem__,
+            size=layout["size"],
+        )
+        companions = write_companions(layout["name"], written, normalisation)
         listed = [{"file": name, "sha256": file_sha256(output / name)} for name in companions]
         complete = {**head, "companions": listed, "skipped": skipped, "classes": manifest["classes"]}
         writer.finish(complete, [entry["key"] for entry in samples], _sheet(output, manifest, samples))
@@ -70,13 +79,15 @@ def merge_shards(folders: Sequence[Path], output: Path) -> int:
 
 def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
     first = shards[0]
+    common = {name: value for name, value in first.manifest.items() if name not in _DECIDED_ALONE}
     by_number: dict[int, RecoveredFolder] = {}
     for shard in shards:
         if not shard.manifest["shard"]:
             raise DatasetError(f"{shard.root}: is a whole recovered dataset, no shard; there is nothing to merge")
-        for name, value in _shared(first).items():
-            if _shared(shard).get(name) != value:
-                raise DatasetError(f"{first.root} and {shard.root}: are of different recoveries, their {name} differs; name those of one")
+        if different := first_difference(shard.manifest, common):
+            raise DatasetError(
+                f"{first.root} and {shard.root}: are of different recoveries, their {different.name} differs; name those of one"
+            )
         number, of = shard.manifest["shard"]["number"], shard.manifest["shard"]["of"]
         if of != (expected := first.manifest["shard"]["of"]):
             raise DatasetError(f"{first.root} and {shard.root}: are cut into {expected} and {of} shards; expected one cut")
@@ -87,13 +98,6 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
     if missing := [number for number in range(1, of + 1) if number not in by_number]:
         raise DatasetError(f"shard {', '.join(f'{number}/{of}' for number in missing)}: missing; expected all {of}")
     return [by_number[number] for number in sorted(by_number)]
-
-
-def _shared(shard: RecoveredFolder) -> dict[str, Any]:
-    """Return what the shards of one recovery have in common, without what may be called differently."""
-    shared = {name: value for name, value in shard.manifest.items() if name not in (*_DECIDED_ALONE, *ONLY_NAMES)}
-    shared["source"] = {name: value for name, value in shared["source"].items() if f"source {name}" not in ONLY_NAMES}
-    return shared
 
 
 def _require_each_once(images: int, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -111,24 +115,6 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
             shutil.copyfile(source, temporary)
             if file_sha256(temporary) != sha256:
                 raise DatasetError(f"{source}: is not the file that was written; recover its shard again")
-
-
-def _written(
-    output: Path, manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], soft_labels: NDArray[np.float32] | None
-) -> Written:
-    return Written(
-        root=output,
-        files=[entry["file"] for entry in samples],
-        indices=[entry["index"] for entry in samples],
-        labels={entry["index"]: entry["label"] for entry in manifest["classes"]},
-        names={entry["index"]: _name(entry) for entry in manifest["classes"]},
-        soft_labels=None if soft_labels is None else soft_labels.__getitem__,
-        size=manifest["layout"]["size"],
-    )
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    return str(entry["name"].split(",")[0] if entry["name"] else entry["wnid"] or entry["label"])
 
 
 def _soft_labels(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | None:
@@ -155,8 +141,8 @@ def _soft_labels(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | Non
     return joined
 
 
-def _sheet(output: Path, manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Any:
-    names = {entry["index"]: f"{entry['index']}: {_name(entry)}" for entry in manifest["classes"]}
+def _sheet(output: Path, manifest: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Image.Image:
+    names = {entry["index"]: f"{entry['index']}: {class_name(entry)}" for entry in manifest["classes"]}
     bundle = manifest["bundle"]
     title = f"{bundle['model']} {bundle['precision']}, seed {manifest['seed']}, recovered images of merged shards"
     sheet = ContactSheet(title, manifest["layout"]["size"], Counter(entry["index"] for entry in samples))

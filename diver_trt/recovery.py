@@ -209,14 +209,22 @@ def _finish(job: Job, writer: DatasetWriter) -> None:
     for sample in job.samples:
         entry = writer.entry(sample.key)
         skipped.append(entry) if "problem" in entry else good.append(sample)
+    classes, soft_label = _classes(job.bundle, job.dataset.labels), job.dataset.soft_label
+    written = Written(
+        root=writer.root,
+        files=[files[sample.key] for sample in good],
+        indices=[sample.index for sample in good],
+        classes=classes,
+        soft_labels=None if soft_label is None else lambda number: soft_label(good[number].position),
+        size=job.side,
+    )
     normalisation = None if job.shard else tensor_normalisation(job.layout, job.dataset.origin.normalisation, job.side)
-    layout = "index" if job.shard else job.layout  # the files of a layout are made when shards are merged
-    companions = write_companions(layout, _written(job, good, [files[sample.key] for sample in good], writer.root), normalisation)
+    companions = write_companions("index" if job.shard else job.layout, written, normalisation)  # a shard's layout is made by merging
     manifest = {
-        **job.head(),
+        **writer.head,
         "companions": [{"file": name, "sha256": file_sha256(writer.root / name)} for name in companions],
         "skipped": skipped,
-        "classes": _classes(job.bundle, job.dataset.labels),
+        "classes": classes,
     }
     sheet = ContactSheet(_title(job), job.bundle.image_size, Counter(sample.index for sample in good))
     for sample in good:
@@ -375,23 +383,6 @@ def _title(job: Job) -> str:
     high, low = recipe.window
     model = f"{job.bundle.model_id} {job.bundle.precision}, seed {job.seed}, {recipe.start_step} steps, {inherit}"
     return f"{model}, gamma {recipe.gamma:g} in {high}:{low}  ·  top: distilled, bottom: recovered"
-
-
-def _written(job: Job, samples: Sequence[Sample], files: Sequence[str], root: Path) -> Written:
-    soft_label, labels = job.dataset.soft_label, job.dataset.labels
-    return Written(
-        root=root,
-        files=files,
-        indices=[sample.index for sample in samples],
-        labels=labels,
-        names={index: _class_name(job.bundle, label) for index, label in labels.items()},
-        soft_labels=None if soft_label is None else lambda number: soft_label(samples[number].position),
-        size=job.side,
-    )
-
-
-def _class_name(bundle: Bundle, label: int) -> str:
-    return bundle.class_names[label].split(",")[0] if bundle.class_names else wnid_of(label, bundle.num_classes) or str(label)
 
 
 def _classes(bundle: Bundle, labels: Mapping[int, int]) -> list[dict[str, Any]]:

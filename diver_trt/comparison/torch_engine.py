@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from diver_trt.runtime.engine import copy_checked
 from diver_trt.tensors import TensorSpec
 
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
-TORCH_PRECISIONS: tuple[TorchPrecision, ...] = get_args(TorchPrecision)
 
 _DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diver_trt.bundle import file_sha256
+from diver_trt.bundle import MAX_NAME_BYTES, file_sha256
 from diver_trt.datasets.whole_file import replacing
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
@@ -140,8 +140,9 @@ class Journal:
 
 
 def is_inside(name: str) -> bool:
-    """Return whether a name that a file gives stays inside that file's folder."""
-    return bool(name) and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
+    """Return whether a name that a file gives is one, and stays inside that file's folder."""
+    path = Path(name)
+    return name.isprintable() and 0 < len(name.encode()) <= MAX_NAME_BYTES and not path.is_absolute() and ".." not in path.parts
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -43,8 +43,7 @@ class Written:
         root: The output folder.
         files: Path of each image within it.
         indices: The class of each image in the dataset's order.
-        labels: The model's class of each index.
-        names: A text for each index: its wnid, its name or its number.
+        classes: What the manifest says of each index that occurs.
         soft_labels: The logits of each image, or None.
         size: Side of an image in pixels.
     """
@@ -52,10 +51,14 @@ class Written:
     root: Path
     files: Sequence[str]
     indices: Sequence[int]
-    labels: Mapping[int, int]
-    names: Mapping[int, str]
+    classes: Sequence[Mapping[str, Any]]
     soft_labels: Callable[[int], Array | None] | None
     size: int
+
+
+def class_name(entry: Mapping[str, Any]) -> str:
+    """Return what a class in a manifest is called: its name, or its wnid, or its number in the model."""
+    return str(entry["name"].split(",")[0] if entry["name"] else entry["wnid"] or entry["label"])
 
 
 def image_path(layout: str, index: int, number: int, wnid: str | None) -> str:
@@ -133,11 +136,13 @@ def _soft_labels(written: Written) -> NDArray[np.float32]:
 
 
 def _write_huggingface(written: Written) -> list[str]:
-    names = [written.names.get(index, str(index)) for index in range(max(written.names) + 1)]
+    labels = {entry["index"]: entry["label"] for entry in written.classes}
+    named = {entry["index"]: class_name(entry) for entry in written.classes}
+    names = [named.get(index, str(index)) for index in range(max(named) + 1)]
     names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
     with replacing(written.root / "train" / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for name, index in zip(written.files, written.indices, strict=True):
-            row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": written.labels[index]}
+            row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": labels[index]}
             file.write(json.dumps(row) + "\n")
     card = [
         "---",

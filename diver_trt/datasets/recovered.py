@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diver_trt.bundle import MAX_NAME_BYTES, Bundle, file_sha256
+from diver_trt.bundle import Bundle, file_sha256
 from diver_trt.datasets.class_map import wnid_of
+from diver_trt.datasets.journal import is_inside
 from diver_trt.datasets.writer import MANIFEST, MANIFEST_SCHEMA
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, shown
@@ -145,7 +146,7 @@ def _texts(document: Document, *names: str) -> None:
 
 def _require_inside(entry: Document) -> None:
     name = entry.text("file")
-    if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
+    if not is_inside(name):
         raise entry.fail("file", f"found {shown(repr(name))}, expected a path inside the folder")
 
 

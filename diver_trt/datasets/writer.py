@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,14 @@ class DatasetWriter:
 
     Attributes:
         root: The folder.
+        head: What decides the images, as the journal and the manifest begin.
         done: Keys of the samples that are on disk, or that came to nothing.
         lost: How many samples an earlier run listed that are not on disk as it says, and have to be done again.
         finished: Whether an earlier run finished the same thing.
     """
 
-    def __init__(self, root: Path, journal: Journal, *, lost: int = 0, finished: bool = False) -> None:
-        self.root, self._journal, self.lost, self.finished = root, journal, lost, finished
+    def __init__(self, root: Path, head: Mapping[str, Any], journal: Journal, *, lost: int = 0, finished: bool = False) -> None:
+        self.root, self.head, self._journal, self.lost, self.finished = root, head, journal, lost, finished
 
     @property
     def done(self) -> Mapping[str, int]:
@@ -154,22 +156,22 @@ def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
         damaged = {entry.text("key") for entry in manifest.documents("samples") if not _is_there(root, entry)}
         if not damaged and all(_is_there(root, entry) for entry in manifest.documents("companions")):
             (root / JOURNAL).unlink(missing_ok=True)  # of a run that ended between the manifest and this
-            return DatasetWriter(root, journal, finished=True)
+            return DatasetWriter(root, head, journal, finished=True)
         journal.begin(head)
         for entry in (*manifest.documents("samples"), *manifest.documents("skipped")):
             if entry.text("key") not in damaged:
                 journal.append(entry.fields)
         (root / MANIFEST).unlink()
-        return DatasetWriter(root, journal, lost=len(damaged))
+        return DatasetWriter(root, head, journal, lost=len(damaged))
     if (root / JOURNAL).is_file():
         found, kept, lost = journal.read()
         _require_same(root, found, head)
         journal.resume(kept)
-        return DatasetWriter(root, journal, lost=lost)
+        return DatasetWriter(root, head, journal, lost=lost)
     if not ours:
         require_usable(root)
     journal.begin(head)
-    return DatasetWriter(root, journal)
+    return DatasetWriter(root, head, journal)
 
 
 def _is_there(root: Path, entry: Document) -> bool:
@@ -198,20 +200,43 @@ def _is_beginning(path: Path) -> bool:
     return path.name == f".{JOURNAL}.partial"
 
 
-def _require_same(root: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse to go on with a run that was begun otherwise, naming the first thing that differs."""
+@dataclass(frozen=True, slots=True)
+class FirstDifference:
+    """Where two runs begin otherwise.
+
+    Attributes:
+        name: The path of fields down to it, in words: `"recipe gamma"`.
+        found: What the one has.
+        wanted: What the other has.
+    """
+
+    name: str
+    found: object
+    wanted: object
+
+
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> FirstDifference | None:
+    """Return the first field of `wanted` that `found` has otherwise, or None; what a thing is only called does not count."""
     for name, value in wanted.items():
-        if f"{prefix}{name}" in ONLY_NAMES:
+        path, old = f"{prefix}{name}", found.get(name)
+        if path in ONLY_NAMES:
             continue
-        old = found.get(name)
         if isinstance(value, dict) and isinstance(old, dict):
-            _require_same(root, old, value, f"{prefix}{name} ")
+            if inner := first_difference(old, value, f"{path} "):
+                return inner
         elif old != value:
-            what = f"{prefix}{name}".replace("_", " ")
-            raise OutputError(
-                f"{root}: holds a run with {what} {_short(old)}, and this one has {what} {_short(value)}; say the same to go on with it, "
-                "--overwrite to begin again, or choose another folder"
-            )
+            return FirstDifference(path.replace("_", " "), old, value)
+    return None
+
+
+def _require_same(root: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun otherwise, naming the first thing that differs."""
+    if different := first_difference(found, wanted):
+        what = different.name
+        raise OutputError(
+            f"{root}: holds a run with {what} {_short(different.found)}, and this one has {what} {_short(different.wanted)}; say the same "
+            "to go on with it, --overwrite to begin again, or choose another folder"
+        )
 
 
 def _short(value: object) -> str:
