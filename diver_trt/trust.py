@@ -36,7 +36,9 @@ def register_path() -> Path:
 def register(hashes: Iterable[str] = ()) -> None:
     """Enter engines; without any, only make sure that they could be entered.
 
-    A line is added in one write, so that several processes may enter engines at once, and none is glued to the remains of another.
+    A line is added in one write, so that several processes may enter engines at once, and none is glued to the remains of another. Where
+    the list seems to end in such remains, a line break goes first; if another process was only in the middle of its write (a file system
+    may show the half of it), that leaves an empty line, which is passed over like any line that is no hash.
 
     Args:
         hashes: SHA-256 of each engine, in hex.

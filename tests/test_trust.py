@@ -239,7 +239,24 @@ def test_processes_may_enter_engines_at_once(listed: Path) -> None:
     parts = [HASHES[first::4] for first in range(4)]
     processes = [subprocess.Popen([sys.executable, "-c", code, *part]) for part in parts]
     assert [process.wait() for process in processes] == [0] * 4
-    assert sorted(listed.read_text().splitlines()) == sorted(HASHES)
+    assert sorted(filter(None, listed.read_text().splitlines())) == sorted(HASHES)
+
+
+def test_a_line_seen_half_written_costs_an_empty_line_only(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other half of another process's line arrives after this one has looked where the list ends."""
+    trust.register(HASHES[:1])
+    with listed.open("a") as file:
+        file.write(HASHES[1][:30])
+    write = os.write
+
+    def late(file: int, data: bytes) -> int:
+        write(file, HASHES[1][30:].encode() + b"\n")
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", late)
+    trust.register(HASHES[2:3])
+    assert listed.read_text().splitlines() == [*HASHES[:2], "", HASHES[2]]
+    assert all(map(trust.is_registered, HASHES[:3]))
 
 
 def test_a_list_that_grows_meanwhile_loses_nothing(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
