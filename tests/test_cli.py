@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -378,14 +378,18 @@ def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
     assert "diver-trt " in [line for line in result.stdout.splitlines() if line.strip()][-1]
 
 
-def test_help_answers_at_once() -> None:
-    """0.3 s is the promise on the development machine; the best of five keeps a busy machine from failing it."""
-    seconds = []
-    for _ in range(5):
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "diver_trt", "--help"], capture_output=True, check=True)
-        seconds.append(time.monotonic() - started)
-    assert min(seconds) < 0.3
+def test_help_answers_about_as_soon_as_that_of_an_empty_program() -> None:
+    """Processor time, in turns and the best of ten, so that a busy machine does not fail it; importing numpy alone would."""
+    empty = ("-c", "import typer; app = typer.Typer(); app.command()(lambda: None); app.callback()(lambda: None); app(['--help'])")
+    best = {empty: float("inf"), ("-m", "diver_trt", "--help"): float("inf")}
+    for _ in range(10):
+        for arguments in best:
+            with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL) as process:
+                _, process.returncode, used = os.wait4(process.pid, 0)
+            assert process.returncode == 0
+            best[arguments] = min(best[arguments], used.ru_utime + used.ru_stime)
+    theirs, ours = best.values()
+    assert ours < 1.6 * theirs
 
 
 def test_a_checkout_runs_without_being_installed() -> None:

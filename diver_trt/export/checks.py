@@ -29,7 +29,7 @@ def check_against_module(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     precision: Precision,
-    on_batch: Callable[[int, float], None] = lambda batch, error: None,
+    on_batch: Callable[[int, float], None] = lambda _batch, _error: None,
 ) -> float:
     """Run a graph in ONNX Runtime and its float32 module in torch on the same random inputs.
 
@@ -65,7 +65,8 @@ def check_against_module(
         worst = max(worst, error)
     if worst > TOLERANCES[precision]:
         raise ExportError(
-            f"{path.name}: ONNX Runtime is a relative {worst:.1e} away from torch, expected at most {TOLERANCES[precision]:.0e} for {precision}"
+            f"{path.name}: ONNX Runtime is a relative {worst:.1e} away from torch, "
+            f"expected at most {TOLERANCES[precision]:.0e} for {precision}"
         )
     return worst
 

@@ -94,11 +94,19 @@ def resolve_target(backend: Backend, sms: Sequence[int], batches: Profile, works
     machine = this_machine(backend, module, gpu)
     if backend == "trt":
         if sms:
-            raise EngineError("--sm is for backend rtx: TensorRT proper compiles for the GPU that is here; leave it out, or use --backend rtx")
+            raise EngineError(
+                "--sm is for backend rtx: TensorRT proper compiles for the GPU that is here; leave it out, or use --backend rtx"
+            )
         if machine.compute_capability is None:
-            raise EngineError("backend trt compiles on the GPU that will run the engine, and none is here; run it on the device, or use --backend rtx")
+            raise EngineError(
+                "backend trt compiles on the GPU that will run the engine, and none is here; run it on the device, or use --backend rtx"
+            )
         return Target(
-            backend=backend, machine=machine, compute_capabilities=(machine.compute_capability,), batches=batches, workspace_bytes=workspace_bytes
+            backend=backend,
+            machine=machine,
+            compute_capabilities=(machine.compute_capability,),
+            batches=batches,
+            workspace_bytes=workspace_bytes,
         )
     known = sorted(int(name[2:]) for name in dir(module.ComputeCapability) if re.fullmatch(r"SM\d+", name))
     for sm in sms:
@@ -373,7 +381,7 @@ def _polygraphy(backend: Backend) -> Any:
         from polygraphy.logger import G_LOGGER
     except ImportError as cause:
         raise MissingExtraError("polygraphy", EXTRAS[backend], "building engines") from cause
-    if polygraphy.config.USE_TENSORRT_RTX != (backend == "rtx"):
+    if (backend == "rtx") != polygraphy.config.USE_TENSORRT_RTX:
         raise EngineError("this process has already built for the other backend; build for this one in a process of its own")
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     from types import SimpleNamespace
@@ -410,7 +418,7 @@ def _progress_monitor(module: Any, name: NetworkName, tell: Callable[[NetworkNam
             module.IProgressMonitor.__init__(self)
             self.totals: dict[str, int] = {}
 
-        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
             self.totals[phase] = steps
             tell(name, phase, 0, steps)
 

@@ -162,7 +162,9 @@ class Cuda:
             EngineError: Something on the stream cannot be captured; the stream is usable again.
         """
         api = self._api
-        self._check("cudaStreamBeginCapture", api.cudaStreamBeginCapture(self.stream, api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+        self._check(
+            "cudaStreamBeginCapture", api.cudaStreamBeginCapture(self.stream, api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        )
         try:
             enqueue()
         except BaseException:

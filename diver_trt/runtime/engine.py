@@ -1,11 +1,11 @@
 """What a recovery needs of an engine, and how one is chosen by name.
 
-    name         runs on
-    onnx         ONNX Runtime, CPU: the reference
-    onnx-cuda    ONNX Runtime, CUDA provider
-    rtx          TensorRT-RTX, with engines made by `diver-trt build --backend rtx`
-    trt          TensorRT, with engines made by `diver-trt build --backend trt`
-    auto         the first of rtx, trt and onnx-cuda that really works here, else onnx
+name         runs on
+onnx         ONNX Runtime, CPU: the reference
+onnx-cuda    ONNX Runtime, CUDA provider
+rtx          TensorRT-RTX, with engines made by `diver-trt build --backend rtx`
+trt          TensorRT, with engines made by `diver-trt build --backend trt`
+auto         the first of rtx, trt and onnx-cuda that really works here, else onnx
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ Device = Literal["cpu", "cuda"]
 Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|failed to allocate|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
 """ONNX Runtime has no class of its own for want of memory; these are the words of its arenas, of CUDA and of C++."""
 
 

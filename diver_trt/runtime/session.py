@@ -69,7 +69,9 @@ def open_session(
     if name in ("rtx", "trt"):
         return _open_tensorrt(name, bundle, batch, memory_budget, images, trust)
     if memory_budget is not None:
-        raise EngineError(f"a memory budget needs engines whose sidecars say what they take; engine {name} has none. Build some with `diver-trt build`")
+        raise EngineError(
+            f"a memory budget needs engines whose sidecars say what they take; engine {name} has none. Build some with `diver-trt build`"
+        )
     from diver_trt.runtime.onnx_engine import OnnxSession
 
     return Opened(OnnxSession(bundle, batch or balanced_batch(images), "cuda" if name == "onnx-cuda" else "cpu"), None)
@@ -91,13 +93,17 @@ def _open_tensorrt(
     machine = this_machine(backend, module, find_gpu(api))
     plans = [plan for plan in read_plans(bundle) if isinstance(plan, Plan) and plan.backend == backend]
     if not plans:
-        raise EngineError(f"{bundle.path}: has no engines for {backend}; build them with `diver-trt build {bundle.path} --backend {backend}`")
+        raise EngineError(
+            f"{bundle.path}: has no engines for {backend}; build them with `diver-trt build {bundle.path} --backend {backend}`"
+        )
     misfits = [plan.misfit(bundle, machine) for plan in plans]
     usable = [plan for plan, misfit in zip(plans, misfits, strict=True) if misfit is None]
     if not usable:
         raise EngineError("\n".join(str(misfit) for misfit in misfits if misfit))
     if batch is not None and not (usable := [plan for plan in usable if batch in plan.batches]):
-        raise EngineError(f"no engine takes batch {batch}; build one with `diver-trt build {bundle.path} --backend {backend} --batch {batch}`")
+        raise EngineError(
+            f"no engine takes batch {batch}; build one with `diver-trt build {bundle.path} --backend {backend} --batch {batch}`"
+        )
     if not trust:
         distrusted = [plan.distrusted() for plan in usable]
         usable = [plan for plan, reason in zip(usable, distrusted, strict=True) if reason is None]

@@ -175,7 +175,9 @@ class TrtEngine:
             validity, bits = session.runtime.get_engine_validity(data)
             if validity == session.module.EngineValidity.INVALID:
                 names = [name for name, bit in session.module.EngineInvalidityDiagnostics.__members__.items() if int(bit) & int(bits)]
-                raise EngineError(f"the {self._name} engine is not valid here: {', '.join(names) or session.log.last}; build the engines again")
+                raise EngineError(
+                    f"the {self._name} engine is not valid here: {', '.join(names) or session.log.last}; build the engines again"
+                )
         engine = session.runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(f"TensorRT cannot load the {self._name} engine: {session.log.last}")

@@ -28,7 +28,9 @@ def import_tensorrt(backend: Backend) -> Any:
     except ImportError as cause:
         if isinstance(cause, ModuleNotFoundError) and cause.name == name:
             raise MissingExtraError(name, EXTRAS[backend], f"backend {backend}") from cause
-        raise EngineError(f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`") from cause
+        raise EngineError(
+            f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`"
+        ) from cause
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Runtime"):
         raise EngineError(f"{name} is installed but holds no TensorRT; reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`")

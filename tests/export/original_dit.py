@@ -69,7 +69,9 @@ class Block(nn.Module):
 class OriginalDiT(nn.Module):
     """Its state dict has the layout of `DiT-XL-2-256x256.pt`."""
 
-    def __init__(self, width: int = 384, heads: int = 6, depth: int = 2, size: int = 8, patch: int = 2, channels: int = 4, classes: int = 7) -> None:
+    def __init__(
+        self, width: int = 384, heads: int = 6, depth: int = 2, size: int = 8, patch: int = 2, channels: int = 4, classes: int = 7
+    ) -> None:
         super().__init__()
         self.patch, self.grid, self.out_channels = patch, size // patch, 2 * channels
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, width, patch, patch)})

@@ -113,7 +113,9 @@ def test_a_float32_engine_behind_an_fp16_contract_is_found(digits: Bundle, tmp_p
         graph_from_network(pretending, inputs, outputs, tmp_path / f"{name}.onnx")
         claimed = replace(digits.networks[name], inputs=inputs, outputs=outputs)
         compiled = compile_graph(tmp_path / f"{name}.onnx", claimed, target.profile(name), target)
-        with pytest.raises(EngineError, match=rf"{name}: the bundle is fp16, but the compiled network has 0 products in float16 and \d+ in float32"):
+        with pytest.raises(
+            EngineError, match=rf"{name}: the bundle is fp16, but the compiled network has 0 products in float16 and \d+ in float32"
+        ):
             engine_builder._check_precision(replace(digits, precision="fp16"), name, compiled)
 
 
@@ -168,7 +170,7 @@ def test_without_a_gpu_the_default_is_ampere_and_later() -> None:
 def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as hopper:
         hopper.setattr(engine_builder, "find_gpu", lambda api: Gpu("NVIDIA H200", "sm90", 141 * 10**9, "13.0", "13.0", 132))
-        with pytest.raises(EngineError, match="this GPU is sm90, and TensorRT-RTX .* compiles for 75, .* name another GPU with --sm"):
+        with pytest.raises(EngineError, match=r"this GPU is sm90, and TensorRT-RTX .* compiles for 75, .* name another GPU with --sm"):
             resolve_target("rtx", [], STATIC)
     with pytest.raises(EngineError, match=r"--sm 90: TensorRT-RTX [\d.]+ compiles for 75, 80, 86, 89, 120, 121 only"):
         resolve_target("rtx", [90], STATIC)
@@ -205,9 +207,12 @@ def test_either_both_or_neither_tensorrt(installed: tuple[str, ...], works: tupl
 
 
 @pytest.mark.parametrize(
-    ("backend", "version", "expected"), [("trt", "10.2.0", "10.3 or later, before 12.0"), ("trt", "12.0.1", "10.3"), ("rtx", "2.0", "1.0 or later")]
+    ("backend", "version", "expected"),
+    [("trt", "10.2.0", "10.3 or later, before 12.0"), ("trt", "12.0.1", "10.3"), ("rtx", "2.0", "1.0 or later")],
 )
-def test_versions_that_are_not_known_to_work_are_refused(backend: Any, version: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_that_are_not_known_to_work_are_refused(
+    backend: Any, version: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, trt_module.MODULES[backend], fake_module(version))
     with pytest.raises(EngineError, match=expected):
         trt_module.import_tensorrt(backend)

@@ -35,7 +35,7 @@ def half(export_to: Callable[..., Bundle], random_pipeline: Path) -> Bundle:
 def test_graphs_are_what_tensorrt_10_3_reads(random_bundle: Bundle) -> None:
     for name in NETWORKS:
         model = graph(random_bundle, name)
-        assert [opset.version for opset in model.opset_import if opset.domain == ""][0] <= 20
+        assert next(opset.version for opset in model.opset_import if opset.domain == "") <= 20
         assert {node.domain for node in model.graph.node} <= {""}
         assert "Attention" not in {node.op_type for node in model.graph.node}
 
@@ -66,7 +66,10 @@ def test_embedders_that_differ_are_each_kept(export_to: Callable[..., Bundle], t
     model = load_model(str(tmp_path / "differing"))
     conditioner = build_networks(model, torch.float32)["conditioner"]
     timestep, label = torch.tensor([20, 500]), torch.tensor([1, 7])
-    expected = [block.norm1.linear(torch.nn.functional.silu(block.norm1.emb(timestep, label, torch.float32))) for block in model.transformer.transformer_blocks]
+    expected = [
+        block.norm1.linear(torch.nn.functional.silu(block.norm1.emb(timestep, label, torch.float32)))
+        for block in model.transformer.transformer_blocks
+    ]
     torch.testing.assert_close(conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1))
     assert export_to(tmp_path / "differing").networks["conditioner"].parameters == sum(p.numel() for p in conditioner.parameters())
 

@@ -5,7 +5,7 @@ The reference is ONNX Runtime's plain session on the same graph. The stand-in co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,9 @@ def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
     return TrtSession(bundle, plan, BATCH, stand_in_tensorrt(api), Cuda(api))
 
 
-@pytest.fixture(params=[onnx, torch, stand_in, pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu])], ids=["onnx", "torch", "stand-in", "rtx"])
+@pytest.fixture(
+    params=[onnx, torch, stand_in, pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu])], ids=["onnx", "torch", "stand-in", "rtx"]
+)
 def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> Iterator[Session]:
     opened = request.param(digits, tmp_path)
     yield opened
@@ -80,7 +82,9 @@ def test_a_network_computes_what_its_graph_does(session: Session, digits: Bundle
         for name, value in inputs.items():
             engine.write(name, value)
         engine.run()
-        np.testing.assert_allclose(engine.read(output).astype(np.float32), reference(digits, network, inputs), atol=TOLERANCE, rtol=TOLERANCE)
+        np.testing.assert_allclose(
+            engine.read(output).astype(np.float32), reference(digits, network, inputs), atol=TOLERANCE, rtol=TOLERANCE
+        )
     engine.close()
 
 
@@ -108,7 +112,10 @@ def test_writing_copies(session: Session, digits: Bundle) -> None:
 
 def test_another_type_or_shape_is_refused(session: Session) -> None:
     engine = session.open("decoder")
-    for wrong, found in ((np.zeros((1, 4, 8, 8), np.float16), r"float16\[1, 4, 8, 8\]"), (np.zeros((2, 4, 8, 8), np.float32), r"float32\[2, 4, 8, 8\]")):
+    for wrong, found in (
+        (np.zeros((1, 4, 8, 8), np.float16), r"float16\[1, 4, 8, 8\]"),
+        (np.zeros((2, 4, 8, 8), np.float32), r"float32\[2, 4, 8, 8\]"),
+    ):
         with pytest.raises(EngineError, match=rf"latent: got {found}, but the engine was opened for float32\[1, 4, 8, 8\]"):
             engine.write("latent", wrong)
     engine.close()

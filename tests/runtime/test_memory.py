@@ -30,7 +30,9 @@ def plan(batch: int) -> Plan:
             built_on=MACHINE,
             compute_capabilities=("sm86",),
             profile=Profile(batch, batch, batch),
-            memory=Memory(weights_bytes=WEIGHTS[name] * MB, persistent_bytes=1, activation_bytes=SCRATCH[name] * batch * MB, io_bytes=batch * MB),
+            memory=Memory(
+                weights_bytes=WEIGHTS[name] * MB, persistent_bytes=1, activation_bytes=SCRATCH[name] * batch * MB, io_bytes=batch * MB
+            ),
             dtypes={},
             flags=(),
             optimization_level=None,
@@ -54,7 +56,12 @@ def test_resident_networks_share_the_largest_scratch() -> None:
 
 def test_phased_networks_are_alone() -> None:
     memory = plan_memory(plan(1), "phased")
-    assert [phase.total_bytes for phase in memory.phases] == [(68 + 59 + 1) * MB + 1, (457 + 1 + 1) * MB + 1, (893 + 18 + 1) * MB + 1, (99 + 92 + 1) * MB + 1]
+    assert [phase.total_bytes for phase in memory.phases] == [
+        (68 + 59 + 1) * MB + 1,
+        (457 + 1 + 1) * MB + 1,
+        (893 + 18 + 1) * MB + 1,
+        (99 + 92 + 1) * MB + 1,
+    ]
     assert memory.peak_bytes == 912 * MB + 1
 
 
@@ -78,7 +85,9 @@ def test_few_images_do_not_want_a_large_batch() -> None:
 
 def test_the_smallest_budget_that_would_do_is_named_and_does() -> None:
     plans = [plan(1), plan(8)]
-    with pytest.raises(DeviceMemoryError, match=r"nothing fits a memory budget of 500 MB: the smallest that would do is 913 MB \(batch 1, phased\)"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"nothing fits a memory budget of 500 MB: the smallest that would do is 913 MB \(batch 1, phased\)"
+    ):
         choose_memory_plan(plans, 500 * MB)
     assert choose_memory_plan(plans, parse_bytes("913MB")).residency == "phased"
 

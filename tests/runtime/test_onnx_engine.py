@@ -6,7 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from collections.abc import Iterator
 
 import numpy as np
 import onnxruntime
@@ -15,19 +14,8 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.errors import BundleError, EngineError, MissingExtraError
 from diver_trt.runtime import onnx_engine
-from diver_trt.runtime.engine import Engine
 from diver_trt.runtime.onnx_engine import OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
-
-
-
-
-
-
-
-
-
-
 
 
 def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
@@ -56,12 +44,6 @@ def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
     plain.write("latent", values["latent"])
     plain.run()
     np.testing.assert_array_equal(carried.read("next_latent"), plain.read("next_latent"))
-
-
-
-
-
-
 
 
 def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> None:

@@ -19,7 +19,9 @@ Images = NDArray[np.uint8]
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
 
 
-def recover(bundle: Bundle, images: Images, labels: list[int], *, batch: int = 8, recipe: Recipe = QUICK, **options: Any) -> list[RecoveredSample]:
+def recover(
+    bundle: Bundle, images: Images, labels: list[int], *, batch: int = 8, recipe: Recipe = QUICK, **options: Any
+) -> list[RecoveredSample]:
     with Recoverer(bundle, recipe, batch=batch) as recoverer:
         return list(recoverer(images, labels, **options))
 

@@ -153,14 +153,12 @@ def test_in_phases_only_one_network_is_there_at_a_time(gpu: Gpu, images: Any, di
     assert phased.peak_bytes < resident.peak_bytes
 
 
-
-
-
-
 def test_out_of_memory_says_what_to_do(gpu: Gpu) -> None:
     session = gpu.session()
     gpu.api.limit_bytes = 5000
-    with pytest.raises(DeviceMemoryError, match=r"out of memory: cudaMalloc of [\d,]+ bytes failed; use a smaller --batch or --memory-budget"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"out of memory: cudaMalloc of [\d,]+ bytes failed; use a smaller --batch or --memory-budget"
+    ):
         session.open("decoder")
     session.close()
     assert gpu.api.device == {}
@@ -194,7 +192,9 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gp
 def test_an_engine_that_rtx_calls_invalid_is_not_loaded(gpu: Gpu) -> None:
     session = gpu.session()
     session.module.EngineValidity = SimpleNamespace(INVALID=2)
-    session.module.EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4})
+    session.module.EngineInvalidityDiagnostics = SimpleNamespace(
+        __members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+    )
     session.runtime.get_engine_validity = lambda engine: (2, 6)
     with pytest.raises(EngineError, match="the decoder engine is not valid here: UNSUPPORTED_CC, OLD_CUDA_DRIVER; build the engines again"):
         session.open("decoder")
@@ -215,11 +215,16 @@ def test_a_tensorrt_that_cannot_start_is_one_line(gpu: Gpu, monkeypatch: pytest.
 
 def test_networks_that_do_not_open_leave_nothing_behind(gpu: Gpu) -> None:
     gpu.api.limit_bytes = 10**7  # the plan fits, as the stand-in's weights are elsewhere
-    gpu.api.cudaHostAlloc, original = lambda size, flags: (Error.cudaErrorMemoryAllocation, None) if size > 90_000 else original(size, flags), gpu.api.cudaHostAlloc  # type: ignore[method-assign]
+    original = gpu.api.cudaHostAlloc
+    refused = (Error.cudaErrorMemoryAllocation, None)
+    gpu.api.cudaHostAlloc = lambda size, flags: refused if size > 90_000 else original(size, flags)  # type: ignore[method-assign]
     with pytest.raises(DeviceMemoryError):
         Recoverer(gpu.bundle, QUICK, engine="rtx")
     assert gpu.api.device == gpu.api.host == {}
-    with pytest.warns(RuntimeWarning, match="engine rtx is passed over: out of memory"), Recoverer(gpu.bundle, QUICK, engine="auto") as recoverer:
+    with (
+        pytest.warns(RuntimeWarning, match="engine rtx is passed over: out of memory"),
+        Recoverer(gpu.bundle, QUICK, engine="auto") as recoverer,
+    ):
         assert recoverer.engine == "onnx"
 
 
@@ -242,7 +247,11 @@ def test_chunks_of_phases_are_whole_batches_with_few_classes(gpu: Gpu, monkeypat
     steps: list[None] = []
     with Recoverer(gpu.bundle, QUICK, engine="rtx") as recoverer:
         samples = recoverer._samples(images, labels, 0, None, None)
-        assert [[[s.label for s in batch] for batch in chunk] for chunk in recoverer._chunks(samples)] == [[[0, 0], [0, 1]], [[2, 2], [2, 2]], [[3]]]
+        assert [[[s.label for s in batch] for batch in chunk] for chunk in recoverer._chunks(samples)] == [
+            [[0, 0], [0, 1]],
+            [[2, 2], [2, 2]],
+            [[3]],
+        ]
         assert len(list(recoverer(images, labels, on_step=lambda: steps.append(None)))) == 9
     assert len(steps) == 5 * QUICK.start_step
 
@@ -266,10 +275,15 @@ def test_an_engine_whose_bytes_changed_is_never_deserialized(gpu: Gpu, images: A
 def test_an_engine_for_another_gpu_is_never_loaded(gpu: Gpu, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     other = SimpleNamespace(name=b"NVIDIA H200", major=9, minor=0, totalGlobalMem=1, multiProcessorCount=132)
     monkeypatch.setattr(gpu.api, "cudaGetDeviceProperties", lambda device: (0, other))
-    message = r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\nRebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
+    message = (
+        r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\nRebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
+    )
     with pytest.raises(EngineError, match=message):
         recover(gpu.bundle, images, "rtx")
-    with pytest.warns(RuntimeWarning, match="engine rtx is passed over: .* this GPU is sm90"), Recoverer(gpu.bundle, QUICK, engine="auto") as auto:
+    with (
+        pytest.warns(RuntimeWarning, match="engine rtx is passed over: .* this GPU is sm90"),
+        Recoverer(gpu.bundle, QUICK, engine="auto") as auto,
+    ):
         assert auto.engine == "onnx"
 
 
@@ -291,15 +305,17 @@ def test_without_a_driver_auto_is_the_cpu_and_rtx_says_why(gpu: Gpu) -> None:
 
 
 def test_a_batch_that_no_engine_takes_is_told_with_the_command(gpu: Gpu) -> None:
-    with pytest.raises(EngineError, match="no engine takes batch 4; build one with `diver-trt build .* --backend rtx --batch 4`"):
+    with pytest.raises(EngineError, match=r"no engine takes batch 4; build one with `diver-trt build .* --backend rtx --batch 4`"):
         Recoverer(gpu.bundle, QUICK, engine="rtx", batch=4)
 
 
 def test_a_bundle_without_engines_is_told_with_the_command(digits: Bundle, gpu: Gpu) -> None:
-    with pytest.raises(EngineError, match="has no engines for rtx; build them with `diver-trt build .* --backend rtx`"):
+    with pytest.raises(EngineError, match=r"has no engines for rtx; build them with `diver-trt build .* --backend rtx`"):
         Recoverer(digits, QUICK, engine="rtx")
 
 
 def test_a_budget_that_nothing_fits_names_the_one_that_would(gpu: Gpu) -> None:
-    with pytest.raises(DeviceMemoryError, match=r"nothing fits a memory budget of 1 MB: the smallest that would do is \d+ MB \(batch 2, phased\)"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"nothing fits a memory budget of 1 MB: the smallest that would do is \d+ MB \(batch 2, phased\)"
+    ):
         Recoverer(gpu.bundle, QUICK, engine="rtx", memory_budget=10**6)

@@ -1,0 +1,148 @@
+"""`diver-trt compare`: bundles and engines in, a verdict and a report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diver_trt.cli.console import print_json, progress, say
+from diver_trt.cli.options import Classes, Json, choice, parse_recipe
+from diver_trt.errors import MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from diver_trt.bundle import Bundle
+    from diver_trt.comparison.verdict import Comparison
+    from diver_trt.export.checkpoint import Model
+
+
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles of one model, such as its fp32 and its fp16 one.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model they were exported from (directory, hub name or .pt file): torch in fp32 is then the reference.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="torch-fp16, torch-bf16, onnx, onnx-cuda, rtx or trt; repeatable.  [default: whatever works here]", show_default=False
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Distilled images, as for recover.  [default: the digits that come along]", show_default=False)
+    ] = None,
+    classes: Classes = None,
+    random: Annotated[bool, typer.Option("--random", help="Images of random pixels instead.")] = False,
+    samples: Annotated[int, typer.Option(min=1, help="How many images.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Images per batch; rtx and trt take what they were built for.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
+    preset: Annotated[str, typer.Option(help="Recipe: paper, ncfm or matched; see recover.")] = "paper",
+    steps: Annotated[int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)] = None,
+    inherit_step: Annotated[int | None, typer.Option(help="Noise level t_f.  [paper: 25]", show_default=False)] = None,
+    start_step: Annotated[str | None, typer.Option(help="Step t_r sampling starts at.  [paper: 50]", show_default=False)] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Steps HIGH:LOW semantic guidance acts in.  [paper: 40:25]", show_default=False)
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False)] = None,
+    vae: Annotated[str | None, typer.Option(help="Another VAE, as at the export.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where engines leave the model, and by how much: networks alone, every step, the final images.
+
+    Exits with 1 if an engine is further away than its precision allows, or one that was asked for cannot be compared.
+    """
+    if random and images:
+        raise typer.BadParameter("--random and --images contradict each other; give one of them")
+    recipe = parse_recipe(
+        preset, start_step=start_step, window=window, no_inheritance=False, no_guidance=False, steps=steps, inherit_step=inherit_step
+    )
+    from diver_trt.bundle import Bundle
+    from diver_trt.comparison.inputs import distilled_inputs, random_pixels
+    from diver_trt.comparison.lineup import line_up
+    from diver_trt.comparison.metrics import import_image_metrics
+    from diver_trt.comparison.report import Result, import_report_packages, render, result_facts
+    from diver_trt.comparison.runs import steps_in
+    from diver_trt.comparison.verdict import compare_lineup
+
+    import_image_metrics()  # a missing package is better found before the work than after it
+    if report:
+        import_report_packages()
+        _check_report(report)
+    opened = tuple(Bundle.open(path) for path in bundles)
+    loaded = _load_reference_model(model, opened[0], revision, vae) if model else None
+    inputs = (
+        random_pixels(opened[0], samples, seed=seed)
+        if random
+        else distilled_inputs(opened[0], samples, folder=images, classes=classes, seed=seed)
+    )
+    lineup = line_up(opened, loaded, engine or [], batch)
+    for absent in lineup.absent:
+        say(f"not compared: {absent.name}: {absent.reason}")
+    say(f"{inputs.origin}; reference {lineup.reference.name}, held against it {', '.join(one.name for one in lineup.others)}")
+    with progress("comparing", steps_in(1 + len(lineup.others), inputs, recipe, batch)) as advance:
+        reference, comparisons, absent_ones = compare_lineup(lineup, inputs, recipe, advance)
+    for absent in absent_ones[len(lineup.absent) :]:
+        say(f"not compared: {absent.name}: {absent.reason}")
+    result = Result(
+        reference=lineup.reference.name,
+        reference_images=tuple(reference.recording.images),
+        comparisons=comparisons,
+        absent=absent_ones,
+        inputs=inputs,
+        recipe=recipe,
+        seed=seed,
+        bundles=opened,
+        model=loaded.model_id if loaded else None,
+    )
+    if report:
+        report.write_text(render(result), encoding="utf-8")
+    if as_json:
+        print_json(**result_facts(result), **({"report": str(report)} if report else {}))
+    else:
+        for comparison in comparisons:
+            _print_comparison(comparison)
+        print(f"{'passed' if result.passed else 'failed'}: {result.headline}")
+        if report:
+            print(f"wrote {report}; open it in a browser")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _load_reference_model(source: str, bundle: Bundle, revision: str | None, vae: str | None) -> Model:
+    try:
+        from diver_trt.export.checkpoint import load_model
+    except ImportError as cause:
+        raise MissingExtraError(cause.name or "torch", "compare", "comparing with the model") from cause
+    frequencies = choice("timestep frequencies", bundle.timestep_frequencies, ("dit", "diffusers"))
+    return load_model(source, revision=revision, vae=vae, timestep_frequencies=frequencies)
+
+
+def _check_report(path: Path) -> None:
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; expected the name of an HTML file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder; make it first")
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    """Print an engine's verdict, a line for each check, and what seems to be at fault."""
+    from diver_trt.comparison.report import show_check, show_decibels, show_figure
+    from diver_trt.comparison.verdict import mean_psnr
+
+    worst = comparison.worst_step
+    print(f"{comparison.name}: {comparison.verdict}")
+    if not comparison.checks:
+        psnr = mean_psnr(comparison.images)
+        print(f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: mean PSNR {show_decibels(psnr)}")
+    for check in comparison.checks:
+        sense = "at least" if check.limit.at_least else "at most"
+        where = f"   {check.where}" if check.where else ""
+        mark = "ok  " if check.passed else "FAIL"
+        print(f"  {mark} {check.subject}: {check.measure} {show_check(check)} ({sense} {check.limit.value:g}){where}")
+    for cause in comparison.causes:
+        print(f"  -> {cause}")

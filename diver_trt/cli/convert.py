@@ -1,0 +1,38 @@
+"""`diver-trt convert`: a method's tensors in, a file that a device reads without torch out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diver_trt.cli.console import print_json, say
+from diver_trt.cli.options import Collage, Format, Json, Normalisation
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A method's tensors: a .pt file or its folder.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new .npz or .safetensors file.")],
+    source_format: Format = None,
+    normalisation: Normalisation = None,
+    collage: Collage = None,
+    as_json: Json = False,
+) -> None:
+    """Convert distilled tensors for a device without torch: same values, read there without any guess."""
+    from diver_trt.datasets.converter import convert_tensors
+    from diver_trt.datasets.read_options import ReadOptions
+    from diver_trt.datasets.tensor_files import find_one_tensor_file
+    from diver_trt.datasets.tensor_reader import read_tensors
+
+    tensors = read_tensors(find_one_tensor_file(source), ReadOptions(method=source_format, normalisation=normalisation, collage=collage))
+    factor = collage or tensors.collage or tensors.format.default_collage(tensors.side)
+    convert_tensors(tensors, factor, output)
+    facts = {"format": tensors.format.name, "normalisation": tensors.normalisation.name, "collage": factor, "images": len(tensors.images)}
+    if as_json:
+        print_json(output=str(output), source=str(tensors.path), **facts)
+        return
+    for note in tensors.notes:
+        say(f"note: {note}")
+    found = f"{len(tensors.images)} images of {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}"
+    print(f"wrote {output}: {found}")

@@ -1,0 +1,60 @@
+"""`diver-trt export`: a model in, a bundle of ONNX graphs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diver_trt.cli.console import print_json, progress, say
+from diver_trt.cli.inspect import bundle_facts
+from diver_trt.cli.options import Json, choice
+from diver_trt.errors import MissingExtraError
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.")
+    ],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="New folder for the bundle.")],
+    precision: Annotated[str, typer.Option(help="fp32 (the reference) or fp16 (what ships to GPUs).")] = "fp32",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Another VAE, directory or hub name; a .pt file has none of its own.", show_default=False)
+    ] = None,
+    timestep_frequencies: Annotated[
+        str | None,
+        typer.Option(
+            help="Sinusoids the weights were trained with: dit or diffusers.  [default: by where they come from]", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a diffusion transformer and its VAE to a bundle of four checked ONNX graphs."""
+    chosen = choice("--precision", precision, ("fp32", "fp16"))
+    frequencies = choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers")) if timestep_frequencies else None
+    try:
+        from diver_trt.export.checkpoint import load_model
+        from diver_trt.export.exporter import export_bundle
+    except ImportError as cause:
+        raise MissingExtraError(cause.name or "torch", "export", "exporting") from cause
+
+    loaded = load_model(model, revision=revision, vae=vae, timestep_frequencies=frequencies)
+    found = f"timestep frequencies of {loaded.timestep_frequencies} ({loaded.frequencies_reason})"
+    say(f"{loaded.model_id}: {found}; --timestep-frequencies overrides")
+    exported = []
+    with progress("exporting", 4) as advance:
+        for network in export_bundle(loaded, bundle, chosen):
+            exported.append(network)
+            advance()
+    from diver_trt.bundle import Bundle
+
+    written = Bundle.open(bundle)
+    if as_json:
+        errors = {item.network.name: item.error for item in exported}
+        print_json(bundle=str(bundle), sha256=written.sha256, relative_l2=errors, **bundle_facts(written))
+    else:
+        for item in exported:
+            print(f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative L2 to torch {item.error:.1e}")
+        print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")
