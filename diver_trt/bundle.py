@@ -93,6 +93,7 @@ class Bundle:
         sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the whole bundle.
         model_id: The model's name on the hub, or its directory.
         revision: Revision on the hub, if known.
+        weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in every precision.
         licence: Licence of the weights as the model card states it, if it does.
         precision: `"fp32"` (the reference) or `"fp16"`.
         image_size: Side of the images in pixels.
@@ -112,6 +113,7 @@ class Bundle:
     sha256: str
     model_id: str
     revision: str | None
+    weights_sha256: str
     licence: str | None
     precision: Precision
     image_size: int
@@ -271,6 +273,7 @@ def _parse(path: Path, document: Document) -> Bundle:
         sha256=file_sha256(path / MANIFEST),
         model_id=model.text("id"),
         revision=model.optional("revision", model.text),
+        weights_sha256=model.sha256("weights_sha256"),
         licence=model.optional("licence", model.text),
         precision="fp16" if document.text("precision", PRECISIONS) == "fp16" else "fp32",
         image_size=document.integer("image_size", 1, MAX_SIDE),

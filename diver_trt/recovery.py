@@ -340,6 +340,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
     """Return the fp32 bundle of the same model in the same folder, for what overflows in fp16."""
     if bundle.precision == "fp32":
         return None
+    same = ("weights_sha256", "scaling_factor", "noise_schedule", "timestep_frequencies")
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
         if not (folder / "bundle.json").is_file():
             continue
@@ -347,7 +348,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
             other = Bundle.open(folder)
         except BundleError:
             continue
-        if (other.model_id, other.revision, other.precision) == (bundle.model_id, bundle.revision, "fp32"):
+        if other.precision == "fp32" and all(getattr(other, what) == getattr(bundle, what) for what in same):
             return other
     return None
 

@@ -577,6 +577,10 @@ def test_an_overflow_in_fp16_is_tried_again_in_fp32(
     shutil.rmtree(few / "8")  # the random model has seven classes
     for precision in ("fp16", "fp32"):
         shutil.copytree(export_to(random_pipeline, precision).path, tmp_path / "bundles" / precision)
+    impostor = shutil.copytree(tmp_path / "bundles" / "fp32", tmp_path / "bundles" / "another model's fp32")
+    manifest = json.loads((impostor / "bundle.json").read_text())
+    manifest["model"]["weights_sha256"] = "0" * 64
+    (impostor / "bundle.json").write_text(json.dumps(manifest))
     half = ("--bundle", tmp_path / "bundles" / "fp16")
     in_fp32 = whole(few, tmp_path / "in fp32", "--bundle", tmp_path / "bundles" / "fp32")
     decode_badly(monkeypatch, np.nan, "fp16")

@@ -159,18 +159,25 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
     first, *others = bundles
     shared = ("latent_shape", "image_size", "num_classes", "null_label", "learned_variance", "modulation_width", "timestep_frequencies")
     for other in others:
-        for what in shared:
+        for what in (*shared, "weights_sha256"):
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model")
     if model is None:
         return
+    from diver_trt.export.checkpoint import weights_sha256
+
     transformer = model.transformer
     channels, side = transformer.config.in_channels, transformer.config.sample_size
     found = _described((channels, side, side), transformer.config.num_embeds_ada_norm, transformer.out_channels == 2 * channels)
     wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
     if found != wanted:
         raise BundleError(f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the bundle was exported from")
+    if (digest := weights_sha256(model)) != first.weights_sha256:
+        raise BundleError(
+            f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "
+            f"{digest[:12]}…; give the model that the bundle was exported from"
+        )
 
 
 def _described(latent_shape: tuple[int, int, int], classes: int, learned_variance: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -94,6 +95,16 @@ def load_model(
         timestep_frequencies=default,
         frequencies_reason=reason,
     )
+
+
+def weights_sha256(model: Model) -> str:
+    """Return a hash of every weight of the transformer and the VAE, in hex: what tells one model from another, whatever it is called."""
+    digest = hashlib.sha256()
+    for part in (model.transformer, model.vae):
+        for name, parameter in sorted(part.named_parameters()):
+            digest.update(f"{name} {list(parameter.shape)}\n".encode())
+            digest.update(parameter.numpy())
+    return digest.hexdigest()
 
 
 def set_timestep_frequencies(transformer: DiTTransformer2DModel, frequencies: TimestepFrequencies) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from diver_trt.bundle import NETWORKS, FileRecord, Network, NetworkName, Precision, contract, write_manifest
 from diver_trt.errors import OutputError
-from diver_trt.export.checkpoint import Model
+from diver_trt.export.checkpoint import Model, weights_sha256
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.networks import build_networks, step_layout
 from diver_trt.export.onnx_graph import graph_from_network
@@ -101,7 +101,7 @@ def _image_size(model: Model) -> int:
 def _manifest(model: Model, networks: dict[NetworkName, Network], precision: Precision) -> dict[str, Any]:
     schedule, classes = model.noise_schedule, model.transformer.config.num_embeds_ada_norm
     return {
-        "model": {"id": model.model_id, "revision": model.revision, "licence": model.licence},
+        "model": {"id": model.model_id, "revision": model.revision, "licence": model.licence, "weights_sha256": weights_sha256(model)},
         "precision": precision,
         "image_size": _image_size(model),
         "latent_shape": _latent_shape(model),

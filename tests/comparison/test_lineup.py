@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from diver_trt.comparison.lineup import Lineup, line_up
 from diver_trt.errors import BundleError, DatasetError, EngineError
 from diver_trt.export.checkpoint import Model, load_model
 from tests.comparison.faults import plant
-from tests.conftest import DISTILLED
+from tests.conftest import DIGITS_MODEL, DISTILLED
 
 
 def names(lineup: Lineup) -> tuple[str, list[str], list[str]]:
@@ -79,6 +80,17 @@ def test_bundles_and_models_that_do_not_belong_together_are_refused(digits: Bund
         BundleError, match=r"10 classes and a learned variance; random has latents .* Give the model that the bundle was exported"
     ):
         line_up([digits], load_model(str(random_pipeline)), [], 4)
+
+
+def test_other_weights_are_another_model(digits: Bundle) -> None:
+    other = load_model(str(DIGITS_MODEL))
+    other.vae.decoder.conv_out.bias[0] += 1
+    with pytest.raises(
+        BundleError, match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have [0-9a-f]{12}…; give"
+    ):
+        line_up([digits], other, [], 4)
+    with pytest.raises(BundleError, match=r"weights_sha256 is 0000.*; compare bundles of one model"):
+        line_up([digits, replace(digits, path=digits.path / "other", weights_sha256="0" * 64)], None, [], 4)
 
 
 # --- inputs
