@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -91,6 +91,16 @@ def subset_needed(path: Path, found: str) -> str:
         f"{path}: {found}, but the model has {IMAGENET_CLASSES} classes, and methods order subsets in their own way. Say which "
         "subset it is (--classes imagenette, imagewoof, imagefruit, …, or a file), or --classes model if the classes are ImageNet-1K "
         "indices."
+    )
+
+
+def numbering_needed(path: Path, labels: Collection[int]) -> str:
+    """Return why a dataset of a few ImageNet-1K classes is not read before it is said how to number them, and what to say."""
+    matches = [name for name, subset in imagenet_subsets().items() if set(subset) == set(labels) and "@" not in name]
+    those = f", those of {' and '.join(matches)}" if matches else ""
+    return (
+        f"{path}: has {len(labels)} of the model's {IMAGENET_CLASSES} classes{those}; trainers number a subset in its method's own "
+        f"order. Say --classes {matches[0] if matches else 'SUBSET or FILE'}, or --classes model for ImageNet-1K indices."
     )
 
 

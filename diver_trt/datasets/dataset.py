@@ -161,9 +161,11 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     found = read_class_folders(path, bundle, options.classes)
     entry = find_format(options.method, "folders") if options.method else format_of_folders(found.files[0].parent, found.files[0])
     images = ImageFiles(found.root, found.files)
-    named = collage_of_path(found.root) if entry.name == "rded" else None
-    collage = options.collage or named or entry.default_collage(min(_first_size(path, images)))
-    origin = Origin(entry, collage=collage, notes=(entry.advice,) if entry.advice else ())
+    collage = options.collage or collage_of_path(found.root, entry) or entry.default_collage(min(_first_size(path, images)))
+    notes = [entry.advice] if entry.advice else []
+    if (folders := len(set(found.classes))) != len(found.class_map):
+        notes.append(f"it has {folders} class folders, but {_owner(found.class_map)} {len(found.class_map)} classes: is --classes right?")
+    origin = Origin(entry, collage=collage, notes=tuple(notes))
     return _assemble(path, origin, images, found.classes, found.class_map.name, dict(enumerate(found.class_map.labels)))
 
 
@@ -185,13 +187,12 @@ def _from_tensors(path: Path, parts: Sequence[Tensors], bundle: Bundle, options:
     class_map = _class_map(first, bundle, options.classes, num_classes := max(part.labels.num_classes for part in parts))
     classes = np.concatenate([part.labels.classes for part in parts]).tolist()
     if max(classes, default=0) >= len(class_map):
-        whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
-        raise DatasetError(f"{path}: class {max(classes)} is out of range; {whose} classes 0 to {len(class_map) - 1}")
+        raise DatasetError(f"{path}: class {max(classes)} is out of range; {_owner(class_map)} classes 0 to {len(class_map) - 1}")
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if num_classes != len(class_map):
-        notes.append(f"its labels are of {num_classes} classes, but {class_map.name} has {len(class_map)}: is --classes right?")
+        notes.append(f"its labels are of {num_classes} classes, but {_owner(class_map)} {len(class_map)}: is --classes right?")
     collage = options.collage or first.collage or first.format.default_collage(first.side)
     soft = all(part.labels.rows is not None for part in parts)
     if soft and len({part.labels.num_classes for part in parts}) > 1:
@@ -209,6 +210,10 @@ def _from_tensors(path: Path, parts: Sequence[Tensors], bundle: Bundle, options:
     )
     soft_label = _soft_label(parts) if soft and collage == 1 else None
     return _assemble(path, origin, images, classes, class_map.name, dict(enumerate(class_map.labels)), soft_label)
+
+
+def _owner(class_map: ClassMap) -> str:
+    return "the model has" if class_map.name == "model" else f"{class_map.name} has"
 
 
 def _soft_label(parts: Sequence[Tensors]) -> Callable[[int], SoftLabel]:

@@ -6,11 +6,22 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from diver_trt.bundle import Bundle
-from diver_trt.datasets.class_map import IMAGENET_CLASSES, WNID, ClassMap, imagenet_wnids, load_class_map, subset_needed, wnid_of
+from diver_trt.datasets.class_map import (
+    IMAGENET_CLASSES,
+    WNID,
+    ClassMap,
+    imagenet_wnids,
+    load_class_map,
+    numbering_needed,
+    subset_needed,
+    wnid_of,
+)
 from diver_trt.datasets.image_file import OTHER_SUFFIXES, SUFFIXES
+from diver_trt.datasets.stored_array import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.errors import DatasetError
 
 _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
@@ -18,6 +29,9 @@ _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
 
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
 """Folders around the class folders, of RDED, torchvision's convention and MGD3."""
+
+_LOOKED_THROUGH = 1000
+"""Folders that are looked through for a set when none is where it was said to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +60,7 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
     Args:
         path: The tree.
         bundle: The model, whose classes the folders are mapped to.
-        classes: A class map (`load_class_map`); None takes the folders to be classes of the model itself.
+        classes: A class map (`load_class_map`); None takes the folders to be classes of the model itself, all of them if it is of ImageNet.
 
     Raises:
         DatasetError: There are no class folders or no images in them, a folder's class is unknown, ambiguous or out of range, or a link
@@ -65,6 +79,8 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
         if index in by_index:
             raise DatasetError(f"{root}: {by_index[index].name} and {folder.name} are both class {index}; expected one folder per class")
         by_index[index] = folder
+    if classes is None and bundle.num_classes == IMAGENET_CLASSES and len(by_index) < IMAGENET_CLASSES:
+        raise DatasetError(numbering_needed(root, by_index.keys()))
     files = {index: _image_files(by_index[index]) for index in sorted(by_index)}
     return ClassFolders(
         root,
@@ -91,7 +107,37 @@ def _class_folders(root: Path) -> tuple[Path, list[Path]]:
         raise DatasetError(f"{root}: {found}; expected one folder of images per class, or a file of tensors")
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder of the images")
+    if not any(map(holds_images, folders)) and (deeper := _sets_below(root)):
+        raise DatasetError(f"{root}: holds no images itself; name the set that is meant, perhaps {' or '.join(deeper)}")
     return root, folders
+
+
+def holds_images(folder: Path) -> bool:
+    """Return whether image files lie directly in a folder."""
+    return _holds(folder, (*SUFFIXES, *OTHER_SUFFIXES))
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(suffixes) for entry in entries)
+    except OSError:
+        return False
+
+
+def _sets_below(root: Path) -> list[str]:
+    """Return up to three folders that look like distilled sets, by their printable names below `root`."""
+    found = dict[str, None]()
+    for folder, folders, _ in islice(os.walk(root), _LOOKED_THROUGH):
+        folders.sort()
+        path = Path(folder)
+        if path != root and (holds_images(path) or _holds(path, TENSOR_SUFFIXES)):
+            whole = path.parent if holds_images(path) else path
+            found[whole.relative_to(root).as_posix()] = None
+            folders.clear()
+        if len(found) == 3:
+            break
+    return [name for name in found if name.isprintable() and name != "."]
 
 
 def _image_files(folder: Path) -> list[Path]:

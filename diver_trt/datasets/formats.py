@@ -111,21 +111,38 @@ def format_of_list(file: Path) -> Format:
     return FORMATS["idc"]
 
 
+_GLAD_DATASETS = r"imagenet-(fruits|yellow|cats|birds|[a-e])"
+"""Names of data sets that GLaD's code alone has."""
+
+
 def format_of_tensors(file: Path) -> Format:
     """Return the format of a bare tensor: GLaD pads its iterations to five digits and names its data sets in its own way."""
     padded = any(re.fullmatch(r"images_0\d{4}", sibling.stem) for sibling in file.parent.glob("images_0????.*"))
     folders = [part.lower() for part in file.resolve().parts[-5:-1]]
-    named = any(
-        re.search(r"(^|[^a-z])glad([^a-z]|$)", part) or re.fullmatch(r"imagenet-(fruits|yellow|cats|birds|[a-e])", part) for part in folders
-    )
+    named = any(re.search(r"(^|[^a-z])glad([^a-z]|$)", part) or re.fullmatch(_GLAD_DATASETS, part) for part in folders)
     return FORMATS["glad" if padded or named else "mtt"]
 
 
-def collage_of_path(folder: Path) -> int | None:
-    """Return the collage factor in the name of RDED's experiment folder: `imagenet-nette_resnet18_f2_mipc300_ipc10_cr5/syn_data`."""
-    for part in reversed(folder.resolve().parts):
-        if match := re.search(r"_f(\d)_mipc\d+_", part):
-            return int(match[1])
+def format_of_experiments(file: Path) -> Format:
+    """Return the format of a dictionary of experiments: GLaD's own DC and DM write such files too, of its data sets."""
+    return FORMATS["glad" if re.match(rf"res_[^_]+_{_GLAD_DATASETS}_", file.stem) else "dc"]
+
+
+_COLLAGE_NAMES = {
+    "rded": re.compile(r"_f([1-9])_mipc\d+_"),
+    "idc": re.compile(r"_factor([1-9])(_|$)"),
+    "dream": re.compile(r"_factor([1-9])(_|$)"),
+}
+"""How methods write the collage factor into the names of their folders: `imagenet-nette_resnet18_f2_mipc300_ipc10_cr5/syn_data`,
+`conv3in_grad_mse_nd2000_cut_niter2000_factor2_lr0.005_ipc10/data.pt`."""
+
+
+def collage_of_path(folder: Path, entry: Format) -> int | None:
+    """Return the collage factor that a folder's name, or that of one around it, tells of a set of this format."""
+    if pattern := _COLLAGE_NAMES.get(entry.name):
+        for part in reversed(folder.resolve().parts):
+            if match := pattern.search(part):
+                return int(match[1])
     return None
 
 

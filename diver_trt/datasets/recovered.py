@@ -46,8 +46,14 @@ class RecoveredImages:
 
 
 def is_recovered(root: Path) -> bool:
-    """Return whether a path is a folder with a manifest."""
-    return (root / MANIFEST).is_file()
+    """Return whether a path is a folder with a manifest of ours, perhaps a damaged one, and not some other program's."""
+    if not (root / MANIFEST).is_file():
+        return False
+    try:
+        fields = Document.read(root / MANIFEST, DatasetError).fields
+    except DatasetError:
+        return True
+    return not fields.keys().isdisjoint({"schema", "tool", "samples"})
 
 
 def open_recovered(root: Path) -> RecoveredFolder:

@@ -18,12 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.datasets.folder_reader import natural
-from diver_trt.datasets.formats import FORMATS, Format, find_format, format_of_list, format_of_tensors
+from diver_trt.datasets.formats import (
+    FORMATS,
+    Format,
+    collage_of_path,
+    find_format,
+    format_of_experiments,
+    format_of_list,
+    format_of_tensors,
+)
 from diver_trt.datasets.image_source import channels_last
 from diver_trt.datasets.labels import Labels, describe_array, read_labels
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, absurdity, contradiction, find_normalisation
 from diver_trt.datasets.read_options import MAX_COLLAGE, ReadOptions
 from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
+from diver_trt.datasets.tensor_files import unwhitened_twin
 from diver_trt.datasets.whitening import Whitening, looks_whitened
 from diver_trt.datasets.zca_reference import fit_reference
 from diver_trt.errors import DatasetError, shown
@@ -44,7 +53,7 @@ class Tensors:
         labels: The class of each image.
         normalisation: What the values were normalised with.
         whitening: What they were whitened with after that, if they were.
-        collage: The collage factor that the file itself names, as converted ones do.
+        collage: The collage factor that the file names, as converted ones do, or a folder around it, as IDC's do.
         notes: What a user should know.
     """
 
@@ -89,18 +98,22 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
         raise DatasetError(_whitening_remedy(path, entry))
     if reference and not whitened:
         raise DatasetError(f"--zca-reference: {path} does not look ZCA-whitened; leave it out, or leave out --normalisation")
-    chosen = find_normalisation(stated) if stated else _default_normalisation(entry, path, sample, whitened)
+    chosen = find_normalisation(stated) if stated else _default_normalisation(entry, path, sample, labels.num_classes, whitened)
     whitening = None
     if reference:
         whitening, chosen = fit_reference(reference, entry.name, chosen, sample.shape[1:])
-    notes = [] if entry.advice is None else [entry.advice]
+    notes = [*found.notes] if entry.advice is None else [*found.notes, entry.advice]
     if not whitened and (problem := contradiction(sample, chosen)):
         notes.append(f"{problem}: is --normalisation {chosen.name} right?")
+    best = path.with_name(f"images_best{path.suffix}")
+    if path.stem.startswith("images_zca_") and best.is_file() and not unwhitened_twin(best):
+        notes.append(f"{best.name} is whitened, and of which iteration it is, nothing here tells; {path.name} may be of another")
     if labels.form == "logits" and (wrong := _misplaced(labels)):
         notes.append(f"the largest logit of {wrong} images is not the class that their place says; the logit decides")
     if labels.form == "centred one-hot":
         notes.append("its labels are regression targets, not logits: they give the class and are not carried on")
-    return Tensors(path, entry, found.images, labels, chosen, whitening, found.collage, tuple(notes))
+    collage = found.collage or collage_of_path(path.parent, entry)
+    return Tensors(path, entry, found.images, labels, chosen, whitening, collage, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,7 @@ class _Parts:
     format: Format
     normalisation: str | None = None
     collage: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _parts(path: Path) -> _Parts:
@@ -121,7 +135,9 @@ def _parts(path: Path) -> _Parts:
     if isinstance(content, Mapping):
         return _named(path, content)
     if isinstance(content, Sequence) and len(content) == 2 and all(map(_is_array, content)):
-        return _Parts(content[0], content[1], path, format_of_list(path))
+        initial = path.stem in ("data0", "data_init")
+        notes = ("it is the initialisation, from before any distillation",) if initial else ()
+        return _Parts(content[0], content[1], path, format_of_list(path), notes=notes)
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 
 
@@ -138,8 +154,9 @@ def _bare(path: Path, images: Array) -> _Parts:
             f"{path}: is of HaBa, whose files hold bases, not images; save the images that its networks make of them, as a list of images "
             "and labels"
         )
-    iteration = re.sub(r"^images_(zca_)?", "", path.stem)
-    candidates = [path.with_name(f"labels_{iteration}{path.suffix}"), path.with_name(f"labels{path.suffix}")]
+    average = "ema_" if path.stem.startswith("ema_") else ""
+    iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
+    candidates = [path.with_name(f"{average}labels_{iteration}{path.suffix}"), path.with_name(f"{average}labels{path.suffix}")]
     for candidate in candidates:
         if candidate != path and candidate.is_file():
             labels = open_stored(candidate)
@@ -154,7 +171,9 @@ def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
     if isinstance(experiments, Sequence) and experiments:
         pair = experiments[-1]
         if isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_array, pair)):
-            return _Parts(pair[0], pair[1], path, FORMATS["dc"])
+            count = len(experiments)
+            notes = (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
+            return _Parts(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
     for images, labels, name in (("images", "labels", "kip"), ("image", "label", "frepo")):
         if _is_array(content.get(images)) and _is_array(content.get(labels)):
             said = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage")}
@@ -214,7 +233,7 @@ def _whitening_remedy(path: Path, entry: Format) -> str:
     return f"{reason}; give {twin}, or {fit}; or say --normalisation if it is not whitened"
 
 
-def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], whitened: bool) -> Normalisation:
+def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], num_classes: int, whitened: bool) -> Normalisation:
     """Return what the method's code normalises with."""
     side = min(sample.shape[2:])
     if sample.dtype == np.uint8 or entry.name in ("idc", "dream", "ncfm", "kip") or path.stem.startswith("images_zca_"):
@@ -233,6 +252,8 @@ def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], whit
         known = {"CIFAR10": "cifar10", "CIFAR100": "cifar100-dc", "MNIST": "mnist", "FashionMNIST": "fashionmnist", "SVHN": "svhn"}
         if match[1] in known:
             return NORMALISATIONS[known[match[1]]]
+    if entry.name == "dc" and side == 32 and num_classes == 100:
+        return NORMALISATIONS["cifar100-dc"]
     return NORMALISATIONS["cifar10" if side == 32 else "mnist" if side == 28 else "imagenet"]
 
 

@@ -245,6 +245,116 @@ def test_a_map_of_another_size_is_noticed(tmp_path: Path, imagenet: Bundle) -> N
         as_woof(path, imagenet, classes=str(tmp_path / "three.txt"))
 
 
+def test_folders_for_a_map_of_another_size_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
+    folders = methods.tree("new{c:03d}/class{c:03d}_id{i:03d}.jpg")(tmp_path, known_images(20, 32), CLASSES)
+    assert not any("--classes" in note for note in as_woof(folders, imagenet).origin.notes)
+    notes = as_woof(folders, imagenet, classes="imagenet-100").origin.notes
+    assert "it has 10 class folders, but imagenet-100 has 100 classes: is --classes right?" in notes
+
+
+def test_several_runs_are_not_one_set(tmp_path: Path, imagenet: Bundle) -> None:
+    for run in ("run1", "run2"):
+        (tmp_path / run).mkdir()
+        methods.mtt(tmp_path / run, known_images(20, 128), CLASSES)
+    with pytest.raises(DatasetError, match=r"holds several sets \(run1, run2\); name one of them"):
+        as_woof(tmp_path, imagenet)
+    (tmp_path / "run1").rename(tmp_path / "one_phase0")
+    (tmp_path / "run2").rename(tmp_path / "other_phase1")
+    with pytest.raises(DatasetError, match="holds several sets"):
+        as_woof(tmp_path, imagenet)
+
+
+def test_pictures_beside_the_tensors_are_no_class(tmp_path: Path, imagenet: Bundle) -> None:
+    """NCFM's folder of a run: `distilled_data` and `images`."""
+    images = known_images(20, 128)
+    for folder in ("distilled_data", "images"):
+        (tmp_path / folder).mkdir()
+    methods.listed("data_20000.pt")(tmp_path / "distilled_data", images, CLASSES)
+    Image.fromarray(images[0]).save(tmp_path / "images" / "img_20000.png")
+    dataset = as_woof(tmp_path, imagenet, collage=1)
+    assert dataset.origin.files == ("distilled_data/data_20000.pt",)
+    assert_holds(dataset, images, CLASSES, WOOF)
+    (tmp_path / "images").rename(tmp_path / "tench")
+    with pytest.raises(DatasetError, match="'distilled_data' is no class index, wnid or known class name"):
+        as_woof(tmp_path, imagenet)
+
+
+def test_averaged_images_have_averaged_labels(tmp_path: Path, imagenet: Bundle) -> None:
+    """FTD's `ema_images_best.pt`."""
+    images = known_images(20, 128)
+    methods.mtt(tmp_path, images, CLASSES)
+    for name in ("images", "labels"):
+        (tmp_path / f"{name}_best.pt").rename(tmp_path / f"ema_{name}_best.pt")
+    assert_holds(as_woof(tmp_path, imagenet), images, CLASSES, WOOF)
+    methods.mtt(tmp_path, images, CLASSES)
+    with pytest.raises(DatasetError, match=r"several files of images \(ema_images_best.pt, images_best.pt\); name one"):
+        as_woof(tmp_path, imagenet)
+    assert_holds(as_woof(tmp_path / "ema_images_best.pt", imagenet), images, CLASSES, WOOF)
+
+
+def test_the_unwhitened_file_of_the_best_iteration_is_taken(tmp_path: Path, imagenet: Bundle) -> None:
+    for iteration, seed in (("1000", 1), ("5000", 2)):
+        methods.mtt(tmp_path, known_images(20, 32, seed), CLASSES, "cifar10", iteration=iteration)
+        torch.save(torch.zeros(20, 3, 32, 32) + float(iteration) / 1e4, tmp_path / f"images_zca_{iteration}.pt")
+    methods.mtt(tmp_path, known_images(20, 32, 1), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_1000.pt",)
+    assert not any("best" in note for note in dataset.origin.notes)
+    methods.mtt(tmp_path, known_images(20, 32, 3), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_5000.pt",)
+    assert any("images_best.pt is whitened, and of which iteration it is, nothing here tells" in note for note in dataset.origin.notes)
+
+
+def test_idcs_folders_name_the_collage_factor(tmp_path: Path, imagenet: Bundle) -> None:
+    """`argument.py` writes `_factor2` into the folder's name."""
+    images = known_images(20, 128)
+    for factor, count in ((1, 20), (2, 80)):
+        folder = tmp_path / f"conv3in_grad_mse_nd2000_cut_niter2000_factor{factor}_lr0.005_ipc2"
+        folder.mkdir()
+        methods.listed("data.pt")(folder, images, CLASSES)
+        dataset = as_woof(folder, imagenet)
+        assert (dataset.origin.collage, len(dataset.samples)) == (factor, count)
+        assert as_woof(folder, imagenet, collage=4).origin.collage == 4
+        assert as_woof(folder, imagenet, method="ncfm").origin.collage == 2
+
+
+def test_glads_dictionaries_have_glads_mean(tmp_path: Path, imagenet: Bundle) -> None:
+    """GLaD's `distill_dc.py` and `distill_dm.py` write DC's files."""
+    images = known_images(20, 128)
+    path = methods.dm(tmp_path, images, CLASSES, "imagenet-birds", "glad")
+    dataset = as_woof(path, imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation) == ("glad", "glad")
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+def test_the_experiment_that_is_taken_is_said(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.dm(tmp_path, known_images(20, 32), CLASSES)
+    assert "it holds 2 experiments, of which the last is taken" in as_woof(path, imagenet).origin.notes
+
+
+def test_an_initialisation_is_said_to_be_one(tmp_path: Path, imagenet: Bundle) -> None:
+    for name in ("data0.pt", "data_init.pt"):
+        path = methods.listed(name)(tmp_path, known_images(20, 128), CLASSES)
+        assert "it is the initialisation, from before any distillation" in as_woof(path, imagenet).origin.notes
+
+
+def test_dc_has_numbers_of_its_own_for_a_hundred_classes(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.dm(tmp_path, known_images(100, 32), range(100)).rename(tmp_path / "renamed.pt")
+    assert as_woof(path, imagenet, classes="imagenet-100").origin.normalisation == "cifar100-dc"
+
+
+def test_another_programs_manifest_is_not_ours(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 32)
+    folders = methods.GVBSM(tmp_path, images, CLASSES)
+    (tmp_path / "manifest.json").write_text('{"name": "my set", "icons": []}')
+    assert_holds(as_woof(folders, imagenet), images, CLASSES, WOOF)
+    for damaged in ('{"schema": 1, "tool"', '{"schema": 1}'):
+        (tmp_path / "manifest.json").write_text(damaged)
+        with pytest.raises(DatasetError, match=r"manifest\.json"):
+            read_dataset(folders, imagenet)
+
+
 def test_the_best_or_the_last_of_a_run_is_taken(tmp_path: Path, imagenet: Bundle) -> None:
     images = known_images(20, 128)
     for iteration in ("900", "1000"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,13 +63,45 @@ def test_index_folders_of_a_subset_are_positions_in_it(tree: Callable[..., Path]
     assert found == {"0": (0, 193), "1": (1, 182), "9": (9, 229)}
 
 
-def test_wnid_folders_without_a_subset_are_imagenets_classes(tree: Callable[..., Path], imagenet: Bundle) -> None:
-    assert classes(read_class_folders(tree("n02099601", "n01440764"), imagenet)) == {"n01440764": (0, 0), "n02099601": (207, 207)}
+def test_wnid_folders_are_imagenets_classes_if_it_is_said(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    found = classes(read_class_folders(tree("n02099601", "n01440764"), imagenet, "model"))
+    assert found == {"n01440764": (0, 0), "n02099601": (207, 207)}
+
+
+def test_all_wnids_of_imagenet_need_nothing_said(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    found = classes(read_class_folders(tree(*imagenet_wnids()), imagenet))
+    assert found == {wnid: (label, label) for label, wnid in enumerate(imagenet_wnids())}
+
+
+def test_how_a_few_wnid_folders_are_numbered_is_never_guessed(tree: Callable[..., Path], imagenet: Bundle) -> None:
+    root = tree(*(imagenet_wnids()[label] for label in imagenet_subsets()["imagewoof"]))
+    with pytest.raises(
+        DatasetError, match=r"has 10 of the model's 1000 classes, those of imagewoof; .* Say --classes imagewoof, or --classes model"
+    ):
+        read_class_folders(root, imagenet)
+    shutil.rmtree(root / imagenet_wnids()[155])
+    with pytest.raises(DatasetError, match=r"has 9 of the model's 1000 classes; .* Say --classes SUBSET or FILE, or --classes model"):
+        read_class_folders(root, imagenet)
+
+
+def test_a_path_too_high_up_is_told_what_lies_below(tmp_path: Path, imagenet: Bundle) -> None:
+    for name in ("imagenet-woof_f1_mipc300_ipc10_cr5/syn_data/00000", "other/deep/n02099601"):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "exp" / name / "0.png")
+    (tmp_path / "exp" / "logged" / "run").mkdir(parents=True)
+    (tmp_path / "exp" / "logged" / "run" / "images_best.pt").touch()
+    with pytest.raises(DatasetError, match=r"exp: holds no images itself; name the set that is meant, perhaps (.*)") as error:
+        read_class_folders(tmp_path / "exp", imagenet)
+    assert sorted(str(error.value).rpartition("perhaps ")[2].split(" or ")) == [
+        "imagenet-woof_f1_mipc300_ipc10_cr5/syn_data",
+        "logged/run",
+        "other/deep",
+    ]
 
 
 def test_names_are_the_models_or_the_files(tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path) -> None:
     root = tree("Tench", "thing_7")
-    assert classes(read_class_folders(root, imagenet)) == {"Tench": (0, 0), "thing_7": (7, 7)}
+    assert classes(read_class_folders(root, imagenet, "model")) == {"Tench": (0, 0), "thing_7": (7, 7)}
     (tmp_path / "map.txt").write_text("thing_7 99\nTENCH 3\n")
     assert classes(read_class_folders(root, imagenet, str(tmp_path / "map.txt"))) == {"thing_7": (0, 99), "Tench": (1, 3)}
 
