@@ -264,6 +264,8 @@ def _parse(path: Path, document: Document) -> Bundle:
     names = document.optional("class_names", document.texts)
     if names is not None and len(names) != num_classes:
         raise document.fail("class_names", f"found {len(names)} names, expected {num_classes}")
+    if (null_label := document.integer("null_label")) != num_classes:
+        raise document.fail("null_label", f"found {null_label}, expected {num_classes}: the null class comes right after the classes")
     networks_document = document.document("networks")
     networks = {name: _parse_network(networks_document.document(name), name) for name in NETWORKS}
     schedule = document.document("noise_schedule")
@@ -280,7 +282,7 @@ def _parse(path: Path, document: Document) -> Bundle:
         latent_shape=(shape[0], shape[1], shape[2]),
         scaling_factor=document.number("scaling_factor"),
         num_classes=num_classes,
-        null_label=document.integer("null_label"),
+        null_label=null_label,
         class_names=names,
         noise_schedule=_parse_schedule(schedule),
         learned_variance=document.flag("learned_variance"),

@@ -58,18 +58,23 @@ def compare(
     """
     if random and images:
         raise typer.BadParameter("--random and --images contradict each other; give one of them")
+    if classes and not images:
+        raise typer.BadParameter("--classes says which classes --images are; give both, or neither")
     recipe = parse_recipe(
         preset, start_step=start_step, window=window, no_inheritance=False, no_guidance=False, steps=steps, inherit_step=inherit_step
     )
     from diver_trt.bundle import Bundle
+    from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.inputs import distilled_inputs, random_pixels
-    from diver_trt.comparison.lineup import line_up
+    from diver_trt.comparison.lineup import NothingToCompareError, line_up
     from diver_trt.comparison.metrics import import_image_metrics
-    from diver_trt.comparison.report import Result, import_report_packages, render, result_facts
+    from diver_trt.comparison.report import Result, absent_facts, import_report_packages, render, result_facts
     from diver_trt.comparison.runs import steps_in
     from diver_trt.comparison.verdict import compare_lineup
+    from diver_trt.datasets.whole_file import reported
 
     import_image_metrics()  # a missing package is better found before the work than after it
+    import_onnx()
     if report:
         import_report_packages()
         _check_report(report)
@@ -80,7 +85,14 @@ def compare(
         if random
         else distilled_inputs(opened[0], samples, folder=images, classes=classes, seed=seed)
     )
-    lineup = line_up(opened, loaded, engine or [], batch)
+    if len(inputs) < samples:
+        say(f"{len(inputs)} images are all there are; --samples asked for {samples}")
+    try:
+        lineup = line_up(opened, loaded, engine or [], batch)
+    except NothingToCompareError as error:
+        if as_json:
+            print_json(passed=False, headline=str(error).splitlines()[0], not_compared=absent_facts(error.absent))
+        raise
     for absent in lineup.absent:
         say(f"not compared: {absent.name}: {absent.reason}")
     say(f"{inputs.origin}; reference {lineup.reference.name}, held against it {', '.join(one.name for one in lineup.others)}")
@@ -99,15 +111,16 @@ def compare(
         bundles=opened,
         model=loaded.model_id if loaded else None,
     )
-    if report:
-        report.write_text(render(result), encoding="utf-8")
     if as_json:
         print_json(**result_facts(result), **({"report": str(report)} if report else {}))
     else:
         for comparison in comparisons:
             _print_comparison(comparison)
         print(f"{'passed' if result.passed else 'failed'}: {result.headline}")
-        if report:
+    if report:
+        with reported(report):
+            report.write_text(render(result), encoding="utf-8")
+        if not as_json:
             print(f"wrote {report}; open it in a browser")
     if not result.passed:
         raise typer.Exit(1)
@@ -115,11 +128,17 @@ def compare(
 
 def _load_reference_model(source: str, bundle: Bundle, revision: str | None, vae: str | None) -> Model:
     try:
-        from diver_trt.export.checkpoint import load_model
+        from diver_trt.export.checkpoint import load_model, with_timestep_frequencies
     except ImportError as cause:
         raise MissingExtraError(cause.name or "torch", "compare", "comparing with the model") from cause
+    loaded = load_model(source, revision=revision, vae=vae)
+    if loaded.timestep_frequencies != bundle.timestep_frequencies:
+        say(
+            f"note: {bundle.path} was exported with the timestep frequencies of {bundle.timestep_frequencies}, "
+            f"which the reference follows; those of {loaded.model_id} seem to be {loaded.timestep_frequencies}: {loaded.frequencies_reason}"
+        )
     frequencies = choice("timestep frequencies", bundle.timestep_frequencies, ("dit", "diffusers"))
-    return load_model(source, revision=revision, vae=vae, timestep_frequencies=frequencies)
+    return with_timestep_frequencies(loaded, frequencies)
 
 
 def _check_report(path: Path) -> None:

@@ -38,7 +38,8 @@ def export(
         from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
     except ImportError as cause:
-        raise MissingExtraError(cause.name or "torch", "export", "exporting") from cause
+        extra = "cpu" if cause.name == "onnxruntime" else "export"
+        raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
 
     loaded = load_model(model, revision=revision, vae=vae, timestep_frequencies=frequencies)
     found = f"timestep frequencies of {loaded.timestep_frequencies} ({loaded.frequencies_reason})"

@@ -68,7 +68,7 @@ class GraphProbe:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        runtime, onnx = import_onnxruntime(), _import_onnx()
+        runtime, onnx = import_onnxruntime(), import_onnx()
         path = bundle.verified("denoiser")
         model = onnx.load(path, load_external_data=False)
         self._taps = find_taps(model.graph, str(path))
@@ -171,7 +171,12 @@ def _before_casts(name: str, writers: Mapping[str, Any]) -> str:
     return name
 
 
-def _import_onnx() -> Any:
+def import_onnx() -> Any:
+    """Import onnx.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         import onnx
     except ImportError as cause:

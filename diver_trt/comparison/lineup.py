@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
 from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError
@@ -35,12 +35,25 @@ class Absent:
     Attributes:
         name: The engine and its precision.
         reason: Why not, in words.
-        asked: Whether it was asked for by name: then the comparison as a whole has failed.
+        asked: Whether it was asked for, by name or as a bundle that nothing else here runs: then the comparison as a whole has failed.
     """
 
     name: str
     reason: str
     asked: bool
+
+
+class NothingToCompareError(EngineError):
+    """Fewer than two engines can take part.
+
+    Attributes:
+        absent: Every engine, with its reason.
+    """
+
+    def __init__(self, absent: tuple[Absent, ...], *, with_model: bool) -> None:
+        self.absent = absent
+        wanted = "it takes an engine that works here beside the model" if with_model else "it takes two engines that work here, or --model"
+        super().__init__("\n".join([f"nothing to compare: {wanted}", *(f"  {one.name}: {one.reason}" for one in absent)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +83,23 @@ def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[st
 
     Raises:
         BundleError: A bundle is given twice, or they are not of one model, or not of the model that is given.
-        EngineError: An engine's name is unknown, or fewer than two engines can take part.
+        EngineError: An engine's name is unknown, or the model computes other than its own code.
+        NothingToCompareError: Fewer than two engines can take part.
     """
     if unknown := [name for name in engines if name not in ENGINE_NAMES]:
         raise EngineError(f"there is no engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
-    if twice := [bundle.path for i, bundle in enumerate(bundles) if bundle.path in [other.path for other in bundles[:i]]]:
+    places = [bundle.path.resolve() for bundle in bundles]
+    if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
         raise BundleError(f"{twice[0]}: is given twice; give each bundle once")
     _check_one_model(bundles, model)
+    if model is not None:
+        from diver_trt.comparison.torch_engine import check_reference
+
+        check_reference(model, bundles[0])
     present: list[Participant] = []
     absent: list[Absent] = []
+    whole = [bundle for bundle in bundles if _is_whole(bundle, absent)]
+    run: list[Bundle] = []
     for name in dict.fromkeys(engines) or ENGINE_NAMES:
         if name == "torch-fp32" and model is not None:
             continue
@@ -91,19 +112,21 @@ def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[st
                 )
             continue
         kind = next(engine for engine in ENGINES if engine == name)
-        for bundle in bundles:
+        for bundle in whole:
             called = _called(kind, bundle, bundles)
             if reason := _obstacle(kind, bundle, batch):
                 absent.append(Absent(called, reason, bool(engines)))
             else:
                 present.append(bundle_participant(called, kind, bundle, batch))
+                run.append(bundle)
+    if not engines:
+        absent.extend(Absent(str(bundle.path), "none of these engines runs it here", asked=True) for bundle in whole if bundle not in run)
     if model is not None:
         reference = torch_participant(model, bundles[0], batch, "fp32")
     elif present:
         reference = present.pop(next((i for i, one in enumerate(present) if one.precision == "fp32"), 0))
-    if (model is None and not present) or not present:
-        reasons = "".join(f"\n  {one.name}: {one.reason}" for one in absent)
-        raise EngineError(f"nothing to compare: it takes two engines that work here, or one and --model{reasons}")
+    if not present:
+        raise NothingToCompareError(tuple(absent), with_model=model is not None)
     return Lineup(reference, tuple(present), tuple(absent))
 
 
@@ -138,6 +161,17 @@ def _called(engine: EngineName, bundle: Bundle, bundles: Sequence[Bundle]) -> st
     return f"{engine} {bundle.precision} ({bundle.path.name if unique else bundle.path})"
 
 
+def _is_whole(bundle: Bundle, absent: list[Absent]) -> bool:
+    """Hash a bundle's files before any work; one that has changed joins the absent."""
+    try:
+        for name in NETWORKS:
+            bundle.verified(name)
+    except BundleError as reason:
+        absent.append(Absent(str(bundle.path), str(reason), asked=True))
+        return False
+    return True
+
+
 def _obstacle(engine: EngineName, bundle: Bundle, batch: int) -> str | None:
     """Return why an engine cannot run a bundle here, or None; opening the smallest network is the only proof."""
     try:
@@ -146,8 +180,6 @@ def _obstacle(engine: EngineName, bundle: Bundle, batch: int) -> str | None:
             session.open("encoder").close()
         finally:
             session.close()
-    except BundleError:
-        raise
     except MissingExtraError as reason:
         return str(reason)
     except DiverError as reason:
@@ -159,7 +191,7 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
     first, *others = bundles
     shared = ("latent_shape", "image_size", "num_classes", "null_label", "learned_variance", "modulation_width", "timestep_frequencies")
     for other in others:
-        for what in (*shared, "weights_sha256"):
+        for what in (*shared, "noise_schedule", "scaling_factor", "weights_sha256"):
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model")
@@ -177,6 +209,16 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
         raise BundleError(
             f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "
             f"{digest[:12]}…; give the model that the bundle was exported from"
+        )
+    if first.noise_schedule != model.noise_schedule:
+        raise BundleError(
+            f"{first.path}: bundle.json says that it was trained with {first.noise_schedule}, "
+            f"{model.model_id} with {model.noise_schedule}; export the model again"
+        )
+    if first.scaling_factor != model.vae.config.scaling_factor:
+        raise BundleError(
+            f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, the VAE of {model.model_id} scales by "
+            f"{model.vae.config.scaling_factor}; export the model again"
         )
 
 

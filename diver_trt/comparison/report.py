@@ -106,7 +106,7 @@ def result_facts(result: Result) -> dict[str, Any]:
             "headline": result.headline,
             "reference": result.reference,
             "engines": [_comparison_facts(comparison, result.inputs) for comparison in result.comparisons],
-            "not_compared": [{"name": absent.name, "reason": absent.reason, "asked": absent.asked} for absent in result.absent],
+            "not_compared": absent_facts(result.absent),
             "inputs": {"origin": result.inputs.origin, "images": len(result.inputs), "seed": result.seed},
             "recipe": result.recipe.to_json(),
             "environment": environment(),
@@ -115,6 +115,11 @@ def result_facts(result: Result) -> dict[str, Any]:
         }
     )
     return facts
+
+
+def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
+    """Return the engines that were not compared as JSON values."""
+    return [asdict(one) for one in absent]
 
 
 def environment() -> dict[str, str]:
@@ -211,7 +216,7 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
             )
         if recipe.guided_steps:
             axes.axvspan(recipe.guided_steps[-1] - 0.5, recipe.guided_steps[0] + 0.5, color="#888888", alpha=0.14, lw=0)
-        axes.set_yscale("log")
+        _make_logarithmic(axes)
         axes.set_xlim(recipe.start_step + 0.5, 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom, top = left.get_ylim()[0], max(axes.get_ylim()[1] for axes in (left, right))
@@ -240,7 +245,7 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     every = max(1, round(blocks / 14))
     ticks = [(0, "patches"), *((2 * block, f"block {block}") for block in range(every, blocks + 1, every)), (len(places) - 1, "final")]
     axes.set_xticks([at for at, _ in ticks], [label for _, label in ticks], rotation=0 if blocks <= 10 else 45)
-    axes.set_yscale("log")
+    _make_logarithmic(axes)
     return _svg(figure, "Error through the denoiser, block by block")
 
 
@@ -266,7 +271,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
         right.plot(range(len(shares)), _drawable(shares), color=colour, marker="o", ms=4, lw=1.5)
     left.set_xscale("log")
     left.set_xticks([edges[0], 1e-8, 1e-6, 1e-4, 1e-2, 1], ["equal", *(f"$10^{{{exponent}}}$" for exponent in (-8, -6, -4, -2, 0))])
-    right.set_yscale("log")
+    _make_logarithmic(right)
     right.set_ylim(top=200)
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
     return _svg(figure, "How differences are spread")
@@ -294,6 +299,14 @@ def _axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
         each.set_ylabel(y_label)
         each.patch.set_visible(False)
     return figure, axes
+
+
+def _make_logarithmic(axes: Any) -> None:
+    """Give an axis a logarithmic scale, also where nothing can be drawn on one."""
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        axes.set_ylim(1e-10, 1)
+        axes.text(0.5, 0.5, "every value is 0, or no number", transform=axes.transAxes, ha="center", va="center", color=_INK)
+    axes.set_yscale("log")
 
 
 def _svg(figure: Any, title: str) -> str:
@@ -420,6 +433,7 @@ def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "name": bundle.path.name,
         "model": bundle.model_id,
         "precision": bundle.precision,
+        "timestep_frequencies": bundle.timestep_frequencies,
         "sha256": bundle.sha256,
         "exported_with": dict(bundle.exported_with),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +14,15 @@ from diver_trt.comparison.blocks import Stages, stage_names
 from diver_trt.errors import EngineError
 from diver_trt.export.checkpoint import Model
 from diver_trt.export.networks import build_networks
+from diver_trt.method.step import guided_step
 from diver_trt.runtime.denoiser import CARRY, SteppedDenoiser
 from diver_trt.runtime.engine import copy_checked
 from diver_trt.tensors import TensorSpec
 
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
+
+REFERENCE_TOLERANCE = 1e-5
+"""Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in another order."""
 
 _DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -80,6 +85,50 @@ class TorchSession:
     def close(self) -> None:
         """Drop the networks."""
         self.networks.clear()
+
+
+@torch.no_grad()
+def check_reference(model: Model, bundle: Bundle) -> None:
+    """Hold the networks that stand for the model against the model's own code, on one image in one step.
+
+    The reference of a comparison is the exporter's rewriting of diffusers' modules. A mistake in that would be in the engines and in the
+    reference alike, and so remain unseen.
+
+    Raises:
+        EngineError: They differ.
+    """
+    draw = torch.Generator().manual_seed(0)
+    latent, anchor = (torch.randn((1, *bundle.latent_shape), generator=draw) for _ in range(2))
+    image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn((1, 3, bundle.image_size, bundle.image_size), generator=draw)
+    timestep = torch.tensor([bundle.noise_schedule.train_timesteps // 2] * 2)
+    label = torch.tensor([0, model.transformer.config.num_embeds_ada_norm])
+    scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
+    row = torch.tensor([*scales, 0.9, 0.2, 0.1, -3.0, -2.0])
+    ours = build_networks(model, torch.float32)
+    modulation = ours["conditioner"](timestep, label)[:, None]
+    found = {
+        "encoder": ours["encoder"](image),
+        "denoiser": ours["denoiser"](latent, anchor, modulation, row),
+        "decoder": ours["decoder"](latent),
+    }
+    vae, channels = model.vae, bundle.latent_shape[0]
+    shift = torch.tensor(vae.config.latents_mean or [vae.config.shift_factor or 0.0]).reshape(1, -1, 1, 1)
+    scale = vae.config.scaling_factor / torch.tensor(vae.config.latents_std or [1.0]).reshape(1, -1, 1, 1)
+    both = model.transformer(torch.cat([latent, latent]), timestep, class_labels=label).sample.split(channels, dim=1)
+    (eps_class, eps_null), variance = both[0].split(1), both[-1][:1]
+    following = guided_step(latent, anchor, eps_class, eps_null, variance, row, bundle.layout, torch.exp)
+    expected = {
+        "encoder": (vae.encode(image).latent_dist.mean - shift) * scale,
+        "denoiser": following,
+        "decoder": vae.decode(latent / scale + shift).sample.clamp(-1, 1),
+    }
+    for name in found:
+        error = float(torch.linalg.norm(found[name] - expected[name]) / torch.linalg.norm(expected[name]))
+        if not error <= REFERENCE_TOLERANCE:
+            raise EngineError(
+                f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in diffusers {version('diffusers')}, "
+                f"expected at most {REFERENCE_TOLERANCE:.0e}: this is a defect of diver-trt, or diffusers has changed; please report it"
+            )
 
 
 class TorchEngine:

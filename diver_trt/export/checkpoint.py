@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -105,6 +105,12 @@ def weights_sha256(model: Model) -> str:
             digest.update(f"{name} {list(parameter.shape)}\n".encode())
             digest.update(parameter.numpy())
     return digest.hexdigest()
+
+
+def with_timestep_frequencies(model: Model, frequencies: TimestepFrequencies) -> Model:
+    """Return a model with other timestep frequencies; its transformer is changed in place."""
+    set_timestep_frequencies(model.transformer, frequencies)
+    return replace(model, timestep_frequencies=frequencies, frequencies_reason="as asked")
 
 
 def set_timestep_frequencies(transformer: DiTTransformer2DModel, frequencies: TimestepFrequencies) -> None:

@@ -37,6 +37,9 @@ class NoiseSchedule:
     beta_end: float
     train_timesteps: int
 
+    def __str__(self) -> str:
+        return f"{self.kind} betas from {self.beta_start:g} to {self.beta_end:g} over {self.train_timesteps} timesteps"
+
     def alphas_cumprod(self) -> Float64:
         """Return abar_t for t = 0 .. train_timesteps - 1, [T] float64 (DDPM, Eq. 4)."""
         if self.kind == "linear":

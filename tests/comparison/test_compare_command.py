@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typer.testing import CliRunner, Result
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.errors import DeviceMemoryError
+from diver_trt.export.networks import Denoiser
 from diver_trt.runtime.onnx_engine import OnnxSession
 from tests.comparison.faults import exchange_predictions, plant, scale_initializer, scale_weight_beside
 from tests.conftest import DIGITS_MODEL, DISTILLED
@@ -118,13 +121,14 @@ def test_images_of_a_folder_and_of_random_pixels(digits: Bundle, digits_fp16: Bu
 
 def test_what_contradicts_itself_is_wrong_usage(digits: Bundle) -> None:
     assert "contradict each other" in refused(compare(digits.path, "--random", "--images", DISTILLED), code=2)
+    assert "--classes says which classes --images are" in refused(compare(digits.path, "--classes", "model"), code=2)
     assert compare(digits.path, "--samples", 0).exit_code == 2
     assert compare(digits.path, "--window", "soon").exit_code == 2
     assert compare().exit_code == 2
 
 
 def test_what_cannot_be_compared_is_refused_with_the_way_out(digits: Bundle, tmp_path: Path, random_bundle: Bundle) -> None:
-    assert "it takes two engines that work here, or one and --model" in refused(compare(digits.path, "--engine", "onnx"))
+    assert "it takes two engines that work here, or --model" in refused(compare(digits.path, "--engine", "onnx"))
     assert "compare bundles of one model" in refused(compare(digits.path, random_bundle.path))
     assert "not a bundle" in refused(compare(tmp_path))
     assert "has no model_index.json" in refused(compare(digits.path, "--model", tmp_path))
@@ -132,7 +136,7 @@ def test_what_cannot_be_compared_is_refused_with_the_way_out(digits: Bundle, tmp
     assert "no such folder; make it first" in refused(compare(digits.path, "--report", tmp_path / "missing" / "report.html"))
 
 
-@pytest.mark.parametrize("package", ["skimage", "matplotlib", "jinja2"])
+@pytest.mark.parametrize("package", ["skimage", "matplotlib", "jinja2", "onnx"])
 def test_a_missing_extra_is_found_before_any_work(digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     message = refused(compare(digits.path, "--model", DIGITS_MODEL, "--report", tmp_path / "report.html", *QUICK))
@@ -161,6 +165,111 @@ finally:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert "passed: onnx fp32 (edited) stays with onnx fp32 (digits)" in found.stdout
+
+
+def test_a_bundle_that_nothing_runs_is_no_success(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though torch in half precision, which nobody asked for, stays with torch."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = compare(digits.path, "--model", DIGITS_MODEL, *QUICK)
+    assert result.exit_code == 1
+    assert f"not compared: {digits.path}: none of these engines runs it here" in result.stderr
+    assert result.stdout.splitlines()[-1] == f"failed: torch fp16 stays with torch fp32; {digits.path} could not be compared"
+
+
+def test_a_bundle_that_has_changed_does_not_cost_the_others(digits: Bundle, tmp_path: Path) -> None:
+    changed = shutil.copytree(digits.path, tmp_path / "changed")
+    data = bytearray((changed / "decoder.onnx").read_bytes())
+    data[-1] ^= 1
+    (changed / "decoder.onnx").write_bytes(data)
+    result = compare(digits.path, changed, "--model", DIGITS_MODEL, "--engine", "onnx", "--json", *QUICK)
+    assert result.exit_code == 1
+    facts = json.loads(result.stdout)
+    assert [engine["verdict"] for engine in facts["engines"]] == ["passed"]
+    (absent,) = facts["not_compared"]
+    assert absent["asked"]
+    assert "the file has changed since the export" in absent["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"null_label": 3}, "null_label: found 3, expected 10: the null class comes right after the classes"),
+        (
+            {"noise_schedule": {"kind": "linear", "beta_start": 0.0001, "beta_end": 0.018, "train_timesteps": 1000}},
+            "was trained with linear betas from 0.0001 to 0.018 over 1000 timesteps, dit-digits with linear betas from 0.0001 to 0.02",
+        ),
+        ({"scaling_factor": 0.18215}, "says that latents are scaled by 0.18215, the VAE of dit-digits scales by 0.5"),
+    ],
+)
+def test_a_manifest_that_contradicts_the_model_is_refused(
+    digits: Bundle, edited: Callable[..., Path], change: dict[str, Any], message: str
+) -> None:
+    other = edited(lambda manifest: manifest.update(change))
+    assert message in refused(compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
+    if "null_label" not in change:
+        assert "; compare bundles of one model" in refused(compare(digits.path, other, "--engine", "onnx", *QUICK))
+
+
+def test_the_exporters_rewriting_is_held_against_the_models_own_code(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows exchanged in the module that is both exported and compared with: nothing else could see it."""
+    forward = Denoiser.forward
+
+    def exchanged(self: Denoiser, latent: Any, anchor: Any, modulation: Any, coefficients: Any) -> Any:
+        return forward(self, latent, anchor, modulation.flip(0), coefficients)
+
+    monkeypatch.setattr(Denoiser, "forward", exchanged)
+    message = refused(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
+    assert re.search(r"the exporter's denoiser is a relative \S+ away from dit-digits in diffusers", message)
+
+
+def test_other_timestep_frequencies_are_noted(digits: Bundle, edited: Callable[..., Path]) -> None:
+    other = edited(lambda manifest: manifest.update(timestep_frequencies="dit"))
+    result = compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
+    assert (
+        "was exported with the timestep frequencies of dit, which the reference follows; those of dit-digits seem to be diffusers"
+        in result.stderr
+    )
+    assert result.exit_code == 1  # only the manifest says so: the graph has those of diffusers
+
+
+def test_the_verdict_comes_before_a_report_that_cannot_be_written(digits: Bundle) -> None:
+    result = compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", "--report", "/dev/full", *QUICK)
+    assert "/dev/full: cannot be written (No space left on device)" in refused(result)
+    assert result.stdout.splitlines()[-1] == "passed: onnx fp32 stays with torch fp32"
+
+
+def test_a_bundle_and_its_copy_do_not_differ_at_all(digits: Bundle, tmp_path: Path) -> None:
+    """There is nothing to draw on a logarithmic axis."""
+    copy = shutil.copytree(digits.path, tmp_path / "copy")
+    result = compare(digits.path, copy, "--engine", "onnx", "--report", tmp_path / "report.html", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "every value is 0, or no number" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_report_shows_an_engine_that_writes_no_numbers(digits: Bundle, tmp_path: Path) -> None:
+    broken = plant(digits, tmp_path / "broken", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", float("nan"))})
+    result = compare(digits.path, broken.path, "--engine", "onnx", "--report", tmp_path / "report.html", *QUICK)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-2].startswith("failed: onnx fp32 (broken) leaves onnx fp32 (digits)")
+    assert "no number" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_nothing_can_be_compared_with_is_json_too(digits: Bundle) -> None:
+    result = compare(digits.path, "--model", DIGITS_MODEL, "--engine", "rtx", "--json")
+    assert "nothing to compare: it takes an engine that works here beside the model" in refused(result)
+    facts = json.loads(result.stdout)
+    assert not facts["passed"]
+    assert [absent["name"] for absent in facts["not_compared"]] == ["rtx fp32"]
+
+
+def test_the_same_bundle_by_another_path_is_given_twice(digits: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(digits.path)
+    assert "is given twice" in refused(compare(digits.path, tmp_path / "link"))
+
+
+def test_fewer_images_than_asked_for_are_said(digits: Bundle, digits_fp16: Bundle) -> None:
+    result = compare(digits.path, digits_fp16.path, "--engine", "onnx", *QUICK, "--samples", 12)
+    assert "10 images are all there are; --samples asked for 12" in result.stderr
 
 
 def test_the_help_ends_with_a_line_to_paste() -> None:

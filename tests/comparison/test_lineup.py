@@ -62,7 +62,7 @@ def test_torch_without_a_model_is_absent(digits: Bundle, digits_fp16: Bundle) ->
 
 
 def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
-    with pytest.raises(EngineError, match="it takes two engines that work here, or one and --model"):
+    with pytest.raises(EngineError, match="it takes two engines that work here, or --model"):
         line_up([digits], None, ["onnx"], 4)
     with pytest.raises(EngineError, match="onnx-cuda fp32: ONNX Runtime"):
         line_up([digits], None, ["onnx-cuda"], 4)
