@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
-from diver_trt.errors import DeviceMemoryError
+from diver_trt.errors import DeviceMemoryError, MissingExtraError
 from diver_trt.export.networks import Denoiser
+from diver_trt.runtime import onnx_engine
 from diver_trt.runtime.onnx_engine import OnnxSession
 from tests.comparison.faults import exchange_predictions, plant, scale_initializer, scale_weight_beside
 from tests.conftest import DIGITS_MODEL, DISTILLED
@@ -169,7 +170,11 @@ finally:
 
 def test_a_bundle_that_nothing_runs_is_no_success(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though torch in half precision, which nobody asked for, stays with torch."""
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    def refuses() -> Any:
+        raise MissingExtraError("onnxruntime", "cpu", "running a bundle")
+
+    monkeypatch.setattr(onnx_engine, "import_onnxruntime", refuses)
     result = compare(digits.path, "--model", DIGITS_MODEL, *QUICK)
     assert result.exit_code == 1
     assert f"not compared: {digits.path}: none of these engines runs it here" in result.stderr
