@@ -10,7 +10,9 @@ import hashlib
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +36,9 @@ from diver_trt.runtime.session import DEFAULT_BATCH
 T = TypeVar("T")
 
 RESAMPLING = "bicubic, antialiased"
+
+_ASKED = 16
+"""Other images that are tried where one cannot be read any more."""
 
 OpenRecoverer = Callable[[int | None], Recoverer]
 """Opens the model for a number of images per batch; None leaves the choice to it."""
@@ -134,10 +139,12 @@ class Job:
         return files
 
     def _source_sha256(self) -> str:
-        """Return a hash of every sample's name, class and content, over the whole dataset whatever the shard."""
-        digest = hashlib.sha256()
+        """Return a hash of every sample's name, class, content and soft label, over the whole dataset whatever the shard."""
+        digest, soft_label = hashlib.sha256(), self.dataset.soft_label
         for sample in self.dataset.samples:
             digest.update(f"{sample.key} {sample.label} {self.checked[sample.position].sha256}\n".encode())
+            if soft_label:
+                digest.update(soft_label(sample.position).tobytes())
         return digest.hexdigest()
 
 
@@ -177,7 +184,8 @@ def recover_job(
         stopping: Asked before every image; once true, the batch in hand is finished and written, and nothing more is begun.
 
     Raises:
-        DatasetError: An image has changed or vanished since it was looked at, and bad ones are not skipped.
+        DatasetError: An image is bad, or has changed or vanished since it was looked at, and such are not skipped; or the input as a whole
+            has vanished.
         OutputError: A file cannot be written.
         EngineError: The engine fails, or an image comes to nothing and bad ones are not skipped.
     """
@@ -229,7 +237,10 @@ def _finish(job: Job, writer: DatasetWriter) -> None:
     sheet = ContactSheet(_title(job), job.bundle.image_size, Counter(sample.index for sample in good))
     for sample in good:
         if sheet.wants(sample.index):
-            distilled = square(job.dataset.images.read(sample.position), job.bundle.image_size)
+            try:
+                distilled = square(job.dataset.images.read(sample.position), job.bundle.image_size)
+            except DatasetError:
+                continue  # it has vanished since; what was made of it is there
             recovered = read_image(writer.root / files[sample.key])
             sheet.add(sample.index, class_title(job.bundle, sample), distilled, recovered)
     writer.finish(manifest, [sample.key for sample in good], sheet.draw())
@@ -267,9 +278,14 @@ class _Run:
         for sample in self.remaining:
             if self._stopping():
                 return
+            if problem := self._job.checked[sample.position].problem:
+                self._leave_out(sample, problem, DatasetError(problem))
+                continue
             try:
                 image = self._read(sample)
             except DatasetError as error:
+                if self._input_is_gone(sample):
+                    raise
                 self._leave_out(sample, str(error), error)
                 continue
             taken.append(sample)
@@ -279,12 +295,20 @@ class _Run:
 
     def _read(self, sample: Sample) -> Pixels:
         images, checked = self._job.dataset.images, self._job.checked[sample.position]
-        if checked.problem:
-            raise DatasetError(checked.problem)
         if images.sha256(sample.position) != checked.sha256:
             found = f"{self._job.dataset.root}: {images.name(sample.position)} has changed while it was being recovered"
             raise DatasetError(f"{found}; run again on a copy that stays as it is")
         return images.read(sample.position)
+
+    def _input_is_gone(self, unreadable: Sample) -> bool:
+        """Return whether no other image can be read any more either, as where a drive went away: that is no fault of one image."""
+        images, checked = self._job.dataset.images, self._job.checked
+        others = (sample.position for sample in self._job.samples if sample is not unreadable and not checked[sample.position].problem)
+        for position in islice(others, _ASKED):
+            with suppress(DatasetError):
+                images.sha256(position)
+                return False
+        return True
 
     def _write(self, sample: Sample, result: RecoveredSample) -> Path | None:
         record = self._record(sample)
@@ -301,6 +325,8 @@ class _Run:
     def _leave_out(self, sample: Sample, problem: str, error: DatasetError) -> None:
         if not self._job.skip_bad:
             raise error
+        root = self._job.dataset.root
+        problem = problem.removeprefix(f"{root}/") if root.is_dir() else problem.replace(str(root), root.name, 1)
         self._writer.record({**self._record(sample), "problem": problem})
 
     def _record(self, sample: Sample) -> dict[str, Any]:

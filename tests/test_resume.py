@@ -537,6 +537,57 @@ def test_an_image_that_vanishes_on_the_way_is_left_out(few: Path, tmp_path: Path
     assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"]) == 9
 
 
+def test_an_input_that_goes_away_as_a_whole_ends_the_run(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drive, say: nothing is left out for good, and with the drive the same command goes on."""
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def unmounting(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) == 0:
+            few.rename(tmp_path / "away")
+        run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxEngine, "run", unmounting)
+        assert "cannot be read any more" in error(recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip"))
+    (tmp_path / "away").rename(few)
+    result = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, "of 10 images are already there" in result.stderr) == (0, True)
+    assert different(whole(few, tmp_path / "expected"), tmp_path / "out") == []
+
+
+def test_what_is_left_out_is_told_the_same_every_time(few: Path, tmp_path: Path) -> None:
+    """No address in memory, no path of this machine."""
+    for name, content in (("3/1.png", b"no picture at all"), ("8/0.png", (few / "8" / "0.png").read_bytes()[:-40])):
+        (few / name).write_bytes(content)
+    elsewhere = shutil.copytree(few, tmp_path / "elsewhere" / few.name)
+    manifests = []
+    for number, source in enumerate((few, elsewhere)):
+        assert recover(source, tmp_path / f"out{number}", "--on-error", "skip").exit_code == 1
+        manifests.append((tmp_path / f"out{number}" / "manifest.json").read_bytes())
+    assert manifests[0] == manifests[1]
+    problems = [entry["problem"] for entry in json.loads(manifests[0])["skipped"]]
+    assert problems[0] == "3/1.png: not an image, or a damaged one"
+    assert problems[1].startswith("8/0.png: not an image, or a damaged one (")
+
+
+def test_many_bad_images_at_the_start_are_left_out_too(tmp_path: Path) -> None:
+    source = shutil.copytree(DISTILLED, tmp_path / "set")
+    for image in [*(source / "0").iterdir(), *(source / "1").iterdir()]:
+        image.write_bytes(b"no picture")
+    result = recover(source, tmp_path / "out", "--on-error", "skip")
+    assert result.exit_code == 1
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == 20
+
+
+def test_other_soft_labels_are_another_input(tmp_path: Path) -> None:
+    images = np.stack([np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB")) for index in range(10)])
+    for scale in (9, 20):
+        logits = scale * np.eye(10, dtype=np.float32) - 1
+        np.savez(tmp_path / "set.npz", images=images, labels=logits, format=np.array("mtt"), normalisation=np.array("none"))
+        result = recover(tmp_path / "set.npz", tmp_path / "out")
+    assert "source sha256" in error(result)
+
+
 def decode_badly(monkeypatch: pytest.MonkeyPatch, bad: float, precision: str = "fp32") -> None:
     """Let the decoder of a bundle in this precision answer with one value for every third image."""
     open_engine, read, reads = OnnxEngine.__init__, OnnxEngine.read, iter(range(10_000))

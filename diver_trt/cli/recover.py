@@ -187,7 +187,9 @@ def _say_there(writer: DatasetWriter, output: Path, count: int) -> None:
     if writer.lost:
         say(f"{output}: {writer.lost} images are not on disk as the journal says, and are done again")
     if writer.finished or writer.done:
-        say(f"{output}: {count if writer.finished else len(writer.done)} of {count} images are already there")
+        done, skipped = writer.totals()
+        left_out = f", {len(skipped)} were left out" if skipped else ""
+        say(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
 
 
 class _Begun:

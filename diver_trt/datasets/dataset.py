@@ -24,8 +24,6 @@ from diver_trt.datasets.tensor_files import find_tensor_files
 from diver_trt.datasets.tensor_reader import Tensors, read_tensors
 from diver_trt.errors import DatasetError
 
-_TRIED = 16
-
 SoftLabel = NDArray[np.float32]
 
 
@@ -264,9 +262,9 @@ def _assemble(
 
 
 def _first_size(path: Path, images: ImageSource) -> tuple[int, int]:
-    """Return the width and height of one of the first images, whichever can be read; what is wrong with others, a look at each finds."""
+    """Return the width and height of the first image that can be read; what is wrong with others, a look at each finds."""
     problem = DatasetError(f"{path}: holds no images")
-    for position in range(min(len(images), _TRIED)):
+    for position in range(len(images)):
         try:
             height, width = images.read(position).shape[:2]
         except DatasetError as error:

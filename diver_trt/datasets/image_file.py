@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from diver_trt.errors import DatasetError, shown
 from diver_trt.pixels import Pixels
@@ -98,6 +98,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: has vanished") from cause
     except PermissionError as cause:
         raise DatasetError(f"{path}: may not be read ({cause.strerror})") from cause
+    except UnidentifiedImageError as cause:  # whose message holds an address in memory
+        raise DatasetError(f"{path}: not an image, or a damaged one") from cause
     except Exception as cause:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
         raise DatasetError(f"{path}: not an image, or a damaged one ({shown(str(cause) or repr(cause))})") from cause
 
