@@ -596,6 +596,7 @@ TARGETS = (
     Target("seqmatch", stored(methods.seqmatch), in_zip, DATASET),
     Target("torch's old format", old_format, in_bytes, DATASET),
     Target("frepo", stored(methods.frepo), in_zip, KNOWN),
+    Target("frepo's checkpoint", stored(methods.frepo_checkpoint), in_bytes, KNOWN),
     Target("kip", kip, in_zip, KNOWN),
     Target("converted to npz", partial(converted, ".npz"), in_zip, DATASET),
     Target("converted to safetensors", partial(converted, ".safetensors"), in_safetensors, DATASET),

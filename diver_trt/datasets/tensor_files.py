@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diver_trt.datasets.flax_checkpoint import is_flax_checkpoint
 from diver_trt.datasets.folder_reader import holds_images, natural
 from diver_trt.datasets.stored_array import SUFFIXES, StoredArray, open_stored
 from diver_trt.errors import DatasetError
@@ -71,14 +72,15 @@ def _best_of(folder: Path) -> Path | None:
     """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration."""
     try:
         with os.scandir(folder) as entries:
-            files = [Path(entry) for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
+            found = [Path(entry) for entry in entries if entry.is_file()]
+            files = [file for file in found if file.name.lower().endswith(SUFFIXES) or is_flax_checkpoint(file)]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for file in files:
         _require_printable(file)
     families: dict[str, list[Path]] = {}
     for file in files:
-        if family := _family(file.stem):
+        if family := "checkpoint" if is_flax_checkpoint(file) else _family(file.stem):
             families.setdefault(family, []).append(file)
     if "images_zca" in families:
         families.pop("images", None)
@@ -88,7 +90,7 @@ def _best_of(folder: Path) -> Path | None:
     if not families:
         return None
     (kept,) = families.values()
-    last = max(kept, key=lambda file: _rank(file.stem))
+    last = max(kept, key=natural) if "checkpoint" in families else max(kept, key=lambda file: _rank(file.stem))
     best = last.with_name(f"images_best{last.suffix}")
     return (best.is_file() and unwhitened_twin(best)) or last
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.datasets.flax_checkpoint import is_flax_checkpoint, open_flax_checkpoint
 from diver_trt.datasets.folder_reader import natural
 from diver_trt.datasets.formats import (
     FORMATS,
@@ -129,7 +130,7 @@ class _Parts:
 
 def _parts(path: Path) -> _Parts:
     """Tell images from labels by the structure of the file."""
-    content = open_stored(path)
+    content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
     if isinstance(content, (StoredArray, np.ndarray)):
         return _bare(path, content)
     if isinstance(content, Mapping):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -102,6 +103,21 @@ def frepo(folder: Path, images: Pixels, classes: Sequence[int], statistics: str 
     values = normalised(images, statistics).numpy().transpose(0, 2, 3, 1)
     np.savez(folder / "step500000.npz", image=values, label=centred.astype(np.float32))
     return folder / "step500000.npz"
+
+
+def frepo_checkpoint(folder: Path, images: Pixels, classes: Sequence[int], statistics: str = "frepo-cifar10") -> Path:
+    """A training state as flax 0.12 serialises it: arrays are extension 1, `(shape, dtype, bytes)` packed once more."""
+
+    def packed(array: NDArray[np.float32]) -> msgpack.ExtType:
+        return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
+
+    with np.load(frepo(folder, images, classes, statistics)) as arrays:
+        params = {"x_proto": packed(arrays["image"]), "y_proto": packed(arrays["label"])}
+    (folder / "step500000.npz").unlink()
+    optimiser = {"0": {"count": 500_000, "mu": params, "nu": params}}
+    state = {"step": 500_000, "params": params, "opt_state": optimiser, "epoch": 0, "best_val_acc": 0.5, "ema_hidden": None}
+    (folder / "checkpoint_500000").write_bytes(msgpack.packb(state, strict_types=True))
+    return folder / "checkpoint_500000"
 
 
 def seqmatch(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
