@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diver_trt.datasets.stored_array import MAX_LOADED_BYTES, StoredArray
+from diver_trt.datasets.stored_array import MAX_LOADED_BYTES, InPlaceArray
 from diver_trt.errors import DatasetError, MissingExtraError
 
 _NAME = re.compile(r"checkpoint_\d+(\.\d+)?")
@@ -44,7 +44,7 @@ def is_flax_checkpoint(path: Path) -> bool:
     return head[:1] in {bytes([0x80 + count]) for count in range(16)} and b"\xa6params" in head  # a msgpack map, and a text of six bytes
 
 
-def open_flax_checkpoint(path: Path) -> dict[str, StoredArray]:
+def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
     """Find FRePo's images and labels in a checkpoint, under the names of its `.npz` files, `image` and `label`.
 
     Raises:
@@ -55,7 +55,7 @@ def open_flax_checkpoint(path: Path) -> dict[str, StoredArray]:
         import msgpack
     except ImportError as cause:
         raise MissingExtraError("msgpack", "export", "reading flax checkpoints") from cause
-    found: dict[str, StoredArray] = {}
+    found: dict[str, InPlaceArray] = {}
     try:
         with path.open("rb") as file:
             limit = min(path.stat().st_size, MAX_LOADED_BYTES) + 1
@@ -80,7 +80,7 @@ def open_flax_checkpoint(path: Path) -> dict[str, StoredArray]:
     return found
 
 
-def _array(path: Path, packed: Any, end: int) -> StoredArray:
+def _array(path: Path, packed: Any, end: int) -> InPlaceArray:
     """Return the array whose packed form ends at byte `end` of the file."""
     import msgpack
 
@@ -93,4 +93,4 @@ def _array(path: Path, packed: Any, end: int) -> StoredArray:
     if not isinstance(values, bytes) or len(values) != prod(shape) * dtype.itemsize:
         raise ValueError("the shape, type and size of an array contradict each other")
     strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    return StoredArray(path, dtype.newbyteorder("<"), tuple(shape), strides, end - len(values))
+    return InPlaceArray(path, dtype.newbyteorder("<"), tuple(shape), strides, end - len(values))

@@ -72,8 +72,7 @@ def _best_of(folder: Path) -> Path | None:
     """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration."""
     try:
         with os.scandir(folder) as entries:
-            found = [Path(entry) for entry in entries if entry.is_file()]
-            files = [file for file in found if file.name.lower().endswith(SUFFIXES) or is_flax_checkpoint(file)]
+            files = [file for file in map(Path, entries) if _is_of_tensors(file)]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for file in files:
@@ -109,6 +108,10 @@ def _same_array(first: Path, second: Path) -> bool:
     if not (isinstance(ours, (StoredArray, np.ndarray)) and isinstance(theirs, (StoredArray, np.ndarray))):
         return False
     return ours.shape == theirs.shape and all(np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours)))
+
+
+def _is_of_tensors(file: Path) -> bool:
+    return file.is_file() and (file.name.lower().endswith(SUFFIXES) or is_flax_checkpoint(file))
 
 
 def _require_printable(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +44,7 @@ def refused(source: Path, output: Path) -> str:
     assert (result.returncode, len(lines)) == (1, 1), said
     assert all(line.isprintable() for line in said), said
     assert "Traceback" not in "".join(said)
+    assert "weights_only" not in "".join(said)
     assert not output.exists()
     assert not list(source.parent.rglob("executed"))
     assert int(peak.split()[1]) * 1024 < MEMORY_BYTES, peak
@@ -88,6 +92,52 @@ def objects(folder: Path) -> None:
 
 def terabyte(folder: Path) -> None:
     torch.save([torch.zeros(1).expand(2**14, 3, 2**13, 2**13), torch.zeros(2**14, dtype=torch.int64)], folder / "data.pt")
+
+
+def many_compressed(folder: Path) -> None:
+    """Four arrays of 300 MB in 1.2 MB; whoever unpacks one that nobody asked for takes as much."""
+    member = npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (300_000_000,)}") + bytes(300_000_000)
+    with zipfile.ZipFile(folder / "set.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ("images", "labels", "a", "b"):
+            archive.writestr(f"{name}.npy", member)
+    assert (folder / "set.npz").stat().st_size < 6_000_000
+
+
+def sixty_expanded(folder: Path) -> None:
+    """Sixty tensors that take 67 MB each once their one value is repeated."""
+    torch.save([torch.zeros(1).expand(1, 3, 2047, 2730) for _ in range(60)], folder / "data.pt")
+    assert (folder / "data.pt").stat().st_size < 20_000
+
+
+class Zeros:
+    """Pickles as a call that torch permits, and that takes a gigabyte."""
+
+    def __reduce__(self) -> Any:
+        return bytearray, (1_000_000_000,)
+
+
+def zeros_by_call(folder: Path) -> None:
+    torch.save([torch.zeros(20, 3, 32, 32), torch.tensor(CLASSES), Zeros()], folder / "data.pt")
+
+
+class Encoded:
+    """Pickles as a call that torch permits and numpy's numbers need, and that makes four bytes of one."""
+
+    def __init__(self, arguments: tuple[str, str]) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> Any:
+        return codecs.encode, self.arguments
+
+
+def encoded_again_and_again(folder: Path) -> None:
+    arguments = ("a" * 1_000_000, "utf-32")
+    torch.save([torch.zeros(20, 3, 32, 32), torch.tensor(CLASSES), *(Encoded(arguments) for _ in range(300))], folder / "data.pt")
+    assert (folder / "data.pt").stat().st_size < 2_000_000
+
+
+def plain_pickle(folder: Path) -> None:
+    (folder / "data.pt").write_bytes(pickle.dumps([np.zeros((20, 3, 32, 32), np.float32), np.array(CLASSES)]))
 
 
 def negative_labels(folder: Path) -> None:
@@ -230,6 +280,11 @@ def damaged_late(folder: Path) -> None:
         (code_in_the_labels, "holds more than tensors (posix.mkdir)"),
         (objects, "labels.npy holds Python objects, which are never loaded"),
         (terabyte, "is larger than the file"),
+        (many_compressed, "images are uint8[300000000]; expected floats or uint8"),
+        (sixty_expanded, "holds a list of 60; expected"),
+        (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
+        (encoded_again_and_again, "holds a list of 302; expected"),
+        (plain_pickle, "holds Python objects (written with FRAME), which are never loaded; save the tensors alone"),
         (negative_labels, "found label -1; expected classes from 0 on"),
         (odd_labels, "neither logits nor probabilities"),
         (link_out, "3/0.png: is a link out of the dataset"),
