@@ -11,8 +11,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
+from diver_trt.cli import app
 from diver_trt.datasets.dataset import read_dataset
 from diver_trt.datasets.normalisation import NORMALISATIONS
 from diver_trt.datasets.read_options import ReadOptions
@@ -142,6 +144,20 @@ def test_whitening_is_seen_where_methods_do_not_always_whiten(
     )
     np.savez(tmp_path / "train.npz", images=photographs)
     np.testing.assert_allclose(read(path, imagenet, zca_reference=tmp_path / "train.npz"), photographs[:20], atol=1)
+
+
+def test_what_converting_says_of_whitened_values_names_no_option_that_it_lacks(whitened: FloatImages, tmp_path: Path) -> None:
+    for name, option, way in (
+        ("images_best.pt", ["--normalisation", "cifar10"], "--normalisation cifar10; if they are whitened, leave it out"),
+        ("res_DM.pt", [], "--normalisation imagenet; if they are whitened, --zca-reference undoes it where they are read"),
+    ):
+        (tmp_path / name).mkdir()
+        path = save_mtt(tmp_path / name, whitened)
+        if name == "res_DM.pt":
+            path = path.with_name(name)
+            torch.save({"data": [[torch.from_numpy(whitened), torch.tensor(CLASSES)]]}, path)
+        result = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / f"{name}.npz"), *option])
+        assert f"note: its images look ZCA-whitened, but are read with {way}\n" in result.output
 
 
 def test_kips_names_are_taken_at_their_word_but_for_pixels(tmp_path: Path, imagenet: Bundle) -> None:
@@ -404,3 +420,31 @@ def test_transforms_that_do_not_fit_are_refused(
         read(path, imagenet, zca_reference=tmp_path / "zca.npz", normalisation="frepo-cifar10")
     with pytest.raises(DatasetError, match="is a transform of FRePo's; expected the images that kornia's is fitted to"):
         read(save_mtt(tmp_path, whitened), imagenet, zca_reference=tmp_path / "zca.npz")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+@pytest.mark.parametrize(("name", "kind"), [("images_best.pt", "kornia"), ("step000100.npz", "FRePo"), ("kip_cifar10_zca.npz", "KIP")])
+def test_whitened_values_are_converted_as_they_are_and_undone_where_the_training_images_are(
+    photographs: NDArray[np.uint8], whitened: FloatImages, tmp_path: Path, imagenet: Bundle, name: str, kind: str, suffix: str
+) -> None:
+    path, output = tmp_path / name, tmp_path / "device" / f"set.{suffix}"
+    output.parent.mkdir()
+    rows = (np.eye(10)[CLASSES] - 0.1).astype(np.float32)
+    if kind == "kornia":
+        save_mtt(tmp_path, whitened)
+    else:
+        image, label = ("image", "label") if kind == "FRePo" else ("images", "labels")
+        np.savez(path, **{image: whitened.transpose(0, 2, 3, 1), label: rows})
+    said = {"normalisation": "frepo-cifar10"} if kind == "FRePo" else {}
+    options = [f"--{option}={value}" for option, value in said.items()]
+    result = CliRunner().invoke(app, ["convert", str(path), str(output), *options])
+    assert f"note: the values are ZCA-whitened ({kind}) and written as they are" in result.output
+    with pytest.raises(DatasetError, match=r"is ZCA-whitened, and the transform is not in the file; .* --zca-reference"):
+        read(output, imagenet)
+    np.savez(tmp_path / "train.npz", images=photographs)
+    reference = tmp_path / "train.npz"
+    found = read(output, imagenet, zca_reference=reference)
+    np.testing.assert_array_equal(found, read(path, imagenet, zca_reference=reference, **said))
+    if kind == "kornia":
+        np.testing.assert_allclose(found, photographs[:20], atol=1)
+        assert "look ZCA-whitened" in "".join(notes_of(output, imagenet, normalisation="cifar10"))
