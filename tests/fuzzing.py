@@ -475,7 +475,7 @@ def old_format(folder: Path) -> list[Path]:
 
 
 def kip(folder: Path) -> list[Path]:
-    """KIP's file as such is refused for being whitened; `--normalisation` says that this one is not."""
+    """A file with KIP's name; its values are pixels, and not whitened as KIP's are."""
     np.savez(
         folder / "kip_10.npz", images=methods.normalised(images(), "none").numpy(), labels=methods.one_hot(LABELS, 10) - np.float32(0.1)
     )
@@ -484,10 +484,33 @@ def kip(folder: Path) -> list[Path]:
 
 def converted(suffix: str, folder: Path) -> list[Path]:
     source = methods.datm(folder, images(), LABELS) / "images_best.pt"
-    convert_tensors(read_tensors(source, ReadOptions()), 1, folder / f"set{suffix}")
+    convert_tensors(read_tensors(source, ReadOptions()), 1, None, folder / f"set{suffix}")
     for path in folder.glob("*.pt"):
         path.unlink()
     return [folder / f"set{suffix}"]
+
+
+def whitened(reference: Callable[[], dict[str, Any]], folder: Path) -> list[Path]:
+    """A converted set of FRePo's, white noise, with what undoes its whitening beside it; either may be damaged."""
+    values = np.random.default_rng(7).normal(size=(20, 8, 8, 3)).astype(np.float32)
+    np.savez(folder / "step000100.npz", image=values, label=methods.one_hot(LABELS, 10) - np.float32(0.1))
+    found = read_tensors(folder / "step000100.npz", ReadOptions(normalisation="frepo-cifar10"), undo=False)
+    convert_tensors(found, 1, "imagewoof", folder / "set.npz")
+    (folder / "step000100.npz").unlink()
+    np.savez(folder / "zca.npz", **reference())
+    return [folder / "set.npz", folder / "zca.npz"]
+
+
+def training_images() -> dict[str, Any]:
+    return {"images": images() / 255}
+
+
+def transform() -> dict[str, Any]:
+    return {"rev_whitening_transform": np.eye(192, dtype=np.float32), "zca_mean": np.zeros(192)}
+
+
+def undone(folder: Path) -> None:
+    read_images(folder / "set.npz", ReadOptions(zca_reference=folder / "zca.npz"))
 
 
 def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]]:
@@ -566,6 +589,7 @@ def written(name: str, text: str) -> Callable[[Path], list[Path]]:
 IMAGE = (only_file(decode), only_file(read_image))
 DATASET = (read_images,)
 KNOWN = (partial(read_images, options=ReadOptions(normalisation="imagenet")),)
+UNDONE = (undone,)
 
 TARGETS = (
     Target("bundle.json", lambda folder: [linked_digits(folder)], in_json, (open_bundle,)),
@@ -597,7 +621,9 @@ TARGETS = (
     Target("torch's old format", old_format, in_bytes, DATASET),
     Target("frepo", stored(methods.frepo), in_zip, KNOWN),
     Target("frepo's checkpoint", stored(methods.frepo_checkpoint), in_bytes, KNOWN),
-    Target("kip", kip, in_zip, KNOWN),
+    Target("kip", kip, in_zip, DATASET),
+    Target("ZCA, training images", partial(whitened, training_images), in_zip, UNDONE),
+    Target("ZCA, FRePo's transform", partial(whitened, transform), in_zip, UNDONE),
     Target("converted to npz", partial(converted, ".npz"), in_zip, DATASET),
     Target("converted to safetensors", partial(converted, ".safetensors"), in_safetensors, DATASET),
 )

@@ -434,6 +434,24 @@ def test_inspect_shows_what_would_be_fed_to_the_model(dm: Path, tmp_path: Path) 
     assert "cut from 2 x 2 collages" in result.stderr
 
 
+def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path) -> None:
+    tensors, text, image = dm.read_bytes(), tmp_path / "thesis.png", tmp_path / "set" / "0" / "0.png"
+    text.write_text("a thesis")
+    shutil.copytree(DISTILLED, tmp_path / "set")
+    kept = image.read_bytes()
+    for source, sheet, message in (
+        (dm.parent, dm, "is written as PNG; expected a name that ends in .png"),
+        (dm, text, "is there already, and no PNG; choose another name"),
+        (tmp_path / "set", image, "lies in a folder within the dataset, as its images do; choose another place"),
+        (tmp_path / "set", image.with_name("new.png"), "lies in a folder within the dataset"),
+    ):
+        assert f"--contact-sheet {sheet}: {message}" in fails(run("inspect", source, "--contact-sheet", sheet))
+    assert (dm.read_bytes(), text.read_text(), image.read_bytes()) == (tensors, "a thesis", kept)
+    assert not image.with_name("new.png").exists()
+    for _ in range(2):
+        assert run("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png").exit_code == 0
+
+
 def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:
     assert f"{dm.parent} ({dm.name}): DC, DSA" in run("inspect", dm.parent).stderr
     assert f"{dm}: DC, DSA" in run("inspect", dm).stderr

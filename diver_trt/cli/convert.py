@@ -21,18 +21,31 @@ def convert(
 ) -> None:
     """Convert distilled tensors for a device without torch: same values, read there without any guess."""
     from diver_trt.datasets.converter import convert_tensors
+    from diver_trt.datasets.formats import subset_of_path
     from diver_trt.datasets.read_options import ReadOptions
     from diver_trt.datasets.tensor_files import find_one_tensor_file
     from diver_trt.datasets.tensor_reader import read_tensors
 
-    tensors = read_tensors(find_one_tensor_file(source), ReadOptions(method=source_format, normalisation=normalisation, collage=collage))
+    options = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
+    tensors = read_tensors(find_one_tensor_file(source), options, undo=False)
     factor = collage or tensors.collage or tensors.format.default_collage(tensors.side)
-    convert_tensors(tensors, factor, output)
-    facts = {"format": tensors.format.name, "normalisation": tensors.normalisation.name, "collage": factor, "images": len(tensors.images)}
+    classes = tensors.classes or subset_of_path(tensors.path)
+    convert_tensors(tensors, factor, classes, output)
+    whitening = tensors.whitened.value if tensors.whitened else None
+    facts = {
+        "format": tensors.format.name,
+        "normalisation": tensors.normalisation.name,
+        "whitening": whitening,
+        "collage": factor,
+        "classes": classes,
+        "images": len(tensors.images),
+    }
     if as_json:
         print_json(output=str(output), source=str(tensors.path), **facts)
         return
     for note in tensors.notes:
         say(f"note: {note}")
-    found = f"{len(tensors.images)} images of {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}"
-    print(f"wrote {output}: {found}")
+    if whitening:
+        say(f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they are read, --zca-reference is needed")
+    found = f"{len(tensors.images)} images, {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}"
+    print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")

@@ -10,7 +10,7 @@ import typer
 from diver_trt.cli.console import print_facts, print_json, say
 from diver_trt.cli.options import BundlePath, Classes, Collage, Format, Json, Normalisation, ZcaReference
 from diver_trt.cli.recover import check_images
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, OutputError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -53,6 +53,8 @@ def inspect(
     elif is_recovered(folder):
         facts = inspect_recovered(folder)
     else:
+        if contact_sheet:
+            _require_place(contact_sheet, path)
         opened = Bundle.open(bundle or default_bundle())
         dataset = read_dataset(path, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference))
         facts = _inspect_distilled(dataset, opened, contact_sheet)
@@ -94,6 +96,21 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
             "peak_bytes": chosen.peak_bytes,
         }
     return facts
+
+
+def _require_place(sheet: Path, dataset: Path) -> None:
+    """Refuse to write a contact sheet over anything but a PNG, or among a dataset's images, where it would be one of them."""
+    if sheet.suffix.lower() != ".png":
+        raise OutputError(f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png")
+    if dataset.resolve() in sheet.resolve().parent.parents:
+        raise OutputError(f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; choose another place")
+    if sheet.is_file():
+        with sheet.open("rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                raise OutputError(f"--contact-sheet {sheet}: is there already, and no PNG; choose another name")
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | None) -> dict[str, Any]:

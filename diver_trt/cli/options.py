@@ -22,7 +22,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Who wrote it: mtt, glad, dc, idc, dream, ncfm, frepo, kip; sre2l, rded, d4m, minimax, folders.",
+        help="Who wrote it: mtt, glad, dc, idc, dream, ncfm, frepo, kip, arrays; sre2l, rded, d4m, minimax, folders.",
         show_default=False,
     ),
 ]
@@ -32,7 +32,8 @@ Normalisation = Annotated[
 ]
 Collage = Annotated[int | None, typer.Option(help="Images along a side of each stored one; 1 keeps them whole.", show_default=False)]
 ZcaReference = Annotated[
-    Path | None, typer.Option(help="Training images, to fit a ZCA transform again that the file does not have.", show_default=False)
+    Path | None,
+    typer.Option(help="Training images, to fit a ZCA transform again that the file does not have, or FRePo's own.", show_default=False),
 ]
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Exported model.  [default: the digits model]", show_default=False)]
 

@@ -1,6 +1,7 @@
 """Distilled tensors for a device without torch: a `.pt` file becomes an `.npz` or `.safetensors` file with the same values.
 
-What the reader found out is written beside the arrays (`format`, `normalisation`, `collage`), so that the device need not guess again.
+What the reader found out is written beside the arrays (`format`, `normalisation`, `collage`, and, where they are known, `whitening` and
+`classes`), so that the device need not guess again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ SUFFIXES = (".npz", ".safetensors")
 _ROWS = 64
 
 
-def convert_tensors(tensors: Tensors, collage: int, output: Path) -> None:
+def convert_tensors(tensors: Tensors, collage: int, classes: str | None, output: Path) -> None:
     """Write distilled tensors as stored, with what is known of them.
 
     Args:
-        tensors: What `read_tensors` found; not whitened, since a transform that was fitted is not kept.
+        tensors: What `read_tensors` found; whitened values are written as they are, and that they are.
         collage: Images along a side of each stored one.
+        classes: The ImageNet subset that they are of, if it is known.
         output: A new `.npz` or `.safetensors` file.
 
     Raises:
@@ -42,6 +44,8 @@ def convert_tensors(tensors: Tensors, collage: int, output: Path) -> None:
     labels = tensors.labels.classes if tensors.labels.rows is None else tensors.labels.rows
     arrays = {"images": tensors.images, "labels": labels}
     said = {"format": tensors.format.name, "normalisation": tensors.normalisation.name, "collage": str(collage)}
+    said |= {"whitening": tensors.whitened.value} if tensors.whitened else {}
+    said |= {"classes": classes} if classes else {}
     with reported(output), replacing(output) as temporary, temporary.open("wb") as file:
         (_write_npz if suffix == ".npz" else _write_safetensors)(file, arrays, said)
 

@@ -225,10 +225,10 @@ def _soft_label(parts: Sequence[Tensors]) -> Callable[[int], SoftLabel]:
 
 
 def _class_map(tensors: Tensors, bundle: Bundle, classes: str | None, num_classes: int) -> ClassMap:
-    """Return the classes that were named, or that the path names, or the model's own if there are as many."""
+    """Return the classes that were named, or that the file or its path names, or the model's own if there are as many."""
     named = classes
     if named is None and bundle.num_classes == IMAGENET_CLASSES and num_classes < IMAGENET_CLASSES:
-        named = subset_of_path(tensors.path)
+        named = tensors.classes or subset_of_path(tensors.path)
         if named is None:
             raise DatasetError(subset_needed(tensors.path, f"has {num_classes} classes"))
     return load_class_map(variant_of(named, tensors.format.name) if named else "model", bundle.num_classes, bundle.class_names)

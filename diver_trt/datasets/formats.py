@@ -66,6 +66,7 @@ FORMATS = {
         Format("ncfm", "NCFM", "tensors", 2, 2),
         Format("frepo", "FRePo", "tensors"),
         Format("kip", "KIP", "tensors"),
+        Format("arrays", "plain", "tensors"),
     )
 }
 

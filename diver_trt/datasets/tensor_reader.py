@@ -1,8 +1,8 @@
 """Distilled tensors: which method wrote a file, and what its images and labels are.
 
 The structure tells most: a bare tensor with its labels in a second file (MTT and its family, GLaD), a list of both (IDC, DREAM, NCFM), a
-dictionary of experiments (DC, DSA, DM, CAFE), named arrays (FRePo, KIP, and what `diver-trt convert` writes). The rest is told by file
-names and by the values.
+dictionary of experiments (DC, DSA, DM, CAFE), named arrays (FRePo, KIP, what `diver-trt convert` writes, and what somebody saved by hand).
+The rest is told by file names and by the values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.datasets.class_map import imagenet_subsets
 from diver_trt.datasets.flax_checkpoint import is_flax_checkpoint, open_flax_checkpoint
 from diver_trt.datasets.folder_reader import natural
 from diver_trt.datasets.formats import (
@@ -34,7 +35,7 @@ from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, absu
 from diver_trt.datasets.read_options import MAX_COLLAGE, ReadOptions
 from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.datasets.tensor_files import unwhitened_twin
-from diver_trt.datasets.whitening import Whitening, looks_whitened
+from diver_trt.datasets.whitening import SIDE, Kind, Whitening, looks_whitened, whitened_rows
 from diver_trt.datasets.zca_reference import fit_reference
 from diver_trt.errors import DatasetError, shown
 
@@ -53,8 +54,10 @@ class Tensors:
         images: [n, c, H, W] or [n, H, W, c], as stored.
         labels: The class of each image.
         normalisation: What the values were normalised with.
-        whitening: What they were whitened with after that, if they were.
+        whitened: How they were whitened after that, if they were.
+        whitening: The transform that undoes it; None also where whitened values were asked for as they are.
         collage: The collage factor that the file names, as converted ones do, or a folder around it, as IDC's do.
+        classes: The ImageNet subset that the file itself names, as converted ones do.
         notes: What a user should know.
     """
 
@@ -63,8 +66,10 @@ class Tensors:
     images: Array
     labels: Labels
     normalisation: Normalisation
+    whitened: Kind | None
     whitening: Whitening | None
     collage: int | None
+    classes: str | None
     notes: tuple[str, ...]
 
     @property
@@ -74,15 +79,16 @@ class Tensors:
         return int(min(height, width))
 
 
-def read_tensors(path: Path, options: ReadOptions) -> Tensors:
+def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tensors:
     """Understand one file.
 
     Args:
         path: A `.pt`, `.npz` or `.safetensors` file.
         options: What is known of it.
+        undo: Whether whitening is to be undone; else values that are whitened are taken as they are.
 
     Raises:
-        DatasetError: It is no file of distilled images, its labels are missing, or its values are whitened and there is no reference.
+        DatasetError: It is no file of distilled images, its labels are missing, or whitening is to be undone and there is no reference.
     """
     found = _parts(path)
     entry = find_format(options.method, "tensors") if options.method else found.format
@@ -94,17 +100,35 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
         raise DatasetError(f"{path}: {problem}")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
     stated, reference = options.normalisation or found.normalisation, options.zca_reference
-    whitened = (stated is None or entry.name == "frepo") and _is_whitened(entry, path, sample, labels.num_classes)
-    if whitened and not reference:
-        raise DatasetError(_whitening_remedy(path, entry))
-    if reference and not whitened:
-        raise DatasetError(f"--zca-reference: {path} does not look ZCA-whitened; leave it out, or leave out --normalisation")
-    chosen = find_normalisation(stated) if stated else _default_normalisation(entry, path, sample, labels.num_classes, whitened)
-    whitening = None
-    if reference:
-        whitening, chosen = fit_reference(reference, entry.name, chosen, sample.shape[1:])
     notes = [*found.notes] if entry.advice is None else [*found.notes, entry.advice]
-    if not whitened and (problem := contradiction(sample, chosen)):
+    seen = _seen_whitening(entry, found.whitening, path, sample)
+    whitened = seen if _is_believed(entry, found, options, labels.num_classes) else None
+    if reference and not seen:
+        raise DatasetError(f"--zca-reference: {path} does not look ZCA-whitened; leave it out")
+    if reference and not whitened:
+        raise DatasetError("--zca-reference and --normalisation: whitened values are not normalised; leave out one of them")
+    shape = sample.shape[1:]
+    rows = whitened_rows(whitened, shape) if whitened and undo else None
+    if whitened and undo and (rows is None or not reference):
+        raise DatasetError(_whitening_remedy(path, entry, whitened, shape, named=found.whitening is not None))
+    if whitened and whitened is not Kind.FREPO:
+        chosen = NORMALISATIONS["none"]
+    elif stated:
+        chosen = find_normalisation(stated)
+    elif entry.name == "arrays":
+        chosen = _plain_normalisation(path, sample)
+    else:
+        chosen = _default_normalisation(entry, path, sample, labels.num_classes)
+    whitening = None
+    if whitened and reference and rows is not None:
+        whitening, chosen, note = fit_reference(reference, whitened, rows, chosen, shape)
+        notes.append(note)
+    elif seen and not whitened:
+        way = f"name the training images with --zca-reference{' in its place' if options.normalisation else ''}"
+        if not undo:
+            way = "leave it out" if options.normalisation else "--zca-reference undoes it where they are read"
+        notes.append(f"its images look ZCA-whitened, but are read with --normalisation {chosen.name}; if they are whitened, {way}")
+    elif not whitened and (problem := contradiction(sample, chosen)):
         notes.append(f"{problem}: is --normalisation {chosen.name} right?")
     best = path.with_name(f"images_best{path.suffix}")
     if path.stem.startswith("images_zca_") and best.is_file() and not unwhitened_twin(best):
@@ -114,7 +138,7 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     if labels.form == "centred one-hot":
         notes.append("its labels are regression targets, not logits: they give the class and are not carried on")
     collage = found.collage or collage_of_path(path.parent, entry)
-    return Tensors(path, entry, found.images, labels, chosen, whitening, collage, tuple(notes))
+    return Tensors(path, entry, found.images, labels, chosen, whitened, whitening, collage, found.classes, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +149,8 @@ class _Parts:
     format: Format
     normalisation: str | None = None
     collage: int | None = None
+    whitening: Kind | None = None
+    classes: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -175,16 +201,27 @@ def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
             count = len(experiments)
             notes = (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
             return _Parts(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
-    for images, labels, name in (("images", "labels", "kip"), ("image", "label", "frepo")):
+    for images, labels in (("images", "labels"), ("image", "label")):
         if _is_array(content.get(images)) and _is_array(content.get(labels)):
-            said = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage")}
-            entry = FORMATS.get(said["format"] or name, FORMATS[name])
+            said = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage", "whitening", "classes")}
+            entry = FORMATS.get(said["format"] or "") or _format_of_arrays(path, images, content[images], content[labels])
             if entry.holds != "tensors":
                 raise DatasetError(f"{path}: says that it is of {entry.name}, whose files are images; say --format")
             collage = said["collage"]
             factor = int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
-            return _Parts(content[images], content[labels], path, entry, said["normalisation"], factor)
+            whitening = next((kind for kind in Kind if kind.value == said["whitening"]), None)
+            classes = said["classes"] if said["classes"] in imagenet_subsets() else None
+            return _Parts(content[images], content[labels], path, entry, said["normalisation"], factor, whitening, classes)
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Format:
+    """Return whose named arrays are: FRePo and KIP write floats, channels last, and rows of floats as labels; KIP's are whitened."""
+    theirs = images.dtype.kind == labels.dtype.kind == "f" and len(labels.shape) == 2 and channels_last(path, images)
+    if name == "image":
+        return FORMATS["frepo" if theirs else "arrays"]
+    named = re.search(r"^kip_|_ssize\d+_", path.stem)
+    return FORMATS["kip" if named or (theirs and looks_whitened(_sample(images, True))) else "arrays"]
 
 
 def _text(value: Content) -> str | None:
@@ -214,27 +251,60 @@ def _sample(images: Array, last: bool) -> NDArray[Any]:  # => [n, c, H, W]
     return values.transpose(0, 3, 1, 2) if last else values
 
 
-def _is_whitened(entry: Format, path: Path, sample: NDArray[Any], num_classes: int) -> bool:
-    """Say whether images were whitened: KIP's always, MTT's and its family's only for CIFAR and Tiny-ImageNet, and if they look like it."""
-    if entry.name == "kip":
-        return True
-    if sample.dtype.kind != "f" or path.stem.startswith("images_zca_"):
+def _seen_whitening(entry: Format, named: Kind | None, path: Path, sample: NDArray[Any]) -> Kind | None:
+    """Return how images were whitened, by what the file says, or else by their values; None if they do not look like it."""
+    if sample.dtype.kind != "f" or sample.shape[1] != 3:
+        return None
+    if named or path.stem.startswith("images_zca_"):
+        return named
+    kinds = {"frepo": Kind.FREPO, "kip": Kind.KIP}
+    looks = (min(sample.shape[2:]) <= SIDE or entry.name in kinds) and looks_whitened(sample)
+    called = entry.name == "kip" and "_zca_" in path.stem and contradiction(sample, NORMALISATIONS["none"])
+    return kinds.get(entry.name, Kind.KORNIA) if looks or called else None
+
+
+def _is_believed(entry: Format, found: _Parts, options: ReadOptions, num_classes: int) -> bool:
+    """Say whether images that look whitened are taken for it: not where a normalisation is stated, which FRePo alone does before it.
+
+    By default only those of methods that whiten are: MTT and its family do so for CIFAR and Tiny-ImageNet.
+    """
+    if options.normalisation and entry.name != "frepo":
         return False
-    small = min(sample.shape[2:]) <= 64 and num_classes <= _TINY_IMAGENET_CLASSES
-    return (entry.name == "frepo" or (entry.name == "mtt" and small)) and looks_whitened(sample)
+    if options.zca_reference or found.whitening or entry.name == "frepo":
+        return True
+    whitens = entry.name in ("kip", "arrays") or (entry.name == "mtt" and num_classes <= _TINY_IMAGENET_CLASSES)
+    return whitens and found.normalisation is None
 
 
-def _whitening_remedy(path: Path, entry: Format) -> str:
-    reason = f"{path}: is ZCA-whitened, and the transform is not in the file"
+def _whitening_remedy(path: Path, entry: Format, kind: Kind, shape: tuple[int, ...], *, named: bool) -> str:
+    reason = f"{path}: {'is' if named else 'looks'} ZCA-whitened, and the transform is not in the file"
+    otherwise = f"if it is not whitened, say {'' if entry.name in ('mtt', 'arrays') else '--format arrays and '}--normalisation"
+    if whitened_rows(kind, shape) is None:
+        return (
+            f"{reason}; it can be fitted again for up to {SIDE} x {SIDE} pixels, FRePo's also for 128 x 128, not for {shape[2]} x "
+            f"{shape[1]}: undo it where the set was made, or, {otherwise}"
+        )
     fit = "name the training images with --zca-reference, so that it can be fitted again"
+    if kind is Kind.FREPO:
+        fit = "name FRePo's own, data/zca/*.npz, with --zca-reference, or the training images, so that it can be fitted again"
     if entry.name != "mtt":
-        return f"{reason}; {fit}"
+        return f"{reason}; {fit}; or, {otherwise}"
     twins = sorted(path.parent.glob("images_zca_*"), key=natural)
     twin = f"{twins[-1].name}, which is not whitened" if twins else "the file that is not whitened (images_zca_*.pt, if there is one)"
-    return f"{reason}; give {twin}, or {fit}; or say --normalisation if it is not whitened"
+    return f"{reason}; give {twin}, or {fit}; or, {otherwise}"
 
 
-def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], num_classes: int, whitened: bool) -> Normalisation:
+def _plain_normalisation(path: Path, sample: NDArray[Any]) -> Normalisation:
+    """Return that pixels are not normalised; what else values are, a file of no method in particular does not tell."""
+    if contradiction(sample, NORMALISATIONS["none"]) is None:
+        return NORMALISATIONS["none"]
+    raise DatasetError(
+        f"{path}: holds values from {sample.min():.2f} to {sample.max():.2f}, and does not say what they were normalised with; expected "
+        "pixels, uint8 or in 0 to 1: say --normalisation, such as cifar10 or imagenet, or --format if a method wrote it"
+    )
+
+
+def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], num_classes: int) -> Normalisation:
     """Return what the method's code normalises with."""
     side = min(sample.shape[2:])
     if sample.dtype == np.uint8 or entry.name in ("idc", "dream", "ncfm", "kip") or path.stem.startswith("images_zca_"):
@@ -245,8 +315,6 @@ def _default_normalisation(entry: Format, path: Path, sample: NDArray[Any], num_
                 f"{path}: FRePo normalises each data set with its own statistics; name them, such as --normalisation frepo-imagenette"
             )
         return NORMALISATIONS["frepo-cifar10"]
-    if entry.name == "mtt" and whitened:
-        return NORMALISATIONS["none"]
     if entry.name == "glad" and side > 32:
         return NORMALISATIONS["glad"]
     if entry.name == "dc" and (match := re.match(r"res_[^_]+_([^_]+)_", path.name)):

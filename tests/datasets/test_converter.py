@@ -75,6 +75,45 @@ def test_a_converted_file_is_the_same_dataset(tmp_path: Path, imagenet: Bundle, 
     assert [found.sha256 for found in converted.images.check()] == [found.sha256 for found in original.images.check()]
 
 
+SUFFIXES = ("npz", "safetensors")
+
+
+def test_a_whitening_that_nobody_does_is_none(tmp_path: Path, imagenet: Bundle) -> None:
+    values = methods.normalised(known_images(20, 32), "none").numpy()
+    for said in ("ZCA", "", "\x1b[2J", "kip"):
+        np.savez(
+            tmp_path / "a.npz",
+            images=values,
+            labels=np.array(CLASSES),
+            format=np.array("mtt"),
+            normalisation=np.array("none"),
+            whitening=np.array(said),
+        )
+        assert read_dataset(tmp_path / "a.npz", imagenet, ReadOptions(classes="imagewoof")).origin.whitening is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_subset_that_the_path_names_is_kept_in_the_file(tmp_path: Path, imagenet: Bundle, suffix: str) -> None:
+    run = tmp_path / "logged_files" / "imagenet-fruits" / "run1"
+    run.mkdir(parents=True)
+    source, output = methods.mtt(run, known_images(20, 64), CLASSES), tmp_path / f"set.{suffix}"
+    assert "collage 1, classes as in imagefruit" in convert(source, output)
+    original, converted = (read_dataset(path, imagenet) for path in (source, output))
+    assert (converted.classes, converted.samples) == ("imagefruit", original.samples)
+    assert read_dataset(output, imagenet, ReadOptions(classes="imagewoof")).classes == "imagewoof"
+    convert(output, tmp_path / f"again.{suffix}")
+    assert read_dataset(tmp_path / f"again.{suffix}", imagenet).classes == "imagefruit"
+
+
+@pytest.mark.parametrize("said", ["model", "map.txt", "/etc/passwd", "imagefruits", "\x1b[2J", ""])
+def test_classes_that_are_no_subset_are_ignored(tmp_path: Path, imagenet: Bundle, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "map.txt").write_text("".join(f"{label}\n" for label in range(10)))
+    np.savez("a.npz", images=known_images(20, 32), labels=np.array(CLASSES), classes=np.array(said))
+    with pytest.raises(DatasetError, match="has 10 classes, but the model has 1000"):
+        read_dataset(Path("a.npz"), imagenet)
+
+
 def test_what_the_user_says_is_kept_in_the_file(tmp_path: Path, imagenet: Bundle) -> None:
     source = methods.listed("data.pt")(tmp_path, known_images(20, 96), CLASSES)
     assert "IDC, normalisation none, collage 4" in convert(source, tmp_path / "a.npz", "--collage", 4)

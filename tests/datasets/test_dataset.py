@@ -176,6 +176,47 @@ def test_unwhitened_frepo_arrays_are_read(tmp_path: Path, imagenet: Bundle) -> N
     assert dataset.classes == "imagewoof@frepo"
 
 
+@pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_pixels_that_somebody_saved_by_hand_are_read_as_such(
+    tmp_path: Path, imagenet: Bundle, image: str, label: str, dtype: type[Any]
+) -> None:
+    images = known_images(20, 32)
+    values = images if dtype is np.uint8 else (images / 255).astype(np.float32)
+    arrays: dict[str, Any] = {image: values, label: np.array(CLASSES)}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    dataset = as_woof(tmp_path / "mine.npz", imagenet)
+    assert dataset.summary == "plain tensors, 10 classes x 2, 32 px, not normalised, classes as in imagewoof"
+    assert not dataset.origin.notes
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
+def test_float_pixels_with_probabilities_keep_them(tmp_path: Path, imagenet: Bundle, image: str, label: str) -> None:
+    images, rows = known_images(20, 32), methods.logits(CLASSES, 10).softmax(dim=1).numpy()
+    values = (images / 255).astype(np.float32).transpose(0, 3, 1, 2)
+    np.savez(tmp_path / "mine.npz", **{image: values, label: rows})
+    dataset = as_woof(tmp_path / "mine.npz", imagenet)
+    assert (dataset.origin.format.name, dataset.origin.soft_labels) == ("arrays", "probabilities")
+
+
+def test_bytes_are_never_called_whitened(tmp_path: Path, imagenet: Bundle) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+    np.savez(tmp_path / "kip_mine_zca_.npz", images=images, labels=np.array(CLASSES), whitening=np.array("KIP"))
+    assert_holds(as_woof(tmp_path / "kip_mine_zca_.npz", imagenet), images, CLASSES, WOOF)
+
+
+def test_normalised_values_of_nobody_in_particular_are_not_guessed_at(tmp_path: Path, imagenet: Bundle) -> None:
+    images, path = known_images(20, 32), tmp_path / "syn.pt"
+    torch.save({"images": methods.normalised(images, "cifar10"), "labels": methods.hard(CLASSES)}, path)
+    with pytest.raises(
+        DatasetError, match=r"holds values from -2\.43 to 2\.75, and does not say what they were normalised with; .* say --normalisation"
+    ):
+        as_woof(path, imagenet)
+    assert_holds(as_woof(path, imagenet, normalisation="cifar10"), images, CLASSES, WOOF)
+    assert_holds(as_woof(path, imagenet, method="mtt"), images, CLASSES, WOOF)
+
+
 def test_a_methods_own_variant_of_a_subset_is_taken_and_named(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.listed("data_20000.pt")(tmp_path, known_images(20, 128), CLASSES)
     dataset = read_dataset(path, imagenet, ReadOptions(classes="imagefruit"))
