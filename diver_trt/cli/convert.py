@@ -1,4 +1,4 @@
-"""`diver-trt convert`: a method's tensors in, a file that a device reads without torch out."""
+"""`diver-trt convert`: a method's tensors in, one file that says what they are out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def convert(
     collage: Collage = None,
     as_json: Json = False,
 ) -> None:
-    """Convert distilled tensors for a device without torch: same values, read there without any guess."""
+    """Convert distilled tensors to one file that says what it is: same values, read without any guess."""
     from diver_trt.datasets.converter import convert_tensors
     from diver_trt.datasets.formats import subset_of_path
     from diver_trt.datasets.read_options import ReadOptions

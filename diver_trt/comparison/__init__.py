@@ -1,1 +1,1 @@
-"""Holding engines against the model they came from: needs torch, and nothing of the runtime imports it."""
+"""Holding engines against the model they came from, or against each other; nothing of the runtime imports it."""

@@ -1,4 +1,4 @@
-"""Distilled tensors for a device without torch: a `.pt` file becomes an `.npz` or `.safetensors` file with the same values.
+"""Distilled tensors in one file that says what it is: a method's files become an `.npz` or `.safetensors` file with the same values.
 
 What the reader found out is written beside the arrays (`format`, `normalisation`, `collage`, and, where they are known, `whitening` and
 `classes`), so that the device need not guess again.

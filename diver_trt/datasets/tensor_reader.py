@@ -1,15 +1,11 @@
 """Distilled tensors: which method wrote a file, and what its images and labels are.
 
-The structure tells most: a bare tensor with its labels in a second file (MTT and its family, GLaD), a list of both (IDC, DREAM, NCFM), a
-dictionary of experiments (DC, DSA, DM, CAFE), named arrays (FRePo, KIP, what `diver-trt convert` writes, and what somebody saved by hand).
-The rest is told by file names and by the values.
+The structure of the file tells most (`tensor_structure`); how its values were normalised and whitened, its name and the values tell.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,31 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.datasets.class_map import imagenet_subsets
-from diver_trt.datasets.flax_checkpoint import is_flax_checkpoint, open_flax_checkpoint
 from diver_trt.datasets.folder_reader import natural
-from diver_trt.datasets.formats import (
-    FORMATS,
-    Format,
-    collage_of_path,
-    find_format,
-    format_of_experiments,
-    format_of_list,
-    format_of_tensors,
-)
+from diver_trt.datasets.formats import Format, collage_of_path, find_format
 from diver_trt.datasets.image_source import channels_last
-from diver_trt.datasets.labels import Labels, describe_array, read_labels
+from diver_trt.datasets.labels import Labels, read_labels
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation, absurdity, contradiction, find_normalisation
-from diver_trt.datasets.read_options import MAX_COLLAGE, ReadOptions
-from diver_trt.datasets.stored_array import Array, Content, StoredArray, open_stored
+from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.datasets.stored_array import Array
 from diver_trt.datasets.tensor_files import unwhitened_twin
+from diver_trt.datasets.tensor_structure import TensorStructure, look_at, read_structure
 from diver_trt.datasets.whitening import SIDE, Kind, Whitening, looks_whitened, whitened_rows
 from diver_trt.datasets.zca_reference import fit_reference
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError
 
 _TINY_IMAGENET_CLASSES = 200
-_LOOKED_AT = 256
-"""Images whose values decide what a file may have been normalised with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +75,56 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
     Raises:
         DatasetError: It is no file of distilled images, its labels are missing, or whitening is to be undone and there is no reference.
     """
-    found = _parts(path)
+    found = read_structure(path)
     entry = find_format(options.method, "tensors") if options.method else found.format
-    last = channels_last(path, found.images)
-    sample = _sample(found.images, last)
+    sample = look_at(found.images, last=channels_last(path, found.images))
     if (finite := np.isfinite(sample).all(axis=(1, 2, 3))).any():
         sample = sample[finite]  # the others are found when every image is looked at
     if problem := absurdity(sample):
         raise DatasetError(f"{path}: {problem}")
     labels = read_labels(found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip"))
-    stated, reference = options.normalisation or found.normalisation, options.zca_reference
-    notes = [*found.notes] if entry.advice is None else [*found.notes, entry.advice]
+    values = _read_values(path, entry, found, options, sample, labels.num_classes, undo=undo)
+    notes = [*found.notes, *([entry.advice] if entry.advice else []), *values.notes]
+    best = path.with_name(f"images_best{path.suffix}")
+    if path.stem.startswith("images_zca_") and best.is_file() and not unwhitened_twin(best):
+        notes.append(f"{best.name} is whitened, and of which iteration it is, nothing here tells; {path.name} may be of another")
+    if labels.form == "logits" and (wrong := _misplaced(labels)):
+        notes.append(f"the largest logit of {wrong} images is not the class that their place says; the logit decides")
+    if labels.form == "centred one-hot":
+        notes.append("its labels are regression targets, not logits: they give the class and are not carried on")
+    return Tensors(
+        path=path,
+        format=entry,
+        images=found.images,
+        labels=labels,
+        normalisation=values.normalisation,
+        whitened=values.whitened,
+        whitening=values.whitening,
+        collage=found.collage or collage_of_path(path.parent, entry),
+        classes=found.classes,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    normalisation: Normalisation
+    whitened: Kind | None
+    whitening: Whitening | None
+    notes: tuple[str, ...]
+
+
+def _read_values(
+    path: Path, entry: Format, found: TensorStructure, options: ReadOptions, sample: NDArray[Any], num_classes: int, *, undo: bool
+) -> _Values:
+    """Find out how values were normalised and whitened, by what is said of them and by how they look."""
+    stated, reference, shape = options.normalisation or found.normalisation, options.zca_reference, sample.shape[1:]
     seen = _seen_whitening(entry, found.whitening, path, sample)
-    whitened = seen if _is_believed(entry, found, options, labels.num_classes) else None
+    whitened = seen if _is_believed(entry, found, options, num_classes) else None
     if reference and not seen:
         raise DatasetError(f"--zca-reference: {path} does not look ZCA-whitened; leave it out")
     if reference and not whitened:
         raise DatasetError("--zca-reference and --normalisation: whitened values are not normalised; leave out one of them")
-    shape = sample.shape[1:]
     rows = whitened_rows(whitened, shape) if whitened and undo else None
     if whitened and undo and (rows is None or not reference):
         raise DatasetError(_whitening_remedy(path, entry, whitened, shape, named=found.whitening is not None))
@@ -118,137 +135,19 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
     elif entry.name == "arrays":
         chosen = _plain_normalisation(path, sample)
     else:
-        chosen = _default_normalisation(entry, path, sample, labels.num_classes)
-    whitening = None
+        chosen = _default_normalisation(entry, path, sample, num_classes)
     if whitened and reference and rows is not None:
         whitening, chosen, note = fit_reference(reference, whitened, rows, chosen, shape)
-        notes.append(note)
-    elif seen and not whitened:
+        return _Values(chosen, whitened, whitening, (note,))
+    notes = []
+    if seen and not whitened:
         way = f"name the training images with --zca-reference{' in its place' if options.normalisation else ''}"
         if not undo:
             way = "leave it out" if options.normalisation else "--zca-reference undoes it where they are read"
         notes.append(f"its images look ZCA-whitened, but are read with --normalisation {chosen.name}; if they are whitened, {way}")
     elif not whitened and (problem := contradiction(sample, chosen)):
         notes.append(f"{problem}: is --normalisation {chosen.name} right?")
-    best = path.with_name(f"images_best{path.suffix}")
-    if path.stem.startswith("images_zca_") and best.is_file() and not unwhitened_twin(best):
-        notes.append(f"{best.name} is whitened, and of which iteration it is, nothing here tells; {path.name} may be of another")
-    if labels.form == "logits" and (wrong := _misplaced(labels)):
-        notes.append(f"the largest logit of {wrong} images is not the class that their place says; the logit decides")
-    if labels.form == "centred one-hot":
-        notes.append("its labels are regression targets, not logits: they give the class and are not carried on")
-    collage = found.collage or collage_of_path(path.parent, entry)
-    return Tensors(path, entry, found.images, labels, chosen, whitened, whitening, collage, found.classes, tuple(notes))
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    images: Array
-    labels: Array
-    label_path: Path
-    format: Format
-    normalisation: str | None = None
-    collage: int | None = None
-    whitening: Kind | None = None
-    classes: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-def _parts(path: Path) -> _Parts:
-    """Tell images from labels by the structure of the file."""
-    content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
-    if isinstance(content, (StoredArray, np.ndarray)):
-        return _bare(path, content)
-    if isinstance(content, Mapping):
-        return _named(path, content)
-    if isinstance(content, Sequence) and len(content) == 2 and all(map(_is_array, content)):
-        initial = path.stem in ("data0", "data_init")
-        notes = ("it is the initialisation, from before any distillation",) if initial else ()
-        return _Parts(content[0], content[1], path, format_of_list(path), notes=notes)
-    raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
-
-
-_EXPECTED = (
-    "expected a tensor of images with its labels in a file beside it, a list of images and labels, a dictionary with data, or arrays named "
-    "images and labels"
-)
-
-
-def _bare(path: Path, images: Array) -> _Parts:
-    siblings = {sibling.stem for sibling in path.parent.iterdir()}
-    if "weights_best" in siblings or any(name.startswith("styles_") for name in siblings):
-        raise DatasetError(
-            f"{path}: is of HaBa, whose files hold bases, not images; save the images that its networks make of them, as a list of images "
-            "and labels"
-        )
-    average = "ema_" if path.stem.startswith("ema_") else ""
-    iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
-    candidates = [path.with_name(f"{average}labels_{iteration}{path.suffix}"), path.with_name(f"{average}labels{path.suffix}")]
-    for candidate in candidates:
-        if candidate != path and candidate.is_file():
-            labels = open_stored(candidate)
-            if not isinstance(labels, (StoredArray, np.ndarray)):
-                raise DatasetError(f"{candidate}: holds {_describe(labels)}; expected a tensor of labels")
-            return _Parts(images, labels, candidate, format_of_tensors(path))
-    raise DatasetError(f"{path}: is {describe_array(images)} without labels; expected {candidates[0].name} beside it")
-
-
-def _named(path: Path, content: Mapping[Any, Any]) -> _Parts:
-    experiments = content.get("data")
-    if isinstance(experiments, Sequence) and experiments:
-        pair = experiments[-1]
-        if isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_array, pair)):
-            count = len(experiments)
-            notes = (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
-            return _Parts(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
-    for images, labels in (("images", "labels"), ("image", "label")):
-        if _is_array(content.get(images)) and _is_array(content.get(labels)):
-            said = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage", "whitening", "classes")}
-            entry = FORMATS.get(said["format"] or "") or _format_of_arrays(path, images, content[images], content[labels])
-            if entry.holds != "tensors":
-                raise DatasetError(f"{path}: says that it is of {entry.name}, whose files are images; say --format")
-            collage = said["collage"]
-            factor = int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
-            whitening = next((kind for kind in Kind if kind.value == said["whitening"]), None)
-            classes = said["classes"] if said["classes"] in imagenet_subsets() else None
-            return _Parts(content[images], content[labels], path, entry, said["normalisation"], factor, whitening, classes)
-    raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
-
-
-def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Format:
-    """Return whose named arrays are: FRePo and KIP write floats, channels last, and rows of floats as labels; KIP's are whitened."""
-    theirs = images.dtype.kind == labels.dtype.kind == "f" and len(labels.shape) == 2 and channels_last(path, images)
-    if name == "image":
-        return FORMATS["frepo" if theirs else "arrays"]
-    named = re.search(r"^kip_|_ssize\d+_", path.stem)
-    return FORMATS["kip" if named or (theirs and looks_whitened(_sample(images, True))) else "arrays"]
-
-
-def _text(value: Content) -> str | None:
-    """Return a text that was stored as an array; None for what is no text, also for characters that there are none of."""
-    if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "U" and value.dtype.itemsize):
-        return None
-    codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
-    return str(value) if (codes <= sys.maxunicode).all() else None
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, (StoredArray, np.ndarray))
-
-
-def _describe(content: Content) -> str:
-    if isinstance(content, (StoredArray, np.ndarray)):
-        return describe_array(content)
-    if isinstance(content, Mapping):
-        return f"a dictionary of {', '.join(shown(str(key)[:30]) for key in list(content)[:8]) or 'nothing'}"
-    return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"
-
-
-def _sample(images: Array, last: bool) -> NDArray[Any]:  # => [n, c, H, W]
-    """Return some images from all over the array."""
-    positions = np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int))
-    values = np.stack([images[int(position)] for position in positions])
-    return values.transpose(0, 3, 1, 2) if last else values
+    return _Values(chosen, whitened, None, tuple(notes))
 
 
 def _seen_whitening(entry: Format, named: Kind | None, path: Path, sample: NDArray[Any]) -> Kind | None:
@@ -263,7 +162,7 @@ def _seen_whitening(entry: Format, named: Kind | None, path: Path, sample: NDArr
     return kinds.get(entry.name, Kind.KORNIA) if looks or called else None
 
 
-def _is_believed(entry: Format, found: _Parts, options: ReadOptions, num_classes: int) -> bool:
+def _is_believed(entry: Format, found: TensorStructure, options: ReadOptions, num_classes: int) -> bool:
     """Say whether images that look whitened are taken for it: not where a normalisation is stated, which FRePo alone does before it.
 
     By default only those of methods that whiten are: MTT and its family do so for CIFAR and Tiny-ImageNet.
