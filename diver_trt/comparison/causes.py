@@ -89,28 +89,38 @@ def fit_step(found: Float32, latent: Float32, anchor: Float32, prediction: Float
 
 
 def fit_gain(found: Float32, expected: Float32, tolerance: float) -> float | None:
-    """Return the factor between two arrays if that is all that differs, within a relative tolerance, and it is not 1."""
+    """Return the factor between two arrays if it is not 1 and all that differs: see `_is_all` for what counts, by relative L2."""
     gain = float((found.astype(np.float64) * expected).sum() / (expected.astype(np.float64) ** 2).sum())
-    if not np.isfinite(gain) or gain <= 0 or abs(gain - 1) <= tolerance:
+    if not np.isfinite(gain) or gain <= 0:
         return None
-    return gain if difference(found / np.float32(gain), expected).relative_l2 <= tolerance else None
+    before, left = (difference(values, expected).relative_l2 for values in (found, found / np.float32(gain)))
+    return gain if _is_all(gain, before, left, tolerance) else None
 
 
 def fit_input_gain(run: Callable[[float], Float32], expected: Float32, tolerance: float) -> float | None:
-    """Return the factor on a network's input that brings its output to the expected one, if there is one between 1/8 and 8.
+    """Return the factor on a network's input that brings its output to the expected one, if one between 1/8 and 8 other than 1 does.
 
     Args:
         run: The network in question, with its input multiplied by what it is given.
         expected: What its output should be.
-        tolerance: Relative L2 that counts as equal.
+        tolerance: Relative L2 that counts as equal; see `_is_all`.
     """
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(
-        lambda exponent: difference(run(2.0**exponent), expected).relative_l2, bounds=(-3, 3), method="bounded", options={"xatol": 1e-7}
-    )
-    # The search's own step leaves a little more than the tolerance of two equal networks.
-    return float(2.0**found.x) if found.fun <= 10 * tolerance else None
+    def error(exponent: float) -> float:
+        return difference(run(2.0**exponent), expected).relative_l2
+
+    found = minimize_scalar(error, bounds=(-3, 3), method="bounded", options={"xatol": 1e-7})
+    gain = float(2.0**found.x)
+    return gain if _is_all(gain, error(0.0), found.fun, tolerance) else None
+
+
+def _is_all(gain: float, before: float, left: float, tolerance: float) -> bool:
+    """Return whether a gain is all that is wrong: it is not 1, and takes an error to below the tolerance and to a tenth.
+
+    Some gain takes something off almost any error, and a small one below the tolerance: that alone says nothing.
+    """
+    return abs(gain - 1) > tolerance and left <= min(tolerance, before / 10)
 
 
 def window_of(gammas: dict[int, float]) -> tuple[int, int] | None:

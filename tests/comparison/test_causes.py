@@ -80,6 +80,7 @@ def test_a_gain_is_found_only_where_it_is_all_that_differs() -> None:
     assert fit_gain(latent * np.float32(1.3), latent, 1e-5) == pytest.approx(1.3, rel=1e-6)
     assert fit_gain(latent, latent, 1e-5) is None
     assert fit_gain(latent + np.float32(0.01) * other, latent, 1e-5) is None
+    assert fit_gain(latent + np.float32(0.01) * other, latent, 1e-2) is None  # the best gain takes this below the tolerance
     assert fit_gain(np.full_like(latent, np.nan), latent, 1e-5) is None
 
 
@@ -87,6 +88,15 @@ def test_a_gain_on_a_network_s_input_is_found() -> None:
     latent, other, _ = arrays()
     assert fit_input_gain(lambda gain: np.tanh(latent * np.float32(gain / 0.7)), np.tanh(latent), 1e-5) == pytest.approx(0.7, rel=1e-4)
     assert fit_input_gain(lambda gain: np.tanh(other * np.float32(gain)), np.tanh(latent), 1e-5) is None
+
+
+def test_a_gain_that_takes_only_part_of_an_error_off_is_none() -> None:
+    """An output 1.1 times as large is nearly an input 1.1 times as large, and what is left is below a coarse tolerance."""
+    latent, _, _ = arrays()
+    right = np.tanh(latent)
+    for factor, tolerance in ((1.1, 3e-2), (1.01, 1e-3)):
+        assert fit_input_gain(lambda gain, by=factor: np.float32(by) * np.tanh(latent * np.float32(gain)), right, tolerance) is None  # type: ignore[misc]
+    assert fit_input_gain(lambda gain: np.tanh(latent * np.float32(gain)), right, 1e-5) is None  # nothing is wrong
 
 
 def test_the_window_that_gammas_amount_to() -> None:

@@ -175,22 +175,35 @@ def test_a_schedule_that_is_not_the_model_s(held_against_torch: Hold, digits: Bu
 # --- planted faults: the networks alone
 
 
-def test_a_wrong_scaling_factor(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_wrong_scaling_factor(held_against_torch: Hold, digits: Bundle, digits_fp16: Bundle, tmp_path: Path, precision: str) -> None:
     edits = {name: scale_initializer("scale", 1.3) for name in ("encoder", "decoder")}
-    found = held_against_torch(plant(digits, tmp_path / "planted", edits))
+    found = held_against_torch(plant({"fp32": digits, "fp16": digits_fp16}[precision], tmp_path / "planted", edits))
     assert {"encoder alone", "decoder alone"} <= failed(found)
     assert "every step alone" not in failed(found)
-    assert found.causes[0].startswith("the encoder is a relative 3.0e-01 away from the reference")
-    assert "all latents are 1.3 times as large, so look at the scaling factor (bundle.json says 0.5)" in found.causes[0]
-    assert "it agrees for latents 1.3 times as large, so look at the scaling factor" in found.causes[1]
+    encoder, decoder = found.causes
+    assert encoder.startswith("the encoder is a relative 3.0e-01 away from the reference")
+    assert "all latents are 1.3 times as large, so look at the scaling factor (bundle.json says 0.5)" in encoder
+    assert "it agrees for latents 1.3 times as large, so look at the scaling factor" in decoder
 
 
-def test_another_decoder(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
-    found = held_against_torch(plant(digits, tmp_path / "planted", {"decoder": scale_initializer("decoder.conv_out.weight", 1.1)}))
-    assert failed(found) == {"decoder alone", "final images"}
-    (cause,) = found.causes
-    assert cause.startswith("the decoder is a relative")
-    assert "scaling factor" not in cause
+@pytest.mark.parametrize(
+    ("weight", "factor", "precision"),
+    [
+        ("decoder.conv_out.weight", 1.1, "fp32"),
+        ("decoder.conv_in.weight", 1.01, "fp32"),
+        ("decoder.up_blocks.0.resnets.0.conv2.weight", 1.01, "fp32"),
+        ("decoder.conv_out.weight", 1.1, "fp16"),
+    ],
+)
+def test_another_decoder_is_not_taken_for_another_scaling_factor(
+    held_against_torch: Hold, digits: Bundle, digits_fp16: Bundle, tmp_path: Path, weight: str, factor: float, precision: str
+) -> None:
+    bundle = {"fp32": digits, "fp16": digits_fp16}[precision]
+    found = held_against_torch(plant(bundle, tmp_path / "planted", {"decoder": scale_initializer(weight, factor)}))
+    assert "decoder alone" in failed(found) <= {"decoder alone", "final images"}
+    apart = found.networks["decoder"].relative_l2
+    assert found.causes == (f"the decoder is a relative {apart:.1e} away from the reference on the same input",)
 
 
 def test_a_conditioner_with_other_weights(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
