@@ -159,10 +159,20 @@ def test_a_block_is_named_in_a_random_model_too(export_to: Callable[..., Bundle]
     assert "block 4, attention is the first to leave the reference" in cause
 
 
-def test_a_weight_that_overflows(held_against_torch: Hold, digits: Bundle, tmp_path: Path) -> None:
-    found = held_against_torch(plant(digits, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1e38)}))
-    assert "every step alone" in failed(found)
-    assert "values that are no numbers, first after block 4, MLP: it overflows" in found.causes[0]
+def test_a_weight_that_overflows(few: Hold, digits: Bundle, tmp_path: Path) -> None:
+    found = few(plant(digits, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1e38)}))
+    assert failed(found) == {"every step alone", "what steps change", "block by block", "final images"}
+    (cause,) = found.causes
+    assert "values that are no numbers, first after block 4, MLP: it overflows" in cause
+
+
+@pytest.mark.parametrize("network", ["encoder", "decoder", "conditioner"])
+def test_a_network_that_overflows(few: Hold, digits: Bundle, tmp_path: Path, network: str) -> None:
+    """What follows from it is no second fault."""
+    weight = {"encoder": "encoder.conv_in.weight", "decoder": "decoder.conv_in.weight", "conditioner": "label_tables.0.weight"}[network]
+    found = few(plant(digits, tmp_path / "planted", {network: scale_initializer(weight, float("nan"))}))
+    assert failed(found) == {f"{network} alone", "final images"}
+    assert found.causes == (f"the {network} writes values that are no numbers: it overflows",)
 
 
 # --- planted faults: guidance
@@ -362,15 +372,20 @@ def test_rounding_alone_is_not_taken_for_a_fault(held_against_torch: Hold, digit
 # --- a replayed graph
 
 
+def replayed(bundle: Bundle, folder: Path, api: StandInCuda, batch: int) -> Participant:
+    """Return a bundle on TensorRT against the stand-in: all steps of a batch are one recorded graph."""
+    plan = write_stand_in_plan(bundle, batch, folder)
+
+    def open_session() -> TrtSession:
+        return TrtSession(bundle, plan, batch, stand_in_tensorrt(api), Cuda(api))
+
+    return replace(bundle_participant("rtx fp32", "rtx", bundle, batch), open=open_session)
+
+
 @pytest.fixture
 def replaying(digits: Bundle, tmp_path: Path) -> tuple[Participant, StandInCuda]:
-    """TensorRT against the stand-in: all steps of a batch are one recorded graph."""
     api = StandInCuda()
-    plan = write_stand_in_plan(digits, 5, tmp_path / "plan")
-    participant = replace(
-        bundle_participant("rtx fp32", "rtx", digits, 5), open=lambda: TrtSession(digits, plan, 5, stand_in_tensorrt(api), Cuda(api))
-    )
-    return participant, api
+    return replayed(digits, tmp_path / "plan", api, 5), api
 
 
 def test_a_replayed_graph_is_compared_step_by_step_too(held_against_torch: Hold, replaying: tuple[Participant, StandInCuda]) -> None:
@@ -381,6 +396,13 @@ def test_a_replayed_graph_is_compared_step_by_step_too(held_against_torch: Hold,
     assert max(step.free.relative_l2 for step in found.steps) < 1e-4
     assert len({step.free.relative_l2 for step in found.steps}) > 40
     assert api.device == api.host == {}
+
+
+def test_a_replayed_graph_that_overflows(few: Hold, digits: Bundle, tmp_path: Path) -> None:
+    """Both the whole run and its steps end in values that are no numbers, so the graph that was captured is not at fault."""
+    wrong = plant(digits, tmp_path / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", float("nan"))})
+    found = few(replayed(wrong, tmp_path / "plan", StandInCuda(), 2))
+    assert found.causes == ("steps 50 to 1: values that are no numbers, first after block 4, MLP: it overflows",)
 
 
 def test_a_graph_that_misses_a_step(
