@@ -155,10 +155,15 @@ def compare_lineup(
         The reference, the comparisons, and the engines that could not be compared.
 
     Raises:
-        DiverError: The reference fails, or a bundle's files have changed.
+        DiverError: The reference fails or writes values that are no numbers, or a bundle's files have changed.
     """
     recording = record(lineup.reference, inputs, recipe, on_step)
     reference = Reference(lineup.reference, recording, lineup.reference.probe())
+    if (where := _first_overflow(reference, inputs)) is not None:
+        raise EngineError(
+            f"{lineup.reference.name}: the reference itself is not finite, first in {where}; expected numbers throughout to hold engines "
+            "against, so mend it or compare against another bundle or model"
+        )
     comparisons, absent = [], list(lineup.absent)
     for participant in lineup.others:
         try:
@@ -168,13 +173,31 @@ def compare_lineup(
     return reference, tuple(comparisons), tuple(absent)
 
 
+def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
+    """Return where a reference first writes values that are no numbers, in words, or None if it does not."""
+    recording, steps = reference.recording, len(reference.recording.latents) - 1
+    if not np.isfinite(recording.anchor).all():
+        return "the encoder"
+    if not all(np.isfinite(table).all() for table in recording.modulations.values()):
+        return "the conditioner"
+    for k, before, after in zip(range(steps, 0, -1), recording.latents[:-1], recording.latents[1:], strict=True):
+        overflowing = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3))).tolist()[:1]
+        if overflowing:
+            stages = reference.probe.stages(before[overflowing], _modulation_pair(reference, inputs, k, overflowing)).all()
+            place = next((place for place, values in stages.items() if not np.isfinite(values).all()), None)
+            return f"step {k}{f', after {place}' if place else ''}"
+    if not np.isfinite(recording.final).all():
+        return "the whole run, though not in its steps"
+    return None if np.isfinite(recording.decoded).all() else "the decoder"
+
+
 def compare_engine(
     reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
 ) -> Comparison:
     """Run an engine on the reference's inputs and judge it.
 
     Args:
-        reference: What it is held against.
+        reference: What it is held against, finite throughout.
         participant: The engine.
         inputs: The images that the reference had.
         recipe: The method's settings.

@@ -13,11 +13,12 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import GraphProbe
 from diver_trt.comparison.inputs import Inputs
-from diver_trt.comparison.lineup import bundle_participant, torch_participant
+from diver_trt.comparison.lineup import bundle_participant, line_up, torch_participant
 from diver_trt.comparison.runs import Participant, record
 from diver_trt.comparison.tolerances import TOLERANCES, Limit, tolerances_for
 from diver_trt.comparison.torch_engine import TorchSession
-from diver_trt.comparison.verdict import Comparison, Reference, compare_engine, mean_psnr
+from diver_trt.comparison.verdict import Comparison, Reference, compare_engine, compare_lineup, mean_psnr
+from diver_trt.errors import EngineError
 from diver_trt.export.checkpoint import Model, load_model
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.cuda import Cuda
@@ -45,7 +46,7 @@ Hold = Callable[[Bundle | Participant], Comparison]
 @pytest.fixture(scope="module")
 def few(reference: Reference, inputs: Inputs, digits: Bundle, digits_model: Model) -> Hold:
     """Compare on two images: enough for what a fault is called."""
-    two = replace(inputs, keys=inputs.keys[:2], labels=inputs.labels[:2], images=inputs.images[:2], noise=inputs.noise[:2])
+    two = first(inputs, 2)
     participant = torch_participant(digits_model, digits, 2, "fp32")
     alone = Reference(participant, record(participant, two, Recipe()), reference.probe)
 
@@ -53,6 +54,10 @@ def few(reference: Reference, inputs: Inputs, digits: Bundle, digits_model: Mode
         return compare_engine(alone, bundle_participant("onnx", "onnx", one, 2) if isinstance(one, Bundle) else one, two, Recipe())
 
     return hold
+
+
+def first(inputs: Inputs, n: int) -> Inputs:
+    return replace(inputs, keys=inputs.keys[:n], labels=inputs.labels[:n], images=inputs.images[:n], noise=inputs.noise[:n])
 
 
 def failed(comparison: Comparison) -> set[str]:
@@ -86,9 +91,9 @@ def test_torch_in_float16_is_judged_and_in_bfloat16_only_shown(
     reference: Reference, inputs: Inputs, digits: Bundle, digits_model: Model
 ) -> None:
     recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
-    few = replace(inputs, keys=inputs.keys[:1], labels=inputs.labels[:1], images=inputs.images[:1], noise=inputs.noise[:1])
-    alone = Reference(reference.participant, record(reference.participant, few, recipe), reference.probe)
-    half, brain = (compare_engine(alone, torch_participant(digits_model, digits, 1, name), few, recipe) for name in ("fp16", "bf16"))
+    one = first(inputs, 1)
+    alone = Reference(reference.participant, record(reference.participant, one, recipe), reference.probe)
+    half, brain = (compare_engine(alone, torch_participant(digits_model, digits, 1, name), one, recipe) for name in ("fp16", "bf16"))
     assert half.verdict == "passed"
     assert brain.verdict == "not judged"
     assert brain.worst_step.forced.relative_l2 > half.worst_step.forced.relative_l2 > 1e-5
@@ -173,6 +178,25 @@ def test_a_network_that_overflows(few: Hold, digits: Bundle, tmp_path: Path, net
     found = few(plant(digits, tmp_path / "planted", {network: scale_initializer(weight, float("nan"))}))
     assert failed(found) == {f"{network} alone", "final images"}
     assert found.causes == (f"the {network} writes values that are no numbers: it overflows",)
+
+
+@pytest.mark.parametrize(
+    ("network", "weight", "where"),
+    [
+        ("encoder", "encoder.conv_in.weight", "the encoder"),
+        ("conditioner", "label_tables.0.weight", "the conditioner"),
+        ("denoiser", "blocks.3.mlp.net.2.bias", "step 6, after block 4, MLP"),
+        ("decoder", "decoder.conv_in.weight", "the decoder"),
+    ],
+)
+def test_a_reference_that_overflows_is_not_held_against_others(
+    digits: Bundle, inputs: Inputs, tmp_path: Path, network: str, weight: str, where: str
+) -> None:
+    wrong = plant(digits, tmp_path / "planted", {network: scale_initializer(weight, float("nan"))})
+    one = first(inputs, 1)
+    with pytest.raises(EngineError) as caught:
+        compare_lineup(line_up([wrong, digits], None, ["onnx"], 1), one, Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3)))
+    assert f"onnx fp32 (planted): the reference itself is not finite, first in {where}; expected numbers" in str(caught.value)
 
 
 # --- planted faults: guidance
