@@ -6,6 +6,7 @@ teacher-forced step.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,22 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.comparison.blocks import Probe, StageDifference, Stages, compare_stages, first_beyond, steepest
-from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, window_of
+from diver_trt.comparison.blocks import Probe, StageDifference, compare_stages, first_beyond, steepest
+from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, next_latent, window_of
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent, Lineup
 from diver_trt.comparison.metrics import Difference, ImageDifference, difference, image_difference, worst_channel
 from diver_trt.comparison.runs import Participant, Recording, Trial, record, try_against
 from diver_trt.comparison.tolerances import Limit, Tolerances, tolerances_for
 from diver_trt.errors import EngineError
-from diver_trt.method.step import guided_step
 from diver_trt.recipe import Recipe
 
 Float32 = NDArray[np.float32]
 
-FITTED_STEPS = 8
-"""Failing steps that are looked into one by one; of more, the first, the worst and the last."""
 FITTED_IMAGES = 4
+"""Images that the numbers of a step are fitted on: those that come out worst."""
+SHOWN_FAULTS = 3
+"""Different values of one number that are told one by one; of more, only the commonest."""
 JUMP = 3.0
 """Growth of the error from one place to the next that is worth a word: rounding alone adds little at each."""
 
@@ -154,10 +155,15 @@ def compare_lineup(
         The reference, the comparisons, and the engines that could not be compared.
 
     Raises:
-        DiverError: The reference fails, or a bundle's files have changed.
+        DiverError: The reference fails or writes values that are no numbers, or a bundle's files have changed.
     """
     recording = record(lineup.reference, inputs, recipe, on_step)
     reference = Reference(lineup.reference, recording, lineup.reference.probe())
+    if (where := _first_overflow(reference, inputs)) is not None:
+        raise EngineError(
+            f"{lineup.reference.name}: the reference itself is not finite, first in {where}; expected numbers throughout to hold engines "
+            "against, so mend it or compare against another bundle or model"
+        )
     comparisons, absent = [], list(lineup.absent)
     for participant in lineup.others:
         try:
@@ -167,13 +173,31 @@ def compare_lineup(
     return reference, tuple(comparisons), tuple(absent)
 
 
+def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
+    """Return where a reference first writes values that are no numbers, in words, or None if it does not."""
+    recording, steps = reference.recording, len(reference.recording.latents) - 1
+    if not np.isfinite(recording.anchor).all():
+        return "the encoder"
+    if not all(np.isfinite(table).all() for table in recording.modulations.values()):
+        return "the conditioner"
+    for k, before, after in zip(range(steps, 0, -1), recording.latents[:-1], recording.latents[1:], strict=True):
+        overflowing = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3))).tolist()[:1]
+        if overflowing:
+            stages = reference.probe.stages(before[overflowing], _modulation_pair(reference, inputs, k, overflowing)).all()
+            place = next((place for place, values in stages.items() if not np.isfinite(values).all()), None)
+            return f"step {k}{f', after {place}' if place else ''}"
+    if not np.isfinite(recording.final).all():
+        return "the whole run, though not in its steps"
+    return None if np.isfinite(recording.decoded).all() else "the decoder"
+
+
 def compare_engine(
     reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
 ) -> Comparison:
     """Run an engine on the reference's inputs and judge it.
 
     Args:
-        reference: What it is held against.
+        reference: What it is held against, finite throughout.
         participant: The engine.
         inputs: The images that the reference had.
         recipe: The method's settings.
@@ -192,11 +216,12 @@ def compare_engine(
     images = tuple(image_difference(ours, theirs) for ours, theirs in zip(recovered, reference.recording.images, strict=True))
     tolerances = tolerances_for(participant.precision, reference.participant.precision)
     worst = max(steps, key=lambda step: step.forced.relative_l2).k
-    look = _look_inside(reference, participant, inputs, recipe, trial, worst, tolerances)
+    probe = participant.probe()
+    look = _look_inside(reference, probe, inputs, recipe, trial, worst, tolerances)
     checks = _checks(tolerances, networks, steps, look, images, trial, inputs) if tolerances else ()
     causes: tuple[str, ...] = ()
     if tolerances and not all(check.passed for check in checks):
-        causes = tuple(_Investigation(reference, participant, inputs, recipe, trial, tolerances).causes(networks, steps, look))
+        causes = tuple(_Investigation(reference, participant, probe, inputs, recipe, trial, tolerances).causes(networks, steps, look))
     theirs = reference.recording.latents[1:]
     return Comparison(
         name=participant.name,
@@ -243,27 +268,30 @@ class _Look:
     """A look into both denoisers in one step, on the image that comes out worst there."""
 
     k: int
-    image: int
-    found: Stages
     differences: tuple[StageDifference, ...]
 
 
 def _look_inside(
-    reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, trial: Trial, k: int, tolerances: Tolerances | None
+    reference: Reference, probe: Probe, inputs: Inputs, recipe: Recipe, trial: Trial, k: int, tolerances: Tolerances | None
 ) -> _Look:
+    i, worst = recipe.start_step - k, _worst_images(reference, trial, recipe, k)[:1]
+    latent, pair = reference.recording.latents[i, worst], _modulation_pair(reference, inputs, k, worst)
+    found, expected = probe.stages(latent, pair), reference.probe.stages(latent, pair)
+    return _Look(k, tuple(compare_stages(found, expected, tolerances.place.value if tolerances else np.inf)))
+
+
+def _worst_images(reference: Reference, trial: Trial, recipe: Recipe, k: int) -> list[int]:
+    """Return the images by how far step k takes them from the reference, furthest first."""
     i = recipe.start_step - k
     gaps = np.nan_to_num(trial.teacher_forced[i] - reference.recording.latents[i + 1], nan=np.inf, posinf=np.inf, neginf=np.inf)
-    image = int(np.argmax(np.abs(gaps).max(axis=(1, 2, 3))))
-    latent = reference.recording.latents[i, image : image + 1]
-    pair = _modulation_pair(reference, inputs, k, slice(image, image + 1))
-    found, expected = participant.probe().stages(latent, pair), reference.probe.stages(latent, pair)
-    return _Look(k, image, found, tuple(compare_stages(found, expected, tolerances.place.value if tolerances else np.inf)))
+    furthest: list[int] = np.argsort(-np.abs(gaps).max(axis=(1, 2, 3)), kind="stable").tolist()
+    return furthest
 
 
-def _modulation_pair(reference: Reference, inputs: Inputs, k: int, part: slice) -> Float32:
+def _modulation_pair(reference: Reference, inputs: Inputs, k: int, images: list[int]) -> Float32:
     """Return the reference's modulations of step k for some images, [2, n, M]: class, then null."""
     tables, null = reference.recording.modulations, reference.participant.bundle.null_label
-    by_class = [tables[label][k - 1] for label in inputs.labels[part]]
+    by_class = [tables[inputs.labels[image]][k - 1] for image in images]
     return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
 
 
@@ -286,8 +314,7 @@ def _checks(
     blocks = Check(
         "block by block", "relative L2", furthest.difference.relative_l2, tolerances.place, f"worst at {furthest.place}, in step {look.k}"
     )
-    replay = difference(trial.recording.final, trial.recording.latents[-1])
-    whole = Check("the whole run against its own steps", "relative L2", replay.relative_l2, tolerances.step)
+    whole = Check("the whole run against its own steps", "relative L2", _replay_error(trial.recording), tolerances.step)
     lowest = min(range(len(images)), key=lambda i: images[i].psnr_db)
     most = max(range(len(images)), key=lambda i: images[i].max_levels)
     figures = {
@@ -297,6 +324,15 @@ def _checks(
     }
     final = [Check("final images", *figures[name][:2], limit, figures[name][2]) for name, limit in tolerances.images.items()]
     return (*alone, forced, changes, blocks, whole, *final)
+
+
+def _replay_error(recording: Recording) -> float:
+    """Return how far a whole run ends from where its own steps end, as relative L2; what is no number in both is no difference."""
+    ends, steps_end = recording.final, recording.latents[-1]
+    known = np.isfinite(steps_end)
+    if not np.array_equal(np.isfinite(ends), known):
+        return math.inf
+    return difference(np.where(known, ends, 0), np.where(known, steps_end, 0)).relative_l2
 
 
 def median_change(steps: tuple[StepDifference, ...]) -> float:
@@ -314,9 +350,16 @@ class _Investigation:
     """Finds what is at fault where a check failed: first the networks alone, then the steps, then what only a whole run shows."""
 
     def __init__(
-        self, reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, trial: Trial, tolerances: Tolerances
+        self,
+        reference: Reference,
+        participant: Participant,
+        probe: Probe,
+        inputs: Inputs,
+        recipe: Recipe,
+        trial: Trial,
+        tolerances: Tolerances,
     ) -> None:
-        self.reference, self.participant, self.inputs, self.recipe = reference, participant, inputs, recipe
+        self.reference, self.participant, self.probe, self.inputs, self.recipe = reference, participant, probe, inputs, recipe
         self.trial, self.tolerances = trial, tolerances
 
     def causes(self, networks: Mapping[str, Difference], steps: tuple[StepDifference, ...], look: _Look) -> list[str]:
@@ -326,12 +369,8 @@ class _Investigation:
             for name, apart in networks.items()
             if not self.tolerances.networks[name].holds(apart.relative_l2)
         ]
-        failing = [step for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)]
-        if failing:
-            found.extend(self._step_causes(failing, look))
-        elif not self._small_steps_hold(steps, look):
-            found.append(f"all steps: {self._place(look)}")
-        replay = difference(self.trial.recording.final, self.trial.recording.latents[-1]).relative_l2
+        found.extend(self._denoiser_causes(steps, look))
+        replay = _replay_error(self.trial.recording)
         if not self.tolerances.step.holds(replay):
             found.append(
                 f"the whole run ends a relative {replay:.1e} away from where the same steps end one by one: look at the CUDA graph"
@@ -340,11 +379,6 @@ class _Investigation:
             end = steps[-1].free.relative_l2
             found.append(f"every network and every step holds alone; over the free run the errors pile up to a relative L2 of {end:.1e}")
         return found
-
-    def _small_steps_hold(self, steps: tuple[StepDifference, ...], look: _Look) -> bool:
-        """Return whether the changes and the blocks hold, which show faults that are small beside the latent."""
-        blocks_hold = first_beyond(look.differences, self.tolerances.place.value) is None
-        return blocks_hold and self.tolerances.change.holds(median_change(steps))
 
     def _network_cause(self, name: str, apart: Difference) -> str:
         said = f"the {name} is a relative {apart.relative_l2:.1e} away from the reference on the same input"
@@ -382,35 +416,91 @@ class _Investigation:
         finally:
             session.close()
 
-    def _step_causes(self, failing: list[StepDifference], look: _Look) -> list[str]:
-        if overflowing := [step.k for step in failing if not step.forced.finite]:
+    def _denoiser_causes(self, steps: tuple[StepDifference, ...], look: _Look) -> list[str]:
+        """Return the place where the denoiser leaves the reference, and what is wrong with its steps besides.
+
+        Both can be: a step is held against what its right numbers make of the engine's own prediction.
+        """
+        if overflowing := [step.k for step in steps if not step.forced.finite]:
             place = next((stage.place for stage in look.differences if not stage.difference.finite), None)
             return [f"{_steps(overflowing)}: values that are no numbers{f', first after {place}' if place else ''}: it overflows"]
-        looked_into = failing
-        if len(failing) > FITTED_STEPS:
-            largest = max(failing, key=lambda step: step.forced.relative_l2)
-            looked_into = list({step.k: step for step in (failing[0], largest, failing[-1])}.values())
-        faults = {step.k: self._fit(step.k) for step in looked_into}
-        named = {k: fault for k, fault in faults.items() if fault is not None}
-        if len(named) < len(faults):
-            return [f"{_steps([step.k for step in failing])}: {self._place(look)}"]
-        by_text: dict[str, list[int]] = {}
-        for k, fault in named.items():
-            by_text.setdefault(str(fault), []).append(k)
-        causes = [f"{_steps(steps)}: {text}" for text, steps in by_text.items()]
-        if len(failing) > len(looked_into):
-            causes.insert(0, f"{len(failing)} of {self.recipe.start_step} steps leave the reference; looked into are {_steps(list(named))}")
-        return causes + self._window_cause(named)
+        failing = [step.k for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)]
+        first = first_beyond(look.differences, self.tolerances.place.value)
+        if not failing and first is None and self.tolerances.change.holds(median_change(steps)):
+            return []
+        where, looked = _steps(failing) if failing else "all steps", f"(looked into at step {look.k})"
+        faults, unexplained = self._fit_steps(steps)
+        causes = [f"{where}: {self._place(first, look)} {looked}"] if first else []
+        causes += self._number_causes(faults)
+        if unexplained:
+            said = f"no place in the graph leaves the reference {looked}, so the" if first is None else "beside what the graph predicts, a"
+            causes.append(
+                f"{_steps(unexplained)}: {said} fault lies behind the network, in guidance, DDIM or semantic guidance, or in what the "
+                "engine made of the graph"
+            )
+        else:
+            causes += self._window_cause(faults)
+        if not causes:
+            predicted = f"{look.differences[-1].difference.relative_l2:.1e} {looked}"
+            causes = [f"{where}: every block holds; guidance and the size of the step multiply the rounding of the prediction, {predicted}"]
+        return causes
 
-    def _fit(self, k: int) -> TermFault | None:
-        """Return the number of step k that explains the difference, if one does."""
-        part = slice(0, FITTED_IMAGES)
+    def _fit_steps(self, steps: tuple[StepDifference, ...]) -> tuple[dict[int, TermFault], list[int]]:
+        """Return the number that is wrong in each step that has one, and the steps that are wrong and no number explains."""
+        faults: dict[int, TermFault] = {}
+        wrong, uncertain = [], []
+        for step in steps:
+            if self._holds(step.forced.relative_l2, step.change):
+                continue
+            found, latent, anchor, prediction, row = self._step(step.k)
+            if not np.isfinite(prediction).all():
+                wrong.append(step.k)
+                continue
+            own = next_latent(latent, anchor, prediction, row, self.reference.participant.bundle.layout)
+            apart = difference(found, own).relative_l2
+            if self._holds(apart, difference(found - latent, own - latent).relative_l2):
+                continue
+            fault = fit_step(found, latent, anchor, prediction, row, self.reference.participant.bundle.layout)
+            if fault is not None:
+                faults[step.k] = fault
+            elif self.tolerances.step.holds(apart):
+                uncertain.append(step.k)
+            else:
+                wrong.append(step.k)
+        # The first steps change next to nothing, and rounding alone is beyond that: like the check, this goes by the median.
+        return faults, sorted(wrong + uncertain, reverse=True) if 2 * len(uncertain) > len(steps) else wrong
+
+    def _holds(self, forced: float, change: float) -> bool:
+        return self.tolerances.step.holds(forced) and self.tolerances.change.holds(change)
+
+    def _step(self, k: int) -> tuple[Float32, Float32, Float32, Float32, Float32]:
+        """Return step k on the images that it takes furthest from the reference, as `fit_step` takes it."""
         recording, i = self.reference.recording, self.recipe.start_step - k
-        latent = recording.latents[i, part]
-        prediction = self.reference.probe.stages(latent, _modulation_pair(self.reference, self.inputs, k, part)).prediction
-        bundle = self.reference.participant.bundle
+        images = _worst_images(self.reference, self.trial, self.recipe, k)[:FITTED_IMAGES]
+        latent = recording.latents[i, images]
+        prediction = self.probe.stages(latent, _modulation_pair(self.reference, self.inputs, k, images)).prediction
         row = self.reference.participant.table(self.recipe)[k - 1]
-        return fit_step(self.trial.teacher_forced[i, part], latent, recording.anchor[part], prediction, row, bundle.layout)
+        return self.trial.teacher_forced[i, images], latent, recording.anchor[images], prediction, row
+
+    def _number_causes(self, faults: Mapping[int, TermFault]) -> list[str]:
+        """Return a line for the steps of each fault, or for each number where it is another one in many steps."""
+        alike: dict[str, list[tuple[TermFault, list[int]]]] = {}
+        for k, fault in faults.items():
+            of_term = alike.setdefault(fault.term, [])
+            steps = next((steps for first, steps in of_term if fault.like(first)), None)
+            if steps is None:
+                of_term.append((fault, [k]))
+            else:
+                steps.append(k)
+        causes = []
+        for of_term in alike.values():
+            if len(of_term) <= SHOWN_FAULTS:
+                causes += [f"{_steps(steps)}: {fault}" for fault, steps in of_term]
+            else:
+                every = sorted((k for _, steps in of_term for k in steps), reverse=True)
+                fault, steps = max(of_term, key=lambda one: len(one[1]))
+                causes.append(f"{_steps(every)}: {fault} in step {steps[0]}, and likewise in the others")
+        return causes
 
     def _window_cause(self, faults: Mapping[int, TermFault]) -> list[str]:
         if not faults or any(fault.term != "gamma" for fault in faults.values()):
@@ -423,46 +513,29 @@ class _Investigation:
         for k, fault in faults.items():
             gammas[k] = 0.0 if abs(fault.fitted[0]) < 0.05 * strongest else fault.fitted[0]
         seen = window_of(gammas)
-        if wanted is None or seen is None or seen == wanted:
+        if wanted is None or seen == wanted:
             return []
-        return [f"semantic guidance acts in the window {seen[0]}:{seen[1]} instead of {wanted[0]}:{wanted[1]}"]
+        if not any(gammas.values()):
+            return [f"semantic guidance acts nowhere instead of in the window {wanted[0]}:{wanted[1]}"]
+        return [f"semantic guidance acts in the window {seen[0]}:{seen[1]} instead of {wanted[0]}:{wanted[1]}"] if seen else []
 
-    def _place(self, look: _Look) -> str:
+    def _place(self, first: StageDifference, look: _Look) -> str:
         """Return where the denoiser leaves the reference, in words."""
-        where = f"(looked into at step {look.k})"
-        first = first_beyond(look.differences, self.tolerances.place.value)
-        if first is not None and first.swapped:
-            return f"{first.place} holds the class's row where the null class's belongs and the other way round {where}"
-        if first is not None:
-            said = f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e} {where}"
-            jump = steepest(look.differences[: look.differences.index(first) + 1], JUMP)
-            return said + (f"; the error jumps at {jump.place}" if jump and jump is not first else "")
-        predicted = look.differences[-1].difference.relative_l2
-        if self.tolerances.step.holds(self._unexplained(look)):
-            return f"every block holds; guidance and the size of the step multiply the rounding of the prediction, {predicted:.1e} {where}"
-        return (
-            f"no place in the graph leaves the reference {where}, so the fault lies behind the network, in guidance, DDIM or semantic "
-            "guidance, or in what the engine made of the graph"
-        )
-
-    def _unexplained(self, look: _Look) -> float:
-        """Return how far the engine's step is from the right step of what its own graph predicts, as relative L2."""
-        recording, i, part = self.reference.recording, self.recipe.start_step - look.k, slice(look.image, look.image + 1)
-        layout = self.reference.participant.bundle.layout
-        row = self.reference.participant.table(self.recipe)[look.k - 1]
-        by_class, by_null = look.found.prediction
-        c = layout.channels
-        own = guided_step(
-            recording.latents[i, part], recording.anchor[part], by_class[:, :c], by_null[:, :c], by_class[:, c:], row, layout, np.exp
-        )
-        return difference(self.trial.teacher_forced[i, part], own).relative_l2
+        if first.swapped:
+            return f"{first.place} holds the class's row where the null class's belongs and the other way round"
+        said = f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e}"
+        jump = steepest(look.differences[: look.differences.index(first) + 1], JUMP)
+        return said + (f", and the error jumps at {jump.place}" if jump and jump is not first else "")
 
 
 def _steps(steps: list[int]) -> str:
-    """Return steps as text: `step 40`, `steps 40, 25`, `steps 50 to 1`."""
-    if len(steps) == 1:
-        return f"step {steps[0]}"
-    if len(steps) > 3 and steps[0] - steps[-1] == len(steps) - 1:
-        return f"steps {steps[0]} to {steps[-1]}"
-    shown = ", ".join(map(str, steps[:8]))
-    return f"steps {shown}{f' and {len(steps) - 8} more' if len(steps) > 8 else ''}"
+    """Return descending steps as text: `step 40`, `steps 40, 25`, `steps 50 to 41, 25`."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][-1] - 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    shown = [text for run in runs for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else map(str, run))]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown[:8])}{more}"

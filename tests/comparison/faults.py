@@ -1,10 +1,11 @@
-"""Faults planted on purpose: a bundle whose graph is edited, with a manifest that says nothing of it."""
+"""Faults planted on purpose: bundles with an edited graph and a manifest that says nothing of it, engines that misread the step table."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ import onnx
 from onnx import numpy_helper
 
 from diver_trt.bundle import Bundle, FileRecord
+from diver_trt.comparison.lineup import bundle_participant
+from diver_trt.comparison.runs import Participant
+from diver_trt.method.step import StepLayout
+from diver_trt.runtime.onnx_engine import OnnxSession
+
+Mistake = Callable[[Any, StepLayout], None]
+"""Changes a step table, [K, C], as an engine would that misreads it."""
 
 
 def plant(bundle: Bundle, folder: Path, edits: dict[str, Callable[[Any], None]]) -> Bundle:
@@ -70,3 +78,52 @@ def exchange_modulations(graph: Any) -> None:
     for node in graph.node:
         node.input[:] = ["modulation exchanged" if name == "modulation" else name for name in node.input]
     graph.node.insert(0, onnx.helper.make_node("Gather", ["modulation", "exchanged"], ["modulation exchanged"], axis=0))
+
+
+def mistaking(bundle: Bundle, mistake: Mistake, batch: int) -> Participant:
+    """Return a bundle on an engine that reads another step table than it is given."""
+
+    class Mistaken(OnnxSession):
+        def open_denoiser(self, table: Any, steps: int) -> Any:
+            return super().open_denoiser(mistaken(table, mistake, self.bundle.layout), steps)
+
+    return replace(bundle_participant("onnx", "onnx", bundle, batch), open=lambda: Mistaken(bundle, batch))
+
+
+def mistaken(table: Any, mistake: Mistake, layout: StepLayout) -> Any:
+    """Return a step table with a mistake."""
+    wrong = table.copy()
+    mistake(wrong, layout)
+    return wrong
+
+
+def shifted_window(by: int) -> Mistake:
+    """Read the column of semantic guidance some rows off."""
+
+    def mistake(table: Any, layout: StepLayout) -> None:
+        table[:, layout.gamma] = np.roll(table[:, layout.gamma], by)
+
+    return mistake
+
+
+def gammas(last: int, first: int, gamma: float = 0.1) -> Mistake:
+    """Let semantic guidance act with this strength from step `last` down to step `first`."""
+
+    def mistake(table: Any, layout: StepLayout) -> None:
+        table[first - 1 : last, layout.gamma] = gamma
+
+    return mistake
+
+
+def guidance_scale(scale: float) -> Mistake:
+    """Take another guidance scale in the first three channels."""
+
+    def mistake(table: Any, layout: StepLayout) -> None:
+        table[:, :3] = scale
+
+    return mistake
+
+
+def longer_steps(table: Any, layout: StepLayout) -> None:
+    """Take every b of DDIM 1.02 times."""
+    table[:, layout.b] *= 1.02

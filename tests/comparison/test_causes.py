@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, window_of
+from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, next_latent, window_of
 from diver_trt.method.step import StepLayout, guided_step
 
 LAYOUT = StepLayout(4, learned_variance=True)
@@ -47,10 +47,12 @@ def test_a_wrong_number_is_named_with_its_value(columns: list[int], wrong: float
     assert not fault.exchanged
 
 
-def test_exchanged_rows_are_named() -> None:
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
+def test_exchanged_rows_are_named(gamma: float) -> None:
+    """Inside the window too, where the variance is the null class's as well."""
     latent, anchor, prediction = arrays()
     row = ROW.copy()
-    row[LAYOUT.gamma] = 0  # the variance is the class's, so that inside the window two numbers change
+    row[LAYOUT.gamma] = gamma
     fault = fit_step(step_with(row, latent, anchor, prediction[::-1]), latent, anchor, prediction, row, LAYOUT)
     assert fault is not None
     assert fault.exchanged
@@ -62,6 +64,13 @@ def test_what_no_number_explains_is_not_named() -> None:
     found = step_with(ROW, latent, anchor, prediction)
     noise = np.random.default_rng(9).standard_normal(found.shape).astype(np.float32)
     assert fit_step(found + np.float32(0.1) * noise, latent, anchor, prediction, ROW, LAYOUT) is None
+
+
+def test_a_right_step_and_one_that_is_no_number_have_no_fault() -> None:
+    right = next_latent(*arrays(), ROW, LAYOUT)
+    np.testing.assert_allclose(right, step_with(ROW, *arrays()), rtol=1e-5, atol=1e-6)
+    assert fit_step(right, *arrays(), ROW, LAYOUT) is None  # type: ignore[arg-type]
+    assert fit_step(np.full_like(arrays()[0], np.nan), *arrays(), ROW, LAYOUT) is None
 
 
 def test_a_fault_is_found_under_the_rounding_of_float16() -> None:
@@ -80,6 +89,7 @@ def test_a_gain_is_found_only_where_it_is_all_that_differs() -> None:
     assert fit_gain(latent * np.float32(1.3), latent, 1e-5) == pytest.approx(1.3, rel=1e-6)
     assert fit_gain(latent, latent, 1e-5) is None
     assert fit_gain(latent + np.float32(0.01) * other, latent, 1e-5) is None
+    assert fit_gain(latent + np.float32(0.01) * other, latent, 1e-2) is None  # the best gain takes this below the tolerance
     assert fit_gain(np.full_like(latent, np.nan), latent, 1e-5) is None
 
 
@@ -89,12 +99,33 @@ def test_a_gain_on_a_network_s_input_is_found() -> None:
     assert fit_input_gain(lambda gain: np.tanh(other * np.float32(gain)), np.tanh(latent), 1e-5) is None
 
 
+def test_a_gain_that_takes_only_part_of_an_error_off_is_none() -> None:
+    """An output 1.1 times as large is nearly an input 1.1 times as large, and what is left is below a coarse tolerance."""
+    latent, _, _ = arrays()
+    right = np.tanh(latent)
+    for factor, tolerance in ((1.1, 3e-2), (1.01, 1e-3)):
+        assert fit_input_gain(lambda gain, by=factor: np.float32(by) * np.tanh(latent * np.float32(gain)), right, tolerance) is None  # type: ignore[misc]
+    assert fit_input_gain(lambda gain: np.tanh(latent * np.float32(gain)), right, 1e-5) is None  # nothing is wrong
+
+
 def test_the_window_that_gammas_amount_to() -> None:
     assert window_of({k: 0.1 if 25 < k <= 40 else 0.0 for k in range(1, 51)}) == (40, 25)
     assert window_of({1: 0.1, 2: 0.0, 3: 0.1}) is None
     assert window_of({1: 0.0}) is None
+    assert window_of({1: 0.1, 2: 0.1003}) == (2, 0)
+    assert window_of({1: 0.1, 2: 0.05}) is None
 
 
 def test_faults_read_as_sentences() -> None:
     assert str(TermFault("gamma", (0.1,), (0.0,))) == "as if gamma of semantic guidance were 0 instead of 0.1"
+    assert str(TermFault("gamma", (0.1,), (-5e-5,))) == "as if gamma of semantic guidance were 0 instead of 0.1"
     assert str(TermFault("guidance", (4.0, 1.0), (4.0, 4.0))) == "as if the guidance scale were 4 instead of (4, 1)"
+
+
+def test_faults_of_two_steps_are_alike_if_term_and_numbers_are() -> None:
+    fault = TermFault("gamma", (0.1,), (5e-5,))
+    assert fault.like(TermFault("gamma", (0.1,), (-5e-5,)))
+    assert not fault.like(TermFault("gamma", (0.1,), (0.01,)))
+    assert not fault.like(TermFault("gamma", (0.0,), (0.1,)))
+    assert not fault.like(TermFault("b", (0.1,), (5e-5,)))
+    assert not TermFault("guidance", (4.0, 1.0), (3.0, 1.0)).like(TermFault("guidance", (4.0, 4.0), (3.0, 1.0)))
