@@ -23,10 +23,13 @@ from diver_trt.method.inheritance import start_latent
 from diver_trt.method.schedule import NoiseSchedule, step_table
 from diver_trt.pixels import Pixels, from_network, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.engine import Denoiser, Latents, Modulations, Session
+from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session
 from diver_trt.runtime.recoverer import class_modulations
 
 Float32 = NDArray[np.float32]
+
+_SHOWN = 1024
+"""Modulations of every class that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class Recording:
 
     Attributes:
         anchor: z_0 of every image, [n, c, h, w] float32.
-        modulations: By label, null included, those of every step, [start_step, M] in the engine's type.
+        modulations: By label of the inputs, null included, those of every step, [start_step, M] in the engine's type.
+        classes: The first of the modulations of every label that the model has, null included, at one timestep, [classes + 1, P] float32.
         latents: The start and the latent after every step, [start_step + 1, n, c, h, w] float32.
         final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph, where `latents` are of steps alone.
         decoded: What its decoder makes of `final`, [n, 3, H, W] float32.
@@ -68,6 +72,7 @@ class Recording:
 
     anchor: Latents
     modulations: Mapping[int, Modulations]
+    classes: Float32
     latents: Float32
     final: Latents
     decoded: Float32
@@ -120,7 +125,7 @@ def _run(
     session = participant.open()
     try:
         anchor = _encode(session, inputs)
-        modulations = _condition(session, participant, inputs, recipe)
+        modulations, classes = _condition(session, participant, inputs, recipe)
         start = start_latent(anchor, inputs.noise, participant.schedule.respaced(recipe.steps), recipe)
         denoiser = session.open_denoiser(participant.table(recipe), recipe.start_step)
         try:
@@ -135,7 +140,7 @@ def _run(
         finally:
             denoiser.close()
         decoded = _decode(session, final)
-        recording = Recording(anchor, modulations, latents, final, decoded)
+        recording = Recording(anchor, modulations, classes, latents, final, decoded)
         return recording, None if reference is None or forced is None else (forced, _decode(session, reference.final))
     finally:
         session.close()
@@ -174,14 +179,28 @@ def _encode(session: Session, inputs: Inputs) -> Latents:
         encoder.close()
 
 
-def _condition(session: Session, participant: Participant, inputs: Inputs, recipe: Recipe) -> dict[int, Modulations]:
+def _condition(session: Session, participant: Participant, inputs: Inputs, recipe: Recipe) -> tuple[dict[int, Modulations], Float32]:
     timesteps = participant.schedule.timesteps(recipe.steps)[: recipe.start_step]
     conditioner = session.open("conditioner")
     try:
         labels = sorted({*inputs.labels, participant.bundle.null_label})
-        return {label: class_modulations(conditioner, timesteps, label) for label in labels}
+        modulations = {label: class_modulations(conditioner, timesteps, label) for label in labels}
+        return modulations, _every_class(conditioner, participant.bundle, timesteps[-1])
     finally:
         conditioner.close()
+
+
+def _every_class(conditioner: Engine, bundle: Bundle, timestep: np.int64) -> Float32:
+    """Return the first modulations of every label, [classes + 1, P]: a few of them show all of a label's row in the table."""
+    labels = np.arange(bundle.null_label + 1)
+    rows = []
+    for first in range(0, len(labels), conditioner.batch):
+        part = labels[first : first + conditioner.batch]
+        conditioner.write("timestep", np.full(conditioner.batch, timestep))
+        conditioner.write("label", np.resize(part, conditioner.batch))
+        conditioner.run()
+        rows.append(conditioner.read("modulation")[: len(part), :_SHOWN].astype(np.float32))
+    return np.concatenate(rows)
 
 
 def _decode(session: Session, latents: Latents) -> Float32:

@@ -218,7 +218,7 @@ def compare_engine(
     worst = max(steps, key=lambda step: step.forced.relative_l2).k
     probe = participant.probe()
     look = _look_inside(reference, probe, inputs, recipe, trial, worst, tolerances)
-    checks = _checks(tolerances, networks, steps, look, images, trial, inputs) if tolerances else ()
+    checks = _checks(tolerances, networks, steps, look, images, trial, reference.recording, inputs) if tolerances else ()
     causes: tuple[str, ...] = ()
     if tolerances and not all(check.passed for check in checks):
         causes = tuple(_Investigation(reference, participant, probe, inputs, recipe, trial, tolerances).causes(networks, steps, look))
@@ -295,6 +295,17 @@ def _modulation_pair(reference: Reference, inputs: Inputs, k: int, images: list[
     return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
 
 
+def _class_errors(trial: Trial, reference: Recording) -> dict[str, float]:
+    """Return the relative L2 of the modulations of every class that the model has, whether an input is of it or not."""
+    pairs = zip(trial.recording.classes, reference.classes, strict=True)
+    errors = [difference(ours, theirs).relative_l2 for ours, theirs in pairs]
+    return {**{f"class {label}": error for label, error in enumerate(errors[:-1])}, "the null class": errors[-1]}
+
+
+def _worst(errors: Mapping[str, float]) -> str:
+    return max(errors, key=lambda name: errors[name])
+
+
 def _checks(
     tolerances: Tolerances,
     networks: Mapping[str, Difference],
@@ -302,9 +313,14 @@ def _checks(
     look: _Look,
     images: tuple[ImageDifference, ...],
     trial: Trial,
+    reference: Recording,
     inputs: Inputs,
 ) -> tuple[Check, ...]:
     alone = [Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name]) for name, apart in networks.items()]
+    by_class = _class_errors(trial, reference)
+    classes = Check(
+        "every class alone", "relative L2", max(by_class.values()), tolerances.networks["conditioner"], f"worst for {_worst(by_class)}"
+    )
     worst = max(steps, key=lambda step: step.forced.relative_l2)
     forced = Check(
         "every step alone", "relative L2", worst.forced.relative_l2, tolerances.step, f"worst in step {worst.k}, channel {worst.channel}"
@@ -323,7 +339,7 @@ def _checks(
         "min_psnr_db": ("lowest PSNR in dB", images[lowest].psnr_db, f"image {inputs.keys[lowest]}"),
     }
     final = [Check("final images", *figures[name][:2], limit, figures[name][2]) for name, limit in tolerances.images.items()]
-    return (*alone, forced, changes, blocks, whole, *final)
+    return (*alone, classes, forced, changes, blocks, whole, *final)
 
 
 def _replay_error(recording: Recording) -> float:
@@ -369,6 +385,12 @@ class _Investigation:
             for name, apart in networks.items()
             if not self.tolerances.networks[name].holds(apart.relative_l2)
         ]
+        errors, limit = _class_errors(self.trial, self.reference.recording), self.tolerances.networks["conditioner"]
+        if limit.holds(networks["conditioner"].relative_l2) and not limit.holds(max(errors.values())):
+            wrong = [name for name, error in errors.items() if not limit.holds(error)]
+            found.append(
+                f"the conditioner is wrong for {len(wrong)} classes that no image is of, most for {_worst(errors)}: look at its table"
+            )
         found.extend(self._denoiser_causes(steps, look))
         replay = _replay_error(self.trial.recording)
         if not self.tolerances.step.holds(replay):

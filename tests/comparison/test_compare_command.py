@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner, Result
 
 from diver_trt.bundle import Bundle
@@ -73,6 +74,22 @@ def test_a_planted_fault_fails_and_is_named(digits: Bundle, tmp_path: Path, edit
     assert "FAIL" in result.stdout
     assert message in result.stdout
     assert result.stdout.splitlines()[-1].startswith("failed: onnx fp32 leaves torch fp32")
+
+
+def test_a_class_that_no_image_is_of_is_looked_at_too(digits: Bundle, tmp_path: Path) -> None:
+    def scale_a_row(graph: Any) -> None:
+        (table,) = (tensor for tensor in graph.initializer if tensor.name == "label_tables.0.weight")
+        rows = numpy_helper.to_array(table).copy()
+        rows[7] *= 1.5
+        table.CopyFrom(numpy_helper.from_array(rows, table.name))
+
+    wrong = plant(digits, tmp_path / "planted", {"conditioner": scale_a_row})
+    result = compare(wrong.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
+    assert result.exit_code == 1
+    assert [line for line in result.stdout.splitlines() if "FAIL" in line or "->" in line] == [
+        line for line in result.stdout.splitlines() if "every class alone" in line or "wrong for 1 classes" in line
+    ]
+    assert "worst for class 7" in result.stdout
 
 
 def test_an_engine_whose_window_is_off_by_one_fails_and_is_named(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
