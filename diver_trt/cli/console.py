@@ -39,6 +39,9 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
         except OSError as error:
             say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            say(f"error: out of memory ({str(error) or 'no size is known'}); close other programs, or ask for less at once")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             say("interrupted")
             raise typer.Exit(130) from interrupt
