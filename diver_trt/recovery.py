@@ -27,7 +27,7 @@ from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.image_source import Checked
 from diver_trt.datasets.layout import Written, image_path, require_torch, tensor_normalisation, write_companions
 from diver_trt.datasets.writer import CONTACT_SHEET, MANIFEST_SCHEMA, TOOL, DatasetWriter, require_usable
-from diver_trt.errors import BundleError, DatasetError, DeviceMemoryError, OutputError
+from diver_trt.errors import BundleError, DatasetError, DeviceMemoryError, DiverError, EngineError, OutputError
 from diver_trt.pixels import Pixels, square
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
@@ -40,8 +40,8 @@ RESAMPLING = "bicubic, antialiased"
 _ASKED = 16
 """Other images that are tried where one cannot be read any more."""
 
-OpenRecoverer = Callable[[int | None], Recoverer]
-"""Opens the model for a number of images per batch; None leaves the choice to it."""
+OpenRecoverer = Callable[[int | None, str | None], Recoverer]
+"""Opens the model for a number of images per batch, on an engine; None leaves either choice to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,69 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) ->
     image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 
 
+class ModelOpener:
+    """Opens the model of a job: again in half the batch each time that memory runs out, and always on the engine that came first.
+
+    Args:
+        open_recoverer: Opens it.
+        images: How many images there are.
+        batch: Images per batch to begin with; None leaves the choice to the engine.
+    """
+
+    def __init__(self, open_recoverer: OpenRecoverer, images: int, batch: int | None = None) -> None:
+        self._open_recoverer, self._images, self._batch = open_recoverer, images, batch
+        self._engine: str | None = None
+        self._ready: Recoverer | None = None
+        self._shortage = ""
+
+    def prepare(self) -> None:
+        """Open the model ahead of the first `open`.
+
+        Raises:
+            As `open`.
+        """
+        self._ready = self.open()
+
+    def open(self) -> Recoverer:
+        """Open the model.
+
+        Raises:
+            BundleError: Its files have changed since the export.
+            EngineError: The engine cannot run here.
+            DeviceMemoryError: There is no room even for one image at a time, or for the smallest batch that the engine takes.
+        """
+        recoverer, self._ready = self._ready, None
+        while recoverer is None:
+            try:
+                recoverer = self._open_recoverer(self._batch, self._engine)
+            except DeviceMemoryError as error:
+                self._batch = min(self._batch or DEFAULT_BATCH, max(1, self._images))
+                self.halve(error)
+            except EngineError as error:
+                if not self._shortage:
+                    raise
+                raise DeviceMemoryError(f"{self._shortage}; and in smaller batches: {error}") from error
+        self._batch, self._engine = recoverer.batch, recoverer.engine
+        return recoverer
+
+    def halve(self, shortage: DeviceMemoryError) -> None:
+        """Let the next `open` be for half the batch.
+
+        Raises:
+            DeviceMemoryError: It is one image already; the message is that of the first shortage.
+        """
+        self._batch = (self._batch or DEFAULT_BATCH) // 2
+        if not self._batch:
+            raise DeviceMemoryError(self._shortage or str(shortage)) from shortage
+        if not self._shortage:
+            self._shortage = str(shortage)  # the error itself would hold on to what its frames have opened
+            warnings.warn("out of memory: going on in smaller batches", RuntimeWarning, stacklevel=2)
+
+
 def recover_job(
     job: Job,
     writer: DatasetWriter,
-    open_recoverer: OpenRecoverer,
+    opener: ModelOpener,
     *,
     on_open: Callable[[Recoverer], None] = lambda _: None,
     on_step: Callable[[], None] = lambda: None,
@@ -173,12 +232,12 @@ def recover_job(
 ) -> Iterator[Path]:
     """Recover what of a job is not on disk yet, yielding each image's path when it is; at the end write what stands beside the images.
 
-    When the device runs out of memory, the batch is halved and the rest goes on.
+    When memory runs out, on the device or on the host, the batch is halved and the rest goes on.
 
     Args:
         job: What is to be recovered.
         writer: The output folder, from `open_output`.
-        open_recoverer: Opens the model.
+        opener: Opens the model.
         on_open: Called with the opened model, again when it is opened anew.
         on_step: Called after every denoising step of every batch.
         stopping: Asked before every image; once true, the batch in hand is finished and written, and nothing more is begun.
@@ -190,22 +249,14 @@ def recover_job(
         EngineError: The engine fails, or an image comes to nothing and bad ones are not skipped.
     """
     run = _Run(job, writer, stopping)
-    batch: int | None = None
-    first: DeviceMemoryError | None = None
     while run.remaining:
-        recoverer = None
-        try:
-            with open_recoverer(batch) as recoverer:
-                on_open(recoverer)
+        with opener.open() as recoverer:
+            on_open(recoverer)
+            try:
                 yield from run.recover(recoverer, on_step)
                 break
-        except DeviceMemoryError as error:
-            batch = (recoverer.batch if recoverer else batch or DEFAULT_BATCH) // 2
-            if not batch:
-                raise first or error from error
-            if not first:
-                warnings.warn("out of device memory: going on in smaller batches", RuntimeWarning, stacklevel=2)
-            first = first or error
+            except DeviceMemoryError as error:
+                opener.halve(error)
     if not (run.remaining or writer.finished):
         _finish(job, writer)
 

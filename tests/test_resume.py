@@ -26,6 +26,7 @@ from diver_trt.datasets.journal import Journal
 from diver_trt.datasets.whole_file import temporary_of
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.runtime.onnx_engine import OnnxEngine
+from diver_trt.tensors import TensorSpec
 from tests.conftest import DISTILLED, ROOT
 
 
@@ -379,18 +380,61 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None
     return arm
 
 
-@pytest.mark.filterwarnings("always:out of device memory:RuntimeWarning")
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
 def test_out_of_device_memory_halves_the_batch_and_goes_on(few: Path, tmp_path: Path, out_of_memory_above: Callable[[int], None]) -> None:
     expected = whole(few, tmp_path / "expected")
     out_of_memory_above(2)
     result = recover(few, tmp_path / "out", "--batch", 8)
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("warning: out of device memory: going on in smaller batches") == 1
+    assert result.stderr.count("warning: out of memory: going on in smaller batches") == 1
     assert "in 5 batches of up to 2" in result.stderr
     assert different(expected, tmp_path / "out") == []
     shutil.rmtree(tmp_path / "out")
     out_of_memory_above(0)
     assert "out of memory: a gigabyte failed" in error(recover(few, tmp_path / "out"))
+
+
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_out_of_host_memory_is_no_different(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool) -> None:
+    """Where the networks get their buffers: before anything is deleted, if something is to be."""
+    expected = whole(few, tmp_path / "expected")
+    if overwrite:
+        whole(few, tmp_path / "out", "--seed", 1)
+    allocate = TensorSpec.allocate
+
+    def short(self: TensorSpec, size: int) -> Any:
+        if self.name == "anchor" and size > 2:
+            raise MemoryError("Unable to allocate 954. GiB for an array")
+        return allocate(self, size)
+
+    monkeypatch.setattr(TensorSpec, "allocate", short)
+    result = recover(few, tmp_path / "out", "--batch", 999_999_999, *(["--overwrite"] if overwrite else []))
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("warning: out of memory: going on in smaller batches") == 1
+    assert "in 5 batches of up to 2" in result.stderr
+    assert different(expected, tmp_path / "out") == []
+
+
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
+def test_a_model_that_no_memory_holds_deletes_nothing(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, expected = whole(few, tmp_path / "out"), whole(few, tmp_path / "expected")
+
+    def short(self: TensorSpec, size: int) -> Any:
+        raise MemoryError(f"Unable to allocate {size} GiB")
+
+    monkeypatch.setattr(TensorSpec, "allocate", short)
+    line = error(recover(few, out, "--overwrite"))
+    assert "out of memory: ONNX Runtime cannot give the encoder its buffers (Unable to allocate 1 GiB); use a smaller --batch" in line
+    assert different(expected, out) == []
+
+
+def test_want_of_memory_anywhere_else_is_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 2.00 TiB")
+
+    monkeypatch.setattr("diver_trt.datasets.dataset.read_dataset", short)
+    assert "out of memory (Unable to allocate 2.00 TiB); close other programs" in error(recover(few, tmp_path / "out"))
 
 
 def test_an_engine_that_fails_leaves_the_journal_to_go_on_from(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
