@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from benchmarks.crash import RECIPE, crash, different
+from benchmarks.crash import RECIPE, after_some_images, crash, different
+from diver_trt import recovery
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.datasets.journal import Journal
@@ -319,9 +321,21 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
 
 
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
-    outcome = crash(DISTILLED, tmp_path, kills=10, seed=1)
-    assert outcome.interrupted > 0
+    outcome = crash(DISTILLED, tmp_path, kills=10, seed=1, wait=after_some_images(40, Random(1)))
+    assert outcome.kills == 10
+    assert outcome.early < 10
     assert (outcome.doubles, outcome.differences) == ((), ())
+
+
+def test_a_run_that_had_come_to_its_end_was_not_killed(few: Path, tmp_path: Path) -> None:
+    runs = iter(range(10))
+
+    def after_the_end(process: subprocess.Popen[bytes], output: Path) -> None:
+        if next(runs) < 2:
+            process.wait()
+
+    outcome = crash(few, tmp_path, kills=1, seed=1, wait=after_the_end)
+    assert (outcome.runs, outcome.kills, outcome.early, outcome.late) == (3, 1, 1, 0)
 
 
 # Shards
