@@ -397,15 +397,21 @@ class _Run:
         self._twin, self._looked_for_twin = None, False
 
     def _with_twin(self, sample: Sample) -> RecoveredSample | None:
-        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one."""
-        if not self._looked_for_twin:
-            self._looked_for_twin = True
-            twin = find_fp32_twin(self._job.bundle)
-            self._twin = Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
-        if self._twin is None:
+        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one and is of any help."""
+        try:
+            if not self._looked_for_twin:
+                self._looked_for_twin = True
+                twin = find_fp32_twin(self._job.bundle)
+                self._twin = Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
+            if self._twin is None:
+                return None
+            image = self._read(sample)
+            return next(self._twin([image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True))
+        except (DiverError, OSError) as error:
+            if isinstance(error, DatasetError) and self._input_is_gone(sample):
+                raise
+            warnings.warn(f"what came to nothing cannot be tried again in fp32: {error}", RuntimeWarning, stacklevel=2)
             return None
-        image = self._job.dataset.images.read(sample.position)
-        return next(self._twin([image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True))
 
 
 def _drained(queue: deque[T]) -> Iterator[T]:
@@ -419,11 +425,11 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
         return None
     same = ("weights_sha256", "scaling_factor", "noise_schedule", "timestep_frequencies")
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
-        if not (folder / "bundle.json").is_file():
-            continue
         try:
+            if not (folder / "bundle.json").is_file():
+                continue
             other = Bundle.open(folder)
-        except BundleError:
+        except (BundleError, OSError):
             continue
         if other.precision == "fp32" and all(getattr(other, what) == getattr(bundle, what) for what in same):
             return other

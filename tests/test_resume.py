@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -26,7 +27,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.datasets.journal import Journal
 from diver_trt.datasets.whole_file import temporary_of
-from diver_trt.errors import DeviceMemoryError, EngineError
+from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.recovery import _Run
 from diver_trt.runtime.onnx_engine import OnnxEngine
 from diver_trt.tensors import TensorSpec
 from tests.conftest import DISTILLED, ROOT
@@ -680,12 +682,22 @@ def test_what_comes_to_nothing_is_never_written(
     assert all(problem in entry["problem"] for entry in manifest["skipped"])
 
 
-def test_an_overflow_in_fp16_is_tried_again_in_fp32(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_to: Callable[..., Bundle], random_pipeline: Path
-) -> None:
-    shutil.rmtree(few / "8")  # the random model has seven classes
-    for precision in ("fp16", "fp32"):
-        shutil.copytree(export_to(random_pipeline, precision).path, tmp_path / "bundles" / precision)
+@pytest.fixture(scope="module")
+def exported(export_to: Callable[..., Bundle], random_pipeline: Path) -> dict[str, Path]:
+    return {precision: export_to(random_pipeline, precision).path for precision in ("fp16", "fp32")}
+
+
+@pytest.fixture
+def twins(exported: dict[str, Path], few: Path, tmp_path: Path) -> Path:
+    """A folder with the random model in both precisions; it has seven classes, so that `few` loses one."""
+    shutil.rmtree(few / "8")
+    for precision, path in exported.items():
+        shutil.copytree(path, tmp_path / "bundles" / precision)
+    return tmp_path / "bundles"
+
+
+@pytest.mark.usefixtures("twins")
+def test_an_overflow_in_fp16_is_tried_again_in_fp32(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     impostor = shutil.copytree(tmp_path / "bundles" / "fp32", tmp_path / "bundles" / "another model's fp32")
     manifest = json.loads((impostor / "bundle.json").read_text())
     manifest["model"]["weights_sha256"] = "0" * 64
@@ -703,6 +715,89 @@ def test_an_overflow_in_fp16_is_tried_again_in_fp32(
     assert "values that are no numbers; the model may overflow in fp16, use its fp32 bundle" in error(
         recover(few, tmp_path / "alone", *half)
     )
+
+
+BAD_OF_SEVEN = ["00002/00000", "00003/00000", "00003/00003"]
+NO_SECOND_TRY = "what came to nothing cannot be tried again in fp32: "
+
+
+def test_a_twin_that_is_damaged_helps_nobody_and_harms_nobody(
+    few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray((twins / "fp32" / "decoder.onnx").read_bytes())
+    data[-5] ^= 1
+    (twins / "fp32" / "decoder.onnx").write_bytes(data)
+    decode_badly(monkeypatch, np.nan, "fp16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    assert result.exit_code == 1
+    assert f"warning: {NO_SECOND_TRY}{twins / 'fp32' / 'decoder.onnx'}: SHA-256 is" in result.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
+    assert len(manifest["samples"]) == 4
+
+
+def test_without_onnxruntime_there_is_no_second_try(few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that has TensorRT only."""
+    decode_badly(monkeypatch, np.nan, "fp16")
+    open_engine = OnnxEngine.__init__
+
+    def opening(self: OnnxEngine, bundle: Bundle, *arguments: Any, **options: Any) -> None:
+        if bundle.precision == "fp32":
+            raise MissingExtraError("onnxruntime", "cpu", "running a bundle")
+        open_engine(self, bundle, *arguments, **options)
+
+    monkeypatch.setattr(OnnxEngine, "__init__", opening)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    assert f"{NO_SECOND_TRY}running a bundle needs onnxruntime, which is not installed" in result.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
+
+
+@pytest.mark.parametrize("gone", ["2/0.png", "."])
+def test_an_input_that_vanishes_before_the_second_try(
+    few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """One image is one bad image more; the whole input is a drive that went away, and no image is left out for that."""
+    decode_badly(monkeypatch, np.nan, "fp16")
+    find = recovery.find_fp32_twin
+
+    def finding(bundle: Bundle) -> Bundle | None:
+        (few / gone).rename(tmp_path / "away") if (few / gone).exists() else None
+        return find(bundle)
+
+    monkeypatch.setattr(recovery, "find_fp32_twin", finding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    if gone == ".":
+        assert "cannot be read any more" in error(result)
+        assert not (tmp_path / "out").exists()
+        return
+    assert f"{NO_SECOND_TRY}{few / gone}: " in result.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN[:1]
+
+
+def test_a_neighbour_that_may_not_be_looked_at_is_passed_over(
+    few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /tmp, where other users' folders are."""
+    (twins / "a").mkdir()
+    is_file = Path.is_file
+
+    def forbidding(self: Path, **options: Any) -> bool:
+        if self == twins / "a" / "bundle.json":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return is_file(self, **options)
+
+    monkeypatch.setattr(Path, "is_file", forbidding)
+    twin = recovery.find_fp32_twin(Bundle.open(twins / "fp16"))
+    assert twin is not None
+    assert twin.path == twins / "fp32"
 
 
 # Determinism
