@@ -240,7 +240,7 @@ def recover_job(
         opener: Opens the model.
         on_open: Called with the opened model, again when it is opened anew.
         on_step: Called after every denoising step of every batch.
-        stopping: Asked before every image; once true, the batch in hand is finished and written, and nothing more is begun.
+        stopping: Asked before every batch; once true, the batch in hand is finished and written, and nothing more is begun.
 
     Raises:
         DatasetError: An image is bad, or has changed or vanished since it was looked at, and such are not skipped; or the input as a whole
@@ -314,7 +314,7 @@ class _Run:
         taken: deque[Sample] = deque()
         labels: deque[int] = deque()
         keys: deque[str] = deque()
-        images = self._images(taken, labels, keys)
+        images = self._images(recoverer.batch, taken, labels, keys)
         recovered = recoverer(images, _drained(labels), keys=_drained(keys), seed=self._job.seed, keep_bad=True, on_step=on_step)
         try:
             for result in recovered:
@@ -324,10 +324,11 @@ class _Run:
             self._close_twin()
             self.remaining = [sample for sample in self.remaining if sample.key not in self._writer.done]
 
-    def _images(self, taken: deque[Sample], labels: deque[int], keys: deque[str]) -> Iterator[Pixels]:
+    def _images(self, batch: int, taken: deque[Sample], labels: deque[int], keys: deque[str]) -> Iterator[Pixels]:
         """Yield the images that can be read, and note the sample of each; the recoverer asks for label and key right after the image."""
+        count = 0
         for sample in self.remaining:
-            if self._stopping():
+            if count % batch == 0 and self._stopping():
                 return
             if problem := self._job.checked[sample.position].problem:
                 self._leave_out(sample, problem, DatasetError(problem))
@@ -342,6 +343,7 @@ class _Run:
             taken.append(sample)
             labels.append(sample.label)
             keys.append(sample.key)
+            count += 1
             yield image
 
     def _read(self, sample: Sample) -> Pixels:

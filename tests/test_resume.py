@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -312,6 +313,34 @@ def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Sign
     assert "Traceback" not in said
 
 
+def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+    read = _Run._read
+
+    def counted(self: _Run, sample: Any) -> Any:
+        reads.append(sample)
+        return read(self, sample)
+
+    @contextmanager
+    def asked_while_the_fifth_is_read() -> Iterator[Callable[[], bool]]:
+        yield lambda: len(reads) >= 5
+
+    monkeypatch.setattr(_Run, "_read", counted)
+    monkeypatch.setattr("diver_trt.cli.recover.stop_requested", asked_while_the_fifth_is_read)
+    result = recover(few, tmp_path / "out", "--batch", 3)
+    assert (result.exit_code, len(journal_keys(tmp_path / "out"))) == (130, 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_there_is_a_folder_both_signals_end_it_alike(tmp_path: Path, number: signal.Signals) -> None:
+    checking = "import os; from diver_trt.cli import main, recover"
+    code = f"{checking}; recover.check_images = lambda *_, **__: os.kill(os.getpid(), {int(number)}); main()"
+    command = [sys.executable, "-c", code, "recover", str(DISTILLED), str(tmp_path / "out"), *RECIPE]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
     process = started(DISTILLED, tmp_path / "out")
     try:
@@ -481,7 +510,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("may not mount a file system")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=False)  # something else may look at it just now
 
 
 def test_a_full_disk_ends_in_one_line_and_can_be_gone_on_from(few: Path, tmp_path: Path, small_disk: Path) -> None:
