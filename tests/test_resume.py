@@ -405,6 +405,102 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "--shard is '4/3'" in recover(few, tmp_path / "x", "--shard", "4/3").output
 
 
+def merge(*folders: Path, options: tuple[str, ...] = ()) -> Result:
+    return CliRunner().invoke(app, ["merge", *map(str, folders), *options])
+
+
+def in_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None:
+    first, second, third = (whole(few, tmp_path / f"part{i}", "--shard", f"{i}/3") for i in (1, 2, 3))
+
+    def refused(spoil: Callable[[Path], object]) -> str:
+        spoilt = shutil.copytree(second, tmp_path / "spoilt")
+        spoil(spoilt)
+        line = error(merge(first, spoilt, third, tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+        shutil.rmtree(spoilt)
+        return line.replace(f"{tmp_path}/", "")
+
+    assert refused(lambda folder: in_manifest(folder, lambda manifest: manifest["samples"].pop(1))).endswith(
+        "error: spoilt: has 2 samples, expected 3, 00003/00001 is missing; recover this shard again with --overwrite"
+    )
+    assert refused(lambda folder: in_manifest(folder, lambda manifest: manifest["samples"].append(manifest["samples"][0]))).endswith(
+        "error: sample 00003/00000: more than once, in spoilt; recover the shards again"
+    )
+    assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(
+        "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the shard's command again, which makes it anew"
+    )
+    assert refused(lambda folder: shutil.copytree(first, folder, dirs_exist_ok=True)).endswith("are both shard 1/3; give each once")
+    in_manifest(third, lambda manifest: manifest["samples"].pop())
+    assert "part3: has 3 samples, expected 4, the last one of a class is missing" in error(merge(first, second, third, tmp_path / "out"))
+
+
+def test_a_class_whose_only_sample_is_missing_is_named(tmp_path: Path) -> None:
+    first, second = (whole(DISTILLED.parent / "ipc1", tmp_path / f"part{i}", "--shard", f"{i}/2") for i in (1, 2))
+    in_manifest(first, lambda manifest: manifest.update(samples=manifest["samples"][:2] + manifest["samples"][4:]))
+    line = error(merge(first, second, tmp_path / "out"))
+    assert "part1: has 3 samples, expected 5, 00002/00000, 00003/00000 is missing" in line
+
+
+def test_a_shard_that_is_not_finished_is_to_be_gone_on_with(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    first = whole(few, tmp_path / "part1", "--shard", "1/2")
+    fail_after(2, OSError(errno.EIO, "Input/output error"))
+    second = tmp_path / "part2"
+    assert recover(few, second, "--shard", "2/2").exit_code == 1
+    line = error(merge(first, second, tmp_path / "out"))
+    assert line.endswith("part2: is a shard that has not come to its end; run the same command again to finish it first")
+    whole(few, second, "--shard", "2/2")
+    assert merge(first, second, tmp_path / "out").exit_code == 0
+    assert "few: is no shard (it has no manifest.json)" in error(merge(first, few, tmp_path / "out"))
+
+
+def test_another_merge_in_the_same_folder_is_refused_or_overwritten(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    seeds = {seed: [whole(few, tmp_path / f"{seed}-{i}", "--shard", f"{i}/2", "--seed", seed) for i in (1, 2)] for seed in (0, 1)}
+    assert merge(*seeds[0], out).exit_code == 0
+    assert merge(*seeds[0], out).exit_code == 0
+    line = error(merge(*seeds[1], out))
+    assert "out: holds a run with seed 0, and this one has seed 1; " in line
+    assert "--overwrite to begin again" in line
+    image = seeds[1][1] / "00008" / "00000.png"
+    held = image.read_bytes()
+    image.write_bytes(b"")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert "00008/00000.png: is not the file that was written" in error(merge(*seeds[1], out, options=("--overwrite",)))
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    image.write_bytes(held)
+    assert merge(*seeds[1], out, options=("--overwrite",)).exit_code == 0
+    assert different(whole(few, tmp_path / "expected", "--seed", 1), out) == ["contact_sheet.png"]
+
+
+@pytest.mark.parametrize("layout", ["index", "npz"])
+def test_what_the_shards_left_out_is_told_again(few: Path, tmp_path: Path, layout: str) -> None:
+    for name in ("3/1.png", "8/2.png"):
+        (few / name).write_bytes(b"not a picture")
+    options = ("--on-error", "skip", "--layout", layout)
+    assert recover(few, tmp_path / "expected", *options).exit_code == 1
+    shards = [tmp_path / f"part{i}" for i in (1, 2, 3)]
+    codes = [recover(few, shard, *options, "--shard", f"{i}/3").exit_code for i, shard in enumerate(shards, 1)]
+    assert codes == [0, 1, 1]
+    for _ in range(2):  # the second one has nothing left to do
+        result = merge(*shards, tmp_path / "out")
+        assert result.exit_code == 1
+        assert "merged 3 shards with 8 images" in result.stdout
+        assert [line for line in result.stderr.splitlines() if "left out" in line] == [
+            f"diver-trt: left out: {name}: {name}: not an image, or a damaged one" for name in ("3/1.png", "8/2.png")
+        ]
+    assert different(tmp_path / "expected", tmp_path / "out") == ["contact_sheet.png"]
+    result = merge(*shards, tmp_path / "again", options=("--json",))
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["images"]) == (1, 8)
+    assert [entry["key"] for entry in report["skipped"]] == ["00003/00001", "00008/00002"]
+
+
 # Memory
 
 
