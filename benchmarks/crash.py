@@ -1,8 +1,8 @@
 """Kill a recovery at random moments, start it again each time, and see whether anything is lost.
 
 `recover` runs on the hundred distilled digits and is killed (SIGKILL, to its whole process group) at a random moment of the time that a
-whole run takes, until it has died of that as often as is asked for; then it is left to end. The folder must be the same to the byte as that
-of a run that nobody disturbed, and no journal may ever have had a sample twice.
+whole run takes, until it has died of that as often as is asked for; then it is left to end. Every folder that came to its end must be the
+same to the byte as that of a run that nobody disturbed, and no journal may ever have had a sample twice, or lost one that it had.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Outcome:
         runs: How many processes were started to be killed.
         kills: How many of them died of it; the others had come to their end.
         early: How many of the kills hit before the run had written its first image.
-        late: How many hit when all images were written, but not yet what stands beside them.
+        late: How many hit when all images were written, but not yet what stands beside them, or the process had not yet gone.
         doubles: Samples that a journal had more than once.
-        differences: Files that differ from those of an undisturbed run, or are missing, or too many.
+        lost: Samples that it had before a kill and not after it.
+        folders: How many folders came to their end and were compared with that of an undisturbed run.
+        differences: Files that differ from those of it, or are missing, or too many.
     """
 
     runs: int
@@ -47,6 +49,8 @@ class Outcome:
     early: int
     late: int
     doubles: tuple[str, ...]
+    lost: tuple[str, ...]
+    folders: int
     differences: tuple[str, ...]
 
 
@@ -61,8 +65,9 @@ def main() -> None:
     between = outcome.kills - outcome.early - outcome.late
     print(f"{outcome.kills} kills in {outcome.runs} runs, of which one left alone takes {min(seconds):.1f} s:")
     print(f"{outcome.early} before a run's first image, {between} between images, {outcome.late} after the last one")
-    print(f"samples twice in a journal: {len(outcome.doubles)}; files unlike an undisturbed run's: {len(outcome.differences)}")
-    sys.exit(bool(outcome.doubles or outcome.differences))
+    print(f"samples twice in a journal: {len(outcome.doubles)}; lost from one: {len(outcome.lost)}")
+    print(f"files unlike an undisturbed run's in {outcome.folders} folders: {len(outcome.differences)}")
+    sys.exit(bool(outcome.doubles or outcome.lost or outcome.differences))
 
 
 def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outcome:
@@ -80,25 +85,34 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
     """
     chance = random.Random(seed)
     timed(source, folder / "whole")
-    samples = len(json.loads((folder / "whole" / "manifest.json").read_text())["samples"])
-    runs, moments, doubles = 0, Counter[str](), list[str]()
+    samples = len(keys(folder / "whole"))
+    runs, folders, moments = 0, 0, Counter[str]()
+    doubles, lost, differences = list[str](), list[str](), list[str]()
     while moments.total() < kills:
         output = folder / f"killed-{chance.randrange(3)}"  # three folders, so that a finished one is not all that is left to kill
         if (output / "manifest.json").exists():
-            shutil.rmtree(output)
-        before, runs = len(keys(output)), runs + 1
+            folders += 1
+            differences += ended(source, output, folder / "whole")
+        before, runs = keys(output), runs + 1
         if not killed(source, output, wait):
             continue
         found = keys(output)
-        finishing = len(found) == samples or (output / "manifest.json").exists()
-        moments["late" if finishing else "early" if len(found) == before else "between"] += 1
+        moments["late" if len(found) >= samples else "early" if found == before else "between"] += 1
         doubles += [key for key, count in Counter(found).items() if count > 1]
-        print(f"kill {moments.total()}: {len(found)} samples in the journal, {before} before", file=sys.stderr, flush=True)
-    differences = []
+        lost += [key for key in before if key not in found]
+        print(f"kill {moments.total()}: {len(before)} samples were there, {len(found)} are now", file=sys.stderr, flush=True)
     for output in sorted(folder.glob("killed-*")):
-        timed(source, output)
-        differences += different(folder / "whole", output)
-    return Outcome(runs, moments.total(), moments["early"], moments["late"], tuple(doubles), tuple(differences))
+        folders += 1
+        differences += ended(source, output, folder / "whole")
+    return Outcome(runs, moments.total(), moments["early"], moments["late"], tuple(doubles), tuple(lost), folders, tuple(differences))
+
+
+def ended(source: Path, output: Path, whole: Path) -> list[str]:
+    """Leave a recovery to end, return the files that are unlike an undisturbed run's, and delete its folder."""
+    timed(source, output)
+    differences = different(whole, output)
+    shutil.rmtree(output)
+    return differences
 
 
 def killed(source: Path, output: Path, wait: Wait) -> bool:
@@ -145,7 +159,9 @@ def command(source: Path, output: Path) -> list[str]:
 
 
 def keys(output: Path) -> list[str]:
-    """Return the samples that a journal has, whole lines only."""
+    """Return the samples that a journal has, whole lines only, or the manifest that has taken its place."""
+    with suppress(FileNotFoundError):
+        return [sample["key"] for sample in json.loads((output / "manifest.json").read_bytes())["samples"]]
     with suppress(FileNotFoundError):
         return [json.loads(line)["key"] for line in (output / "journal.jsonl").read_bytes().split(b"\n")[1:-1]]
     return []

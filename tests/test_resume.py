@@ -355,7 +355,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
     outcome = crash(DISTILLED, tmp_path, kills=10, seed=1, wait=after_some_images(40, Random(1)))
     assert outcome.kills == 10
     assert outcome.early < 10
-    assert (outcome.doubles, outcome.differences) == ((), ())
+    assert (outcome.doubles, outcome.lost, outcome.differences) == ((), (), ())
 
 
 def test_a_run_that_had_come_to_its_end_was_not_killed(few: Path, tmp_path: Path) -> None:
