@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ MANIFEST = "bundle.json"
 MAX_NAME_BYTES = 255
 MAX_CLASSES = 100_000
 MAX_TIMESTEPS = 100_000
-MAX_SIDE = 8192
-"""What a manifest may ask for: Linux' own limit on a name, and far more classes, steps and pixels than any model has."""
+MAX_SIDE = 4096
+MAX_WIDTH = 1 << 24
+"""What a manifest may ask for: Linux' own limit on a name, and far more classes, steps, pixels and modulations than any model has."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -260,6 +262,9 @@ def _parse(path: Path, document: Document) -> Bundle:
     shape = document.values("latent_shape", f"three sizes from 1 to {MAX_SIDE}", lambda size: type(size) is int and 1 <= size <= MAX_SIDE)
     if len(shape) != 3:
         raise document.fail("latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width")
+    image_size = document.integer("image_size", 1, MAX_SIDE)
+    if (values := math.prod(shape)) > (most := 3 * image_size**2):
+        raise document.fail("latent_shape", f"found {values:,} values, expected at most {most:,}, as many as an image of the model has")
     num_classes = document.integer("num_classes", 1, MAX_CLASSES)
     names = document.optional("class_names", document.texts)
     if names is not None and len(names) != num_classes:
@@ -278,7 +283,7 @@ def _parse(path: Path, document: Document) -> Bundle:
         weights_sha256=model.sha256("weights_sha256"),
         licence=model.optional("licence", model.text),
         precision="fp16" if document.text("precision", PRECISIONS) == "fp16" else "fp32",
-        image_size=document.integer("image_size", 1, MAX_SIDE),
+        image_size=image_size,
         latent_shape=(shape[0], shape[1], shape[2]),
         scaling_factor=document.number("scaling_factor"),
         num_classes=num_classes,
@@ -339,7 +344,7 @@ def _parse_file(document: Document) -> FileRecord:
 
 def _parse_tensor(document: Document) -> TensorSpec:
     def is_dim(dim: object) -> bool:
-        return dim in ("n", "m") or (type(dim) is int and dim >= 1)
+        return dim in ("n", "m") or (type(dim) is int and 1 <= dim <= MAX_WIDTH)
 
-    shape = document.values("shape", 'a list of sizes, "n" or "m"', is_dim)
+    shape = document.values("shape", f'a list of sizes from 1 to {MAX_WIDTH:,}, "n" or "m"', is_dim)
     return TensorSpec(document.text("name"), document.text("dtype", DTYPES), shape)

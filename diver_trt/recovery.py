@@ -27,7 +27,7 @@ from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.image_source import Checked
 from diver_trt.datasets.layout import Written, image_path, require_torch, tensor_normalisation, write_companions
 from diver_trt.datasets.writer import CONTACT_SHEET, MANIFEST_SCHEMA, TOOL, DatasetWriter, require_usable
-from diver_trt.errors import BundleError, DatasetError, DeviceMemoryError, OutputError
+from diver_trt.errors import BundleError, DatasetError, DeviceMemoryError, DiverError, EngineError, OutputError
 from diver_trt.pixels import Pixels, square
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
@@ -40,8 +40,8 @@ RESAMPLING = "bicubic, antialiased"
 _ASKED = 16
 """Other images that are tried where one cannot be read any more."""
 
-OpenRecoverer = Callable[[int | None], Recoverer]
-"""Opens the model for a number of images per batch; None leaves the choice to it."""
+OpenRecoverer = Callable[[int | None, str | None], Recoverer]
+"""Opens the model for a number of images per batch, on an engine; None leaves either choice to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,69 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) ->
     image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 
 
+class ModelOpener:
+    """Opens the model of a job: again in half the batch each time that memory runs out, and always on the engine that came first.
+
+    Args:
+        open_recoverer: Opens it.
+        images: How many images there are.
+        batch: Images per batch to begin with; None leaves the choice to the engine.
+    """
+
+    def __init__(self, open_recoverer: OpenRecoverer, images: int, batch: int | None = None) -> None:
+        self._open_recoverer, self._images, self._batch = open_recoverer, images, batch
+        self._engine: str | None = None
+        self._ready: Recoverer | None = None
+        self._shortage = ""
+
+    def prepare(self) -> None:
+        """Open the model ahead of the first `open`.
+
+        Raises:
+            As `open`.
+        """
+        self._ready = self.open()
+
+    def open(self) -> Recoverer:
+        """Open the model.
+
+        Raises:
+            BundleError: Its files have changed since the export.
+            EngineError: The engine cannot run here.
+            DeviceMemoryError: There is no room even for one image at a time, or for the smallest batch that the engine takes.
+        """
+        recoverer, self._ready = self._ready, None
+        while recoverer is None:
+            try:
+                recoverer = self._open_recoverer(self._batch, self._engine)
+            except DeviceMemoryError as error:
+                self._batch = min(self._batch or DEFAULT_BATCH, max(1, self._images))
+                self.halve(error)
+            except EngineError as error:
+                if not self._shortage:
+                    raise
+                raise DeviceMemoryError(f"{self._shortage}; and in smaller batches: {error}") from error
+        self._batch, self._engine = recoverer.batch, recoverer.engine
+        return recoverer
+
+    def halve(self, shortage: DeviceMemoryError) -> None:
+        """Let the next `open` be for half the batch.
+
+        Raises:
+            DeviceMemoryError: It is one image already; the message is that of the first shortage.
+        """
+        self._batch = (self._batch or DEFAULT_BATCH) // 2
+        if not self._batch:
+            raise DeviceMemoryError(self._shortage or str(shortage)) from shortage
+        if not self._shortage:
+            self._shortage = str(shortage)  # the error itself would hold on to what its frames have opened
+            warnings.warn("out of memory: going on in smaller batches", RuntimeWarning, stacklevel=2)
+
+
 def recover_job(
     job: Job,
     writer: DatasetWriter,
-    open_recoverer: OpenRecoverer,
+    opener: ModelOpener,
     *,
     on_open: Callable[[Recoverer], None] = lambda _: None,
     on_step: Callable[[], None] = lambda: None,
@@ -173,15 +232,15 @@ def recover_job(
 ) -> Iterator[Path]:
     """Recover what of a job is not on disk yet, yielding each image's path when it is; at the end write what stands beside the images.
 
-    When the device runs out of memory, the batch is halved and the rest goes on.
+    When memory runs out, on the device or on the host, the batch is halved and the rest goes on.
 
     Args:
         job: What is to be recovered.
         writer: The output folder, from `open_output`.
-        open_recoverer: Opens the model.
+        opener: Opens the model.
         on_open: Called with the opened model, again when it is opened anew.
         on_step: Called after every denoising step of every batch.
-        stopping: Asked before every image; once true, the batch in hand is finished and written, and nothing more is begun.
+        stopping: Asked before every batch; once true, the batch in hand is finished and written, and nothing more is begun.
 
     Raises:
         DatasetError: An image is bad, or has changed or vanished since it was looked at, and such are not skipped; or the input as a whole
@@ -190,22 +249,14 @@ def recover_job(
         EngineError: The engine fails, or an image comes to nothing and bad ones are not skipped.
     """
     run = _Run(job, writer, stopping)
-    batch: int | None = None
-    first: DeviceMemoryError | None = None
     while run.remaining:
-        recoverer = None
-        try:
-            with open_recoverer(batch) as recoverer:
-                on_open(recoverer)
+        with opener.open() as recoverer:
+            on_open(recoverer)
+            try:
                 yield from run.recover(recoverer, on_step)
                 break
-        except DeviceMemoryError as error:
-            batch = (recoverer.batch if recoverer else batch or DEFAULT_BATCH) // 2
-            if not batch:
-                raise first or error from error
-            if not first:
-                warnings.warn("out of device memory: going on in smaller batches", RuntimeWarning, stacklevel=2)
-            first = first or error
+            except DeviceMemoryError as error:
+                opener.halve(error)
     if not (run.remaining or writer.finished):
         _finish(job, writer)
 
@@ -263,7 +314,7 @@ class _Run:
         taken: deque[Sample] = deque()
         labels: deque[int] = deque()
         keys: deque[str] = deque()
-        images = self._images(taken, labels, keys)
+        images = self._images(recoverer.batch, taken, labels, keys)
         recovered = recoverer(images, _drained(labels), keys=_drained(keys), seed=self._job.seed, keep_bad=True, on_step=on_step)
         try:
             for result in recovered:
@@ -273,10 +324,11 @@ class _Run:
             self._close_twin()
             self.remaining = [sample for sample in self.remaining if sample.key not in self._writer.done]
 
-    def _images(self, taken: deque[Sample], labels: deque[int], keys: deque[str]) -> Iterator[Pixels]:
+    def _images(self, batch: int, taken: deque[Sample], labels: deque[int], keys: deque[str]) -> Iterator[Pixels]:
         """Yield the images that can be read, and note the sample of each; the recoverer asks for label and key right after the image."""
+        count = 0
         for sample in self.remaining:
-            if self._stopping():
+            if count % batch == 0 and self._stopping():
                 return
             if problem := self._job.checked[sample.position].problem:
                 self._leave_out(sample, problem, DatasetError(problem))
@@ -291,6 +343,7 @@ class _Run:
             taken.append(sample)
             labels.append(sample.label)
             keys.append(sample.key)
+            count += 1
             yield image
 
     def _read(self, sample: Sample) -> Pixels:
@@ -346,15 +399,21 @@ class _Run:
         self._twin, self._looked_for_twin = None, False
 
     def _with_twin(self, sample: Sample) -> RecoveredSample | None:
-        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one."""
-        if not self._looked_for_twin:
-            self._looked_for_twin = True
-            twin = find_fp32_twin(self._job.bundle)
-            self._twin = Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
-        if self._twin is None:
+        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one and is of any help."""
+        try:
+            if not self._looked_for_twin:
+                self._looked_for_twin = True
+                twin = find_fp32_twin(self._job.bundle)
+                self._twin = Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
+            if self._twin is None:
+                return None
+            image = self._read(sample)
+            return next(self._twin([image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True))
+        except (DiverError, OSError) as error:
+            if isinstance(error, DatasetError) and self._input_is_gone(sample):
+                raise
+            warnings.warn(f"what came to nothing cannot be tried again in fp32: {error}", RuntimeWarning, stacklevel=2)
             return None
-        image = self._job.dataset.images.read(sample.position)
-        return next(self._twin([image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True))
 
 
 def _drained(queue: deque[T]) -> Iterator[T]:
@@ -368,11 +427,11 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
         return None
     same = ("weights_sha256", "scaling_factor", "noise_schedule", "timestep_frequencies")
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
-        if not (folder / "bundle.json").is_file():
-            continue
         try:
+            if not (folder / "bundle.json").is_file():
+                continue
             other = Bundle.open(folder)
-        except BundleError:
+        except (BundleError, OSError):
             continue
         if other.precision == "fp32" and all(getattr(other, what) == getattr(bundle, what) for what in same):
             return other

@@ -1,7 +1,8 @@
 """Damaged files for everything that reads what somebody else made, and what must hold of each: `test_fuzz.py` and `benchmarks/fuzz.py`.
 
 A target says how to make whole files, how to damage one of them, and what reads them. Whatever the damage: the reader accepts the files or
-raises a `DiverError` whose message is one printable line; it takes less than `LIMIT_S`; it writes nothing and starts nothing.
+raises a `DiverError` whose message is one printable line; it takes less than `LIMIT_S` of processor time, so that a busy machine makes no
+defects, and no more than `ASLEEP_S` in all; it starts nothing, and writes nothing but what the target's own output folder is for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -40,6 +42,7 @@ from diver_trt.datasets.read_options import ReadOptions
 from diver_trt.datasets.recovered import inspect_recovered
 from diver_trt.datasets.tensor_reader import read_tensors
 from diver_trt.errors import DiverError
+from diver_trt.merging import merge_shards, read_soft_labels
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.memory import choose_memory_plan
@@ -48,6 +51,7 @@ from tests.datasets import methods
 from tests.stand_in import MACHINE, write_stand_in_plan
 
 LIMIT_S = 5.0
+ASLEEP_S = 60.0
 MESSAGE_CHARACTERS = 1000
 
 Damage = Callable[[bytes, Random], bytes]
@@ -66,12 +70,14 @@ class Target:
         make: Writes whole files into an empty folder, and returns those that are to be damaged.
         damage: Returns damaged bytes of one of them.
         reads: What reads the folder; each is tried with every input.
+        writes: Whether they may write into a folder `output` beside the one that they read.
     """
 
     name: str
     make: Callable[[Path], list[Path]]
     damage: Damage
     reads: tuple[Callable[[Path], object], ...]
+    writes: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -89,13 +95,14 @@ class Trial:
     """A target with its whole files in a folder, ready to be damaged one input after the other."""
 
     def __init__(self, target: Target, folder: Path) -> None:
-        self._target, self._folder = target, folder / "files"
+        self._target, self._folder, self._output = target, folder / "files", folder / "output"
         self._folder.mkdir(parents=True)
         self._files = target.make(self._folder)
         self._whole = {path: path.read_bytes() for path in self._files}
         self._tree = _listed(folder)
         for read in target.reads:
             read(self._folder)  # what is whole is accepted, and everything is imported before anything is watched
+        shutil.rmtree(self._output, ignore_errors=True)
 
     def attempt(self, random: Random) -> Outcome:
         """Damage one file, and read.
@@ -106,17 +113,19 @@ class Trial:
         path = random.choice(self._files)
         path.write_bytes(self._target.damage(self._whole[path], random))
         try:
-            outcomes = [_judged(read, self._folder) for read in self._target.reads]
+            output = self._output if self._target.writes else None
+            outcomes = [_judged(read, self._folder, output) for read in self._target.reads]
         finally:
             path.write_bytes(self._whole[path])
+            shutil.rmtree(self._output, ignore_errors=True)
         if (tree := _listed(self._folder.parent)) != self._tree:
             raise DefectError(f"files came or went: {sorted(tree ^ self._tree)}")
         return Outcome(all(outcome.accepted for outcome in outcomes), max(outcome.seconds for outcome in outcomes))
 
 
-def _judged(read: Callable[[Path], object], folder: Path) -> Outcome:
-    started, accepted = time.perf_counter(), True
-    with _watched() as seen:
+def _judged(read: Callable[[Path], object], folder: Path, output: Path | None) -> Outcome:
+    started, accepted = time.process_time(), True
+    with _watched(output) as seen:
         try:
             read(folder)
         except DiverError as error:
@@ -128,8 +137,8 @@ def _judged(read: Callable[[Path], object], folder: Path) -> Outcome:
         except Exception as error:
             raise DefectError(f"{type(error).__name__} escaped: {str(error)[:500]!r}") from error
         except _Hang as hang:
-            raise DefectError(f"still reading after {LIMIT_S} s") from hang
-    seconds = time.perf_counter() - started
+            raise DefectError(f"still reading after {hang}") from hang
+    seconds = time.process_time() - started
     if seen:
         raise DefectError(f"did more than read: {seen[:5]}")
     if seconds > LIMIT_S:
@@ -142,6 +151,7 @@ class _Hang(BaseException):
 
 
 _seen: list[str] | None = None
+_output: Path | None = None
 _DEEDS = ("os.", "shutil.", "subprocess.", "socket.", "ctypes.", "tempfile.", "pty.", "webbrowser.")
 _HARMLESS = ("os.listdir", "os.scandir", "os.fwalk", "os.walk", "os.getxattr")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -151,31 +161,44 @@ def _notice(event: str, arguments: tuple[Any, ...]) -> None:
     if _seen is None:
         return
     writes = event == "open" and bool(arguments[2] & _WRITES) and arguments[0] != os.devnull
-    if writes or (event.startswith(_DEEDS) and event not in _HARMLESS):
+    if (writes or (event.startswith(_DEEDS) and event not in _HARMLESS)) and not _is_output(event, arguments):
         _seen.append(f"{event}{arguments[:2]!r}"[:200])
+
+
+def _is_output(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether a deed touches the output folder only."""
+    paths = arguments[:2] if event == "os.rename" else arguments[1:2] if event == "shutil.copyfile" else arguments[:1]
+    return _output is not None and all(
+        isinstance(path, (str, os.PathLike)) and Path(os.path.abspath(path)).is_relative_to(_output)  # noqa: PTH100
+        for path in paths
+    )
 
 
 sys.addaudithook(_notice)
 
 
 @contextmanager
-def _watched() -> Iterator[list[str]]:
-    """Note everything that Python does to the world outside besides reading, and interrupt what takes too long."""
-    global _seen
+def _watched(output: Path | None) -> Iterator[list[str]]:
+    """Note everything that Python does to the world outside besides reading and its output, and interrupt what takes too long."""
+    global _seen, _output
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise _Hang
+        raise _Hang(f"{LIMIT_S:g} s of work" if number == signal.SIGPROF else f"{ASLEEP_S:g} s")
 
-    _seen = []
-    before, bytecode = signal.signal(signal.SIGALRM, interrupt), sys.dont_write_bytecode
+    timers = ((signal.SIGPROF, signal.ITIMER_PROF, LIMIT_S), (signal.SIGALRM, signal.ITIMER_REAL, ASLEEP_S))
+    before, bytecode = [signal.signal(number, interrupt) for number, _, _ in timers], sys.dont_write_bytecode
     sys.dont_write_bytecode = True
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    _seen, _output = [], output
     try:
+        for _, timer, limit in timers:
+            signal.setitimer(timer, limit)
         yield _seen
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        _seen, sys.dont_write_bytecode = None, bytecode
+        for _, timer, _ in timers:
+            signal.setitimer(timer, 0)
+        for (number, _, _), handler in zip(timers, before, strict=True):
+            signal.signal(number, handler)
+        _seen, _output, sys.dont_write_bytecode = None, None, bytecode
 
 
 def _listed(folder: Path) -> set[str]:
@@ -554,6 +577,45 @@ def recovered(folder: Path) -> list[Path]:
     return [folder / MANIFEST]
 
 
+def shards(layout: str, of: int, folder: Path) -> list[Path]:
+    """A recovery of two images, and one that was left out, in one shard or in two; only what is in one shard can differ from all others."""
+    manifests = []
+    for number in range(1, of + 1):
+        root = folder / f"part{number}"
+        root.mkdir()
+        (path,) = recovered(root)
+        document = json.loads(path.read_text())
+        document["samples"] = document["samples"][2 * (number - 1) // of : 2 * number // of]
+        document["skipped"] = document["skipped"] if number == of else []
+        document["shard"] = {"number": number, "of": of}
+        document["layout"] = {"name": layout, "size": 8, "normalisation": "none" if layout == "npz" else None}
+        np.save(root / "soft_labels.npy", np.zeros((len(document["samples"]), 10), np.float32))
+        document["companions"] = [{"file": "soft_labels.npy", "sha256": sha256(root / "soft_labels.npy")}]
+        if layout == "huggingface":
+            for sample in document["samples"]:
+                sample["file"] = f"train/{sample['file']}"
+            for images_of in [*root.glob("0*")]:
+                (root / "train").mkdir(exist_ok=True)
+                images_of.rename(root / "train" / images_of.name)
+        path.write_text(json.dumps(document))
+        manifests.append(path)
+    return manifests
+
+
+def merge(folder: Path) -> None:
+    merge_shards(sorted(folder.iterdir()), folder.parent / "output")
+
+
+def soft_labels(folder: Path) -> list[Path]:
+    np.save(folder / "soft_labels.npy", np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32))
+    return [folder / "soft_labels.npy"]
+
+
+def in_npy(data: bytes, random: Random) -> bytes:
+    """Change the bytes of an array, or what its header says of them."""
+    return in_bytes(data, random) if random.randrange(2) == 0 else _in_npy(data, random)
+
+
 def journal(folder: Path) -> list[Path]:
     """The journal of a recovery that stopped after two images and one that came to nothing."""
     (manifest,) = recovered(folder)
@@ -597,6 +659,9 @@ TARGETS = (
     Target("ONNX graph", graph, in_bytes, (walk_graph,)),
     Target("manifest", recovered, in_json, (inspect_recovered, read_images)),
     Target("journal", journal, in_lines, (read_journal,)),
+    Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),
+    Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
+    Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
     Target("class map, lines", written("classes", "".join(f"thing_{i} {i}\n" for i in range(10))), in_lines, (read_classes,)),
     Target("class map, list", written("classes", json.dumps([*range(9), "9"])), in_json, (read_classes,)),
     Target("class map, object", written("classes", json.dumps({f"thing {i}": i for i in range(10)})), in_json, (read_classes,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -45,14 +46,14 @@ def test_damage_is_neither_always_nor_never_fatal(tmp_path: Path) -> None:
         assert seen == {True, False}, target
 
 
-def faulty(read: Callable[[Path], object]) -> Target:
+def faulty(read: Callable[[Path], object], *, writes: bool = False) -> Target:
     """A target that goes wrong as soon as its file is damaged."""
 
     def whole(folder: Path) -> list[Path]:
         (folder / "a").write_bytes(b"whole")
         return [folder / "a"]
 
-    return Target("faulty", whole, in_bytes, (lambda folder: None if (folder / "a").read_bytes() == b"whole" else read(folder),))
+    return Target("faulty", whole, in_bytes, (lambda folder: None if (folder / "a").read_bytes() == b"whole" else read(folder),), writes)
 
 
 def fail(error: Exception) -> Any:
@@ -74,12 +75,26 @@ def fail(error: Exception) -> Any:
         (lambda folder: (folder.parent / "made").mkdir(), "did more than read"),
         (lambda folder: os.system("true"), "did more than read"),
         (lambda folder: subprocess.run(["true"], check=True), "did more than read"),
-        (lambda folder: time.sleep(9), "still reading after"),
-        (lambda folder: spin(), "still reading after"),
     ],
 )
-def test_the_harness_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], complaint: str) -> None:
-    monkeypatch.setattr(fuzzing, "LIMIT_S", 0.2)
+def test_the_harness_notices(tmp_path: Path, read: Callable[[Path], object], complaint: str) -> None:
+    trial = Trial(faulty(read), tmp_path / "trial")
+    with pytest.raises(DefectError, match=complaint):
+        for seed in range(20):
+            trial.attempt(Random(seed))
+
+
+@pytest.mark.parametrize(
+    ("limit", "read", "complaint"),
+    [
+        ("LIMIT_S", lambda folder: spin(), r"still reading after 0\.2 s of work"),
+        ("ASLEEP_S", lambda folder: time.sleep(999), r"still reading after 0\.2 s"),
+    ],
+)
+def test_the_harness_notices_what_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, read: Callable[[Path], object], complaint: str
+) -> None:
+    monkeypatch.setattr(fuzzing, limit, 0.2)
     trial = Trial(faulty(read), tmp_path / "trial")
     with pytest.raises(DefectError, match=complaint):
         for seed in range(20):
@@ -93,6 +108,44 @@ def spin() -> None:
             sum(range(1000))
         except Exception:
             continue
+
+
+def test_a_busy_machine_makes_no_defects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that others spend is not the reader's."""
+    monkeypatch.setattr(fuzzing, "LIMIT_S", 0.2)
+    trial = Trial(faulty(lambda folder: time.sleep(0.5)), tmp_path / "trial")
+    assert all(trial.attempt(Random(seed)).seconds < 0.2 for seed in range(2))
+
+
+def write_output(folder: Path) -> None:
+    output = folder.parent / "output"
+    (output / "inner").mkdir(parents=True)
+    (output / "a").write_bytes(b"a")
+    (output / "a").rename(output / "inner" / "a")
+    shutil.copyfile(folder / "a", output / "b")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: (folder / "b").touch(),
+        lambda folder: (folder.parent / "output" / ".." / "b").touch(),
+        lambda folder: (folder.parent / "output" / "a").rename(folder / "b"),
+        lambda folder: shutil.copyfile(folder.parent / "output" / "b", folder / "a"),
+    ],
+)
+def test_the_harness_notices_what_is_written_outside_the_output(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    def also(folder: Path) -> None:
+        write_output(folder)
+        (folder.parent / "output" / "a").touch()
+        write(folder)
+
+    good = Trial(faulty(write_output, writes=True), tmp_path / "good")
+    assert all(good.attempt(Random(seed)).accepted for seed in range(20))
+    bad = Trial(faulty(also, writes=True), tmp_path / "bad")
+    with pytest.raises(DefectError, match="did more than read"):
+        for seed in range(20):
+            bad.attempt(Random(seed))
 
 
 def test_the_harness_lets_good_readers_be(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -19,13 +22,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from benchmarks.crash import RECIPE, crash, different
+from benchmarks.crash import RECIPE, after_some_images, crash, different
+from diver_trt import recovery
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.datasets.journal import Journal
 from diver_trt.datasets.whole_file import temporary_of
-from diver_trt.errors import DeviceMemoryError, EngineError
+from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.recovery import _Run
 from diver_trt.runtime.onnx_engine import OnnxEngine
+from diver_trt.tensors import TensorSpec
 from tests.conftest import DISTILLED, ROOT
 
 
@@ -307,6 +313,34 @@ def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Sign
     assert "Traceback" not in said
 
 
+def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+    read = _Run._read
+
+    def counted(self: _Run, sample: Any) -> Any:
+        reads.append(sample)
+        return read(self, sample)
+
+    @contextmanager
+    def asked_while_the_fifth_is_read() -> Iterator[Callable[[], bool]]:
+        yield lambda: len(reads) >= 5
+
+    monkeypatch.setattr(_Run, "_read", counted)
+    monkeypatch.setattr("diver_trt.cli.recover.stop_requested", asked_while_the_fifth_is_read)
+    result = recover(few, tmp_path / "out", "--batch", 3)
+    assert (result.exit_code, len(journal_keys(tmp_path / "out"))) == (130, 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_there_is_a_folder_both_signals_end_it_alike(tmp_path: Path, number: signal.Signals) -> None:
+    checking = "import os; from diver_trt.cli import main, recover"
+    code = f"{checking}; recover.check_images = lambda *_, **__: os.kill(os.getpid(), {int(number)}); main()"
+    command = [sys.executable, "-c", code, "recover", str(DISTILLED), str(tmp_path / "out"), *RECIPE]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
     process = started(DISTILLED, tmp_path / "out")
     try:
@@ -318,9 +352,21 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
 
 
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
-    outcome = crash(DISTILLED, tmp_path, kills=10, seed=1)
-    assert outcome.interrupted > 0
-    assert (outcome.doubles, outcome.differences) == ((), ())
+    outcome = crash(DISTILLED, tmp_path, kills=10, seed=1, wait=after_some_images(40, Random(1)))
+    assert outcome.kills == 10
+    assert outcome.early < 10
+    assert (outcome.doubles, outcome.lost, outcome.differences) == ((), (), ())
+
+
+def test_a_run_that_had_come_to_its_end_was_not_killed(few: Path, tmp_path: Path) -> None:
+    runs = iter(range(10))
+
+    def after_the_end(process: subprocess.Popen[bytes], output: Path) -> None:
+        if next(runs) < 2:
+            process.wait()
+
+    outcome = crash(few, tmp_path, kills=1, seed=1, wait=after_the_end)
+    assert (outcome.runs, outcome.kills, outcome.early, outcome.late) == (3, 1, 1, 0)
 
 
 # Shards
@@ -359,6 +405,102 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "--shard is '4/3'" in recover(few, tmp_path / "x", "--shard", "4/3").output
 
 
+def merge(*folders: Path, options: tuple[str, ...] = ()) -> Result:
+    return CliRunner().invoke(app, ["merge", *map(str, folders), *options])
+
+
+def in_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None:
+    first, second, third = (whole(few, tmp_path / f"part{i}", "--shard", f"{i}/3") for i in (1, 2, 3))
+
+    def refused(spoil: Callable[[Path], object]) -> str:
+        spoilt = shutil.copytree(second, tmp_path / "spoilt")
+        spoil(spoilt)
+        line = error(merge(first, spoilt, third, tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+        shutil.rmtree(spoilt)
+        return line.replace(f"{tmp_path}/", "")
+
+    assert refused(lambda folder: in_manifest(folder, lambda manifest: manifest["samples"].pop(1))).endswith(
+        "error: spoilt: has 2 samples, expected 3, 00003/00001 is missing; recover this shard again with --overwrite"
+    )
+    assert refused(lambda folder: in_manifest(folder, lambda manifest: manifest["samples"].append(manifest["samples"][0]))).endswith(
+        "error: sample 00003/00000: more than once, in spoilt; recover the shards again"
+    )
+    assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(
+        "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the shard's command again, which makes it anew"
+    )
+    assert refused(lambda folder: shutil.copytree(first, folder, dirs_exist_ok=True)).endswith("are both shard 1/3; give each once")
+    in_manifest(third, lambda manifest: manifest["samples"].pop())
+    assert "part3: has 3 samples, expected 4, the last one of a class is missing" in error(merge(first, second, third, tmp_path / "out"))
+
+
+def test_a_class_whose_only_sample_is_missing_is_named(tmp_path: Path) -> None:
+    first, second = (whole(DISTILLED.parent / "ipc1", tmp_path / f"part{i}", "--shard", f"{i}/2") for i in (1, 2))
+    in_manifest(first, lambda manifest: manifest.update(samples=manifest["samples"][:2] + manifest["samples"][4:]))
+    line = error(merge(first, second, tmp_path / "out"))
+    assert "part1: has 3 samples, expected 5, 00002/00000, 00003/00000 is missing" in line
+
+
+def test_a_shard_that_is_not_finished_is_to_be_gone_on_with(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    first = whole(few, tmp_path / "part1", "--shard", "1/2")
+    fail_after(2, OSError(errno.EIO, "Input/output error"))
+    second = tmp_path / "part2"
+    assert recover(few, second, "--shard", "2/2").exit_code == 1
+    line = error(merge(first, second, tmp_path / "out"))
+    assert line.endswith("part2: is a shard that has not come to its end; run the same command again to finish it first")
+    whole(few, second, "--shard", "2/2")
+    assert merge(first, second, tmp_path / "out").exit_code == 0
+    assert "few: is no shard (it has no manifest.json)" in error(merge(first, few, tmp_path / "out"))
+
+
+def test_another_merge_in_the_same_folder_is_refused_or_overwritten(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    seeds = {seed: [whole(few, tmp_path / f"{seed}-{i}", "--shard", f"{i}/2", "--seed", seed) for i in (1, 2)] for seed in (0, 1)}
+    assert merge(*seeds[0], out).exit_code == 0
+    assert merge(*seeds[0], out).exit_code == 0
+    line = error(merge(*seeds[1], out))
+    assert "out: holds a run with seed 0, and this one has seed 1; " in line
+    assert "--overwrite to begin again" in line
+    image = seeds[1][1] / "00008" / "00000.png"
+    held = image.read_bytes()
+    image.write_bytes(b"")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert "00008/00000.png: is not the file that was written" in error(merge(*seeds[1], out, options=("--overwrite",)))
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    image.write_bytes(held)
+    assert merge(*seeds[1], out, options=("--overwrite",)).exit_code == 0
+    assert different(whole(few, tmp_path / "expected", "--seed", 1), out) == ["contact_sheet.png"]
+
+
+@pytest.mark.parametrize("layout", ["index", "npz"])
+def test_what_the_shards_left_out_is_told_again(few: Path, tmp_path: Path, layout: str) -> None:
+    for name in ("3/1.png", "8/2.png"):
+        (few / name).write_bytes(b"not a picture")
+    options = ("--on-error", "skip", "--layout", layout)
+    assert recover(few, tmp_path / "expected", *options).exit_code == 1
+    shards = [tmp_path / f"part{i}" for i in (1, 2, 3)]
+    codes = [recover(few, shard, *options, "--shard", f"{i}/3").exit_code for i, shard in enumerate(shards, 1)]
+    assert codes == [0, 1, 1]
+    for _ in range(2):  # the second one has nothing left to do
+        result = merge(*shards, tmp_path / "out")
+        assert result.exit_code == 1
+        assert "merged 3 shards with 8 images" in result.stdout
+        assert [line for line in result.stderr.splitlines() if "left out" in line] == [
+            f"diver-trt: left out: {name}: {name}: not an image, or a damaged one" for name in ("3/1.png", "8/2.png")
+        ]
+    assert different(tmp_path / "expected", tmp_path / "out") == ["contact_sheet.png"]
+    result = merge(*shards, tmp_path / "again", options=("--json",))
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["images"]) == (1, 8)
+    assert [entry["key"] for entry in report["skipped"]] == ["00003/00001", "00008/00002"]
+
+
 # Memory
 
 
@@ -379,18 +521,61 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None
     return arm
 
 
-@pytest.mark.filterwarnings("always:out of device memory:RuntimeWarning")
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
 def test_out_of_device_memory_halves_the_batch_and_goes_on(few: Path, tmp_path: Path, out_of_memory_above: Callable[[int], None]) -> None:
     expected = whole(few, tmp_path / "expected")
     out_of_memory_above(2)
     result = recover(few, tmp_path / "out", "--batch", 8)
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("warning: out of device memory: going on in smaller batches") == 1
+    assert result.stderr.count("warning: out of memory: going on in smaller batches") == 1
     assert "in 5 batches of up to 2" in result.stderr
     assert different(expected, tmp_path / "out") == []
     shutil.rmtree(tmp_path / "out")
     out_of_memory_above(0)
     assert "out of memory: a gigabyte failed" in error(recover(few, tmp_path / "out"))
+
+
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_out_of_host_memory_is_no_different(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool) -> None:
+    """Where the networks get their buffers: before anything is deleted, if something is to be."""
+    expected = whole(few, tmp_path / "expected")
+    if overwrite:
+        whole(few, tmp_path / "out", "--seed", 1)
+    allocate = TensorSpec.allocate
+
+    def short(self: TensorSpec, size: int) -> Any:
+        if self.name == "anchor" and size > 2:
+            raise MemoryError("Unable to allocate 954. GiB for an array")
+        return allocate(self, size)
+
+    monkeypatch.setattr(TensorSpec, "allocate", short)
+    result = recover(few, tmp_path / "out", "--batch", 999_999_999, *(["--overwrite"] if overwrite else []))
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("warning: out of memory: going on in smaller batches") == 1
+    assert "in 5 batches of up to 2" in result.stderr
+    assert different(expected, tmp_path / "out") == []
+
+
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
+def test_a_model_that_no_memory_holds_deletes_nothing(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, expected = whole(few, tmp_path / "out"), whole(few, tmp_path / "expected")
+
+    def short(self: TensorSpec, size: int) -> Any:
+        raise MemoryError(f"Unable to allocate {size} GiB")
+
+    monkeypatch.setattr(TensorSpec, "allocate", short)
+    line = error(recover(few, out, "--overwrite"))
+    assert "out of memory: ONNX Runtime cannot give the encoder its buffers (Unable to allocate 1 GiB); use a smaller --batch" in line
+    assert different(expected, out) == []
+
+
+def test_want_of_memory_anywhere_else_is_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 2.00 TiB")
+
+    monkeypatch.setattr("diver_trt.datasets.dataset.read_dataset", short)
+    assert "out of memory (Unable to allocate 2.00 TiB); close other programs" in error(recover(few, tmp_path / "out"))
 
 
 def test_an_engine_that_fails_leaves_the_journal_to_go_on_from(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +606,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("may not mount a file system")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=False)  # something else may look at it just now
 
 
 def test_a_full_disk_ends_in_one_line_and_can_be_gone_on_from(few: Path, tmp_path: Path, small_disk: Path) -> None:
@@ -622,12 +807,22 @@ def test_what_comes_to_nothing_is_never_written(
     assert all(problem in entry["problem"] for entry in manifest["skipped"])
 
 
-def test_an_overflow_in_fp16_is_tried_again_in_fp32(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_to: Callable[..., Bundle], random_pipeline: Path
-) -> None:
-    shutil.rmtree(few / "8")  # the random model has seven classes
-    for precision in ("fp16", "fp32"):
-        shutil.copytree(export_to(random_pipeline, precision).path, tmp_path / "bundles" / precision)
+@pytest.fixture(scope="module")
+def exported(export_to: Callable[..., Bundle], random_pipeline: Path) -> dict[str, Path]:
+    return {precision: export_to(random_pipeline, precision).path for precision in ("fp16", "fp32")}
+
+
+@pytest.fixture
+def twins(exported: dict[str, Path], few: Path, tmp_path: Path) -> Path:
+    """A folder with the random model in both precisions; it has seven classes, so that `few` loses one."""
+    shutil.rmtree(few / "8")
+    for precision, path in exported.items():
+        shutil.copytree(path, tmp_path / "bundles" / precision)
+    return tmp_path / "bundles"
+
+
+@pytest.mark.usefixtures("twins")
+def test_an_overflow_in_fp16_is_tried_again_in_fp32(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     impostor = shutil.copytree(tmp_path / "bundles" / "fp32", tmp_path / "bundles" / "another model's fp32")
     manifest = json.loads((impostor / "bundle.json").read_text())
     manifest["model"]["weights_sha256"] = "0" * 64
@@ -645,6 +840,89 @@ def test_an_overflow_in_fp16_is_tried_again_in_fp32(
     assert "values that are no numbers; the model may overflow in fp16, use its fp32 bundle" in error(
         recover(few, tmp_path / "alone", *half)
     )
+
+
+BAD_OF_SEVEN = ["00002/00000", "00003/00000", "00003/00003"]
+NO_SECOND_TRY = "what came to nothing cannot be tried again in fp32: "
+
+
+def test_a_twin_that_is_damaged_helps_nobody_and_harms_nobody(
+    few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray((twins / "fp32" / "decoder.onnx").read_bytes())
+    data[-5] ^= 1
+    (twins / "fp32" / "decoder.onnx").write_bytes(data)
+    decode_badly(monkeypatch, np.nan, "fp16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    assert result.exit_code == 1
+    assert f"warning: {NO_SECOND_TRY}{twins / 'fp32' / 'decoder.onnx'}: SHA-256 is" in result.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
+    assert len(manifest["samples"]) == 4
+
+
+def test_without_onnxruntime_there_is_no_second_try(few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that has TensorRT only."""
+    decode_badly(monkeypatch, np.nan, "fp16")
+    open_engine = OnnxEngine.__init__
+
+    def opening(self: OnnxEngine, bundle: Bundle, *arguments: Any, **options: Any) -> None:
+        if bundle.precision == "fp32":
+            raise MissingExtraError("onnxruntime", "cpu", "running a bundle")
+        open_engine(self, bundle, *arguments, **options)
+
+    monkeypatch.setattr(OnnxEngine, "__init__", opening)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    assert f"{NO_SECOND_TRY}running a bundle needs onnxruntime, which is not installed" in result.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
+
+
+@pytest.mark.parametrize("gone", ["2/0.png", "."])
+def test_an_input_that_vanishes_before_the_second_try(
+    few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """One image is one bad image more; the whole input is a drive that went away, and no image is left out for that."""
+    decode_badly(monkeypatch, np.nan, "fp16")
+    find = recovery.find_fp32_twin
+
+    def finding(bundle: Bundle) -> Bundle | None:
+        (few / gone).rename(tmp_path / "away") if (few / gone).exists() else None
+        return find(bundle)
+
+    monkeypatch.setattr(recovery, "find_fp32_twin", finding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    if gone == ".":
+        assert "cannot be read any more" in error(result)
+        assert not (tmp_path / "out").exists()
+        return
+    assert f"{NO_SECOND_TRY}{few / gone}: " in result.stderr
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN[:1]
+
+
+def test_a_neighbour_that_may_not_be_looked_at_is_passed_over(
+    few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in /tmp, where other users' folders are."""
+    (twins / "a").mkdir()
+    is_file = Path.is_file
+
+    def forbidding(self: Path, **options: Any) -> bool:
+        if self == twins / "a" / "bundle.json":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return is_file(self, **options)
+
+    monkeypatch.setattr(Path, "is_file", forbidding)
+    twin = recovery.find_fp32_twin(Bundle.open(twins / "fp16"))
+    assert twin is not None
+    assert twin.path == twins / "fp32"
 
 
 # Determinism

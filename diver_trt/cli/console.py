@@ -6,6 +6,7 @@ import functools
 import json
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,13 +24,14 @@ T = TypeVar("T")
 
 
 def reporting(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn this package's errors, warnings and Ctrl-C into one line and an exit code."""
+    """Turn this package's errors, warnings, Ctrl-C and SIGTERM into one line and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         try:
-            return command(*args, **kwargs)
+            with _sigterm_is_ctrl_c():
+                return command(*args, **kwargs)
         except DiverError as error:
             reason, *remedies = str(error).splitlines()
             say(f"error: {reason}")
@@ -39,11 +41,27 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
         except OSError as error:
             say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            say(f"error: out of memory ({str(error) or 'no size is known'}); close other programs, or ask for less at once")
+            raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             say("interrupted")
             raise typer.Exit(130) from interrupt
 
     return wrapped
+
+
+@contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM interrupt the block as Ctrl-C does, unless somebody ignores or handles it already."""
+    ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from diver_trt.cli.console import print_json
+from diver_trt.cli.console import print_json, say
 from diver_trt.cli.options import Json
+from diver_trt.errors import shown
 
 
 def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="SHARD... OUTPUT", help="Every shard of a recovery, and a new folder.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again.")] = False,
     as_json: Json = False,
 ) -> None:
     """Join the shards of a recovery, after checking that they belong together and that none is missing."""
@@ -21,5 +23,12 @@ def merge(
     if len(folders) < 2:
         raise typer.BadParameter("expected every shard of a recovery, and then a new folder")
     *shards, output = folders
-    count = merge_shards(shards, output)
-    print_json(output=str(output), images=count) if as_json else print(f"merged {len(shards)} shards with {count} images into {output}")
+    merged = merge_shards(shards, output, overwrite=overwrite)
+    if as_json:
+        print_json(output=str(output), images=merged.images, skipped=merged.skipped)
+    else:
+        for entry in merged.skipped:
+            say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
+        print(f"merged {len(shards)} shards with {merged.images} images into {output}")
+    if merged.skipped:
+        raise typer.Exit(1)

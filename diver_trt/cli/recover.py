@@ -92,7 +92,7 @@ def recover(
     from diver_trt.datasets.layout import LAYOUTS, MAX_SIDE
     from diver_trt.datasets.read_options import ReadOptions
     from diver_trt.datasets.writer import open_output
-    from diver_trt.recovery import Job, check_output, contact_sheet_path, recover_job
+    from diver_trt.recovery import Job, ModelOpener, check_output, contact_sheet_path, recover_job
     from diver_trt.runtime.memory import parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
 
@@ -119,20 +119,17 @@ def recover(
     )
     count = len(job.samples)
 
-    def open_model(limit: int | None) -> Recoverer:
-        smaller = min(limit, per_batch) if limit and per_batch else limit or per_batch
-        return Recoverer(opened, recipe, engine=engine, batch=smaller, memory_budget=budget, images=count, trust=trust)
+    def open_model(limit: int | None, chosen: str | None) -> Recoverer:
+        return Recoverer(opened, recipe, engine=chosen or engine, batch=limit, memory_budget=budget, images=count, trust=trust)
 
-    ready = [open_model(None)] if overwrite else []  # nothing is deleted before it is sure that something can come in its place
-
-    def open_recoverer(limit: int | None) -> Recoverer:
-        return ready.pop() if ready and limit is None else open_model(limit)
-
+    opener = ModelOpener(open_model, count, per_batch)
+    if overwrite:
+        opener.prepare()  # nothing is deleted before it is sure that something can come in its place
     started = time.monotonic()
     with open_output(output, job.head(), overwrite=overwrite) as writer, stop_requested() as stopping, progress("recovering", 0) as advance:
         _say_there(writer, output, count)
         begun = _Begun(count, writer, advance)
-        for _ in recover_job(job, writer, open_recoverer, on_open=begun, on_step=advance, stopping=stopping):
+        for _ in recover_job(job, writer, opener, on_open=begun, on_step=advance, stopping=stopping):
             pass
         done, skipped = writer.totals()
     seconds = time.monotonic() - started

@@ -11,13 +11,14 @@ auto         the first of rtx, trt and onnx-cuda that really works here, else on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import NetworkName
-from diver_trt.errors import EngineError
+from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.tensors import describe
 
 EngineName = Literal["onnx", "onnx-cuda", "rtx", "trt"]
@@ -92,6 +93,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the networks share; they must be closed already."""
+
+
+@contextmanager
+def within_host_memory() -> Iterator[None]:
+    """Let want of host memory be the error after which a recovery goes on in smaller batches.
+
+    Raises:
+        DeviceMemoryError: The block raised a MemoryError.
+    """
+    try:
+        yield
+    except MemoryError as cause:
+        raise DeviceMemoryError(f"out of memory on the host ({str(cause) or 'no size is known'}); use a smaller --batch") from cause
 
 
 def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.generic]) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
-from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.bundle import MANIFEST, Bundle, NetworkName, run_size
+from diver_trt.errors import BundleError, DeviceMemoryError, DiverError, EngineError, MissingExtraError, printable, shown
 from diver_trt.runtime.denoiser import CARRY, SteppedDenoiser
 from diver_trt.runtime.engine import EngineName, copy_checked
 from diver_trt.tensors import TensorSpec
@@ -26,6 +28,8 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|failed to allocate|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
 )
 """ONNX Runtime has no class of its own for want of memory; these are the words of its arenas, of CUDA and of C++."""
+
+_REASON_CHARACTERS = 500
 
 
 class OnnxSession:
@@ -45,8 +49,9 @@ class OnnxSession:
         """Open a network for what it takes in one run.
 
         Raises:
-            BundleError: The network's files have changed since the export.
+            BundleError: The network's files have changed since the export, or are not of the network that the bundle says.
             EngineError: ONNX Runtime cannot run it here.
+            DeviceMemoryError: There is no room for it, on the device or on the host.
             MissingExtraError: ONNX Runtime is not installed.
         """
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
@@ -77,11 +82,12 @@ class OnnxEngine:
         self._session: Any = _open_session(runtime, bundle, network, device)
         self._carry = carry
         specs = [*self._inputs.values(), *self._outputs.values()]
-        self._buffers = {spec.name: _Buffer(runtime, spec, batch, device) for spec in specs}
-        self._bindings = [self._bind(self._buffers)]
-        if carry is not None:
-            output, source = carry
-            self._bindings.append(self._bind({**self._buffers, output: self._buffers[source], source: self._buffers[output]}))
+        with _reported(f"cannot give the {network} its buffers"):
+            self._buffers = {spec.name: _Buffer(runtime, spec, batch, device) for spec in specs}
+            self._bindings = [self._bind(self._buffers)]
+            if carry is not None:
+                output, source = carry
+                self._bindings.append(self._bind({**self._buffers, output: self._buffers[source], source: self._buffers[output]}))
         self._turn = 0
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
@@ -89,16 +95,14 @@ class OnnxEngine:
         self._require_open()
         if name not in self._inputs:
             raise EngineError(f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}")
-        self._buffer(name).write(name, values)
+        with _reported(f"cannot hand {name} to the {self._name}"):
+            self._buffer(name).write(name, values)
 
     def run(self) -> None:
         """Run the network; with a carry, swap the two buffers it alternates between."""
         self._require_open()
-        try:
+        with _reported(f"failed in the {self._name}"):
             self._session.run_with_iobinding(self._bindings[self._turn])
-        except Exception as cause:  # ONNX Runtime raises one class per status code, with RuntimeError as their only base
-            kind = DeviceMemoryError if _OUT_OF_MEMORY.search(str(cause)) else EngineError
-            raise kind(f"ONNX Runtime failed in the {self._name}: {str(cause).splitlines()[0]}") from cause
         self._turn = (self._turn + 1) % len(self._bindings)
 
     def read(self, name: str) -> NDArray[np.generic]:
@@ -107,7 +111,8 @@ class OnnxEngine:
         if name not in self._outputs:
             raise EngineError(f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}")
         # After the swap, what the last run wrote is what the next one reads.
-        return self._buffer(self._carry[1] if self._carry and name == self._carry[0] else name).read()
+        with _reported(f"cannot fetch {name} from the {self._name}"):
+            return self._buffer(self._carry[1] if self._carry and name == self._carry[0] else name).read()
 
     def close(self) -> None:
         """Free the session and the buffers."""
@@ -206,14 +211,36 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     options.intra_op_num_threads = available_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     graph = bundle.verified(network)
-    try:
+    with _reported(f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    except Exception as cause:
-        kind = DeviceMemoryError if _OUT_OF_MEMORY.search(str(cause)) else EngineError
-        raise kind(f"ONNX Runtime cannot open the {network}: {str(cause).splitlines()[0]}") from cause
+    declared = bundle.networks[network]
+    for direction, values, specs in (("reads", session.get_inputs(), declared.inputs), ("writes", session.get_outputs(), declared.outputs)):
+        found, expected = [value.name for value in values], [spec.name for spec in specs]
+        if sorted(found) != sorted(expected):
+            listed = shown(", ".join(found)) or "nothing"
+            raise BundleError(f"{graph}: {direction} {listed}, but {MANIFEST} says {', '.join(expected)}; export the model again")
     if provider not in session.get_providers():
         raise EngineError(f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)")
     return session
+
+
+@contextmanager
+def _reported(deed: str) -> Iterator[None]:
+    """Turn what ONNX Runtime raises, one class per status code with RuntimeError as their only base, into one line.
+
+    Raises:
+        DeviceMemoryError: There is not enough memory, on the device or on the host.
+        EngineError: Anything else went wrong.
+    """
+    try:
+        yield
+    except DiverError:
+        raise
+    except Exception as cause:
+        reason = printable((str(cause).splitlines() or [type(cause).__name__])[0][:_REASON_CHARACTERS])
+        if isinstance(cause, MemoryError) or _OUT_OF_MEMORY.search(str(cause)):
+            raise DeviceMemoryError(f"out of memory: ONNX Runtime {deed} ({reason}); use a smaller --batch") from cause
+        raise EngineError(f"ONNX Runtime {deed}: {reason}") from cause
 
 
 def available_cores() -> int:

@@ -24,7 +24,7 @@ from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session
+from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session, within_host_memory
 from diver_trt.runtime.memory import MemoryPlan
 from diver_trt.runtime.session import Opened, engine_names, open_session
 from diver_trt.sidecar import BACKENDS
@@ -78,8 +78,8 @@ class Recoverer:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
-        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight. It changes speed and memory; on the
-            CPU never the result.
+        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight. On ONNX Runtime it is never more than
+            there are images. It changes speed and memory; on the CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
         trust: Whether TensorRT engines that were not built on this machine may run; they are remembered, so once is enough.
@@ -92,6 +92,7 @@ class Recoverer:
     Raises:
         BundleError: A network's files have changed since the export.
         EngineError: The engine cannot run here.
+        DeviceMemoryError: There is no room for such a batch, on the device or on the host.
         RecipeError: The recipe does not fit the model.
     """
 
@@ -110,9 +111,14 @@ class Recoverer:
         self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(np.float32)
         self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[: self.recipe.start_step]
         self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
-        self._networks, self.memory = self._open(engine, batch, memory_budget, images, trust)
-        self.engine, self.batch = self._networks.engine, self._networks.batch
-        self._start, self._anchor = np.zeros((2, self.batch, *bundle.latent_shape), np.float32)
+        with within_host_memory():
+            self._networks, self.memory = self._open(engine, batch, memory_budget, images, trust)
+            self.engine, self.batch = self._networks.engine, self._networks.batch
+            try:
+                self._start, self._anchor = np.zeros((2, self.batch, *bundle.latent_shape), np.float32)
+            except MemoryError:
+                self.close()
+                raise
         self._modulations: dict[int, Modulations] = {}
 
     def __enter__(self) -> Recoverer:
@@ -154,8 +160,12 @@ class Recoverer:
         Raises:
             DatasetError: An image or label does not fit the model, or their numbers differ.
             EngineError: The engine fails, or an image comes out with values that are no numbers.
+            DeviceMemoryError: There is no room for such a batch, on the device or on the host.
         """
-        samples = self._samples(images, labels, seed, keys, noise)
+        with within_host_memory():
+            yield from self._recovered(self._samples(images, labels, seed, keys, noise), keep_bad, on_step)
+
+    def _recovered(self, samples: Iterator[_Sample], keep_bad: bool, on_step: Callable[[], None]) -> Iterator[RecoveredSample]:
         for batches in self._chunks(samples):
             anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
             self._condition({sample.label for batch in batches for sample in batch})

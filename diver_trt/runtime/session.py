@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from diver_trt.bundle import Bundle
@@ -55,7 +56,8 @@ def open_session(
     Args:
         name: The engine.
         bundle: The bundle.
-        batch: Images per batch; None leaves it to the memory plan, or is at most eight where there is none.
+        batch: Images per batch; None leaves it to the memory plan, or is at most eight where there is none. Where engines take any batch,
+            it is cut down to the number of images.
         memory_budget: Limit on engine memory in bytes, for `"rtx"` and `"trt"`; what is free on the device limits it in any case.
         images: How many images there are, if that is known.
         trust: Whether TensorRT engines that were not built on this machine may run; they are entered into the list of those that may.
@@ -74,7 +76,8 @@ def open_session(
         )
     from diver_trt.runtime.onnx_engine import OnnxSession
 
-    return Opened(OnnxSession(bundle, batch or balanced_batch(images), "cuda" if name == "onnx-cuda" else "cpu"), None)
+    size = min(batch or balanced_batch(images), images or sys.maxsize)
+    return Opened(OnnxSession(bundle, size, "cuda" if name == "onnx-cuda" else "cpu"), None)
 
 
 def balanced_batch(images: int | None) -> int:

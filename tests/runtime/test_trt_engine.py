@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner, Result
 
 from diver_trt.bundle import Bundle
+from diver_trt.cli import app
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import PRESETS, Recipe
@@ -22,7 +25,8 @@ from diver_trt.runtime import trt_module
 from diver_trt.runtime.cuda import Cuda
 from diver_trt.runtime.onnx_engine import OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
-from diver_trt.runtime.trt_engine import TrtSession
+from diver_trt.runtime.trt_engine import TrtDenoiser, TrtSession
+from tests.conftest import DISTILLED
 from tests.stand_in import Error, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
@@ -319,3 +323,47 @@ def test_a_budget_that_nothing_fits_names_the_one_that_would(gpu: Gpu) -> None:
         DeviceMemoryError, match=r"nothing fits a memory budget of 1 MB: the smallest that would do is \d+ MB \(batch 2, phased\)"
     ):
         Recoverer(gpu.bundle, QUICK, engine="rtx", memory_budget=10**6)
+
+
+def recover_digits(bundle: Bundle, output: Path, *options: str) -> Result:
+    """Recover ten digits on the command line."""
+    settings = ("--steps", "4", "--inherit-step", "2", "--start-step", "4", "--window", "3:2")
+    return CliRunner().invoke(
+        app, ["recover", str(DISTILLED.parent / "ipc1"), str(output), "--bundle", str(bundle.path), *settings, *options]
+    )
+
+
+@pytest.fixture
+def short_after_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let batches of two run out of memory from the third one on."""
+    run, runs = TrtDenoiser.run, iter(range(1000))
+
+    def running(self: TrtDenoiser) -> Iterator[int]:
+        if self._batch == 2 and next(runs) >= 2:
+            raise DeviceMemoryError("out of memory: a gigabyte failed")
+        return run(self)
+
+    monkeypatch.setattr(TrtDenoiser, "run", running)
+
+
+@pytest.mark.usefixtures("short_after_two_batches")
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
+def test_out_of_memory_auto_does_not_end_on_the_cpu(gpu: Gpu, tmp_path: Path) -> None:
+    result = recover_digits(gpu.bundle, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "error: out of memory: a gigabyte failed; and in smaller batches: no engine takes batch 1; build one with" in result.stderr
+    _, *lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["engine"] for line in lines] == ["rtx"] * 4
+    write_stand_in_plan(gpu.bundle, batch=1)
+    result = recover_digits(gpu.bundle, tmp_path / "out", "--batch", "2")
+    assert result.exit_code == 0
+    assert "recovering on rtx in 6 batches of up to 1" in result.stderr
+    samples = json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"]
+    assert [sample["engine"] for sample in samples] == ["rtx"] * 10
+
+
+@pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
+def test_a_budget_that_nothing_fits_is_still_named_after_smaller_batches(gpu: Gpu, tmp_path: Path) -> None:
+    result = recover_digits(gpu.bundle, tmp_path / "out", "--engine", "rtx", "--memory-budget", "1MB")
+    assert result.exit_code == 1
+    assert "error: nothing fits a memory budget of 1 MB: the smallest that would do is" in result.stderr
