@@ -16,7 +16,6 @@ UNPICKLERS = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "clou
 RUNNERS = {"eval", "exec", "compile", "__import__"}
 
 PERMITTED = {
-    ("merging.py", "np.load(path)"),  # which by itself refuses Python objects
     ("export/checkpoint.py", "torch.load(path, map_location='cpu', weights_only=True, mmap=True)"),  # with torch's own names alone
 }
 
