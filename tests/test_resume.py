@@ -273,6 +273,38 @@ def test_entries_of_other_places_are_not_believed(few: Path, tmp_path: Path, fai
     assert different(whole(few, tmp_path / "expected"), out) == []
 
 
+def test_a_damaged_journal_leads_to_the_same_folder(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 6)
+    head, *entries = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    entries[0] |= {"label": 7, "index": 9, "wnid": "n00000000", "source": "\x1b[31mred"}
+    entries[1]["key"] = "00008/00002"
+    del entries[2]["source"]
+    entries[3] = {"key": entries[3]["key"], "engine": "onnx", "problem": "\x1b[2J"}
+    entries[4]["source_sha256"] = [{}]
+    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, *entries)))
+    result = recover(few, out, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert "2 images are not on disk as the journal says" in result.stderr
+    assert "4 of 10 images are already there" in result.stderr
+    assert all(line.isprintable() for line in result.output.splitlines())
+    assert different(expected, out) == []
+
+
+def test_a_finished_folder_that_lacks_anything_is_mended(few: Path, tmp_path: Path) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = whole(few, tmp_path / "out")
+    (out / "contact_sheet.png").unlink()
+    assert "10 of 10 images are already there" in recover(few, out).stderr
+    assert different(expected, out) == []
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["samples"][3]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert recover(few, out).exit_code == 0
+    assert different(expected, out) == []
+
+
 def test_a_run_that_comes_to_nothing_leaves_nothing(few: Path, tmp_path: Path) -> None:
     assert recover(few, tmp_path / "out", "--engine", "rtx").exit_code == 1
     assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation
 from diver_trt.datasets.whole_file import reported, writing
+from diver_trt.documents import Document
 from diver_trt.errors import OutputError, shown
 
 LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
@@ -34,6 +35,14 @@ COMPANIONS = (
 """What any layout may write, so that a run that was interrupted can be cleared away."""
 STACKED = ".images.partial"
 """Where the images of a tensor layout are while its files are written."""
+
+_COMPANIONS = {
+    "huggingface": ("train/metadata.jsonl", "README.md"),
+    "npz": ("dataset.npz",),
+    "pt": ("images.pt", "labels.pt"),
+    "idc": ("data.pt",),
+}
+_SOFT_LABELS = {"npz": None, "pt": "soft_labels.pt", "idc": None}
 
 Array = NDArray[Any]
 
@@ -57,6 +66,41 @@ class Written:
     classes: Sequence[Mapping[str, Any]]
     soft_labels: Callable[[int], Array | None] | None
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """The names that a run gives to its files.
+
+    Attributes:
+        layout: One of `LAYOUTS`.
+        shard: Whether it makes a part of a dataset, whose tensors are written by merging.
+        images: How many images the whole dataset has.
+    """
+
+    layout: str
+    shard: bool
+    images: int
+
+    @classmethod
+    def of(cls, head: Document) -> OutputNames:
+        """Return those of the run that a journal or a manifest begins with.
+
+        Raises:
+            DiverError: It says nothing of that.
+        """
+        name, shard = head.document("layout").text("name", LAYOUTS), head.optional("shard", head.document)
+        return cls(name, shard is not None, head.document("source").integer("images"))
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The files beside the images, but for soft labels."""
+        return () if self.shard else _COMPANIONS.get(self.layout, ())
+
+    @property
+    def soft_labels(self) -> str | None:
+        """The file of soft labels, None where they have none of their own."""
+        return "soft_labels.npy" if self.shard else _SOFT_LABELS.get(self.layout, "soft_labels.npy")
 
 
 def class_name(entry: Mapping[str, Any]) -> str:

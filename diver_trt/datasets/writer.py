@@ -1,29 +1,33 @@
 """Writing a recovered dataset into a folder, so that nothing is lost or half-written whenever it ends.
 
 A file appears under its name only when it is whole: first the image, then its line in the journal, at the very end the manifest, which
-takes the journal's place. A folder with a journal can be gone on with; one with a manifest is finished.
+takes the journal's place. A folder with a journal can be gone on with; one with a manifest is finished. Where the one takes the other's
+place, it is on the disk before the other goes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from diver_trt.bundle import file_sha256
+from diver_trt.datasets.class_map import wnid_of
 from diver_trt.datasets.folder_lock import locked
-from diver_trt.datasets.journal import JOURNAL, Journal, is_inside
-from diver_trt.datasets.layout import COMPANIONS, IMAGE_FOLDERS
-from diver_trt.datasets.whole_file import replacing, reported, temporary_of
+from diver_trt.datasets.journal import JOURNAL, Entries, Journal, believed, is_inside, is_there
+from diver_trt.datasets.layout import COMPANIONS, IMAGE_FOLDERS, OutputNames
+from diver_trt.datasets.whole_file import reported, temporary_of, writing
 from diver_trt.documents import Document
-from diver_trt.errors import OutputError
+from diver_trt.errors import OutputError, printable
 from diver_trt.pixels import Pixels
+
+if TYPE_CHECKING:
+    from diver_trt.datasets.dataset import Dataset, Sample
+    from diver_trt.datasets.image_source import Checked
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
@@ -69,7 +73,10 @@ class DatasetWriter:
             OutputError: It cannot be written.
         """
         path = self.root / name
-        self._write_image(path, Image.fromarray(image))
+        with reported(path):
+            path.parent.mkdir(exist_ok=True, parents=True)
+            with writing(path, lasting=False) as file:
+                Image.fromarray(image).save(file, format="PNG")
         return path
 
     def record(self, entry: Mapping[str, Any]) -> None:
@@ -79,7 +86,7 @@ class DatasetWriter:
             OutputError: It cannot be written.
         """
         with reported(self.root / JOURNAL):
-            self._journal.append(entry)
+            self._journal.append({**entry, "problem": printable(entry["problem"])} if "problem" in entry else entry)
 
     def entry(self, key: str) -> dict[str, Any]:
         """Return what the journal says of a sample."""
@@ -91,34 +98,55 @@ class DatasetWriter:
         Raises:
             OutputError: One of them cannot be written.
         """
-        self._write_image(self.root / CONTACT_SHEET, contact_sheet)
+        with reported(self.root / CONTACT_SHEET), writing(self.root / CONTACT_SHEET) as file:
+            contact_sheet.save(file, format="PNG")
         path = self.root / MANIFEST
         head = json.dumps(manifest, indent=1).removesuffix("\n}")
         with reported(path):
-            with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-                file.write(f'{head},\n "samples": [')
+            with writing(path) as file:
+                file.write(f'{head},\n "samples": ['.encode())
                 for number, key in enumerate(keys):
-                    file.write(f"{',' if number else ''}\n  {json.dumps(self.entry(key))}")
-                file.write("\n ]\n}\n")
-                file.flush()
-                os.fsync(file.fileno())  # before the journal goes
+                    file.write(f"{',' if number else ''}\n  {json.dumps(self.entry(key))}".encode())
+                file.write(b"\n ]\n}\n")
             (self.root / JOURNAL).unlink()
         self.finished = True
 
-    def _write_image(self, path: Path, image: Image.Image) -> None:
-        with reported(path):
-            path.parent.mkdir(exist_ok=True, parents=True)
-            with replacing(path) as temporary:
-                image.save(temporary, format="PNG")
+
+def sample_entries(
+    dataset: Dataset, samples: Iterable[Sample], checked: Sequence[Checked], files: Mapping[str, str], num_classes: int
+) -> dict[str, dict[str, Any]]:
+    """Return what is known of samples before they are recovered, for `open_output`.
+
+    Args:
+        dataset: The distilled images.
+        samples: Those of them that are to be recovered.
+        checked: What a look at each image of the dataset found.
+        files: Where each goes, by key.
+        num_classes: Of the model.
+    """
+    return {
+        sample.key: {
+            "key": sample.key,
+            "source": dataset.images.name(sample.position),
+            "source_sha256": checked[sample.position].sha256,
+            "index": sample.index,
+            "label": sample.label,
+            "wnid": wnid_of(sample.label, num_classes),
+            "file": files[sample.key],
+        }
+        for sample in samples
+    }
 
 
 @contextmanager
-def open_output(root: Path, head: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[DatasetWriter]:
+def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries | None = None, overwrite: bool = False) -> Iterator[DatasetWriter]:
     """Hold an output folder: a new or empty one, one in which the same run stopped, or one in which it finished.
 
     Args:
         root: The folder; it is made if need be.
         head: What decides the images. Of an earlier run in the folder it must be the same.
+        samples: What is known of each sample; of what an earlier run wrote down, only the engines, problems and hashes count then. None
+            takes its word for the rest too.
         overwrite: Whether to delete what an earlier run left there, and begin again.
 
     Raises:
@@ -128,55 +156,92 @@ def open_output(root: Path, head: Mapping[str, Any], *, overwrite: bool = False)
     made = not root.exists()
     with reported(root, "made"):
         root.mkdir(parents=True, exist_ok=True)
-    with locked(root):
-        with reported(root):
-            ours = overwrite and _delete_run(root)
-            writer = _open(root, json.loads(json.dumps(head)), ours=ours)
-        try:
-            yield writer
-        finally:
-            if not (writer.done or writer.finished):
-                _leave_nothing(root, made)
+    try:
+        with locked(root):
+            with reported(root):
+                names = OutputNames.of(Document(head, str(root), OutputError))
+                ours = overwrite and _delete_run(root)
+                writer = _open(root, json.loads(json.dumps(head)), samples, names, ours=ours)
+            try:
+                yield writer
+            finally:
+                if not (writer.done or writer.finished):
+                    _leave_nothing(root)
+    finally:
+        if made:
+            with suppress(OSError):  # if anything is in it
+                root.rmdir()
 
 
-def _leave_nothing(root: Path, made: bool) -> None:
+def _leave_nothing(root: Path) -> None:
     """Take the journal away again from a folder in which nothing else is; if there is more, it stays, so that a run can go on there."""
     with suppress(OSError):
         if all(path.name == JOURNAL for path in root.iterdir()):
             (root / JOURNAL).unlink()
-            if made:
-                root.rmdir()
 
 
-def _open(root: Path, head: dict[str, Any], *, ours: bool) -> DatasetWriter:
+def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames, *, ours: bool) -> DatasetWriter:
     journal = Journal(root)
     if (root / MANIFEST).is_file():
-        manifest = Document.read(root / MANIFEST, OutputError)
-        _require_same(root, manifest.fields, head)
-        damaged = {entry.text("key") for entry in manifest.documents("samples") if not _is_there(root, entry)}
-        if not damaged and all(_is_there(root, entry) for entry in manifest.documents("companions")):
-            (root / JOURNAL).unlink(missing_ok=True)  # of a run that ended between the manifest and this
-            return DatasetWriter(root, head, journal, finished=True)
-        journal.begin(head)
-        for entry in (*manifest.documents("samples"), *manifest.documents("skipped")):
-            if entry.text("key") not in damaged:
-                journal.append(entry.fields)
-        (root / MANIFEST).unlink()
-        return DatasetWriter(root, head, journal, lost=len(damaged))
+        return _open_finished(root, head, samples, names)
     if (root / JOURNAL).is_file():
-        found, kept, lost = journal.read()
-        _require_same(root, found, head)
-        journal.resume(kept)
-        return DatasetWriter(root, head, journal, lost=lost)
+        return _open_interrupted(root, head, samples)
     if not ours:
         require_usable(root)
     journal.begin(head)
     return DatasetWriter(root, head, journal)
 
 
-def _is_there(root: Path, entry: Document) -> bool:
-    name = entry.text("file")
-    return is_inside(name) and (root / name).is_file() and file_sha256(root / name) == entry.text("sha256")
+def _open_finished(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames) -> DatasetWriter:
+    """Leave a finished run as it is, if it has everything that belongs to it, or else make an interrupted one of it."""
+    journal, manifest = Journal(root), Document.read(root / MANIFEST, OutputError)
+    _require_same(root, manifest.fields, head)
+    said = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
+    kept = {entry["key"]: entry for value in said if (entry := believed(root, value, samples))}
+    in_order = [kept[key] for key in (kept if samples is None else samples) if key in kept]
+    expected = [entry for entry in in_order if "file" in entry] + [entry for entry in in_order if "file" not in entry]
+    lost = len(said if samples is None else samples) - len(kept)
+    if said == expected and not lost and _has_companions(root, manifest, names) and (root / CONTACT_SHEET).is_file():
+        if (root / JOURNAL).exists():  # of a run that ended between the manifest and this
+            (root / JOURNAL).unlink()
+        return DatasetWriter(root, head, journal, finished=True)
+    journal.begin(head, in_order)
+    (root / MANIFEST).unlink()
+    return DatasetWriter(root, head, journal, lost=lost)
+
+
+def _open_interrupted(root: Path, head: dict[str, Any], samples: Entries | None) -> DatasetWriter:
+    """Go on with what of an interrupted run is on disk."""
+    journal, kept, lost = Journal(root), {}, 0
+    with reported(root / JOURNAL, "read"):
+        _require_same(root, journal.head().fields, head)
+        for value in journal.said():
+            if entry := believed(root, value, samples):
+                kept[entry["key"]] = entry
+            else:
+                lost += 1
+    journal.begin(head, kept.values())
+    return DatasetWriter(root, head, journal, lost=lost)
+
+
+def _listed(manifest: Document, part: str) -> list[object]:
+    value = manifest.fields.get(part)
+    return value if isinstance(value, list) else []
+
+
+def _has_companions(root: Path, manifest: Document, names: OutputNames) -> bool:
+    """Return whether a manifest lists every file that belongs beside the images, and each is there as it was written."""
+    try:
+        listed = {entry.text("file"): entry.text("sha256") for entry in manifest.documents("companions")}
+    except OutputError:
+        return False
+    as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
+    wanted = {*names.companions, *([names.soft_labels] if names.soft_labels and (root / names.soft_labels).exists() else [])}
+    return (
+        listed.keys() == wanted
+        and _listed(manifest, "companions") == as_written
+        and all(is_there(root, name, sha256) for name, sha256 in listed.items())
+    )
 
 
 def require_usable(root: Path) -> None:

@@ -1,0 +1,256 @@
+"""An output folder loses nothing, believes nothing that is not so, and touches nothing of anybody else's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.crash import different
+from diver_trt.bundle import file_sha256
+from diver_trt.datasets import journal
+from diver_trt.datasets.recovered import inspect_recovered
+from diver_trt.errors import OutputError
+from tests.datasets.fake_run import head, recover
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A run that nobody disturbed."""
+    recover(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def lines(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "journal.jsonl").read_text().splitlines()]
+
+
+def put_lines(root: Path, values: list[Any]) -> None:
+    (root / "journal.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def refused(root: Path, **options: Any) -> str:
+    with pytest.raises(OutputError) as error:
+        recover(root, **options)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+def test_a_run_that_stopped_anywhere_ends_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
+    for until in range(6):
+        recover(tmp_path / str(until), until)
+        assert recover(tmp_path / str(until)) == 0
+        assert different(whole, tmp_path / str(until)) == []
+    assert inspect_recovered(whole)["images"] == 5
+
+
+# What is believed
+
+
+CHANGES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
+    "another sample's key": lambda entries: entries[1].update(key=entries.pop(4)["key"]),
+    "no sample's key": lambda entries: entries[1].update(key="00007/00000"),
+    "a key that is none": lambda entries: entries[1].update(key=[3]),
+    "another sample's file": lambda entries: entries[1].update(file=entries[2]["file"], sha256=entries[2]["sha256"]),
+    "another label": lambda entries: entries[1].update(label=0),
+    "another index": lambda entries: entries[1].update(index=1),
+    "a label that is none": lambda entries: entries[1].update(label="\x1b[2J"),
+    "another source": lambda entries: entries[1].update(source="\x1b[31mred"),
+    "no source": lambda entries: entries[1].pop("source"),
+    "no source of one that came to nothing": lambda entries: entries[6].pop("source"),
+    "an engine that cannot be printed": lambda entries: entries[1].update(engine="\x1b]0;title\x07"),
+    "no engine": lambda entries: entries[1].pop("engine"),
+    "a problem that cannot be printed": lambda entries: entries[6].update(problem="\x1b[2J"),
+    "a problem that is none": lambda entries: entries[6].update(problem={"a": 1}),
+    "a problem beside an image": lambda entries: entries[1].update(problem="is damaged"),
+    "a hash that is none": lambda entries: entries[1].update(sha256=7),
+    "more fields": lambda entries: entries[1].update(more="fields"),
+    "fields in another order": lambda entries: entries.insert(1, dict(reversed(entries.pop(1).items()))),
+    "a line twice": lambda entries: entries.insert(1, entries[1]),
+    "no line": lambda entries: entries.pop(1),
+    "a list": lambda entries: entries.insert(1, []),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_of_a_changed_line_only_what_is_so_is_believed(whole: Path, out: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    recover(out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").unlink()
+    entries = [head(), *manifest["samples"], *manifest["skipped"]]
+    change(entries)
+    put_lines(out, entries)
+    recover(out)
+    assert different(whole, out) == []
+
+
+@pytest.mark.parametrize("part", ["samples", "skipped", "companions"])
+def test_a_manifest_that_lists_less_or_otherwise_is_mended(whole: Path, out: Path, part: str) -> None:
+    def broken(change: Callable[[list[Any]], object]) -> None:
+        manifest = json.loads((whole / "manifest.json").read_text())
+        change(manifest[part])
+        (out / "manifest.json").write_text(json.dumps(manifest))
+
+    recover(out)
+    changes: list[Callable[[list[Any]], object]] = [
+        lambda entries: entries.pop(),
+        lambda entries: entries.append(3),
+        lambda entries: entries.append(dict(entries[0])),
+        lambda entries: entries[0].update(label=3, file="00000/00001.png"),
+        lambda entries: entries[0].update(sha256="\n", problem=3),
+    ]
+    for change in changes:
+        broken(change)
+        recover(out)
+        assert different(whole, out) == []
+
+
+def test_a_finished_folder_without_its_contact_sheet_is_mended(whole: Path, out: Path) -> None:
+    recover(out)
+    (out / "contact_sheet.png").unlink()
+    assert recover(out) == 0
+    assert different(whole, out) == []
+
+
+def test_a_finished_folder_needs_not_be_writable(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    recover(out)
+    monkeypatch.setattr(Path, "unlink", failing)
+    assert recover(out) == 0
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_image_that_cannot_be_read_is_done_again(
+    whole: Path, out: Path, monkeypatch: pytest.MonkeyPatch, number: int, finished: bool
+) -> None:
+    recover(out, 6 if finished else 4)
+    read = file_sha256
+
+    def failing(path: Path) -> str:
+        if path.name == "00001.png" and path.parent.name == "00000":
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "file_sha256", failing)
+        assert recover(out) == 1
+    assert different(whole, out) == []
+
+
+def test_a_journal_that_cannot_be_read_is_not_said_to_be_unwritable(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    recover(out, 2)
+    monkeypatch.setattr(journal, "_lines", failing)
+    assert refused(out) == f"{out}/journal.jsonl: cannot be read (Permission denied)"
+
+
+# What outlasts a power failure
+
+
+@pytest.fixture
+def deeds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced, renamed and deleted, in order."""
+    done: list[str] = []
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def syncing(descriptor: int) -> None:
+        done.append(f"sync {Path('/proc/self/fd', str(descriptor)).readlink().name}")
+        fsync(descriptor)
+
+    def replacing(self: Path, target: Path) -> Path:
+        done.append(f"name {target.name}")
+        return replace(self, target)
+
+    def unlinking(self: Path, missing_ok: bool = False) -> None:
+        if self.exists():
+            done.append(f"delete {self.name}")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "replace", replacing)
+    monkeypatch.setattr(Path, "unlink", unlinking)
+    return done
+
+
+def in_order(deeds: list[str], *expected: str) -> bool:
+    """Return whether some things were done in this order, whatever was done between them."""
+    remaining = iter(deeds)
+    return all(deed in remaining for deed in expected)
+
+
+JOURNAL_LASTS = ("sync .journal.jsonl.partial", "name journal.jsonl", "sync out")
+
+
+def test_the_journal_is_on_the_disk_before_anything_is_done(out: Path, deeds: list[str]) -> None:
+    recover(out, 0)
+    assert deeds[:3] == [*JOURNAL_LASTS]
+    recover(out, 2)
+    deeds.clear()
+    recover(out, 2)
+    assert deeds[:3] == [*JOURNAL_LASTS]
+
+
+def test_the_manifest_is_on_the_disk_before_the_journal_goes_and_the_other_way_round(out: Path, deeds: list[str]) -> None:
+    recover(out)
+    assert in_order(
+        deeds, "sync .contact_sheet.png.partial", "sync .manifest.json.partial", "name manifest.json", "sync out", "delete journal.jsonl"
+    )
+    (out / "contact_sheet.png").unlink()
+    deeds.clear()
+    recover(out)
+    assert in_order(deeds, *JOURNAL_LASTS, "delete manifest.json")
+    deeds.clear()
+    recover(out, seed=1, overwrite=True)
+    assert in_order(deeds, *JOURNAL_LASTS, "delete manifest.json", "delete 00000.png", "sync .journal.jsonl.partial")
+
+
+# Links
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_nothing_is_written_through_a_link_to_a_file(tmp_path: Path, out: Path, link: Callable[[Path, Path], None]) -> None:
+    recover(tmp_path / "expected")
+    recover(out, 2)
+    (out / "00001").mkdir()
+    victims: list[Path] = []
+    for name in (".journal.jsonl.partial", "00000/.00002.png.partial", "00001/.00000.png.partial", ".manifest.json.partial",
+                 ".contact_sheet.png.partial", ".soft_labels.npy.partial", "00001/00001.png"):  # fmt: skip
+        victims.append(tmp_path / f"victim{len(victims)}")
+        victims[-1].write_bytes(b"precious")
+        link(victims[-1], out / name)
+    recover(out)
+    assert [victim.read_bytes() for victim in victims] == [b"precious"] * len(victims)
+    assert different(tmp_path / "expected", out) == []
+    assert not [path for path in out.rglob("*") if path.is_symlink()]
+
+
+def test_an_image_that_is_a_link_is_done_again(whole: Path, out: Path) -> None:
+    recover(out, 4)
+    (out / "00000" / "00001.png").unlink()
+    (out / "00000" / "00001.png").symlink_to(whole / "00000" / "00001.png")
+    assert recover(out) == 1
+    assert not (out / "00000" / "00001.png").is_symlink()
+    assert different(whole, out) == []
+
+
+def test_the_output_itself_may_be_a_link(whole: Path, tmp_path: Path, out: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    out.symlink_to(tmp_path / "disk")
+    recover(out, 3)
+    recover(out)
+    assert different(whole, out) == []
