@@ -175,7 +175,7 @@ def test_overwrite_deletes_nothing_before_the_engine_works(few: Path, tmp_path: 
 def test_overwrite_leaves_nothing_of_a_run_that_was_killed(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
     expected = whole(few, tmp_path / "expected", "--seed", 1)
     out = tmp_path / "out"
-    interrupted_at(few, out, fail_after, 4)
+    interrupted_at(few, out, fail_after, 4, "--layout", "npz")
     shutil.copy(DISTILLED / "0" / "0.png", out / "00002" / "00009.png")  # an image whose line was not written any more
     for name in ("dataset.npz", ".images.partial", ".dataset.npz.partial"):
         (out / name).touch()
@@ -227,13 +227,13 @@ def test_a_manifest_that_names_files_elsewhere_deletes_none(few: Path, tmp_path:
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["samples"][0]["file"] = "../mine.txt"
     (out / "manifest.json").write_text(json.dumps(manifest))
-    assert "which is not inside; delete the folder by hand" in error(recover(few, out, "--overwrite"))
+    assert "lists '../mine.txt', which no such run writes; delete the folder by hand" in error(recover(few, out, "--overwrite"))
     assert (tmp_path / "mine.txt").exists()
 
 
-def interrupted_at(few: Path, out: Path, fail_after: Callable[..., None], count: int) -> None:
+def interrupted_at(few: Path, out: Path, fail_after: Callable[..., None], count: int, *options: object) -> None:
     fail_after(count, OSError(errno.EIO, "Input/output error"))
-    assert recover(few, out).exit_code == 1
+    assert recover(few, out, *options).exit_code == 1
 
 
 def test_what_a_power_failure_does_is_found_and_done_again(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:

@@ -79,12 +79,6 @@ class Journal:
             if number:
                 yield value
 
-    def files(self) -> Iterator[str]:
-        """Return the names that the journal has for images, whether they are there or not; what is no entry is passed over."""
-        for value in self.said():
-            if isinstance(value, dict) and isinstance(value.get("file"), str):
-                yield value["file"]
-
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add a sample that is on disk, or that came to nothing.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,15 +28,10 @@ LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
 TENSOR_LAYOUTS = ("pt", "npz", "idc")
 
 MAX_SIDE = 4096
-IMAGE_FOLDERS = ("[0-9][0-9][0-9][0-9][0-9]", "n[0-9]*", "train/[0-9][0-9][0-9][0-9][0-9]")
-COMPANIONS = (
-    *("soft_labels.npy", "train/metadata.jsonl", "README.md", "dataset.npz", "images.pt", "labels.pt", "soft_labels.pt", "data.pt"),
-    ".images.partial",
-)
-"""What any layout may write, so that a run that was interrupted can be cleared away."""
 STACKED = ".images.partial"
 """Where the images of a tensor layout are while its files are written."""
 
+_FOLDERS = {"wnid": "n[0-9]{8}", "huggingface": "train/[0-9]{5,}"}
 _COMPANIONS = {
     "huggingface": ("train/metadata.jsonl", "README.md"),
     "npz": ("dataset.npz",),
@@ -101,6 +97,19 @@ class OutputNames:
     def soft_labels(self) -> str | None:
         """The file of soft labels, None where they have none of their own."""
         return "soft_labels.npy" if self.shard else _SOFT_LABELS.get(self.layout, "soft_labels.npy")
+
+    def has_companion(self, name: str) -> bool:
+        """Return whether a name is that of a file beside the images."""
+        return name in (*self.companions, self.soft_labels)
+
+    def has_image(self, name: str) -> bool:
+        """Return whether a name is that of an image."""
+        match = re.fullmatch(f"{self._folder}/([0-9]{{5,18}})\\.png", name)
+        return match is not None and int(match[1]) < self.images
+
+    @property
+    def _folder(self) -> str:
+        return _FOLDERS.get(self.layout, "[0-9]{5,}")
 
 
 def class_name(entry: Mapping[str, Any]) -> str:

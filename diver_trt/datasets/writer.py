@@ -8,21 +8,23 @@ place, it is on the disk before the other goes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from diver_trt.datasets.class_map import wnid_of
 from diver_trt.datasets.folder_lock import locked
-from diver_trt.datasets.journal import JOURNAL, Entries, Journal, believed, is_inside, is_there
-from diver_trt.datasets.layout import COMPANIONS, IMAGE_FOLDERS, OutputNames
-from diver_trt.datasets.whole_file import reported, temporary_of, writing
+from diver_trt.datasets.journal import JOURNAL, Entries, Journal, believed, is_there
+from diver_trt.datasets.layout import STACKED, OutputNames
+from diver_trt.datasets.whole_file import reported, writing
 from diver_trt.documents import Document
-from diver_trt.errors import OutputError, printable
+from diver_trt.errors import OutputError, printable, shown
 from diver_trt.pixels import Pixels
 
 if TYPE_CHECKING:
@@ -160,8 +162,8 @@ def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries | None 
         with locked(root):
             with reported(root):
                 names = OutputNames.of(Document(head, str(root), OutputError))
-                ours = overwrite and _delete_run(root)
-                writer = _open(root, json.loads(json.dumps(head)), samples, names, ours=ours)
+                begun_anew = overwrite and _delete_run(root)
+                writer = _open(root, json.loads(json.dumps(head)), samples, names, begun_anew=begun_anew)
             try:
                 yield writer
             finally:
@@ -180,13 +182,13 @@ def _leave_nothing(root: Path) -> None:
             (root / JOURNAL).unlink()
 
 
-def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames, *, ours: bool) -> DatasetWriter:
+def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames, *, begun_anew: bool) -> DatasetWriter:
     journal = Journal(root)
-    if (root / MANIFEST).is_file():
-        return _open_finished(root, head, samples, names)
-    if (root / JOURNAL).is_file():
-        return _open_interrupted(root, head, samples)
-    if not ours:
+    if not begun_anew:
+        if (root / MANIFEST).is_file():
+            return _open_finished(root, head, samples, names)
+        if (root / JOURNAL).is_file():
+            return _open_interrupted(root, head, samples)
         require_usable(root)
     journal.begin(head)
     return DatasetWriter(root, head, journal)
@@ -242,6 +244,25 @@ def _has_companions(root: Path, manifest: Document, names: OutputNames) -> bool:
         and _listed(manifest, "companions") == as_written
         and all(is_there(root, name, sha256) for name, sha256 in listed.items())
     )
+
+
+def _files(root: Path) -> list[str]:
+    """Return the path within a folder of every file, and of every link."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in (*files, *links)]
+    return sorted(found)
+
+
+def _whole_name(name: str) -> str:
+    """Return the name that a file gets when it is whole, of one that is still being written."""
+    return name if name == STACKED else re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
+
+
+def _is_beside(name: str, names: OutputNames) -> bool:
+    """Return whether a file is of a run, but no image."""
+    return name in (JOURNAL, MANIFEST, CONTACT_SHEET, STACKED) or names.has_companion(name)
 
 
 def require_usable(root: Path) -> None:
@@ -310,48 +331,52 @@ def _short(value: object) -> str:
 
 
 def _delete_run(root: Path) -> bool:
-    """Delete what an earlier run of ours wrote, and return whether there was one.
+    """Delete what an earlier run of ours wrote, but for its journal, and return whether there was one.
 
-    That is what its manifest or journal names, and what has the name of an image or of a file beside them, since a run may have been killed
-    between writing a file and naming it. Whatever moment this ends at, a journal says that the folder is ours.
+    Of a finished run that is what its manifest lists. Of another one it is what could be its own by name, since a run may have been killed
+    between writing a file and its line. Whatever moment this ends at, a journal says that the folder is ours.
+
+    Raises:
+        OutputError: What is there is not of ours, or says that files are its own which are not.
+        OSError: Something cannot be deleted.
     """
-    head = _head_of_run(root)
-    if head is None:
-        return False
-    names = {CONTACT_SHEET, *COMPANIONS}
     if (root / MANIFEST).is_file():
         manifest = Document.read(root / MANIFEST, OutputError)
-        names |= {entry.text("file") for part in ("companions", "samples") for entry in manifest.documents(part)}
-    else:
-        names |= set(Journal(root).files())
-    if outside := sorted(name for name in names if not is_inside(name)):
-        raise OutputError(f"{root}: names {outside[0]!r} as its own, which is not inside; delete the folder by hand")
-    Journal(root).begin(head)
-    (root / MANIFEST).unlink(missing_ok=True)
-    images = (path for folder in IMAGE_FOLDERS for path in root.glob(f"{folder}/[0-9][0-9][0-9][0-9][0-9].png"))
-    paths = {root / name for name in names}.union(images)
-    for path in paths | {root / MANIFEST}:
-        path.unlink(missing_ok=True)
-        temporary_of(path).unlink(missing_ok=True)
-    for folder in sorted({path.parent for path in paths} - {root}, reverse=True):
-        with suppress(OSError):  # holds something of somebody else
-            folder.rmdir()
-    (root / JOURNAL).unlink()
+        names = _names_of_ours(manifest)
+        files = [entry.text("file") for entry in manifest.documents("samples")]
+        companions = [entry.text("file") for entry in manifest.documents("companions")]
+        not_ours = [name for name in files if not names.has_image(name)] + [name for name in companions if not names.has_companion(name)]
+        if not_ours:
+            raise OutputError(f"{root / MANIFEST}: lists {shown(repr(not_ours[0]))}, which no such run writes; delete the folder by hand")
+        head = {name: value for name, value in manifest.fields.items() if name not in ("samples", "skipped", "companions", "classes")}
+        Journal(root).begin(head)
+        (root / MANIFEST).unlink()
+        _delete(root, {*files, *companions, CONTACT_SHEET, STACKED, MANIFEST}.__contains__)
+        return True
+    if not (root / JOURNAL).is_file():
+        return False
+    with reported(root / JOURNAL, "read"):
+        names = _names_of_ours(Journal(root).head())
+    _delete(root, lambda name: name != JOURNAL and (names.has_image(name) or _is_beside(name, names)))
     return True
 
 
-def _head_of_run(root: Path) -> dict[str, Any] | None:
-    """Return how a manifest or a journal of ours begins, or None if there is none.
+def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
+    """Delete the files that are ours by name, whole or not, and the folders that are empty then."""
+    names = [name for name in _files(root) if is_ours(_whole_name(name))]
+    for name in names:
+        (root / name).unlink()
+    for folder in sorted({folder for name in names for folder in PurePath(name).parents}, reverse=True)[:-1]:
+        with suppress(OSError):  # holds something of somebody else
+            (root / folder).rmdir()
+
+
+def _names_of_ours(head: Document) -> OutputNames:
+    """Return the names that a run of ours gives to its files.
 
     Raises:
-        OutputError: There is one, but not of ours.
+        OutputError: It is not of ours.
     """
-    if (root / MANIFEST).is_file():
-        path, head = root / MANIFEST, Document.read(root / MANIFEST, OutputError)
-    elif (root / JOURNAL).is_file():
-        path, head = root / JOURNAL, Journal(root).head()
-    else:
-        return None
     if head.document("tool").text("name") != TOOL:
-        raise OutputError(f"{path}: is not of diver-trt; delete it by hand, or choose another folder")
-    return {name: value for name, value in head.fields.items() if name not in ("samples", "skipped", "companions", "classes")}
+        raise OutputError(f"{head.where}: is not of diver-trt; delete it by hand, or choose another folder")
+    return OutputNames.of(head)

@@ -156,7 +156,8 @@ def test_a_journal_that_cannot_be_read_is_not_said_to_be_unwritable(out: Path, m
 
     recover(out, 2)
     monkeypatch.setattr(journal, "_lines", failing)
-    assert refused(out) == f"{out}/journal.jsonl: cannot be read (Permission denied)"
+    for overwrite in (False, True):
+        assert refused(out, overwrite=overwrite) == f"{out}/journal.jsonl: cannot be read (Permission denied)"
 
 
 # What outlasts a power failure
@@ -217,6 +218,70 @@ def test_the_manifest_is_on_the_disk_before_the_journal_goes_and_the_other_way_r
     deeds.clear()
     recover(out, seed=1, overwrite=True)
     assert in_order(deeds, *JOURNAL_LASTS, "delete manifest.json", "delete 00000.png", "sync .journal.jsonl.partial")
+
+
+# What --overwrite deletes
+
+
+BYSTANDERS = (
+    "README.md",
+    "labels.pt",
+    "data.pt",
+    "dataset.npz",
+    "n1_my_notes/00001.png",
+    "00042/12345.png",
+    "00000/mine.txt",
+    "train/a.png",
+)
+
+
+def plant(root: Path, *names: str) -> dict[Path, bytes]:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"mine")
+    return {root / name: b"mine" for name in names}
+
+
+@pytest.mark.parametrize("until", [6, 4, 1])
+@pytest.mark.parametrize("layout", ["index", "huggingface"])
+def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(tmp_path: Path, out: Path, until: int, layout: str) -> None:
+    recover(tmp_path / "expected", seed=1)
+    recover(out, until, layout=layout)
+    mine = {path: data for path, data in plant(out, *BYSTANDERS).items() if layout == "index" or path.name != "README.md"}
+    recover(out, seed=1, overwrite=True)
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert sorted(set(different(tmp_path / "expected", out))) == sorted(path.relative_to(out).as_posix() for path in mine)
+
+
+def test_of_a_finished_run_overwrite_deletes_what_the_manifest_lists(out: Path) -> None:
+    recover(out)
+    mine = plant(out, "00000/00004.png", "00001/00002.png", "00004/00001.png", "soft_labels.pt")
+    recover(out, seed=1, overwrite=True)
+    assert {path: path.read_bytes() for path in mine} == mine
+
+
+def test_of_an_interrupted_run_overwrite_deletes_what_has_no_line_yet(tmp_path: Path, out: Path) -> None:
+    recover(tmp_path / "expected", seed=1)
+    recover(out, 2)
+    plant(out, "00001/00005.png", ".soft_labels.npy.partial", "00001/.00004.png.partial", ".images.partial", "soft_labels.npy")
+    mine = plant(out, "00001/00006.png", "a", ".b.partial")  # six images have no number 6
+    recover(out, seed=1, overwrite=True)
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert len(different(tmp_path / "expected", out)) == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("samples", "../mine"), ("samples", "mine"), ("companions", "mine"), ("samples", "manifest.json")]
+)
+def test_a_manifest_that_lists_what_no_run_writes_deletes_nothing(tmp_path: Path, out: Path, part: str, name: str) -> None:
+    recover(out)
+    mine = plant(out, "mine", "../mine")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest[part][0]["file"] = name
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert f"manifest.json: lists {name!r}, which no such run writes; delete the folder by hand" in refused(out, overwrite=True)
+    assert {path: path.read_bytes() for path in mine} == mine
+    assert (out / "00000" / "00000.png").exists()
 
 
 # Links
