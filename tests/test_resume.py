@@ -292,6 +292,18 @@ def test_a_damaged_journal_leads_to_the_same_folder(few: Path, tmp_path: Path, f
     assert different(expected, out) == []
 
 
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_a_journal_that_a_power_failure_took_stops_nothing(
+    few: Path, tmp_path: Path, fail_after: Callable[..., None], options: tuple[str, ...]
+) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 4)
+    (out / "journal.jsonl").write_bytes(b"")
+    assert recover(few, out, *options).exit_code == 0
+    assert different(expected, out) == []
+
+
 def test_a_finished_folder_that_lacks_anything_is_mended(few: Path, tmp_path: Path) -> None:
     expected = whole(few, tmp_path / "expected")
     out = whole(few, tmp_path / "out")

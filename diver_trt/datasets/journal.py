@@ -53,14 +53,16 @@ class Journal:
                 self.entries[entry["key"]] = offset
                 offset += file.write(_line(entry))
 
-    def head(self) -> Document:
-        """Return the first line.
+    def head(self) -> Document | None:
+        """Return the first line, or None where a power failure left nothing of it, or a part.
 
         Raises:
             OutputError: It is none of a journal.
             OSError: It cannot be read.
         """
-        first = next(_lines(self.path), b"")
+        first = next(_lines(self.path), None)
+        if first is None or b"\0" in first:
+            return None
         with suppress(ValueError, RecursionError):
             if isinstance(value := json.loads(first), dict):
                 return Document(value, str(self.path), OutputError)

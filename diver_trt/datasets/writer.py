@@ -162,7 +162,7 @@ def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries | None 
         with locked(root):
             with reported(root):
                 names = OutputNames.of(Document(head, str(root), OutputError))
-                begun_anew = overwrite and _delete_run(root)
+                begun_anew = overwrite and _delete_run(root, names)
                 writer = _open(root, json.loads(json.dumps(head)), samples, names, begun_anew=begun_anew)
             try:
                 yield writer
@@ -188,7 +188,7 @@ def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: Outp
         if (root / MANIFEST).is_file():
             return _open_finished(root, head, samples, names)
         if (root / JOURNAL).is_file():
-            return _open_interrupted(root, head, samples)
+            return _open_interrupted(root, head, samples, names)
         require_usable(root)
     journal.begin(head)
     return DatasetWriter(root, head, journal)
@@ -212,18 +212,38 @@ def _open_finished(root: Path, head: dict[str, Any], samples: Entries | None, na
     return DatasetWriter(root, head, journal, lost=lost)
 
 
-def _open_interrupted(root: Path, head: dict[str, Any], samples: Entries | None) -> DatasetWriter:
+def _open_interrupted(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames) -> DatasetWriter:
     """Go on with what of an interrupted run is on disk."""
     journal, kept, lost = Journal(root), {}, 0
     with reported(root / JOURNAL, "read"):
-        _require_same(root, journal.head().fields, head)
-        for value in journal.said():
-            if entry := believed(root, value, samples):
-                kept[entry["key"]] = entry
-            else:
-                lost += 1
+        found = journal.head()
+        if found is None:
+            lost = _images_without_journal(root, samples, names)
+        else:
+            _require_same(root, found.fields, head)
+            for value in journal.said():
+                if entry := believed(root, value, samples):
+                    kept[entry["key"]] = entry
+                else:
+                    lost += 1
     journal.begin(head, kept.values())
     return DatasetWriter(root, head, journal, lost=lost)
+
+
+def _images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:
+    """Return how many images a run has left whose journal a power failure took.
+
+    Raises:
+        OutputError: The folder holds files that this run would not write, or would not have written yet.
+    """
+    files = None if samples is None else {entry["file"] for entry in samples.values()}
+    there = [name for name in map(_whole_name, _files(root)) if name != JOURNAL]
+    images = {name for name in there if (names.has_image(name) if files is None else name in files)}
+    for name in there:
+        if name not in images and not (images and _is_beside(name, names)):
+            what = f"{root / JOURNAL}: says nothing, as after a power failure, and beside it lies {shown(repr(name))}"
+            raise OutputError(f"{what}, which is not of such a run; move it elsewhere to go on, or choose another folder")
+    return len(images)
 
 
 def _listed(manifest: Document, part: str) -> list[object]:
@@ -330,11 +350,12 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _delete_run(root: Path) -> bool:
+def _delete_run(root: Path, names: OutputNames) -> bool:
     """Delete what an earlier run of ours wrote, but for its journal, and return whether there was one.
 
     Of a finished run that is what its manifest lists. Of another one it is what could be its own by name, since a run may have been killed
-    between writing a file and its line. Whatever moment this ends at, a journal says that the folder is ours.
+    between writing a file and its line; where its journal was lost, by the names of the run that is to begin. Whatever moment this ends at,
+    a journal says that the folder is ours.
 
     Raises:
         OutputError: What is there is not of ours, or says that files are its own which are not.
@@ -356,7 +377,10 @@ def _delete_run(root: Path) -> bool:
     if not (root / JOURNAL).is_file():
         return False
     with reported(root / JOURNAL, "read"):
-        names = _names_of_ours(Journal(root).head())
+        found = Journal(root).head()
+    names = names if found is None else _names_of_ours(found)
+    if found is None:
+        _images_without_journal(root, None, names)
     _delete(root, lambda name: name != JOURNAL and (names.has_image(name) or _is_beside(name, names)))
     return True
 

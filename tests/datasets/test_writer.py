@@ -160,6 +160,67 @@ def test_a_journal_that_cannot_be_read_is_not_said_to_be_unwritable(out: Path, m
         assert refused(out, overwrite=overwrite) == f"{out}/journal.jsonl: cannot be read (Permission denied)"
 
 
+# A journal that a power failure took
+
+
+LOST_HEADS = {
+    "empty": b"",
+    "cut short": b'{"schema": 2, "tool": {"na',
+    "zeros": bytes(4096),
+    "zeros and a line": bytes(700) + b'}\n{"key": 3}\n',
+}
+
+
+@pytest.mark.parametrize("left", LOST_HEADS.values(), ids=LOST_HEADS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_whose_journal_was_lost_goes_on(whole: Path, out: Path, left: bytes, overwrite: bool) -> None:
+    recover(out, 4)
+    (out / "00000" / "00002.png").rename(out / "00000" / ".00002.png.partial")
+    (out / "journal.jsonl").write_bytes(left)
+    assert recover(out, overwrite=overwrite) == (0 if overwrite else 4)
+    assert different(whole, out) == []
+
+
+def test_a_run_whose_journal_was_lost_at_once_goes_on(whole: Path, out: Path) -> None:
+    out.mkdir()
+    for name in ("journal.jsonl", ".journal.jsonl.partial"):
+        (out / name).touch()
+    recover(out)
+    assert different(whole, out) == []
+
+
+def test_the_journal_of_another_layout_was_lost(out: Path) -> None:
+    recover(out, 4, layout="huggingface")
+    (out / "journal.jsonl").write_bytes(b"")
+    for overwrite in (False, True):
+        assert "beside it lies 'train/00000/00000.png', which is not of such a run" in refused(out, overwrite=overwrite)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["thesis.tex", "README.md", "00000/notes.txt", "n1_my_notes/00001.png", "labels.pt", "a", "00000/.hidden", "00003"]
+)
+def test_without_a_journal_nothing_of_anybody_elses_is_touched(out: Path, name: str, overwrite: bool) -> None:
+    recover(out, 4)
+    (out / "journal.jsonl").write_bytes(b"")
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    complaint = refused(out, overwrite=overwrite)
+    assert f"says nothing, as after a power failure, and beside it lies {name!r}" in complaint
+    assert "which is not of such a run; move it elsewhere to go on, or choose another folder" in complaint
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["README.md", "contact_sheet.png", "labels.pt"])
+def test_an_empty_journal_alone_makes_no_file_ours(out: Path, name: str) -> None:
+    out.mkdir()
+    (out / "journal.jsonl").touch()
+    (out / name).touch()
+    refused(out, overwrite=True)
+    assert (out / name).exists()
+
+
 # What outlasts a power failure
 
 
