@@ -2,7 +2,7 @@
 
 The first line says what decides the images: the bundle, the recipe, the seed, the input. A second run with the same first line goes on
 where the first stopped; with another it is refused. A line is appended when its image has its name, so a kill at any moment costs at most
-the images of one batch. What a power failure does to either is found by hashing the images again.
+the images of one batch. A power failure costs what was not brought to the disk yet, which hashing the images again finds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.bundle import MAX_NAME_BYTES, file_sha256
-from diver_trt.datasets.whole_file import writing
+from diver_trt.datasets.whole_file import sync_file, writing
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
 
@@ -91,6 +91,14 @@ class Journal:
             offset = file.tell()
             file.write(_line(entry))
         self.entries[entry["key"]] = offset
+
+    def sync(self) -> None:
+        """Let what was appended outlast a power failure.
+
+        Raises:
+            OSError: It cannot be written to the disk.
+        """
+        sync_file(self.path)
 
     def entry(self, key: str) -> dict[str, Any]:
         """Return what was written of a sample."""

@@ -53,6 +53,16 @@ def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Let what is in a file outlast a power failure.
+
+    Raises:
+        OSError: It cannot be written to the disk.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Let the names in a folder outlast a power failure, where the system can be asked for that.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -22,7 +23,7 @@ from diver_trt.datasets.class_map import wnid_of
 from diver_trt.datasets.folder_lock import locked
 from diver_trt.datasets.journal import JOURNAL, Entries, Journal, believed, is_there
 from diver_trt.datasets.layout import STACKED, OutputNames
-from diver_trt.datasets.whole_file import reported, writing
+from diver_trt.datasets.whole_file import reported, sync_file, sync_folder, writing
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable, shown
 from diver_trt.pixels import Pixels
@@ -40,6 +41,9 @@ TOOL = "diver-trt"
 ONLY_NAMES = ("source name", "class_map")
 """What two runs of one thing may call differently: what they mean is in the hash of every sample and class."""
 
+SYNC_EVERY = 50
+"""How long a recovery goes on before it brings its images to the disk again, in times that this took: so it costs two percent at most."""
+
 
 class DatasetWriter:
     """An output folder that is being written; made by `open_output`.
@@ -54,6 +58,8 @@ class DatasetWriter:
 
     def __init__(self, root: Path, head: Mapping[str, Any], journal: Journal, *, lost: int = 0, finished: bool = False) -> None:
         self.root, self.head, self._journal, self.lost, self.finished = root, head, journal, lost, finished
+        self._under_way: list[Path] = []
+        self._sync_again = perf_counter()
 
     @property
     def done(self) -> Mapping[str, int]:
@@ -79,16 +85,35 @@ class DatasetWriter:
             path.parent.mkdir(exist_ok=True, parents=True)
             with writing(path, lasting=False) as file:
                 Image.fromarray(image).save(file, format="PNG")
+        self._under_way.append(path)
         return path
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Append a sample to the journal, when its image is on disk.
+        """Append a sample to the journal, when its image is on disk; now and then, see to it that what is there outlasts a power failure.
 
         Raises:
             OutputError: It cannot be written.
         """
         with reported(self.root / JOURNAL):
             self._journal.append({**entry, "problem": printable(entry["problem"])} if "problem" in entry else entry)
+        if perf_counter() >= self._sync_again:
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring the images, their names and the journal from the system's memory to the disk.
+
+        Raises:
+            OutputError: They cannot be written there.
+        """
+        started = perf_counter()
+        with reported(self.root):
+            for path in self._under_way:
+                sync_file(path)
+            for folder in {self.root, *(path.parent for path in self._under_way)}:
+                sync_folder(folder)
+            self._journal.sync()
+        self._under_way.clear()
+        self._sync_again = perf_counter() + SYNC_EVERY * (perf_counter() - started)
 
     def entry(self, key: str) -> dict[str, Any]:
         """Return what the journal says of a sample."""
@@ -100,6 +125,7 @@ class DatasetWriter:
         Raises:
             OutputError: One of them cannot be written.
         """
+        self.sync()
         with reported(self.root / CONTACT_SHEET), writing(self.root / CONTACT_SHEET) as file:
             contact_sheet.save(file, format="PNG")
         path = self.root / MANIFEST
@@ -167,8 +193,11 @@ def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries | None 
             try:
                 yield writer
             finally:
-                if not (writer.done or writer.finished):
-                    _leave_nothing(root)
+                if not writer.finished:
+                    with suppress(OutputError):
+                        writer.sync()
+                    if not writer.done:
+                        _leave_nothing(root)
     finally:
         if made:
             with suppress(OSError):  # if anything is in it

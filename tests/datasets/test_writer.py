@@ -13,10 +13,11 @@ import pytest
 
 from benchmarks.crash import different
 from diver_trt.bundle import file_sha256
-from diver_trt.datasets import journal
+from diver_trt.datasets import journal, writer
 from diver_trt.datasets.recovered import inspect_recovered
+from diver_trt.datasets.writer import open_output
 from diver_trt.errors import OutputError
-from tests.datasets.fake_run import head, recover
+from tests.datasets.fake_run import PROBLEM, head, recover, samples
 
 
 @pytest.fixture
@@ -279,6 +280,34 @@ def test_the_manifest_is_on_the_disk_before_the_journal_goes_and_the_other_way_r
     deeds.clear()
     recover(out, seed=1, overwrite=True)
     assert in_order(deeds, *JOURNAL_LASTS, "delete manifest.json", "delete 00000.png", "sync .journal.jsonl.partial")
+
+
+def test_images_are_on_the_disk_before_their_lines(out: Path, monkeypatch: pytest.MonkeyPatch, deeds: list[str]) -> None:
+    monkeypatch.setattr(writer, "SYNC_EVERY", 0)
+    recover(out, 4)
+    for number in (0, 1, 2):
+        assert in_order(deeds, f"name 0000{number}.png", f"sync 0000{number}.png", "sync journal.jsonl")
+        assert in_order(deeds, f"name 0000{number}.png", "sync 00000", "sync journal.jsonl")
+
+
+def test_that_takes_two_percent_of_the_time_at_most(out: Path, monkeypatch: pytest.MonkeyPatch, deeds: list[str]) -> None:
+    now, fsync = [0.0], os.fsync
+
+    def slow(descriptor: int) -> None:
+        now[0] += 0.1
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(writer, "perf_counter", lambda: now[0])
+    synced = []
+    with open_output(out, head(), samples=samples()) as held:
+        for number in range(400):
+            now[0] += 1
+            held.record({"key": f"00000/{number:05d}", "engine": "onnx", "problem": PROBLEM})
+            synced.append(deeds.count("sync journal.jsonl"))
+    assert synced[0] == 1
+    assert 30 < synced[-1] < 45  # a journal and a folder in 0.2 s, and 50 times that without
+    assert deeds[-2:] == ["sync out", "sync journal.jsonl"]
 
 
 # What --overwrite deletes
