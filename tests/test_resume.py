@@ -317,6 +317,17 @@ def test_a_finished_folder_that_lacks_anything_is_mended(few: Path, tmp_path: Pa
     assert different(expected, out) == []
 
 
+def test_merging_writes_nothing_elsewhere(few: Path, tmp_path: Path) -> None:
+    shards = [str(whole(few, tmp_path / f"part{i}", "--shard", f"{i}/2")) for i in (1, 2)]
+    out = tmp_path / "out"
+    assert CliRunner().invoke(app, ["merge", *shards, str(out)]).exit_code == 0
+    shutil.rmtree(out / "00003")
+    (tmp_path / "elsewhere").mkdir()
+    (out / "00003").symlink_to(tmp_path / "elsewhere")
+    assert "out/00003: is a link" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_run_that_comes_to_nothing_leaves_nothing(few: Path, tmp_path: Path) -> None:
     assert recover(few, tmp_path / "out", "--engine", "rtx").exit_code == 1
     assert not (tmp_path / "out").exists()

@@ -107,6 +107,19 @@ class OutputNames:
         match = re.fullmatch(f"{self._folder}/([0-9]{{5,18}})\\.png", name)
         return match is not None and int(match[1]) < self.images
 
+    def refuse_links(self, root: Path) -> None:
+        """Refuse an output folder in which a folder of images is a link, so that nothing is written or deleted elsewhere.
+
+        Raises:
+            OutputError: One is.
+            OSError: It cannot be listed.
+        """
+        pattern = f"{self._folder}|train" if self.layout == "huggingface" else self._folder
+        for parent in (root, root / "train"):
+            for folder in parent.iterdir() if parent.is_dir() else ():
+                if folder.is_symlink() and re.fullmatch(pattern, folder.relative_to(root).as_posix()):
+                    raise OutputError(f"{folder}: is a link, and images go nowhere but into the output folder; delete it to go on")
+
     @property
     def _folder(self) -> str:
         return _FOLDERS.get(self.layout, "[0-9]{5,}")

@@ -213,6 +213,7 @@ def _leave_nothing(root: Path) -> None:
 
 def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames, *, begun_anew: bool) -> DatasetWriter:
     journal = Journal(root)
+    names.refuse_links(root)
     if not begun_anew:
         if (root / MANIFEST).is_file():
             return _open_finished(root, head, samples, names)
@@ -398,6 +399,7 @@ def _delete_run(root: Path, names: OutputNames) -> bool:
         not_ours = [name for name in files if not names.has_image(name)] + [name for name in companions if not names.has_companion(name)]
         if not_ours:
             raise OutputError(f"{root / MANIFEST}: lists {shown(repr(not_ours[0]))}, which no such run writes; delete the folder by hand")
+        names.refuse_links(root)
         head = {name: value for name, value in manifest.fields.items() if name not in ("samples", "skipped", "companions", "classes")}
         Journal(root).begin(head)
         (root / MANIFEST).unlink()
@@ -408,6 +410,7 @@ def _delete_run(root: Path, names: OutputNames) -> bool:
     with reported(root / JOURNAL, "read"):
         found = Journal(root).head()
     names = names if found is None else _names_of_ours(found)
+    names.refuse_links(root)
     if found is None:
         _images_without_journal(root, None, names)
     _delete(root, lambda name: name != JOURNAL and (names.has_image(name) or _is_beside(name, names)))

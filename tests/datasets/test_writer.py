@@ -16,7 +16,7 @@ from diver_trt.bundle import file_sha256
 from diver_trt.datasets import journal, writer
 from diver_trt.datasets.recovered import inspect_recovered
 from diver_trt.datasets.writer import open_output
-from diver_trt.errors import OutputError
+from diver_trt.errors import DatasetError, OutputError
 from tests.datasets.fake_run import PROBLEM, head, recover, samples
 
 
@@ -394,6 +394,27 @@ def test_nothing_is_written_through_a_link_to_a_file(tmp_path: Path, out: Path, 
     assert not [path for path in out.rglob("*") if path.is_symlink()]
 
 
+@pytest.mark.parametrize("until", [6, 4, 2])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(("layout", "name"), [("index", "00001"), ("huggingface", "train"), ("huggingface", "train/00001")])
+def test_a_folder_of_images_that_is_a_link_is_refused(
+    tmp_path: Path, out: Path, until: int, overwrite: bool, layout: str, name: str
+) -> None:
+    recover(out, until, layout=layout)
+    if (out / name).exists():
+        (out / name).rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir(exist_ok=True)
+    before = sorted((tmp_path / "elsewhere").rglob("*"))
+    (out / name).symlink_to(tmp_path / "elsewhere")
+    ours = sorted(out.rglob("*"))
+    complaint = refused(out, layout=layout, overwrite=overwrite)
+    assert complaint == f"{out / name}: is a link, and images go nowhere but into the output folder; delete it to go on"
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == before
+    assert sorted(out.rglob("*")) == ours
+    (out / name).unlink()
+    recover(out, layout=layout, overwrite=overwrite)
+
+
 def test_an_image_that_is_a_link_is_done_again(whole: Path, out: Path) -> None:
     recover(out, 4)
     (out / "00000" / "00001.png").unlink()
@@ -401,6 +422,17 @@ def test_an_image_that_is_a_link_is_done_again(whole: Path, out: Path) -> None:
     assert recover(out) == 1
     assert not (out / "00000" / "00001.png").is_symlink()
     assert different(whole, out) == []
+
+
+def test_a_recovered_folder_is_read_through_no_link_out_of_it(tmp_path: Path, whole: Path) -> None:
+    (whole / "00001").rename(tmp_path / "elsewhere")
+    (whole / "00001").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"00001/00000\.png: is a link out of the dataset"):
+        inspect_recovered(whole)
+    (whole / "00001").unlink()
+    (tmp_path / "elsewhere").rename(whole / "within")
+    (whole / "00001").symlink_to(whole / "within")
+    assert inspect_recovered(whole)["images"] == 5
 
 
 def test_the_output_itself_may_be_a_link(whole: Path, tmp_path: Path, out: Path) -> None:
