@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -370,6 +371,18 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.filterwarnings("always:.*cannot be locked:RuntimeWarning")
+def test_a_folder_that_cannot_be_locked_is_said_to_be_so_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    result = recover(few, tmp_path / "out")
+    assert result.exit_code == 0
+    assert "diver-trt: warning: " in result.stderr
+    assert "out: cannot be locked (No locks available); let no other diver-trt write there\n" in result.stderr
 
 
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:

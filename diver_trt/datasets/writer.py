@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from diver_trt.datasets.class_map import wnid_of
-from diver_trt.datasets.folder_lock import locked
+from diver_trt.datasets.folder_lock import LOCK, locked
 from diver_trt.datasets.journal import JOURNAL, Entries, Journal, believed, is_there
 from diver_trt.datasets.layout import STACKED, OutputNames
-from diver_trt.datasets.whole_file import reported, sync_file, sync_folder, writing
+from diver_trt.datasets.whole_file import reported, sync_file, sync_folder, temporary_of, writing
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable, shown
 from diver_trt.pixels import Pixels
@@ -207,7 +207,7 @@ def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries | None 
 def _leave_nothing(root: Path) -> None:
     """Take the journal away again from a folder in which nothing else is; if there is more, it stays, so that a run can go on there."""
     with suppress(OSError):
-        if all(path.name == JOURNAL for path in root.iterdir()):
+        if all(path.name in (JOURNAL, LOCK) for path in root.iterdir()):
             (root / JOURNAL).unlink()
 
 
@@ -267,7 +267,7 @@ def _images_without_journal(root: Path, samples: Entries | None, names: OutputNa
         OutputError: The folder holds files that this run would not write, or would not have written yet.
     """
     files = None if samples is None else {entry["file"] for entry in samples.values()}
-    there = [name for name in map(_whole_name, _files(root)) if name != JOURNAL]
+    there = [name for name in map(_whole_name, _files(root)) if name not in (JOURNAL, LOCK)]
     images = {name for name in there if (names.has_image(name) if files is None else name in files)}
     for name in there:
         if name not in images and not (images and _is_beside(name, names)):
@@ -311,8 +311,8 @@ def _whole_name(name: str) -> str:
 
 
 def _is_beside(name: str, names: OutputNames) -> bool:
-    """Return whether a file is of a run, but no image."""
-    return name in (JOURNAL, MANIFEST, CONTACT_SHEET, STACKED) or names.has_companion(name)
+    """Return whether a file is of a run, but neither an image nor its journal."""
+    return name in (MANIFEST, CONTACT_SHEET, STACKED) or names.has_companion(name)
 
 
 def require_usable(root: Path) -> None:
@@ -333,7 +333,7 @@ def require_usable(root: Path) -> None:
 
 def _is_beginning(path: Path) -> bool:
     """Return whether a file is all that a run leaves that was killed before its journal had a name."""
-    return path.name == f".{JOURNAL}.partial"
+    return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,13 +413,13 @@ def _delete_run(root: Path, names: OutputNames) -> bool:
     names.refuse_links(root)
     if found is None:
         _images_without_journal(root, None, names)
-    _delete(root, lambda name: name != JOURNAL and (names.has_image(name) or _is_beside(name, names)))
+    _delete(root, lambda name: names.has_image(name) or _is_beside(name, names))
     return True
 
 
 def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
     """Delete the files that are ours by name, whole or not, and the folders that are empty then."""
-    names = [name for name in _files(root) if is_ours(_whole_name(name))]
+    names = [name for name in _files(root) if name != LOCK and is_ours(_whole_name(name))]
     for name in names:
         (root / name).unlink()
     for folder in sorted({folder for name in names for folder in PurePath(name).parents}, reverse=True)[:-1]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,11 @@ import pytest
 from benchmarks.crash import different
 from diver_trt.bundle import file_sha256
 from diver_trt.datasets import journal, writer
+from diver_trt.datasets.folder_lock import LOCK
 from diver_trt.datasets.recovered import inspect_recovered
 from diver_trt.datasets.writer import open_output
 from diver_trt.errors import DatasetError, OutputError
+from tests.conftest import ROOT
 from tests.datasets.fake_run import PROBLEM, head, recover, samples
 
 
@@ -307,7 +312,7 @@ def test_that_takes_two_percent_of_the_time_at_most(out: Path, monkeypatch: pyte
             synced.append(deeds.count("sync journal.jsonl"))
     assert synced[0] == 1
     assert 30 < synced[-1] < 45  # a journal and a folder in 0.2 s, and 50 times that without
-    assert deeds[-2:] == ["sync out", "sync journal.jsonl"]
+    assert deeds[-2:] == ["sync journal.jsonl", f"delete {LOCK}"]
 
 
 # What --overwrite deletes
@@ -441,3 +446,62 @@ def test_the_output_itself_may_be_a_link(whole: Path, tmp_path: Path, out: Path)
     recover(out, 3)
     recover(out)
     assert different(whole, out) == []
+
+
+# Locks
+
+
+def hold(folder: Path) -> str:
+    """Open an output folder in another process, and return what it says."""
+    code = f"import sys; from tests.datasets.fake_run import recover; from pathlib import Path; recover(Path({str(folder)!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False).stderr
+
+
+def test_a_folder_that_another_process_holds_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_output(out, head(), samples=samples()):
+        assert "another diver-trt is writing there; wait for it, or choose another folder" in hold(out)
+        assert (out / "journal.jsonl").exists()
+    assert not out.exists()
+    recover(out, 2)
+    assert not (out / LOCK).exists()
+    (out / LOCK).touch()  # of a process that was killed
+    assert hold(out) == ""
+    assert not (out / LOCK).exists()
+
+
+def test_the_lock_is_one_that_network_drives_have(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS locks bytes of a file, and exclusively only for who may write them."""
+    flock = fcntl.flock
+
+    def over_the_network(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", over_the_network)
+    with open_output(out, head(), samples=samples()), pytest.raises(OutputError, match="another diver-trt is writing there"):
+        recover(out)
+
+
+def test_a_folder_that_cannot_be_locked_is_said_to_be_so(whole: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.warns(RuntimeWarning, match=r"out: cannot be locked \(No locks available\); let no other diver-trt write there"):
+        recover(out)
+    assert different(whole, out) == []
+
+
+def test_a_lock_that_was_deleted_by_its_holder_is_taken_anew(whole: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, calls = fcntl.flock, iter(range(9))
+
+    def late(descriptor: int, operation: int) -> None:
+        flock(descriptor, operation)
+        if next(calls) == 0:
+            (out / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with open_output(out, head(), samples=samples()):
+        assert (out / LOCK).exists()
+        assert next(calls) == 2
