@@ -37,7 +37,7 @@ from diver_trt.datasets.class_map import load_class_map
 from diver_trt.datasets.converter import convert_tensors
 from diver_trt.datasets.dataset import read_dataset
 from diver_trt.datasets.image_file import check_image, quiet, read_image
-from diver_trt.datasets.journal import JOURNAL, Journal
+from diver_trt.datasets.journal import JOURNAL, Journal, believed
 from diver_trt.datasets.read_options import ReadOptions
 from diver_trt.datasets.recovered import inspect_recovered
 from diver_trt.datasets.tensor_reader import read_tensors
@@ -630,8 +630,8 @@ def journal(folder: Path) -> list[Path]:
 def read_journal(folder: Path) -> None:
     found = Journal(folder)
     found.head()
-    found.read()
-    list(found.files())
+    for said in found.said():
+        believed(folder, said, None)
 
 
 def sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -181,7 +182,7 @@ def test_overwrite_deletes_nothing_before_the_engine_works(few: Path, tmp_path: 
 def test_overwrite_leaves_nothing_of_a_run_that_was_killed(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
     expected = whole(few, tmp_path / "expected", "--seed", 1)
     out = tmp_path / "out"
-    interrupted_at(few, out, fail_after, 4)
+    interrupted_at(few, out, fail_after, 4, "--layout", "npz")
     shutil.copy(DISTILLED / "0" / "0.png", out / "00002" / "00009.png")  # an image whose line was not written any more
     for name in ("dataset.npz", ".images.partial", ".dataset.npz.partial"):
         (out / name).touch()
@@ -233,13 +234,13 @@ def test_a_manifest_that_names_files_elsewhere_deletes_none(few: Path, tmp_path:
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["samples"][0]["file"] = "../mine.txt"
     (out / "manifest.json").write_text(json.dumps(manifest))
-    assert "which is not inside; delete the folder by hand" in error(recover(few, out, "--overwrite"))
+    assert "lists '../mine.txt', which no such run writes; delete the folder by hand" in error(recover(few, out, "--overwrite"))
     assert (tmp_path / "mine.txt").exists()
 
 
-def interrupted_at(few: Path, out: Path, fail_after: Callable[..., None], count: int) -> None:
+def interrupted_at(few: Path, out: Path, fail_after: Callable[..., None], count: int, *options: object) -> None:
     fail_after(count, OSError(errno.EIO, "Input/output error"))
-    assert recover(few, out).exit_code == 1
+    assert recover(few, out, *options).exit_code == 1
 
 
 def test_what_a_power_failure_does_is_found_and_done_again(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
@@ -277,6 +278,61 @@ def test_entries_of_other_places_are_not_believed(few: Path, tmp_path: Path, fai
     result = recover(few, out)
     assert "5 images are not on disk as the journal says" in result.stderr
     assert different(whole(few, tmp_path / "expected"), out) == []
+
+
+def test_a_damaged_journal_leads_to_the_same_folder(few: Path, tmp_path: Path, fail_after: Callable[..., None]) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 6)
+    head, *entries = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    entries[0] |= {"label": 7, "index": 9, "wnid": "n00000000", "source": "\x1b[31mred"}
+    entries[1]["key"] = "00008/00002"
+    del entries[2]["source"]
+    entries[3] = {"key": entries[3]["key"], "engine": "onnx", "problem": "\x1b[2J"}
+    entries[4]["source_sha256"] = [{}]
+    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, *entries)))
+    result = recover(few, out, "--on-error", "skip")
+    assert result.exit_code == 0, result.output
+    assert "2 images are not on disk as the journal says" in result.stderr
+    assert "4 of 10 images are already there" in result.stderr
+    assert all(line.isprintable() for line in result.output.splitlines())
+    assert different(expected, out) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_a_journal_that_a_power_failure_took_stops_nothing(
+    few: Path, tmp_path: Path, fail_after: Callable[..., None], options: tuple[str, ...]
+) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = tmp_path / "out"
+    interrupted_at(few, out, fail_after, 4)
+    (out / "journal.jsonl").write_bytes(b"")
+    assert recover(few, out, *options).exit_code == 0
+    assert different(expected, out) == []
+
+
+def test_a_finished_folder_that_lacks_anything_is_mended(few: Path, tmp_path: Path) -> None:
+    expected = whole(few, tmp_path / "expected")
+    out = whole(few, tmp_path / "out")
+    (out / "contact_sheet.png").unlink()
+    assert "10 of 10 images are already there" in recover(few, out).stderr
+    assert different(expected, out) == []
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["samples"][3]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert recover(few, out).exit_code == 0
+    assert different(expected, out) == []
+
+
+def test_merging_writes_nothing_elsewhere(few: Path, tmp_path: Path) -> None:
+    shards = [str(whole(few, tmp_path / f"part{i}", "--shard", f"{i}/2")) for i in (1, 2)]
+    out = tmp_path / "out"
+    assert CliRunner().invoke(app, ["merge", *shards, str(out)]).exit_code == 0
+    shutil.rmtree(out / "00003")
+    (tmp_path / "elsewhere").mkdir()
+    (out / "00003").symlink_to(tmp_path / "elsewhere")
+    assert "out/00003: is a link" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_run_that_comes_to_nothing_leaves_nothing(few: Path, tmp_path: Path) -> None:
@@ -349,6 +405,18 @@ def test_two_processes_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.filterwarnings("always:.*cannot be locked:RuntimeWarning")
+def test_a_folder_that_cannot_be_locked_is_said_to_be_so_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    result = recover(few, tmp_path / "out")
+    assert result.exit_code == 0
+    assert "diver-trt: warning: " in result.stderr
+    assert "out: cannot be locked (No locks available); let no other diver-trt write there\n" in result.stderr
 
 
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:

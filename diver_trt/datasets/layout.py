@@ -7,30 +7,38 @@ the files that trainers of the MTT and IDC families load; their images are class
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.datasets.image_file import read_image
 from diver_trt.datasets.normalisation import NORMALISATIONS, Normalisation
-from diver_trt.datasets.whole_file import replacing, reported
-from diver_trt.errors import OutputError
+from diver_trt.datasets.whole_file import reported, writing
+from diver_trt.documents import Document
+from diver_trt.errors import OutputError, shown
 
 LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
 TENSOR_LAYOUTS = ("pt", "npz", "idc")
 
 MAX_SIDE = 4096
-IMAGE_FOLDERS = ("[0-9][0-9][0-9][0-9][0-9]", "n[0-9]*", "train/[0-9][0-9][0-9][0-9][0-9]")
-COMPANIONS = (
-    *("soft_labels.npy", "train/metadata.jsonl", "README.md", "dataset.npz", "images.pt", "labels.pt", "soft_labels.pt", "data.pt"),
-    ".images.partial",
-)
-"""What any layout may write, so that a run that was interrupted can be cleared away."""
+STACKED = ".images.partial"
+"""Where the images of a tensor layout are while its files are written."""
+
+_FOLDERS = {"wnid": "n[0-9]{8}", "huggingface": "train/[0-9]{5,}"}
+_COMPANIONS = {
+    "huggingface": ("train/metadata.jsonl", "README.md"),
+    "npz": ("dataset.npz",),
+    "pt": ("images.pt", "labels.pt"),
+    "idc": ("data.pt",),
+}
+_SOFT_LABELS = {"npz": None, "pt": "soft_labels.pt", "idc": None}
 
 Array = NDArray[Any]
 
@@ -54,6 +62,67 @@ class Written:
     classes: Sequence[Mapping[str, Any]]
     soft_labels: Callable[[int], Array | None] | None
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """The names that a run gives to its files.
+
+    Attributes:
+        layout: One of `LAYOUTS`.
+        shard: Whether it makes a part of a dataset, whose tensors are written by merging.
+        images: How many images the whole dataset has.
+    """
+
+    layout: str
+    shard: bool
+    images: int
+
+    @classmethod
+    def of(cls, head: Document) -> OutputNames:
+        """Return those of the run that a journal or a manifest begins with.
+
+        Raises:
+            DiverError: It says nothing of that.
+        """
+        name, shard = head.document("layout").text("name", LAYOUTS), head.optional("shard", head.document)
+        return cls(name, shard is not None, head.document("source").integer("images"))
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The files beside the images, but for soft labels."""
+        return () if self.shard else _COMPANIONS.get(self.layout, ())
+
+    @property
+    def soft_labels(self) -> str | None:
+        """The file of soft labels, None where they have none of their own."""
+        return "soft_labels.npy" if self.shard else _SOFT_LABELS.get(self.layout, "soft_labels.npy")
+
+    def has_companion(self, name: str) -> bool:
+        """Return whether a name is that of a file beside the images."""
+        return name in (*self.companions, self.soft_labels)
+
+    def has_image(self, name: str) -> bool:
+        """Return whether a name is that of an image."""
+        match = re.fullmatch(f"{self._folder}/([0-9]{{5,18}})\\.png", name)
+        return match is not None and int(match[1]) < self.images
+
+    def refuse_links(self, root: Path) -> None:
+        """Refuse an output folder in which a folder of images is a link, so that nothing is written or deleted elsewhere.
+
+        Raises:
+            OutputError: One is.
+            OSError: It cannot be listed.
+        """
+        pattern = f"{self._folder}|train" if self.layout == "huggingface" else self._folder
+        for parent in (root, root / "train"):
+            for folder in parent.iterdir() if parent.is_dir() else ():
+                if folder.is_symlink() and re.fullmatch(pattern, folder.relative_to(root).as_posix()):
+                    raise OutputError(f"{folder}: is a link, and images go nowhere but into the output folder; delete it to go on")
+
+    @property
+    def _folder(self) -> str:
+        return _FOLDERS.get(self.layout, "[0-9]{5,}")
 
 
 def class_name(entry: Mapping[str, Any]) -> str:
@@ -100,13 +169,12 @@ def write_companions(layout: str, written: Written, normalisation: Normalisation
     Raises:
         OutputError: A file cannot be written, or a `.pt` file is asked for where torch is not installed.
     """
-    with reported(written.root):
-        if layout == "huggingface":
-            return [*_write_huggingface(written), *_write_soft_labels(written)]
-        if normalisation is None:
-            return _write_soft_labels(written)
-        with _stacked(written, normalisation) as images:
-            return _write_tensors(layout, written, normalisation, images)
+    if layout == "huggingface":
+        return [*_write_huggingface(written), *_write_soft_labels(written)]
+    if normalisation is None:
+        return _write_soft_labels(written)
+    with _stacked(written, normalisation) as images:
+        return _write_tensors(layout, written, normalisation, images)
 
 
 def require_torch(layout: str) -> None:
@@ -125,8 +193,10 @@ def require_torch(layout: str) -> None:
 def _write_soft_labels(written: Written) -> list[str]:
     if written.soft_labels is None or not written.files:
         return []
-    with replacing(written.root / "soft_labels.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, _soft_labels(written))
+    labels = _soft_labels(written)
+    with _file(written, "soft_labels.npy") as file:
+        _write_header(file, labels.shape)
+        file.write(labels.data)
     return ["soft_labels.npy"]
 
 
@@ -140,10 +210,10 @@ def _write_huggingface(written: Written) -> list[str]:
     named = {entry["index"]: class_name(entry) for entry in written.classes}
     names = [named.get(index, str(index)) for index in range(max(named) + 1)]
     names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-    with replacing(written.root / "train" / "metadata.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
+    with _file(written, "train/metadata.jsonl") as file:
         for name, index in zip(written.files, written.indices, strict=True):
             row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": labels[index]}
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row).encode() + b"\n")
     card = [
         "---",
         "configs:",
@@ -165,8 +235,8 @@ def _write_huggingface(written: Written) -> list[str]:
         "Recovered with diver-trt; `manifest.json` says from what and how.",
         "",
     ]
-    with replacing(written.root / "README.md") as temporary:
-        temporary.write_text("\n".join(card), encoding="utf-8")
+    with _file(written, "README.md") as file:
+        file.write("\n".join(card).encode())
     return ["train/metadata.jsonl", "README.md"]
 
 
@@ -175,7 +245,7 @@ def _write_tensors(layout: str, written: Written, normalisation: Normalisation, 
     soft = {} if written.soft_labels is None or not written.files or layout == "idc" else {"soft_labels": _soft_labels(written)}
     if layout == "npz":
         said = {"format": np.array("mtt"), "normalisation": np.array(normalisation.name), "collage": np.array("1")}
-        with replacing(written.root / "dataset.npz") as temporary, temporary.open("wb") as file:
+        with _file(written, "dataset.npz") as file:
             arrays: dict[str, Any] = {"images": images, "labels": labels, **soft, **said}
             np.savez(file, **arrays)
         return ["dataset.npz"]
@@ -186,19 +256,44 @@ def _write_tensors(layout: str, written: Written, normalisation: Normalisation, 
         {f"{name}.pt": tensor for name, tensor in tensors.items()} if layout == "pt" else {"data.pt": list(tensors.values())}
     )
     for name, value in files.items():
-        with replacing(written.root / name) as temporary:
-            torch.save(value, temporary)
+        with _file(written, name) as file:
+            try:
+                torch.save(value, file)
+            except RuntimeError as cause:  # its own, which hides the one that the file raised
+                hidden = cause.__context__
+                raise (hidden if isinstance(hidden, OSError) else OSError(shown(str(cause)))) from None
     return list(files)
 
 
 @contextmanager
 def _stacked(written: Written, normalisation: Normalisation) -> Iterator[Array]:
-    """Make one array of all images, [n, 3, size, size] float32, in a file of its own rather than in memory."""
-    path = written.root / ".images.partial"
+    """Make one array of all images, [n, 3, size, size] float32, in a file of its own rather than in memory.
+
+    The file is whole before it is mapped: writing into a mapped file ends the process when the disk is full.
+    """
+    path = written.root / STACKED
     try:
-        images = np.lib.format.open_memmap(path, "w+", np.float32, (len(written.files), 3, written.size, written.size))
-        for position, name in enumerate(written.files):
-            images[position] = normalisation.normalise(read_image(written.root / name))
-        yield images
+        with reported(path):
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                _write_header(file, (len(written.files), 3, written.size, written.size))
+                for name in written.files:
+                    file.write(normalisation.normalise(read_image(written.root / name)).data)
+                file.flush()
+                os.fsync(file.fileno())
+        yield np.lib.format.open_memmap(path, "c")
     finally:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def _file(written: Written, name: str) -> Iterator[BinaryIO]:
+    path = written.root / name
+    with reported(path), writing(path) as file:
+        yield file
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begin a .npy file of float32; the values are written as bytes, since numpy reports a full disk without saying so."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

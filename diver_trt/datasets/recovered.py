@@ -160,6 +160,7 @@ def _existing(root: Path, name: str) -> Path:
     path = root / name
     if not path.is_file():
         raise DatasetError(f"{path}: missing, but the manifest lists it; recover the dataset again")
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    steps = (path, *path.parents)[: len(Path(name).parts)]
+    if any(step.is_symlink() for step in steps) and not path.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"{path}: is a link out of the dataset; copy what it points to")
     return path
