@@ -2,7 +2,7 @@
 
 A target says how to make whole files, how to damage one of them, and what reads them. Whatever the damage: the reader accepts the files or
 raises a `DiverError` whose message is one printable line; it takes less than `LIMIT_S` of processor time, so that a busy machine makes no
-defects, and no more than `ASLEEP_S` in all; it starts nothing, and writes nothing but what the target's own output folder is for.
+defects, and no more than `ASLEEP_S` in all; it starts nothing, and writes nothing, or only in folders of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import signal
 import struct
 import sys
+import tempfile
 import time
 import warnings
 import zipfile
@@ -47,7 +48,7 @@ from diver_trt.method.schedule import step_table
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.memory import choose_memory_plan
 from diver_trt.sidecar import Plan, read_plans
-from tests.datasets import methods
+from tests.datasets import fake_run, methods
 from tests.stand_in import MACHINE, write_stand_in_plan
 
 LIMIT_S = 5.0
@@ -70,7 +71,7 @@ class Target:
         make: Writes whole files into an empty folder, and returns those that are to be damaged.
         damage: Returns damaged bytes of one of them.
         reads: What reads the folder; each is tried with every input.
-        writes: Whether they may write into a folder `output` beside the one that they read.
+        writes: Whether they may write: into the folder, and into `output` beside it.
     """
 
     name: str
@@ -98,11 +99,12 @@ class Trial:
         self._target, self._folder, self._output = target, folder / "files", folder / "output"
         self._folder.mkdir(parents=True)
         self._files = target.make(self._folder)
-        self._whole = {path: path.read_bytes() for path in self._files}
+        kept = [path for path in self._folder.rglob("*") if path.is_file()] if target.writes else self._files
+        self._whole = {path: path.read_bytes() for path in kept}
         self._tree = _listed(folder)
         for read in target.reads:
             read(self._folder)  # what is whole is accepted, and everything is imported before anything is watched
-        shutil.rmtree(self._output, ignore_errors=True)
+            self._restore()
 
     def attempt(self, random: Random) -> Outcome:
         """Damage one file, and read.
@@ -112,20 +114,27 @@ class Trial:
         """
         path = random.choice(self._files)
         path.write_bytes(self._target.damage(self._whole[path], random))
+        writable = (self._folder, self._output) if self._target.writes else ()
         try:
-            output = self._output if self._target.writes else None
-            outcomes = [_judged(read, self._folder, output) for read in self._target.reads]
+            outcomes = [_judged(read, self._folder, writable) for read in self._target.reads]
         finally:
-            path.write_bytes(self._whole[path])
-            shutil.rmtree(self._output, ignore_errors=True)
+            self._restore()
         if (tree := _listed(self._folder.parent)) != self._tree:
             raise DefectError(f"files came or went: {sorted(tree ^ self._tree)}")
         return Outcome(all(outcome.accepted for outcome in outcomes), max(outcome.seconds for outcome in outcomes))
 
+    def _restore(self) -> None:
+        if self._target.writes:
+            shutil.rmtree(self._folder)
+            shutil.rmtree(self._output, ignore_errors=True)
+        for path, data in self._whole.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
-def _judged(read: Callable[[Path], object], folder: Path, output: Path | None) -> Outcome:
+
+def _judged(read: Callable[[Path], object], folder: Path, writable: tuple[Path, ...]) -> Outcome:
     started, accepted = time.process_time(), True
-    with _watched(output) as seen:
+    with _watched(writable) as seen:
         try:
             read(folder)
         except DiverError as error:
@@ -151,7 +160,7 @@ class _Hang(BaseException):
 
 
 _seen: list[str] | None = None
-_output: Path | None = None
+_allowed: tuple[Path, ...] = ()
 _DEEDS = ("os.", "shutil.", "subprocess.", "socket.", "ctypes.", "tempfile.", "pty.", "webbrowser.")
 _HARMLESS = ("os.listdir", "os.scandir", "os.fwalk", "os.walk", "os.getxattr")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -161,34 +170,33 @@ def _notice(event: str, arguments: tuple[Any, ...]) -> None:
     if _seen is None:
         return
     writes = event == "open" and bool(arguments[2] & _WRITES) and arguments[0] != os.devnull
-    if (writes or (event.startswith(_DEEDS) and event not in _HARMLESS)) and not _is_output(event, arguments):
+    if (writes or (event.startswith(_DEEDS) and event not in _HARMLESS)) and not _is_allowed(event, arguments):
         _seen.append(f"{event}{arguments[:2]!r}"[:200])
 
 
-def _is_output(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Return whether a deed touches the output folder only."""
+def _is_allowed(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether files are written, copied, renamed or deleted where that may be done, and not through a link out of there."""
+    if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile"):
+        return False
     paths = arguments[:2] if event == "os.rename" else arguments[1:2] if event == "shutil.copyfile" else arguments[:1]
-    return _output is not None and all(
-        isinstance(path, (str, os.PathLike)) and Path(os.path.abspath(path)).is_relative_to(_output)  # noqa: PTH100
-        for path in paths
-    )
+    return all(any(Path(path).resolve().is_relative_to(folder) for folder in _allowed) for path in paths)
 
 
 sys.addaudithook(_notice)
 
 
 @contextmanager
-def _watched(output: Path | None) -> Iterator[list[str]]:
-    """Note everything that Python does to the world outside besides reading and its output, and interrupt what takes too long."""
-    global _seen, _output
+def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
+    """Note everything that Python does to the world outside besides reading, and interrupt what takes too long."""
+    global _seen, _allowed
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise _Hang(f"{LIMIT_S:g} s of work" if number == signal.SIGPROF else f"{ASLEEP_S:g} s")
 
+    _seen, _allowed = [], tuple(folder.resolve() for folder in writable)
     timers = ((signal.SIGPROF, signal.ITIMER_PROF, LIMIT_S), (signal.SIGALRM, signal.ITIMER_REAL, ASLEEP_S))
     before, bytecode = [signal.signal(number, interrupt) for number, _, _ in timers], sys.dont_write_bytecode
     sys.dont_write_bytecode = True
-    _seen, _output = [], output
     try:
         for _, timer, limit in timers:
             signal.setitimer(timer, limit)
@@ -198,7 +206,7 @@ def _watched(output: Path | None) -> Iterator[list[str]]:
             signal.setitimer(timer, 0)
         for (number, _, _), handler in zip(timers, before, strict=True):
             signal.signal(number, handler)
-        _seen, _output, sys.dont_write_bytecode = None, None, bytecode
+        _seen, _allowed, sys.dont_write_bytecode = None, (), bytecode
 
 
 def _listed(folder: Path) -> set[str]:
@@ -292,6 +300,16 @@ def in_lines(data: bytes, random: Random) -> bytes:
                 lines[at][::-1],
             ]
         )
+    return b"\n".join(lines)
+
+
+def in_json_lines(data: bytes, random: Random) -> bytes:
+    """Change a text of JSON documents, one on each line."""
+    if random.randrange(2) == 0:
+        return in_lines(data, random)
+    lines = data.split(b"\n")
+    at = random.randrange(len(lines) - 1)
+    lines[at] = in_json(lines[at], random).replace(b"\n", b" ")
     return b"\n".join(lines)
 
 
@@ -634,6 +652,58 @@ def read_journal(folder: Path) -> None:
         believed(folder, said, None)
 
 
+BYSTANDERS = ("README.md", "data.pt", "notes.txt", "00000/mine.txt")
+
+
+def finished(folder: Path) -> list[Path]:
+    """A run of five images and one that came to nothing, with files of its user's beside its own."""
+    fake_run.recover(folder)
+    for name in BYSTANDERS:
+        (folder / name).write_bytes(b"mine")
+    return [folder / "manifest.json"]
+
+
+def interrupted(folder: Path) -> list[Path]:
+    """The same, stopped when one image was still to come."""
+    (manifest,) = finished(folder)
+    document = json.loads(manifest.read_text())
+    manifest.unlink()
+    lines = [fake_run.head(), *document["samples"][:-1], *document["skipped"]]
+    (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / document["samples"][-1]["file"]).unlink()
+    return [folder / JOURNAL]
+
+
+def go_on(folder: Path, overwrite: bool = False) -> None:
+    """Run again, and hold what comes of it against a run that nobody disturbed."""
+    try:
+        fake_run.recover(folder, overwrite=overwrite)
+    finally:
+        assert all((folder / name).read_bytes() == b"mine" for name in BYSTANDERS), "deleted what is not its own"
+    found, expected = outcome_of(folder), undisturbed()
+    assert found == expected, f"not as if undisturbed: {sorted(name for name in found | expected if found.get(name) != expected.get(name))}"
+
+
+@cache
+def undisturbed() -> dict[str, object]:
+    """What comes of a run that nobody disturbs."""
+    with tempfile.TemporaryDirectory() as folder:
+        finished(Path(folder))
+        return outcome_of(Path(folder))
+
+
+def outcome_of(folder: Path) -> dict[str, object]:
+    """Return every file, and of the manifest what it lists, but for engines and problems: those only the journal knows."""
+    outcome: dict[str, object] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+    manifest = json.loads(str(outcome.pop("manifest.json"), "utf-8"))  # type: ignore[call-overload]
+    for part in ("samples", "skipped", "companions"):
+        for entry in manifest[part]:
+            assert entry.pop("engine", "").isprintable()
+            assert entry.pop("problem", "").isprintable()
+        outcome[part] = manifest[part]
+    return outcome
+
+
 def sha256(path: Path) -> str:
     from diver_trt.bundle import file_sha256
 
@@ -662,6 +732,10 @@ TARGETS = (
     Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),
     Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
     Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
+    Target("journal, gone on with", interrupted, in_json_lines, (go_on,), writes=True),
+    Target("journal, overwritten", interrupted, in_json_lines, (partial(go_on, overwrite=True),), writes=True),
+    Target("manifest, gone on with", finished, in_json, (go_on,), writes=True),
+    Target("manifest, overwritten", finished, in_json, (partial(go_on, overwrite=True),), writes=True),
     Target("class map, lines", written("classes", "".join(f"thing_{i} {i}\n" for i in range(10))), in_lines, (read_classes,)),
     Target("class map, list", written("classes", json.dumps([*range(9), "9"])), in_json, (read_classes,)),
     Target("class map, object", written("classes", json.dumps({f"thing {i}": i for i in range(10)})), in_json, (read_classes,)),

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -99,6 +100,22 @@ def test_the_harness_notices_what_does_not_end(
     with pytest.raises(DefectError, match=complaint):
         for seed in range(20):
             trial.attempt(Random(seed))
+
+
+def test_the_harness_lets_only_those_write_that_may_and_only_there(tmp_path: Path) -> None:
+    may = replace(faulty(lambda folder: (folder / "b").write_bytes(b"")), writes=True)
+    trial = Trial(may, tmp_path / "may")
+    assert all(trial.attempt(Random(seed)).accepted for seed in range(20))
+    assert [path.name for path in (tmp_path / "may" / "files").iterdir()] == ["a"]
+    for number, name in enumerate(("../b", "../../b")):
+        trial = Trial(replace(faulty(partial(touch, name)), writes=True), tmp_path / str(number))
+        with pytest.raises(DefectError, match="did more than read"):
+            for seed in range(20):
+                trial.attempt(Random(seed))
+
+
+def touch(name: str, folder: Path) -> None:
+    (folder / name).write_bytes(b"")
 
 
 def spin() -> None:
