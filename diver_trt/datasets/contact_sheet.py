@@ -86,6 +86,7 @@ class ContactSheet:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = text[:width]  # a character is a pixel wide at least
     while len(text) > 1 and font.getlength(text) > width:
         text = text[:-2] + "…"
     return text

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -209,7 +210,8 @@ def _write_huggingface(written: Written) -> list[str]:
     labels = {entry["index"]: entry["label"] for entry in written.classes}
     named = {entry["index"]: class_name(entry) for entry in written.classes}
     names = [named.get(index, str(index)) for index in range(max(named) + 1)]
-    names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    count = Counter(names)
+    names = [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
     with _file(written, "train/metadata.jsonl") as file:
         for name, index in zip(written.files, written.indices, strict=True):
             row = {"file_name": name.removeprefix("train/"), "label": index, "model_class": labels[index]}
