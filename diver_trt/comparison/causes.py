@@ -147,7 +147,7 @@ def _is_all(gain: float, before: float, left: float, tolerance: float) -> bool:
 
 def window_of(gammas: dict[int, float]) -> tuple[int, int] | None:
     """Return the window `(t_h, t_l)` that gammas by step amount to, if those that act are neighbours of one strength."""
-    acting = {step: gamma for step, gamma in sorted(gammas.items()) if abs(gamma) > 1e-6}
+    acting = {step: gamma for step, gamma in gammas.items() if abs(gamma) > 1e-6}
     if not acting or np.ptp(list(acting.values())) > 0.05 * max(map(abs, acting.values())):
         return None
     first, last = min(acting), max(acting)
