@@ -89,7 +89,8 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     samples = [entry for shard in shards for entry in shard.manifest["samples"]]
     merged = Merged(len(samples), tuple(entry for shard in shards for entry in shard.manifest["skipped"]))
     head = {**{name: value for name, value in manifest.items() if name != "classes"}, "shard": None}
-    with open_output(output, head, overwrite=overwrite) as writer:
+    known = {entry["key"]: entry for entry in (*samples, *merged.skipped)}
+    with open_output(output, head, samples=known, overwrite=overwrite) as writer:
         if writer.finished:
             return merged
         for shard in shards:

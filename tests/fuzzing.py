@@ -19,6 +19,7 @@ import time
 import warnings
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -38,7 +39,7 @@ from diver_trt.datasets.class_map import load_class_map
 from diver_trt.datasets.converter import convert_tensors
 from diver_trt.datasets.dataset import read_dataset
 from diver_trt.datasets.image_file import check_image, quiet, read_image
-from diver_trt.datasets.journal import JOURNAL, Journal, believed
+from diver_trt.datasets.journal import JOURNAL, Journal
 from diver_trt.datasets.read_options import ReadOptions
 from diver_trt.datasets.recovered import inspect_recovered
 from diver_trt.datasets.tensor_reader import read_tensors
@@ -648,8 +649,7 @@ def journal(folder: Path) -> list[Path]:
 def read_journal(folder: Path) -> None:
     found = Journal(folder)
     found.head()
-    for said in found.said():
-        believed(folder, said, None)
+    deque(found.said(), maxlen=0)
 
 
 BYSTANDERS = ("README.md", "data.pt", "notes.txt", "00000/mine.txt")

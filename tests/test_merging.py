@@ -191,3 +191,16 @@ def test_a_shard_without_soft_labels_is_named(parts: list[Path], tmp_path: Path)
 def test_soft_labels_of_no_file_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"soft_labels\.npy: cannot be read \(No such file or directory\)"):
         read_soft_labels(tmp_path / "soft_labels.npy", 1)
+
+
+def test_a_journal_of_merging_is_believed_in_nothing_but_hashes(parts: list[Path], tmp_path: Path) -> None:
+    """A merge that was interrupted, and whose journal somebody has edited."""
+    merge_shards(parts, tmp_path / "whole")
+    merge_shards(parts, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    head = {name: value for name, value in manifest.items() if name not in ("companions", "skipped", "classes", "samples")}
+    edited = [{**entry, "label": 3, "source": "\x1b[31melsewhere"} for entry in manifest["samples"][:2]]
+    (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, *edited)))
+    merge_shards(parts, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == json.loads((tmp_path / "whole" / "manifest.json").read_text())

@@ -108,15 +108,15 @@ class Journal:
         return value
 
 
-def believed(root: Path, said: object, samples: Entries | None) -> dict[str, Any] | None:
+def believed(root: Path, said: object, samples: Entries) -> dict[str, Any] | None:
     """Return the entry of a sample as it has to be, or None if what a journal or a manifest says is not true of the folder.
 
     Taken from what it says are the key, if there is such a sample, the engine, and either the problem or the hash of the sample's own file,
-    if that file has it. Everything else is taken from `samples`; where that is None, from what it says.
+    if that file has it. Everything else is taken from `samples`.
     """
     try:
         entry = Document(said, str(root), OutputError)
-        known = entry.fields if samples is None else samples[entry.text("key")]
+        known = samples[entry.text("key")]
         rebuilt = {name: value for name, value in known.items() if name not in ("engine", "file", "sha256", "problem")}
         rebuilt |= {"key": entry.text("key"), "engine": entry.text("engine")}
         if "problem" in entry:

@@ -167,14 +167,13 @@ def sample_entries(
 
 
 @contextmanager
-def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries | None = None, overwrite: bool = False) -> Iterator[DatasetWriter]:
+def open_output(root: Path, head: Mapping[str, Any], *, samples: Entries, overwrite: bool = False) -> Iterator[DatasetWriter]:
     """Hold an output folder: a new or empty one, one in which the same run stopped, or one in which it finished.
 
     Args:
         root: The folder; it is made if need be.
         head: What decides the images. Of an earlier run in the folder it must be the same.
-        samples: What is known of each sample; of what an earlier run wrote down, only the engines, problems and hashes count then. None
-            takes its word for the rest too.
+        samples: What is known of each sample, by key; of what an earlier run wrote down, only the engines, problems and hashes count.
         overwrite: Whether to delete what an earlier run left there, and begin again.
 
     Raises:
@@ -211,7 +210,7 @@ def _leave_nothing(root: Path) -> None:
             (root / JOURNAL).unlink()
 
 
-def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames, *, begun_anew: bool) -> DatasetWriter:
+def _open(root: Path, head: dict[str, Any], samples: Entries, names: OutputNames, *, begun_anew: bool) -> DatasetWriter:
     journal = Journal(root)
     names.refuse_links(root)
     if not begun_anew:
@@ -224,15 +223,15 @@ def _open(root: Path, head: dict[str, Any], samples: Entries | None, names: Outp
     return DatasetWriter(root, head, journal)
 
 
-def _open_finished(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames) -> DatasetWriter:
+def _open_finished(root: Path, head: dict[str, Any], samples: Entries, names: OutputNames) -> DatasetWriter:
     """Leave a finished run as it is, if it has everything that belongs to it, or else make an interrupted one of it."""
     journal, manifest = Journal(root), Document.read(root / MANIFEST, OutputError)
     _require_same(root, manifest.fields, head)
     said = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
     kept = {entry["key"]: entry for value in said if (entry := believed(root, value, samples))}
-    in_order = [kept[key] for key in (kept if samples is None else samples) if key in kept]
+    in_order = [kept[key] for key in samples if key in kept]
     expected = [entry for entry in in_order if "file" in entry] + [entry for entry in in_order if "file" not in entry]
-    lost = len(said if samples is None else samples) - len(kept)
+    lost = len(samples) - len(kept)
     if said == expected and not lost and _has_companions(root, manifest, names) and (root / CONTACT_SHEET).is_file():
         if (root / JOURNAL).exists():  # of a run that ended between the manifest and this
             (root / JOURNAL).unlink()
@@ -242,7 +241,7 @@ def _open_finished(root: Path, head: dict[str, Any], samples: Entries | None, na
     return DatasetWriter(root, head, journal, lost=lost)
 
 
-def _open_interrupted(root: Path, head: dict[str, Any], samples: Entries | None, names: OutputNames) -> DatasetWriter:
+def _open_interrupted(root: Path, head: dict[str, Any], samples: Entries, names: OutputNames) -> DatasetWriter:
     """Go on with what of an interrupted run is on disk."""
     journal, kept, lost = Journal(root), {}, 0
     with reported(root / JOURNAL, "read"):
@@ -266,7 +265,7 @@ def _images_without_journal(root: Path, samples: Entries | None, names: OutputNa
     Raises:
         OutputError: The folder holds files that this run would not write, or would not have written yet.
     """
-    files = None if samples is None else {entry["file"] for entry in samples.values()}
+    files = None if samples is None else {entry["file"] for entry in samples.values() if "file" in entry}
     there = [name for name in map(_whole_name, _files(root)) if name not in (JOURNAL, LOCK)]
     images = {name for name in there if (names.has_image(name) if files is None else name in files)}
     for name in there:
