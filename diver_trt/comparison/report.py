@@ -273,6 +273,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
     left.set_xticks([edges[0], 1e-8, 1e-6, 1e-4, 1e-2, 1], ["equal", *(f"$10^{{{exponent}}}$" for exponent in (-8, -6, -4, -2, 0))])
     _make_logarithmic(right)
     right.set_ylim(top=200)
+    right.set_xlim(-0.3, max(1.3, right.get_xlim()[1]))
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
     return _svg(figure, "How differences are spread")
 
