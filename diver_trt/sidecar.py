@@ -179,15 +179,15 @@ class Sidecar:
         if built.backend != here.backend:
             return f"it is for backend {built.backend}, not {here.backend}"
         if built.version != here.version:
-            return f"it was built by version {built.version}, and {here.version} is installed"
+            return f"it was built by version {shown(built.version)}, and {here.version} is installed"
         if here.compute_capability is None:
             return "there is no NVIDIA GPU here"
         if here.compute_capability not in self.compute_capabilities:
-            return f"it is for {', '.join(self.compute_capabilities)}, and this GPU is {here.compute_capability}"
+            return f"it is for {shown(', '.join(self.compute_capabilities))}, and this GPU is {here.compute_capability}"
         if built.backend == "trt" and built.gpu != here.gpu:
-            return f"it was built on {built.gpu}, and this GPU is {here.gpu}"
+            return f"it was built on {shown(built.gpu)}, and this GPU is {here.gpu}"
         if built.driver and here.driver and _numbers(built.driver) > _numbers(here.driver):
-            return f"it was built under a driver for CUDA {built.driver}, and this one is for {here.driver}"
+            return f"it was built under a driver for CUDA {shown(built.driver)}, and this one is for {here.driver}"
         return None
 
 
@@ -338,7 +338,7 @@ def _parse(document: Document) -> Sidecar:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
 
 
 def _counts(document: Document) -> dict[str, int]:

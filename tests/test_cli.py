@@ -130,6 +130,7 @@ def test_every_setting_reaches_the_manifest(few: Path, tmp_path: Path, options: 
         (("--no-inheritance", "--start-step", "40"), "inheritance is off"),
         (("--window", "soon"), "--window is 'soon'; expected HIGH:LOW"),
         (("--window", "²:1"), "expected HIGH:LOW"),
+        (("--window", "1" * 5000 + ":1"), "expected HIGH:LOW"),
         (("--gamma", "-1"), "gamma is -1.0"),
         (("--no-inheritance", "--inherit-step", "30"), "--no-inheritance and --inherit-step 30 contradict each other"),
         (("--no-guidance", "--gamma", "0.2"), "--no-guidance and --gamma 0.2 contradict each other"),
@@ -141,7 +142,10 @@ def test_a_recipe_that_contradicts_itself_is_wrong_usage(few: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [("--preset", "fast"), ("--batch", "0"), ("--batch", "many"), ("--seed", "x"), ("--nonsense",)])
+@pytest.mark.parametrize(
+    "options",
+    [("--preset", "fast"), ("--shard", "1/" + "1" * 5000), ("--batch", "0"), ("--batch", "many"), ("--seed", "x"), ("--nonsense",)],
+)
 def test_wrong_usage_exits_2(few: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     result = run("recover", few, tmp_path / "out", *options)
     assert result.exit_code == 2

@@ -65,6 +65,10 @@ def test_an_engine_of_tensorrt_proper_is_for_one_kind_of_gpu(bundle: Bundle, pla
     assert own.misfit(bundle, built) is None
     older = replace(built, driver="12.4")
     assert "it was built under a driver for CUDA 12.6, and this one is for 12.4" in str(own.misfit(bundle, older))
+    odd = replace(built, driver="1" * 5000)
+    told = str(Plan(plan.folder, {name: replace(sidecar, built_on=odd) for name, sidecar in plan.sidecars.items()}).misfit(bundle, older))
+    assert "it was built under a driver for CUDA 1111" in told
+    assert len(told) < 1000
     assert "it was built on RTX 3060, and this GPU is RTX 3050" in str(own.misfit(bundle, replace(built, gpu="RTX 3050")))
 
 

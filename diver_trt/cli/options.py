@@ -73,7 +73,7 @@ def parse_recipe(
         settings["window"] = (settings.get("start_step", settings.get("steps", base.steps)), 0)
     elif window is not None:
         high, _, low = window.partition(":")
-        if not (window.isascii() and high.isdigit() and low.isdigit()):
+        if not (window.isascii() and len(window) <= 20 and high.isdigit() and low.isdigit()):
             raise RecipeError(f"--window is {window!r}; expected HIGH:LOW, such as 40:25, or full")
         settings["window"] = (int(high), int(low))
     return base.with_settings(**settings)

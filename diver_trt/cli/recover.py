@@ -176,7 +176,8 @@ def _parse_shard(text: str) -> Shard:
     from diver_trt.recovery import Shard
 
     number, _, of = text.partition("/")
-    if not (text.isascii() and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+    plain = text.isascii() and len(text) <= 20 and number.isdigit() and of.isdigit()
+    if not (plain and 1 <= int(number) <= int(of)):
         raise typer.BadParameter(f"--shard is {text!r}; expected NUMBER/OF, such as 3/8")
     return Shard(int(number), int(of))
 
