@@ -185,7 +185,7 @@ class Sidecar:
         if here.compute_capability not in self.compute_capabilities:
             return f"it is for {shown(', '.join(self.compute_capabilities))}, and this GPU is {here.compute_capability}"
         if built.backend == "trt" and built.gpu != here.gpu:
-            return f"it was built on {shown(built.gpu)}, and this GPU is {here.gpu}"
+            return f"it was built on {shown(str(built.gpu))}, and this GPU is {here.gpu}"
         if built.driver and here.driver and _numbers(built.driver) > _numbers(here.driver):
             return f"it was built under a driver for CUDA {shown(built.driver)}, and this one is for {here.driver}"
         return None
