@@ -390,7 +390,8 @@ def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(few: Path, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_before_there_is_a_folder_both_signals_end_it_alike(tmp_path: Path, number: signal.Signals) -> None:
     in_front = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which the background ignores
-    code = f"{in_front}; from diver_trt.cli import main, recover; recover.check_images = lambda *_, **__: (signal.raise_signal({int(number)}), time.sleep(60)); main()"
+    asking = f"recover.check_images = lambda *_, **__: (signal.raise_signal({int(number)}), time.sleep(60))"
+    code = f"{in_front}; from diver_trt.cli import main, recover; {asking}; main()"
     command = [sys.executable, "-c", code, "recover", str(DISTILLED), str(tmp_path / "out"), *RECIPE]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
