@@ -11,7 +11,6 @@ import shutil
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -277,7 +276,7 @@ def _require_image(root: Path, entry: Entry, side: int) -> None:
         DatasetError: It is not, or cannot be read.
     """
     path = _existing(root, entry["file"])
-    with _readable(path):
+    with reported(path, "read", DatasetError):
         _require_hash(path, entry["sha256"])
         with path.open("rb") as file:
             head = file.read(24)
@@ -303,7 +302,7 @@ def _soft_labels(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | Non
         hashes = {entry["file"]: entry["sha256"] for entry in shard.manifest["companions"]}
         if SOFT_LABELS in hashes:
             path = _existing(shard.root, SOFT_LABELS)
-            with _readable(path):
+            with reported(path, "read", DatasetError):
                 _require_hash(path, hashes[SOFT_LABELS])
             parts.append(read_soft_labels(path, len(shard.manifest["samples"])))
         elif shard.manifest["samples"]:
@@ -319,7 +318,7 @@ def read_soft_labels(path: Path, rows: int) -> NDArray[np.float32]:
     Raises:
         DatasetError: It holds something else, or other than it says.
     """
-    with _readable(path), path.open("rb") as file:
+    with reported(path, "read", DatasetError), path.open("rb") as file:
         try:
             version = np.lib.format.read_magic(file)
             read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -342,16 +341,3 @@ def _sheet(output: Path, manifest: Entry, samples: Sequence[Entry]) -> Image.Ima
         if sheet.wants(entry["index"]):
             sheet.add(entry["index"], names[entry["index"]], read_image(output / entry["file"]))
     return sheet.draw()
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn a failure to read a file into one line.
-
-    Raises:
-        DatasetError: The block raised an OSError.
-    """
-    try:
-        yield
-    except OSError as cause:
-        raise DatasetError(f"{path}: cannot be read ({cause.strerror or cause})") from cause

@@ -138,6 +138,22 @@ class Job:
             files[sample.key] = image_path(self.layout, sample.index, number, wnid_of(sample.label, self.bundle.num_classes))
         return files
 
+    def entry(self, sample: Sample) -> dict[str, Any]:
+        """Return what is known of a sample before it is recovered, as the journal and the manifest begin its entry."""
+        return {
+            "key": sample.key,
+            "source": self.dataset.images.name(sample.position),
+            "source_sha256": self.checked[sample.position].sha256,
+            "index": sample.index,
+            "label": sample.label,
+            "wnid": wnid_of(sample.label, self.bundle.num_classes),
+        }
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each sample of this job, and where it goes, by key, for `open_output`."""
+        files = self.files()
+        return {sample.key: {**self.entry(sample), "file": files[sample.key]} for sample in self.samples}
+
     def _source_sha256(self) -> str:
         """Return a hash of every sample's name, class, content and soft label, over the whole dataset whatever the shard."""
         digest, soft_label = hashlib.sha256(), self.dataset.soft_label
@@ -383,15 +399,7 @@ class _Run:
         self._writer.record({**self._record(sample), "problem": problem})
 
     def _record(self, sample: Sample) -> dict[str, Any]:
-        return {
-            "key": sample.key,
-            "source": self._job.dataset.images.name(sample.position),
-            "source_sha256": self._job.checked[sample.position].sha256,
-            "index": sample.index,
-            "label": sample.label,
-            "wnid": wnid_of(sample.label, self._job.bundle.num_classes),
-            "engine": self._engine,
-        }
+        return {**self._job.entry(sample), "engine": self._engine}
 
     def _close_twin(self) -> None:
         if self._twin:

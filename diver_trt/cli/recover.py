@@ -91,7 +91,7 @@ def recover(
     from diver_trt.datasets.dataset import read_dataset
     from diver_trt.datasets.layout import LAYOUTS, MAX_SIDE
     from diver_trt.datasets.read_options import ReadOptions
-    from diver_trt.datasets.writer import open_output, sample_entries
+    from diver_trt.datasets.writer import open_output
     from diver_trt.recovery import Job, ModelOpener, check_output, contact_sheet_path, recover_job
     from diver_trt.runtime.memory import parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
@@ -126,8 +126,7 @@ def recover(
     if overwrite:
         opener.prepare()  # nothing is deleted before it is sure that something can come in its place
     started = time.monotonic()
-    known = sample_entries(dataset, job.samples, checked, job.files(), opened.num_classes)
-    opening = open_output(output, job.head(), samples=known, overwrite=overwrite)
+    opening = open_output(output, job.head(), samples=job.entries(), overwrite=overwrite)
     with opening as writer, stop_requested() as stopping, progress("recovering", 0) as advance:
         _say_there(writer, output, count)
         begun = _Begun(count, writer, advance)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from diver_trt.errors import OutputError
+from diver_trt.errors import DiverError, OutputError
 
 
 def temporary_of(path: Path) -> Path:
@@ -82,13 +82,13 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def reported(path: Path, done: str = "written") -> Iterator[None]:
+def reported(path: Path, done: str = "written", error: type[DiverError] = OutputError) -> Iterator[None]:
     """Turn a failure of the system at a file into one line.
 
     Raises:
-        OutputError: The block raised an OSError.
+        error: The block raised an OSError.
     """
     try:
         yield
     except OSError as cause:
-        raise OutputError(f"{path}: cannot be {done} ({cause.strerror or cause})") from cause
+        raise error(f"{path}: cannot be {done} ({cause.strerror or cause})") from cause

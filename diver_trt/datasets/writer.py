@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
-from diver_trt.datasets.class_map import wnid_of
 from diver_trt.datasets.folder_lock import LOCK, locked
 from diver_trt.datasets.journal import JOURNAL, Entries, Journal, believed, is_there
 from diver_trt.datasets.layout import STACKED, OutputNames
@@ -27,10 +26,6 @@ from diver_trt.datasets.whole_file import reported, sync_file, sync_folder, temp
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable, shown
 from diver_trt.pixels import Pixels
-
-if TYPE_CHECKING:
-    from diver_trt.datasets.dataset import Dataset, Sample
-    from diver_trt.datasets.image_source import Checked
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
@@ -138,32 +133,6 @@ class DatasetWriter:
                 file.write(b"\n ]\n}\n")
             (self.root / JOURNAL).unlink()
         self.finished = True
-
-
-def sample_entries(
-    dataset: Dataset, samples: Iterable[Sample], checked: Sequence[Checked], files: Mapping[str, str], num_classes: int
-) -> dict[str, dict[str, Any]]:
-    """Return what is known of samples before they are recovered, for `open_output`.
-
-    Args:
-        dataset: The distilled images.
-        samples: Those of them that are to be recovered.
-        checked: What a look at each image of the dataset found.
-        files: Where each goes, by key.
-        num_classes: Of the model.
-    """
-    return {
-        sample.key: {
-            "key": sample.key,
-            "source": dataset.images.name(sample.position),
-            "source_sha256": checked[sample.position].sha256,
-            "index": sample.index,
-            "label": sample.label,
-            "wnid": wnid_of(sample.label, num_classes),
-            "file": files[sample.key],
-        }
-        for sample in samples
-    }
 
 
 @contextmanager
