@@ -60,13 +60,27 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    seconds = [timed(DIGITS, arguments.folder / f"timed-{number}") for number in range(3)][1:]  # the first one warms the disk's cache
-    outcome = crash(DIGITS, arguments.folder, arguments.kills, arguments.seed, at_any_time(min(seconds), random.Random(arguments.seed)))
+    seconds = [timed(DIGITS, arguments.folder / f"timed-{number}") for number in range(3)][
+        1:
+    ]  # the first one warms the disk's cache
+    outcome = crash(
+        DIGITS,
+        arguments.folder,
+        arguments.kills,
+        arguments.seed,
+        at_any_time(min(seconds), random.Random(arguments.seed)),
+    )
     between = outcome.kills - outcome.early - outcome.late
-    print(f"{outcome.kills} kills in {outcome.runs} runs, of which one left alone takes {min(seconds):.1f} s:")
-    print(f"{outcome.early} before a run's first image, {between} between images, {outcome.late} after the last one")
+    print(
+        f"{outcome.kills} kills in {outcome.runs} runs, of which one left alone takes {min(seconds):.1f} s:"
+    )
+    print(
+        f"{outcome.early} before a run's first image, {between} between images, {outcome.late} after the last one"
+    )
     print(f"samples twice in a journal: {len(outcome.doubles)}; lost from one: {len(outcome.lost)}")
-    print(f"files unlike an undisturbed run's in {outcome.folders} folders: {len(outcome.differences)}")
+    print(
+        f"files unlike an undisturbed run's in {outcome.folders} folders: {len(outcome.differences)}"
+    )
     sys.exit(bool(outcome.doubles or outcome.lost or outcome.differences))
 
 
@@ -89,7 +103,9 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
     runs, folders, moments = 0, 0, Counter[str]()
     doubles, lost, differences = list[str](), list[str](), list[str]()
     while moments.total() < kills:
-        output = folder / f"killed-{chance.randrange(3)}"  # three folders, so that a finished one is not all that is left to kill
+        output = (
+            folder / f"killed-{chance.randrange(3)}"
+        )  # three folders, so that a finished one is not all that is left to kill
         if (output / "manifest.json").exists():
             folders += 1
             differences += ended(source, output, folder / "whole")
@@ -100,11 +116,24 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
         moments["late" if len(found) >= samples else "early" if found == before else "between"] += 1
         doubles += [key for key, count in Counter(found).items() if count > 1]
         lost += [key for key in before if key not in found]
-        print(f"kill {moments.total()}: {len(before)} samples were there, {len(found)} are now", file=sys.stderr, flush=True)
+        print(
+            f"kill {moments.total()}: {len(before)} samples were there, {len(found)} are now",
+            file=sys.stderr,
+            flush=True,
+        )
     for output in sorted(folder.glob("killed-*")):
         folders += 1
         differences += ended(source, output, folder / "whole")
-    return Outcome(runs, moments.total(), moments["early"], moments["late"], tuple(doubles), tuple(lost), folders, tuple(differences))
+    return Outcome(
+        runs,
+        moments.total(),
+        moments["early"],
+        moments["late"],
+        tuple(doubles),
+        tuple(lost),
+        folders,
+        tuple(differences),
+    )
 
 
 def ended(source: Path, output: Path, whole: Path) -> list[str]:
@@ -118,7 +147,9 @@ def ended(source: Path, output: Path, whole: Path) -> list[str]:
 def killed(source: Path, output: Path, wait: Wait) -> bool:
     """Start a recovery, kill it when it is time, and return whether it died of that."""
     with (output.parent / "log").open("w+b") as log:
-        process = subprocess.Popen(command(source, output), stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command(source, output), stdout=log, stderr=log, start_new_session=True
+        )
         try:
             wait(process, output)
         finally:
@@ -127,7 +158,9 @@ def killed(source: Path, output: Path, wait: Wait) -> bool:
             process.wait()
         if process.returncode not in (0, -signal.SIGKILL):
             log.seek(0)
-            raise RuntimeError(f"a run ended by itself with {process.returncode}: {log.read().decode()[-500:]}")
+            raise RuntimeError(
+                f"a run ended by itself with {process.returncode}: {log.read().decode()[-500:]}"
+            )
     return process.returncode == -signal.SIGKILL
 
 
@@ -155,22 +188,45 @@ def timed(source: Path, output: Path) -> float:
 
 
 def command(source: Path, output: Path) -> list[str]:
-    return [sys.executable, "-m", "diver_trt", "recover", str(source), str(output), *RECIPE, "--batch", "4"]
+    return [
+        sys.executable,
+        "-m",
+        "diver_trt",
+        "recover",
+        str(source),
+        str(output),
+        *RECIPE,
+        "--batch",
+        "4",
+    ]
 
 
 def keys(output: Path) -> list[str]:
     """Return the samples that a journal has, whole lines only, or the manifest that has taken its place."""
     with suppress(FileNotFoundError):
-        return [sample["key"] for sample in json.loads((output / "manifest.json").read_bytes())["samples"]]
+        return [
+            sample["key"]
+            for sample in json.loads((output / "manifest.json").read_bytes())["samples"]
+        ]
     with suppress(FileNotFoundError):
-        return [json.loads(line)["key"] for line in (output / "journal.jsonl").read_bytes().split(b"\n")[1:-1]]
+        return [
+            json.loads(line)["key"]
+            for line in (output / "journal.jsonl").read_bytes().split(b"\n")[1:-1]
+        ]
     return []
 
 
 def different(first: Path, second: Path) -> list[str]:
     """Return the files that are not the same to the byte in both folders."""
-    contents = [{path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()} for root in (first, second)]
-    return [str(path) for path in contents[0].keys() | contents[1].keys() if contents[0].get(path) != contents[1].get(path)]
+    contents = [
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (first, second)
+    ]
+    return [
+        str(path)
+        for path in contents[0].keys() | contents[1].keys()
+        if contents[0].get(path) != contents[1].get(path)
+    ]
 
 
 if __name__ == "__main__":

@@ -25,15 +25,25 @@ QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="place for about 9 GB of files, which are deleted afterwards")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        required=True,
+        help="place for about 9 GB of files, which are deleted afterwards",
+    )
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     classes = folder / "classes.txt"
-    classes.write_text("".join(f"{index % 10}\n" for index in range(CLASSES)))  # the digits model has ten
+    classes.write_text(
+        "".join(f"{index % 10}\n" for index in range(CLASSES))
+    )  # the digits model has ten
     for name, make in (("jpeg", make_jpeg), ("png", make_png), ("tensors", make_tensors)):
         source = make(folder / name)
         seconds, busy, peak = until_first_batch(source, folder / "out", "--classes", str(classes))
-        print(f"{name}: listed, looked at and planned in {seconds:.1f} s ({busy:.1f} s of CPU time), peak {peak / 1e6:,.0f} MB", flush=True)
+        print(
+            f"{name}: listed, looked at and planned in {seconds:.1f} s ({busy:.1f} s of CPU time), peak {peak / 1e6:,.0f} MB",
+            flush=True,
+        )
         shutil.rmtree(folder / name)
     for count in (500, 5000):
         source = make_few(folder / "few", count)
@@ -45,8 +55,14 @@ def main() -> None:
 def picture(side: int, seed: int) -> Image.Image:
     """An image with large shapes and grain, whose files are about as large as those of distilled images."""
     generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (28, 28, 3)).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    return Image.fromarray((np.asarray(coarse, np.float32) + generator.normal(0, 12, (side, side, 3))).clip(0, 255).astype(np.uint8))
+    coarse = Image.fromarray(generator.integers(0, 256, (28, 28, 3)).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+    return Image.fromarray(
+        (np.asarray(coarse, np.float32) + generator.normal(0, 12, (side, side, 3)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def make_tree(folder: Path, side: int, suffix: str, name: str) -> Path:
@@ -58,7 +74,9 @@ def make_tree(folder: Path, side: int, suffix: str, name: str) -> Path:
     for index in range(CLASSES):
         (folder / name.format(index)).mkdir(parents=True)
         for number in range(PER_CLASS):
-            (folder / name.format(index) / f"class{index:03d}_id{number:03d}.{suffix}").write_bytes(files[(index + number) % DISTINCT])
+            (folder / name.format(index) / f"class{index:03d}_id{number:03d}.{suffix}").write_bytes(
+                files[(index + number) % DISTINCT]
+            )
     return folder
 
 
@@ -73,7 +91,9 @@ def make_png(folder: Path) -> Path:
 def make_tensors(folder: Path) -> Path:
     folder.mkdir(parents=True)
     pictures = np.stack([np.asarray(picture(64, seed)) for seed in range(DISTINCT)])
-    values = torch.from_numpy(((pictures / 255 - 0.45) / 0.225).astype(np.float32).transpose(0, 3, 1, 2).copy())
+    values = torch.from_numpy(
+        ((pictures / 255 - 0.45) / 0.225).astype(np.float32).transpose(0, 3, 1, 2).copy()
+    )
     torch.save(values[torch.arange(CLASSES * PER_CLASS) % DISTINCT], folder / "images_best.pt")
     torch.save(torch.arange(CLASSES * PER_CLASS) // PER_CLASS, folder / "labels_best.pt")
     return folder
@@ -90,7 +110,12 @@ def make_few(folder: Path, count: int) -> Path:
 def until_first_batch(source: Path, output: Path, *options: str) -> tuple[float, float, int]:
     """Return how long `recover` takes until it begins, by the clock and on the CPU in seconds, and its peak memory in bytes."""
     started = time.perf_counter()
-    with subprocess.Popen(command(source, output, *options), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command(source, output, *options),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "recovering on" in line:
@@ -107,7 +132,9 @@ def until_first_batch(source: Path, output: Path, *options: str) -> tuple[float,
 def whole_recovery(source: Path, output: Path) -> int:
     """Return the peak memory of a recovery in bytes."""
     peak = 0
-    with subprocess.Popen(command(source, output, *QUICK), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command(source, output, *QUICK), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None:
             peak = max(peak, peak_bytes(process.pid))
             time.sleep(0.05)

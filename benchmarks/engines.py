@@ -22,11 +22,18 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from diver_trt.bundle import Bundle, FileRecord, Network
-from diver_trt.export.engine_builder import Compiled, Target, build_plan, compile_graph, resolve_target
+from diver_trt.bundle import Bundle, Network
 from diver_trt.export.onnx_graph import graph_from_network
-from diver_trt.runtime.memory import RESIDENCIES, plan_memory
-from diver_trt.sidecar import Profile, read_plan
+from diver_trt.files import FileRecord
+from diver_trt.runtime.backends.tensorrt.builder import (
+    Compiled,
+    Target,
+    build_plan,
+    compile_graph,
+    resolve_target,
+)
+from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, plan_memory
+from diver_trt.runtime.backends.tensorrt.sidecar import Profile, read_plan
 from diver_trt.tensors import TensorSpec
 
 BATCHES = (1, 4, 8)
@@ -58,7 +65,14 @@ def compile_unsplit(folder: Path, target: Target, batch: int) -> Compiled:
         path.parent.mkdir(exist_ok=True)
         transformer = DiTTransformer2DModel.from_pretrained(folder / "pipeline" / "transformer")
         graph_from_network(Unsplit(transformer).requires_grad_(False), inputs, outputs, path)
-    network = Network(name="denoiser", graph=FileRecord.of(path), weights=None, inputs=inputs, outputs=outputs, parameters=0)
+    network = Network(
+        name="denoiser",
+        graph=FileRecord.of(path),
+        weights=None,
+        inputs=inputs,
+        outputs=outputs,
+        parameters=0,
+    )
     return compile_graph(path, network, Profile(2 * batch, 2 * batch, 2 * batch), target)
 
 
@@ -67,13 +81,19 @@ def megabytes(size: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True)
     folder = parser.parse_args().folder
     bundle = Bundle.open(folder / "fp16")
 
-    versions = ", ".join(f"{package} {version(package)}" for package in ("tensorrt-rtx", "polygraphy", "torch"))
-    print(f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}; no GPU\n")
+    versions = ", ".join(
+        f"{package} {version(package)}" for package in ("tensorrt-rtx", "polygraphy", "torch")
+    )
+    print(
+        f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}; no GPU\n"
+    )
     print("| batch | network | weights | activations | in and out | engine file |")
     print("|---:|---|---:|---:|---:|---:|")
     plans = []
@@ -81,9 +101,21 @@ def main() -> None:
         target = resolve_target("rtx", SMS, Profile(batch, batch, batch))
         for sidecar in build_plan(bundle, target):
             memory = sidecar.memory
-            figures = (memory.weights_bytes, memory.activation_bytes, memory.io_bytes, sidecar.engine.size_bytes)
-            print(f"| {batch} | {sidecar.network} | {' | '.join(megabytes(size) for size in figures)} |", flush=True)
-            print(f"{sidecar.network} b{batch}: {sidecar.build_seconds:.0f} s, {dict(sidecar.dtypes)}", file=sys.stderr, flush=True)
+            figures = (
+                memory.weights_bytes,
+                memory.activation_bytes,
+                memory.io_bytes,
+                sidecar.engine.size_bytes,
+            )
+            print(
+                f"| {batch} | {sidecar.network} | {' | '.join(megabytes(size) for size in figures)} |",
+                flush=True,
+            )
+            print(
+                f"{sidecar.network} b{batch}: {sidecar.build_seconds:.0f} s, {dict(sidecar.dtypes)}",
+                file=sys.stderr,
+                flush=True,
+            )
         plans.append(read_plan(target.folder(bundle)))
 
     print("\n| batch | networks | encoder | conditioner | denoiser | decoder | peak |")
@@ -92,17 +124,27 @@ def main() -> None:
         for residency in RESIDENCIES:
             planned = plan_memory(plan, residency)
             totals = [megabytes(phase.total_bytes) for phase in planned.phases]
-            print(f"| {planned.batch} | {residency} | {' | '.join(totals)} | **{megabytes(planned.peak_bytes)}** |")
+            print(
+                f"| {planned.batch} | {residency} | {' | '.join(totals)} | **{megabytes(planned.peak_bytes)}** |"
+            )
 
     largest = Profile(BATCHES[-1], BATCHES[-1], BATCHES[-1])
     whole = {
         name: compile_graph(
-            bundle.path / bundle.networks[name].graph.name, bundle.networks[name], largest, resolve_target("rtx", SMS, largest)
+            bundle.path / bundle.networks[name].graph.name,
+            bundle.networks[name],
+            largest,
+            resolve_target("rtx", SMS, largest),
         )
         for name in ("encoder", "decoder")
     }
-    activations = ", ".join(f"{name} {megabytes(compiled.memory.activation_bytes)} MB" for name, compiled in whole.items())
-    print(f"\nthe VAE at batch {BATCHES[-1]} instead of one image at a time: activations {activations}.")
+    activations = ", ".join(
+        f"{name} {megabytes(compiled.memory.activation_bytes)} MB"
+        for name, compiled in whole.items()
+    )
+    print(
+        f"\nthe VAE at batch {BATCHES[-1]} instead of one image at a time: activations {activations}."
+    )
 
     target = resolve_target("rtx", SMS[-1:], Profile(8, 8, 8))
     with torch.no_grad():

@@ -30,17 +30,27 @@ def main() -> None:
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_STATE_HOME"] = f"{folder}/state"
-        trials = [(target, Trial(target, Path(folder) / str(number))) for number, target in enumerate(TARGETS)]
+        trials = [
+            (target, Trial(target, Path(folder) / str(number)))
+            for number, target in enumerate(TARGETS)
+        ]
         limit = virtual_bytes() + EXTRA_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         started, total, defects = time.monotonic(), 0, 0
-        print("| target | inputs | refused | accepted | slowest, ms | defects |\n|---|---:|---:|---:|---:|---:|")
+        print(
+            "| target | inputs | refused | accepted | slowest, ms | defects |\n|---|---:|---:|---:|---:|---:|"
+        )
         for number, (target, trial) in enumerate(trials):
             inputs = options.inputs // len(TARGETS) + (number < options.inputs % len(TARGETS))
             defects += attempt_all(target, trial, inputs, options.seed)
             total += inputs
-    minutes, peak = (time.monotonic() - started) / 60, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"\n{total:,} inputs of {len(TARGETS)} targets in {minutes:.1f} minutes, peak memory {peak / 1e6:,.0f} MB: {defects} defects")
+    minutes, peak = (
+        (time.monotonic() - started) / 60,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    print(
+        f"\n{total:,} inputs of {len(TARGETS)} targets in {minutes:.1f} minutes, peak memory {peak / 1e6:,.0f} MB: {defects} defects"
+    )
     sys.exit(1 if defects else 0)
 
 
@@ -55,8 +65,15 @@ def attempt_all(target: Target, trial: Trial, inputs: int, seed: int) -> int:
             if defects <= SHOWN_DEFECTS:
                 print(f"{target.name}, input {number}: {defect}", file=sys.stderr)
             continue
-        accepted, refused, slowest = accepted + outcome.accepted, refused + (not outcome.accepted), max(slowest, outcome.seconds)
-    print(f"| {target.name} | {inputs:,} | {refused:,} | {accepted:,} | {1000 * slowest:,.0f} | {defects} |", flush=True)
+        accepted, refused, slowest = (
+            accepted + outcome.accepted,
+            refused + (not outcome.accepted),
+            max(slowest, outcome.seconds),
+        )
+    print(
+        f"| {target.name} | {inputs:,} | {refused:,} | {accepted:,} | {1000 * slowest:,.0f} | {defects} |",
+        flush=True,
+    )
     return defects
 
 

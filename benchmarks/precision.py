@@ -30,7 +30,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diver_trt.bundle import Bundle, FileRecord, Network, NetworkName, contract, default_bundle
+from diver_trt.bundle import Bundle, Network, NetworkName, contract, default_bundle
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import torch_participant
 from diver_trt.comparison.metrics import difference
@@ -38,14 +38,22 @@ from diver_trt.comparison.runs import Participant, record
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, Reference, compare_engine, mean_psnr
 from diver_trt.export.checkpoint import Model, load_model, set_timestep_frequencies
-from diver_trt.export.engine_builder import compile_graph, resolve_target
-from diver_trt.export.networks import Block, Decoder, Denoiser, Encoder, Float32GroupNorm, step_layout
+from diver_trt.export.networks import (
+    Block,
+    Decoder,
+    Denoiser,
+    Encoder,
+    Float32GroupNorm,
+    step_layout,
+)
 from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.files import FileRecord
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.onnx_engine import import_onnxruntime
-from diver_trt.sidecar import Profile
+from diver_trt.runtime.backends.onnx import import_onnxruntime
+from diver_trt.runtime.backends.tensorrt.builder import compile_graph, resolve_target
+from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 
 MODEL = Path(__file__).parent.parent / "examples" / "digits" / "dit-digits"
 STEP = 30
@@ -88,7 +96,9 @@ class PlannedBlock(Block):
     def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
         norms, residual = self.plan.norms, self.plan.residual
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=2)
-        prepared = self.attention_norm(tokens.to(norms)) * (1 + scale_a.to(norms)) + shift_a.to(norms)
+        prepared = self.attention_norm(tokens.to(norms)) * (1 + scale_a.to(norms)) + shift_a.to(
+            norms
+        )
         tokens = gate_a.to(residual) * self._attend(prepared.to(HALF)).to(residual) + tokens
         prepared = self.mlp_norm(tokens.to(norms)) * (1 + scale_m.to(norms)) + shift_m.to(norms)
         mixed: Tensor = gate_m.to(residual) * self.mlp(prepared.to(HALF)).to(residual) + tokens
@@ -97,7 +107,10 @@ class PlannedBlock(Block):
     def _attend(self, tokens: Tensor) -> Tensor:
         attention = self.attention
         query, key, value = (
-            project(tokens).reshape(*tokens.shape[:2], attention.heads, -1).transpose(1, 2).to(self.plan.attention)
+            project(tokens)
+            .reshape(*tokens.shape[:2], attention.heads, -1)
+            .transpose(1, 2)
+            .to(self.plan.attention)
             for project in (attention.to_q, attention.to_k, attention.to_v)
         )
         attended = F.scaled_dot_product_attention(query, key, value).to(HALF)
@@ -111,7 +124,9 @@ class PlannedDenoiser(Denoiser):
     def __init__(self, transformer: Any, plan: Plan) -> None:
         super().__init__(transformer, step_layout(transformer), HALF)
         self.plan = plan
-        self.blocks = nn.ModuleList(PlannedBlock(block, plan) for block in transformer.transformer_blocks)
+        self.blocks = nn.ModuleList(
+            PlannedBlock(block, plan) for block in transformer.transformer_blocks
+        )
 
     def predict(self, latent: Tensor, modulation: Tensor) -> Tensor:
         norms, residual = self.plan.norms, self.plan.residual
@@ -121,9 +136,13 @@ class PlannedDenoiser(Denoiser):
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, modulation[:, 6 * self.width * i : 6 * self.width * (i + 1)])
         shift, scale = modulation[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
-        outputs = self.final_projection((self.final_norm(tokens.to(norms)) * (1 + scale) + shift).to(HALF)).float()
+        outputs = self.final_projection(
+            (self.final_norm(tokens.to(norms)) * (1 + scale) + shift).to(HALF)
+        ).float()
         patch = self.patch_size
-        outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(0, 5, 1, 3, 2, 4)
+        outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(
+            0, 5, 1, 3, 2, 4
+        )
         image: Tensor = outputs.reshape(-1, self.out_channels, grid * patch, grid * patch)
         return image
 
@@ -152,7 +171,9 @@ def planned_participant(model: Model, bundle: Bundle, batch: int, plan: Plan) ->
     def open_session(size: int = batch) -> Any:
         return PlannedSession(model, bundle, size, plan)
 
-    return Participant(plan.name, "fp16", bundle, model.noise_schedule, open_session, lambda: open_session(1))
+    return Participant(
+        plan.name, "fp16", bundle, model.noise_schedule, open_session, lambda: open_session(1)
+    )
 
 
 def measure_digits() -> None:
@@ -166,14 +187,21 @@ def measure_digits() -> None:
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for plan in PLANS:
-        found = compare_engine(reference, planned_participant(model, bundle, 10, plan), inputs, recipe)
+        found = compare_engine(
+            reference, planned_participant(model, bundle, 10, plan), inputs, recipe
+        )
         print(f"| {plan.name} | {' | '.join(digits_cells(found))} |", flush=True)
-    print(f"\nThe largest value of the residual stream, over all steps of the first image: {largest_residual(reference):.0f}.")
+    print(
+        f"\nThe largest value of the residual stream, over all steps of the first image: {largest_residual(reference):.0f}."
+    )
 
 
 def largest_residual(reference: Reference) -> float:
     recording, largest = reference.recording, 0.0
-    by_class, null = recording.modulations[0], recording.modulations[reference.participant.bundle.null_label]
+    by_class, null = (
+        recording.modulations[0],
+        recording.modulations[reference.participant.bundle.null_label],
+    )
     for i, latent in enumerate(recording.latents[:-1, :1]):
         k = len(recording.latents) - 1 - i
         stages = reference.probe.stages(latent, np.stack([by_class[k - 1 : k], null[k - 1 : k]]))
@@ -200,19 +228,27 @@ def digits_cells(found: Comparison) -> list[str]:
 def measure_real_size(folder: Path) -> None:
     """One step of DiT-XL/2 under every plan of the DiT, against torch in float32."""
     bundle = Bundle.open(folder / "fp16")
-    transformer: Any = DiTTransformer2DModel.from_pretrained(folder / "pipeline" / "transformer").eval().requires_grad_(False)
+    transformer: Any = (
+        DiTTransformer2DModel.from_pretrained(folder / "pipeline" / "transformer")
+        .eval()
+        .requires_grad_(False)
+    )
     set_timestep_frequencies(transformer, "dit")
     values = step_inputs(bundle)
     expected = run_torch(Denoiser(transformer, step_layout(transformer), SINGLE).eval(), values)
     target = resolve_target("rtx", [86], Profile(BATCH, BATCH, BATCH))
-    print("| plan | step, ONNX Runtime | step, torch | graph file | weights | activations, batch 8 |")
+    print(
+        "| plan | step, ONNX Runtime | step, torch | graph file | weights | activations, batch 8 |"
+    )
     print("|---|---:|---:|---:|---:|---:|")
     for plan in PLANS:
         if plan.vae_only:
             continue
         path = folder / "plans" / plan.name.replace(" ", "-").replace(",", "") / "denoiser.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
-        inputs, outputs = contract(bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16")["denoiser"]
+        inputs, outputs = contract(
+            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16"
+        )["denoiser"]
         started = time.monotonic()
         denoiser = PlannedDenoiser(transformer, plan).eval().requires_grad_(False)
         rounded = difference(run_torch(denoiser, values), expected).relative_l2
@@ -220,11 +256,23 @@ def measure_real_size(folder: Path) -> None:
         del denoiser
         gc.collect()
         graph = difference(run_onnx(path, values), expected).relative_l2
-        network = Network(name="denoiser", graph=FileRecord.of(path), weights=None, inputs=inputs, outputs=outputs, parameters=0)
+        network = Network(
+            name="denoiser",
+            graph=FileRecord.of(path),
+            weights=None,
+            inputs=inputs,
+            outputs=outputs,
+            parameters=0,
+        )
         memory = compile_graph(path, network, Profile(BATCH, BATCH, BATCH), target).memory
         size = path.stat().st_size + (weights.stat().st_size if weights else 0)
-        megabytes = [f"{figure / 1e6:,.0f} MB" for figure in (size, memory.weights_bytes, memory.activation_bytes)]
-        print(f"| {plan.name} | {graph:.1e} | {rounded:.1e} | {' | '.join(megabytes)} |", flush=True)
+        megabytes = [
+            f"{figure / 1e6:,.0f} MB"
+            for figure in (size, memory.weights_bytes, memory.activation_bytes)
+        ]
+        print(
+            f"| {plan.name} | {graph:.1e} | {rounded:.1e} | {' | '.join(megabytes)} |", flush=True
+        )
         print(f"{plan.name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         for file in path.parent.iterdir():
             file.unlink()
@@ -236,32 +284,58 @@ def measure_real_size_vae(folder: Path) -> None:
     torch's float16 convolutions are slow on a CPU, so the error is that of a small image; activations are those of the whole one.
     """
     bundle = Bundle.open(folder / "fp16")
-    vae: Any = AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
+    vae: Any = (
+        AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
+    )
     target = resolve_target("rtx", [86], Profile(1, 1, 1))
-    tensors = contract(bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16")
+    tensors = contract(
+        bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16"
+    )
     print("\n| group norms | network | torch | activations, one image |")
     print("|---|---|---:|---:|")
-    networks: dict[NetworkName, type[Encoder] | type[Decoder]] = {"encoder": Encoder, "decoder": Decoder}
+    networks: dict[NetworkName, type[Encoder] | type[Decoder]] = {
+        "encoder": Encoder,
+        "decoder": Decoder,
+    }
     for name, build in networks.items():
         inputs, outputs = tensors[name]
         channels, size = {"encoder": (3, 64), "decoder": (4, 8)}[name]
-        values = {"values": np.random.default_rng(1).standard_normal((1, channels, size, size)).astype(np.float32)}
+        values = {
+            "values": np.random.default_rng(1)
+            .standard_normal((1, channels, size, size))
+            .astype(np.float32)
+        }
         expected = run_torch(build(vae, SINGLE).eval(), values)
-        for words, network in (("float32", build(vae, HALF)), ("float16", without_float32_norms(build(vae, HALF)))):
+        for words, network in (
+            ("float32", build(vae, HALF)),
+            ("float16", without_float32_norms(build(vae, HALF))),
+        ):
             error = difference(run_torch(network.eval(), values), expected).relative_l2
             path = folder / "plans" / f"{name}.onnx"
             path.parent.mkdir(exist_ok=True)
             graph_from_network(network.requires_grad_(False), inputs, outputs, path)
-            declared = Network(name=name, graph=FileRecord.of(path), weights=None, inputs=inputs, outputs=outputs, parameters=0)
+            declared = Network(
+                name=name,
+                graph=FileRecord.of(path),
+                weights=None,
+                inputs=inputs,
+                outputs=outputs,
+                parameters=0,
+            )
             memory = compile_graph(path, declared, Profile(1, 1, 1), target).memory
-            print(f"| {words} | {name} | {error:.1e} | {memory.activation_bytes / 1e6:,.0f} MB |", flush=True)
+            print(
+                f"| {words} | {name} | {error:.1e} | {memory.activation_bytes / 1e6:,.0f} MB |",
+                flush=True,
+            )
 
 
 @torch.no_grad()
 def measure_summation(folder: Path) -> None:
     """The fp32 encoder on two distilled digits, which are mostly flat, and on noise: torch and ONNX Runtime against torch in float64."""
     bundle = Bundle.open(folder / "fp32")
-    vae: Any = AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
+    vae: Any = (
+        AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
+    )
     pictures = [to_network(image)[None] for image in distilled_inputs(bundle, 2).images]
     noise = np.random.default_rng(0).standard_normal(pictures[0].shape).astype(np.float32)
     single, path = Encoder(vae, SINGLE).eval(), bundle.path / "encoder.onnx"
@@ -272,7 +346,10 @@ def measure_summation(folder: Path) -> None:
         moments = double.quant_conv(double.encoder(torch.from_numpy(image).double()))
         exact = (moments[:, : bundle.latent_shape[0]] * bundle.scaling_factor).numpy()
         found = (run_onnx(path, {"image": image}), run_torch(single, {"image": image}))
-        print(f"| {name} | {' | '.join(f'{difference(latent, exact).relative_l2:.1e}' for latent in found)} |", flush=True)
+        print(
+            f"| {name} | {' | '.join(f'{difference(latent, exact).relative_l2:.1e}' for latent in found)} |",
+            flush=True,
+        )
 
 
 def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -280,10 +357,19 @@ def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(1)
     latent, anchor = generator.standard_normal((2, 1, *bundle.latent_shape)).astype(np.float32)
     timesteps = np.full(2, bundle.noise_schedule.timesteps(50)[STEP - 1])
-    session = import_onnxruntime().InferenceSession(bundle.path / "conditioner.onnx", providers=["CPUExecutionProvider"])
-    modulation = session.run(None, {"timestep": timesteps, "label": np.array([207, bundle.null_label])})[0]
+    session = import_onnxruntime().InferenceSession(
+        bundle.path / "conditioner.onnx", providers=["CPUExecutionProvider"]
+    )
+    modulation = session.run(
+        None, {"timestep": timesteps, "label": np.array([207, bundle.null_label])}
+    )[0]
     row = step_table(bundle.noise_schedule, Recipe(), bundle.layout)[STEP - 1].astype(np.float32)
-    return {"latent": latent, "anchor": anchor, "modulation": modulation[:, None], "coefficients": row}
+    return {
+        "latent": latent,
+        "anchor": anchor,
+        "modulation": modulation[:, None],
+        "coefficients": row,
+    }
 
 
 @torch.no_grad()
@@ -293,16 +379,25 @@ def run_torch(denoiser: nn.Module, values: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def run_onnx(path: Path, values: dict[str, np.ndarray]) -> np.ndarray:
-    result: np.ndarray = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, values)[0]
+    result: np.ndarray = (
+        import_onnxruntime()
+        .InferenceSession(path, providers=["CPUExecutionProvider"])
+        .run(None, values)[0]
+    )
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--digits", action="store_true")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "diffusers", "onnxruntime", "numpy"))
+    versions = ", ".join(
+        f"{package} {version(package)}"
+        for package in ("torch", "diffusers", "onnxruntime", "numpy")
+    )
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}\n")
     if arguments.digits:

@@ -48,7 +48,9 @@ def make_pipeline(folder: Path) -> Path:
         layers_per_block=2,
         sample_size=256,
     )
-    scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    scheduler = DDIMScheduler(
+        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
+    )
     with torch.no_grad():
         embedder = transformer.transformer_blocks[0].norm1.emb.state_dict()
         for block in transformer.transformer_blocks[1:]:
@@ -62,9 +64,12 @@ def export(source: Path, target: Path, precision: Precision) -> dict[str, float]
     shutil.rmtree(target, ignore_errors=True)
     started = time.monotonic()
     errors: dict[str, float] = {
-        exported.network.name: exported.error for exported in export_bundle(load_model(str(source)), target, precision)
+        exported.network.name: exported.error
+        for exported in export_bundle(load_model(str(source)), target, precision)
     }
-    print(f"exported {precision} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    print(
+        f"exported {precision} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
+    )
     return errors
 
 
@@ -89,7 +94,12 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     expected_modulation = torch.cat([layer(embedded) for layer in layers], dim=1).numpy()
 
     row = step_table(bundle.noise_schedule, Recipe(), bundle.layout)[STEP - 1].astype(np.float32)
-    step = {"latent": latent.numpy(), "anchor": anchor.numpy(), "modulation": modulation[:, None], "coefficients": row}
+    step = {
+        "latent": latent.numpy(),
+        "anchor": anchor.numpy(),
+        "modulation": modulation[:, None],
+        "coefficients": row,
+    }
     found = run(bundle, "denoiser", step)
     by_class, by_null = transformer(torch.cat([latent, latent]), t, labels).sample.chunk(2)
     eps, variance = by_class.chunk(2, dim=1)
@@ -102,31 +112,50 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
 
 
 def run(bundle: Bundle, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"]
+    )
     output: np.ndarray = session.run(None, inputs)[0]
     return output
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True)
     folder = parser.parse_args().folder
 
     source = make_pipeline(folder / "pipeline")
-    stored = sum(p.numel() for p in DiTTransformer2DModel.from_pretrained(source / "transformer").parameters())
-    errors = {precision: export(source, folder / precision, precision) for precision in ("fp32", "fp16")}
+    stored = sum(
+        p.numel()
+        for p in DiTTransformer2DModel.from_pretrained(source / "transformer").parameters()
+    )
+    errors = {
+        precision: export(source, folder / precision, precision) for precision in ("fp32", "fp16")
+    }
     bundles = {precision: Bundle.open(folder / precision) for precision in errors}
     conditioner, step = compare_with_diffusers(source, bundles["fp32"])
 
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "diffusers", "onnx", "onnxruntime", "numpy"))
+    versions = ", ".join(
+        f"{package} {version(package)}"
+        for package in ("torch", "diffusers", "onnx", "onnxruntime", "numpy")
+    )
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}\n")
     print(f"diffusers stores {stored:,} transformer parameters.\n")
-    print("| network | parameters | fp32 file | fp16 file | fp32 against torch | fp16 against torch fp32 |")
+    print(
+        "| network | parameters | fp32 file | fp16 file | fp32 against torch | fp16 against torch fp32 |"
+    )
     print("|---|---:|---:|---:|---:|---:|")
     for name in NETWORKS:
-        sizes = [sum(record.size_bytes for record in bundle.networks[name].files) / 1e6 for bundle in bundles.values()]
-        cells = [f"{size:,.0f} MB" for size in sizes] + [f"{errors[precision][name]:.1e}" for precision in errors]
+        sizes = [
+            sum(record.size_bytes for record in bundle.networks[name].files) / 1e6
+            for bundle in bundles.values()
+        ]
+        cells = [f"{size:,.0f} MB" for size in sizes] + [
+            f"{errors[precision][name]:.1e}" for precision in errors
+        ]
         print(f"| {name} | {bundles['fp32'].networks[name].parameters:,} | {' | '.join(cells)} |")
     print(
         f"\nfp32 against diffusers' module and DDIMScheduler: conditioner {conditioner:.1e}, denoiser step {STEP} {step:.1e} (relative L2)."

@@ -37,7 +37,10 @@ from tests.comparison.faults import plant, scale_initializer
 
 MODEL = Path(__file__).parent.parent / "examples" / "digits" / "dit-digits"
 NETWORKS: tuple[NetworkName, ...] = ("encoder", "denoiser", "decoder")
-FACTORS: dict[Precision, tuple[float, ...]] = {"fp32": (1.001, 1.01), "fp16": (1.01, 1.02, 1.05, 1.1)}
+FACTORS: dict[Precision, tuple[float, ...]] = {
+    "fp32": (1.001, 1.01),
+    "fp16": (1.01, 1.02, 1.05, 1.1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ def weights_of(path: Path) -> dict[str, str]:
         if node.op_type not in ("MatMul", "Conv") or node.input[1] not in constants:
             continue
         name = node.input[1]
-        if node.op_type == "MatMul":  # its weight was transposed and renamed, the bias beside it was not
+        if (
+            node.op_type == "MatMul"
+        ):  # its weight was transposed and renamed, the bias beside it was not
             (add,) = (other for other in graph.node if node.output[0] in other.input)
             name = next(name for name in add.input if name in constants).replace("bias", "weight")
         found[name] = node.input[1]
@@ -78,7 +83,9 @@ def place_of(network: NetworkName, weight: str) -> str:
     if weight.startswith("blocks."):
         _, block, part, *_ = weight.split(".")
         return f"block {int(block) + 1}, {'MLP' if part == 'mlp' else part}"
-    return {"patch_projection": "patch embedding", "final_projection": "final layer"}[weight.split(".")[0]]
+    return {"patch_projection": "patch embedding", "final_projection": "final layer"}[
+        weight.split(".")[0]
+    ]
 
 
 def judge(network: NetworkName, weight: str, comparison: Comparison) -> Outcome:
@@ -93,20 +100,29 @@ def judge(network: NetworkName, weight: str, comparison: Comparison) -> Outcome:
     )
 
 
-def sift(bundle: Bundle, network: NetworkName, factor: float, hold: Callable[[Bundle], Comparison]) -> list[Outcome]:
+def sift(
+    bundle: Bundle, network: NetworkName, factor: float, hold: Callable[[Bundle], Comparison]
+) -> list[Outcome]:
     """Make every weight of a network wrong by a factor, one at a time."""
     outcomes = []
     for weight, constant in weights_of(bundle.path / f"{network}.onnx").items():
         with tempfile.TemporaryDirectory() as folder:
-            wrong = plant(bundle, Path(folder) / "planted", {network: scale_initializer(constant, factor)})
+            wrong = plant(
+                bundle, Path(folder) / "planted", {network: scale_initializer(constant, factor)}
+            )
             outcomes.append(judge(network, weight, hold(wrong)))
     return outcomes
 
 
-def show(network: NetworkName, precision: Precision, factor: float, outcomes: list[Outcome]) -> None:
+def show(
+    network: NetworkName, precision: Precision, factor: float, outcomes: list[Outcome]
+) -> None:
     counts = [
         len(outcomes),
-        *(sum(getattr(one, what) for one in outcomes) for what in ("found", "inside", "steps", "images", "placed")),
+        *(
+            sum(getattr(one, what) for one in outcomes)
+            for what in ("found", "inside", "steps", "images", "placed")
+        ),
     ]
     print(f"| {precision} | {network} | {factor:g} | {' | '.join(map(str, counts))} |", flush=True)
 
@@ -117,20 +133,29 @@ def comparing(model: Model, samples: int) -> Callable[[Bundle], Comparison]:
     inputs = distilled_inputs(digits, samples)
     participant = torch_participant(model, digits, samples, "fp32")
     reference = Reference(participant, record(participant, inputs, recipe), participant.probe())
-    return lambda bundle: compare_engine(reference, bundle_participant("onnx", "onnx", bundle, samples), inputs, recipe)
+    return lambda bundle: compare_engine(
+        reference, bundle_participant("onnx", "onnx", bundle, samples), inputs, recipe
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=2)
     options: Any = parser.parse_args()
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "diffusers", "onnxruntime", "numpy"))
+    versions = ", ".join(
+        f"{package} {version(package)}"
+        for package in ("torch", "diffusers", "onnxruntime", "numpy")
+    )
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}; {options.samples} digits\n")
     model = load_model(str(MODEL), timestep_frequencies="diffusers")
     hold = comparing(model, options.samples)
     missed = []
-    print("| precision | network | factor | weights | found | by network or blocks | by steps | by images | placed |")
+    print(
+        "| precision | network | factor | weights | found | by network or blocks | by steps | by images | placed |"
+    )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for precision, factors in FACTORS.items():
@@ -142,11 +167,22 @@ def main() -> None:
                     started = time.monotonic()
                     outcomes = sift(Bundle.open(path), network, factor, hold)
                     show(network, precision, factor, outcomes)
-                    print(f"{network}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+                    print(
+                        f"{network}: {time.monotonic() - started:.0f} s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                     passing = [one.weight for one in outcomes if not one.found]
                     misplaced = [one.weight for one in outcomes if one.found and not one.placed]
-                    for what, weights in (("passing", passing), ("found and not placed", misplaced)):
-                        missed += [f"{precision} {network}, {factor:g}, {what}: {', '.join(weights)}"] if weights else []
+                    for what, weights in (
+                        ("passing", passing),
+                        ("found and not placed", misplaced),
+                    ):
+                        missed += (
+                            [f"{precision} {network}, {factor:g}, {what}: {', '.join(weights)}"]
+                            if weights
+                            else []
+                        )
     print("", *missed, sep="\n")
 
 

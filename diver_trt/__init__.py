@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from diver_trt._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle as Bundle
     from diver_trt.recipe import PRESETS as PRESETS
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from diver_trt.runtime.recoverer import Recoverer as Recoverer
 
 __all__ = ["PRESETS", "Bundle", "Recipe", "RecoveredSample", "Recoverer"]
-__version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "diver_trt.bundle",

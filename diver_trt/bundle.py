@@ -14,10 +14,8 @@ conditions; both are dynamic.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +24,13 @@ from typing import Any, Literal, get_args
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
+from diver_trt.files import MAX_NAME_BYTES, FileRecord, file_sha256
 from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
 from diver_trt.method.step import StepLayout
 from diver_trt.tensors import DTYPES, TensorSpec
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
-MAX_NAME_BYTES = 255
 MAX_CLASSES = 100_000
 MAX_TIMESTEPS = 100_000
 MAX_SIDE = 4096
@@ -44,20 +42,6 @@ NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A file of the bundle: its plain name, its size in bytes and its SHA-256 in hex."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> FileRecord:
-        """Return the record of a file on disk."""
-        return cls(path.name, path.stat().st_size, file_sha256(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +126,16 @@ class Bundle:
         path = Path(path)
         manifest = path / MANIFEST
         if not manifest.is_file():
-            raise BundleError(f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export MODEL {path}`")
+            raise BundleError(
+                f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export MODEL {path}`"
+            )
         document = Document.read(manifest, BundleError)
         schema = document.integer("schema", 1)
         if schema != SCHEMA:
             remedy = "update diver-trt" if schema > SCHEMA else "export the model again"
-            raise BundleError(f"{manifest}: schema {schema}, but this diver-trt reads schema {SCHEMA}; {remedy}")
+            raise BundleError(
+                f"{manifest}: schema {schema}, but this diver-trt reads schema {SCHEMA}; {remedy}"
+            )
         bundle = _parse(path, document)
         for network in bundle.networks.values():
             for record in network.files:
@@ -173,8 +161,12 @@ class Bundle:
             BundleError: A file has changed since the export, or the graph or a link would have another file read.
         """
         network = self.networks[name]
-        if network.weights and not (self.path / network.weights.name).resolve().is_relative_to(self.path.resolve()):
-            raise BundleError(f"{self.path / network.weights.name}: is a link out of the bundle; copy what it points to")
+        if network.weights and not (self.path / network.weights.name).resolve().is_relative_to(
+            self.path.resolve()
+        ):
+            raise BundleError(
+                f"{self.path / network.weights.name}: is a link out of the bundle; copy what it points to"
+            )
         for record in network.files:
             path = self.path / record.name
             _check_size(path, record)
@@ -197,11 +189,18 @@ def run_size(network: NetworkName, batch: int) -> int:
 
 
 def contract(
-    image_size: int, latent_shape: tuple[int, int, int], layout: StepLayout, modulation_width: int, precision: Precision
+    image_size: int,
+    latent_shape: tuple[int, int, int],
+    layout: StepLayout,
+    modulation_width: int,
+    precision: Precision,
 ) -> dict[NetworkName, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]:
     """Return the inputs and outputs that each network of a bundle must have."""
     image = TensorSpec("image", "float32", ("n", 3, image_size, image_size))
-    latent, anchor, next_latent = (TensorSpec(name, "float32", ("n", *latent_shape)) for name in ("latent", "anchor", "next_latent"))
+    latent, anchor, next_latent = (
+        TensorSpec(name, "float32", ("n", *latent_shape))
+        for name in ("latent", "anchor", "next_latent")
+    )
     modulation_dtype = "float16" if precision == "fp16" else "float32"
     timestep, label = (TensorSpec(name, "int64", ("m",)) for name in ("timestep", "label"))
     conditions = TensorSpec("modulation", modulation_dtype, ("m", modulation_width))
@@ -228,22 +227,13 @@ def default_bundle() -> Path:
     return installed if installed.is_dir() else package.parent / "engines" / "digits"
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        if sys.version_info >= (3, 11):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
-
-
 def _check_size(path: Path, record: FileRecord) -> None:
     if not path.is_file():
         raise BundleError(f"{path}: missing; the bundle is incomplete, export the model again")
     if (size := path.stat().st_size) != record.size_bytes:
-        raise BundleError(f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again")
+        raise BundleError(
+            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again"
+        )
 
 
 def _check_external_data(folder: Path, network: Network) -> None:
@@ -255,22 +245,36 @@ def _check_external_data(folder: Path, network: Network) -> None:
         raise BundleError(f"{graph}: is no ONNX graph ({cause}); export the model again") from cause
     for location in sorted(locations - {weights.name if weights else ""}):
         listed = f"only {weights.name}" if weights else "no such file"
-        raise BundleError(f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again")
+        raise BundleError(
+            f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again"
+        )
 
 
 def _parse(path: Path, document: Document) -> Bundle:
-    shape = document.values("latent_shape", f"three sizes from 1 to {MAX_SIDE}", lambda size: type(size) is int and 1 <= size <= MAX_SIDE)
+    shape = document.values(
+        "latent_shape",
+        f"three sizes from 1 to {MAX_SIDE}",
+        lambda size: type(size) is int and 1 <= size <= MAX_SIDE,
+    )
     if len(shape) != 3:
-        raise document.fail("latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width")
+        raise document.fail(
+            "latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width"
+        )
     image_size = document.integer("image_size", 1, MAX_SIDE)
     if (values := math.prod(shape)) > (most := 3 * image_size**2):
-        raise document.fail("latent_shape", f"found {values:,} values, expected at most {most:,}, as many as an image of the model has")
+        raise document.fail(
+            "latent_shape",
+            f"found {values:,} values, expected at most {most:,}, as many as an image of the model has",
+        )
     num_classes = document.integer("num_classes", 1, MAX_CLASSES)
     names = document.optional("class_names", document.texts)
     if names is not None and len(names) != num_classes:
         raise document.fail("class_names", f"found {len(names)} names, expected {num_classes}")
     if (null_label := document.integer("null_label")) != num_classes:
-        raise document.fail("null_label", f"found {null_label}, expected {num_classes}: the null class comes right after the classes")
+        raise document.fail(
+            "null_label",
+            f"found {null_label}, expected {num_classes}: the null class comes right after the classes",
+        )
     networks_document = document.document("networks")
     networks = {name: _parse_network(networks_document.document(name), name) for name in NETWORKS}
     schedule = document.document("noise_schedule")
@@ -304,11 +308,18 @@ def _check_contract(bundle: Bundle, document: Document) -> None:
     width = conditions[0].shape[-1] if len(conditions) == 1 else None
     if not isinstance(width, int):
         raise document.fail("conditioner", "expected one output, modulation [m, M]")
-    expected = contract(bundle.image_size, bundle.latent_shape, bundle.layout, width, bundle.precision)
+    expected = contract(
+        bundle.image_size, bundle.latent_shape, bundle.layout, width, bundle.precision
+    )
     for name, network in bundle.networks.items():
-        for direction, found, wanted in zip(("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True):
+        for direction, found, wanted in zip(
+            ("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True
+        ):
             if found != wanted:
-                raise document.fail(name, f"{direction} {shown(_join(found))}; by the rest of the manifest expected {_join(wanted)}")
+                raise document.fail(
+                    name,
+                    f"{direction} {shown(_join(found))}; by the rest of the manifest expected {_join(wanted)}",
+                )
 
 
 def _join(specs: tuple[TensorSpec, ...]) -> str:
@@ -316,11 +327,21 @@ def _join(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _parse_schedule(document: Document) -> NoiseSchedule:
-    kind: BetaSchedule = "linear" if document.text("kind", BETA_SCHEDULES) == "linear" else "scaled_linear"
+    kind: BetaSchedule = (
+        "linear" if document.text("kind", BETA_SCHEDULES) == "linear" else "scaled_linear"
+    )
     start, end = document.number("beta_start"), document.number("beta_end")
     if not 0 < start <= end < 1:
-        raise document.fail("beta_start", f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1")
-    return NoiseSchedule(kind=kind, beta_start=start, beta_end=end, train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS))
+        raise document.fail(
+            "beta_start",
+            f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1",
+        )
+    return NoiseSchedule(
+        kind=kind,
+        beta_start=start,
+        beta_end=end,
+        train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS),
+    )
 
 
 def _parse_network(document: Document, name: NetworkName) -> Network:
@@ -336,9 +357,16 @@ def _parse_network(document: Document, name: NetworkName) -> Network:
 
 def _parse_file(document: Document) -> FileRecord:
     name = document.text("name")
-    plain = name.isprintable() and 0 < len(name.encode()) <= MAX_NAME_BYTES and "/" not in name and "\\" not in name
+    plain = (
+        name.isprintable()
+        and 0 < len(name.encode()) <= MAX_NAME_BYTES
+        and "/" not in name
+        and "\\" not in name
+    )
     if not plain or name in (".", ".."):
-        raise document.fail("name", f"found {shown(repr(name))}, expected a plain file name inside the bundle")
+        raise document.fail(
+            "name", f"found {shown(repr(name))}, expected a plain file name inside the bundle"
+        )
     return FileRecord(name, document.integer("size_bytes"), document.sha256("sha256"))
 
 

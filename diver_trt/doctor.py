@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diver_trt import __version__
+from diver_trt._version import __version__
 from diver_trt.bundle import Bundle
 from diver_trt.errors import DiverError, MissingExtraError
-from diver_trt.runtime.cuda import Gpu, find_gpu, import_cuda
-from diver_trt.runtime.onnx_engine import OnnxSession, import_onnxruntime
-from diver_trt.runtime.trt_module import import_tensorrt, this_machine
-from diver_trt.sidecar import BACKENDS, Backend, Machine, Plan, read_plans
+from diver_trt.runtime.backends.onnx import OnnxSession, import_onnxruntime
+from diver_trt.runtime.backends.tensorrt.cuda import Gpu, find_gpu, import_cuda
+from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine
+from diver_trt.runtime.backends.tensorrt.sidecar import BACKENDS, Backend, Machine, Plan, read_plans
 
 State = Literal["works", "missing", "broken", "note"]
 
@@ -52,7 +52,11 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
     Args:
         bundle: A bundle whose smallest network is opened, and whose engines are held against this machine.
     """
-    yield Finding("diver-trt", "note", f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    yield Finding(
+        "diver-trt",
+        "note",
+        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+    )
     yield from _onnxruntime(bundle)
     gpu = None
     for finding, found in _gpu():
@@ -70,7 +74,10 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
 
 def usable(findings: list[Finding]) -> bool:
     """Return whether at least one engine can recover images here."""
-    return any(finding.state == "works" and finding.subject.startswith(("ONNX Runtime", "engines")) for finding in findings)
+    return any(
+        finding.state == "works" and finding.subject.startswith(("ONNX Runtime", "engines"))
+        for finding in findings
+    )
 
 
 def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
@@ -84,7 +91,10 @@ def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
     for warning in caught:
         if issubclass(warning.category, RuntimeWarning):
             yield Finding(
-                "ONNX Runtime packages", "broken", str(warning.message), "pip uninstall -y onnxruntime onnxruntime-gpu, then one of them"
+                "ONNX Runtime packages",
+                "broken",
+                str(warning.message),
+                "pip uninstall -y onnxruntime onnxruntime-gpu, then one of them",
             )
     yield _session(OnnxSession(bundle, 1, "cpu"), "ONNX Runtime, CPU", runtime.__version__)
     if "CUDAExecutionProvider" in runtime.get_available_providers():
@@ -95,9 +105,15 @@ def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
 
 
 def _session(session: OnnxSession, subject: str, version: str) -> Finding:
-    remedy = "install the CUDA and cuDNN libraries that this onnxruntime asks for" if session.device == "cuda" else None
+    remedy = (
+        "install the CUDA and cuDNN libraries that this onnxruntime asks for"
+        if session.device == "cuda"
+        else None
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # both packages together are a finding of their own
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # both packages together are a finding of their own
         try:
             session.open("encoder").close()
         except DiverError as error:
@@ -114,10 +130,25 @@ def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
     (_, driver), (_, bindings) = api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()
     if 0 < driver // 1000 < bindings // 1000:  # the bindings' runtime then finds no device at all
         detail = f"cuda-bindings is for CUDA {bindings // 1000}, the driver for {driver // 1000}.{driver % 1000 // 10}"
-        yield Finding("CUDA driver", "broken", detail, f"update the driver, or pip install 'cuda-bindings<{driver // 1000 + 1}'"), None
+        yield (
+            Finding(
+                "CUDA driver",
+                "broken",
+                detail,
+                f"update the driver, or pip install 'cuda-bindings<{driver // 1000 + 1}'",
+            ),
+            None,
+        )
     gpu = find_gpu(api)
     if gpu is None:
-        yield Finding("CUDA", "missing", "no NVIDIA GPU, or no driver that works; --engine onnx needs neither"), None
+        yield (
+            Finding(
+                "CUDA",
+                "missing",
+                "no NVIDIA GPU, or no driver that works; --engine onnx needs neither",
+            ),
+            None,
+        )
     else:
         found = f"{gpu.name}, {gpu.compute_capability}, {gpu.total_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver}"
         yield Finding("CUDA", "works", found), gpu
@@ -131,10 +162,14 @@ def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | Non
         return _unusable(subject, error), None
     try:
         module.Runtime(module.Logger(module.Logger.ERROR))
-    except Exception as cause:  # without a driver, some versions refuse to start, each in a way of its own
+    except (
+        Exception
+    ) as cause:  # without a driver, some versions refuse to start, each in a way of its own
         return Finding(subject, "broken", f"{module.__version__} cannot start: {cause}"), None
     builds = "; builds engines, runs none without a GPU" if gpu is None and backend == "rtx" else ""
-    return Finding(subject, "works", f"{module.__version__}{builds}"), this_machine(backend, module, gpu)
+    return Finding(subject, "works", f"{module.__version__}{builds}"), this_machine(
+        backend, module, gpu
+    )
 
 
 def _jetson() -> Iterator[Finding]:
@@ -162,7 +197,9 @@ def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Findi
         elif misfit := plan.misfit(bundle, machine):
             yield Finding(subject, "broken", misfit.reason, misfit.command)
         elif reason := plan.distrusted():
-            yield Finding(subject, "broken", reason, f"diver-trt recover … --bundle {bundle.path} --trust")
+            yield Finding(
+                subject, "broken", reason, f"diver-trt recover … --bundle {bundle.path} --trust"
+            )
         else:
             yield Finding(subject, "works", f"batch {plan.batches}")
 

@@ -41,7 +41,9 @@ class Document:
         """
         try:
             if path.stat().st_size > MAX_DOCUMENT_BYTES:
-                raise error(f"{path}: {path.stat().st_size:,} bytes is too large for a manifest; is this the right file?")
+                raise error(
+                    f"{path}: {path.stat().st_size:,} bytes is too large for a manifest; is this the right file?"
+                )
             value = json.loads(path.read_text(encoding="utf-8"))
         except OSError as cause:
             raise error(f"{path}: {cause.strerror or cause}") from cause
@@ -65,22 +67,42 @@ class Document:
         """Return a text that can be printed, one of `choices` if given."""
         value = self._take(key, _is_text, "a text on one line")
         if choices is not None and value not in choices:
-            raise self.fail(key, f"found {shown(repr(value))}, expected one of {', '.join(choices)}")
+            raise self.fail(
+                key, f"found {shown(repr(value))}, expected one of {', '.join(choices)}"
+            )
         return str(value)
 
     def sha256(self, key: str) -> str:
         """Return a SHA-256 in hex."""
         expected = "a SHA-256, 64 hexadecimal digits in lower case"
-        return str(self._take(key, lambda value: isinstance(value, str) and bool(_SHA256.fullmatch(value)), expected))
+        return str(
+            self._take(
+                key,
+                lambda value: isinstance(value, str) and bool(_SHA256.fullmatch(value)),
+                expected,
+            )
+        )
 
     def integer(self, key: str, low: int = 0, high: int = 2**63 - 1) -> int:
         """Return a whole number from `low` to `high`."""
-        expected = f"a whole number, {low} or more" if high == 2**63 - 1 else f"a whole number from {low} to {high:,}"
-        return int(self._take(key, lambda value: _is_integer(value) and low <= value <= high, expected))
+        expected = (
+            f"a whole number, {low} or more"
+            if high == 2**63 - 1
+            else f"a whole number from {low} to {high:,}"
+        )
+        return int(
+            self._take(key, lambda value: _is_integer(value) and low <= value <= high, expected)
+        )
 
     def number(self, key: str) -> float:
         """Return a finite number."""
-        return float(self._take(key, lambda value: _is_number(value) and abs(value) <= sys.float_info.max, "a number"))
+        return float(
+            self._take(
+                key,
+                lambda value: _is_number(value) and abs(value) <= sys.float_info.max,
+                "a number",
+            )
+        )
 
     def flag(self, key: str) -> bool:
         """Return true or false."""
@@ -89,12 +111,22 @@ class Document:
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a list of texts that can be printed."""
         return tuple(
-            self._take(key, lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts on one line each")
+            self._take(
+                key,
+                lambda value: isinstance(value, list) and all(map(_is_text, value)),
+                "a list of texts on one line each",
+            )
         )
 
     def values(self, key: str, expected: str, accepts: Callable[[Any], bool]) -> tuple[Any, ...]:
         """Return a list in which `accepts` holds for every value; `expected` says so in words."""
-        return tuple(self._take(key, lambda value: isinstance(value, list) and all(accepts(v) for v in value), expected))
+        return tuple(
+            self._take(
+                key,
+                lambda value: isinstance(value, list) and all(accepts(v) for v in value),
+                expected,
+            )
+        )
 
     def mapping(self, key: str) -> dict[str, Any]:
         """Return an object as it is."""
@@ -102,12 +134,18 @@ class Document:
 
     def document(self, key: str) -> Document:
         """Return an object for typed access."""
-        return Document(self._take(key, lambda value: isinstance(value, dict), "an object"), self._path(key), self.error)
+        return Document(
+            self._take(key, lambda value: isinstance(value, dict), "an object"),
+            self._path(key),
+            self.error,
+        )
 
     def documents(self, key: str) -> Iterator[Document]:
         """Return a list of objects for typed access."""
         values = self._take(key, lambda value: isinstance(value, list), "a list")
-        return (Document(value, f"{self._path(key)}[{i}]", self.error) for i, value in enumerate(values))
+        return (
+            Document(value, f"{self._path(key)}[{i}]", self.error) for i, value in enumerate(values)
+        )
 
     def optional(self, key: str, read: Callable[[str], T]) -> T | None:
         """Return `read(key)`, or None where the field is missing or null: `document.optional("revision", document.text)`."""

@@ -52,7 +52,11 @@ class DeviceMemoryError(EngineError):
 
 def printable(foreign: str) -> str:
     """Return a text from somebody else's file on one line, and without what it would do to a terminal."""
-    return foreign if foreign.isprintable() else "".join(part if part.isprintable() else ascii(part)[1:-1] for part in foreign)
+    return (
+        foreign
+        if foreign.isprintable()
+        else "".join(part if part.isprintable() else ascii(part)[1:-1] for part in foreign)
+    )
 
 
 def shown(foreign: str) -> str:

@@ -20,7 +20,14 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
     "Node": {5: "Attribute"},
-    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "Attribute": {
+        5: "Tensor",
+        6: "Graph",
+        10: "Tensor",
+        11: "Graph",
+        22: "SparseTensor",
+        23: "SparseTensor",
+    },
     "Tensor": {13: "Entry"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "TrainingInfo": {1: "Graph", 2: "Graph"},
@@ -80,7 +87,9 @@ def _location(data: Buffer, position: int, end: int) -> str:
         said[number] = data[first:last]
     key, value = said.get(1, b""), said.get(2, b"")
     if key not in _KEYS:
-        raise GraphError(f"external data is described by {key[:30]!r}, which is none of {', '.join(known.decode() for known in _KEYS)}")
+        raise GraphError(
+            f"external data is described by {key[:30]!r}, which is none of {', '.join(known.decode() for known in _KEYS)}"
+        )
     if key != b"location":
         return ""
     if not value:
@@ -101,7 +110,9 @@ def _fields(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, i
         elif kind in (_FIXED64, _FIXED32):
             last = first + (8 if kind == _FIXED64 else 4)
         else:
-            raise GraphError(f"byte {position} starts a field of wire type {kind}, which ONNX has none of")
+            raise GraphError(
+                f"byte {position} starts a field of wire type {kind}, which ONNX has none of"
+            )
         if number == 0 or last > end:
             raise GraphError(f"byte {position} starts a field that does not hold together")
         yield number, kind, first, last

@@ -32,13 +32,21 @@ def square(image: Pixels, size: int) -> Pixels:  # [H, W, 3] uint8 => [size, siz
     return np.asarray(middle.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def to_network(image: Pixels) -> NDArray[np.float32]:  # [H, W, 3] uint8 => [3, H, W] float32 in [-1, 1]
+def to_network(
+    image: Pixels,
+) -> NDArray[np.float32]:  # [H, W, 3] uint8 => [3, H, W] float32 in [-1, 1]
     """Return an image as the encoder reads it."""
-    values: NDArray[np.float32] = image.transpose(2, 0, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    values: NDArray[np.float32] = image.transpose(2, 0, 1).astype(np.float32) / np.float32(
+        127.5
+    ) - np.float32(1)
     return values
 
 
-def from_network(image: NDArray[np.float32]) -> Pixels:  # [3, H, W] float32 in [-1, 1] => [H, W, 3] uint8
+def from_network(
+    image: NDArray[np.float32],
+) -> Pixels:  # [3, H, W] float32 in [-1, 1] => [H, W, 3] uint8
     """Return what the decoder wrote as 8-bit pixels, rounded to the nearest."""
-    levels: NDArray[np.float32] = np.rint((image.transpose(1, 2, 0) + np.float32(1)) * np.float32(127.5))
+    levels: NDArray[np.float32] = np.rint(
+        (image.transpose(1, 2, 0) + np.float32(1)) * np.float32(127.5)
+    )
     return levels.clip(0, 255).astype(np.uint8)

@@ -70,12 +70,16 @@ class Recipe:
 
     def _check_window(self) -> None:
         if not (isinstance(self.window, tuple) and len(self.window) == 2):
-            raise RecipeError(f"window is {self.window!r}; expected two steps (t_h, t_l), such as (40, 25).")
+            raise RecipeError(
+                f"window is {self.window!r}; expected two steps (t_h, t_l), such as (40, 25)."
+            )
         high, low = self.window
         _require_int("window's first step", high, 1, self.steps, self._proportions_hint())
         _require_int("window's last step", low, 0, self.steps)
         if low >= high:
-            raise RecipeError(f"window is {high}:{low}; it runs downwards, so expected the larger step first, {low}:{high}.")
+            raise RecipeError(
+                f"window is {high}:{low}; it runs downwards, so expected the larger step first, {low}:{high}."
+            )
         if self.gamma > 0 and low >= self.start_step:
             raise RecipeError(
                 f"window is {high}:{low} but sampling starts at step {self.start_step}, so semantic guidance would never "
@@ -114,19 +118,37 @@ class Recipe:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
-            raise RecipeError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}.")
+            raise RecipeError(
+                f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}."
+            )
         window = settings.get("window")
-        return cls(**{**settings, **({"window": tuple(window)} if isinstance(window, list) else {})})
+        return cls(
+            **{**settings, **({"window": tuple(window)} if isinstance(window, list) else {})}
+        )
 
 
 def _require_int(name: str, value: object, low: int, high: int | None, hint: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number, {low} or more"
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < low
+        or (high is not None and value > high)
+    ):
+        expected = (
+            f"a whole number from {low} to {high}"
+            if high is not None
+            else f"a whole number, {low} or more"
+        )
         raise RecipeError(f"{name} is {value!r}; expected {expected}.{hint}")
 
 
 def _require_float(name: str, value: object, low: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < low:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < low
+    ):
         raise RecipeError(f"{name} is {value!r}; expected a number, {low:g} or more.")
 
 

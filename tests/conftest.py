@@ -81,7 +81,9 @@ def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
             parameter.normal_(std=0.08)
         for block in dit.transformer_blocks[1:]:
             block.norm1.emb.load_state_dict(dit.transformer_blocks[0].norm1.emb.state_dict())
-    scheduler = DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    scheduler = DDIMScheduler(
+        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
+    )
     DiTPipeline(dit, vae, scheduler).save_pretrained(folder)
     return folder
 

@@ -34,22 +34,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diver_trt.bundle import Bundle, FileRecord, _check_external_data, default_bundle
-from diver_trt.datasets.class_map import load_class_map
-from diver_trt.datasets.converter import convert_tensors
-from diver_trt.datasets.dataset import read_dataset
-from diver_trt.datasets.image_file import check_image, quiet, read_image
-from diver_trt.datasets.journal import JOURNAL, Journal
-from diver_trt.datasets.read_options import ReadOptions
-from diver_trt.datasets.recovered import inspect_recovered
-from diver_trt.datasets.tensor_reader import read_tensors
+from diver_trt.bundle import Bundle, _check_external_data, default_bundle
+from diver_trt.distilled.arrays import read_tensors
+from diver_trt.distilled.class_map import load_class_map
+from diver_trt.distilled.convert import convert_tensors
+from diver_trt.distilled.dataset import read_dataset
+from diver_trt.distilled.image_file import check_image, quiet, read_image
+from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DiverError
-from diver_trt.merging import merge_shards, read_soft_labels
+from diver_trt.files import FileRecord
+from diver_trt.manifest import inspect_recovered
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.memory import choose_memory_plan
-from diver_trt.sidecar import Plan, read_plans
-from tests.datasets import fake_run, methods
+from diver_trt.recovered.journal import JOURNAL, Journal
+from diver_trt.recovered.merge import merge_shards, read_soft_labels
+from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
+from tests.distilled import methods
+from tests.recovered import fake_run
 from tests.stand_in import MACHINE, write_stand_in_plan
 
 LIMIT_S = 5.0
@@ -100,11 +102,17 @@ class Trial:
         self._target, self._folder, self._output = target, folder / "files", folder / "output"
         self._folder.mkdir(parents=True)
         self._files = target.make(self._folder)
-        kept = [path for path in self._folder.rglob("*") if path.is_file()] if target.writes else self._files
+        kept = (
+            [path for path in self._folder.rglob("*") if path.is_file()]
+            if target.writes
+            else self._files
+        )
         self._whole = {path: path.read_bytes() for path in kept}
         self._tree = _listed(folder)
         for read in target.reads:
-            read(self._folder)  # what is whole is accepted, and everything is imported before anything is watched
+            read(
+                self._folder
+            )  # what is whole is accepted, and everything is imported before anything is watched
             self._restore()
 
     def attempt(self, random: Random) -> Outcome:
@@ -122,7 +130,10 @@ class Trial:
             self._restore()
         if (tree := _listed(self._folder.parent)) != self._tree:
             raise DefectError(f"files came or went: {sorted(tree ^ self._tree)}")
-        return Outcome(all(outcome.accepted for outcome in outcomes), max(outcome.seconds for outcome in outcomes))
+        return Outcome(
+            all(outcome.accepted for outcome in outcomes),
+            max(outcome.seconds for outcome in outcomes),
+        )
 
     def _restore(self) -> None:
         if self._target.writes:
@@ -171,7 +182,9 @@ def _notice(event: str, arguments: tuple[Any, ...]) -> None:
     if _seen is None:
         return
     writes = event == "open" and bool(arguments[2] & _WRITES) and arguments[0] != os.devnull
-    if (writes or (event.startswith(_DEEDS) and event not in _HARMLESS)) and not _is_allowed(event, arguments):
+    if (writes or (event.startswith(_DEEDS) and event not in _HARMLESS)) and not _is_allowed(
+        event, arguments
+    ):
         _seen.append(f"{event}{arguments[:2]!r}"[:200])
 
 
@@ -179,8 +192,16 @@ def _is_allowed(event: str, arguments: tuple[Any, ...]) -> bool:
     """Return whether files are written, copied, renamed or deleted where that may be done, and not through a link out of there."""
     if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile"):
         return False
-    paths = arguments[:2] if event == "os.rename" else arguments[1:2] if event == "shutil.copyfile" else arguments[:1]
-    return all(any(Path(path).resolve().is_relative_to(folder) for folder in _allowed) for path in paths)
+    paths = (
+        arguments[:2]
+        if event == "os.rename"
+        else arguments[1:2]
+        if event == "shutil.copyfile"
+        else arguments[:1]
+    )
+    return all(
+        any(Path(path).resolve().is_relative_to(folder) for folder in _allowed) for path in paths
+    )
 
 
 sys.addaudithook(_notice)
@@ -195,8 +216,14 @@ def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
         raise _Hang(f"{LIMIT_S:g} s of work" if number == signal.SIGPROF else f"{ASLEEP_S:g} s")
 
     _seen, _allowed = [], tuple(folder.resolve() for folder in writable)
-    timers = ((signal.SIGPROF, signal.ITIMER_PROF, LIMIT_S), (signal.SIGALRM, signal.ITIMER_REAL, ASLEEP_S))
-    before, bytecode = [signal.signal(number, interrupt) for number, _, _ in timers], sys.dont_write_bytecode
+    timers = (
+        (signal.SIGPROF, signal.ITIMER_PROF, LIMIT_S),
+        (signal.SIGALRM, signal.ITIMER_REAL, ASLEEP_S),
+    )
+    before, bytecode = (
+        [signal.signal(number, interrupt) for number, _, _ in timers],
+        sys.dont_write_bytecode,
+    )
     sys.dont_write_bytecode = True
     try:
         for _, timer, limit in timers:
@@ -211,7 +238,11 @@ def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
 
 
 def _listed(folder: Path) -> set[str]:
-    return {os.path.join(root, name) for root, folders, files in os.walk(folder) for name in (*folders, *files)}  # noqa: PTH118
+    return {
+        os.path.join(root, name)  # noqa: PTH118
+        for root, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+    }
 
 
 def in_bytes(data: bytes, random: Random) -> bytes:
@@ -221,20 +252,29 @@ def in_bytes(data: bytes, random: Random) -> bytes:
         size = len(changed)
         near = min(size, 300)
         at = random.choice(
-            [random.randrange(near + 1), random.randrange(near + 1), size - random.randrange(near + 1), random.randrange(size + 1)]
+            [
+                random.randrange(near + 1),
+                random.randrange(near + 1),
+                size - random.randrange(near + 1),
+                random.randrange(size + 1),
+            ]
         )
         length = random.choice([1, 1, 2, 4, 8, 64])
         kind = random.randrange(6)
         if kind == 0:
             changed[at : at + 1] = bytes([random.randrange(256)])
         elif kind == 1:
-            changed[at : at + length] = random.choice([b"\0", b"\xff", b"\x7f", b"\x80", b"\n", b"\x1b"]) * length
+            changed[at : at + length] = (
+                random.choice([b"\0", b"\xff", b"\x7f", b"\x80", b"\n", b"\x1b"]) * length
+            )
         elif kind == 2:
             del changed[at : at + length]
         elif kind == 3:
             changed[at:at] = changed[at : at + length]
         elif kind == 4:
-            changed[at : at + 1] = bytes([changed[at] ^ 1 << random.randrange(8)]) if at < size else b""
+            changed[at : at + 1] = (
+                bytes([changed[at] ^ 1 << random.randrange(8)]) if at < size else b""
+            )
         else:
             del changed[at:]
     return bytes(changed)
@@ -255,7 +295,17 @@ def in_json(data: bytes, random: Random) -> bytes:
         return in_bytes(data, random)
     if random.randrange(60) == 0:
         return random.choice(
-            [b"", b"[" * 100_000, b'{"a":' * 50_000, b"null", b"[]", b"{}", b"\xff\xfe", b"1" * 5000, b'{"schema": 1e999}']
+            [
+                b"",
+                b"[" * 100_000,
+                b'{"a":' * 50_000,
+                b"null",
+                b"[]",
+                b"{}",
+                b"\xff\xfe",
+                b"1" * 5000,
+                b'{"schema": 1e999}',
+            ]
         )
     document = {"": json.loads(data)}
     for _ in range(random.choice([1, 1, 2, 3])):
@@ -281,7 +331,13 @@ def _places(holder: Any, key: Any) -> Iterator[tuple[Any, Any]]:
     """Yield every value of a document as its holder and its key."""
     yield holder, key
     value = holder[key]
-    for inner in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    for inner in (
+        list(value)
+        if isinstance(value, dict)
+        else range(len(value))
+        if isinstance(value, list)
+        else ()
+    ):
         yield from _places(value, inner)
 
 
@@ -325,7 +381,21 @@ def in_zip(data: bytes, random: Random) -> bytes:
     name, content = members[at]
     kind = random.randrange(10)
     if kind == 0:
-        members[at] = (random.choice(["../secret", "/secret", "a\nb", "\x1b[2J", "", name + "x", members[0][0], "y" * 3000]), content)
+        members[at] = (
+            random.choice(
+                [
+                    "../secret",
+                    "/secret",
+                    "a\nb",
+                    "\x1b[2J",
+                    "",
+                    name + "x",
+                    members[0][0],
+                    "y" * 3000,
+                ]
+            ),
+            content,
+        )
     elif kind == 1:
         del members[at]
     elif name.endswith(".npy") and kind < 8:
@@ -349,12 +419,49 @@ def _in_npy(data: bytes, random: Random) -> bytes:
     for part in ("descr", "shape", "fortran_order"):
         start = header.index(f"'{part}': ") + len(part) + 4
         ends = [header.find(f", '{other}'", start) for other in said if other != part]
-        said[part] = header[start : min(end for end in (*ends, header.rindex("}")) if end > 0)].rstrip(", ")
+        said[part] = header[
+            start : min(end for end in (*ends, header.rindex("}")) if end > 0)
+        ].rstrip(", ")
     odd = {
-        "descr": ["|O", "<f8", "<U7", "|V4", "<M8[ns]", "<c8", ">f4", "<i8", "|b1", "|S0", "<m8", "<f2", "|u1", "[('a', '<f4')]", "None"],
+        "descr": [
+            "|O",
+            "<f8",
+            "<U7",
+            "|V4",
+            "<M8[ns]",
+            "<c8",
+            ">f4",
+            "<i8",
+            "|b1",
+            "|S0",
+            "<m8",
+            "<f2",
+            "|u1",
+            "[('a', '<f4')]",
+            "None",
+        ],
         "shape": [
-            *("()", "(0,)", "(-1,)", "(2**62,)", f"({10**30},)", "(20, 3, 64)", "(20, 8, 8, 3)", "(True,)", "(1.5,)", "[]"),
-            *("(0, 3, 8, 8)", "(20, 3, 8, 0)", f"({2**40}, 0)", "(20, 3, 8, 8, 1)", "(20, 3, 8, 4)", "(40, 3, 8, 8)", "(80, 3, 8, 8)"),
+            *(
+                "()",
+                "(0,)",
+                "(-1,)",
+                "(2**62,)",
+                f"({10**30},)",
+                "(20, 3, 64)",
+                "(20, 8, 8, 3)",
+                "(True,)",
+                "(1.5,)",
+                "[]",
+            ),
+            *(
+                "(0, 3, 8, 8)",
+                "(20, 3, 8, 0)",
+                f"({2**40}, 0)",
+                "(20, 3, 8, 8, 1)",
+                "(20, 3, 8, 4)",
+                "(40, 3, 8, 8)",
+                "(80, 3, 8, 8)",
+            ),
         ],
         "fortran_order": ["True", "1", "None"],
     }
@@ -391,7 +498,23 @@ def in_png(data: bytes, random: Random) -> bytes:
     kind, content = chunks[at]
     deed = random.randrange(5)
     if deed == 0:
-        chunks[at] = (random.choice([b"IHDR", b"PLTE", b"tRNS", b"acTL", b"fdAT", b"iTXt", b"zTXt", b"iCCP", b"eXIf", b"IEND"]), content)
+        chunks[at] = (
+            random.choice(
+                [
+                    b"IHDR",
+                    b"PLTE",
+                    b"tRNS",
+                    b"acTL",
+                    b"fdAT",
+                    b"iTXt",
+                    b"zTXt",
+                    b"iCCP",
+                    b"eXIf",
+                    b"IEND",
+                ]
+            ),
+            content,
+        )
     elif deed == 1:
         chunks.insert(at, chunks[random.randrange(len(chunks))])
     elif deed == 2:
@@ -401,7 +524,9 @@ def in_png(data: bytes, random: Random) -> bytes:
         chunks[at] = (kind, struct.pack(">II", *side) + content[8:])
     else:
         chunks[at] = (kind, in_bytes(content, random))
-    return data[:8] + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    return data[:8] + b"".join(
+        struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks
+    )
 
 
 @cache
@@ -419,7 +544,10 @@ def open_bundle(folder: Path) -> None:
 
 def walk_graph(folder: Path) -> None:
     """Look for the files that a graph reads."""
-    _check_external_data(folder, replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")))
+    _check_external_data(
+        folder,
+        replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")),
+    )
 
 
 def read_engines(folder: Path) -> None:
@@ -487,7 +615,9 @@ def graph(folder: Path) -> list[Path]:
     """A graph with its weights beside it."""
     from tests.test_external_data import WHERE
 
-    (folder / "encoder.onnx").write_bytes(WHERE["subgraph"]("encoder.onnx.data").SerializeToString())
+    (folder / "encoder.onnx").write_bytes(
+        WHERE["subgraph"]("encoder.onnx.data").SerializeToString()
+    )
     return [folder / "encoder.onnx"]
 
 
@@ -512,14 +642,20 @@ def stored(write: Callable[..., Path], **options: Any) -> Callable[[Path], list[
 
 
 def old_format(folder: Path) -> list[Path]:
-    torch.save([methods.normalised(images(), "none"), methods.hard(LABELS)], folder / "data.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        [methods.normalised(images(), "none"), methods.hard(LABELS)],
+        folder / "data.pt",
+        _use_new_zipfile_serialization=False,
+    )
     return [folder / "data.pt"]
 
 
 def kip(folder: Path) -> list[Path]:
     """A file with KIP's name; its values are pixels, and not whitened as KIP's are."""
     np.savez(
-        folder / "kip_10.npz", images=methods.normalised(images(), "none").numpy(), labels=methods.one_hot(LABELS, 10) - np.float32(0.1)
+        folder / "kip_10.npz",
+        images=methods.normalised(images(), "none").numpy(),
+        labels=methods.one_hot(LABELS, 10) - np.float32(0.1),
     )
     return [folder / "kip_10.npz"]
 
@@ -535,8 +671,12 @@ def converted(suffix: str, folder: Path) -> list[Path]:
 def whitened(reference: Callable[[], dict[str, Any]], folder: Path) -> list[Path]:
     """A converted set of FRePo's, white noise, with what undoes its whitening beside it; either may be damaged."""
     values = np.random.default_rng(7).normal(size=(20, 8, 8, 3)).astype(np.float32)
-    np.savez(folder / "step000100.npz", image=values, label=methods.one_hot(LABELS, 10) - np.float32(0.1))
-    found = read_tensors(folder / "step000100.npz", ReadOptions(normalisation="frepo-cifar10"), undo=False)
+    np.savez(
+        folder / "step000100.npz", image=values, label=methods.one_hot(LABELS, 10) - np.float32(0.1)
+    )
+    found = read_tensors(
+        folder / "step000100.npz", ReadOptions(normalisation="frepo-cifar10"), undo=False
+    )
     convert_tensors(found, 1, "imagewoof", folder / "set.npz")
     (folder / "step000100.npz").unlink()
     np.savez(folder / "zca.npz", **reference())
@@ -567,14 +707,20 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
 
 def recovered(folder: Path) -> list[Path]:
     """A recovered dataset of two classes, as `recover` writes it."""
-    from diver_trt.datasets.writer import MANIFEST, MANIFEST_SCHEMA
+    from diver_trt.recovered.folder import MANIFEST, MANIFEST_SCHEMA
 
     samples = []
     for index in range(2):
         (folder / f"0000{index}").mkdir()
         file = f"0000{index}/00000.png"
         Image.fromarray(images(8, 2)[index]).save(folder / file)
-        record = {"key": file[:-4], "file": file, "sha256": sha256(folder / file), "source": "a.png", "source_sha256": "0" * 64}
+        record = {
+            "key": file[:-4],
+            "file": file,
+            "sha256": sha256(folder / file),
+            "source": "a.png",
+            "source_sha256": "0" * 64,
+        }
         samples.append({**record, "index": index, "label": index, "wnid": None, "engine": "onnx"})
     np.save(folder / "soft_labels.npy", np.zeros((2, 10), np.float32))
     manifest = {
@@ -589,7 +735,10 @@ def recovered(folder: Path) -> list[Path]:
         "class_map": "model",
         "shard": None,
         "skipped": [{"key": "00001/00001", "source": "b.png", "problem": "is damaged"}],
-        "classes": [{"index": i, "label": i, "wnid": None, "imagenet_index": None, "name": str(i)} for i in range(2)],
+        "classes": [
+            {"index": i, "label": i, "wnid": None, "imagenet_index": None, "name": str(i)}
+            for i in range(2)
+        ],
         "samples": samples,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -607,9 +756,15 @@ def shards(layout: str, of: int, folder: Path) -> list[Path]:
         document["samples"] = document["samples"][2 * (number - 1) // of : 2 * number // of]
         document["skipped"] = document["skipped"] if number == of else []
         document["shard"] = {"number": number, "of": of}
-        document["layout"] = {"name": layout, "size": 8, "normalisation": "none" if layout == "npz" else None}
+        document["layout"] = {
+            "name": layout,
+            "size": 8,
+            "normalisation": "none" if layout == "npz" else None,
+        }
         np.save(root / "soft_labels.npy", np.zeros((len(document["samples"]), 10), np.float32))
-        document["companions"] = [{"file": "soft_labels.npy", "sha256": sha256(root / "soft_labels.npy")}]
+        document["companions"] = [
+            {"file": "soft_labels.npy", "sha256": sha256(root / "soft_labels.npy")}
+        ]
         if layout == "huggingface":
             for sample in document["samples"]:
                 sample["file"] = f"train/{sample['file']}"
@@ -626,7 +781,10 @@ def merge(folder: Path) -> None:
 
 
 def soft_labels(folder: Path) -> list[Path]:
-    np.save(folder / "soft_labels.npy", np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32))
+    np.save(
+        folder / "soft_labels.npy",
+        np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32),
+    )
     return [folder / "soft_labels.npy"]
 
 
@@ -640,7 +798,11 @@ def journal(folder: Path) -> list[Path]:
     (manifest,) = recovered(folder)
     document = json.loads(manifest.read_text())
     manifest.unlink()
-    head = {name: value for name, value in document.items() if name not in ("companions", "skipped", "classes", "samples")}
+    head = {
+        name: value
+        for name, value in document.items()
+        if name not in ("companions", "skipped", "classes", "samples")
+    }
     lines = [head, *document["samples"], *document["skipped"]]
     (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return [folder / JOURNAL]
@@ -679,9 +841,13 @@ def go_on(folder: Path, overwrite: bool = False) -> None:
     try:
         fake_run.recover(folder, overwrite=overwrite)
     finally:
-        assert all((folder / name).read_bytes() == b"mine" for name in BYSTANDERS), "deleted what is not its own"
+        assert all((folder / name).read_bytes() == b"mine" for name in BYSTANDERS), (
+            "deleted what is not its own"
+        )
     found, expected = outcome_of(folder), undisturbed()
-    assert found == expected, f"not as if undisturbed: {sorted(name for name in found | expected if found.get(name) != expected.get(name))}"
+    assert found == expected, (
+        f"not as if undisturbed: {sorted(name for name in found | expected if found.get(name) != expected.get(name))}"
+    )
 
 
 @cache
@@ -694,7 +860,9 @@ def undisturbed() -> dict[str, object]:
 
 def outcome_of(folder: Path) -> dict[str, object]:
     """Return every file, and of the manifest what it lists, but for engines and problems: those only the journal knows."""
-    outcome: dict[str, object] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+    outcome: dict[str, object] = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")
+    }
     manifest = json.loads(str(outcome.pop("manifest.json"), "utf-8"))  # type: ignore[call-overload]
     for part in ("samples", "skipped", "companions"):
         for entry in manifest[part]:
@@ -705,7 +873,7 @@ def outcome_of(folder: Path) -> dict[str, object]:
 
 
 def sha256(path: Path) -> str:
-    from diver_trt.bundle import file_sha256
+    from diver_trt.files import file_sha256
 
     return file_sha256(path)
 
@@ -733,12 +901,35 @@ TARGETS = (
     Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
     Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
     Target("journal, gone on with", interrupted, in_json_lines, (go_on,), writes=True),
-    Target("journal, overwritten", interrupted, in_json_lines, (partial(go_on, overwrite=True),), writes=True),
+    Target(
+        "journal, overwritten",
+        interrupted,
+        in_json_lines,
+        (partial(go_on, overwrite=True),),
+        writes=True,
+    ),
     Target("manifest, gone on with", finished, in_json, (go_on,), writes=True),
-    Target("manifest, overwritten", finished, in_json, (partial(go_on, overwrite=True),), writes=True),
-    Target("class map, lines", written("classes", "".join(f"thing_{i} {i}\n" for i in range(10))), in_lines, (read_classes,)),
-    Target("class map, list", written("classes", json.dumps([*range(9), "9"])), in_json, (read_classes,)),
-    Target("class map, object", written("classes", json.dumps({f"thing {i}": i for i in range(10)})), in_json, (read_classes,)),
+    Target(
+        "manifest, overwritten", finished, in_json, (partial(go_on, overwrite=True),), writes=True
+    ),
+    Target(
+        "class map, lines",
+        written("classes", "".join(f"thing_{i} {i}\n" for i in range(10))),
+        in_lines,
+        (read_classes,),
+    ),
+    Target(
+        "class map, list",
+        written("classes", json.dumps([*range(9), "9"])),
+        in_json,
+        (read_classes,),
+    ),
+    Target(
+        "class map, object",
+        written("classes", json.dumps({f"thing {i}": i for i in range(10)})),
+        in_json,
+        (read_classes,),
+    ),
     Target("PNG", picture("a.png", "RGB"), in_png, IMAGE),
     Target("PNG, palette", picture("a.png", "P"), in_png, IMAGE),
     Target("PNG, alpha", picture("a.png", "RGBA"), in_png, IMAGE),

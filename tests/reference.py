@@ -37,18 +37,24 @@ class Reference:
     @torch.no_grad()
     def decode(self, latent: Tensor) -> NDArray[np.uint8]:
         image = (self.vae.decode(latent / self.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-        pixels: NDArray[np.uint8] = (image * 255).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        pixels: NDArray[np.uint8] = (
+            (image * 255).round().permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        )
         return pixels
 
     @torch.no_grad()
-    def trajectory(self, anchor: Tensor, noise: Tensor, labels: Tensor, recipe: Recipe) -> Iterator[Tensor]:
+    def trajectory(
+        self, anchor: Tensor, noise: Tensor, labels: Tensor, recipe: Recipe
+    ) -> Iterator[Tensor]:
         """Yield the start and then the latent after every step."""
         self.scheduler.set_timesteps(recipe.steps)
         timesteps = self.scheduler.timesteps  # descending: entry K - k is step k
         if recipe.inherit_step is None:
             latent = noise
         else:
-            latent = self.scheduler.add_noise(anchor, noise, timesteps[recipe.steps - recipe.inherit_step].expand(len(anchor)))
+            latent = self.scheduler.add_noise(
+                anchor, noise, timesteps[recipe.steps - recipe.inherit_step].expand(len(anchor))
+            )
         yield latent
         for k in range(recipe.start_step, 0, -1):
             t = timesteps[recipe.steps - k]
@@ -59,11 +65,15 @@ class Reference:
             c = latent.shape[1]
             eps = by_class[:, :c].clone()
             guided = slice(None, recipe.cfg_channels)
-            eps[:, guided] = by_null[:, :c][:, guided] + recipe.cfg_scale * (eps - by_null[:, :c])[:, guided]
+            eps[:, guided] = (
+                by_null[:, :c][:, guided] + recipe.cfg_scale * (eps - by_null[:, :c])[:, guided]
+            )
             following = self.scheduler.step(eps, t, latent).prev_sample
             high, low = recipe.window
             if low < k <= high:
-                following = following - recipe.gamma * self.sigma(k, recipe, by_class[:, c:]) * (latent - anchor)
+                following = following - recipe.gamma * self.sigma(k, recipe, by_class[:, c:]) * (
+                    latent - anchor
+                )
             latent = following
             yield latent
 
@@ -73,7 +83,9 @@ class Reference:
         abar = self.scheduler.alphas_cumprod.double()
         if recipe.sigma == "marginal":
             return torch.sqrt(1 - abar[t]).float()
-        posterior = self.scheduler._get_variance(max(t, stride), max(t, stride) - stride)  # the first is 0: clipped to the second
+        posterior = self.scheduler._get_variance(
+            max(t, stride), max(t, stride) - stride
+        )  # the first is 0: clipped to the second
         if recipe.sigma == "posterior" or variance.shape[1] == 0:
             return torch.sqrt(posterior)
         beta = 1 - abar[t] / (abar[t - stride] if k > 1 else 1.0)

@@ -18,10 +18,25 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from diver_trt.bundle import Bundle, FileRecord, run_size
-from diver_trt.sidecar import PLANS, Machine, Memory, Plan, Profile, Sidecar, read_plan
+from diver_trt.bundle import Bundle, run_size
+from diver_trt.files import FileRecord
+from diver_trt.runtime.backends.tensorrt.sidecar import (
+    PLANS,
+    Machine,
+    Memory,
+    Plan,
+    Profile,
+    Sidecar,
+    read_plan,
+)
 
-MACHINE = Machine(backend="rtx", version="1.7.1.116", compute_capability="sm86", gpu="Stand-in 4 GB", driver="13.0")
+MACHINE = Machine(
+    backend="rtx",
+    version="1.7.1.116",
+    compute_capability="sm86",
+    gpu="Stand-in 4 GB",
+    driver="13.0",
+)
 
 
 def _move(target: int, source: int, size: int) -> None:
@@ -71,11 +86,17 @@ class StandInCuda:
         return (Error.cudaErrorInsufficientDriver if self.no_driver else Error.cudaSuccess,)
 
     def cudaGetDeviceCount(self) -> tuple[Any, ...]:
-        return (Error.cudaErrorInsufficientDriver, None) if self.no_driver else (Error.cudaSuccess, 1)
+        return (
+            (Error.cudaErrorInsufficientDriver, None) if self.no_driver else (Error.cudaSuccess, 1)
+        )
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
         return Error.cudaSuccess, SimpleNamespace(
-            name=b"Stand-in 4 GB\0\0", major=8, minor=6, totalGlobalMem=self.limit_bytes, multiProcessorCount=20
+            name=b"Stand-in 4 GB\0\0",
+            major=8,
+            minor=6,
+            totalGlobalMem=self.limit_bytes,
+            multiProcessorCount=20,
         )
 
     def cudaDriverGetVersion(self) -> tuple[Any, ...]:
@@ -94,7 +115,11 @@ class StandInCuda:
         return (Error.cudaSuccess,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:
-        return (Error.cudaErrorStreamCaptureUnsupported if self.recording is not None else Error.cudaSuccess,)
+        return (
+            Error.cudaErrorStreamCaptureUnsupported
+            if self.recording is not None
+            else Error.cudaSuccess,
+        )
 
     def cudaMalloc(self, size: int) -> tuple[Any, ...]:
         if sum(self.device.values()) + size > self.limit_bytes:
@@ -113,19 +138,34 @@ class StandInCuda:
         return (Error.cudaSuccess,)
 
     def _inside(self, address: int, size: int) -> bool:
-        return any(start <= address and address + size <= start + held for start, held in (self.device | self.host).items())
+        return any(
+            start <= address and address + size <= start + held
+            for start, held in (self.device | self.host).items()
+        )
 
-    def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> tuple[Any, ...]:
+    def cudaMemcpyAsync(
+        self, target: int, source: int, size: int, kind: int, stream: int
+    ) -> tuple[Any, ...]:
         if not (self._inside(target, size) and self._inside(source, size)):
             return (Error.cudaErrorIllegalAddress,)
         self.enqueue(partial(_move, target, source, size))
         return (Error.cudaSuccess,)
 
     def cudaMemcpy2DAsync(
-        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, height: int, kind: int, stream: int
+        self,
+        target: int,
+        target_pitch: int,
+        source: int,
+        source_pitch: int,
+        width: int,
+        height: int,
+        kind: int,
+        stream: int,
     ) -> tuple[Any, ...]:
         for row in range(height):
-            (error,) = self.cudaMemcpyAsync(target + row * target_pitch, source + row * source_pitch, width, kind, stream)
+            (error,) = self.cudaMemcpyAsync(
+                target + row * target_pitch, source + row * source_pitch, width, kind, stream
+            )
             if error:
                 return (error,)
         return (Error.cudaSuccess,)
@@ -136,7 +176,11 @@ class StandInCuda:
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
         recorded, self.recording = self.recording, None
-        return (Error.cudaErrorStreamCaptureUnsupported, None) if self.refuse_capture else (Error.cudaSuccess, recorded)
+        return (
+            (Error.cudaErrorStreamCaptureUnsupported, None)
+            if self.refuse_capture
+            else (Error.cudaSuccess, recorded)
+        )
 
     def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any, ...]:
         executable = SimpleNamespace(operations=list(graph))
@@ -196,21 +240,30 @@ class StandInContext:
         assert self.scratch is not None, "TensorRT needs its scratch memory before it runs"
         if self.fail:
             return False
-        addresses = dict(self.addresses)  # a captured launch keeps the addresses it was captured with
+        addresses = dict(
+            self.addresses
+        )  # a captured launch keeps the addresses it was captured with
         self.cuda.enqueue(lambda: self._execute(addresses))
         return True
 
     def _execute(self, addresses: dict[str, int]) -> None:
         inputs = {
-            value.name: self._array(addresses[value.name], self.shapes[value.name], value.type) for value in self.session.get_inputs()
+            value.name: self._array(addresses[value.name], self.shapes[value.name], value.type)
+            for value in self.session.get_inputs()
         }
-        for value, result in zip(self.session.get_outputs(), self.session.run(None, inputs), strict=True):
+        for value, result in zip(
+            self.session.get_outputs(), self.session.run(None, inputs), strict=True
+        ):
             self._array(addresses[value.name], result.shape, value.type)[:] = result
 
     def _array(self, address: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
-        dtype = np.dtype({"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8"}[kind])
+        dtype = np.dtype(
+            {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8"}[kind]
+        )
         size = int(np.prod(shape)) * dtype.itemsize
-        assert self.cuda._inside(address, size), "TensorRT was given memory that is freed or too small"
+        assert self.cuda._inside(address, size), (
+            "TensorRT was given memory that is freed or too small"
+        )
         memory = memoryview((ctypes.c_byte * size).from_address(address)).cast("B")
         array: np.ndarray = np.frombuffer(memory, dtype).reshape(shape)
         return array
@@ -250,16 +303,25 @@ def stand_in_tensorrt(cuda: StandInCuda) -> Any:
     )
 
 
-def write_stand_in_plan(bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096) -> Plan:
+def write_stand_in_plan(
+    bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096
+) -> Plan:
     """Write engines that the stand-in runs, with sidecars like the real builder's, and enter them as it does."""
-    from diver_trt.export.engine_builder import io_bytes
+    from diver_trt.runtime.backends.tensorrt.builder import io_bytes
 
     folder = folder or bundle.path / PLANS / f"rtx-{MACHINE.version}-sm86-b{batch}"
     folder.mkdir(parents=True)
     for name, network in bundle.networks.items():
         size = run_size(name, batch)
         path = folder / f"{name}.engine"
-        path.write_text(json.dumps({"onnx": str((bundle.path / network.graph.name).resolve()), "scratch_bytes": scratch_bytes}))
+        path.write_text(
+            json.dumps(
+                {
+                    "onnx": str((bundle.path / network.graph.name).resolve()),
+                    "scratch_bytes": scratch_bytes,
+                }
+            )
+        )
         Sidecar(
             network=name,
             precision=bundle.precision,

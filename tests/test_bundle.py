@@ -16,18 +16,32 @@ Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
 def test_the_digits_bundle_says_what_it_is(digits: Bundle) -> None:
-    assert (digits.image_size, digits.latent_shape, digits.num_classes, digits.null_label) == (32, (4, 8, 8), 10, 10)
-    assert (digits.precision, digits.learned_variance, digits.timestep_frequencies) == ("fp32", True, "diffusers")
+    assert (digits.image_size, digits.latent_shape, digits.num_classes, digits.null_label) == (
+        32,
+        (4, 8, 8),
+        10,
+        10,
+    )
+    assert (digits.precision, digits.learned_variance, digits.timestep_frequencies) == (
+        "fp32",
+        True,
+        "diffusers",
+    )
     assert digits.class_names == tuple("0123456789")
     assert digits.modulation_width == 6 * 6 * 128 + 2 * 128
     assert tuple(digits.networks) == NETWORKS
 
 
 def test_the_identity_is_the_manifests_hash(digits: Bundle, edited: Edit) -> None:
-    assert Bundle.open(edited(lambda manifest: manifest["model"].update(id="another"))).sha256 != digits.sha256
+    assert (
+        Bundle.open(edited(lambda manifest: manifest["model"].update(id="another"))).sha256
+        != digits.sha256
+    )
 
 
-def test_a_changed_byte_is_found_before_the_network_is_loaded(digits: Bundle, tmp_path: Path) -> None:
+def test_a_changed_byte_is_found_before_the_network_is_loaded(
+    digits: Bundle, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(digits.path, copy)
     data = bytearray((copy / "denoiser.onnx").read_bytes())
@@ -35,7 +49,9 @@ def test_a_changed_byte_is_found_before_the_network_is_loaded(digits: Bundle, tm
     (copy / "denoiser.onnx").write_bytes(data)
     bundle = Bundle.open(copy)
     bundle.verified("decoder")
-    with pytest.raises(BundleError, match=r"denoiser\.onnx: SHA-256 is .* the file has changed since the export"):
+    with pytest.raises(
+        BundleError, match=r"denoiser\.onnx: SHA-256 is .* the file has changed since the export"
+    ):
         bundle.verified("denoiser")
 
 
@@ -43,7 +59,10 @@ def test_a_missing_or_cut_file_is_found_on_opening(digits: Bundle, tmp_path: Pat
     copy = tmp_path / "copy"
     shutil.copytree(digits.path, copy)
     (copy / "decoder.onnx").write_bytes((copy / "decoder.onnx").read_bytes()[:-1])
-    with pytest.raises(BundleError, match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json says [\d,]+; the bundle is damaged"):
+    with pytest.raises(
+        BundleError,
+        match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json says [\d,]+; the bundle is damaged",
+    ):
         Bundle.open(copy)
     (copy / "decoder.onnx").unlink()
     with pytest.raises(BundleError, match=r"decoder\.onnx: missing; the bundle is incomplete"):
@@ -51,7 +70,10 @@ def test_a_missing_or_cut_file_is_found_on_opening(digits: Bundle, tmp_path: Pat
 
 
 def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"not a bundle \(it has no bundle\.json\); make one with `diver-trt export MODEL"):
+    with pytest.raises(
+        BundleError,
+        match=r"not a bundle \(it has no bundle\.json\); make one with `diver-trt export MODEL",
+    ):
         Bundle.open(tmp_path)
 
 
@@ -71,52 +93,127 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
     ("edit", "message"),
     [
         (change("schema", to=2), "schema 2, but this diver-trt reads schema 1; update diver-trt"),
-        (change("schema", to="1"), 'bundle.json: schema: found "1", expected a whole number, 1 or more'),
+        (
+            change("schema", to="1"),
+            'bundle.json: schema: found "1", expected a whole number, 1 or more',
+        ),
         (change("precision", to="int8"), "precision: found 'int8', expected one of fp32, fp16"),
         (change("precision", to=...), "precision: missing, expected a text"),
         (change("latent_shape", to=[4, 8]), "latent_shape: found 2 sizes, expected three"),
-        (change("latent_shape", to=[4, 16, 16]), "encoder: writes latent.*expected latent: float32.n, 4, 16, 16"),
+        (
+            change("latent_shape", to=[4, 16, 16]),
+            "encoder: writes latent.*expected latent: float32.n, 4, 16, 16",
+        ),
         (change("latent_shape", to=[8, 8, 8]), "encoder: writes"),
         (change("image_size", to=64), "encoder: reads image"),
         (change("learned_variance", to=1), "learned_variance: found 1, expected true or false"),
         (change("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
         (change("scaling_factor", to=float("nan")), "scaling_factor: found NaN, expected a number"),
-        (change("noise_schedule", "kind", to="cosine"), "noise_schedule.kind: found 'cosine', expected one of linear, scaled_linear"),
+        (
+            change("noise_schedule", "kind", to="cosine"),
+            "noise_schedule.kind: found 'cosine', expected one of linear, scaled_linear",
+        ),
         (change("noise_schedule", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
         (change("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
-        (change("networks", "decoder", "graph", "name", to="../decoder.onnx"), "expected a plain file name inside the bundle"),
-        (change("networks", "decoder", "graph", "name", to="/etc/passwd"), "expected a plain file name inside the bundle"),
-        (change("networks", "decoder", "inputs", to=[{"name": "latent", "dtype": "int8", "shape": []}]), "dtype: found 'int8'"),
-        (change("networks", "decoder", "inputs", to=[{"name": "latent", "dtype": "int64", "shape": [-1]}]), "shape: found"),
+        (
+            change("networks", "decoder", "graph", "name", to="../decoder.onnx"),
+            "expected a plain file name inside the bundle",
+        ),
+        (
+            change("networks", "decoder", "graph", "name", to="/etc/passwd"),
+            "expected a plain file name inside the bundle",
+        ),
+        (
+            change(
+                "networks",
+                "decoder",
+                "inputs",
+                to=[{"name": "latent", "dtype": "int8", "shape": []}],
+            ),
+            "dtype: found 'int8'",
+        ),
+        (
+            change(
+                "networks",
+                "decoder",
+                "inputs",
+                to=[{"name": "latent", "dtype": "int64", "shape": [-1]}],
+            ),
+            "shape: found",
+        ),
         (change("networks", "conditioner", "outputs", to=[]), "expected one output, modulation"),
         (change("scaling_factor", to=10**400), "scaling_factor: found 1000.*expected a number"),
-        (change("num_classes", to=10**30), "num_classes: found 1000.*expected a whole number from 1 to 100,000"),
-        (change("noise_schedule", "train_timesteps", to=2**60), "train_timesteps: found .*expected a whole number from 2 to 100,000"),
-        (change("image_size", to=2**40), "image_size: found .*expected a whole number from 1 to 4,096"),
-        (change("latent_shape", to=[4, 8, 2**40]), "latent_shape: found .*expected three sizes from 1 to 4096"),
-        (change("latent_shape", to=[4096] * 3), "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an image"),
         (
-            change("networks", "conditioner", "outputs", to=[{"name": "modulation", "dtype": "float32", "shape": ["m", 10**12]}]),
+            change("num_classes", to=10**30),
+            "num_classes: found 1000.*expected a whole number from 1 to 100,000",
+        ),
+        (
+            change("noise_schedule", "train_timesteps", to=2**60),
+            "train_timesteps: found .*expected a whole number from 2 to 100,000",
+        ),
+        (
+            change("image_size", to=2**40),
+            "image_size: found .*expected a whole number from 1 to 4,096",
+        ),
+        (
+            change("latent_shape", to=[4, 8, 2**40]),
+            "latent_shape: found .*expected three sizes from 1 to 4096",
+        ),
+        (
+            change("latent_shape", to=[4096] * 3),
+            "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an image",
+        ),
+        (
+            change(
+                "networks",
+                "conditioner",
+                "outputs",
+                to=[{"name": "modulation", "dtype": "float32", "shape": ["m", 10**12]}],
+            ),
             "shape: found .*expected a list of sizes from 1 to 16,777,216",
         ),
         (change("precision", to="x" * 5000), "precision: found 'x{199}…, expected one of"),
-        (change("networks", "decoder", "graph", "name", to="x" * 5000), "name: found 'x{199}…, expected a plain file name"),
-        (change("networks", "decoder", "graph", "name", to="\ud800"), r"name: found .*expected a text on one line"),
-        (change("networks", "decoder", "graph", "sha256", to="0" * 63), "sha256: found .*expected a SHA-256, 64 hexadecimal digits"),
         (
-            change("networks", "decoder", "inputs", to=[{"name": "a\nb", "dtype": "int64", "shape": [1]}]),
+            change("networks", "decoder", "graph", "name", to="x" * 5000),
+            "name: found 'x{199}…, expected a plain file name",
+        ),
+        (
+            change("networks", "decoder", "graph", "name", to="\ud800"),
+            r"name: found .*expected a text on one line",
+        ),
+        (
+            change("networks", "decoder", "graph", "sha256", to="0" * 63),
+            "sha256: found .*expected a SHA-256, 64 hexadecimal digits",
+        ),
+        (
+            change(
+                "networks",
+                "decoder",
+                "inputs",
+                to=[{"name": "a\nb", "dtype": "int64", "shape": [1]}],
+            ),
             "name: found .*expected a text on one line",
         ),
         (
-            change("networks", "decoder", "inputs", to=[{"name": "a" * 5000, "dtype": "int64", "shape": [1]}]),
+            change(
+                "networks",
+                "decoder",
+                "inputs",
+                to=[{"name": "a" * 5000, "dtype": "int64", "shape": [1]}],
+            ),
             "decoder: reads a{200}…; by the rest",
         ),
         (change("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
-        (change("class_names", to=["\u2028"] * 10), "class_names: found .*expected a list of texts on one line each"),
+        (
+            change("class_names", to=["\u2028"] * 10),
+            "class_names: found .*expected a list of texts on one line each",
+        ),
         (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
     ],
 )
-def test_a_manifest_that_does_not_hold_together_is_refused(edited: Edit, edit: Callable[[dict[str, Any]], None], message: str) -> None:
+def test_a_manifest_that_does_not_hold_together_is_refused(
+    edited: Edit, edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
     folder = edited(edit)
     with pytest.raises(BundleError, match=message) as caught:
         Bundle.open(folder)
@@ -127,7 +224,9 @@ def test_values_nested_as_deep_as_json_goes_are_one_line(tmp_path: Path) -> None
     """Just below the depth that reading refuses, saying what was found would need more of the stack."""
     for depth in range(700, 1000):
         (tmp_path / "bundle.json").write_text(f'{{"schema": {"[" * depth}{"]" * depth}}}')
-        with pytest.raises(BundleError, match=r"bundle\.json: (schema: found|not valid JSON)") as caught:
+        with pytest.raises(
+            BundleError, match=r"bundle\.json: (schema: found|not valid JSON)"
+        ) as caught:
             Bundle.open(tmp_path)
         assert len(str(caught.value)) < 1000
 

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from diver_trt.bundle import Bundle, file_sha256
+from diver_trt.bundle import Bundle
 from diver_trt.cli import app
-from diver_trt.sidecar import read_plan
+from diver_trt.files import file_sha256
+from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 from tests.conftest import DISTILLED, ROOT
 from tests.stand_in import write_stand_in_plan
 
@@ -47,13 +48,17 @@ def few(tmp_path: Path) -> Path:
     return tmp_path / "few"
 
 
-def test_recover_writes_images_a_manifest_and_a_contact_sheet(few: Path, tmp_path: Path, digits: Bundle) -> None:
+def test_recover_writes_images_a_manifest_and_a_contact_sheet(
+    few: Path, tmp_path: Path, digits: Bundle
+) -> None:
     out = tmp_path / "out"
     result = run("recover", few, out, *QUICK, "--seed", 7)
     assert result.exit_code == 0, result.output
     assert "recovered 3 images" in result.stdout
     assert str(out / "contact_sheet.png") in result.stdout
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+    assert sorted(
+        path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
+    ) == [
         "00003/00000.png",
         "00003/00001.png",
         "00008/00000.png",
@@ -76,15 +81,23 @@ def test_recover_writes_images_a_manifest_and_a_contact_sheet(few: Path, tmp_pat
 def test_the_same_bytes_for_every_batch(tmp_path: Path) -> None:
     written = {}
     for batch in ("1", "4", "8", "auto"):
-        assert run("recover", DISTILLED.parent / "ipc1", tmp_path / batch, "--batch", batch).exit_code == 0
-        written[batch] = {path.name: path.read_bytes() for path in sorted((tmp_path / batch).glob("*/*.png"))}
+        assert (
+            run("recover", DISTILLED.parent / "ipc1", tmp_path / batch, "--batch", batch).exit_code
+            == 0
+        )
+        written[batch] = {
+            path.name: path.read_bytes() for path in sorted((tmp_path / batch).glob("*/*.png"))
+        }
     assert written["1"] == written["4"] == written["8"] == written["auto"]
 
 
 def test_a_recovered_set_goes_in_again_with_the_same_classes(few: Path, tmp_path: Path) -> None:
     assert run("recover", few, tmp_path / "once", *QUICK).exit_code == 0
     assert run("recover", tmp_path / "once", tmp_path / "twice", *QUICK).exit_code == 0
-    classes = [json.loads((tmp_path / name / "manifest.json").read_text())["classes"] for name in ("once", "twice")]
+    classes = [
+        json.loads((tmp_path / name / "manifest.json").read_text())["classes"]
+        for name in ("once", "twice")
+    ]
     assert classes[0] == classes[1]
 
 
@@ -111,11 +124,19 @@ def test_recover_answers_in_json(few: Path, tmp_path: Path) -> None:
         (("--no-guidance",), {"gamma": 0.0}),
         (("--window", "full"), {"window": [50, 0]}),
         (("--start-step", "matched", "--window", "25:10"), {"start_step": 25, "inherit_step": 25}),
-        (("--start-step", "matched", "--inherit-step", "30"), {"start_step": 30, "inherit_step": 30, "window": [40, 25]}),
-        (("--cfg-scale", "1.5", "--cfg-channels", "4", "--sigma", "marginal"), {"cfg_scale": 1.5, "cfg_channels": 4, "sigma": "marginal"}),
+        (
+            ("--start-step", "matched", "--inherit-step", "30"),
+            {"start_step": 30, "inherit_step": 30, "window": [40, 25]},
+        ),
+        (
+            ("--cfg-scale", "1.5", "--cfg-channels", "4", "--sigma", "marginal"),
+            {"cfg_scale": 1.5, "cfg_channels": 4, "sigma": "marginal"},
+        ),
     ],
 )
-def test_every_setting_reaches_the_manifest(few: Path, tmp_path: Path, options: tuple[str, ...], expected: dict[str, Any]) -> None:
+def test_every_setting_reaches_the_manifest(
+    few: Path, tmp_path: Path, options: tuple[str, ...], expected: dict[str, Any]
+) -> None:
     shutil.rmtree(few / "3")
     assert run("recover", few, tmp_path / "out", *options).exit_code == 0
     recipe = json.loads((tmp_path / "out" / "manifest.json").read_text())["recipe"]
@@ -132,19 +153,34 @@ def test_every_setting_reaches_the_manifest(few: Path, tmp_path: Path, options: 
         (("--window", "²:1"), "expected HIGH:LOW"),
         (("--window", "1" * 5000 + ":1"), "expected HIGH:LOW"),
         (("--gamma", "-1"), "gamma is -1.0"),
-        (("--no-inheritance", "--inherit-step", "30"), "--no-inheritance and --inherit-step 30 contradict each other"),
-        (("--no-guidance", "--gamma", "0.2"), "--no-guidance and --gamma 0.2 contradict each other"),
+        (
+            ("--no-inheritance", "--inherit-step", "30"),
+            "--no-inheritance and --inherit-step 30 contradict each other",
+        ),
+        (
+            ("--no-guidance", "--gamma", "0.2"),
+            "--no-guidance and --gamma 0.2 contradict each other",
+        ),
         (("--no-inheritance", "--start-step", "matched"), "start_step is None"),
     ],
 )
-def test_a_recipe_that_contradicts_itself_is_wrong_usage(few: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+def test_a_recipe_that_contradicts_itself_is_wrong_usage(
+    few: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
     assert message in fails(run("recover", few, tmp_path / "out", *options), code=2)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "options",
-    [("--preset", "fast"), ("--shard", "1/" + "1" * 5000), ("--batch", "0"), ("--batch", "many"), ("--seed", "x"), ("--nonsense",)],
+    [
+        ("--preset", "fast"),
+        ("--shard", "1/" + "1" * 5000),
+        ("--batch", "0"),
+        ("--batch", "many"),
+        ("--seed", "x"),
+        ("--nonsense",),
+    ],
 )
 def test_wrong_usage_exits_2(few: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     result = run("recover", few, tmp_path / "out", *options)
@@ -156,13 +192,17 @@ def test_wrong_usage_exits_2(few: Path, tmp_path: Path, options: tuple[str, ...]
 def test_a_bad_image_is_found_before_any_work(few: Path, tmp_path: Path) -> None:
     path = few / "8" / "0.png"
     path.write_bytes(path.read_bytes()[:200])
-    assert "8/0.png: not an image, or a damaged one" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert "8/0.png: not an image, or a damaged one" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_class_the_model_lacks_is_refused(few: Path, tmp_path: Path) -> None:
     (few / "8").rename(few / "12")
-    assert "class 12 is out of range; the model has classes 0 to 9" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert "class 12 is out of range; the model has classes 0 to 9" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -186,16 +226,24 @@ def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
     assert "cannot be" in fails(run("recover", few, tmp_path / "file" / "out", *QUICK))
 
 
-def test_an_output_that_may_not_be_made_is_refused(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_may_not_be_made_is_refused(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", denied)  # the tests may run as root, whom no mode bits stop
-    assert "cannot be made (Permission denied)" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert "cannot be made (Permission denied)" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
 
 
-def test_what_the_system_refuses_ends_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "File name too long" in fails(run("recover", few, tmp_path / "out", "--classes", "x" * 300))
+def test_what_the_system_refuses_ends_in_one_line(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "File name too long" in fails(
+        run("recover", few, tmp_path / "out", "--classes", "x" * 300)
+    )
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "somewhere")
@@ -204,13 +252,19 @@ def test_what_the_system_refuses_ends_in_one_line(few: Path, tmp_path: Path, mon
     assert "somewhere: Permission denied" in fails(run("inspect", few))
 
 
-def test_a_write_that_fails_ends_in_one_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_ends_in_one_line(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    assert "00003/00000.png: cannot be written (No space left on device)" in fails(run("recover", few, tmp_path / "out", *QUICK))
-    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["journal.jsonl"]
+    assert "00003/00000.png: cannot be written (No space left on device)" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == [
+        "journal.jsonl"
+    ]
 
 
 def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
@@ -219,7 +273,9 @@ def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) 
     data = bytearray((copy / "decoder.onnx").read_bytes())
     data[-1000] ^= 255
     (copy / "decoder.onnx").write_bytes(data)
-    assert "the file has changed since the export" in fails(run("recover", few, tmp_path / "out", "--bundle", copy, *QUICK))
+    assert "the file has changed since the export" in fails(
+        run("recover", few, tmp_path / "out", "--bundle", copy, *QUICK)
+    )
     assert not (tmp_path / "out").exists()
     assert "the file has changed since the export" in fails(run("inspect", copy))
 
@@ -231,15 +287,20 @@ def test_a_newer_bundle_is_refused(few: Path, tmp_path: Path, edited: Callable[.
     )
 
 
-def test_a_missing_extra_is_its_install_line(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_its_install_line(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert "run `pip install 'diver-trt[cpu]'`" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert "run `pip install 'diver-trt[cpu]'`" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
     assert not (tmp_path / "out").exists()
     for name in [name for name in sys.modules if name.startswith("diver_trt.export.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "exporting needs torch, which is not installed; run `pip install 'diver-trt[export]'`" in fails(
-        run("export", "model", tmp_path / "b")
+    assert (
+        "exporting needs torch, which is not installed; run `pip install 'diver-trt[export]'`"
+        in fails(run("export", "model", tmp_path / "b"))
     )
 
 
@@ -247,15 +308,22 @@ def test_export_then_recover(random_pipeline: Path, few: Path, tmp_path: Path) -
     bundle = tmp_path / "bundle"
     result = run("export", random_pipeline, bundle, "--precision", "fp16")
     assert result.exit_code == 0, result.output
-    assert "timestep frequencies of diffusers (taken to be trained with diffusers' class)" in result.stderr
+    assert (
+        "timestep frequencies of diffusers (taken to be trained with diffusers' class)"
+        in result.stderr
+    )
     shutil.rmtree(few / "8")
     assert run("recover", few, tmp_path / "out", "--bundle", bundle, *QUICK).exit_code == 0
     image = np.asarray(Image.open(tmp_path / "out" / "00003" / "00000.png"))
     assert image.shape == (16, 16, 3)
 
 
-def test_export_answers_in_json_and_keeps_what_was_asked(random_pipeline: Path, tmp_path: Path) -> None:
-    result = run("export", random_pipeline, tmp_path / "bundle", "--timestep-frequencies", "dit", "--json")
+def test_export_answers_in_json_and_keeps_what_was_asked(
+    random_pipeline: Path, tmp_path: Path
+) -> None:
+    result = run(
+        "export", random_pipeline, tmp_path / "bundle", "--timestep-frequencies", "dit", "--json"
+    )
     answer = json.loads(result.stdout)
     assert answer["timestep_frequencies"] == "dit"
     assert set(answer["relative_l2"]) == {"encoder", "conditioner", "denoiser", "decoder"}
@@ -267,18 +335,26 @@ def test_export_of_no_model_is_refused(tmp_path: Path) -> None:
     assert run("export", tmp_path, tmp_path / "bundle", "--precision", "int8").exit_code == 2
 
 
-def test_inspect_knows_a_bundle_a_set_and_a_recovered_set(few: Path, tmp_path: Path, digits: Bundle) -> None:
+def test_inspect_knows_a_bundle_a_set_and_a_recovered_set(
+    few: Path, tmp_path: Path, digits: Bundle
+) -> None:
     bundle = json.loads(run("inspect", digits.path, "--json").stdout)
     assert bundle["kind"] == "bundle"
     assert bundle["networks"]["denoiser"]["parameters"] == digits.networks["denoiser"].parameters
     assert json.loads(run("inspect", few, "--json").stdout)["labels"] == {"3": 3, "8": 8}
     assert run("recover", few, tmp_path / "out", *QUICK).exit_code == 0
     recovered = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
-    assert (recovered["kind"], recovered["images"], recovered["classes"]) == ("recovered dataset", 3, 2)
+    assert (recovered["kind"], recovered["images"], recovered["classes"]) == (
+        "recovered dataset",
+        3,
+        2,
+    )
     plain = run("inspect", tmp_path / "out")
     assert (plain.exit_code, "recovered on" in plain.stdout) == (0, True)
     Image.new("RGB", (32, 32)).save(tmp_path / "out" / "00008" / "00000.png")
-    assert "00008/00000.png: is not the file that was written" in fails(run("inspect", tmp_path / "out"))
+    assert "00008/00000.png: is not the file that was written" in fails(
+        run("inspect", tmp_path / "out")
+    )
     assert "no such file or folder" in fails(run("inspect", tmp_path / "missing"))
 
 
@@ -309,12 +385,18 @@ def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
     targets = facts["engines"]
     assert set(targets) == {"rtx-1.7.1.116-sm86-b2", "rtx-1.7.1.116-sm86-b8"}
     phased = targets["rtx-1.7.1.116-sm86-b8"]["phased"]
-    assert phased["peak_bytes"] == max(phased[name]["total_bytes"] for name in ("encoder", "conditioner", "denoiser", "decoder"))
+    assert phased["peak_bytes"] == max(
+        phased[name]["total_bytes"] for name in ("encoder", "conditioner", "denoiser", "decoder")
+    )
     shown = run("inspect", compiled, "--memory-budget", "2GB").stdout
     assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown
     assert "within 2GB: rtx-1.7.1.116-sm86-b8, batch 8, networks resident" in shown
-    assert "the smallest that would do is 5 MB (batch 2, phased)" in fails(run("inspect", compiled, "--memory-budget", "1MB"))
-    assert "expected a size such as 512MB" in fails(run("inspect", compiled, "--memory-budget", "much"))
+    assert "the smallest that would do is 5 MB (batch 2, phased)" in fails(
+        run("inspect", compiled, "--memory-budget", "1MB")
+    )
+    assert "expected a size such as 512MB" in fails(
+        run("inspect", compiled, "--memory-budget", "much")
+    )
 
 
 def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
@@ -328,25 +410,36 @@ def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
 
 
 def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
-    assert "has no engines to plan for" in fails(run("inspect", digits.path, "--memory-budget", "2GB"))
+    assert "has no engines to plan for" in fails(
+        run("inspect", digits.path, "--memory-budget", "2GB")
+    )
     assert "a memory budget needs engines whose sidecars say what they take" in fails(
         run("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_build_says_what_it_would_do_and_does_it(edited: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_says_what_it_would_do_and_does_it(
+    edited: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     pytest.importorskip("tensorrt_rtx")
     folder = edited(lambda manifest: None)
-    would = json.loads(run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout)
+    would = json.loads(
+        run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout
+    )
     assert not (folder / "plans").exists()
-    assert would["networks"]["denoiser"]["weights_bytes"] == 4 * Bundle.open(folder).networks["denoiser"].parameters
+    assert (
+        would["networks"]["denoiser"]["weights_bytes"]
+        == 4 * Bundle.open(folder).networks["denoiser"].parameters
+    )
     result = run("build", folder, "--sm", "86", "--batch", "2")
     assert result.exit_code == 0, result.output
     assert f"wrote {would['would_write']}" in result.stdout
     assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
-        f"{name}.{kind}" for name in ("encoder", "conditioner", "denoiser", "decoder") for kind in ("engine", "json")
+        f"{name}.{kind}"
+        for name in ("encoder", "conditioner", "denoiser", "decoder")
+        for kind in ("engine", "json")
     )
     assert read_plan(Path(would["would_write"])).distrusted() is None
     (tmp_path / "state" / "diver-trt" / "engines").unlink()
@@ -375,7 +468,9 @@ def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "interrupted" in result.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",)])
+@pytest.mark.parametrize(
+    "command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",)]
+)
 def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -384,11 +479,16 @@ def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
 
 def test_help_answers_about_as_soon_as_that_of_an_empty_program() -> None:
     """Processor time, in turns and the best of ten, so that a busy machine does not fail it; importing numpy alone would."""
-    empty = ("-c", "import typer; app = typer.Typer(); app.command()(lambda: None); app.callback()(lambda: None); app(['--help'])")
+    empty = (
+        "-c",
+        "import typer; app = typer.Typer(); app.command()(lambda: None); app.callback()(lambda: None); app(['--help'])",
+    )
     best = {empty: float("inf"), ("-m", "diver_trt", "--help"): float("inf")}
     for _ in range(10):
         for arguments in best:
-            with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL) as process:
+            with subprocess.Popen(
+                [sys.executable, *arguments], stdout=subprocess.DEVNULL
+            ) as process:
                 _, process.returncode, used = os.wait4(process.pid, 0)
             assert process.returncode == 0
             best[arguments] = min(best[arguments], used.ru_utime + used.ru_stime)
@@ -397,7 +497,13 @@ def test_help_answers_about_as_soon_as_that_of_an_empty_program() -> None:
 
 
 def test_a_checkout_runs_without_being_installed() -> None:
-    found = subprocess.run([sys.executable, "cli.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "cli.py", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert found.stdout.startswith("diver-trt ")
 
 
@@ -406,10 +512,17 @@ def dm(tmp_path: Path) -> Path:
     """The distilled digits as DM would save them, some values beyond the range of pixels."""
     import torch
 
-    images = np.stack([np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB")) for index in range(10)])
+    images = np.stack(
+        [
+            np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB"))
+            for index in range(10)
+        ]
+    )
     values = (torch.from_numpy(images.transpose(0, 3, 1, 2) / 255.0) - 0.1307) / 0.3081
     values[:, :, :4, :4] = -2
-    torch.save({"data": [[values.float(), torch.arange(10)]]}, tmp_path / "res_DM_MNIST_ConvNet_1ipc.pt")
+    torch.save(
+        {"data": [[values.float(), torch.arange(10)]]}, tmp_path / "res_DM_MNIST_ConvNet_1ipc.pt"
+    )
     return tmp_path / "res_DM_MNIST_ConvNet_1ipc.pt"
 
 
@@ -417,7 +530,10 @@ def test_what_tensors_were_taken_for_is_said_before_work_begins(dm: Path, tmp_pa
     result = run("recover", dm, tmp_path / "out", *QUICK)
     assert result.exit_code == 0, result.output
     found, hint, clipped, *_ = result.stderr.splitlines()
-    assert "DC, DSA, DM or CAFE tensors, 10 classes x 1, 32 px, mnist-normalised, the model's own classes" in found
+    assert (
+        "DC, DSA, DM or CAFE tensors, 10 classes x 1, 32 px, mnist-normalised, the model's own classes"
+        in found
+    )
     assert "if that is wrong: --format, --classes, --normalisation, --collage" in hint
     assert "1.6% of the values lie outside the range of pixels" in clipped
     source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
@@ -429,31 +545,61 @@ def test_inspect_shows_what_would_be_fed_to_the_model(dm: Path, tmp_path: Path) 
     result = run("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    assert (facts["format"], facts["images"], facts["image_size"], facts["notes"]) == ("dc", 10, [32, 32], [])
+    assert (facts["format"], facts["images"], facts["image_size"], facts["notes"]) == (
+        "dc",
+        10,
+        [32, 32],
+        [],
+    )
     sheet = np.asarray(Image.open(tmp_path / "fed.png"))
-    digit = np.asarray(Image.open(DISTILLED / "0" / "0.png").convert("RGB")).repeat(2, axis=0).repeat(2, axis=1)
+    digit = (
+        np.asarray(Image.open(DISTILLED / "0" / "0.png").convert("RGB"))
+        .repeat(2, axis=0)
+        .repeat(2, axis=1)
+    )
     windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], (48, 48))
     assert (windows == digit[8:56, 8:56, 0]).all(axis=(2, 3)).any()
-    result = run("recover", dm, tmp_path / "out", "--collage", "2", "--no-inheritance", *QUICK[:2], *QUICK[4:])
+    result = run(
+        "recover",
+        dm,
+        tmp_path / "out",
+        "--collage",
+        "2",
+        "--no-inheritance",
+        *QUICK[:2],
+        *QUICK[4:],
+    )
     assert "cut from 2 x 2 collages" in result.stderr
 
 
 def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path) -> None:
-    tensors, text, image = dm.read_bytes(), tmp_path / "thesis.png", tmp_path / "set" / "0" / "0.png"
+    tensors, text, image = (
+        dm.read_bytes(),
+        tmp_path / "thesis.png",
+        tmp_path / "set" / "0" / "0.png",
+    )
     text.write_text("a thesis")
     shutil.copytree(DISTILLED, tmp_path / "set")
     kept = image.read_bytes()
     for source, sheet, message in (
         (dm.parent, dm, "is written as PNG; expected a name that ends in .png"),
         (dm, text, "is there already, and no PNG; choose another name"),
-        (tmp_path / "set", image, "lies in a folder within the dataset, as its images do; choose another place"),
+        (
+            tmp_path / "set",
+            image,
+            "lies in a folder within the dataset, as its images do; choose another place",
+        ),
         (tmp_path / "set", image.with_name("new.png"), "lies in a folder within the dataset"),
     ):
-        assert f"--contact-sheet {sheet}: {message}" in fails(run("inspect", source, "--contact-sheet", sheet))
+        assert f"--contact-sheet {sheet}: {message}" in fails(
+            run("inspect", source, "--contact-sheet", sheet)
+        )
     assert (dm.read_bytes(), text.read_text(), image.read_bytes()) == (tensors, "a thesis", kept)
     assert not image.with_name("new.png").exists()
     for _ in range(2):
-        assert run("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png").exit_code == 0
+        assert (
+            run("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png").exit_code == 0
+        )
 
 
 def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:

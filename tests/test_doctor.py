@@ -17,7 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.doctor import Finding, examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
-from diver_trt.runtime import onnx_engine
+from diver_trt.runtime.backends import onnx as onnx_engine
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 
@@ -45,7 +45,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> StandInCuda:
     return api
 
 
-def test_a_machine_with_a_cpu_only_is_usable(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_with_a_cpu_only_is_usable(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(*_: object) -> None:
         raise MissingExtraError("cuda-bindings", "rtx", "running a TensorRT engine")
 
@@ -57,29 +59,42 @@ def test_a_machine_with_a_cpu_only_is_usable(digits: Bundle, monkeypatch: pytest
     assert usable(list(found.values()))
 
 
-def test_without_onnxruntime_nothing_is_usable(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_nothing_is_usable(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = findings(digits)
-    assert (found["ONNX Runtime, CPU"].state, found["ONNX Runtime, CPU"].remedy) == ("missing", "pip install 'diver-trt[cpu]'")
+    assert (found["ONNX Runtime, CPU"].state, found["ONNX Runtime, CPU"].remedy) == (
+        "missing",
+        "pip install 'diver-trt[cpu]'",
+    )
     assert not usable(list(found.values()))
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["usable"] is False
 
 
-def test_a_half_removed_onnxruntime_is_broken_not_missing(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_removed_onnxruntime_is_broken_not_missing(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     finding = findings(digits)["ONNX Runtime, CPU"]
     assert finding.state == "broken"
     assert "half of it is missing" in finding.detail
 
 
-def test_both_packages_of_onnxruntime_are_broken(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_engine, "_installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"])
+def test_both_packages_of_onnxruntime_are_broken(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        onnx_engine, "_installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"]
+    )
     assert findings(digits)["ONNX Runtime packages"].state == "broken"
 
 
-def test_engines_that_fit_work_and_others_name_their_command(bundle: Bundle, gpu: StandInCuda) -> None:
+def test_engines_that_fit_work_and_others_name_their_command(
+    bundle: Bundle, gpu: StandInCuda
+) -> None:
     plan = write_stand_in_plan(bundle, batch=2)
     found = findings(bundle)
     assert found["CUDA"].detail.startswith("Stand-in 4 GB, sm86, 4.3 GB")
@@ -99,7 +114,9 @@ def test_a_damaged_sidecar_is_a_finding(bundle: Bundle, gpu: StandInCuda) -> Non
     assert findings(bundle)["engines"].state == "broken"
 
 
-def test_a_driver_older_than_the_bindings_is_found(digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_older_than_the_bindings_is_found(
+    digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpu, "cudaDriverGetVersion", lambda: (0, 12060))
     gpu.no_driver = True  # so says the bindings' runtime of a driver that is too old for it
     finding = findings(digits)["CUDA driver"]
@@ -112,7 +129,9 @@ def test_no_driver_is_said_without_alarm(digits: Bundle, gpu: StandInCuda) -> No
     assert findings(digits)["CUDA"].state == "missing"
 
 
-def test_a_tensorrt_that_cannot_start_is_broken(digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensorrt_that_cannot_start_is_broken(
+    digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuses(backend: str) -> Any:
         raise EngineError("tensorrt_rtx is installed but cannot be loaded")
 
@@ -120,7 +139,9 @@ def test_a_tensorrt_that_cannot_start_is_broken(digits: Bundle, gpu: StandInCuda
     assert findings(digits)["TensorRT-RTX"].state == "broken"
 
 
-def test_a_jetson_environment_that_hides_tensorrt_is_found(digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jetson_environment_that_hides_tensorrt_is_found(
+    digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3\n")
     (tmp_path / "dist-packages" / "tensorrt").mkdir(parents=True)

@@ -19,15 +19,17 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 from diver_trt.bundle import Bundle
 from diver_trt.errors import BundleError
 from diver_trt.external_data import GraphError, external_locations
-from diver_trt.runtime import onnx_engine
-from diver_trt.runtime.onnx_engine import OnnxSession
+from diver_trt.runtime.backends import onnx as onnx_engine
+from diver_trt.runtime.backends.onnx import OnnxSession
 
 SECRET = np.arange(16, dtype=np.float32)
 
 
 def outside(location: str, name: str = "w", **more: str) -> TensorProto:
     """A tensor that lies in another file."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[16], data_location=TensorProto.EXTERNAL)
+    tensor = TensorProto(
+        name=name, data_type=TensorProto.FLOAT, dims=[16], data_location=TensorProto.EXTERNAL
+    )
     for key, value in {"location": location, **more}.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
@@ -35,14 +37,18 @@ def outside(location: str, name: str = "w", **more: str) -> TensorProto:
 
 def graph_of(*nodes: onnx.NodeProto, **fields: Any) -> GraphProto:
     io = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [16]) for name in "xy"]
-    graph = helper.make_graph(list(nodes) or [helper.make_node("Add", ["x", "w"], ["y"])], "g", io[:1], io[1:])
+    graph = helper.make_graph(
+        list(nodes) or [helper.make_node("Add", ["x", "w"], ["y"])], "g", io[:1], io[1:]
+    )
     for key, values in fields.items():
         getattr(graph, key).extend(values)
     return graph
 
 
 def model_of(graph: GraphProto, **options: Any) -> ModelProto:
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, **options)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, **options
+    )
 
 
 def constant(tensor: TensorProto) -> onnx.NodeProto:
@@ -63,24 +69,44 @@ EMPTY = GraphProto(name="empty")
 WHERE: dict[str, Callable[[str], ModelProto]] = {
     "initializer": lambda at: model_of(graph_of(initializer=[outside(at)])),
     "constant": lambda at: model_of(graph_of(constant(outside(at)))),
-    "attribute of several": lambda at: model_of(graph_of(with_attribute(tensors=[TensorProto(), outside(at)]))),
+    "attribute of several": lambda at: model_of(
+        graph_of(with_attribute(tensors=[TensorProto(), outside(at)]))
+    ),
     "sparse initializer": lambda at: model_of(graph_of(sparse_initializer=[sparse(at)])),
-    "sparse indices": lambda at: model_of(graph_of(sparse_initializer=[onnx.SparseTensorProto(indices=outside(at))])),
+    "sparse indices": lambda at: model_of(
+        graph_of(sparse_initializer=[onnx.SparseTensorProto(indices=outside(at))])
+    ),
     "sparse attribute": lambda at: model_of(graph_of(with_attribute(sparse_tensor=sparse(at)))),
     "sparse attributes": lambda at: model_of(graph_of(with_attribute(sparse_tensors=[sparse(at)]))),
-    "subgraph": lambda at: model_of(graph_of(with_attribute(g=graph_of(with_attribute(g=graph_of(initializer=[outside(at)])))))),
-    "subgraphs": lambda at: model_of(graph_of(with_attribute(graphs=[EMPTY, graph_of(constant(outside(at)))]))),
-    "function": lambda at: model_of(graph_of(), functions=[onnx.FunctionProto(name="f", domain="d", node=[constant(outside(at))])]),
-    "default of a function": lambda at: model_of(
-        graph_of(), functions=[onnx.FunctionProto(name="f", attribute_proto=[AttributeProto(name="a", t=outside(at))])]
+    "subgraph": lambda at: model_of(
+        graph_of(with_attribute(g=graph_of(with_attribute(g=graph_of(initializer=[outside(at)])))))
     ),
-    "training": lambda at: ModelProto(training_info=[onnx.TrainingInfoProto(initialization=graph_of(initializer=[outside(at)]))]),
-    "training step": lambda at: ModelProto(training_info=[onnx.TrainingInfoProto(algorithm=graph_of(initializer=[outside(at)]))]),
+    "subgraphs": lambda at: model_of(
+        graph_of(with_attribute(graphs=[EMPTY, graph_of(constant(outside(at)))]))
+    ),
+    "function": lambda at: model_of(
+        graph_of(),
+        functions=[onnx.FunctionProto(name="f", domain="d", node=[constant(outside(at))])],
+    ),
+    "default of a function": lambda at: model_of(
+        graph_of(),
+        functions=[
+            onnx.FunctionProto(name="f", attribute_proto=[AttributeProto(name="a", t=outside(at))])
+        ],
+    ),
+    "training": lambda at: ModelProto(
+        training_info=[onnx.TrainingInfoProto(initialization=graph_of(initializer=[outside(at)]))]
+    ),
+    "training step": lambda at: ModelProto(
+        training_info=[onnx.TrainingInfoProto(algorithm=graph_of(initializer=[outside(at)]))]
+    ),
 }
 
 
 @pytest.mark.parametrize("make", WHERE.values(), ids=WHERE)
-def test_a_location_is_found_wherever_a_tensor_may_be(tmp_path: Path, make: Callable[[str], ModelProto]) -> None:
+def test_a_location_is_found_wherever_a_tensor_may_be(
+    tmp_path: Path, make: Callable[[str], ModelProto]
+) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(make("../secret").SerializeToString())
     assert external_locations(path) == {"../secret"}
@@ -93,25 +119,42 @@ def test_every_way_to_a_tensor_in_onnxs_own_schema_is_walked() -> None:
     schema = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name
     leads = {"TensorProto"}
     fields = {
-        name: {field.number: field.message_type.name for field in message.fields if field.message_type} for name, message in schema.items()
+        name: {
+            field.number: field.message_type.name for field in message.fields if field.message_type
+        }
+        for name, message in schema.items()
     }
     while grown := {name for name, found in fields.items() if leads & set(found.values())} - leads:
         leads |= grown
-    expected = {name: {number: target for number, target in fields[name].items() if target in leads} for name in leads}
+    expected = {
+        name: {number: target for number, target in fields[name].items() if target in leads}
+        for name in leads
+    }
     expected["TensorProto"] = {13: "StringStringEntryProto"}
     plain = {"StringStringEntryProto": "Entry"}
     named = {
-        name.removesuffix("Proto"): {number: plain.get(target, target.removesuffix("Proto")) for number, target in found.items()}
+        name.removesuffix("Proto"): {
+            number: plain.get(target, target.removesuffix("Proto"))
+            for number, target in found.items()
+        }
         for name, found in expected.items()
     }
     assert named == _MESSAGES
 
 
-def test_the_exporters_own_graphs_are_read_as_onnx_reads_them(digits: Bundle, tmp_path: Path) -> None:
+def test_the_exporters_own_graphs_are_read_as_onnx_reads_them(
+    digits: Bundle, tmp_path: Path
+) -> None:
     for network in digits.networks.values():
         assert external_locations(digits.path / network.graph.name) == set()
     model = onnx.load(str(digits.path / "decoder.onnx"))
-    onnx.save(model, str(tmp_path / "a.onnx"), save_as_external_data=True, location="a.onnx.data", size_threshold=0)
+    onnx.save(
+        model,
+        str(tmp_path / "a.onnx"),
+        save_as_external_data=True,
+        location="a.onnx.data",
+        size_threshold=0,
+    )
     assert external_locations(tmp_path / "a.onnx") == {"a.onnx.data"}
 
 
@@ -129,7 +172,10 @@ def test_what_onnx_reads_otherwise_than_another_reader_is_refused(tmp_path: Path
         (entry(key, key, good), "more than one key and one value"),
         (entry(key, b"\x10\x01"), "more than one key and one value"),
         (entry(key), "a file without a name"),
-        (entry(b"\x0a\x04path", good), r"b'path', which is none of location, offset, length, checksum"),
+        (
+            entry(b"\x0a\x04path", good),
+            r"b'path', which is none of location, offset, length, checksum",
+        ),
         (b"\x38\x01", "field 7 of a Model is no message"),
         (b"\x3b\x3c", "wire type 3"),
         (b"\x3a\x05ab", "does not hold together"),
@@ -170,17 +216,31 @@ def test_damaged_graphs_are_read_or_refused_and_nothing_else(tmp_path: Path) -> 
         for _ in range(generator.randint(1, 3)):
             data[generator.randrange(len(data))] = generator.randrange(256)
         try:
-            found = read(tmp_path, bytes(data[: generator.choice([len(data), generator.randrange(len(data))])]))
+            found = read(
+                tmp_path,
+                bytes(data[: generator.choice([len(data), generator.randrange(len(data))])]),
+            )
         except GraphError as error:
             assert "\n" not in str(error)
             continue
         try:
             model = onnx.load_from_string((tmp_path / "a.onnx").read_bytes())
-        except Exception:  # protobuf's DecodeError, which each of its implementations has in another place
+        except (
+            Exception
+        ):  # protobuf's DecodeError, which each of its implementations has in another place
             continue
         read_by_both += 1
-        tensors = [tensor for tensor in onnx.external_data_helper._get_all_tensors(model) if tensor.external_data]
-        seen = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+        tensors = [
+            tensor
+            for tensor in onnx.external_data_helper._get_all_tensors(model)
+            if tensor.external_data
+        ]
+        seen = {
+            entry.value
+            for tensor in tensors
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
         assert seen <= found
     assert read_by_both > 300
 
@@ -189,7 +249,11 @@ def hostile(digits: Bundle, folder: Path, location: str, *, listed: bytes | None
     """The digits with a decoder that adds what lies in another file, and with a manifest to match."""
     shutil.copytree(digits.path, folder)
     model = onnx.load(str(folder / "decoder.onnx"))
-    initializer = next(tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT and tensor.dims)
+    initializer = next(
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and tensor.dims
+    )
     tensor = outside(location, initializer.name)
     tensor.ClearField("dims")
     tensor.dims.extend(initializer.dims)
@@ -198,7 +262,11 @@ def hostile(digits: Bundle, folder: Path, location: str, *, listed: bytes | None
     manifest = json.loads((folder / "bundle.json").read_text())
 
     def record(path: Path) -> dict[str, Any]:
-        return {"name": path.name, "size_bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {
+            "name": path.name,
+            "size_bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
 
     manifest["networks"]["decoder"]["graph"] = record(folder / "decoder.onnx")
     if listed:
@@ -216,15 +284,27 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the graph was handed on")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", never)
-    monkeypatch.setattr("diver_trt.export.engine_builder.compile_graph", never)
+    monkeypatch.setattr("diver_trt.runtime.backends.tensorrt.builder.compile_graph", never)
 
 
 @pytest.mark.usefixtures("no_session")
 @pytest.mark.parametrize(
-    "location", ["../secret", "{outside}/secret", "link", "unlisted", "sub/unlisted", "sub/../../secret", "./unlisted", "encoder.onnx"]
+    "location",
+    [
+        "../secret",
+        "{outside}/secret",
+        "link",
+        "unlisted",
+        "sub/unlisted",
+        "sub/../../secret",
+        "./unlisted",
+        "encoder.onnx",
+    ],
 )
 @pytest.mark.parametrize("run", ["open", "build", "inspect"])
-def test_a_hostile_graph_is_refused_before_anything_opens_it(digits: Bundle, tmp_path: Path, location: str, run: str) -> None:
+def test_a_hostile_graph_is_refused_before_anything_opens_it(
+    digits: Bundle, tmp_path: Path, location: str, run: str
+) -> None:
     location = location.format(outside=tmp_path)
     (tmp_path / "secret").write_bytes(SECRET.tobytes())
     bundle = hostile(digits, tmp_path / "bundle", location)
@@ -250,22 +330,29 @@ def test_a_hostile_graph_is_refused_before_anything_opens_it(digits: Bundle, tmp
 
 
 def built(bundle: Bundle) -> None:
-    from diver_trt.export import engine_builder
-    from diver_trt.sidecar import Profile
+    from diver_trt.runtime.backends.tensorrt import builder as engine_builder
+    from diver_trt.runtime.backends.tensorrt.sidecar import Profile
     from tests.stand_in import MACHINE
 
-    target = engine_builder.Target(backend="rtx", machine=MACHINE, compute_capabilities=("sm86",), batches=Profile(1, 1, 1))
+    target = engine_builder.Target(
+        backend="rtx", machine=MACHINE, compute_capabilities=("sm86",), batches=Profile(1, 1, 1)
+    )
     engine_builder._build_engine(bundle, "decoder", target, bundle.path, lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_session")
-def test_listed_weights_must_not_be_a_link_out_of_the_bundle(digits: Bundle, tmp_path: Path) -> None:
+def test_listed_weights_must_not_be_a_link_out_of_the_bundle(
+    digits: Bundle, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_bytes(bytes(10**6))
     bundle = hostile(digits, tmp_path / "bundle", "decoder.onnx.data", listed=bytes(10**6))
     (bundle.path / "decoder.onnx.data").unlink()
     (bundle.path / "decoder.onnx.data").symlink_to("../secret")
     for use in (lambda: OnnxSession(bundle, 1).open("decoder"), lambda: built(bundle)):
-        with pytest.raises(BundleError, match=r"decoder\.onnx\.data: is a link out of the bundle; copy what it points to"):
+        with pytest.raises(
+            BundleError,
+            match=r"decoder\.onnx\.data: is a link out of the bundle; copy what it points to",
+        ):
             use()
 
 
@@ -281,5 +368,7 @@ def test_what_onnx_runtime_itself_allows(tmp_path: Path) -> None:
     """Why this is not left to it: a file of the folder that nothing lists is read without a word."""
     (tmp_path / "unlisted").write_bytes(SECRET.tobytes())
     (tmp_path / "a.onnx").write_bytes(WHERE["initializer"]("unlisted").SerializeToString())
-    session = onnx_engine.import_onnxruntime().InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
+    session = onnx_engine.import_onnxruntime().InferenceSession(
+        tmp_path / "a.onnx", providers=["CPUExecutionProvider"]
+    )
     np.testing.assert_array_equal(session.run(None, {"x": np.zeros(16, np.float32)})[0], SECRET)

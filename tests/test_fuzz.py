@@ -30,9 +30,17 @@ def trial_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Target], Tri
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-@settings(max_examples=INPUTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=INPUTS,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 @given(random=st.randoms(use_true_random=False))
-def test_damaged_files_are_read_or_refused_in_one_line(trial_of: Callable[[Target], Trial], target: Target, random: Random) -> None:
+def test_damaged_files_are_read_or_refused_in_one_line(
+    trial_of: Callable[[Target], Trial], target: Target, random: Random
+) -> None:
     trial_of(target).attempt(random)
 
 
@@ -54,7 +62,13 @@ def faulty(read: Callable[[Path], object], *, writes: bool = False) -> Target:
         (folder / "a").write_bytes(b"whole")
         return [folder / "a"]
 
-    return Target("faulty", whole, in_bytes, (lambda folder: None if (folder / "a").read_bytes() == b"whole" else read(folder),), writes)
+    return Target(
+        "faulty",
+        whole,
+        in_bytes,
+        (lambda folder: None if (folder / "a").read_bytes() == b"whole" else read(folder),),
+        writes,
+    )
 
 
 def fail(error: Exception) -> Any:
@@ -66,8 +80,14 @@ def fail(error: Exception) -> Any:
     [
         (lambda folder: fail(ValueError("odd")), "ValueError escaped: 'odd'"),
         (lambda folder: fail(MemoryError()), "MemoryError escaped"),
-        (lambda folder: fail(DatasetError("two\nlines")), "a message that is not one printable line"),
-        (lambda folder: fail(DatasetError("red \x1b[31m")), "a message that is not one printable line"),
+        (
+            lambda folder: fail(DatasetError("two\nlines")),
+            "a message that is not one printable line",
+        ),
+        (
+            lambda folder: fail(DatasetError("red \x1b[31m")),
+            "a message that is not one printable line",
+        ),
         (lambda folder: fail(DatasetError("a" * 2000)), "of at most 1000 characters"),
         (lambda folder: fail(DatasetError("")), "a message that is not one printable line"),
         (lambda folder: (folder / "b").touch(), "did more than read"),
@@ -78,7 +98,9 @@ def fail(error: Exception) -> Any:
         (lambda folder: subprocess.run(["true"], check=True), "did more than read"),
     ],
 )
-def test_the_harness_notices(tmp_path: Path, read: Callable[[Path], object], complaint: str) -> None:
+def test_the_harness_notices(
+    tmp_path: Path, read: Callable[[Path], object], complaint: str
+) -> None:
     trial = Trial(faulty(read), tmp_path / "trial")
     with pytest.raises(DefectError, match=complaint):
         for seed in range(20):
@@ -93,7 +115,11 @@ def test_the_harness_notices(tmp_path: Path, read: Callable[[Path], object], com
     ],
 )
 def test_the_harness_notices_what_does_not_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, read: Callable[[Path], object], complaint: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    read: Callable[[Path], object],
+    complaint: str,
 ) -> None:
     monkeypatch.setattr(fuzzing, limit, 0.2)
     trial = Trial(faulty(read), tmp_path / "trial")
@@ -151,7 +177,9 @@ def write_output(folder: Path) -> None:
         lambda folder: shutil.copyfile(folder.parent / "output" / "b", folder / "a"),
     ],
 )
-def test_the_harness_notices_what_is_written_outside_the_output(tmp_path: Path, write: Callable[[Path], object]) -> None:
+def test_the_harness_notices_what_is_written_outside_the_output(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
     def also(folder: Path) -> None:
         write_output(folder)
         (folder.parent / "output" / "a").touch()
@@ -166,7 +194,9 @@ def test_the_harness_notices_what_is_written_outside_the_output(tmp_path: Path, 
 
 
 def test_the_harness_lets_good_readers_be(tmp_path: Path) -> None:
-    refuses = Trial(faulty(lambda folder: fail(DatasetError("damaged; make it again"))), tmp_path / "refuses")
+    refuses = Trial(
+        faulty(lambda folder: fail(DatasetError("damaged; make it again"))), tmp_path / "refuses"
+    )
     assert not all(refuses.attempt(Random(seed)).accepted for seed in range(20))
     accepts = Trial(faulty(lambda folder: None), tmp_path / "accepts")
     assert all(accepts.attempt(Random(seed)).accepted for seed in range(20))

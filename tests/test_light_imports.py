@@ -8,12 +8,25 @@ from pathlib import Path
 
 from tests.conftest import DISTILLED
 
-HEAVY = ("torch", "diffusers", "onnx", "onnxscript", "onnx_ir", "transformers", "polygraphy", "sklearn", "scipy")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "onnx",
+    "onnxscript",
+    "onnx_ir",
+    "transformers",
+    "polygraphy",
+    "sklearn",
+    "scipy",
+)
 
 
 def modules_after(code: str) -> set[str]:
     output = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return {name.split(".")[0] for name in output.splitlines()}
 
@@ -35,7 +48,13 @@ assert sample.image.shape == (32, 32, 3)
 
 
 def test_the_recover_command_never_loads_torch_diffusers_or_onnx(tmp_path: Path) -> None:
-    arguments = ["recover", str(DISTILLED.parent / "ipc1"), str(tmp_path / "out"), "--preset", "matched"]
+    arguments = [
+        "recover",
+        str(DISTILLED.parent / "ipc1"),
+        str(tmp_path / "out"),
+        "--preset",
+        "matched",
+    ]
     code = f"""
 import contextlib, io, sys
 sys.argv = ["diver-trt", *{arguments!r}]

@@ -9,14 +9,29 @@ from pathlib import Path
 import pytest
 
 import diver_trt
-from diver_trt.datasets.torch_pickle import NAMES
+from diver_trt.distilled.torch_pickle import NAMES
 
 PACKAGE = Path(diver_trt.__file__).parent
-UNPICKLERS = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle", "pandas", "yaml"}
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "jsonpickle",
+    "pandas",
+    "yaml",
+}
 RUNNERS = {"eval", "exec", "compile", "__import__"}
 
 PERMITTED = {
-    ("export/checkpoint.py", "torch.load(path, map_location='cpu', weights_only=True, mmap=True)"),  # with torch's own names alone
+    (
+        "export/checkpoint.py",
+        "torch.load(path, map_location='cpu', weights_only=True, mmap=True)",
+    ),  # with torch's own names alone
 }
 
 
@@ -24,25 +39,43 @@ def uses(source: str) -> Iterator[str]:
     """Yield what could unpickle or run a file in a module: imports of such packages, and calls of their loaders or torch's and numpy's."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (f"import {name.name}" for name in node.names if name.name.split(".")[0] in UNPICKLERS)
+            yield from (
+                f"import {name.name}"
+                for name in node.names
+                if name.name.split(".")[0] in UNPICKLERS
+            )
         elif isinstance(node, ast.ImportFrom):
             names = {name.name for name in node.names}
-            if (node.module or "").split(".")[0] in UNPICKLERS or (node.module in ("torch", "numpy") and "load" in names):
+            if (node.module or "").split(".")[0] in UNPICKLERS or (
+                node.module in ("torch", "numpy") and "load" in names
+            ):
                 yield ast.unparse(node)
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            loads = called.split(".")[-1] in ("load", "loads", "Unpickler", "read_array", "fromfile") and called.split(".")[0] in (
+            loads = called.split(".")[-1] in (
+                "load",
+                "loads",
+                "Unpickler",
+                "read_array",
+                "fromfile",
+            ) and called.split(".")[0] in (
                 "torch",
                 "np",
                 "numpy",
             )
-            if loads or called in RUNNERS or any(keyword.arg == "allow_pickle" for keyword in node.keywords):
+            if (
+                loads
+                or called in RUNNERS
+                or any(keyword.arg == "allow_pickle" for keyword in node.keywords)
+            ):
                 yield ast.unparse(node)
 
 
 def test_nothing_else_is_unpickled() -> None:
     found = {
-        (path.relative_to(PACKAGE).as_posix(), use) for path in PACKAGE.rglob("*.py") for use in uses(path.read_text(encoding="utf-8"))
+        (path.relative_to(PACKAGE).as_posix(), use)
+        for path in PACKAGE.rglob("*.py")
+        for use in uses(path.read_text(encoding="utf-8"))
     }
     assert found == PERMITTED
 
@@ -56,7 +89,13 @@ def test_the_names_that_mean_something_in_a_file_of_tensors_are_these() -> None:
         *(f"torch.{kind}Storage" for kind in kinds),
         *(f"torch.{dtype}" for dtype in dtypes),
         *(f"torch._utils._rebuild_{name}" for name in rebuilds),
-        *("torch._tensor._rebuild_from_type_v2", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.Size", "torch.device"),
+        *(
+            "torch._tensor._rebuild_from_type_v2",
+            "torch.Tensor",
+            "torch.nn.parameter.Parameter",
+            "torch.Size",
+            "torch.device",
+        ),
         *("collections.OrderedDict", "__builtin__.set", "_codecs.encode"),
         *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
     } == NAMES

@@ -15,7 +15,16 @@ from tests.conftest import ROOT
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    build = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        str(folder),
+    ]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     return zipfile.ZipFile(wheel).namelist()
@@ -26,8 +35,16 @@ def test_the_wheel_claims_one_name_only(names: list[str]) -> None:
 
 
 def test_the_wheel_brings_what_a_recovery_needs(names: list[str]) -> None:
-    needed = {"py.typed", "datasets/imagenet_subsets.json", "datasets/imagenet_wnids.txt", "engines/digits/bundle.json"}
-    needed |= {"comparison/report.html.jinja", *(f"engines/digits-distilled/{digit}/0.png" for digit in range(10))}
+    needed = {
+        "py.typed",
+        "distilled/imagenet_subsets.json",
+        "distilled/imagenet_wnids.txt",
+        "engines/digits/bundle.json",
+    }
+    needed |= {
+        "comparison/report.html.jinja",
+        *(f"engines/digits-distilled/{digit}/0.png" for digit in range(10)),
+    }
     assert {f"diver_trt/{name}" for name in needed} <= set(names)
 
 

@@ -46,7 +46,10 @@ def test_an_unknown_setting_is_named() -> None:
     ("settings", "message"),
     [
         ({"steps": 1}, "steps is 1; expected a whole number, 2 or more"),
-        ({"steps": 20}, "start_step is 50; expected a whole number from 1 to 20.*--inherit-step 10 --start-step 20 --window 16:10"),
+        (
+            {"steps": 20},
+            "start_step is 50; expected a whole number from 1 to 20.*--inherit-step 10 --start-step 20 --window 16:10",
+        ),
         ({"inherit_step": 51}, "inherit_step is 51; expected a whole number from 1 to 50"),
         ({"inherit_step": 0}, "inherit_step is 0"),
         ({"inherit_step": 2.5}, "inherit_step is 2.5"),
@@ -56,11 +59,20 @@ def test_an_unknown_setting_is_named() -> None:
         ({"gamma": -0.1}, "gamma is -0.1; expected a number, 0 or more"),
         ({"gamma": True}, "gamma is True"),
         ({"sigma": "big"}, "sigma is 'big'; expected one of learned, posterior, marginal"),
-        ({"window": (25, 40)}, "window is 25:40; it runs downwards, so expected the larger step first, 40:25"),
+        (
+            {"window": (25, 40)},
+            "window is 25:40; it runs downwards, so expected the larger step first, 40:25",
+        ),
         ({"window": (60, 25)}, "window's first step is 60"),
         ({"window": 40}, "window is 40; expected two steps"),
-        ({"start_step": 25}, "window is 40:25 but sampling starts at step 25.*Set the window to 25:10"),
-        ({"inherit_step": None, "start_step": 40}, "inheritance is off: pure noise is what the model expects at step 50 only"),
+        (
+            {"start_step": 25},
+            "window is 40:25 but sampling starts at step 25.*Set the window to 25:10",
+        ),
+        (
+            {"inherit_step": None, "start_step": 40},
+            "inheritance is off: pure noise is what the model expects at step 50 only",
+        ),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -32,17 +32,24 @@ RECIPES = {
 }
 
 
-def assert_same_trajectory(bundle: Bundle, reference: Reference, images: NDArray[np.uint8], recipe: Recipe) -> None:
+def assert_same_trajectory(
+    bundle: Bundle, reference: Reference, images: NDArray[np.uint8], recipe: Recipe
+) -> None:
     labels = [0, 3, 6]
     images = images[:3, : bundle.image_size, : bundle.image_size]
     noise = np.stack([sample_noise(0, str(i), bundle.latent_shape) for i in range(3)])
     anchor_expected = reference.encode(images)
-    expected = list(reference.trajectory(anchor_expected, torch.from_numpy(noise), torch.tensor(labels), recipe))
+    expected = list(
+        reference.trajectory(anchor_expected, torch.from_numpy(noise), torch.tensor(labels), recipe)
+    )
 
     with Recoverer(bundle, recipe, batch=3) as recoverer:
         anchor = recoverer.encode(list(images))
         start = start_latent(anchor, noise, bundle.noise_schedule.respaced(recipe.steps), recipe)
-        found = [start, *(recoverer.latent.copy() for _ in recoverer.denoise(start, anchor, labels))]
+        found = [
+            start,
+            *(recoverer.latent.copy() for _ in recoverer.denoise(start, anchor, labels)),
+        ]
         decoded = np.stack(recoverer.decode(found[-1]))
 
     assert len(found) == len(expected) == recipe.start_step + 1
@@ -54,7 +61,9 @@ def assert_same_trajectory(bundle: Bundle, reference: Reference, images: NDArray
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
-def test_the_digits_bundle_follows_torch_at_every_step(digits: Bundle, images: NDArray[np.uint8], recipe: Recipe) -> None:
+def test_the_digits_bundle_follows_torch_at_every_step(
+    digits: Bundle, images: NDArray[np.uint8], recipe: Recipe
+) -> None:
     assert_same_trajectory(digits, Reference(DIGITS_MODEL), images, recipe)
 
 

@@ -43,7 +43,7 @@ def main() -> None:
 def version(asked: bool) -> None:
     """Print the version and stop."""
     if asked:
-        from diver_trt import __version__
+        from diver_trt._version import __version__
 
         print(f"diver-trt {__version__}")
         raise typer.Exit
@@ -51,6 +51,11 @@ def version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    _: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and exit.")] = False,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
     """Options of the command line as a whole."""

@@ -13,27 +13,44 @@ from diver_trt.cli.options import Json, choice
 
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to compile.")],
-    backend: Annotated[str, typer.Option(help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).")] = "rtx",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device)."
+        ),
+    ] = "rtx",
     sm: Annotated[
         list[int] | None,
         typer.Option(
-            help="Compute capability to compile for, such as 86; repeatable.  [default: the GPU here, else 80 and up]", show_default=False
+            help="Compute capability to compile for, such as 86; repeatable.  [default: the GPU here, else 80 and up]",
+            show_default=False,
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images per batch, or MIN:OPT:MAX; one size takes least memory.")] = "8",
-    workspace: Annotated[str | None, typer.Option(help="Limit on the builder's scratch memory, such as 1GB.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    batch: Annotated[
+        str, typer.Option(help="Images per batch, or MIN:OPT:MAX; one size takes least memory.")
+    ] = "8",
+    workspace: Annotated[
+        str | None,
+        typer.Option(
+            help="Limit on the builder's scratch memory, such as 1GB.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a bundle to TensorRT engines, with a sidecar each that says where they run and what memory they want."""
     chosen = choice("--backend", backend, ("rtx", "trt"))
     from diver_trt.bundle import NETWORKS, Bundle
-    from diver_trt.export.engine_builder import build_plan, io_bytes, resolve_target
-    from diver_trt.runtime.memory import format_bytes, parse_bytes
-    from diver_trt.sidecar import Profile, sidecar_facts
+    from diver_trt.runtime.backends.tensorrt.builder import build_plan, io_bytes, resolve_target
+    from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
+    from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
 
     opened = Bundle.open(bundle)
-    target = resolve_target(chosen, sm or [], Profile.parse(batch), parse_bytes(workspace) if workspace else None)
+    target = resolve_target(
+        chosen, sm or [], Profile.parse(batch), parse_bytes(workspace) if workspace else None
+    )
     folder = target.folder(opened)
     if dry_run:
         width = 2 if opened.precision == "fp16" else 4
@@ -45,21 +62,38 @@ def build(
             }
             for name in NETWORKS
         }
-        facts = {"would_write": str(folder), "targets": list(target.compute_capabilities), "networks": expected}
+        facts = {
+            "would_write": str(folder),
+            "targets": list(target.compute_capabilities),
+            "networks": expected,
+        }
         print_json(**facts) if as_json else print_facts(facts)
-        say("activations come on top: only the compiler knows them, and writes them into the sidecars")
+        say(
+            "activations come on top: only the compiler knows them, and writes them into the sidecars"
+        )
         return
     built = []
     with progress("compiling", len(NETWORKS)) as advance:
-        for sidecar in build_plan(opened, target, lambda name, phase, done, total: advance.note(f"{name}: {phase} {done}/{total}")):
+        for sidecar in build_plan(
+            opened,
+            target,
+            lambda name, phase, done, total: advance.note(f"{name}: {phase} {done}/{total}"),
+        ):
             built.append(sidecar)
             advance()
     if as_json:
-        print_json(folder=str(folder), networks={sidecar.network: sidecar_facts(sidecar) for sidecar in built})
+        print_json(
+            folder=str(folder),
+            networks={sidecar.network: sidecar_facts(sidecar) for sidecar in built},
+        )
         return
     for sidecar in built:
         memory = sidecar.memory
-        skipped = f"   {sidecar.skipped_tactics} tactics skipped for want of memory: harmless" if sidecar.skipped_tactics else ""
+        skipped = (
+            f"   {sidecar.skipped_tactics} tactics skipped for want of memory: harmless"
+            if sidecar.skipped_tactics
+            else ""
+        )
         print(
             f"  {sidecar.network:<12} weights {format_bytes(memory.weights_bytes):>9}"
             f"   activations {format_bytes(memory.activation_bytes):>9}"

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def compare(
-    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Bundles of one model, such as its fp32 and its fp16 one.")],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BUNDLE...", help="Bundles of one model, such as its fp32 and its fp16 one."
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
@@ -29,27 +34,56 @@ def compare(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="torch-fp16, torch-bf16, onnx, onnx-cuda, rtx or trt; repeatable.  [default: whatever works here]", show_default=False
+            help="torch-fp16, torch-bf16, onnx, onnx-cuda, rtx or trt; repeatable.  [default: whatever works here]",
+            show_default=False,
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML page to write.", show_default=False)
+    ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Distilled images, as for recover.  [default: the digits that come along]", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Distilled images, as for recover.  [default: the digits that come along]",
+            show_default=False,
+        ),
     ] = None,
     classes: Classes = None,
-    random: Annotated[bool, typer.Option("--random", help="Images of random pixels instead.")] = False,
+    random: Annotated[
+        bool, typer.Option("--random", help="Images of random pixels instead.")
+    ] = False,
     samples: Annotated[int, typer.Option(min=1, help="How many images.")] = 10,
-    batch: Annotated[int, typer.Option(min=1, help="Images per batch; rtx and trt take what they were built for.")] = 8,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, help="Images per batch; rtx and trt take what they were built for."),
+    ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
-    preset: Annotated[str, typer.Option(help="Recipe: paper, ncfm or matched; see recover.")] = "paper",
-    steps: Annotated[int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)] = None,
-    inherit_step: Annotated[int | None, typer.Option(help="Noise level t_f.  [paper: 25]", show_default=False)] = None,
-    start_step: Annotated[str | None, typer.Option(help="Step t_r sampling starts at.  [paper: 50]", show_default=False)] = None,
-    window: Annotated[
-        str | None, typer.Option(help="Steps HIGH:LOW semantic guidance acts in.  [paper: 40:25]", show_default=False)
+    preset: Annotated[
+        str, typer.Option(help="Recipe: paper, ncfm or matched; see recover.")
+    ] = "paper",
+    steps: Annotated[
+        int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False)] = None,
-    vae: Annotated[str | None, typer.Option(help="Another VAE, as at the export.", show_default=False)] = None,
+    inherit_step: Annotated[
+        int | None, typer.Option(help="Noise level t_f.  [paper: 25]", show_default=False)
+    ] = None,
+    start_step: Annotated[
+        str | None,
+        typer.Option(help="Step t_r sampling starts at.  [paper: 50]", show_default=False),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Steps HIGH:LOW semantic guidance acts in.  [paper: 40:25]", show_default=False
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="Another VAE, as at the export.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show where engines leave the model, and by how much: networks alone, every step, the final images.
@@ -61,17 +95,29 @@ def compare(
     if classes and not images:
         raise typer.BadParameter("--classes says which classes --images are; give both, or neither")
     recipe = parse_recipe(
-        preset, start_step=start_step, window=window, no_inheritance=False, no_guidance=False, steps=steps, inherit_step=inherit_step
+        preset,
+        start_step=start_step,
+        window=window,
+        no_inheritance=False,
+        no_guidance=False,
+        steps=steps,
+        inherit_step=inherit_step,
     )
     from diver_trt.bundle import Bundle
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.inputs import distilled_inputs, random_pixels
     from diver_trt.comparison.lineup import NothingToCompareError, line_up
     from diver_trt.comparison.metrics import import_image_metrics
-    from diver_trt.comparison.report import Result, absent_facts, import_report_packages, render, result_facts
+    from diver_trt.comparison.report import (
+        Result,
+        absent_facts,
+        import_report_packages,
+        render,
+        result_facts,
+    )
     from diver_trt.comparison.runs import steps_in
     from diver_trt.comparison.verdict import compare_lineup
-    from diver_trt.datasets.whole_file import reported
+    from diver_trt.files import reported
 
     import_image_metrics()  # a missing package is better found before the work than after it
     import_onnx()
@@ -91,11 +137,17 @@ def compare(
         lineup = line_up(opened, loaded, engine or [], batch)
     except NothingToCompareError as error:
         if as_json:
-            print_json(passed=False, headline=str(error).splitlines()[0], not_compared=absent_facts(error.absent))
+            print_json(
+                passed=False,
+                headline=str(error).splitlines()[0],
+                not_compared=absent_facts(error.absent),
+            )
         raise
     for absent in lineup.absent:
         say(f"not compared: {absent.name}: {absent.reason}")
-    say(f"{inputs.origin}; reference {lineup.reference.name}, held against it {', '.join(one.name for one in lineup.others)}")
+    say(
+        f"{inputs.origin}; reference {lineup.reference.name}, held against it {', '.join(one.name for one in lineup.others)}"
+    )
     with progress("comparing", steps_in(1 + len(lineup.others), inputs, recipe, batch)) as advance:
         reference, comparisons, absent_ones = compare_lineup(lineup, inputs, recipe, advance)
     for absent in absent_ones[len(lineup.absent) :]:
@@ -126,11 +178,15 @@ def compare(
         raise typer.Exit(1)
 
 
-def _load_reference_model(source: str, bundle: Bundle, revision: str | None, vae: str | None) -> Model:
+def _load_reference_model(
+    source: str, bundle: Bundle, revision: str | None, vae: str | None
+) -> Model:
     try:
         from diver_trt.export.checkpoint import load_model, with_timestep_frequencies
     except ImportError as cause:
-        raise MissingExtraError(cause.name or "torch", "compare", "comparing with the model") from cause
+        raise MissingExtraError(
+            cause.name or "torch", "compare", "comparing with the model"
+        ) from cause
     loaded = load_model(source, revision=revision, vae=vae)
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
         say(
@@ -157,11 +213,15 @@ def _print_comparison(comparison: Comparison) -> None:
     print(f"{comparison.name}: {comparison.verdict}")
     if not comparison.checks:
         psnr = mean_psnr(comparison.images)
-        print(f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: mean PSNR {show_decibels(psnr)}")
+        print(
+            f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: mean PSNR {show_decibels(psnr)}"
+        )
     for check in comparison.checks:
         sense = "at least" if check.limit.at_least else "at most"
         where = f"   {check.where}" if check.where else ""
         mark = "ok  " if check.passed else "FAIL"
-        print(f"  {mark} {check.subject}: {check.measure} {show_check(check)} ({sense} {check.limit.value:g}){where}")
+        print(
+            f"  {mark} {check.subject}: {check.measure} {show_check(check)} ({sense} {check.limit.value:g}){where}"
+        )
     for cause in comparison.causes:
         print(f"  -> {cause}")

@@ -42,7 +42,9 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
             say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
             raise typer.Exit(1) from error
         except MemoryError as error:
-            say(f"error: out of memory ({str(error) or 'no size is known'}); close other programs, or ask for less at once")
+            say(
+                f"error: out of memory ({str(error) or 'no size is known'}); close other programs, or ask for less at once"
+            )
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             say("interrupted")
@@ -54,7 +56,10 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
 @contextmanager
 def _sigterm_is_ctrl_c() -> Iterator[None]:
     """Let SIGTERM interrupt the block as Ctrl-C does, unless somebody ignores or handles it already."""
-    ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    ours = (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    )
     if ours:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -101,7 +106,9 @@ def print_facts(facts: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{printable(key.replace('_', ' '))}")
             print_facts(value, indent + "  ")
         else:
-            print(f"{indent}{printable(key.replace('_', ' ')):<{width}}  {printable(_shown(value))}")
+            print(
+                f"{indent}{printable(key.replace('_', ' ')):<{width}}  {printable(_shown(value))}"
+            )
 
 
 def _shown(value: object) -> str:
@@ -149,6 +156,12 @@ def progress(what: str, total: int) -> Iterator[Progress]:
     from rich.console import Console
 
     description = rich.TextColumn("{task.description}")
-    columns = (description, rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
+    columns = (
+        description,
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+    )
     with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(what, total, bar)

@@ -12,19 +12,23 @@ from diver_trt.cli.options import Collage, Format, Json, Normalisation
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="A method's tensors: a .pt file or its folder.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A new .npz or .safetensors file.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A method's tensors: a .pt file or its folder.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="A new .npz or .safetensors file.")
+    ],
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
     as_json: Json = False,
 ) -> None:
     """Convert distilled tensors to one file that says what it is: same values, read without any guess."""
-    from diver_trt.datasets.converter import convert_tensors
-    from diver_trt.datasets.formats import subset_of_path
-    from diver_trt.datasets.read_options import ReadOptions
-    from diver_trt.datasets.tensor_files import find_one_tensor_file
-    from diver_trt.datasets.tensor_reader import read_tensors
+    from diver_trt.distilled.arrays import read_tensors
+    from diver_trt.distilled.convert import convert_tensors
+    from diver_trt.distilled.formats import subset_of_path
+    from diver_trt.distilled.options import ReadOptions
+    from diver_trt.distilled.tensor_files import find_one_tensor_file
 
     options = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     tensors = read_tensors(find_one_tensor_file(source), options, undo=False)
@@ -46,6 +50,8 @@ def convert(
     for note in tensors.notes:
         say(f"note: {note}")
     if whitening:
-        say(f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they are read, --zca-reference is needed")
+        say(
+            f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they are read, --zca-reference is needed"
+        )
     found = f"{len(tensors.images)} images, {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}"
     print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")

@@ -15,25 +15,42 @@ from diver_trt.errors import MissingExtraError
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.",
+        ),
     ],
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="New folder for the bundle.")],
-    precision: Annotated[str, typer.Option(help="fp32 (the reference) or fp16 (what ships to GPUs).")] = "fp32",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32 (the reference) or fp16 (what ships to GPUs).")
+    ] = "fp32",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
+    ] = None,
     vae: Annotated[
-        str | None, typer.Option(help="Another VAE, directory or hub name; a .pt file has none of its own.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Another VAE, directory or hub name; a .pt file has none of its own.",
+            show_default=False,
+        ),
     ] = None,
     timestep_frequencies: Annotated[
         str | None,
         typer.Option(
-            help="Sinusoids the weights were trained with: dit or diffusers.  [default: by where they come from]", show_default=False
+            help="Sinusoids the weights were trained with: dit or diffusers.  [default: by where they come from]",
+            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a diffusion transformer and its VAE to a bundle of four checked ONNX graphs."""
     chosen = choice("--precision", precision, ("fp32", "fp16"))
-    frequencies = choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers")) if timestep_frequencies else None
+    frequencies = (
+        choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers"))
+        if timestep_frequencies
+        else None
+    )
     try:
         from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
@@ -54,8 +71,12 @@ def export(
     written = Bundle.open(bundle)
     if as_json:
         errors = {item.network.name: item.error for item in exported}
-        print_json(bundle=str(bundle), sha256=written.sha256, relative_l2=errors, **bundle_facts(written))
+        print_json(
+            bundle=str(bundle), sha256=written.sha256, relative_l2=errors, **bundle_facts(written)
+        )
     else:
         for item in exported:
-            print(f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative L2 to torch {item.error:.1e}")
+            print(
+                f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative L2 to torch {item.error:.1e}"
+            )
         print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")

@@ -8,19 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diver_trt.cli.console import print_facts, print_json, say
-from diver_trt.cli.options import BundlePath, Classes, Collage, Format, Json, Normalisation, ZcaReference
+from diver_trt.cli.options import (
+    BundlePath,
+    Classes,
+    Collage,
+    Format,
+    Json,
+    Normalisation,
+    ZcaReference,
+)
 from diver_trt.cli.recover import check_images
 from diver_trt.errors import EngineError, OutputError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
-    from diver_trt.datasets.dataset import Dataset
-    from diver_trt.sidecar import Plan
+    from diver_trt.distilled.dataset import Dataset
+    from diver_trt.runtime.backends.tensorrt.sidecar import Plan
 
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A bundle, a folder of its engines, distilled images, or a recovered dataset.")
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A bundle, a folder of its engines, distilled images, or a recovered dataset.",
+        ),
     ],
     bundle: BundlePath = None,
     classes: Classes = None,
@@ -29,21 +41,28 @@ def inspect(
     collage: Collage = None,
     zca_reference: ZcaReference = None,
     contact_sheet: Annotated[
-        Path | None, typer.Option(help="For distilled images: write a picture of what would be fed to the model.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="For distilled images: write a picture of what would be fed to the model.",
+            show_default=False,
+        ),
     ] = None,
     memory_budget: Annotated[
         str | None,
-        typer.Option(help="For a bundle with engines: which plan fits this much engine memory, such as 2GB.", show_default=False),
+        typer.Option(
+            help="For a bundle with engines: which plan fits this much engine memory, such as 2GB.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a bundle, an engine or a dataset is, and whether its files are whole."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
-    from diver_trt.datasets.dataset import read_dataset
-    from diver_trt.datasets.read_options import ReadOptions
-    from diver_trt.datasets.recovered import inspect_recovered, is_recovered
-    from diver_trt.sidecar import read_plan
+    from diver_trt.distilled.dataset import read_dataset
+    from diver_trt.distilled.options import ReadOptions
+    from diver_trt.manifest import inspect_recovered, is_recovered
+    from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
     folder = path.parent if path.suffix == ".engine" else path
     if (folder / BUNDLE_MANIFEST).exists():
@@ -56,7 +75,9 @@ def inspect(
         if contact_sheet:
             _require_place(contact_sheet, path)
         opened = Bundle.open(bundle or default_bundle())
-        dataset = read_dataset(path, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference))
+        dataset = read_dataset(
+            path, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference)
+        )
         facts = _inspect_distilled(dataset, opened, contact_sheet)
     if as_json:
         print_json(**facts)
@@ -67,13 +88,15 @@ def inspect(
     for name, memory in engines.items():
         _print_memory(name, memory)
     if chosen:
-        print(f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks {chosen['residency']}")
+        print(
+            f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks {chosen['residency']}"
+        )
 
 
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     from diver_trt.bundle import NETWORKS, Bundle
-    from diver_trt.runtime.memory import choose_memory_plan, parse_bytes
-    from diver_trt.sidecar import Plan, read_plans
+    from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
+    from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
 
     bundle = Bundle.open(path)
     for name in NETWORKS:
@@ -87,7 +110,9 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
             say(f"warning: {error}")
     if memory_budget:
         if not plans:
-            raise EngineError(f"{path}: has no engines to plan for; build them with `diver-trt build {path}`")
+            raise EngineError(
+                f"{path}: has no engines to plan for; build them with `diver-trt build {path}`"
+            )
         chosen = choose_memory_plan(plans, parse_bytes(memory_budget))
         facts["chosen"] = {
             "engines": chosen.plan.folder.name,
@@ -101,24 +126,32 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 def _require_place(sheet: Path, dataset: Path) -> None:
     """Refuse to write a contact sheet over anything but a PNG, or among a dataset's images, where it would be one of them."""
     if sheet.suffix.lower() != ".png":
-        raise OutputError(f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png")
+        raise OutputError(
+            f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png"
+        )
     if dataset.resolve() in sheet.resolve().parent.parents:
-        raise OutputError(f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; choose another place")
+        raise OutputError(
+            f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; choose another place"
+        )
     if sheet.is_file():
         with sheet.open("rb") as file:
             if file.read(len(_PNG)) != _PNG:
-                raise OutputError(f"--contact-sheet {sheet}: is there already, and no PNG; choose another name")
+                raise OutputError(
+                    f"--contact-sheet {sheet}: is there already, and no PNG; choose another name"
+                )
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | None) -> dict[str, Any]:
-    from diver_trt.recovery import distilled_sheet, mean_clipped
+def _inspect_distilled(
+    dataset: Dataset, model: Bundle, contact_sheet: Path | None
+) -> dict[str, Any]:
+    from diver_trt.recovered.job import distilled_sheet, mean_clipped
 
     checked = check_images(dataset, model)
     if contact_sheet:
-        from diver_trt.datasets.whole_file import replacing, reported
+        from diver_trt.files import replacing, reported
 
         with reported(contact_sheet), replacing(contact_sheet) as temporary:
             distilled_sheet(dataset, model).save(temporary, format="PNG")
@@ -144,7 +177,7 @@ def _inspect_distilled(dataset: Dataset, model: Bundle, contact_sheet: Path | No
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:
-    from diver_trt.sidecar import sidecar_facts
+    from diver_trt.runtime.backends.tensorrt.sidecar import sidecar_facts
 
     for name in plan.sidecars:
         plan.read(name)
@@ -162,26 +195,34 @@ def _memory_facts(plan: Plan) -> dict[str, Any]:
     """Return what is alive in every phase, in bytes, under both residencies."""
     from dataclasses import asdict
 
-    from diver_trt.runtime.memory import RESIDENCIES, plan_memory
+    from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, plan_memory
 
     facts: dict[str, Any] = {}
     for residency in RESIDENCIES:
         memory = plan_memory(plan, residency)
-        phases = {phase.network: {**asdict(phase), "total_bytes": phase.total_bytes} for phase in memory.phases}
+        phases = {
+            phase.network: {**asdict(phase), "total_bytes": phase.total_bytes}
+            for phase in memory.phases
+        }
         facts[residency] = {**phases, "peak_bytes": memory.peak_bytes}
     return facts
 
 
 def _print_memory(name: str, facts: dict[str, Any]) -> None:
     """Print a plan's phases, a line each: the total, and what it is made of."""
-    from diver_trt.runtime.memory import format_bytes
+    from diver_trt.runtime.backends.tensorrt.memory import format_bytes
 
     for residency in ("resident", "phased"):
         print(f"{name}, {residency}: peak {format_bytes(facts[residency]['peak_bytes'])}")
         for network, phase in facts[residency].items():
             if network != "peak_bytes":
-                parts = (f"{part} {format_bytes(phase[f'{part}_bytes'])}" for part in ("weights", "persistent", "scratch", "io"))
-                print(f"  {network:<12} {format_bytes(phase['total_bytes']):>9}  =  {'  +  '.join(parts)}")
+                parts = (
+                    f"{part} {format_bytes(phase[f'{part}_bytes'])}"
+                    for part in ("weights", "persistent", "scratch", "io")
+                )
+                print(
+                    f"  {network:<12} {format_bytes(phase['total_bytes']):>9}  =  {'  +  '.join(parts)}"
+                )
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

@@ -13,12 +13,22 @@ from diver_trt.errors import shown
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(metavar="SHARD... OUTPUT", help="Every shard of a recovery, and a new folder.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again.")] = False,
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SHARD... OUTPUT", help="Every shard of a recovery, and a new folder."
+        ),
+    ],
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Join the shards of a recovery, after checking that they belong together and that none is missing."""
-    from diver_trt.merging import merge_shards
+    from diver_trt.recovered.merge import merge_shards
 
     if len(folders) < 2:
         raise typer.BadParameter("expected every shard of a recovery, and then a new folder")

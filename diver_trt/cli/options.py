@@ -13,10 +13,16 @@ if TYPE_CHECKING:
     from diver_trt.recipe import Recipe
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on standard output and nothing else there."),
+]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.", show_default=False),
+    typer.Option(
+        help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.",
+        show_default=False,
+    ),
 ]
 Format = Annotated[
     str | None,
@@ -28,14 +34,30 @@ Format = Annotated[
 ]
 Normalisation = Annotated[
     str | None,
-    typer.Option(help="What tensors were normalised with: imagenet, cifar10, glad, none, …, or MEAN:STD.", show_default=False),
+    typer.Option(
+        help="What tensors were normalised with: imagenet, cifar10, glad, none, …, or MEAN:STD.",
+        show_default=False,
+    ),
 ]
-Collage = Annotated[int | None, typer.Option(help="Images along a side of each stored one; 1 keeps them whole.", show_default=False)]
+Collage = Annotated[
+    int | None,
+    typer.Option(
+        help="Images along a side of each stored one; 1 keeps them whole.", show_default=False
+    ),
+]
 ZcaReference = Annotated[
     Path | None,
-    typer.Option(help="Training images, to fit a ZCA transform again that the file does not have, or FRePo's own.", show_default=False),
+    typer.Option(
+        help="Training images, to fit a ZCA transform again that the file does not have, or FRePo's own.",
+        show_default=False,
+    ),
 ]
-BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Exported model.  [default: the digits model]", show_default=False)]
+BundlePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle", help="Exported model.  [default: the digits model]", show_default=False
+    ),
+]
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:
@@ -53,16 +75,27 @@ def positive(option: str, value: str) -> int:
 
 
 def parse_recipe(
-    preset: str, *, start_step: str | None, window: str | None, no_inheritance: bool, no_guidance: bool, **given: Any
+    preset: str,
+    *,
+    start_step: str | None,
+    window: str | None,
+    no_inheritance: bool,
+    no_guidance: bool,
+    **given: Any,
 ) -> Recipe:
     """Return the preset with the settings that were given on the command line."""
     from diver_trt.recipe import PRESETS
 
     base = PRESETS[choice("--preset", preset, tuple(PRESETS))]
     settings = {name: value for name, value in given.items() if value is not None}
-    for off, option, name, value in ((no_inheritance, "inheritance", "inherit_step", None), (no_guidance, "guidance", "gamma", 0.0)):
+    for off, option, name, value in (
+        (no_inheritance, "inheritance", "inherit_step", None),
+        (no_guidance, "guidance", "gamma", 0.0),
+    ):
         if off and name in settings:
-            raise RecipeError(f"--no-{option} and --{name.replace('_', '-')} {settings[name]} contradict each other; give one of them")
+            raise RecipeError(
+                f"--no-{option} and --{name.replace('_', '-')} {settings[name]} contradict each other; give one of them"
+            )
         if off:
             settings[name] = value
     if start_step == "matched":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.metrics import Difference, difference
 from diver_trt.errors import BundleError, MissingExtraError
-from diver_trt.runtime.onnx_engine import import_onnxruntime
+from diver_trt.runtime.backends.onnx import import_onnxruntime
 
 Float32 = NDArray[np.float32]
 
@@ -53,7 +53,10 @@ class Probe(Protocol):
 
 def stage_names(blocks: int) -> list[str]:
     """Return the places of the residual stream: `"patch embedding"`, then `"block 1, attention"`, `"block 1, MLP"` and so on."""
-    return ["patch embedding", *(f"block {block + 1}, {part}" for block in range(blocks) for part in ("attention", "MLP"))]
+    return [
+        "patch embedding",
+        *(f"block {block + 1}, {part}" for block in range(blocks) for part in ("attention", "MLP")),
+    ]
 
 
 class GraphProbe:
@@ -73,18 +76,32 @@ class GraphProbe:
         model = onnx.load(path, load_external_data=False)
         self._taps = find_taps(model.graph, str(path))
         known = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known)
+        model.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known
+        )
         options = runtime.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.path.resolve()))
-        self._session: Any = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
+        )
+        self._session: Any = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self._modulation_dtype = bundle.networks["denoiser"].inputs[2].dtype
         self._row = np.zeros(bundle.layout.width, np.float32)
 
     def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
         """Run the graph; guidance and DDIM run too, on coefficients of 0, and are not looked at."""
-        inputs = {"latent": latent, "anchor": latent, "modulation": modulation.astype(self._modulation_dtype), "coefficients": self._row}
-        *stream, prediction = (value.astype(np.float32) for value in self._session.run(list(self._taps.values()), inputs))
+        inputs = {
+            "latent": latent,
+            "anchor": latent,
+            "modulation": modulation.astype(self._modulation_dtype),
+            "coefficients": self._row,
+        }
+        *stream, prediction = (
+            value.astype(np.float32)
+            for value in self._session.run(list(self._taps.values()), inputs)
+        )
         prediction = prediction.reshape(2, len(latent), -1, *latent.shape[2:])
         return Stages(dict(zip(list(self._taps)[:-1], stream, strict=True)), prediction)
 
@@ -112,11 +129,16 @@ def compare_stages(found: Stages, expected: Stages, tolerance: float) -> list[St
     """
     ours, theirs = found.all(), expected.all()
     if list(ours) != list(theirs):
-        raise BundleError(f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; compare bundles of one model")
+        raise BundleError(
+            f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; compare bundles of one model"
+        )
     compared = []
     for place, values in ours.items():
         apart = difference(values, theirs[place])
-        swapped = apart.relative_l2 > tolerance and difference(_exchanged(values), theirs[place]).relative_l2 <= tolerance
+        swapped = (
+            apart.relative_l2 > tolerance
+            and difference(_exchanged(values), theirs[place]).relative_l2 <= tolerance
+        )
         compared.append(StageDifference(place, apart, swapped))
     return compared
 
@@ -132,7 +154,11 @@ def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference
     In float16 a small fault passes below the tolerance where it is and only exceeds it further on; the jump is where it is.
     """
     errors = [(stage, stage.difference.relative_l2) for stage in stages]
-    grown = [(error / before, stage) for (_, before), (stage, error) in itertools.pairwise(errors) if before > 0]
+    grown = [
+        (error / before, stage)
+        for (_, before), (stage, error) in itertools.pairwise(errors)
+        if before > 0
+    ]
     factor, stage = max(grown, key=lambda pair: pair[0], default=(0.0, None))
     return stage if factor >= least else None
 
@@ -154,14 +180,18 @@ def find_taps(graph: Any, where: str) -> dict[str, str]:
     reads = Counter(name for node in graph.node for name in node.input)
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
     if len(norms) < 3 or len(norms) % 2 == 0:
-        raise BundleError(f"{where}: has {len(norms)} layer normalisations, expected two per block and one more; export the model again")
+        raise BundleError(
+            f"{where}: has {len(norms)} layer normalisations, expected two per block and one more; export the model again"
+        )
     stream = [_before_casts(node.input[0], writers) for node in norms]
     value = norms[-1].output[0]
     while reads[value] == 1:
         (reader,) = (node for node in graph.node if value in node.input)
         value = reader.output[0]
     if reads[value] == 0:
-        raise BundleError(f"{where}: nothing reads class and null predictions apart, so it holds no guidance; export the model again")
+        raise BundleError(
+            f"{where}: nothing reads class and null predictions apart, so it holds no guidance; export the model again"
+        )
     return {**dict(zip(stage_names(len(norms) // 2), stream, strict=True)), PREDICTION: value}
 
 

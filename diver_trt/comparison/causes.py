@@ -45,17 +45,26 @@ class TermFault:
     def exchanged(self) -> bool:
         """Whether the guidance looks as if class and null rows were exchanged: e_c + w (e_u - e_c) has the scale 1 - w."""
         wanted = 1 - np.array(self.expected)
-        return self.term == "guidance" and bool(np.allclose(self.fitted, wanted, atol=0.05 * float(np.abs(wanted).max())))
+        return self.term == "guidance" and bool(
+            np.allclose(self.fitted, wanted, atol=0.05 * float(np.abs(wanted).max()))
+        )
 
     def like(self, other: TermFault) -> bool:
         """Return whether another step's fault is the same: of the same term, with the same numbers to one part in a hundred."""
         ours, theirs = ((*fault.expected, *fault.fitted) for fault in (self, other))
-        return self.term == other.term and bool(np.allclose(ours, theirs, rtol=0, atol=0.01 * float(np.abs(ours).max())))
+        return self.term == other.term and bool(
+            np.allclose(ours, theirs, rtol=0, atol=0.01 * float(np.abs(ours).max()))
+        )
 
     def __str__(self) -> str:
         if self.exchanged:
             return "guidance takes the class's row for the null class's and the other way round"
-        names = {"guidance": "the guidance scale", "a": "DDIM's a", "b": "DDIM's b", "gamma": "gamma of semantic guidance"}
+        names = {
+            "guidance": "the guidance scale",
+            "a": "DDIM's a",
+            "b": "DDIM's b",
+            "gamma": "gamma of semantic guidance",
+        }
         return f"as if {names[self.term]} were {self._shown(self.fitted)} instead of {self._shown(self.expected)}"
 
     def _shown(self, values: tuple[float, ...]) -> str:
@@ -65,15 +74,32 @@ class TermFault:
         return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"
 
 
-def next_latent(latent: Float32, anchor: Float32, prediction: Float32, row: Float32 | Float64, layout: StepLayout) -> Float64:
+def next_latent(
+    latent: Float32,
+    anchor: Float32,
+    prediction: Float32,
+    row: Float32 | Float64,
+    layout: StepLayout,
+) -> Float64:
     """Return z_{k-1} as a step's numbers make it of a prediction, [n, c, h, w], computed in float64; arguments as in `fit_step`."""
     c = layout.channels
-    z, z_0, (by_class, by_null), numbers = (values.astype(np.float64) for values in (latent, anchor, prediction, row))
-    right: Float64 = guided_step(z, z_0, by_class[:, :c], by_null[:, :c], by_class[:, c:], numbers, layout, np.exp)
+    z, z_0, (by_class, by_null), numbers = (
+        values.astype(np.float64) for values in (latent, anchor, prediction, row)
+    )
+    right: Float64 = guided_step(
+        z, z_0, by_class[:, :c], by_null[:, :c], by_class[:, c:], numbers, layout, np.exp
+    )
     return right
 
 
-def fit_step(found: Float32, latent: Float32, anchor: Float32, prediction: Float32, row: Float32, layout: StepLayout) -> TermFault | None:
+def fit_step(
+    found: Float32,
+    latent: Float32,
+    anchor: Float32,
+    prediction: Float32,
+    row: Float32,
+    layout: StepLayout,
+) -> TermFault | None:
     """Return the one number of a step that explains the difference to the right next latent, if one does.
 
     Args:
@@ -89,7 +115,9 @@ def fit_step(found: Float32, latent: Float32, anchor: Float32, prediction: Float
     if not 0 < float((gap**2).sum()) < np.inf:
         return None
     scale, numbers = row[: layout.channels].astype(np.float64), row.astype(np.float64)
-    exchanged = next_latent(latent, anchor, prediction[::-1], row, layout) - right  # inside the window the variance is exchanged too
+    exchanged = (
+        next_latent(latent, anchor, prediction[::-1], row, layout) - right
+    )  # inside the window the variance is exchanged too
     if _explained(gap, exchanged) >= EXPLAINED:
         return TermFault("guidance", tuple(scale.tolist()), tuple((1 - scale).tolist()))
     e_c, e_u = prediction[:, :, : layout.channels].astype(np.float64)
@@ -112,14 +140,20 @@ def fit_step(found: Float32, latent: Float32, anchor: Float32, prediction: Float
 
 def fit_gain(found: Float32, expected: Float32, tolerance: float) -> float | None:
     """Return the factor between two arrays if it is not 1 and all that differs: see `_is_all` for what counts, by relative L2."""
-    gain = float((found.astype(np.float64) * expected).sum() / (expected.astype(np.float64) ** 2).sum())
+    gain = float(
+        (found.astype(np.float64) * expected).sum() / (expected.astype(np.float64) ** 2).sum()
+    )
     if not np.isfinite(gain) or gain <= 0:
         return None
-    before, left = (difference(values, expected).relative_l2 for values in (found, found / np.float32(gain)))
+    before, left = (
+        difference(values, expected).relative_l2 for values in (found, found / np.float32(gain))
+    )
     return gain if _is_all(gain, before, left, tolerance) else None
 
 
-def fit_input_gain(run: Callable[[float], Float32], expected: Float32, tolerance: float) -> float | None:
+def fit_input_gain(
+    run: Callable[[float], Float32], expected: Float32, tolerance: float
+) -> float | None:
     """Return the factor on a network's input that brings its output to the expected one, if one between 1/8 and 8 other than 1 does.
 
     Args:

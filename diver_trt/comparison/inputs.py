@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, default_bundle
-from diver_trt.datasets.dataset import read_dataset
-from diver_trt.datasets.read_options import ReadOptions
+from diver_trt.distilled.dataset import read_dataset
+from diver_trt.distilled.options import ReadOptions
 from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square
 
@@ -38,7 +38,14 @@ class Inputs:
         return len(self.keys)
 
 
-def distilled_inputs(bundle: Bundle, count: int, *, folder: Path | None = None, classes: str | None = None, seed: int = 0) -> Inputs:
+def distilled_inputs(
+    bundle: Bundle,
+    count: int,
+    *,
+    folder: Path | None = None,
+    classes: str | None = None,
+    seed: int = 0,
+) -> Inputs:
     """Read distilled images, one of each class after the other, until there are `count`.
 
     Args:
@@ -46,7 +53,7 @@ def distilled_inputs(bundle: Bundle, count: int, *, folder: Path | None = None, 
         count: Images to read at most.
         folder: A distilled dataset, whatever `read_dataset` reads; None means the ten distilled digits that come with the package. Their
             classes are the digits model's; for a model with fewer or other classes they only serve as pictures, under labels it has.
-        classes: Which classes these are (`diver_trt.datasets.class_map.load_class_map`).
+        classes: Which classes these are (`diver_trt.distilled.class_map.load_class_map`).
         seed: Seed of the noise.
 
     Raises:
@@ -59,7 +66,12 @@ def distilled_inputs(bundle: Bundle, count: int, *, folder: Path | None = None, 
     for sample in dataset.samples:
         by_class[sample.index].append(sample)
     rounds = sorted(
-        ((number, sample.index, sample) for samples in by_class.values() for number, sample in enumerate(samples)), key=lambda s: s[:2]
+        (
+            (number, sample.index, sample)
+            for samples in by_class.values()
+            for number, sample in enumerate(samples)
+        ),
+        key=lambda s: s[:2],
     )
     chosen = [sample for _, _, sample in rounds[:count]]
     return Inputs(
@@ -67,7 +79,9 @@ def distilled_inputs(bundle: Bundle, count: int, *, folder: Path | None = None, 
         + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
         keys=tuple(sample.key for sample in chosen),
         labels=tuple(sample.label % bundle.num_classes for sample in chosen),
-        images=tuple(square(dataset.images.read(sample.position), bundle.image_size) for sample in chosen),
+        images=tuple(
+            square(dataset.images.read(sample.position), bundle.image_size) for sample in chosen
+        ),
         noise=_noise(seed, [sample.key for sample in chosen], bundle),
     )
 
@@ -90,7 +104,11 @@ def default_images() -> Path:
     """Return where the distilled digits lie: inside an installed wheel, or among the examples of a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "engines" / "digits-distilled"
-    return installed if installed.is_dir() else package.parent / "examples" / "digits" / "distilled" / "ipc1"
+    return (
+        installed
+        if installed.is_dir()
+        else package.parent / "examples" / "digits" / "distilled" / "ipc1"
+    )
 
 
 def _noise(seed: int, keys: list[str], bundle: Bundle) -> NDArray[np.float32]:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from diver_trt.comparison.torch_engine import TorchPrecision
     from diver_trt.export.checkpoint import Model
 
-TORCH_ENGINES: dict[str, TorchPrecision] = {"torch-fp32": "fp32", "torch-fp16": "fp16", "torch-bf16": "bf16"}
+TORCH_ENGINES: dict[str, TorchPrecision] = {
+    "torch-fp32": "fp32",
+    "torch-fp16": "fp16",
+    "torch-bf16": "bf16",
+}
 ENGINE_NAMES: tuple[str, ...] = (*TORCH_ENGINES, *ENGINES)
 
 
@@ -52,8 +56,19 @@ class NothingToCompareError(EngineError):
 
     def __init__(self, absent: tuple[Absent, ...], *, with_model: bool) -> None:
         self.absent = absent
-        wanted = "it takes an engine that works here beside the model" if with_model else "it takes two engines that work here, or --model"
-        super().__init__("\n".join([f"nothing to compare: {wanted}", *(f"  {one.name}: {one.reason}" for one in absent)]))
+        wanted = (
+            "it takes an engine that works here beside the model"
+            if with_model
+            else "it takes two engines that work here, or --model"
+        )
+        super().__init__(
+            "\n".join(
+                [
+                    f"nothing to compare: {wanted}",
+                    *(f"  {one.name}: {one.reason}" for one in absent),
+                ]
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,9 @@ class Lineup:
     absent: tuple[Absent, ...]
 
 
-def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[str], batch: int) -> Lineup:
+def line_up(
+    bundles: Sequence[Bundle], model: Model | None, engines: Sequence[str], batch: int
+) -> Lineup:
     """Open everything once to see who can take part.
 
     Args:
@@ -108,7 +125,11 @@ def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[st
                 present.append(torch_participant(model, bundles[0], batch, TORCH_ENGINES[name]))
             else:
                 absent.append(
-                    Absent(name.replace("-", " "), "no model is given; name the one that was exported with --model", bool(engines))
+                    Absent(
+                        name.replace("-", " "),
+                        "no model is given; name the one that was exported with --model",
+                        bool(engines),
+                    )
                 )
             continue
         kind = next(engine for engine in ENGINES if engine == name)
@@ -120,11 +141,17 @@ def line_up(bundles: Sequence[Bundle], model: Model | None, engines: Sequence[st
                 present.append(bundle_participant(called, kind, bundle, batch))
                 run.append(bundle)
     if not engines:
-        absent.extend(Absent(str(bundle.path), "none of these engines runs it here", asked=True) for bundle in whole if bundle not in run)
+        absent.extend(
+            Absent(str(bundle.path), "none of these engines runs it here", asked=True)
+            for bundle in whole
+            if bundle not in run
+        )
     if model is not None:
         reference = torch_participant(model, bundles[0], batch, "fp32")
     elif present:
-        reference = present.pop(next((i for i, one in enumerate(present) if one.precision == "fp32"), 0))
+        reference = present.pop(
+            next((i for i, one in enumerate(present) if one.precision == "fp32"), 0)
+        )
     if not present:
         raise NothingToCompareError(tuple(absent), with_model=model is not None)
     return Lineup(reference, tuple(present), tuple(absent))
@@ -136,10 +163,19 @@ def bundle_participant(name: str, engine: EngineName, bundle: Bundle, batch: int
     def open_bundle() -> Session:
         return open_session(engine, bundle, None if engine in ("rtx", "trt") else batch).session
 
-    return Participant(name, bundle.precision, bundle, bundle.noise_schedule, open_bundle, lambda: GraphProbe(bundle))
+    return Participant(
+        name,
+        bundle.precision,
+        bundle,
+        bundle.noise_schedule,
+        open_bundle,
+        lambda: GraphProbe(bundle),
+    )
 
 
-def torch_participant(model: Model, bundle: Bundle, batch: int, precision: TorchPrecision) -> Participant:
+def torch_participant(
+    model: Model, bundle: Bundle, batch: int, precision: TorchPrecision
+) -> Participant:
     """Return the torch model in a precision."""
     from diver_trt.comparison.torch_engine import TorchSession
 
@@ -149,7 +185,9 @@ def torch_participant(model: Model, bundle: Bundle, batch: int, precision: Torch
     def probe() -> Probe:
         return TorchSession(model, bundle, 1, precision)
 
-    return Participant(f"torch {precision}", precision, bundle, model.noise_schedule, open_model, probe)
+    return Participant(
+        f"torch {precision}", precision, bundle, model.noise_schedule, open_model, probe
+    )
 
 
 def _called(engine: EngineName, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
@@ -189,22 +227,38 @@ def _obstacle(engine: EngineName, bundle: Bundle, batch: int) -> str | None:
 
 def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
     first, *others = bundles
-    shared = ("latent_shape", "image_size", "num_classes", "null_label", "learned_variance", "modulation_width", "timestep_frequencies")
+    shared = (
+        "latent_shape",
+        "image_size",
+        "num_classes",
+        "null_label",
+        "learned_variance",
+        "modulation_width",
+        "timestep_frequencies",
+    )
     for other in others:
         for what in (*shared, "noise_schedule", "scaling_factor", "weights_sha256"):
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
-                raise BundleError(f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model")
+                raise BundleError(
+                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model"
+                )
     if model is None:
         return
     from diver_trt.export.checkpoint import weights_sha256
 
     transformer = model.transformer
     channels, side = transformer.config.in_channels, transformer.config.sample_size
-    found = _described((channels, side, side), transformer.config.num_embeds_ada_norm, transformer.out_channels == 2 * channels)
+    found = _described(
+        (channels, side, side),
+        transformer.config.num_embeds_ada_norm,
+        transformer.out_channels == 2 * channels,
+    )
     wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
     if found != wanted:
-        raise BundleError(f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the bundle was exported from")
+        raise BundleError(
+            f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the bundle was exported from"
+        )
     if (digest := weights_sha256(model)) != first.weights_sha256:
         raise BundleError(
             f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "

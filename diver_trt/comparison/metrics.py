@@ -57,7 +57,9 @@ def difference(found: Values, expected: Values) -> Difference:
         max_abs=float(gap.max()),
         mean_abs=float(gap.mean()),
         relative_l2=apart / norm if norm else (math.inf if apart else 0.0),
-        cosine=float(ours @ theirs / (norm * own_norm)) if norm and own_norm else float(norm == own_norm),
+        cosine=float(ours @ theirs / (norm * own_norm))
+        if norm and own_norm
+        else float(norm == own_norm),
         within_fp16=float((gap <= fp16_spacing(theirs)).mean()),
         finite=True,
     )
@@ -65,8 +67,12 @@ def difference(found: Values, expected: Values) -> Difference:
 
 def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the distance between float16 numbers around each value; 0 beyond their range, 65504, where there are none."""
-    _, exponents = np.frexp(values)  # a value is f 2^exponent with f in [1/2, 1): float16 has ten more bits, and 2^-14 is its least normal
-    spacing: NDArray[np.float64] = np.ldexp(1.0, np.where(values == 0, -14, np.maximum(exponents - 1, -14)) - 10)
+    _, exponents = np.frexp(
+        values
+    )  # a value is f 2^exponent with f in [1/2, 1): float16 has ten more bits, and 2^-14 is its least normal
+    spacing: NDArray[np.float64] = np.ldexp(
+        1.0, np.where(values == 0, -14, np.maximum(exponents - 1, -14)) - 10
+    )
     return np.where(np.abs(values) <= float(np.finfo(np.float16).max), spacing, 0.0)
 
 
@@ -105,7 +111,9 @@ def image_difference(found: Pixels, expected: Pixels) -> ImageDifference:
     same = np.array_equal(found, expected)
     levels = np.abs(found.astype(np.int16) - expected.astype(np.int16))
     return ImageDifference(
-        psnr_db=math.inf if same else float(measure.peak_signal_noise_ratio(expected, found, data_range=255)),
+        psnr_db=math.inf
+        if same
+        else float(measure.peak_signal_noise_ratio(expected, found, data_range=255)),
         ssim=float(measure.structural_similarity(expected, found, channel_axis=2, data_range=255)),
         max_levels=int(levels.max()),
     )

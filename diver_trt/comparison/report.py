@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt import __version__
+from diver_trt._version import __version__
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent
@@ -79,18 +79,29 @@ class Result:
     def passed(self) -> bool:
         """Whether no engine failed, none that was asked for by name is absent, and at least one was judged."""
         verdicts = [comparison.verdict for comparison in self.comparisons]
-        return "failed" not in verdicts and "passed" in verdicts and not any(absent.asked for absent in self.absent)
+        return (
+            "failed" not in verdicts
+            and "passed" in verdicts
+            and not any(absent.asked for absent in self.absent)
+        )
 
     @property
     def headline(self) -> str:
         """The verdict in one sentence."""
-        by_verdict = {kind: [one.name for one in self.comparisons if one.verdict == kind] for kind in ("passed", "failed")}
+        by_verdict = {
+            kind: [one.name for one in self.comparisons if one.verdict == kind]
+            for kind in ("passed", "failed")
+        }
         missing = [absent.name for absent in self.absent if absent.asked]
         said = []
         if failed := by_verdict["failed"]:
-            said.append(f"{_listed(failed)} {'leaves' if len(failed) == 1 else 'leave'} {self.reference} by more than the tolerances allow")
+            said.append(
+                f"{_listed(failed)} {'leaves' if len(failed) == 1 else 'leave'} {self.reference} by more than the tolerances allow"
+            )
         elif held := by_verdict["passed"]:
-            said.append(f"{_listed(held)} {'stays' if len(held) == 1 else 'stay'} with {self.reference}")
+            said.append(
+                f"{_listed(held)} {'stays' if len(held) == 1 else 'stay'} with {self.reference}"
+            )
         elif not missing:
             said.append("nothing was judged: bfloat16 has no tolerances")
         if missing:
@@ -105,9 +116,15 @@ def result_facts(result: Result) -> dict[str, Any]:
             "passed": result.passed,
             "headline": result.headline,
             "reference": result.reference,
-            "engines": [_comparison_facts(comparison, result.inputs) for comparison in result.comparisons],
+            "engines": [
+                _comparison_facts(comparison, result.inputs) for comparison in result.comparisons
+            ],
             "not_compared": absent_facts(result.absent),
-            "inputs": {"origin": result.inputs.origin, "images": len(result.inputs), "seed": result.seed},
+            "inputs": {
+                "origin": result.inputs.origin,
+                "images": len(result.inputs),
+                "seed": result.seed,
+            },
             "recipe": result.recipe.to_json(),
             "environment": environment(),
             "bundles": [_bundle_facts(bundle) for bundle in result.bundles],
@@ -124,7 +141,11 @@ def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """Return what the figures depend on: the machine in general terms, and the versions of the packages that computed them."""
-    found = {"date": str(datetime.date.today()), "diver-trt": __version__, "Python": platform.python_version()}
+    found = {
+        "date": str(datetime.date.today()),
+        "diver-trt": __version__,
+        "Python": platform.python_version(),
+    }
     found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     for package in PACKAGES:
         try:
@@ -141,18 +162,34 @@ def render(result: Result) -> str:
         MissingExtraError: matplotlib or Jinja is not installed.
     """
     jinja = import_report_packages()
-    page = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
-    page.filters.update(figure=show_figure, decibels=show_decibels, shown=show_check, coded=_coded, percent=lambda share: f"{share:.1%}")
+    page = jinja.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined
+    )
+    page.filters.update(
+        figure=show_figure,
+        decibels=show_decibels,
+        shown=show_check,
+        coded=_coded,
+        percent=lambda share: f"{share:.1%}",
+    )
     comparisons = result.comparisons
     return str(
         page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             result=result,
-            colours={comparison.name: COLOURS[i % len(COLOURS)] for i, comparison in enumerate(comparisons)},
-            rows=[(comparison, _lowest(comparison), mean_psnr(comparison.images)) for comparison in comparisons],
+            colours={
+                comparison.name: COLOURS[i % len(COLOURS)]
+                for i, comparison in enumerate(comparisons)
+            },
+            rows=[
+                (comparison, _lowest(comparison), mean_psnr(comparison.images))
+                for comparison in comparisons
+            ],
             steps_plot=steps_plot(comparisons, result.recipe) if comparisons else "",
             blocks_plot=blocks_plot(comparisons) if comparisons else "",
             spread_plot=spread_plot(comparisons, result.reference_images) if comparisons else "",
-            samples={comparison.name: worst_samples(comparison, result) for comparison in comparisons},
+            samples={
+                comparison.name: worst_samples(comparison, result) for comparison in comparisons
+            },
             environment=environment(),
             bundles=[_bundle_facts(bundle) for bundle in result.bundles],
         )
@@ -169,7 +206,9 @@ def import_report_packages() -> Any:
         import jinja2
         import matplotlib  # noqa: F401
     except ImportError as cause:
-        raise MissingExtraError(cause.name or "matplotlib", "compare", "writing a report") from cause
+        raise MissingExtraError(
+            cause.name or "matplotlib", "compare", "writing a report"
+        ) from cause
     return jinja2
 
 
@@ -177,7 +216,11 @@ def show_figure(figure: float) -> str:
     """Return a figure as text: `2.6e-04`, `0`, or `no number`."""
     if not math.isfinite(figure):
         return "no number"
-    return f"{figure:.1e}" if figure and (abs(figure) < 0.01 or abs(figure) >= 1000) else f"{figure:.4g}"
+    return (
+        f"{figure:.1e}"
+        if figure and (abs(figure) < 0.01 or abs(figure) >= 1000)
+        else f"{figure:.4g}"
+    )
 
 
 def show_decibels(figure: float) -> str:
@@ -203,7 +246,9 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
     """Return the error of every step as SVG: alone on the left, in the free run on the right."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (left, right) = _axes(2, "Step k (time runs to the right)", "Relative L2 of the next latent")
+    figure, (left, right) = _axes(
+        2, "Step k (time runs to the right)", "Relative L2 of the next latent"
+    )
     for axes, title, which in (
         (left, "Each step alone, on the reference's latent", "forced"),
         (right, "Free run, on the engine's own latent", "free"),
@@ -212,21 +257,42 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
         for i, comparison in enumerate(comparisons):
             errors = [getattr(step, which).relative_l2 for step in comparison.steps]
             axes.plot(
-                [step.k for step in comparison.steps], _drawable(errors), color=COLOURS[i % len(COLOURS)], label=_label(comparison), lw=1.8
+                [step.k for step in comparison.steps],
+                _drawable(errors),
+                color=COLOURS[i % len(COLOURS)],
+                label=_label(comparison),
+                lw=1.8,
             )
         if recipe.guided_steps:
-            axes.axvspan(recipe.guided_steps[-1] - 0.5, recipe.guided_steps[0] + 0.5, color="#888888", alpha=0.14, lw=0)
+            axes.axvspan(
+                recipe.guided_steps[-1] - 0.5,
+                recipe.guided_steps[0] + 0.5,
+                color="#888888",
+                alpha=0.14,
+                lw=0,
+            )
         _make_logarithmic(axes)
         axes.set_xlim(recipe.start_step + 0.5, 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom, top = left.get_ylim()[0], max(axes.get_ylim()[1] for axes in (left, right))
     judged = [
-        (comparison.precision, check) for comparison in comparisons for check in comparison.checks if check.subject == "every step alone"
+        (comparison.precision, check)
+        for comparison in comparisons
+        for check in comparison.checks
+        if check.subject == "every step alone"
     ]
     for limit, precision in {check.limit.value: precision for precision, check in judged}.items():
         left.axhline(limit, color=_INK, lw=1, ls=(0, (4, 3)), alpha=0.7)
         offset = {"xytext": (0, 2), "textcoords": "offset points"}
-        left.annotate(f"limit for {precision}", (1.5, limit), ha="right", va="bottom", color=_INK, fontsize=9, **offset)
+        left.annotate(
+            f"limit for {precision}",
+            (1.5, limit),
+            ha="right",
+            va="bottom",
+            color=_INK,
+            fontsize=9,
+            **offset,
+        )
         top = max(top, 4 * limit)
     for axes in (left, right):
         axes.set_ylim(bottom, top)
@@ -239,12 +305,26 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     for i, comparison in enumerate(comparisons):
         errors = [stage.difference.relative_l2 for stage in comparison.stages]
         label = f"{_label(comparison)}, step {comparison.stage_step}"
-        axes.plot(range(len(errors)), _drawable(errors), color=COLOURS[i % len(COLOURS)], marker="o", ms=3, lw=1.5, label=label)
+        axes.plot(
+            range(len(errors)),
+            _drawable(errors),
+            color=COLOURS[i % len(COLOURS)],
+            marker="o",
+            ms=3,
+            lw=1.5,
+            label=label,
+        )
     places = [stage.place for stage in comparisons[0].stages]
     blocks = (len(places) - 2) // 2
     every = max(1, round(blocks / 14))
-    ticks = [(0, "patches"), *((2 * block, f"block {block}") for block in range(every, blocks + 1, every)), (len(places) - 1, "final")]
-    axes.set_xticks([at for at, _ in ticks], [label for _, label in ticks], rotation=0 if blocks <= 10 else 45)
+    ticks = [
+        (0, "patches"),
+        *((2 * block, f"block {block}") for block in range(every, blocks + 1, every)),
+        (len(places) - 1, "final"),
+    ]
+    axes.set_xticks(
+        [at for at, _ in ticks], [label for _, label in ticks], rotation=0 if blocks <= 10 else 45
+    )
     _make_logarithmic(axes)
     return _svg(figure, "Error through the denoiser, block by block")
 
@@ -264,13 +344,25 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
         colour = COLOURS[i % len(COLOURS)]
         gaps = comparison.gaps[np.isfinite(comparison.gaps)]
         counts, _ = np.histogram(gaps.clip(edges[0], edges[-1]), edges)
-        left.stairs(100 * counts / comparison.gaps.size, edges, color=colour, label=_label(comparison), fill=True, alpha=0.25)
+        left.stairs(
+            100 * counts / comparison.gaps.size,
+            edges,
+            color=colour,
+            label=_label(comparison),
+            fill=True,
+            alpha=0.25,
+        )
         left.stairs(100 * counts / comparison.gaps.size, edges, color=colour, lw=1.4)
         levels = np.abs(np.stack(comparison.recovered).astype(int) - np.stack(list(reference)))
-        shares = [100 * float((levels >= level).mean()) for level in range(min(int(levels.max()), 32) + 1)]
+        shares = [
+            100 * float((levels >= level).mean()) for level in range(min(int(levels.max()), 32) + 1)
+        ]
         right.plot(range(len(shares)), _drawable(shares), color=colour, marker="o", ms=4, lw=1.5)
     left.set_xscale("log")
-    left.set_xticks([edges[0], 1e-8, 1e-6, 1e-4, 1e-2, 1], ["equal", *(f"$10^{{{exponent}}}$" for exponent in (-8, -6, -4, -2, 0))])
+    left.set_xticks(
+        [edges[0], 1e-8, 1e-6, 1e-4, 1e-2, 1],
+        ["equal", *(f"$10^{{{exponent}}}$" for exponent in (-8, -6, -4, -2, 0))],
+    )
     _make_logarithmic(right)
     right.set_ylim(top=200)
     right.set_xlim(-0.3, max(1.3, right.get_xlim()[1]))
@@ -288,10 +380,26 @@ def _axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
     colours = dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color"), _INK
+        (
+            "text.color",
+            "axes.edgecolor",
+            "axes.labelcolor",
+            "axes.titlecolor",
+            "xtick.color",
+            "ytick.color",
+            "grid.color",
+        ),
+        _INK,
     )
     with rc_context(
-        {**colours, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15, "axes.titlesize": 11}
+        {
+            **colours,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.15,
+            "axes.titlesize": 11,
+        }
     ):
         figure = Figure(figsize=(10.4, 3.7), layout="constrained")
         axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
@@ -306,7 +414,15 @@ def _make_logarithmic(axes: Any) -> None:
     """Give an axis a logarithmic scale, also where nothing can be drawn on one."""
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         axes.set_ylim(1e-10, 1)
-        axes.text(0.5, 0.5, "every value is 0, or no number", transform=axes.transAxes, ha="center", va="center", color=_INK)
+        axes.text(
+            0.5,
+            0.5,
+            "every value is 0, or no number",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color=_INK,
+        )
     axes.set_yscale("log")
 
 
@@ -315,10 +431,19 @@ def _svg(figure: Any, title: str) -> str:
     from matplotlib import rc_context
 
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, labelcolor=_INK)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(4, len(labels)),
+        frameon=False,
+        labelcolor=_INK,
+    )
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title}
+        )
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor")
 
@@ -410,14 +535,24 @@ def _comparison_facts(comparison: Comparison, inputs: Inputs) -> dict[str, Any]:
         "networks": {name: asdict(apart) for name, apart in comparison.networks.items()},
         "worst_step": {"step": worst.k, "channel": worst.channel, **asdict(worst.forced)},
         "steps": [
-            {"step": step.k, "channel": step.channel, "alone": asdict(step.forced), "change": step.change, "free_run": asdict(step.free)}
+            {
+                "step": step.k,
+                "channel": step.channel,
+                "alone": asdict(step.forced),
+                "change": step.change,
+                "free_run": asdict(step.free),
+            }
             for step in comparison.steps
         ],
         "places": {
             "step": comparison.stage_step,
-            "relative_l2": {stage.place: stage.difference.relative_l2 for stage in comparison.stages},
+            "relative_l2": {
+                stage.place: stage.difference.relative_l2 for stage in comparison.stages
+            },
         },
-        "images": {key: asdict(image) for key, image in zip(inputs.keys, comparison.images, strict=True)},
+        "images": {
+            key: asdict(image) for key, image in zip(inputs.keys, comparison.images, strict=True)
+        },
         "mean_psnr_db": mean_psnr(comparison.images),
         "lowest_psnr_db": _lowest(comparison).psnr_db,
         "lowest_ssim": min(image.ssim for image in comparison.images),

@@ -98,14 +98,23 @@ class Trial:
     decoded_reference: Float32
 
 
-def record(participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None) -> Recording:
+def record(
+    participant: Participant,
+    inputs: Inputs,
+    recipe: Recipe,
+    on_step: Callable[[], None] = lambda: None,
+) -> Recording:
     """Run an engine by itself; `on_step` is called after every step of every batch."""
     recording, _ = _run(participant, inputs, recipe, None, on_step)
     return recording
 
 
 def try_against(
-    reference: Recording, participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
+    reference: Recording,
+    participant: Participant,
+    inputs: Inputs,
+    recipe: Recipe,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Trial:
     """Run an engine by itself and on the reference's values; `on_step` is called after every step of every batch, twice in all."""
     recording, forced = _run(participant, inputs, recipe, reference, on_step)
@@ -119,29 +128,46 @@ def steps_in(participants: int, inputs: Inputs, recipe: Recipe, batch: int) -> i
 
 
 def _run(
-    participant: Participant, inputs: Inputs, recipe: Recipe, reference: Recording | None, on_step: Callable[[], None]
+    participant: Participant,
+    inputs: Inputs,
+    recipe: Recipe,
+    reference: Recording | None,
+    on_step: Callable[[], None],
 ) -> tuple[Recording, tuple[Float32, Float32] | None]:
     """Open one network at a time, in a recovery's order, so that the largest alone decides the memory."""
     session = participant.open()
     try:
         anchor = _encode(session, inputs)
         modulations, classes = _condition(session, participant, inputs, recipe)
-        start = start_latent(anchor, inputs.noise, participant.schedule.respaced(recipe.steps), recipe)
+        start = start_latent(
+            anchor, inputs.noise, participant.schedule.respaced(recipe.steps), recipe
+        )
         denoiser = session.open_denoiser(participant.table(recipe), recipe.start_step)
         try:
             batches = _batches(session, participant, inputs, start, anchor, modulations)
             free = [_free_run(denoiser, batch, session.batch, on_step) for batch in batches]
-            latents, final = np.concatenate([path for path, _ in free], axis=1), np.concatenate([last for _, last in free])
+            latents, final = (
+                np.concatenate([path for path, _ in free], axis=1),
+                np.concatenate([last for _, last in free]),
+            )
             forced = None
             if reference is not None:
                 given = _in_type(reference.modulations, modulations)
-                batches = _batches(session, participant, inputs, reference.latents, reference.anchor, given)
-                forced = np.concatenate([_forced_steps(denoiser, batch, session.batch, on_step) for batch in batches], axis=1)
+                batches = _batches(
+                    session, participant, inputs, reference.latents, reference.anchor, given
+                )
+                forced = np.concatenate(
+                    [_forced_steps(denoiser, batch, session.batch, on_step) for batch in batches],
+                    axis=1,
+                )
         finally:
             denoiser.close()
         decoded = _decode(session, final)
         recording = Recording(anchor, modulations, classes, latents, final, decoded)
-        return recording, None if reference is None or forced is None else (forced, _decode(session, reference.final))
+        return recording, None if reference is None or forced is None else (
+            forced,
+            _decode(session, reference.final),
+        )
     finally:
         session.close()
 
@@ -157,7 +183,12 @@ class _Batch:
 
 
 def _batches(
-    session: Session, participant: Participant, inputs: Inputs, latents: Float32, anchor: Latents, modulations: Mapping[int, Modulations]
+    session: Session,
+    participant: Participant,
+    inputs: Inputs,
+    latents: Float32,
+    anchor: Latents,
+    modulations: Mapping[int, Modulations],
 ) -> Iterator[_Batch]:
     null = modulations[participant.bundle.null_label]
     for first in range(0, len(inputs), session.batch):
@@ -179,7 +210,9 @@ def _encode(session: Session, inputs: Inputs) -> Latents:
         encoder.close()
 
 
-def _condition(session: Session, participant: Participant, inputs: Inputs, recipe: Recipe) -> tuple[dict[int, Modulations], Float32]:
+def _condition(
+    session: Session, participant: Participant, inputs: Inputs, recipe: Recipe
+) -> tuple[dict[int, Modulations], Float32]:
     timesteps = participant.schedule.timesteps(recipe.steps)[: recipe.start_step]
     conditioner = session.open("conditioner")
     try:
@@ -216,7 +249,9 @@ def _decode(session: Session, latents: Latents) -> Float32:
         decoder.close()
 
 
-def _free_run(denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]) -> tuple[Float32, Latents]:
+def _free_run(
+    denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
+) -> tuple[Float32, Latents]:
     """Return the path over the steps, [start_step + 1, n, c, h, w], and where the run ends, [n, c, h, w].
 
     A replayed graph only shows its end, so its path is made of steps alone, each on the last one's result.
@@ -237,13 +272,17 @@ def _free_run(denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[]
     return np.stack(path), final
 
 
-def _forced_steps(denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]) -> Float32:
+def _forced_steps(
+    denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
+) -> Float32:
     """Return what the engine makes of the reference's latent in every step, [start_step, n, c, h, w]."""
     count, steps = len(batch.anchor), len(batch.latents) - 1
     _load(denoiser, batch, batch.latents[0], size)
     results = []
     for done in range(steps):
-        results.append(denoiser.step(steps - done, _padded(batch.latents[done], size))[:count].copy())
+        results.append(
+            denoiser.step(steps - done, _padded(batch.latents[done], size))[:count].copy()
+        )
         on_step()
     return np.stack(results)
 
@@ -259,6 +298,8 @@ def _padded(latents: Latents, size: int) -> Latents:
     return full
 
 
-def _in_type(given: Mapping[int, Modulations], own: Mapping[int, Modulations]) -> dict[int, Modulations]:
+def _in_type(
+    given: Mapping[int, Modulations], own: Mapping[int, Modulations]
+) -> dict[int, Modulations]:
     """Return the reference's modulations in the type that the engine reads."""
     return {label: table.astype(own[label].dtype) for label, table in given.items()}

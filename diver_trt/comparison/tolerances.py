@@ -48,33 +48,52 @@ class Tolerances:
     images: dict[str, Limit]
 
 
-_GROUP_NORMS = (
-    "ONNX Runtime's group normalisation sums up to 262,144 values in float32 and is 4e-5 from float64 on flat 256-pixel images, torch 7e-7"
-)
+_GROUP_NORMS = "ONNX Runtime's group normalisation sums up to 262,144 values in float32 and is 4e-5 from float64 on flat 256-pixel images, torch 7e-7"
 _ROUNDING = "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; the exporter holds to the same"
 _SUMMATION = "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far above 1e-5"
 
 TOLERANCES: dict[str, Tolerances] = {
     "fp32": Tolerances(
-        networks={"encoder": Limit(1e-4, _GROUP_NORMS), "conditioner": Limit(1e-5, _SUMMATION), "decoder": Limit(1e-4, _GROUP_NORMS)},
+        networks={
+            "encoder": Limit(1e-4, _GROUP_NORMS),
+            "conditioner": Limit(1e-5, _SUMMATION),
+            "decoder": Limit(1e-4, _GROUP_NORMS),
+        },
         step=Limit(1e-5, _SUMMATION),
-        change=Limit(1e-4, "float32 sums in another order, which guidance and a small step multiply: 4e-6 on the digits"),
+        change=Limit(
+            1e-4,
+            "float32 sums in another order, which guidance and a small step multiply: 4e-6 on the digits",
+        ),
         place=Limit(1e-5, _SUMMATION),
-        images={"max_levels": Limit(1, "a value that lies on the border between two 8-bit levels may be rounded either way")},
+        images={
+            "max_levels": Limit(
+                1,
+                "a value that lies on the border between two 8-bit levels may be rounded either way",
+            )
+        },
     ),
     "fp16": Tolerances(
         networks=dict.fromkeys(("encoder", "conditioner", "decoder"), Limit(1e-2, _ROUNDING)),
         step=Limit(
-            5e-3, "the latent stays float32, but guidance multiplies the rounding of its two predictions by up to 2 w - 1, seven times"
+            5e-3,
+            "the latent stays float32, but guidance multiplies the rounding of its two predictions by up to 2 w - 1, seven times",
         ),
         change=Limit(
-            1.5e-2, "torch's own float16 is off by 4e-3 on the digits; most weights of the denoiser that are wrong by 5 % lie above"
+            1.5e-2,
+            "torch's own float16 is off by 4e-3 on the digits; most weights of the denoiser that are wrong by 5 % lie above",
         ),
-        place=Limit(5e-3, "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the digits"),
+        place=Limit(
+            5e-3,
+            "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the digits",
+        ),
         images={
-            "mean_psnr_db": Limit(40, "a root mean square of 2.5 levels in 255, which nobody sees", at_least=True),
+            "mean_psnr_db": Limit(
+                40, "a root mean square of 2.5 levels in 255, which nobody sees", at_least=True
+            ),
             "min_psnr_db": Limit(
-                30, "below it, a picture has visibly changed: one bad image must not hide in a good average", at_least=True
+                30,
+                "below it, a picture has visibly changed: one bad image must not hide in a good average",
+                at_least=True,
             ),
         },
     ),

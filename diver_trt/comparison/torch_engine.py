@@ -15,8 +15,8 @@ from diver_trt.errors import EngineError
 from diver_trt.export.checkpoint import Model
 from diver_trt.export.networks import build_networks
 from diver_trt.method.step import guided_step
-from diver_trt.runtime.denoiser import CARRY, SteppedDenoiser
 from diver_trt.runtime.engine import copy_checked
+from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
 
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
@@ -24,7 +24,11 @@ TorchPrecision = Literal["fp32", "fp16", "bf16"]
 REFERENCE_TOLERANCE = 1e-5
 """Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in another order."""
 
-_DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES: dict[TorchPrecision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 
 
 class TorchSession:
@@ -43,21 +47,29 @@ class TorchSession:
 
     name: Any = "torch"  # no EngineName: only a comparison opens it
 
-    def __init__(self, model: Model, bundle: Bundle, batch: int, precision: TorchPrecision | None = None) -> None:
+    def __init__(
+        self, model: Model, bundle: Bundle, batch: int, precision: TorchPrecision | None = None
+    ) -> None:
         precision = precision or bundle.precision
         self.batch = batch
         borders: Precision = "fp16" if precision == "fp16" else "fp32"
-        self._tensors = contract(bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, borders)
+        self._tensors = contract(
+            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, borders
+        )
         self.networks: dict[NetworkName, Any] = dict(build_networks(model, _DTYPES[precision]))
 
     def open(self, network: NetworkName) -> TorchEngine:
         """Open a network for what it takes in one run."""
-        return TorchEngine(self.networks[network], network, self._tensors[network], run_size(network, self.batch))
+        return TorchEngine(
+            self.networks[network], network, self._tensors[network], run_size(network, self.batch)
+        )
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
         """Open the denoiser for the steps from `steps` down to 1."""
         tensors = self._tensors["denoiser"]
-        engine = TorchEngine(self.networks["denoiser"], "denoiser", tensors, self.batch, carry=CARRY)
+        engine = TorchEngine(
+            self.networks["denoiser"], "denoiser", tensors, self.batch, carry=CARRY
+        )
         return SteppedDenoiser(engine, tensors[0][2], table, steps)
 
     @torch.no_grad()
@@ -70,8 +82,15 @@ class TorchSession:
         """
         denoiser = self.networks["denoiser"]
         seen: list[NDArray[np.float32]] = []
-        norms = [norm for block in denoiser.blocks for norm in (block.attention_norm, block.mlp_norm)] + [denoiser.final_norm]
-        hooks = [norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().numpy().copy())) for norm in norms]
+        norms = [
+            norm for block in denoiser.blocks for norm in (block.attention_norm, block.mlp_norm)
+        ] + [denoiser.final_norm]
+        hooks = [
+            norm.register_forward_pre_hook(
+                lambda _, inputs: seen.append(inputs[0].float().numpy().copy())
+            )
+            for norm in norms
+        ]
         try:
             twice = torch.from_numpy(np.concatenate([latent, latent]))
             prediction = denoiser.predict(twice, torch.from_numpy(modulation).flatten(0, 1)).numpy()
@@ -79,7 +98,8 @@ class TorchSession:
             for hook in hooks:
                 hook.remove()
         return Stages(
-            dict(zip(stage_names(len(denoiser.blocks)), seen, strict=True)), prediction.reshape(2, len(latent), *prediction.shape[1:])
+            dict(zip(stage_names(len(denoiser.blocks)), seen, strict=True)),
+            prediction.reshape(2, len(latent), *prediction.shape[1:]),
         )
 
     def close(self) -> None:
@@ -99,7 +119,9 @@ def check_reference(model: Model, bundle: Bundle) -> None:
     """
     draw = torch.Generator().manual_seed(0)
     latent, anchor = (torch.randn((1, *bundle.latent_shape), generator=draw) for _ in range(2))
-    image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn((1, 3, bundle.image_size, bundle.image_size), generator=draw)
+    image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn(
+        (1, 3, bundle.image_size, bundle.image_size), generator=draw
+    )
     timestep = torch.tensor([bundle.noise_schedule.train_timesteps // 2] * 2)
     label = torch.tensor([0, model.transformer.config.num_embeds_ada_norm])
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
@@ -112,18 +134,28 @@ def check_reference(model: Model, bundle: Bundle) -> None:
         "decoder": ours["decoder"](latent),
     }
     vae, channels = model.vae, bundle.latent_shape[0]
-    shift = torch.tensor(vae.config.latents_mean or [vae.config.shift_factor or 0.0]).reshape(1, -1, 1, 1)
-    scale = vae.config.scaling_factor / torch.tensor(vae.config.latents_std or [1.0]).reshape(1, -1, 1, 1)
-    both = model.transformer(torch.cat([latent, latent]), timestep, class_labels=label).sample.split(channels, dim=1)
+    shift = torch.tensor(vae.config.latents_mean or [vae.config.shift_factor or 0.0]).reshape(
+        1, -1, 1, 1
+    )
+    scale = vae.config.scaling_factor / torch.tensor(vae.config.latents_std or [1.0]).reshape(
+        1, -1, 1, 1
+    )
+    both = model.transformer(
+        torch.cat([latent, latent]), timestep, class_labels=label
+    ).sample.split(channels, dim=1)
     (eps_class, eps_null), variance = both[0].split(1), both[-1][:1]
-    following = guided_step(latent, anchor, eps_class, eps_null, variance, row, bundle.layout, torch.exp)
+    following = guided_step(
+        latent, anchor, eps_class, eps_null, variance, row, bundle.layout, torch.exp
+    )
     expected = {
         "encoder": (vae.encode(image).latent_dist.mean - shift) * scale,
         "denoiser": following,
         "decoder": vae.decode(latent / scale + shift).sample.clamp(-1, 1),
     }
     for name in found:
-        error = float(torch.linalg.norm(found[name] - expected[name]) / torch.linalg.norm(expected[name]))
+        error = float(
+            torch.linalg.norm(found[name] - expected[name]) / torch.linalg.norm(expected[name])
+        )
         if not error <= REFERENCE_TOLERANCE:
             raise EngineError(
                 f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in diffusers {version('diffusers')}, "
@@ -152,7 +184,9 @@ class TorchEngine:
         """Copy values into an input's buffer."""
         self._require_open()
         if name not in self._inputs:
-            raise EngineError(f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}")
+            raise EngineError(
+                f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}"
+            )
         copy_checked(name, values, self._inputs[name])
 
     def run(self) -> None:
@@ -169,7 +203,9 @@ class TorchEngine:
         """Return the last run's output."""
         self._require_open()
         if name not in self._outputs:
-            raise EngineError(f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}")
+            raise EngineError(
+                f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}"
+            )
         return self._outputs[name]
 
     def close(self) -> None:

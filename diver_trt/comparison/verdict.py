@@ -15,11 +15,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.comparison.blocks import Probe, StageDifference, compare_stages, first_beyond, steepest
-from diver_trt.comparison.causes import TermFault, fit_gain, fit_input_gain, fit_step, next_latent, window_of
+from diver_trt.comparison.blocks import (
+    Probe,
+    StageDifference,
+    compare_stages,
+    first_beyond,
+    steepest,
+)
+from diver_trt.comparison.causes import (
+    TermFault,
+    fit_gain,
+    fit_input_gain,
+    fit_step,
+    next_latent,
+    window_of,
+)
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent, Lineup
-from diver_trt.comparison.metrics import Difference, ImageDifference, difference, image_difference, worst_channel
+from diver_trt.comparison.metrics import (
+    Difference,
+    ImageDifference,
+    difference,
+    image_difference,
+    worst_channel,
+)
 from diver_trt.comparison.runs import Participant, Recording, Trial, record, try_against
 from diver_trt.comparison.tolerances import Limit, Tolerances, tolerances_for
 from diver_trt.errors import EngineError
@@ -169,7 +188,13 @@ def compare_lineup(
         try:
             comparisons.append(compare_engine(reference, participant, inputs, recipe, on_step))
         except EngineError as reason:
-            absent.append(Absent(participant.name, f"failed on the way: {str(reason).splitlines()[0]}", asked=True))
+            absent.append(
+                Absent(
+                    participant.name,
+                    f"failed on the way: {str(reason).splitlines()[0]}",
+                    asked=True,
+                )
+            )
     return reference, tuple(comparisons), tuple(absent)
 
 
@@ -180,11 +205,17 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
         return "the encoder"
     if not all(np.isfinite(table).all() for table in recording.modulations.values()):
         return "the conditioner"
-    for k, before, after in zip(range(steps, 0, -1), recording.latents[:-1], recording.latents[1:], strict=True):
+    for k, before, after in zip(
+        range(steps, 0, -1), recording.latents[:-1], recording.latents[1:], strict=True
+    ):
         overflowing = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3))).tolist()[:1]
         if overflowing:
-            stages = reference.probe.stages(before[overflowing], _modulation_pair(reference, inputs, k, overflowing)).all()
-            place = next((place for place, values in stages.items() if not np.isfinite(values).all()), None)
+            stages = reference.probe.stages(
+                before[overflowing], _modulation_pair(reference, inputs, k, overflowing)
+            ).all()
+            place = next(
+                (place for place, values in stages.items() if not np.isfinite(values).all()), None
+            )
             return f"step {k}{f', after {place}' if place else ''}"
     if not np.isfinite(recording.final).all():
         return "the whole run, though not in its steps"
@@ -192,7 +223,11 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
 
 
 def compare_engine(
-    reference: Reference, participant: Participant, inputs: Inputs, recipe: Recipe, on_step: Callable[[], None] = lambda: None
+    reference: Reference,
+    participant: Participant,
+    inputs: Inputs,
+    recipe: Recipe,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Run an engine on the reference's inputs and judge it.
 
@@ -213,15 +248,26 @@ def compare_engine(
     networks = _compare_networks(trial, reference.recording)
     steps = _compare_steps(trial, reference.recording)
     recovered = tuple(trial.recording.images)
-    images = tuple(image_difference(ours, theirs) for ours, theirs in zip(recovered, reference.recording.images, strict=True))
+    images = tuple(
+        image_difference(ours, theirs)
+        for ours, theirs in zip(recovered, reference.recording.images, strict=True)
+    )
     tolerances = tolerances_for(participant.precision, reference.participant.precision)
     worst = max(steps, key=lambda step: step.forced.relative_l2).k
     probe = participant.probe()
     look = _look_inside(reference, probe, inputs, recipe, trial, worst, tolerances)
-    checks = _checks(tolerances, networks, steps, look, images, trial, reference.recording, inputs) if tolerances else ()
+    checks = (
+        _checks(tolerances, networks, steps, look, images, trial, reference.recording, inputs)
+        if tolerances
+        else ()
+    )
     causes: tuple[str, ...] = ()
     if tolerances and not all(check.passed for check in checks):
-        causes = tuple(_Investigation(reference, participant, probe, inputs, recipe, trial, tolerances).causes(networks, steps, look))
+        causes = tuple(
+            _Investigation(reference, participant, probe, inputs, recipe, trial, tolerances).causes(
+                networks, steps, look
+            )
+        )
     theirs = reference.recording.latents[1:]
     return Comparison(
         name=participant.name,
@@ -241,7 +287,10 @@ def compare_engine(
 
 def _compare_networks(trial: Trial, reference: Recording) -> dict[str, Difference]:
     labels = sorted(reference.modulations)
-    ours, theirs = (np.stack([made.modulations[label].astype(np.float32) for label in labels]) for made in (trial.recording, reference))
+    ours, theirs = (
+        np.stack([made.modulations[label].astype(np.float32) for label in labels])
+        for made in (trial.recording, reference)
+    )
     return {
         "encoder": difference(trial.recording.anchor, reference.anchor),
         "conditioner": difference(ours, theirs),
@@ -257,7 +306,10 @@ def _compare_steps(trial: Trial, reference: Recording) -> tuple[StepDifference, 
             forced=difference(trial.teacher_forced[i], reference.latents[i + 1]),
             free=difference(trial.recording.latents[i + 1], reference.latents[i + 1]),
             channel=worst_channel(trial.teacher_forced[i], reference.latents[i + 1]),
-            change=difference(trial.teacher_forced[i] - reference.latents[i], reference.latents[i + 1] - reference.latents[i]).relative_l2,
+            change=difference(
+                trial.teacher_forced[i] - reference.latents[i],
+                reference.latents[i + 1] - reference.latents[i],
+            ).relative_l2,
         )
         for i in range(start_step)
     )
@@ -272,18 +324,34 @@ class _Look:
 
 
 def _look_inside(
-    reference: Reference, probe: Probe, inputs: Inputs, recipe: Recipe, trial: Trial, k: int, tolerances: Tolerances | None
+    reference: Reference,
+    probe: Probe,
+    inputs: Inputs,
+    recipe: Recipe,
+    trial: Trial,
+    k: int,
+    tolerances: Tolerances | None,
 ) -> _Look:
     i, worst = recipe.start_step - k, _worst_images(reference, trial, recipe, k)[:1]
-    latent, pair = reference.recording.latents[i, worst], _modulation_pair(reference, inputs, k, worst)
+    latent, pair = (
+        reference.recording.latents[i, worst],
+        _modulation_pair(reference, inputs, k, worst),
+    )
     found, expected = probe.stages(latent, pair), reference.probe.stages(latent, pair)
-    return _Look(k, tuple(compare_stages(found, expected, tolerances.place.value if tolerances else np.inf)))
+    return _Look(
+        k, tuple(compare_stages(found, expected, tolerances.place.value if tolerances else np.inf))
+    )
 
 
 def _worst_images(reference: Reference, trial: Trial, recipe: Recipe, k: int) -> list[int]:
     """Return the images by how far step k takes them from the reference, furthest first."""
     i = recipe.start_step - k
-    gaps = np.nan_to_num(trial.teacher_forced[i] - reference.recording.latents[i + 1], nan=np.inf, posinf=np.inf, neginf=np.inf)
+    gaps = np.nan_to_num(
+        trial.teacher_forced[i] - reference.recording.latents[i + 1],
+        nan=np.inf,
+        posinf=np.inf,
+        neginf=np.inf,
+    )
     furthest: list[int] = np.argsort(-np.abs(gaps).max(axis=(1, 2, 3)), kind="stable").tolist()
     return furthest
 
@@ -299,7 +367,10 @@ def _class_errors(trial: Trial, reference: Recording) -> dict[str, float]:
     """Return the relative L2 of the modulations of every class that the model has, whether an input is of it or not."""
     pairs = zip(trial.recording.classes, reference.classes, strict=True)
     errors = [difference(ours, theirs).relative_l2 for ours, theirs in pairs]
-    return {**{f"class {label}": error for label, error in enumerate(errors[:-1])}, "the null class": errors[-1]}
+    return {
+        **{f"class {label}": error for label, error in enumerate(errors[:-1])},
+        "the null class": errors[-1],
+    }
 
 
 def _worst(errors: Mapping[str, float]) -> str:
@@ -316,29 +387,65 @@ def _checks(
     reference: Recording,
     inputs: Inputs,
 ) -> tuple[Check, ...]:
-    alone = [Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name]) for name, apart in networks.items()]
+    alone = [
+        Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name])
+        for name, apart in networks.items()
+    ]
     by_class = _class_errors(trial, reference)
     classes = Check(
-        "every class alone", "relative L2", max(by_class.values()), tolerances.networks["conditioner"], f"worst for {_worst(by_class)}"
+        "every class alone",
+        "relative L2",
+        max(by_class.values()),
+        tolerances.networks["conditioner"],
+        f"worst for {_worst(by_class)}",
     )
     worst = max(steps, key=lambda step: step.forced.relative_l2)
     forced = Check(
-        "every step alone", "relative L2", worst.forced.relative_l2, tolerances.step, f"worst in step {worst.k}, channel {worst.channel}"
+        "every step alone",
+        "relative L2",
+        worst.forced.relative_l2,
+        tolerances.step,
+        f"worst in step {worst.k}, channel {worst.channel}",
     )
-    changes = Check("what steps change", "error over the change, median", median_change(steps), tolerances.change)
+    changes = Check(
+        "what steps change",
+        "error over the change, median",
+        median_change(steps),
+        tolerances.change,
+    )
     furthest = max(look.differences, key=lambda stage: stage.difference.relative_l2)
     blocks = Check(
-        "block by block", "relative L2", furthest.difference.relative_l2, tolerances.place, f"worst at {furthest.place}, in step {look.k}"
+        "block by block",
+        "relative L2",
+        furthest.difference.relative_l2,
+        tolerances.place,
+        f"worst at {furthest.place}, in step {look.k}",
     )
-    whole = Check("the whole run against its own steps", "relative L2", _replay_error(trial.recording), tolerances.step)
+    whole = Check(
+        "the whole run against its own steps",
+        "relative L2",
+        _replay_error(trial.recording),
+        tolerances.step,
+    )
     lowest = min(range(len(images)), key=lambda i: images[i].psnr_db)
     most = max(range(len(images)), key=lambda i: images[i].max_levels)
     figures = {
-        "max_levels": ("largest difference in 8-bit levels", float(images[most].max_levels), f"image {inputs.keys[most]}"),
+        "max_levels": (
+            "largest difference in 8-bit levels",
+            float(images[most].max_levels),
+            f"image {inputs.keys[most]}",
+        ),
         "mean_psnr_db": ("mean PSNR in dB", mean_psnr(images), ""),
-        "min_psnr_db": ("lowest PSNR in dB", images[lowest].psnr_db, f"image {inputs.keys[lowest]}"),
+        "min_psnr_db": (
+            "lowest PSNR in dB",
+            images[lowest].psnr_db,
+            f"image {inputs.keys[lowest]}",
+        ),
     }
-    final = [Check("final images", *figures[name][:2], limit, figures[name][2]) for name, limit in tolerances.images.items()]
+    final = [
+        Check("final images", *figures[name][:2], limit, figures[name][2])
+        for name, limit in tolerances.images.items()
+    ]
     return (*alone, classes, forced, changes, blocks, whole, *final)
 
 
@@ -375,18 +482,31 @@ class _Investigation:
         trial: Trial,
         tolerances: Tolerances,
     ) -> None:
-        self.reference, self.participant, self.probe, self.inputs, self.recipe = reference, participant, probe, inputs, recipe
+        self.reference, self.participant, self.probe, self.inputs, self.recipe = (
+            reference,
+            participant,
+            probe,
+            inputs,
+            recipe,
+        )
         self.trial, self.tolerances = trial, tolerances
 
-    def causes(self, networks: Mapping[str, Difference], steps: tuple[StepDifference, ...], look: _Look) -> list[str]:
+    def causes(
+        self, networks: Mapping[str, Difference], steps: tuple[StepDifference, ...], look: _Look
+    ) -> list[str]:
         """Return what seems to be at fault, in words."""
         found = [
             self._network_cause(name, apart)
             for name, apart in networks.items()
             if not self.tolerances.networks[name].holds(apart.relative_l2)
         ]
-        errors, limit = _class_errors(self.trial, self.reference.recording), self.tolerances.networks["conditioner"]
-        if limit.holds(networks["conditioner"].relative_l2) and not limit.holds(max(errors.values())):
+        errors, limit = (
+            _class_errors(self.trial, self.reference.recording),
+            self.tolerances.networks["conditioner"],
+        )
+        if limit.holds(networks["conditioner"].relative_l2) and not limit.holds(
+            max(errors.values())
+        ):
             wrong = [name for name, error in errors.items() if not limit.holds(error)]
             found.append(
                 f"the conditioner is wrong for {len(wrong)} classes that no image is of, most for {_worst(errors)}: look at its table"
@@ -399,7 +519,9 @@ class _Investigation:
             )
         if not found:
             end = steps[-1].free.relative_l2
-            found.append(f"every network and every step holds alone; over the free run the errors pile up to a relative L2 of {end:.1e}")
+            found.append(
+                f"every network and every step holds alone; over the free run the errors pile up to a relative L2 of {end:.1e}"
+            )
         return found
 
     def _network_cause(self, name: str, apart: Difference) -> str:
@@ -408,15 +530,17 @@ class _Investigation:
             return f"the {name} writes values that are no numbers: it overflows"
         stated = self.participant.bundle.scaling_factor
         if name == "encoder":
-            gain = fit_gain(self.trial.recording.anchor, self.reference.recording.anchor, self.tolerances.networks[name].value)
+            gain = fit_gain(
+                self.trial.recording.anchor,
+                self.reference.recording.anchor,
+                self.tolerances.networks[name].value,
+            )
             if gain is not None:
                 return f"{said}: all latents are {gain:.3g} times as large, so look at the scaling factor (bundle.json says {stated:g})"
         if name == "decoder":
             gain = self._decoder_gain()
             if gain is not None:
-                return (
-                    f"{said}: it agrees for latents {gain:.3g} times as large, so look at the scaling factor (bundle.json says {stated:g})"
-                )
+                return f"{said}: it agrees for latents {gain:.3g} times as large, so look at the scaling factor (bundle.json says {stated:g})"
         return said
 
     def _decoder_gain(self) -> float | None:
@@ -444,18 +568,31 @@ class _Investigation:
         Both can be: a step is held against what its right numbers make of the engine's own prediction.
         """
         if overflowing := [step.k for step in steps if not step.forced.finite]:
-            place = next((stage.place for stage in look.differences if not stage.difference.finite), None)
-            return [f"{_steps(overflowing)}: values that are no numbers{f', first after {place}' if place else ''}: it overflows"]
-        failing = [step.k for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)]
+            place = next(
+                (stage.place for stage in look.differences if not stage.difference.finite), None
+            )
+            return [
+                f"{_steps(overflowing)}: values that are no numbers{f', first after {place}' if place else ''}: it overflows"
+            ]
+        failing = [
+            step.k for step in steps if not self.tolerances.step.holds(step.forced.relative_l2)
+        ]
         first = first_beyond(look.differences, self.tolerances.place.value)
         if not failing and first is None and self.tolerances.change.holds(median_change(steps)):
             return []
-        where, looked = _steps(failing) if failing else "all steps", f"(looked into at step {look.k})"
+        where, looked = (
+            _steps(failing) if failing else "all steps",
+            f"(looked into at step {look.k})",
+        )
         faults, unexplained = self._fit_steps(steps)
         causes = [f"{where}: {self._place(first, look)} {looked}"] if first else []
         causes += self._number_causes(faults)
         if unexplained:
-            said = f"no place in the graph leaves the reference {looked}, so the" if first is None else "beside what the graph predicts, a"
+            said = (
+                f"no place in the graph leaves the reference {looked}, so the"
+                if first is None
+                else "beside what the graph predicts, a"
+            )
             causes.append(
                 f"{_steps(unexplained)}: {said} fault lies behind the network, in guidance, DDIM or semantic guidance, or in what the "
                 "engine made of the graph"
@@ -464,10 +601,14 @@ class _Investigation:
             causes += self._window_cause(faults)
         if not causes:
             predicted = f"{look.differences[-1].difference.relative_l2:.1e} {looked}"
-            causes = [f"{where}: every block holds; guidance and the size of the step multiply the rounding of the prediction, {predicted}"]
+            causes = [
+                f"{where}: every block holds; guidance and the size of the step multiply the rounding of the prediction, {predicted}"
+            ]
         return causes
 
-    def _fit_steps(self, steps: tuple[StepDifference, ...]) -> tuple[dict[int, TermFault], list[int]]:
+    def _fit_steps(
+        self, steps: tuple[StepDifference, ...]
+    ) -> tuple[dict[int, TermFault], list[int]]:
         """Return the number that is wrong in each step that has one, and the steps that are wrong and no number explains."""
         faults: dict[int, TermFault] = {}
         wrong, uncertain = [], []
@@ -478,11 +619,15 @@ class _Investigation:
             if not np.isfinite(prediction).all():
                 wrong.append(step.k)
                 continue
-            own = next_latent(latent, anchor, prediction, row, self.reference.participant.bundle.layout)
+            own = next_latent(
+                latent, anchor, prediction, row, self.reference.participant.bundle.layout
+            )
             apart = difference(found, own).relative_l2
             if self._holds(apart, difference(found - latent, own - latent).relative_l2):
                 continue
-            fault = fit_step(found, latent, anchor, prediction, row, self.reference.participant.bundle.layout)
+            fault = fit_step(
+                found, latent, anchor, prediction, row, self.reference.participant.bundle.layout
+            )
             if fault is not None:
                 faults[step.k] = fault
             elif self.tolerances.step.holds(apart):
@@ -490,7 +635,9 @@ class _Investigation:
             else:
                 wrong.append(step.k)
         # The first steps change next to nothing, and rounding alone is beyond that: like the check, this goes by the median.
-        return faults, sorted(wrong + uncertain, reverse=True) if 2 * len(uncertain) > len(steps) else wrong
+        return faults, sorted(wrong + uncertain, reverse=True) if 2 * len(uncertain) > len(
+            steps
+        ) else wrong
 
     def _holds(self, forced: float, change: float) -> bool:
         return self.tolerances.step.holds(forced) and self.tolerances.change.holds(change)
@@ -500,9 +647,17 @@ class _Investigation:
         recording, i = self.reference.recording, self.recipe.start_step - k
         images = _worst_images(self.reference, self.trial, self.recipe, k)[:FITTED_IMAGES]
         latent = recording.latents[i, images]
-        prediction = self.probe.stages(latent, _modulation_pair(self.reference, self.inputs, k, images)).prediction
+        prediction = self.probe.stages(
+            latent, _modulation_pair(self.reference, self.inputs, k, images)
+        ).prediction
         row = self.reference.participant.table(self.recipe)[k - 1]
-        return self.trial.teacher_forced[i, images], latent, recording.anchor[images], prediction, row
+        return (
+            self.trial.teacher_forced[i, images],
+            latent,
+            recording.anchor[images],
+            prediction,
+            row,
+        )
 
     def _number_causes(self, faults: Mapping[int, TermFault]) -> list[str]:
         """Return a line for the steps of each fault, or for each number where it is another one in many steps."""
@@ -521,7 +676,9 @@ class _Investigation:
             else:
                 every = sorted((k for _, steps in of_term for k in steps), reverse=True)
                 fault, steps = max(of_term, key=lambda one: len(one[1]))
-                causes.append(f"{_steps(every)}: {fault} in step {steps[0]}, and likewise in the others")
+                causes.append(
+                    f"{_steps(every)}: {fault} in step {steps[0]}, and likewise in the others"
+                )
         return causes
 
     def _window_cause(self, faults: Mapping[int, TermFault]) -> list[str]:
@@ -538,8 +695,16 @@ class _Investigation:
         if wanted is None or seen == wanted:
             return []
         if not any(gammas.values()):
-            return [f"semantic guidance acts nowhere instead of in the window {wanted[0]}:{wanted[1]}"]
-        return [f"semantic guidance acts in the window {seen[0]}:{seen[1]} instead of {wanted[0]}:{wanted[1]}"] if seen else []
+            return [
+                f"semantic guidance acts nowhere instead of in the window {wanted[0]}:{wanted[1]}"
+            ]
+        return (
+            [
+                f"semantic guidance acts in the window {seen[0]}:{seen[1]} instead of {wanted[0]}:{wanted[1]}"
+            ]
+            if seen
+            else []
+        )
 
     def _place(self, first: StageDifference, look: _Look) -> str:
         """Return where the denoiser leaves the reference, in words."""
@@ -547,7 +712,9 @@ class _Investigation:
             return f"{first.place} holds the class's row where the null class's belongs and the other way round"
         said = f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e}"
         jump = steepest(look.differences[: look.differences.index(first) + 1], JUMP)
-        return said + (f", and the error jumps at {jump.place}" if jump and jump is not first else "")
+        return said + (
+            f", and the error jumps at {jump.place}" if jump and jump is not first else ""
+        )
 
 
 def _steps(steps: list[int]) -> str:
@@ -558,6 +725,10 @@ def _steps(steps: list[int]) -> str:
             runs[-1].append(step)
         else:
             runs.append([step])
-    shown = [text for run in runs for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else map(str, run))]
+    shown = [
+        text
+        for run in runs
+        for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else map(str, run))
+    ]
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
     return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown[:8])}{more}"

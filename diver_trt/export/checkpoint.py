@@ -20,7 +20,9 @@ from diver_trt.method.schedule import BETA_SCHEDULES, NoiseSchedule
 
 TimestepFrequencies = Literal["dit", "diffusers"]
 
-DIT_NOISE_SCHEDULE = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
+DIT_NOISE_SCHEDULE = NoiseSchedule(
+    kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000
+)
 DIT_VAE = "stabilityai/sd-vae-ft-mse"
 DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads by width, for DiT-S, -B, -L and -XL: a checkpoint's tensors do not show them."""
@@ -72,13 +74,22 @@ def load_model(
         ExportError: The source is no DiT, cannot be read, or was trained in a way that DIVER's equations do not cover.
     """
     if source.endswith((".pt", ".pth")):
-        transformer, schedule, names, licence = load_dit_checkpoint(Path(source)), DIT_NOISE_SCHEDULE, None, None
+        transformer, schedule, names, licence = (
+            load_dit_checkpoint(Path(source)),
+            DIT_NOISE_SCHEDULE,
+            None,
+            None,
+        )
         model_id, autoencoder = Path(source).name, _load_vae(vae or DIT_VAE)
     else:
         pipeline = _load_pipeline(source, revision)
         transformer = pipeline.transformer
         autoencoder = _load_vae(vae) if vae else pipeline.vae
-        schedule, names, licence = _noise_schedule(pipeline), _class_names(source, revision), _licence(source)
+        schedule, names, licence = (
+            _noise_schedule(pipeline),
+            _class_names(source, revision),
+            _licence(source),
+        )
         model_id = Path(source).name if Path(source).exists() else source
     default, reason = _trained_frequencies(source, transformer)
     if timestep_frequencies is not None:
@@ -113,7 +124,9 @@ def with_timestep_frequencies(model: Model, frequencies: TimestepFrequencies) ->
     return replace(model, timestep_frequencies=frequencies, frequencies_reason="as asked")
 
 
-def set_timestep_frequencies(transformer: DiTTransformer2DModel, frequencies: TimestepFrequencies) -> None:
+def set_timestep_frequencies(
+    transformer: DiTTransformer2DModel, frequencies: TimestepFrequencies
+) -> None:
     """Make the transformer compute the sinusoids its weights were trained with.
 
     diffusers' class divides by 127 where DiT divides by 128, and diffusers publishes DiT's weights under its own class.
@@ -122,11 +135,18 @@ def set_timestep_frequencies(transformer: DiTTransformer2DModel, frequencies: Ti
         block.norm1.emb.time_proj.downscale_freq_shift = 0 if frequencies == "dit" else 1
 
 
-def _trained_frequencies(source: str, transformer: DiTTransformer2DModel) -> tuple[TimestepFrequencies, str]:
+def _trained_frequencies(
+    source: str, transformer: DiTTransformer2DModel
+) -> tuple[TimestepFrequencies, str]:
     if source.endswith((".pt", ".pth")):
         return "dit", "the file is in DiT's own layout"
     config = transformer.config
-    size = (config.num_layers, config.num_attention_heads, config.attention_head_dim, config.num_embeds_ada_norm)
+    size = (
+        config.num_layers,
+        config.num_attention_heads,
+        config.attention_head_dim,
+        config.num_embeds_ada_norm,
+    )
     if size == (28, 16, 72, 1000):
         return "dit", "this is DiT-XL for ImageNet, published with DiT's own weights"
     return "diffusers", "taken to be trained with diffusers' class"
@@ -136,35 +156,53 @@ def _load_pipeline(source: str, revision: str | None) -> DiTPipeline:
     index = Path(source) / "model_index.json"
     if Path(source).exists():
         if not index.is_file():
-            raise ExportError(f"{source}: has no model_index.json; expected a diffusers pipeline directory, a hub name or a .pt file")
+            raise ExportError(
+                f"{source}: has no model_index.json; expected a diffusers pipeline directory, a hub name or a .pt file"
+            )
         try:
             kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
         except (ValueError, KeyError, TypeError) as cause:
             raise ExportError(f"{index}: not the index of a diffusers pipeline") from cause
         if kind != "DiTPipeline":
-            raise ExportError(f"{source}: holds a {kind}; expected a DiTPipeline (a class-conditional diffusion transformer)")
+            raise ExportError(
+                f"{source}: holds a {kind}; expected a DiTPipeline (a class-conditional diffusion transformer)"
+            )
     diffusers_logging.disable_progress_bar()  # whoever calls owns the progress bar
     diffusers_logging.set_verbosity_error()  # it warns that id2label's keys are texts, as they are in every JSON file
     try:
-        return DiTPipeline.from_pretrained(source, revision=revision, dtype=torch.float32, low_cpu_mem_usage=False)
-    except Exception as cause:  # diffusers and the hub's client raise whatever a damaged part makes them
-        raise ExportError(f"{source}: cannot be loaded as a DiTPipeline: {_first_line(cause)}") from cause
+        return DiTPipeline.from_pretrained(
+            source, revision=revision, dtype=torch.float32, low_cpu_mem_usage=False
+        )
+    except (
+        Exception
+    ) as cause:  # diffusers and the hub's client raise whatever a damaged part makes them
+        raise ExportError(
+            f"{source}: cannot be loaded as a DiTPipeline: {_first_line(cause)}"
+        ) from cause
 
 
 def _load_vae(source: str) -> AutoencoderKL:
     try:
         return AutoencoderKL.from_pretrained(source, dtype=torch.float32, low_cpu_mem_usage=False)
-    except Exception as cause:  # diffusers and the hub's client raise whatever a damaged part makes them
-        raise ExportError(f"{source}: cannot be loaded as an AutoencoderKL: {_first_line(cause)}; choose one with --vae") from cause
+    except (
+        Exception
+    ) as cause:  # diffusers and the hub's client raise whatever a damaged part makes them
+        raise ExportError(
+            f"{source}: cannot be loaded as an AutoencoderKL: {_first_line(cause)}; choose one with --vae"
+        ) from cause
 
 
 def _noise_schedule(pipeline: DiTPipeline) -> NoiseSchedule:
     config = pipeline.scheduler.config
     if config.get("trained_betas") is not None or config.beta_schedule not in BETA_SCHEDULES:
         kind = "trained_betas" if config.get("trained_betas") is not None else config.beta_schedule
-        raise ExportError(f"the scheduler has the beta schedule {kind!r}; expected one of {', '.join(BETA_SCHEDULES)}")
+        raise ExportError(
+            f"the scheduler has the beta schedule {kind!r}; expected one of {', '.join(BETA_SCHEDULES)}"
+        )
     if (kind := config.get("prediction_type", "epsilon")) != "epsilon":
-        raise ExportError(f"the model predicts {kind!r}; DIVER's equations are for models that predict the noise ('epsilon')")
+        raise ExportError(
+            f"the model predicts {kind!r}; DIVER's equations are for models that predict the noise ('epsilon')"
+        )
     return NoiseSchedule(
         kind=config.beta_schedule,
         beta_start=config.beta_start,
@@ -204,16 +242,22 @@ def load_dit_checkpoint(path: Path) -> DiTTransformer2DModel:
     except FileNotFoundError as cause:
         raise ExportError(f"{path}: no such file") from cause
     except Exception as cause:  # torch raises UnpicklingError, RuntimeError, EOFError and more for what is no safe checkpoint
-        raise ExportError(f"{path}: not a checkpoint that can be loaded safely ({_first_line(cause)})") from cause
+        raise ExportError(
+            f"{path}: not a checkpoint that can be loaded safely ({_first_line(cause)})"
+        ) from cause
     if isinstance(state, dict):
         state = state.get("ema", state.get("model", state))
     if not isinstance(state, dict) or "x_embedder.proj.weight" not in state:
-        raise ExportError(f"{path}: holds no x_embedder.proj.weight; expected a checkpoint in the layout of facebookresearch/DiT")
+        raise ExportError(
+            f"{path}: holds no x_embedder.proj.weight; expected a checkpoint in the layout of facebookresearch/DiT"
+        )
     try:
         transformer = _transformer_for(state)
         transformer.load_state_dict(diffusers_state(state))
     except (KeyError, RuntimeError) as cause:
-        raise ExportError(f"{path}: not in the layout of facebookresearch/DiT: {_first_line(cause)}") from cause
+        raise ExportError(
+            f"{path}: not in the layout of facebookresearch/DiT: {_first_line(cause)}"
+        ) from cause
     embedder = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         block.norm1.emb = embedder
@@ -223,7 +267,9 @@ def load_dit_checkpoint(path: Path) -> DiTTransformer2DModel:
 def _transformer_for(state: dict[str, Tensor]) -> DiTTransformer2DModel:
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     if width not in DIT_HEADS:
-        raise ExportError(f"the DiT has width {width}; known are {', '.join(map(str, DIT_HEADS))} (DiT-S, -B, -L, -XL)")
+        raise ExportError(
+            f"the DiT has width {width}; known are {', '.join(map(str, DIT_HEADS))} (DiT-S, -B, -L, -XL)"
+        )
     tokens = state["pos_embed"].shape[1]
     return DiTTransformer2DModel(
         num_attention_heads=DIT_HEADS[width],
@@ -271,7 +317,9 @@ def diffusers_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 renamed[f"transformer_blocks.{match[1]}.attn1.{name}.{match[2]}"] = part
         elif prefix := next((prefix for prefix in _EMBEDDER if key.startswith(prefix)), None):
             for block in blocks:
-                renamed[f"transformer_blocks.{block}.norm1.emb.{_EMBEDDER[prefix]}{key.removeprefix(prefix)}"] = value
+                renamed[
+                    f"transformer_blocks.{block}.norm1.emb.{_EMBEDDER[prefix]}{key.removeprefix(prefix)}"
+                ] = value
         elif pattern := next((pattern for pattern in _RENAMED if re.match(pattern, key)), None):
             renamed[re.sub(pattern, _RENAMED[pattern], key)] = value
         else:

@@ -54,12 +54,18 @@ def check_against_module(
         found = session.run(None, arrays)
         with torch.no_grad():
             tensors = (torch.from_numpy(array) for array in arrays.values())
-            expected = reference(*(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)).numpy()
+            expected = reference(
+                *(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)
+            ).numpy()
         for spec, array in zip(outputs, found, strict=True):
             if array.shape != spec.concrete(batch):
-                raise ExportError(f"{path.name}: {spec.name} has shape {list(array.shape)} at batch {batch}, expected {spec}")
+                raise ExportError(
+                    f"{path.name}: {spec.name} has shape {list(array.shape)} at batch {batch}, expected {spec}"
+                )
             if not np.isfinite(array).all():
-                raise ExportError(f"{path.name}: {spec.name} is not finite at batch {batch}; the model overflows in {precision}")
+                raise ExportError(
+                    f"{path.name}: {spec.name} is not finite at batch {batch}; the model overflows in {precision}"
+                )
         error = relative_l2(found[0], expected)
         on_batch(batch, error)
         worst = max(worst, error)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from diver_trt.bundle import NETWORKS, FileRecord, Network, NetworkName, Precision, contract, write_manifest
+from diver_trt.bundle import NETWORKS, Network, NetworkName, Precision, contract, write_manifest
 from diver_trt.errors import OutputError
 from diver_trt.export.checkpoint import Model, weights_sha256
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.networks import build_networks, step_layout
 from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.files import FileRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ class ExportedNetwork:
     error: float
 
 
-def export_bundle(model: Model, path: Path, precision: Precision = "fp32") -> Iterator[ExportedNetwork]:
+def export_bundle(
+    model: Model, path: Path, precision: Precision = "fp32"
+) -> Iterator[ExportedNetwork]:
     """Write a bundle network by network, yielding each when it is written and checked.
 
     The bundle appears under its name when all four are done; until then, and after a failure, nothing is there.
@@ -44,7 +47,9 @@ def export_bundle(model: Model, path: Path, precision: Precision = "fp32") -> It
         ExportError: A graph fails its checks.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path}: already exists; choose another folder for the bundle, or remove this one")
+        raise OutputError(
+            f"{path}: already exists; choose another folder for the bundle, or remove this one"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -64,9 +69,13 @@ def export_bundle(model: Model, path: Path, precision: Precision = "fp32") -> It
 
 def _export_networks(model: Model, folder: Path, precision: Precision) -> Iterator[ExportedNetwork]:
     references: dict[NetworkName, Any] = build_networks(model, torch.float32)
-    networks: dict[NetworkName, Any] = references if precision == "fp32" else build_networks(model, torch.float16)
+    networks: dict[NetworkName, Any] = (
+        references if precision == "fp32" else build_networks(model, torch.float16)
+    )
     width = sum(layer.out_features for layer in references["conditioner"].sections)
-    tensors = contract(_image_size(model), _latent_shape(model), step_layout(model.transformer), width, precision)
+    tensors = contract(
+        _image_size(model), _latent_shape(model), step_layout(model.transformer), width, precision
+    )
     for name in NETWORKS:
         inputs, outputs = tensors[name]
         graph = folder / f"{name}.onnx"
@@ -95,13 +104,22 @@ def _latent_shape(model: Model) -> tuple[int, int, int]:
 
 def _image_size(model: Model) -> int:
     """Return the side of the decoded image: every level of the VAE but one halves it."""
-    return int(model.transformer.config.sample_size * 2 ** (len(model.vae.config.block_out_channels) - 1))
+    return int(
+        model.transformer.config.sample_size * 2 ** (len(model.vae.config.block_out_channels) - 1)
+    )
 
 
-def _manifest(model: Model, networks: dict[NetworkName, Network], precision: Precision) -> dict[str, Any]:
+def _manifest(
+    model: Model, networks: dict[NetworkName, Network], precision: Precision
+) -> dict[str, Any]:
     schedule, classes = model.noise_schedule, model.transformer.config.num_embeds_ada_norm
     return {
-        "model": {"id": model.model_id, "revision": model.revision, "licence": model.licence, "weights_sha256": weights_sha256(model)},
+        "model": {
+            "id": model.model_id,
+            "revision": model.revision,
+            "licence": model.licence,
+            "weights_sha256": weights_sha256(model),
+        },
         "precision": precision,
         "image_size": _image_size(model),
         "latent_shape": _latent_shape(model),
@@ -118,7 +136,10 @@ def _manifest(model: Model, networks: dict[NetworkName, Network], precision: Pre
         "learned_variance": step_layout(model.transformer).learned_variance,
         "timestep_frequencies": model.timestep_frequencies,
         "networks": {name: _describe(network) for name, network in networks.items()},
-        "exported_with": {package: version(package) for package in ("diver-trt", "torch", "diffusers", "onnx", "onnxscript")},
+        "exported_with": {
+            package: version(package)
+            for package in ("diver-trt", "torch", "diffusers", "onnx", "onnxscript")
+        },
     }
 
 

@@ -73,8 +73,12 @@ class Conditioner(nn.Module):
         self.time_proj = blocks[0].norm1.emb.time_proj
         embedders: list[Any] = []
         sections: list[tuple[int, list[nn.Linear]]] = []
-        for embedder, layer in [(b.norm1.emb, b.norm1.linear) for b in blocks] + [(blocks[0].norm1.emb, transformer.proj_out_1)]:
-            known = next((i for i, other in enumerate(embedders) if _same_weights(embedder, other)), None)
+        for embedder, layer in [(b.norm1.emb, b.norm1.linear) for b in blocks] + [
+            (blocks[0].norm1.emb, transformer.proj_out_1)
+        ]:
+            known = next(
+                (i for i, other in enumerate(embedders) if _same_weights(embedder, other)), None
+            )
             if known is None:
                 known = len(embedders)
                 embedders.append(embedder)
@@ -82,21 +86,34 @@ class Conditioner(nn.Module):
                 sections[-1][1].append(layer)
             else:
                 sections.append((known, [layer]))
-        self.timestep_embedders = nn.ModuleList(in_dtype(embedder.timestep_embedder, dtype) for embedder in embedders)
-        self.label_tables = nn.ModuleList(in_dtype(embedder.class_embedder.embedding_table, dtype) for embedder in embedders)
+        self.timestep_embedders = nn.ModuleList(
+            in_dtype(embedder.timestep_embedder, dtype) for embedder in embedders
+        )
+        self.label_tables = nn.ModuleList(
+            in_dtype(embedder.class_embedder.embedding_table, dtype) for embedder in embedders
+        )
         self.section_embedders = [embedder for embedder, _ in sections]
         self.sections = nn.ModuleList(_joined(layers).to(dtype) for _, layers in sections)
 
     def forward(self, timestep: Tensor, label: Tensor) -> Tensor:
         sinusoids = self.time_proj(timestep).to(self.dtype)
         conditions = [
-            F.silu(embed(sinusoids) + table(label)) for embed, table in zip(self.timestep_embedders, self.label_tables, strict=True)
+            F.silu(embed(sinusoids) + table(label))
+            for embed, table in zip(self.timestep_embedders, self.label_tables, strict=True)
         ]
-        return torch.cat([layer(conditions[i]) for i, layer in zip(self.section_embedders, self.sections, strict=True)], dim=1)
+        return torch.cat(
+            [
+                layer(conditions[i])
+                for i, layer in zip(self.section_embedders, self.sections, strict=True)
+            ],
+            dim=1,
+        )
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:
-    return one is other or all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    return one is other or all(
+        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
 
 
 def _joined(layers: list[nn.Linear]) -> nn.Linear:
@@ -118,8 +135,12 @@ class Block(nn.Module):
         self.attention, self.mlp = in_dtype(block.attn1, dtype), in_dtype(block.ff, dtype)
 
     def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.float().unsqueeze(1).chunk(6, dim=2)
-        attended = self._attend((self.attention_norm(tokens) * (1 + scale_a) + shift_a).to(self.dtype))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
+            modulation.float().unsqueeze(1).chunk(6, dim=2)
+        )
+        attended = self._attend(
+            (self.attention_norm(tokens) * (1 + scale_a) + shift_a).to(self.dtype)
+        )
         tokens = gate_a * attended.float() + tokens
         widened = self.mlp((self.mlp_norm(tokens) * (1 + scale_m) + shift_m).to(self.dtype))
         mixed: Tensor = gate_m * widened.float() + tokens
@@ -143,7 +164,9 @@ class Denoiser(nn.Module):
     float32 (`diver_trt.method.step.guided_step`).
     """
 
-    def __init__(self, transformer: DiTTransformer2DModel, layout: StepLayout, dtype: torch.dtype) -> None:
+    def __init__(
+        self, transformer: DiTTransformer2DModel, layout: StepLayout, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.layout, self.dtype = layout, dtype
         self.patch_size, self.out_channels = transformer.config.patch_size, transformer.out_channels
@@ -151,14 +174,24 @@ class Denoiser(nn.Module):
         self.patch_projection = in_dtype(transformer.pos_embed.proj, dtype)
         self.register_buffer("position", transformer.pos_embed.pos_embed.float())
         self.blocks = nn.ModuleList(Block(block, dtype) for block in transformer.transformer_blocks)
-        self.final_norm, self.final_projection = transformer.norm_out, in_dtype(transformer.proj_out_2, dtype)
+        self.final_norm, self.final_projection = (
+            transformer.norm_out,
+            in_dtype(transformer.proj_out_2, dtype),
+        )
 
-    def forward(self, latent: Tensor, anchor: Tensor, modulation: Tensor, coefficients: Tensor) -> Tensor:
+    def forward(
+        self, latent: Tensor, anchor: Tensor, modulation: Tensor, coefficients: Tensor
+    ) -> Tensor:
         prediction = self.predict(torch.cat([latent, latent]), modulation.flatten(0, 1))
         by_class, by_null = prediction.reshape(2, -1, *prediction.shape[1:])
-        eps_class, eps_null = by_class[:, : self.layout.channels], by_null[:, : self.layout.channels]
+        eps_class, eps_null = (
+            by_class[:, : self.layout.channels],
+            by_null[:, : self.layout.channels],
+        )
         variance = by_class[:, self.layout.channels :]  # the class-conditional one, as in DiT
-        next_latent: Tensor = guided_step(latent, anchor, eps_class, eps_null, variance, coefficients, self.layout, torch.exp)
+        next_latent: Tensor = guided_step(
+            latent, anchor, eps_class, eps_null, variance, coefficients, self.layout, torch.exp
+        )
         return next_latent
 
     def predict(self, latent: Tensor, modulation: Tensor) -> Tensor:
@@ -169,9 +202,13 @@ class Denoiser(nn.Module):
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, modulation[:, 6 * self.width * i : 6 * self.width * (i + 1)])
         shift, scale = modulation[:, -2 * self.width :].float().unsqueeze(1).chunk(2, dim=2)
-        outputs = self.final_projection((self.final_norm(tokens) * (1 + scale) + shift).to(self.dtype)).float()
+        outputs = self.final_projection(
+            (self.final_norm(tokens) * (1 + scale) + shift).to(self.dtype)
+        ).float()
         patch = self.patch_size
-        outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(0, 5, 1, 3, 2, 4)
+        outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(
+            0, 5, 1, 3, 2, 4
+        )
         image: Tensor = outputs.reshape(-1, self.out_channels, grid * patch, grid * patch)
         return image
 
@@ -185,7 +222,10 @@ class Encoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.channels = dtype, vae.config.latent_channels
-        self.encoder, self.quant = with_float32_norms(in_dtype(vae.encoder, dtype), dtype), vae.quant_conv
+        self.encoder, self.quant = (
+            with_float32_norms(in_dtype(vae.encoder, dtype), dtype),
+            vae.quant_conv,
+        )
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
 
@@ -206,7 +246,10 @@ class Decoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.decoder, self.post_quant = with_float32_norms(in_dtype(vae.decoder, dtype), dtype), vae.post_quant_conv
+        self.decoder, self.post_quant = (
+            with_float32_norms(in_dtype(vae.decoder, dtype), dtype),
+            vae.post_quant_conv,
+        )
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
 

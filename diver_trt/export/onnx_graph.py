@@ -24,7 +24,9 @@ EMBED_LIMIT_BYTES = 64 * 1024**2
 """Larger weights go to a file beside the graph: a protobuf ends at 2 GB, and external data can be mapped instead of parsed."""
 
 
-def graph_from_network(network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], path: Path) -> Path | None:
+def graph_from_network(
+    network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], path: Path
+) -> Path | None:
     """Write a network's ONNX graph and return the file of its external data, if it has one.
 
     Args:
@@ -39,18 +41,30 @@ def graph_from_network(network: nn.Module, inputs: tuple[TensorSpec, ...], outpu
     """
     arrays = random_inputs(inputs, size=2, seed=0)
     # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such limit.
-    dynamic = {dim: torch.export.Dim(dim, max=63) for spec in inputs for dim in spec.shape if isinstance(dim, str)}
+    dynamic = {
+        dim: torch.export.Dim(dim, max=63)
+        for spec in inputs
+        for dim in spec.shape
+        if isinstance(dim, str)
+    }
     program = _export_quietly(
         path.name,
         network,
         tuple(torch.from_numpy(array) for array in arrays.values()),
         input_names=[spec.name for spec in inputs],
         output_names=[spec.name for spec in outputs],
-        dynamic_shapes=tuple({axis: dynamic[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in inputs),
+        dynamic_shapes=tuple(
+            {axis: dynamic[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+            for spec in inputs
+        ),
     )
     model = program.model
     _forget_origins(model)
-    size = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value) is not None)
+    size = sum(
+        tensor.nbytes
+        for value in model.graph.initializers.values()
+        if (tensor := value.const_value) is not None
+    )
     weights = path.with_name(f"{path.name}.data") if size > EMBED_LIMIT_BYTES else None
     onnx_ir.save(model, path, external_data=weights.name if weights else None)
     _check_graph(path, inputs, outputs)
@@ -99,8 +113,12 @@ def _export_quietly(
                 dynamic_shapes=dynamic_shapes,  # names the axes
                 verbose=False,
             )
-    except Exception as cause:  # torch raises many kinds, and their first line says what could not be traced
-        raise ExportError(f"{name}: torch cannot export this network: {str(cause).strip().splitlines()[0]}") from cause
+    except (
+        Exception
+    ) as cause:  # torch raises many kinds, and their first line says what could not be traced
+        raise ExportError(
+            f"{name}: torch cannot export this network: {str(cause).strip().splitlines()[0]}"
+        ) from cause
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -117,20 +135,33 @@ def _forget_origins(model: onnx_ir.Model) -> None:
         node.doc_string = None
 
 
-def _check_graph(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+def _check_graph(
+    path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
-        raise ExportError(f"{path.name}: is no valid ONNX graph: {str(cause).strip().splitlines()[0]}") from cause
+        raise ExportError(
+            f"{path.name}: is no valid ONNX graph: {str(cause).strip().splitlines()[0]}"
+        ) from cause
     model = onnx.load(str(path), load_external_data=False)
-    for direction, found, wanted in (("reads", model.graph.input, inputs), ("writes", model.graph.output, outputs)):
+    for direction, found, wanted in (
+        ("reads", model.graph.input, inputs),
+        ("writes", model.graph.output, outputs),
+    ):
         declared = tuple(_spec(value) for value in found)
         if declared != wanted:
-            raise ExportError(f"{path.name} {direction} {', '.join(map(str, declared))}; expected {', '.join(map(str, wanted))}")
+            raise ExportError(
+                f"{path.name} {direction} {', '.join(map(str, declared))}; expected {', '.join(map(str, wanted))}"
+            )
     if any(node.op_type == "Attention" for node in model.graph.node):
-        raise ExportError(f"{path.name} holds a fused Attention node, which TensorRT 10 cannot run; export with opset {OPSET}")
+        raise ExportError(
+            f"{path.name} holds a fused Attention node, which TensorRT 10 cannot run; export with opset {OPSET}"
+        )
     if dead := dead_inputs(model):
-        raise ExportError(f"{path.name}: nothing reads the input {', '.join(dead)}; the traced module ignores it")
+        raise ExportError(
+            f"{path.name}: nothing reads the input {', '.join(dead)}; the traced module ignores it"
+        )
 
 
 def dead_inputs(model: onnx.ModelProto) -> list[str]:
@@ -150,4 +181,6 @@ def dead_inputs(model: onnx.ModelProto) -> list[str]:
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     dims = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
-    return TensorSpec(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
+    return TensorSpec(
+        value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims
+    )

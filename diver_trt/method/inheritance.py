@@ -8,7 +8,12 @@ from numpy.typing import NDArray
 from diver_trt.recipe import Recipe
 
 
-def start_latent(anchor: NDArray[np.float32], noise: NDArray[np.float32], abar: NDArray[np.float64], recipe: Recipe) -> NDArray[np.float32]:
+def start_latent(
+    anchor: NDArray[np.float32],
+    noise: NDArray[np.float32],
+    abar: NDArray[np.float64],
+    recipe: Recipe,
+) -> NDArray[np.float32]:
     """Return the latent that sampling starts from, [n, c, h, w] float32.
 
     It is z_{t_f} = sqrt(abar_{t_f}) z_0 + sqrt(1 - abar_{t_f}) n (DIVER, semantic inheritance; DDPM, Eq. 4). Sampling starts with
@@ -23,5 +28,7 @@ def start_latent(anchor: NDArray[np.float32], noise: NDArray[np.float32], abar: 
     if recipe.inherit_step is None:
         return noise
     level = abar[recipe.inherit_step]
-    lifted: NDArray[np.float32] = np.float32(np.sqrt(level)) * anchor + np.float32(np.sqrt(1 - level)) * noise
+    lifted: NDArray[np.float32] = (
+        np.float32(np.sqrt(level)) * anchor + np.float32(np.sqrt(1 - level)) * noise
+    )
     return lifted

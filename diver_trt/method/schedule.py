@@ -43,9 +43,13 @@ class NoiseSchedule:
     def alphas_cumprod(self) -> Float64:
         """Return abar_t for t = 0 .. train_timesteps - 1, [T] float64 (DDPM, Eq. 4)."""
         if self.kind == "linear":
-            betas = np.linspace(self.beta_start, self.beta_end, self.train_timesteps, dtype=np.float64)
+            betas = np.linspace(
+                self.beta_start, self.beta_end, self.train_timesteps, dtype=np.float64
+            )
         else:
-            roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.train_timesteps, dtype=np.float64)
+            roots = np.linspace(
+                self.beta_start**0.5, self.beta_end**0.5, self.train_timesteps, dtype=np.float64
+            )
             betas = roots * roots
         return np.cumprod(1.0 - betas, dtype=np.float64)
 
@@ -58,7 +62,9 @@ class NoiseSchedule:
             RecipeError: There are fewer training timesteps than steps.
         """
         if steps > self.train_timesteps:
-            raise RecipeError(f"steps is {steps}, but the model was trained with {self.train_timesteps} timesteps; use at most that many.")
+            raise RecipeError(
+                f"steps is {steps}, but the model was trained with {self.train_timesteps} timesteps; use at most that many."
+            )
         return np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
 
     def respaced(self, steps: int) -> Float64:
@@ -79,10 +85,14 @@ def step_table(schedule: NoiseSchedule, recipe: Recipe, layout: StepLayout) -> F
     """
     channels = layout.channels
     if recipe.cfg_channels > channels:
-        raise RecipeError(f"cfg_channels is {recipe.cfg_channels}, but the model's latents have {channels} channels; use 1 to {channels}.")
+        raise RecipeError(
+            f"cfg_channels is {recipe.cfg_channels}, but the model's latents have {channels} channels; use 1 to {channels}."
+        )
     abar = schedule.respaced(recipe.steps)
     a, b = ddim_coefficients(abar)
-    sigma: Sigma = "posterior" if recipe.sigma == "learned" and not layout.learned_variance else recipe.sigma
+    sigma: Sigma = (
+        "posterior" if recipe.sigma == "learned" and not layout.learned_variance else recipe.sigma
+    )
     k = np.arange(1, recipe.steps + 1)
     high, low = recipe.window
     table = np.empty((recipe.steps, layout.width))

@@ -55,7 +55,14 @@ class StepLayout:
 
 
 def guided_step(
-    latent: Any, anchor: Any, eps_class: Any, eps_null: Any, variance: Any, row: Any, layout: StepLayout, exp: Callable[[Any], Any]
+    latent: Any,
+    anchor: Any,
+    eps_class: Any,
+    eps_null: Any,
+    variance: Any,
+    row: Any,
+    layout: StepLayout,
+    exp: Callable[[Any], Any],
 ) -> Any:
     """Return z_{k-1} from z_k: classifier-free guidance, DDIM and semantic guidance (DIVER, semantic guidance and fusion; DDIM, Eq. 12).
 

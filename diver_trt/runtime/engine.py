@@ -57,7 +57,9 @@ class Denoiser(Protocol):
     def stepwise(self) -> bool:
         """Whether `latent` shows every step while `run` counts; a replayed graph only shows the last one."""
 
-    def load(self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations) -> None:
+    def load(
+        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+    ) -> None:
         """Take a batch: latents [batch, c, h, w] float32, each image's modulations of all steps [steps, M], and the null class's."""
 
     def run(self) -> Iterator[int]:
@@ -105,7 +107,9 @@ def within_host_memory() -> Iterator[None]:
     try:
         yield
     except MemoryError as cause:
-        raise DeviceMemoryError(f"out of memory on the host ({str(cause) or 'no size is known'}); use a smaller --batch") from cause
+        raise DeviceMemoryError(
+            f"out of memory on the host ({str(cause) or 'no size is known'}); use a smaller --batch"
+        ) from cause
 
 
 def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.generic]) -> None:

@@ -24,10 +24,17 @@ from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session, within_host_memory
-from diver_trt.runtime.memory import MemoryPlan
+from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
+from diver_trt.runtime.backends.tensorrt.sidecar import BACKENDS
+from diver_trt.runtime.engine import (
+    Denoiser,
+    Engine,
+    Latents,
+    Modulations,
+    Session,
+    within_host_memory,
+)
 from diver_trt.runtime.session import Opened, engine_names, open_session
-from diver_trt.sidecar import BACKENDS
 from diver_trt.tensors import describe
 
 T = TypeVar("T")
@@ -108,14 +115,20 @@ class Recoverer:
         trust: bool = False,
     ) -> None:
         self.bundle, self.recipe = bundle, recipe or Recipe()
-        self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(np.float32)
-        self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[: self.recipe.start_step]
+        self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(
+            np.float32
+        )
+        self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[
+            : self.recipe.start_step
+        ]
         self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
         with within_host_memory():
             self._networks, self.memory = self._open(engine, batch, memory_budget, images, trust)
             self.engine, self.batch = self._networks.engine, self._networks.batch
             try:
-                self._start, self._anchor = np.zeros((2, self.batch, *bundle.latent_shape), np.float32)
+                self._start, self._anchor = np.zeros(
+                    (2, self.batch, *bundle.latent_shape), np.float32
+                )
             except MemoryError:
                 self.close()
                 raise
@@ -124,7 +137,12 @@ class Recoverer:
     def __enter__(self) -> Recoverer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -163,15 +181,21 @@ class Recoverer:
             DeviceMemoryError: There is no room for such a batch, on the device or on the host.
         """
         with within_host_memory():
-            yield from self._recovered(self._samples(images, labels, seed, keys, noise), keep_bad, on_step)
+            yield from self._recovered(
+                self._samples(images, labels, seed, keys, noise), keep_bad, on_step
+            )
 
-    def _recovered(self, samples: Iterator[_Sample], keep_bad: bool, on_step: Callable[[], None]) -> Iterator[RecoveredSample]:
+    def _recovered(
+        self, samples: Iterator[_Sample], keep_bad: bool, on_step: Callable[[], None]
+    ) -> Iterator[RecoveredSample]:
         for batches in self._chunks(samples):
             anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
             self._condition({sample.label for batch in batches for sample in batch})
             finals = []
             for batch, anchor in zip(batches, anchors, strict=True):
-                start = start_latent(anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe)
+                start = start_latent(
+                    anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe
+                )
                 for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
                     on_step()
                 finals.append(self.latent[: len(batch)].copy())
@@ -211,7 +235,10 @@ class Recoverer:
         if not self._modulations.keys() >= {*labels, self.bundle.null_label}:
             self._condition(set(labels))
         self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
-        tables, null = [self._modulations[label] for label in labels], self._modulations[self.bundle.null_label]
+        tables, null = (
+            [self._modulations[label] for label in labels],
+            self._modulations[self.bundle.null_label],
+        )
         denoiser = self._networks.denoiser()
         denoiser.load(self._start, self._anchor, tables, null)
         return denoiser.run()
@@ -232,30 +259,48 @@ class Recoverer:
     def _decoded(self, latents: Latents) -> Iterator[tuple[Pixels, str | None]]:
         """Return images and what is wrong with them."""
         decoder = self._networks.open("decoder")
-        hint = "; the model may overflow in fp16, use its fp32 bundle" if self.bundle.precision == "fp16" else ""
+        hint = (
+            "; the model may overflow in fp16, use its fp32 bundle"
+            if self.bundle.precision == "fp16"
+            else ""
+        )
         for latent in latents:
             decoder.write("latent", latent[None])
             decoder.run()
             values = decoder.read("image")[0].astype(np.float32, copy=False)
             if not np.isfinite(values).all():
-                yield from_network(np.nan_to_num(values)), f"the decoded image holds values that are no numbers{hint}"
+                yield (
+                    from_network(np.nan_to_num(values)),
+                    f"the decoded image holds values that are no numbers{hint}",
+                )
                 continue
             image = from_network(values)
             flat = int(image.max()) - int(image.min()) <= FLAT_LEVELS
             yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
     def _open(
-        self, engine: str, batch: int | None, memory_budget: int | None, images: int | None, trust: bool
+        self,
+        engine: str,
+        batch: int | None,
+        memory_budget: int | None,
+        images: int | None,
+        trust: bool,
     ) -> tuple[_Networks, MemoryPlan | None]:
         """Open the first engine on which all networks open; what is listed but does not load is passed over only for `"auto"`."""
         *others, last = engine_names(engine, self.bundle)
         for name in others:
             try:
-                return self._open_networks(open_session(name, self.bundle, batch, memory_budget, images, trust))
+                return self._open_networks(
+                    open_session(name, self.bundle, batch, memory_budget, images, trust)
+                )
             except (EngineError, MissingExtraError) as reason:
                 if name in BACKENDS:
-                    warnings.warn(f"engine {name} is passed over: {reason}", RuntimeWarning, stacklevel=3)
-        return self._open_networks(open_session(last, self.bundle, batch, memory_budget, images, trust))
+                    warnings.warn(
+                        f"engine {name} is passed over: {reason}", RuntimeWarning, stacklevel=3
+                    )
+        return self._open_networks(
+            open_session(last, self.bundle, batch, memory_budget, images, trust)
+        )
 
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
         return _Networks(opened, self._table, self.recipe.start_step), opened.memory
@@ -273,7 +318,9 @@ class Recoverer:
                 yield [batch]
                 continue
             new = {sample.label for sample in batch}
-            if chunk and (len(chunk) * self.batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES):
+            if chunk and (
+                len(chunk) * self.batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES
+            ):
                 yield chunk
                 chunk, classes = [], set()
             chunk.append(batch)
@@ -284,7 +331,9 @@ class Recoverer:
     def _condition(self, labels: set[int]) -> None:
         """Compute the modulations of all steps, [start_step, M], for these classes and the null class; others are dropped."""
         wanted = {*labels, self.bundle.null_label}
-        self._modulations = {label: table for label, table in self._modulations.items() if label in wanted}
+        self._modulations = {
+            label: table for label, table in self._modulations.items() if label in wanted
+        }
         missing = sorted(wanted - self._modulations.keys())
         conditioner = self._networks.open("conditioner") if missing else None
         for label in missing:
@@ -306,21 +355,33 @@ class Recoverer:
         for number, image in enumerate(images):
             label = _next(pairs, "labels", number)
             if not 0 <= label < self.bundle.num_classes:
-                raise DatasetError(f"image {number} has label {label}; the model has classes 0 to {self.bundle.num_classes - 1}")
+                raise DatasetError(
+                    f"image {number} has label {label}; the model has classes 0 to {self.bundle.num_classes - 1}"
+                )
             key = f"{label:05d}/{seen[label]:05d}" if keys is None else _next(keys, "keys", number)
-            own = sample_noise(seed, key, shape) if noise is None else np.asarray(_next(noise, "noise", number))
+            own = (
+                sample_noise(seed, key, shape)
+                if noise is None
+                else np.asarray(_next(noise, "noise", number))
+            )
             if own.shape != shape or own.dtype != np.float32:
-                raise DatasetError(f"noise of image {number}: got {describe(own)}, expected float32{list(shape)}")
+                raise DatasetError(
+                    f"noise of image {number}: got {describe(own)}, expected float32{list(shape)}"
+                )
             seen[label] += 1
             yield _Sample(key, label, image, own)
         if next(pairs, missing) is not missing:
-            raise DatasetError(f"there are {sum(seen.values())} images but more labels; expected one label per image")
+            raise DatasetError(
+                f"there are {sum(seen.values())} images but more labels; expected one label per image"
+            )
 
 
 def _next(values: Iterator[T], name: str, number: int) -> T:
     for value in values:
         return value
-    raise DatasetError(f"there are more than {number} images but only {number} {name}; expected one per image")
+    raise DatasetError(
+        f"there are more than {number} images but only {number} {name}; expected one per image"
+    )
 
 
 def class_modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:
@@ -340,7 +401,11 @@ class _Networks:
 
     def __init__(self, opened: Opened, table: NDArray[np.float32], steps: int) -> None:
         self._session: Session | None = opened.session
-        self.engine, self.batch, self.resident = opened.session.name, opened.session.batch, opened.resident
+        self.engine, self.batch, self.resident = (
+            opened.session.name,
+            opened.session.batch,
+            opened.resident,
+        )
         self._table, self._steps = table, steps
         self._engines: dict[NetworkName, Engine] = {}
         self._denoiser: Denoiser | None = None

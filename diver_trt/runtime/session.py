@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
+from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan, choose_memory_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Plan, read_plans
 from diver_trt.runtime.engine import ENGINES, EngineName, Session
-from diver_trt.runtime.memory import MemoryPlan, choose_memory_plan
-from diver_trt.sidecar import Backend, Plan, read_plans
 
 DEFAULT_BATCH = 8
 AUTO_ORDER: tuple[EngineName, ...] = ("rtx", "trt", "onnx-cuda", "onnx")
@@ -74,7 +74,7 @@ def open_session(
         raise EngineError(
             f"a memory budget needs engines whose sidecars say what they take; engine {name} has none. Build some with `diver-trt build`"
         )
-    from diver_trt.runtime.onnx_engine import OnnxSession
+    from diver_trt.runtime.backends.onnx import OnnxSession
 
     size = min(batch or balanced_batch(images), images or sys.maxsize)
     return Opened(OnnxSession(bundle, size, "cuda" if name == "onnx-cuda" else "cpu"), None)
@@ -86,15 +86,22 @@ def balanced_batch(images: int | None) -> int:
 
 
 def _open_tensorrt(
-    backend: Backend, bundle: Bundle, batch: int | None, memory_budget: int | None, images: int | None, trust: bool
+    backend: Backend,
+    bundle: Bundle,
+    batch: int | None,
+    memory_budget: int | None,
+    images: int | None,
+    trust: bool,
 ) -> Opened:
-    from diver_trt.runtime.cuda import Cuda, find_gpu, import_cuda
-    from diver_trt.runtime.trt_engine import TrtSession
-    from diver_trt.runtime.trt_module import import_tensorrt, this_machine
+    from diver_trt.runtime.backends.tensorrt.cuda import Cuda, find_gpu, import_cuda
+    from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+    from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine
 
     module, api = import_tensorrt(backend), import_cuda()
     machine = this_machine(backend, module, find_gpu(api))
-    plans = [plan for plan in read_plans(bundle) if isinstance(plan, Plan) and plan.backend == backend]
+    plans = [
+        plan for plan in read_plans(bundle) if isinstance(plan, Plan) and plan.backend == backend
+    ]
     if not plans:
         raise EngineError(
             f"{bundle.path}: has no engines for {backend}; build them with `diver-trt build {bundle.path} --backend {backend}`"
@@ -118,7 +125,14 @@ def _open_tensorrt(
         memory = choose_memory_plan(usable, min(memory_budget or free, free), images)
         if trust:
             memory.plan.trust()
-        session = TrtSession(bundle, memory.plan, batch or memory.batch, module, cuda, shared_scratch=memory.residency == "resident")
+        session = TrtSession(
+            bundle,
+            memory.plan,
+            batch or memory.batch,
+            module,
+            cuda,
+            shared_scratch=memory.residency == "resident",
+        )
     except BaseException:
         cuda.close()
         raise

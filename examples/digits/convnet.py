@@ -40,7 +40,9 @@ class ConvNet(nn.Module):
         return logits
 
 
-def train_classifier(images: Tensor, labels: Tensor, *, seed: int, steps: int = 600, batch: int = 128) -> ConvNet:
+def train_classifier(
+    images: Tensor, labels: Tensor, *, seed: int, steps: int = 600, batch: int = 128
+) -> ConvNet:
     """Train a ConvNet-3 on images, [n, 3, 32, 32] float32 in [-1, 1], with small turns and shifts; return it in eval mode."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

@@ -33,7 +33,9 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU())
+        self.first = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()
+        )
         self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1), nn.BatchNorm2d(outputs))
         self.shortcut = nn.Conv2d(inputs, outputs, 1, 2)
 
@@ -44,14 +46,24 @@ class Residual(nn.Module):
 def resnet() -> nn.Module:
     """A residual network of seven convolutions with batch normalisation."""
     return nn.Sequential(
-        Residual(3, 32), Residual(32, 64), Residual(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, NUM_CLASSES)
+        Residual(3, 32),
+        Residual(32, 64),
+        Residual(64, 128),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, NUM_CLASSES),
     )
 
 
 def mlp() -> nn.Module:
     """A perceptron with two hidden layers."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(3 * IMAGE_SIZE**2, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, NUM_CLASSES)
+        nn.Flatten(),
+        nn.Linear(3 * IMAGE_SIZE**2, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, NUM_CLASSES),
     )
 
 
@@ -61,15 +73,25 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {"ConvNet": ConvNet, "ResNet": re
 def read_set(folder: Path) -> tuple[NDArray[np.uint8], list[int]]:
     """Return the distilled images of a folder and their classes."""
     paths = sorted(folder.glob("*/*.png"))
-    return np.stack([np.asarray(Image.open(path)) for path in paths]), [int(path.parent.name) for path in paths]
+    return np.stack([np.asarray(Image.open(path)) for path in paths]), [
+        int(path.parent.name) for path in paths
+    ]
 
 
-def recover(bundle: Bundle, images: NDArray[np.uint8], labels: list[int], recipe: Recipe, seed: int) -> NDArray[np.uint8]:
+def recover(
+    bundle: Bundle, images: NDArray[np.uint8], labels: list[int], recipe: Recipe, seed: int
+) -> NDArray[np.uint8]:
     with Recoverer(bundle, recipe, batch=10) as recoverer:
         return np.stack([sample.image for sample in recoverer(images, labels, seed=seed)])
 
 
-def learn(build: Callable[[], nn.Module], images: NDArray[np.uint8], labels: list[int], test: tuple[Tensor, Tensor], seed: int) -> float:
+def learn(
+    build: Callable[[], nn.Module],
+    images: NDArray[np.uint8],
+    labels: list[int],
+    test: tuple[Tensor, Tensor],
+    seed: int,
+) -> float:
     """Train a fresh network on a small set for 200 steps and return its test accuracy in percent."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +107,9 @@ def learn(build: Callable[[], nn.Module], images: NDArray[np.uint8], labels: lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bundle", type=Path, default=HERE.parent.parent / "engines" / "digits")
     parser.add_argument("--distilled", type=Path, default=HERE / "distilled")
     parser.add_argument("--samples", type=int, default=1000)
@@ -107,20 +131,32 @@ def main() -> None:
         found = 100 * accuracy(judge, to_tensor(samples), torch.tensor(labels))
         print(f"Plain sampling, w = {scale:g}: {found:.1f} % of {args.samples} recognised.")
 
-    recipes = {"+ DIVER, paper": PRESETS["paper"], "+ DIVER, matched start": PRESETS["matched"], "plain sampling": PLAIN}
-    print(f"\nTest accuracy in %, mean ± deviation over {args.seeds} seeds of noise and training:\n")
+    recipes = {
+        "+ DIVER, paper": PRESETS["paper"],
+        "+ DIVER, matched start": PRESETS["matched"],
+        "plain sampling": PLAIN,
+    }
+    print(
+        f"\nTest accuracy in %, mean ± deviation over {args.seeds} seeds of noise and training:\n"
+    )
     print("| | " + " | ".join(f"{name}, IPC {ipc}" for name in NETWORKS for ipc in (1, 10)) + " |")
     print("|---|" + "---|" * 2 * len(NETWORKS))
     sets = {ipc: read_set(args.distilled / f"ipc{ipc}") for ipc in (1, 10)}
     for title, recipe in {"distilled (DM)": None, **recipes}.items():
         cells = []
         trained = {
-            ipc: [images if recipe is None else recover(bundle, images, classes, recipe, seed) for seed in range(args.seeds)]
+            ipc: [
+                images if recipe is None else recover(bundle, images, classes, recipe, seed)
+                for seed in range(args.seeds)
+            ]
             for ipc, (images, classes) in sets.items()
         }
         for build in NETWORKS.values():
             for ipc, (_, classes) in sets.items():
-                scores = [learn(build, images, classes, test, seed) for seed, images in enumerate(trained[ipc])]
+                scores = [
+                    learn(build, images, classes, test, seed)
+                    for seed, images in enumerate(trained[ipc])
+                ]
                 cells.append(f"{statistics.mean(scores):.1f} ± {statistics.stdev(scores):.1f}")
         print(f"| {title} | {' | '.join(cells)} |", flush=True)
 

@@ -35,22 +35,40 @@ def load_splits() -> tuple[Split, Split]:
     """Return the training (1,437) and test (360) digits, stratified by class with a fixed seed."""
     scans, labels = load_digits(return_X_y=True)
     grey = np.round(scans.reshape(-1, 8, 8) * (255 / GREY_LEVELS)).astype(np.uint8)
-    large = [Image.fromarray(scan).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for scan in grey]
+    large = [
+        Image.fromarray(scan).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        for scan in grey
+    ]
     images = np.repeat(np.stack([np.asarray(image) for image in large])[..., None], 3, axis=-1)
-    train, test = train_test_split(np.arange(len(labels)), test_size=360, random_state=SPLIT_SEED, stratify=labels)
-    return Split(images[train], labels[train].astype(np.int64)), Split(images[test], labels[test].astype(np.int64))
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=360, random_state=SPLIT_SEED, stratify=labels
+    )
+    return Split(images[train], labels[train].astype(np.int64)), Split(
+        images[test], labels[test].astype(np.int64)
+    )
 
 
-def to_tensor(images: NDArray[np.uint8]) -> Tensor:  # [n, H, W, 3] uint8 => [n, 3, H, W] float32 in [-1, 1]
+def to_tensor(
+    images: NDArray[np.uint8],
+) -> Tensor:  # [n, H, W, 3] uint8 => [n, 3, H, W] float32 in [-1, 1]
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_images(tensor: Tensor) -> NDArray[np.uint8]:  # [n, 3, H, W] float32 in [-1, 1] => [n, H, W, 3] uint8
+def to_images(
+    tensor: Tensor,
+) -> NDArray[np.uint8]:  # [n, 3, H, W] float32 in [-1, 1] => [n, H, W, 3] uint8
     pixels = ((tensor.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def jitter(images: Tensor, generator: torch.Generator, *, degrees: float = 8, scale: float = 0.06, shift: float = 0.06) -> Tensor:
+def jitter(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    degrees: float = 8,
+    scale: float = 0.06,
+    shift: float = 0.06,
+) -> Tensor:
     """Turn, scale and shift every image a little, as another hand would have written it.
 
     Args:
@@ -68,4 +86,7 @@ def jitter(images: Tensor, generator: torch.Generator, *, degrees: float = 8, sc
     theta[:, 0, 1], theta[:, 1, 0] = -torch.sin(angle) * zoom, torch.sin(angle) * zoom
     theta[:, :, 2] = uniform[:, 2:] * 2 * shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
+    return (
+        F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        - 1
+    )

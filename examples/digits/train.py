@@ -29,7 +29,9 @@ LABEL_DROPOUT = 0.1
 TRAIN_TIMESTEPS = 1000
 
 
-def train_autoencoder(images: Tensor, generator: torch.Generator, *, steps: int, batch: int = 64) -> AutoencoderKL:
+def train_autoencoder(
+    images: Tensor, generator: torch.Generator, *, steps: int, batch: int = 64
+) -> AutoencoderKL:
     """Train the VAE on images, [n, 3, 32, 32] float32 in [-1, 1], then centre and scale its latents."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -56,7 +58,10 @@ def train_autoencoder(images: Tensor, generator: torch.Generator, *, steps: int,
         schedule.step()
         if step % 200 == 199:
             psnr = 10 * math.log10(4 / reconstruction.item())
-            print(f"vae {step + 1}/{steps}: {psnr:.1f} dB, {(step + 1) / (time.monotonic() - started):.1f} steps/s", flush=True)
+            print(
+                f"vae {step + 1}/{steps}: {psnr:.1f} dB, {(step + 1) / (time.monotonic() - started):.1f} steps/s",
+                flush=True,
+            )
     fold_latent_statistics(vae, images)
     return vae.eval()
 
@@ -91,7 +96,9 @@ def build_transformer() -> DiTTransformer2DModel:
         num_embeds_ada_norm=NUM_CLASSES,
     )
     embedder = transformer.transformer_blocks[0].norm1.emb
-    embedder.class_embedder.dropout_prob = 0.0  # diffusers would drop labels once per block; `training_loss` drops them once per image
+    embedder.class_embedder.dropout_prob = (
+        0.0  # diffusers would drop labels once per block; `training_loss` drops them once per image
+    )
     torch.nn.init.normal_(embedder.class_embedder.embedding_table.weight, std=0.02)
     torch.nn.init.normal_(embedder.timestep_embedder.linear_1.weight, std=0.02)
     torch.nn.init.normal_(embedder.timestep_embedder.linear_2.weight, std=0.02)
@@ -120,11 +127,19 @@ class Diffusion:
         self.from_z0 = (beta * abar_previous.sqrt() / (1 - abar)).float()
         self.from_zt = ((1 - abar_previous) * (1 - beta).sqrt() / (1 - abar)).float()
 
-    def training_loss(self, transformer: DiTTransformer2DModel, z0: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def training_loss(
+        self,
+        transformer: DiTTransformer2DModel,
+        z0: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         """Return L_simple + L_vlb (Nichol & Dhariwal 2021, Eq. 16): the variational term trains the variance only."""
         n = len(z0)
         t = torch.randint(TRAIN_TIMESTEPS, (n,), generator=generator)
-        labels = torch.where(torch.rand(n, generator=generator) < LABEL_DROPOUT, NUM_CLASSES, labels)
+        labels = torch.where(
+            torch.rand(n, generator=generator) < LABEL_DROPOUT, NUM_CLASSES, labels
+        )
         eps = torch.randn(z0.shape, generator=generator)
         at = (slice(None), None, None, None)
         zt = self.signal[t][at] * z0 + self.noise[t][at] * eps
@@ -135,24 +150,40 @@ class Diffusion:
         z0_hat = (zt - self.noise[t][at] * eps_hat.detach()) / self.signal[t][at]
         squared = (self.from_z0[t][at] * (z0 - z0_hat)).square()
         true_log_variance = self.log_posterior[t][at]
-        kl = 0.5 * (log_variance - true_log_variance + (true_log_variance - log_variance).exp() - 1 + squared * (-log_variance).exp())
+        kl = 0.5 * (
+            log_variance
+            - true_log_variance
+            + (true_log_variance - log_variance).exp()
+            - 1
+            + squared * (-log_variance).exp()
+        )
         return F.mse_loss(eps_hat, eps) + kl.mean() / math.log(2)
 
 
 def train_transformer(
-    latents: Tensor, labels: Tensor, scheduler: DDIMScheduler, generator: torch.Generator, *, steps: int, batch: int = 128
+    latents: Tensor,
+    labels: Tensor,
+    scheduler: DDIMScheduler,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    batch: int = 128,
 ) -> DiTTransformer2DModel:
     """Train the DiT on latents, [variants, n, 4, 8, 8] float32 with unit variance; return the moving average of its weights."""
     transformer = build_transformer().train()
     average = copy.deepcopy(transformer).requires_grad_(False)
     diffusion = Diffusion(scheduler)
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-3, weight_decay=0, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(
+        transformer.parameters(), lr=1e-3, weight_decay=0, betas=(0.9, 0.99)
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps, pct_start=0.03)
     started, smoothed = time.monotonic(), None
     for step in range(steps):
         variant = torch.randint(len(latents), (batch,), generator=generator)
         index = torch.randint(len(labels), (batch,), generator=generator)
-        loss = diffusion.training_loss(transformer, latents[variant, index], labels[index], generator)
+        loss = diffusion.training_loss(
+            transformer, latents[variant, index], labels[index], generator
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -163,19 +194,34 @@ def train_transformer(
             mean.lerp_(parameter.detach(), 1 - decay)
         smoothed = loss.item() if smoothed is None else 0.99 * smoothed + 0.01 * loss.item()
         if step % 200 == 199:
-            print(f"dit {step + 1}/{steps}: loss {smoothed:.4f}, {(step + 1) / (time.monotonic() - started):.1f} steps/s", flush=True)
+            print(
+                f"dit {step + 1}/{steps}: loss {smoothed:.4f}, {(step + 1) / (time.monotonic() - started):.1f} steps/s",
+                flush=True,
+            )
     return average.eval()
 
 
 @torch.no_grad()
-def encode_variants(vae: AutoencoderKL, images: Tensor, generator: torch.Generator, *, variants: int) -> Tensor:
+def encode_variants(
+    vae: AutoencoderKL, images: Tensor, generator: torch.Generator, *, variants: int
+) -> Tensor:
     """Return the scaled latents of `variants` jittered copies of the images, [variants, n, 4, 8, 8]; the first copy is untouched."""
     copies = [images] + [jitter(images, generator) for _ in range(variants - 1)]
-    return torch.stack([torch.cat([vae.encode(part).latent_dist.mean for part in copy.split(256)]) for copy in copies]) * SCALING_FACTOR
+    return (
+        torch.stack(
+            [
+                torch.cat([vae.encode(part).latent_dist.mean for part in copy.split(256)])
+                for copy in copies
+            ]
+        )
+        * SCALING_FACTOR
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vae-steps", type=int, default=3000)
@@ -188,26 +234,44 @@ def main() -> None:
     train, test = load_splits()
     images, labels = to_tensor(train.images), torch.from_numpy(train.labels)
 
-    vae = AutoencoderKL.from_pretrained(args.vae).eval() if args.vae else train_autoencoder(images, generator, steps=args.vae_steps)
+    vae = (
+        AutoencoderKL.from_pretrained(args.vae).eval()
+        if args.vae
+        else train_autoencoder(images, generator, steps=args.vae_steps)
+    )
     with torch.no_grad():
         held_out = to_tensor(test.images)
-        error = F.mse_loss(vae.decode(vae.encode(held_out).latent_dist.mean).sample.clamp(-1, 1), held_out)
-    print(f"vae: {10 * math.log10(4 / error.item()):.1f} dB on {len(held_out)} held-out digits", flush=True)
+        error = F.mse_loss(
+            vae.decode(vae.encode(held_out).latent_dist.mean).sample.clamp(-1, 1), held_out
+        )
+    print(
+        f"vae: {10 * math.log10(4 / error.item()):.1f} dB on {len(held_out)} held-out digits",
+        flush=True,
+    )
     vae.save_pretrained(args.output / "vae")
 
     scheduler = DDIMScheduler(
-        num_train_timesteps=TRAIN_TIMESTEPS, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
+        num_train_timesteps=TRAIN_TIMESTEPS,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        clip_sample=False,
     )
     latents = encode_variants(vae, images, generator, variants=32)
     print(
-        f"latents: mean {np.round(latents.mean((0, 1, 3, 4)).numpy(), 3)}, std {np.round(latents.std((0, 1, 3, 4)).numpy(), 3)}", flush=True
+        f"latents: mean {np.round(latents.mean((0, 1, 3, 4)).numpy(), 3)}, std {np.round(latents.std((0, 1, 3, 4)).numpy(), 3)}",
+        flush=True,
     )
     transformer = train_transformer(latents, labels, scheduler, generator, steps=args.dit_steps)
     for block in transformer.transformer_blocks[1:]:
-        block.norm1.emb = copy.deepcopy(block.norm1.emb)  # safetensors stores no tensor under two names
+        block.norm1.emb = copy.deepcopy(
+            block.norm1.emb
+        )  # safetensors stores no tensor under two names
     DiTPipeline(transformer, vae, scheduler).save_pretrained(args.output)
     index = args.output / "model_index.json"
-    names = {"id2label": {str(i): str(i) for i in range(NUM_CLASSES)}}  # DiTPipeline reads them from here, but does not save them
+    names = {
+        "id2label": {str(i): str(i) for i in range(NUM_CLASSES)}
+    }  # DiTPipeline reads them from here, but does not save them
     index.write_text(json.dumps(json.loads(index.read_text()) | names, indent=2) + "\n")
 
 

@@ -40,11 +40,15 @@ def reference(digits: Bundle, digits_model: Model, inputs: Inputs) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def held_against_torch(reference: Reference, inputs: Inputs) -> Callable[[Bundle | Participant], Comparison]:
+def held_against_torch(
+    reference: Reference, inputs: Inputs
+) -> Callable[[Bundle | Participant], Comparison]:
     """Compare a bundle on ONNX Runtime, or any participant, by the paper's recipe."""
 
     def hold(one: Bundle | Participant) -> Comparison:
-        participant = bundle_participant("onnx", "onnx", one, BATCH) if isinstance(one, Bundle) else one
+        participant = (
+            bundle_participant("onnx", "onnx", one, BATCH) if isinstance(one, Bundle) else one
+        )
         return compare_engine(reference, participant, inputs, Recipe())
 
     return hold

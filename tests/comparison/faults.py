@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from diver_trt.bundle import Bundle, FileRecord
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.lineup import bundle_participant
 from diver_trt.comparison.runs import Participant
+from diver_trt.files import FileRecord
 from diver_trt.method.step import StepLayout
-from diver_trt.runtime.onnx_engine import OnnxSession
+from diver_trt.runtime.backends.onnx import OnnxSession
 
 Mistake = Callable[[Any, StepLayout], None]
 """Changes a step table, [K, C], as an engine would that misreads it."""
@@ -34,7 +35,11 @@ def plant(bundle: Bundle, folder: Path, edits: dict[str, Callable[[Any], None]])
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, path)
         record = FileRecord.of(path)
-        manifest["networks"][name]["graph"] = {"name": record.name, "size_bytes": record.size_bytes, "sha256": record.sha256}
+        manifest["networks"][name]["graph"] = {
+            "name": record.name,
+            "size_bytes": record.size_bytes,
+            "sha256": record.sha256,
+        }
     (folder / "bundle.json").write_text(json.dumps(manifest))
     return Bundle.open(folder)
 
@@ -69,15 +74,25 @@ def exchange_predictions(graph: Any) -> None:
     prediction = find_taps(graph, "the graph")[PREDICTION]
     by_class, by_null = (node for node in graph.node if prediction in node.input)
     assert by_class.op_type == by_null.op_type == "Slice"
-    by_class.input[1:3], by_null.input[1:3] = list(by_null.input[1:3]), list(by_class.input[1:3])  # starts and ends
+    by_class.input[1:3], by_null.input[1:3] = (
+        list(by_null.input[1:3]),
+        list(by_class.input[1:3]),
+    )  # starts and ends
 
 
 def exchange_modulations(graph: Any) -> None:
     """Give the class's rows the null class's modulations, and the other way round."""
     graph.initializer.append(numpy_helper.from_array(np.array([1, 0]), "exchanged"))
     for node in graph.node:
-        node.input[:] = ["modulation exchanged" if name == "modulation" else name for name in node.input]
-    graph.node.insert(0, onnx.helper.make_node("Gather", ["modulation", "exchanged"], ["modulation exchanged"], axis=0))
+        node.input[:] = [
+            "modulation exchanged" if name == "modulation" else name for name in node.input
+        ]
+    graph.node.insert(
+        0,
+        onnx.helper.make_node(
+            "Gather", ["modulation", "exchanged"], ["modulation exchanged"], axis=0
+        ),
+    )
 
 
 def mistaking(bundle: Bundle, mistake: Mistake, batch: int) -> Participant:
@@ -87,7 +102,9 @@ def mistaking(bundle: Bundle, mistake: Mistake, batch: int) -> Participant:
         def open_denoiser(self, table: Any, steps: int) -> Any:
             return super().open_denoiser(mistaken(table, mistake, self.bundle.layout), steps)
 
-    return replace(bundle_participant("onnx", "onnx", bundle, batch), open=lambda: Mistaken(bundle, batch))
+    return replace(
+        bundle_participant("onnx", "onnx", bundle, batch), open=lambda: Mistaken(bundle, batch)
+    )
 
 
 def mistaken(table: Any, mistake: Mistake, layout: StepLayout) -> Any:

@@ -9,18 +9,28 @@ import onnx
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.comparison.blocks import PREDICTION, GraphProbe, Stages, compare_stages, first_beyond, stage_names, steepest
+from diver_trt.comparison.blocks import (
+    PREDICTION,
+    GraphProbe,
+    Stages,
+    compare_stages,
+    first_beyond,
+    stage_names,
+    steepest,
+)
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.errors import BundleError, MissingExtraError
 from diver_trt.export.checkpoint import Model
-from diver_trt.runtime.onnx_engine import OnnxSession
+from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.comparison.faults import plant
 
 
 def values(bundle: Bundle) -> tuple[Any, Any]:
     generator = np.random.default_rng(2)
     latent = generator.standard_normal((2, *bundle.latent_shape)).astype(np.float32)
-    return latent, 0.1 * generator.standard_normal((2, 2, bundle.modulation_width)).astype(np.float32)
+    return latent, 0.1 * generator.standard_normal((2, 2, bundle.modulation_width)).astype(
+        np.float32
+    )
 
 
 def stages_of(*errors: float, rows: int = 4) -> Stages:
@@ -28,15 +38,25 @@ def stages_of(*errors: float, rows: int = 4) -> Stages:
     stream = {}
     for name, error in zip(stage_names(1), errors, strict=False):
         expected = np.random.default_rng(1).standard_normal((rows, 3, 2)).astype(np.float32)
-        stream[name] = (expected + error * generator.standard_normal(expected.shape)).astype(np.float32)
+        stream[name] = (expected + error * generator.standard_normal(expected.shape)).astype(
+            np.float32
+        )
     return Stages(stream, np.ones((2, 1, 8, 2, 2), np.float32))
 
 
 def test_places_are_named_in_order() -> None:
-    assert stage_names(2) == ["patch embedding", "block 1, attention", "block 1, MLP", "block 2, attention", "block 2, MLP"]
+    assert stage_names(2) == [
+        "patch embedding",
+        "block 1, attention",
+        "block 1, MLP",
+        "block 2, attention",
+        "block 2, MLP",
+    ]
 
 
-def test_the_graph_and_torch_pass_through_the_same_places(digits: Bundle, digits_model: Model) -> None:
+def test_the_graph_and_torch_pass_through_the_same_places(
+    digits: Bundle, digits_model: Model
+) -> None:
     found = GraphProbe(digits).stages(*values(digits))
     expected = TorchSession(digits_model, digits, 2).stages(*values(digits))
     compared = compare_stages(found, expected, 1e-5)
@@ -59,7 +79,9 @@ def test_the_fp16_graph_has_the_same_places(digits_fp16: Bundle, digits_model: M
 def test_looking_into_the_graph_changes_nothing(digits: Bundle) -> None:
     """What the probe sees in the last place is what the engine as it ships predicts: guidance of 0, a of 0 and b of 1 pass e_u through."""
     latent, pair = values(digits)
-    engine = OnnxSession(digits, 2).open_denoiser(row := np.zeros((1, digits.layout.width), np.float32), 1)
+    engine = OnnxSession(digits, 2).open_denoiser(
+        row := np.zeros((1, digits.layout.width), np.float32), 1
+    )
     row[0, digits.layout.b] = 1
     engine.load(latent, latent, [pair[0, :1], pair[0, 1:]], pair[1, :1])
     null_only = np.stack([pair[0], np.repeat(pair[1, :1], 2, axis=0)])
@@ -102,7 +124,9 @@ def test_a_graph_without_guidance_or_norms_is_refused(digits: Bundle, tmp_path: 
             if node.op_type == "LayerNormalization":
                 node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], list(node.output)))
 
-    with pytest.raises(BundleError, match="has 0 layer normalisations, expected two per block and one more"):
+    with pytest.raises(
+        BundleError, match="has 0 layer normalisations, expected two per block and one more"
+    ):
         GraphProbe(plant(digits, tmp_path / "planted", {"denoiser": without_norms}))
 
 
@@ -115,7 +139,9 @@ def test_a_changed_file_is_refused(digits: Bundle, tmp_path: Path) -> None:
         GraphProbe(copy)
 
 
-def test_a_missing_package_is_its_install_line(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_its_install_line(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'diver-trt\[compare\]'"):
         GraphProbe(digits)

@@ -16,31 +16,55 @@ from tests.conftest import DIGITS_MODEL, DISTILLED
 
 
 def names(lineup: Lineup) -> tuple[str, list[str], list[str]]:
-    return lineup.reference.name, [one.name for one in lineup.others], [one.name for one in lineup.absent]
+    return (
+        lineup.reference.name,
+        [one.name for one in lineup.others],
+        [one.name for one in lineup.absent],
+    )
 
 
-def test_torch_is_the_reference_wherever_a_model_is_given(digits: Bundle, digits_fp16: Bundle, digits_model: Model) -> None:
-    found = names(line_up([digits_fp16, digits], digits_model, ["onnx", "torch-bf16", "torch-fp32"], 4))
+def test_torch_is_the_reference_wherever_a_model_is_given(
+    digits: Bundle, digits_fp16: Bundle, digits_model: Model
+) -> None:
+    found = names(
+        line_up([digits_fp16, digits], digits_model, ["onnx", "torch-bf16", "torch-fp32"], 4)
+    )
     assert found == ("torch fp32", ["onnx fp16", "onnx fp32", "torch bf16"], [])
 
 
-def test_without_a_model_an_fp32_bundle_is_the_reference(digits: Bundle, digits_fp16: Bundle) -> None:
-    assert names(line_up([digits_fp16, digits], None, ["onnx"], 4)) == ("onnx fp32", ["onnx fp16"], [])
+def test_without_a_model_an_fp32_bundle_is_the_reference(
+    digits: Bundle, digits_fp16: Bundle
+) -> None:
+    assert names(line_up([digits_fp16, digits], None, ["onnx"], 4)) == (
+        "onnx fp32",
+        ["onnx fp16"],
+        [],
+    )
 
 
-def test_bundles_of_one_precision_are_told_apart(digits: Bundle, edited: Callable[..., Path]) -> None:
+def test_bundles_of_one_precision_are_told_apart(
+    digits: Bundle, edited: Callable[..., Path]
+) -> None:
     other = Bundle.open(edited(lambda manifest: None))
-    assert names(line_up([digits, other], None, ["onnx"], 4)) == ("onnx fp32 (digits)", ["onnx fp32 (edited)"], [])
+    assert names(line_up([digits, other], None, ["onnx"], 4)) == (
+        "onnx fp32 (digits)",
+        ["onnx fp32 (edited)"],
+        [],
+    )
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_path: Path) -> None:
     other = plant(digits, tmp_path / "digits", {})
-    assert names(line_up([digits, other], None, ["onnx", "onnx"], 4))[1] == [f"onnx fp32 ({tmp_path / 'digits'})"]
+    assert names(line_up([digits, other], None, ["onnx", "onnx"], 4))[1] == [
+        f"onnx fp32 ({tmp_path / 'digits'})"
+    ]
     with pytest.raises(BundleError, match="is given twice; give each bundle once"):
         line_up([digits, other, digits], None, ["onnx"], 4)
 
 
-def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_model: Model) -> None:
+def test_what_cannot_take_part_is_listed_with_its_reason(
+    digits: Bundle, digits_model: Model
+) -> None:
     lineup = line_up([digits], digits_model, ["onnx", "onnx-cuda", "rtx"], 4)
     absent = {one.name: one for one in lineup.absent}
     assert [one.name for one in lineup.others] == ["onnx fp32"]
@@ -49,7 +73,9 @@ def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_
     assert "CUDAExecutionProvider" in absent["onnx-cuda fp32"].reason
 
 
-def test_what_nobody_asked_for_is_listed_and_no_failure(digits: Bundle, digits_model: Model) -> None:
+def test_what_nobody_asked_for_is_listed_and_no_failure(
+    digits: Bundle, digits_model: Model
+) -> None:
     lineup = line_up([digits], digits_model, [], 4)
     assert {"rtx fp32", "trt fp32"} <= {one.name for one in lineup.absent}
     assert not any(one.asked for one in lineup.absent)
@@ -69,15 +95,22 @@ def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
-    with pytest.raises(EngineError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"):
+    with pytest.raises(
+        EngineError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"
+    ):
         line_up([digits], None, ["openvino"], 4)
 
 
-def test_bundles_and_models_that_do_not_belong_together_are_refused(digits: Bundle, random_bundle: Bundle, random_pipeline: Path) -> None:
-    with pytest.raises(BundleError, match=r"image_size is 16, that of .* is 32; compare bundles of one model"):
+def test_bundles_and_models_that_do_not_belong_together_are_refused(
+    digits: Bundle, random_bundle: Bundle, random_pipeline: Path
+) -> None:
+    with pytest.raises(
+        BundleError, match=r"image_size is 16, that of .* is 32; compare bundles of one model"
+    ):
         line_up([digits, random_bundle], None, [], 4)
     with pytest.raises(
-        BundleError, match=r"10 classes and a learned variance; random has latents .* Give the model that the bundle was exported"
+        BundleError,
+        match=r"10 classes and a learned variance; random has latents .* Give the model that the bundle was exported",
     ):
         line_up([digits], load_model(str(random_pipeline)), [], 4)
 
@@ -86,11 +119,19 @@ def test_other_weights_are_another_model(digits: Bundle) -> None:
     other = load_model(str(DIGITS_MODEL))
     other.vae.decoder.conv_out.bias[0] += 1
     with pytest.raises(
-        BundleError, match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have [0-9a-f]{12}…; give"
+        BundleError,
+        match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have [0-9a-f]{12}…; give",
     ):
         line_up([digits], other, [], 4)
-    with pytest.raises(BundleError, match=r"weights_sha256 is 0000.*; compare bundles of one model"):
-        line_up([digits, replace(digits, path=digits.path / "other", weights_sha256="0" * 64)], None, [], 4)
+    with pytest.raises(
+        BundleError, match=r"weights_sha256 is 0000.*; compare bundles of one model"
+    ):
+        line_up(
+            [digits, replace(digits, path=digits.path / "other", weights_sha256="0" * 64)],
+            None,
+            [],
+            4,
+        )
 
 
 # --- inputs
@@ -115,7 +156,9 @@ def test_a_folder_gives_one_image_of_each_class_first(digits: Bundle) -> None:
 def test_the_digits_serve_other_models_as_pictures(random_bundle: Bundle) -> None:
     inputs = distilled_inputs(random_bundle, 10)
     assert max(inputs.labels) < random_bundle.num_classes
-    assert {image.shape for image in inputs.images} == {(random_bundle.image_size, random_bundle.image_size, 3)}
+    assert {image.shape for image in inputs.images} == {
+        (random_bundle.image_size, random_bundle.image_size, 3)
+    }
 
 
 def test_random_pixels_follow_from_the_seed(digits: Bundle) -> None:

@@ -47,12 +47,16 @@ def test_nothing_but_zeros_is_only_equal_to_itself() -> None:
 
 def test_the_float16_spacing_is_the_next_number_s_distance() -> None:
     values = np.array([0.0, 1.0, -1.0, 1000.0, 65504.0, 1e6])
-    np.testing.assert_array_equal(fp16_spacing(values), [2.0**-24, 2.0**-10, 2.0**-10, 0.5, 32.0, 0.0])
+    np.testing.assert_array_equal(
+        fp16_spacing(values), [2.0**-24, 2.0**-10, 2.0**-10, 0.5, 32.0, 0.0]
+    )
 
 
 def test_a_value_one_float16_spacing_away_counts_as_within() -> None:
     expected = np.array([1.0, 1.0, 1.0])
-    assert difference(expected + np.array([0, 2.0**-10, 2.1 * 2.0**-10]), expected).within_fp16 == pytest.approx(2 / 3)
+    assert difference(
+        expected + np.array([0, 2.0**-10, 2.1 * 2.0**-10]), expected
+    ).within_fp16 == pytest.approx(2 / 3)
 
 
 def test_the_worst_channel_is_found() -> None:
@@ -80,7 +84,12 @@ def test_equal_images_have_no_finite_psnr() -> None:
 
 
 def test_levels_are_not_counted_modulo_256() -> None:
-    assert image_difference(np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)).max_levels == 255
+    assert (
+        image_difference(
+            np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 255, np.uint8)
+        ).max_levels
+        == 255
+    )
 
 
 def test_a_missing_package_is_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

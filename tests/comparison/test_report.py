@@ -19,14 +19,37 @@ from PIL import Image
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent
-from diver_trt.comparison.report import COLOURS, Result, environment, render, result_facts, show_decibels, show_figure, worst_samples
+from diver_trt.comparison.report import (
+    COLOURS,
+    Result,
+    environment,
+    render,
+    result_facts,
+    show_decibels,
+    show_figure,
+    worst_samples,
+)
 from diver_trt.comparison.runs import Participant
 from diver_trt.comparison.verdict import Comparison, Reference
 from diver_trt.recipe import Recipe
 from tests.comparison.faults import plant, scale_weight_beside
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--hide-scrollbars",
+]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SIZE = (1180, 3000)
 
@@ -45,8 +68,14 @@ def result(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Result:
     """The digits in both precisions, and once with a planted fault."""
-    wrong = plant(digits, tmp_path_factory.mktemp("faults") / "planted", {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.2)})
-    named = zip(("onnx fp32", "onnx fp16", "onnx planted"), (digits, digits_fp16, wrong), strict=True)
+    wrong = plant(
+        digits,
+        tmp_path_factory.mktemp("faults") / "planted",
+        {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.2)},
+    )
+    named = zip(
+        ("onnx fp32", "onnx fp16", "onnx planted"), (digits, digits_fp16, wrong), strict=True
+    )
     return Result(
         reference="torch fp32",
         reference_images=tuple(reference.recording.images),
@@ -69,11 +98,20 @@ def browse(path: Path, *more: str, width: int = SIZE[0]) -> str:
     """Open a page in headless Chromium and return the document as it stands then."""
     assert CHROMIUM is not None
     profile = path.with_suffix(".profile")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{SIZE[1]}", *more, path.as_uri()]
+    command = [
+        CHROMIUM,
+        *FLAGS,
+        f"--user-data-dir={profile}",
+        f"--window-size={width},{SIZE[1]}",
+        *more,
+        path.as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the report in")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no Chromium on this machine to open the report in"
+)
 
 MEASURE = """<script>addEventListener("load", () => {
   document.documentElement.dataset.seen = JSON.stringify({
@@ -103,10 +141,16 @@ def test_the_report_renders(page: str, tmp_path: Path, width: int) -> None:
 
 @needs_chromium
 @pytest.mark.parametrize(("scheme", "lightness"), [(1, 255), (0, 0)], ids=["light", "dark"])
-def test_the_report_is_legible_in_light_and_in_dark(page: str, tmp_path: Path, scheme: int, lightness: int) -> None:
+def test_the_report_is_legible_in_light_and_in_dark(
+    page: str, tmp_path: Path, scheme: int, lightness: int
+) -> None:
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
     shot = tmp_path / "report.png"
-    browse(tmp_path / "report.html", f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}")
+    browse(
+        tmp_path / "report.html",
+        f"--screenshot={shot}",
+        f"--blink-settings=preferredColorScheme={scheme}",
+    )
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert abs(np.median(pixels) - lightness) < 40
     for colour in COLOURS[:3]:  # every engine is drawn
@@ -171,7 +215,10 @@ def test_json_is_json_and_complete(result: Result) -> None:
     assert [engine["verdict"] for engine in facts["engines"]] == ["passed", "passed", "failed"]
     assert len(facts["engines"][0]["steps"]) == 50
     assert set(facts["engines"][0]["images"]) == set(result.inputs.keys)
-    assert facts["engines"][0]["images"]["00000/00000"]["psnr_db"] is None or facts["engines"][0]["images"]["00000/00000"]["psnr_db"] > 60
+    assert (
+        facts["engines"][0]["images"]["00000/00000"]["psnr_db"] is None
+        or facts["engines"][0]["images"]["00000/00000"]["psnr_db"] > 60
+    )
     assert facts["not_compared"] == [{"name": "rtx fp32", "reason": ABSENT.reason, "asked": False}]
     assert facts["environment"]["numpy"] == np.__version__
 
@@ -188,7 +235,9 @@ def test_json_is_json_and_complete(result: Result) -> None:
         ),
     ],
 )
-def test_the_verdict_of_the_whole(result: Result, change: dict[str, Any], passed: bool, headline: str) -> None:
+def test_the_verdict_of_the_whole(
+    result: Result, change: dict[str, Any], passed: bool, headline: str
+) -> None:
     count = change.pop("comparisons", 3)
     found = replace(result, comparisons=result.comparisons[:count], **change)
     assert (found.passed, found.headline) == (passed, headline)

@@ -38,21 +38,35 @@ def bundle(checkpoint: Path, random_pipeline: Path, export_to: Callable[..., Bun
 
 
 def session(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        bundle.path / f"{name}.onnx", providers=["CPUExecutionProvider"]
+    )
 
 
-def test_the_exported_conditioner_computes_dits_own_formula(dit: OriginalDiT, bundle: Bundle) -> None:
+def test_the_exported_conditioner_computes_dits_own_formula(
+    dit: OriginalDiT, bundle: Bundle
+) -> None:
     timestep, label = torch.tensor([0, 20, 100, 500, 980]), torch.tensor([0, 3, 6, 7, 1])
-    (found,) = session(bundle, "conditioner").run(None, {"timestep": timestep.numpy(), "label": label.numpy()})
+    (found,) = session(bundle, "conditioner").run(
+        None, {"timestep": timestep.numpy(), "label": label.numpy()}
+    )
     with torch.no_grad():
         expected = dit.modulations(timestep, label).numpy()
     assert bundle.timestep_frequencies == "dit"
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_with_diffusers_frequencies_it_would_be_another_model(dit: OriginalDiT, checkpoint: Path, random_pipeline: Path) -> None:
-    loaded = load_model(str(checkpoint), vae=str(random_pipeline / "vae"), timestep_frequencies="diffusers")
-    latent, timestep, label = torch.randn(2, 4, 8, 8), torch.tensor([500, 980]), torch.tensor([1, 2])
+def test_with_diffusers_frequencies_it_would_be_another_model(
+    dit: OriginalDiT, checkpoint: Path, random_pipeline: Path
+) -> None:
+    loaded = load_model(
+        str(checkpoint), vae=str(random_pipeline / "vae"), timestep_frequencies="diffusers"
+    )
+    latent, timestep, label = (
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([500, 980]),
+        torch.tensor([1, 2]),
+    )
     with torch.no_grad():
         wrong = loaded.transformer(latent, timestep, label).sample
         right = dit(latent, timestep, label)
@@ -64,15 +78,24 @@ def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: B
     latent = torch.randn(2, 4, 8, 8)
     timestep, label = torch.tensor([500, 500]), torch.tensor([1, 6])
     with torch.no_grad():
-        modulation = torch.stack([dit.modulations(timestep, label), dit.modulations(timestep, torch.tensor([7, 7]))])
+        modulation = torch.stack(
+            [dit.modulations(timestep, label), dit.modulations(timestep, torch.tensor([7, 7]))]
+        )
         expected = dit(latent, timestep, label)[:, :4].numpy()
     row = np.array([1, 1, 1, 1, 0, 1, 0, 0, 0], dtype=np.float32)
-    inputs = {"latent": latent.numpy(), "anchor": latent.numpy(), "modulation": modulation.numpy(), "coefficients": row}
+    inputs = {
+        "latent": latent.numpy(),
+        "anchor": latent.numpy(),
+        "modulation": modulation.numpy(),
+        "coefficients": row,
+    }
     (found,) = session(bundle, "denoiser").run(None, inputs)
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_of_a_training_checkpoint_the_moving_average_is_taken(dit: OriginalDiT, tmp_path: Path) -> None:
+def test_of_a_training_checkpoint_the_moving_average_is_taken(
+    dit: OriginalDiT, tmp_path: Path
+) -> None:
     path = tmp_path / "0400000.pt"
     zeros = {key: torch.zeros_like(value) for key, value in dit.state_dict().items()}
     torch.save({"model": zeros, "ema": dit.state_dict(), "opt": {}}, path)
@@ -84,12 +107,19 @@ def test_of_a_training_checkpoint_the_moving_average_is_taken(dit: OriginalDiT, 
     ("layers", "heads", "head_dim", "classes", "expected"),
     [(28, 16, 72, 1000, "dit"), (28, 16, 72, 10, "diffusers"), (3, 2, 12, 7, "diffusers")],
 )
-def test_the_default_frequencies_follow_the_weights_origin(layers: int, heads: int, head_dim: int, classes: int, expected: str) -> None:
+def test_the_default_frequencies_follow_the_weights_origin(
+    layers: int, heads: int, head_dim: int, classes: int, expected: str
+) -> None:
     from types import SimpleNamespace
 
     from diver_trt.export.checkpoint import _trained_frequencies
 
-    config = SimpleNamespace(num_layers=layers, num_attention_heads=heads, attention_head_dim=head_dim, num_embeds_ada_norm=classes)
+    config = SimpleNamespace(
+        num_layers=layers,
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        num_embeds_ada_norm=classes,
+    )
     assert _trained_frequencies("some/model", SimpleNamespace(config=config))[0] == expected
 
 
@@ -98,7 +128,9 @@ class RunsCode:
         return os.mkdir, ("executed",)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"x_embedder.proj.weight": RunsCode()}, "evil.pt")
     with pytest.raises(ExportError, match="not a checkpoint that can be loaded safely"):
@@ -128,16 +160,22 @@ def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"has no model_index\.json"):
         load_model(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(ExportError, match="holds a StableDiffusionPipeline; expected a DiTPipeline"):
+    with pytest.raises(
+        ExportError, match="holds a StableDiffusionPipeline; expected a DiTPipeline"
+    ):
         load_model(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ExportError, match="not the index of a diffusers pipeline"):
         load_model(str(tmp_path))
 
 
-def test_a_pipeline_whose_parts_do_not_fit_is_refused(random_pipeline: Path, tmp_path: Path) -> None:
+def test_a_pipeline_whose_parts_do_not_fit_is_refused(
+    random_pipeline: Path, tmp_path: Path
+) -> None:
     shutil.copytree(random_pipeline, tmp_path / "broken")
     config = tmp_path / "broken" / "transformer" / "config.json"
-    config.write_text(config.read_text().replace('"attention_head_dim": 12', '"attention_head_dim": 24'))
+    config.write_text(
+        config.read_text().replace('"attention_head_dim": 12', '"attention_head_dim": 24')
+    )
     with pytest.raises(ExportError, match="cannot be loaded as a DiTPipeline"):
         load_model(str(tmp_path / "broken"))

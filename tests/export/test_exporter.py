@@ -50,11 +50,16 @@ def test_the_embedder_is_stored_once(random_bundle: Bundle) -> None:
     embedder = (256 + 1) * width + (width + 1) * width + (classes + 1) * width
     modulations = (6 * depth + 2) * width * (width + 1)
     assert random_bundle.networks["conditioner"].parameters == embedder + modulations
-    stored = sum(np.prod(tensor.dims, dtype=int) for tensor in graph(random_bundle, "conditioner").graph.initializer)
+    stored = sum(
+        np.prod(tensor.dims, dtype=int)
+        for tensor in graph(random_bundle, "conditioner").graph.initializer
+    )
     assert stored < embedder + modulations + 1000
 
 
-def test_embedders_that_differ_are_each_kept(export_to: Callable[..., Bundle], tmp_path: Path) -> None:
+def test_embedders_that_differ_are_each_kept(
+    export_to: Callable[..., Bundle], tmp_path: Path
+) -> None:
     """The exporter's own check against torch is what this leans on: with one embedder for all, it would fail."""
     from diffusers import DiTPipeline
 
@@ -67,24 +72,40 @@ def test_embedders_that_differ_are_each_kept(export_to: Callable[..., Bundle], t
     conditioner = build_networks(model, torch.float32)["conditioner"]
     timestep, label = torch.tensor([20, 500]), torch.tensor([1, 7])
     expected = [
-        block.norm1.linear(torch.nn.functional.silu(block.norm1.emb(timestep, label, torch.float32)))
+        block.norm1.linear(
+            torch.nn.functional.silu(block.norm1.emb(timestep, label, torch.float32))
+        )
         for block in model.transformer.transformer_blocks
     ]
-    torch.testing.assert_close(conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1))
-    assert export_to(tmp_path / "differing").networks["conditioner"].parameters == sum(p.numel() for p in conditioner.parameters())
+    torch.testing.assert_close(
+        conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1)
+    )
+    assert export_to(tmp_path / "differing").networks["conditioner"].parameters == sum(
+        p.numel() for p in conditioner.parameters()
+    )
 
 
 def test_fp16_weights_are_half_and_the_step_is_not(half: Bundle) -> None:
     model = graph(half, "denoiser")
-    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer if np.prod(tensor.dims) > 64}
+    kinds = {
+        tensor.name: tensor.data_type
+        for tensor in model.graph.initializer
+        if np.prod(tensor.dims) > 64
+    }
     matrices = [kind for name, kind in kinds.items() if "position" not in name]
     assert matrices
     assert set(matrices) == {onnx.TensorProto.FLOAT16}
-    types = {value.name: value.type.tensor_type.elem_type for value in [*model.graph.input, *model.graph.output]}
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in [*model.graph.input, *model.graph.output]
+    }
     assert types.pop("modulation") == onnx.TensorProto.FLOAT16
     assert set(types.values()) == {onnx.TensorProto.FLOAT}
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
-    inferred = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    inferred = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
     assert norms
     assert {inferred[node.output[0]] for node in norms} == {onnx.TensorProto.FLOAT}
 
@@ -92,11 +113,18 @@ def test_fp16_weights_are_half_and_the_step_is_not(half: Bundle) -> None:
 def test_an_fp16_bundle_is_half_the_size(half: Bundle, random_bundle: Bundle) -> None:
     for name in ("conditioner", "denoiser"):
         assert half.networks[name].parameters == random_bundle.networks[name].parameters
-    sizes = [sum(record.size_bytes for network in bundle.networks.values() for record in network.files) for bundle in (half, random_bundle)]
-    assert sizes[0] < 0.75 * sizes[1]  # these graphs are so small that their nodes weigh as much as their weights
+    sizes = [
+        sum(record.size_bytes for network in bundle.networks.values() for record in network.files)
+        for bundle in (half, random_bundle)
+    ]
+    assert (
+        sizes[0] < 0.75 * sizes[1]
+    )  # these graphs are so small that their nodes weigh as much as their weights
 
 
-def test_large_weights_go_beside_the_graph(random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_weights_go_beside_the_graph(
+    random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnx_graph, "EMBED_LIMIT_BYTES", 10_000)
     for _ in export_bundle(load_model(str(random_pipeline)), tmp_path / "external"):
         pass
@@ -134,7 +162,9 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return a if float(a.sum()) > 0 else b
 
-    with pytest.raises(ExportError, match=r"branches\.onnx: torch cannot export this network: ") as caught:
+    with pytest.raises(
+        ExportError, match=r"branches\.onnx: torch cannot export this network: "
+    ) as caught:
         graph_from_network(Branches(), SPECS, OUT, tmp_path / "branches.onnx")
     assert "\n" not in str(caught.value)
 
@@ -147,7 +177,9 @@ def test_a_graph_that_is_not_its_module_is_found(tmp_path: Path) -> None:
             return a - b
 
     check_against_module(tmp_path / "adds.onnx", Adds(), SPECS, OUT, "fp32")
-    with pytest.raises(ExportError, match=r"adds\.onnx: ONNX Runtime is a relative .* away from torch"):
+    with pytest.raises(
+        ExportError, match=r"adds\.onnx: ONNX Runtime is a relative .* away from torch"
+    ):
         check_against_module(tmp_path / "adds.onnx", Subtracts(), SPECS, OUT, "fp32")
 
 
@@ -161,7 +193,9 @@ def test_a_graph_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> Non
         check_against_module(tmp_path / "overflows.onnx", Overflows(), SPECS, OUT, "fp32")
 
 
-def test_nothing_is_left_of_an_export_that_fails(random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_of_an_export_that_fails(
+    random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object) -> float:
         raise ExportError("as planned")
 
@@ -171,7 +205,9 @@ def test_nothing_is_left_of_an_export_that_fails(random_pipeline: Path, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_something_is_not_overwritten(random_pipeline: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_not_overwritten(
+    random_pipeline: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(OutputError, match="already exists"):
         list(export_bundle(load_model(str(random_pipeline)), tmp_path))

@@ -10,9 +10,9 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import DiverError
-from diver_trt.runtime.cuda import Cuda, Gpu, find_gpu, import_cuda
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda, Gpu, find_gpu, import_cuda
+from diver_trt.runtime.backends.tensorrt.module import import_tensorrt
 from diver_trt.runtime.engine import Session
-from diver_trt.runtime.trt_module import import_tensorrt
 
 
 @cache
@@ -29,24 +29,30 @@ def rtx_lists_it() -> bool:
     """Return whether TensorRT-RTX says that it compiles for this GPU."""
     found = gpu()
     try:
-        return found is not None and hasattr(import_tensorrt("rtx").ComputeCapability, found.compute_capability.upper())
+        return found is not None and hasattr(
+            import_tensorrt("rtx").ComputeCapability, found.compute_capability.upper()
+        )
     except DiverError:
         return False
 
 
-needs_gpu = pytest.mark.skipif(not rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX compiles for")
+needs_gpu = pytest.mark.skipif(
+    not rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX compiles for"
+)
 
 
 def rtx_session(bundle: Bundle, tmp_path: Path, batch: int = 2) -> Session:
     """Build a bundle's engines for this GPU and open them."""
-    from diver_trt.export.engine_builder import build_plan, resolve_target
-    from diver_trt.runtime.trt_engine import TrtSession
-    from diver_trt.sidecar import Profile, read_plan
+    from diver_trt.runtime.backends.tensorrt.builder import build_plan, resolve_target
+    from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+    from diver_trt.runtime.backends.tensorrt.sidecar import Profile, read_plan
 
     copy = linked(bundle, tmp_path)
     target = resolve_target("rtx", [], Profile(batch, batch, batch))
     list(build_plan(copy, target))
-    return TrtSession(copy, read_plan(target.folder(copy)), batch, import_tensorrt("rtx"), Cuda(import_cuda()))
+    return TrtSession(
+        copy, read_plan(target.folder(copy)), batch, import_tensorrt("rtx"), Cuda(import_cuda())
+    )
 
 
 def linked(bundle: Bundle, folder: Path) -> Bundle:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
-from diver_trt.export.engine_builder import build_plan, resolve_target
-from diver_trt.runtime.cuda import Cuda, import_cuda
-from diver_trt.runtime.memory import plan_memory
+from diver_trt.runtime.backends.tensorrt.builder import build_plan, resolve_target
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
+from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.memory import plan_memory
+from diver_trt.runtime.backends.tensorrt.sidecar import Profile, read_plan
 from diver_trt.runtime.recoverer import Recoverer
-from diver_trt.runtime.trt_engine import TrtDenoiser
-from diver_trt.sidecar import Profile, read_plan
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
 from tests.gpu.device import gpu, linked, needs_gpu, rtx_lists_it
 
@@ -40,27 +40,42 @@ def recover(bundle: Bundle, images: Any, engine: str) -> NDArray[np.uint8]:
 
 
 @needs_gpu
-def test_an_engine_recovers_what_the_reference_does(built: Bundle, digits: Bundle, images: Any) -> None:
-    found, expected = recover(built, images, "rtx").astype(float), recover(digits, images, "onnx").astype(float)
+def test_an_engine_recovers_what_the_reference_does(
+    built: Bundle, digits: Bundle, images: Any
+) -> None:
+    found, expected = (
+        recover(built, images, "rtx").astype(float),
+        recover(digits, images, "onnx").astype(float),
+    )
     assert np.abs(found - expected).mean() < 1
     psnr = 10 * np.log10(255**2 / np.square(found - expected).mean())
     assert psnr >= 40
 
 
 @needs_gpu
-def test_a_replayed_graph_equals_plain_enqueues(built: Bundle, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replayed_graph_equals_plain_enqueues(
+    built: Bundle, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replayed = recover(built, images, "rtx")
     monkeypatch.setattr(TrtDenoiser, "_capture", lambda self: None)
     np.testing.assert_array_equal(replayed, recover(built, images, "rtx"))
 
 
 @needs_gpu
-def test_the_device_takes_what_the_plan_says(export_to: Callable[..., Bundle], tmp_path: Path) -> None:
+def test_the_device_takes_what_the_plan_says(
+    export_to: Callable[..., Bundle], tmp_path: Path
+) -> None:
     """Within 15 %, on a model large enough that the driver's rounding does not decide: DiT-B's width and depth, some 270 MB in fp16.
 
     Measured as what disappears from the device when the networks are opened, less what an empty session takes.
     """
-    model = save_random_pipeline(tmp_path / "base", num_attention_heads=12, attention_head_dim=64, num_layers=12, sample_size=32)
+    model = save_random_pipeline(
+        tmp_path / "base",
+        num_attention_heads=12,
+        attention_head_dim=64,
+        num_layers=12,
+        sample_size=32,
+    )
     bundle = linked(export_to(model, "fp16"), tmp_path)
     target = resolve_target("rtx", [], Profile(4, 4, 4))
     list(build_plan(bundle, target))
@@ -73,7 +88,9 @@ def test_the_device_takes_what_the_plan_says(export_to: Callable[..., Bundle], t
     assert before - after == pytest.approx(plan.peak_bytes, rel=0.15)
 
 
-@pytest.mark.skipif(gpu() is None or rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX does not list")
+@pytest.mark.skipif(
+    gpu() is None or rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX does not list"
+)
 def test_a_gpu_that_rtx_does_not_list_is_refused_in_words(digits: Bundle) -> None:
     """For compute capability 9.0 and the like: the builder must say so instead of compiling for other GPUs."""
     with pytest.raises(EngineError, match=r"and TensorRT-RTX .* compiles for"):

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from diver_trt.errors import RecipeError
-from diver_trt.method.schedule import NoiseSchedule, ddim_coefficients, log_variance_bounds, step_table
+from diver_trt.method.schedule import (
+    NoiseSchedule,
+    ddim_coefficients,
+    log_variance_bounds,
+    step_table,
+)
 from diver_trt.method.step import StepLayout
 from diver_trt.recipe import Recipe
 
@@ -27,7 +32,9 @@ def test_the_respaced_chain_starts_at_one_and_falls() -> None:
 
 
 def test_scaled_linear_is_linear_in_the_square_root() -> None:
-    schedule = NoiseSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012, train_timesteps=3)
+    schedule = NoiseSchedule(
+        kind="scaled_linear", beta_start=0.00085, beta_end=0.012, train_timesteps=3
+    )
     betas = np.array([0.00085, ((0.00085**0.5 + 0.012**0.5) / 2) ** 2, 0.012])
     np.testing.assert_allclose(schedule.alphas_cumprod(), np.cumprod(1 - betas), rtol=1e-14)
 
@@ -40,7 +47,9 @@ def test_ddim_with_the_true_noise_returns_z0_and_every_level_between() -> None:
     latent = np.sqrt(abar[50]) * z0 + np.sqrt(1 - abar[50]) * noise
     for k in range(50, 0, -1):
         latent = a[k - 1] * latent + b[k - 1] * noise
-        np.testing.assert_allclose(latent, np.sqrt(abar[k - 1]) * z0 + np.sqrt(1 - abar[k - 1]) * noise, atol=1e-11)
+        np.testing.assert_allclose(
+            latent, np.sqrt(abar[k - 1]) * z0 + np.sqrt(1 - abar[k - 1]) * noise, atol=1e-11
+        )
     np.testing.assert_allclose(latent, z0, atol=1e-11)
 
 
@@ -50,7 +59,9 @@ def test_learned_variance_lies_between_the_posterior_and_the_prior() -> None:
     k = 30
     beta = 1 - abar[k] / abar[k - 1]
     np.testing.assert_allclose(np.exp(high[k - 1]), beta, rtol=1e-12)
-    np.testing.assert_allclose(np.exp(low[k - 1]), beta * (1 - abar[k - 1]) / (1 - abar[k]), rtol=1e-12)
+    np.testing.assert_allclose(
+        np.exp(low[k - 1]), beta * (1 - abar[k - 1]) / (1 - abar[k]), rtol=1e-12
+    )
     assert (low[1:] <= high[1:]).all()
 
 
@@ -79,7 +90,12 @@ def test_the_table_guides_three_channels_and_acts_in_the_window_only() -> None:
 
 
 def test_the_guided_steps_of_a_recipe_are_those_of_its_table() -> None:
-    for recipe in (Recipe(), Recipe(window=(50, 0)), Recipe(start_step=25, window=(25, 10)), Recipe(gamma=0)):
+    for recipe in (
+        Recipe(),
+        Recipe(window=(50, 0)),
+        Recipe(start_step=25, window=(25, 10)),
+        Recipe(gamma=0),
+    ):
         table = step_table(SCHEDULE, recipe, LAYOUT)
         acting = (np.flatnonzero(table[:, LAYOUT.gamma]) + 1).tolist()
         assert [k for k in acting if k <= recipe.start_step] == sorted(recipe.guided_steps)

@@ -35,7 +35,9 @@ def plain_ddim(tensors: dict[str, Array], k: int, scale: float = 4.0, channels: 
     abar = SCHEDULE.respaced(50)
     eps = tensors["eps_class"].copy()
     guided = slice(None, channels)
-    eps[:, guided] = (tensors["eps_null"] + scale * (tensors["eps_class"] - tensors["eps_null"]))[:, guided]
+    eps[:, guided] = (tensors["eps_null"] + scale * (tensors["eps_class"] - tensors["eps_null"]))[
+        :, guided
+    ]
     z0 = (tensors["latent"] - np.sqrt(1 - abar[k]) * eps) / np.sqrt(abar[k])
     result: Array = np.sqrt(abar[k - 1]) * z0 + np.sqrt(1 - abar[k - 1]) * eps
     return result
@@ -47,7 +49,9 @@ def test_without_gamma_a_step_is_plain_ddim(tensors: dict[str, Array], k: int) -
 
 
 def test_four_guided_channels_are_diffusers_guidance(tensors: dict[str, Array]) -> None:
-    np.testing.assert_allclose(step(tensors, 20, cfg_channels=4), plain_ddim(tensors, 20, channels=4), atol=1e-12)
+    np.testing.assert_allclose(
+        step(tensors, 20, cfg_channels=4), plain_ddim(tensors, 20, channels=4), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("k", [41, 25, 1])
@@ -57,7 +61,9 @@ def test_outside_the_window_a_step_is_plain_ddim(tensors: dict[str, Array], k: i
 
 @pytest.mark.parametrize("sigma", ["learned", "posterior", "marginal"])
 @pytest.mark.parametrize("k", [40, 26])
-def test_inside_the_window_the_latent_is_pulled_to_the_anchor(tensors: dict[str, Array], k: int, sigma: Sigma) -> None:
+def test_inside_the_window_the_latent_is_pulled_to_the_anchor(
+    tensors: dict[str, Array], k: int, sigma: Sigma
+) -> None:
     abar = SCHEDULE.respaced(50)
     beta = 1 - abar[k] / abar[k - 1]
     posterior = beta * (1 - abar[k - 1]) / (1 - abar[k])
@@ -68,7 +74,9 @@ def test_inside_the_window_the_latent_is_pulled_to_the_anchor(tensors: dict[str,
         "marginal": np.sqrt(1 - abar[k]),
     }
     pull = 0.1 * expected[sigma] * (tensors["latent"] - tensors["anchor"])
-    np.testing.assert_allclose(step(tensors, k, sigma=sigma), plain_ddim(tensors, k) - pull, atol=1e-12)
+    np.testing.assert_allclose(
+        step(tensors, k, sigma=sigma), plain_ddim(tensors, k) - pull, atol=1e-12
+    )
 
 
 def test_a_full_window_guides_every_step(tensors: dict[str, Array]) -> None:

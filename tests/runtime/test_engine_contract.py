@@ -18,10 +18,10 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import PRESETS
-from diver_trt.runtime.cuda import Cuda
+from diver_trt.runtime.backends.onnx import OnnxSession
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda
+from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.engine import Session
-from diver_trt.runtime.onnx_engine import OnnxSession
-from diver_trt.runtime.trt_engine import TrtSession
 from tests.conftest import DIGITS_MODEL
 from tests.gpu.device import needs_gpu, rtx_session
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
@@ -49,7 +49,8 @@ def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
 
 
 @pytest.fixture(
-    params=[onnx, torch, stand_in, pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu])], ids=["onnx", "torch", "stand-in", "rtx"]
+    params=[onnx, torch, stand_in, pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu])],
+    ids=["onnx", "torch", "stand-in", "rtx"],
 )
 def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> Iterator[Session]:
     opened = request.param(digits, tmp_path)
@@ -63,18 +64,26 @@ def values(bundle: Bundle, network: str, size: int, seed: int = 0) -> dict[str, 
     made: dict[str, NDArray[Any]] = {}
     for spec in bundle.networks[network].inputs:  # type: ignore[index]
         shape = spec.concrete(size)
-        made[spec.name] = generator.integers(0, 10, shape) if spec.dtype == "int64" else generator.standard_normal(shape).astype(spec.dtype)
+        made[spec.name] = (
+            generator.integers(0, 10, shape)
+            if spec.dtype == "int64"
+            else generator.standard_normal(shape).astype(spec.dtype)
+        )
     return made
 
 
 def reference(bundle: Bundle, network: str, inputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
-    session = onnxruntime.InferenceSession(bundle.path / f"{network}.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        bundle.path / f"{network}.onnx", providers=["CPUExecutionProvider"]
+    )
     output: NDArray[Any] = session.run(None, inputs)[0]
     return output
 
 
 @pytest.mark.parametrize("network", ["encoder", "conditioner", "decoder"])
-def test_a_network_computes_what_its_graph_does(session: Session, digits: Bundle, network: Any) -> None:
+def test_a_network_computes_what_its_graph_does(
+    session: Session, digits: Bundle, network: Any
+) -> None:
     engine = session.open(network)
     (output,) = (spec.name for spec in digits.networks[network].outputs)
     for seed in range(2):
@@ -83,7 +92,10 @@ def test_a_network_computes_what_its_graph_does(session: Session, digits: Bundle
             engine.write(name, value)
         engine.run()
         np.testing.assert_allclose(
-            engine.read(output).astype(np.float32), reference(digits, network, inputs), atol=TOLERANCE, rtol=TOLERANCE
+            engine.read(output).astype(np.float32),
+            reference(digits, network, inputs),
+            atol=TOLERANCE,
+            rtol=TOLERANCE,
         )
     engine.close()
 
@@ -116,7 +128,10 @@ def test_another_type_or_shape_is_refused(session: Session) -> None:
         (np.zeros((1, 4, 8, 8), np.float16), r"float16\[1, 4, 8, 8\]"),
         (np.zeros((2, 4, 8, 8), np.float32), r"float32\[2, 4, 8, 8\]"),
     ):
-        with pytest.raises(EngineError, match=rf"latent: got {found}, but the engine was opened for float32\[1, 4, 8, 8\]"):
+        with pytest.raises(
+            EngineError,
+            match=rf"latent: got {found}, but the engine was opened for float32\[1, 4, 8, 8\]",
+        ):
             engine.write("latent", wrong)
     engine.close()
 
@@ -134,7 +149,11 @@ def test_a_closed_engine_says_so(session: Session) -> None:
     engine = session.open("decoder")
     engine.close()
     engine.close()
-    for use in (engine.run, lambda: engine.read("image"), lambda: engine.write("latent", np.zeros((1, 4, 8, 8), np.float32))):
+    for use in (
+        engine.run,
+        lambda: engine.read("image"),
+        lambda: engine.write("latent", np.zeros((1, 4, 8, 8), np.float32)),
+    ):
         with pytest.raises(EngineError, match="the decoder engine is closed"):
             use()
 
@@ -148,13 +167,26 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
     for seed in (0, 1, 0):
         generator = np.random.default_rng(seed)
         start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
-        tables = [0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32) for _ in range(BATCH + 1)]
+        tables = [
+            0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32)
+            for _ in range(BATCH + 1)
+        ]
         denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
         assert list(denoiser.run()) == [5, 4, 3, 2, 1]
         expected = start
         for k in range(5, 0, -1):
-            pair = np.stack([np.stack([rows[k - 1] for rows in tables[:BATCH]]), np.stack([tables[BATCH][k - 1]] * BATCH)])
-            inputs = {"latent": expected, "anchor": anchor, "modulation": pair, "coefficients": table[k - 1]}
+            pair = np.stack(
+                [
+                    np.stack([rows[k - 1] for rows in tables[:BATCH]]),
+                    np.stack([tables[BATCH][k - 1]] * BATCH),
+                ]
+            )
+            inputs = {
+                "latent": expected,
+                "anchor": anchor,
+                "modulation": pair,
+                "coefficients": table[k - 1],
+            }
             expected = reference(digits, "denoiser", inputs)
         finals.append(denoiser.latent().copy())
         np.testing.assert_allclose(finals[-1], expected, atol=TOLERANCE * np.abs(expected).max())
@@ -172,15 +204,30 @@ def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> 
     table = step_table(digits.noise_schedule, recipe, digits.layout).astype(np.float32)
     generator = np.random.default_rng(3)
     start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
-    tables = [0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32) for _ in range(BATCH + 1)]
+    tables = [
+        0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32)
+        for _ in range(BATCH + 1)
+    ]
     denoiser = session.open_denoiser(table, 5)
     denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
     for k in (2, 5, 3, 3):
         latent = generator.standard_normal(start.shape).astype(np.float32)
-        pair = np.stack([np.stack([rows[k - 1] for rows in tables[:BATCH]]), np.stack([tables[BATCH][k - 1]] * BATCH)])
-        inputs = {"latent": latent, "anchor": anchor, "modulation": pair, "coefficients": table[k - 1]}
+        pair = np.stack(
+            [
+                np.stack([rows[k - 1] for rows in tables[:BATCH]]),
+                np.stack([tables[BATCH][k - 1]] * BATCH),
+            ]
+        )
+        inputs = {
+            "latent": latent,
+            "anchor": anchor,
+            "modulation": pair,
+            "coefficients": table[k - 1],
+        }
         expected = reference(digits, "denoiser", inputs)
-        np.testing.assert_allclose(denoiser.step(k, latent), expected, atol=TOLERANCE * np.abs(expected).max())
+        np.testing.assert_allclose(
+            denoiser.step(k, latent), expected, atol=TOLERANCE * np.abs(expected).max()
+        )
     chained = start
     for k in range(5, 0, -1):
         chained = denoiser.step(k, chained).copy()

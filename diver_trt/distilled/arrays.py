@@ -1,0 +1,303 @@
+"""Distilled tensors: which method wrote a file, and what its images and labels are.
+
+The structure of the file tells most (`tensor_structure`); how its values were normalised and whitened, its name and the values tell.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.folders import natural
+from diver_trt.distilled.formats import Format, collage_of_path, find_format
+from diver_trt.distilled.labels import Labels, read_labels
+from diver_trt.distilled.normalisation import (
+    NORMALISATIONS,
+    Normalisation,
+    absurdity,
+    contradiction,
+    find_normalisation,
+)
+from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.source import channels_last
+from diver_trt.distilled.stored_array import Array
+from diver_trt.distilled.structure import TensorStructure, look_at, read_structure
+from diver_trt.distilled.tensor_files import unwhitened_twin
+from diver_trt.distilled.whitening import SIDE, Kind, Whitening, looks_whitened, whitened_rows
+from diver_trt.distilled.zca_reference import fit_reference
+from diver_trt.errors import DatasetError
+
+_TINY_IMAGENET_CLASSES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """One file of distilled tensors, understood.
+
+    Attributes:
+        path: The file.
+        format: Which methods write such files.
+        images: [n, c, H, W] or [n, H, W, c], as stored.
+        labels: The class of each image.
+        normalisation: What the values were normalised with.
+        whitened: How they were whitened after that, if they were.
+        whitening: The transform that undoes it; None also where whitened values were asked for as they are.
+        collage: The collage factor that the file names, as converted ones do, or a folder around it, as IDC's do.
+        classes: The ImageNet subset that the file itself names, as converted ones do.
+        notes: What a user should know.
+    """
+
+    path: Path
+    format: Format
+    images: Array
+    labels: Labels
+    normalisation: Normalisation
+    whitened: Kind | None
+    whitening: Whitening | None
+    collage: int | None
+    classes: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def side(self) -> int:
+        """The shorter side of an image in pixels."""
+        height, width = (
+            self.images.shape[1:3]
+            if channels_last(self.path, self.images)
+            else self.images.shape[2:4]
+        )
+        return int(min(height, width))
+
+
+def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tensors:
+    """Understand one file.
+
+    Args:
+        path: A `.pt`, `.npz` or `.safetensors` file.
+        options: What is known of it.
+        undo: Whether whitening is to be undone; else values that are whitened are taken as they are.
+
+    Raises:
+        DatasetError: It is no file of distilled images, its labels are missing, or whitening is to be undone and there is no reference.
+    """
+    found = read_structure(path)
+    entry = find_format(options.method, "tensors") if options.method else found.format
+    sample = look_at(found.images, last=channels_last(path, found.images))
+    if (finite := np.isfinite(sample).all(axis=(1, 2, 3))).any():
+        sample = sample[finite]  # the others are found when every image is looked at
+    if problem := absurdity(sample):
+        raise DatasetError(f"{path}: {problem}")
+    labels = read_labels(
+        found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip")
+    )
+    values = _read_values(path, entry, found, options, sample, labels.num_classes, undo=undo)
+    notes = [*found.notes, *([entry.advice] if entry.advice else []), *values.notes]
+    best = path.with_name(f"images_best{path.suffix}")
+    if path.stem.startswith("images_zca_") and best.is_file() and not unwhitened_twin(best):
+        notes.append(
+            f"{best.name} is whitened, and of which iteration it is, nothing here tells; {path.name} may be of another"
+        )
+    if labels.form == "logits" and (wrong := _misplaced(labels)):
+        notes.append(
+            f"the largest logit of {wrong} images is not the class that their place says; the logit decides"
+        )
+    if labels.form == "centred one-hot":
+        notes.append(
+            "its labels are regression targets, not logits: they give the class and are not carried on"
+        )
+    return Tensors(
+        path=path,
+        format=entry,
+        images=found.images,
+        labels=labels,
+        normalisation=values.normalisation,
+        whitened=values.whitened,
+        whitening=values.whitening,
+        collage=found.collage or collage_of_path(path.parent, entry),
+        classes=found.classes,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    normalisation: Normalisation
+    whitened: Kind | None
+    whitening: Whitening | None
+    notes: tuple[str, ...]
+
+
+def _read_values(
+    path: Path,
+    entry: Format,
+    found: TensorStructure,
+    options: ReadOptions,
+    sample: NDArray[Any],
+    num_classes: int,
+    *,
+    undo: bool,
+) -> _Values:
+    """Find out how values were normalised and whitened, by what is said of them and by how they look."""
+    stated, reference, shape = (
+        options.normalisation or found.normalisation,
+        options.zca_reference,
+        sample.shape[1:],
+    )
+    seen = _seen_whitening(entry, found.whitening, path, sample)
+    whitened = seen if _is_believed(entry, found, options, num_classes) else None
+    if reference and not seen:
+        raise DatasetError(f"--zca-reference: {path} does not look ZCA-whitened; leave it out")
+    if reference and not whitened:
+        raise DatasetError(
+            "--zca-reference and --normalisation: whitened values are not normalised; leave out one of them"
+        )
+    rows = whitened_rows(whitened, shape) if whitened and undo else None
+    if whitened and undo and (rows is None or not reference):
+        raise DatasetError(
+            _whitening_remedy(path, entry, whitened, shape, named=found.whitening is not None)
+        )
+    if whitened and whitened is not Kind.FREPO:
+        chosen = NORMALISATIONS["none"]
+    elif stated:
+        chosen = find_normalisation(stated)
+    elif entry.name == "arrays":
+        chosen = _plain_normalisation(path, sample)
+    else:
+        chosen = _default_normalisation(entry, path, sample, num_classes)
+    if whitened and reference and rows is not None:
+        whitening, chosen, note = fit_reference(reference, whitened, rows, chosen, shape)
+        return _Values(chosen, whitened, whitening, (note,))
+    notes = []
+    if seen and not whitened:
+        way = f"name the training images with --zca-reference{' in its place' if options.normalisation else ''}"
+        if not undo:
+            way = (
+                "leave it out"
+                if options.normalisation
+                else "--zca-reference undoes it where they are read"
+            )
+        notes.append(
+            f"its images look ZCA-whitened, but are read with --normalisation {chosen.name}; if they are whitened, {way}"
+        )
+    elif not whitened and (problem := contradiction(sample, chosen)):
+        notes.append(f"{problem}: is --normalisation {chosen.name} right?")
+    return _Values(chosen, whitened, None, tuple(notes))
+
+
+def _seen_whitening(
+    entry: Format, named: Kind | None, path: Path, sample: NDArray[Any]
+) -> Kind | None:
+    """Return how images were whitened, by what the file says, or else by their values; None if they do not look like it."""
+    if sample.dtype.kind != "f" or sample.shape[1] != 3:
+        return None
+    if named or path.stem.startswith("images_zca_"):
+        return named
+    kinds = {"frepo": Kind.FREPO, "kip": Kind.KIP}
+    looks = (min(sample.shape[2:]) <= SIDE or entry.name in kinds) and looks_whitened(sample)
+    called = (
+        entry.name == "kip"
+        and "_zca_" in path.stem
+        and contradiction(sample, NORMALISATIONS["none"])
+    )
+    return kinds.get(entry.name, Kind.KORNIA) if looks or called else None
+
+
+def _is_believed(
+    entry: Format, found: TensorStructure, options: ReadOptions, num_classes: int
+) -> bool:
+    """Say whether images that look whitened are taken for it: not where a normalisation is stated, which FRePo alone does before it.
+
+    By default only those of methods that whiten are: MTT and its family do so for CIFAR and Tiny-ImageNet.
+    """
+    if options.normalisation and entry.name != "frepo":
+        return False
+    if options.zca_reference or found.whitening or entry.name == "frepo":
+        return True
+    whitens = entry.name in ("kip", "arrays") or (
+        entry.name == "mtt" and num_classes <= _TINY_IMAGENET_CLASSES
+    )
+    return whitens and found.normalisation is None
+
+
+def _whitening_remedy(
+    path: Path, entry: Format, kind: Kind, shape: tuple[int, ...], *, named: bool
+) -> str:
+    reason = (
+        f"{path}: {'is' if named else 'looks'} ZCA-whitened, and the transform is not in the file"
+    )
+    otherwise = f"if it is not whitened, say {'' if entry.name in ('mtt', 'arrays') else '--format arrays and '}--normalisation"
+    if whitened_rows(kind, shape) is None:
+        return (
+            f"{reason}; it can be fitted again for up to {SIDE} x {SIDE} pixels, FRePo's also for 128 x 128, not for {shape[2]} x "
+            f"{shape[1]}: undo it where the set was made, or, {otherwise}"
+        )
+    fit = "name the training images with --zca-reference, so that it can be fitted again"
+    if kind is Kind.FREPO:
+        fit = "name FRePo's own, data/zca/*.npz, with --zca-reference, or the training images, so that it can be fitted again"
+    if entry.name != "mtt":
+        return f"{reason}; {fit}; or, {otherwise}"
+    twins = sorted(path.parent.glob("images_zca_*"), key=natural)
+    twin = (
+        f"{twins[-1].name}, which is not whitened"
+        if twins
+        else "the file that is not whitened (images_zca_*.pt, if there is one)"
+    )
+    return f"{reason}; give {twin}, or {fit}; or, {otherwise}"
+
+
+def _plain_normalisation(path: Path, sample: NDArray[Any]) -> Normalisation:
+    """Return that pixels are not normalised; what else values are, a file of no method in particular does not tell."""
+    if contradiction(sample, NORMALISATIONS["none"]) is None:
+        return NORMALISATIONS["none"]
+    raise DatasetError(
+        f"{path}: holds values from {sample.min():.2f} to {sample.max():.2f}, and does not say what they were normalised with; expected "
+        "pixels, uint8 or in 0 to 1: say --normalisation, such as cifar10 or imagenet, or --format if a method wrote it"
+    )
+
+
+def _default_normalisation(
+    entry: Format, path: Path, sample: NDArray[Any], num_classes: int
+) -> Normalisation:
+    """Return what the method's code normalises with."""
+    side = min(sample.shape[2:])
+    if (
+        sample.dtype == np.uint8
+        or entry.name in ("idc", "dream", "ncfm", "kip")
+        or path.stem.startswith("images_zca_")
+    ):
+        return NORMALISATIONS["none"]
+    if entry.name == "frepo":
+        if side != 32:
+            raise DatasetError(
+                f"{path}: FRePo normalises each data set with its own statistics; name them, such as --normalisation frepo-imagenette"
+            )
+        return NORMALISATIONS["frepo-cifar10"]
+    if entry.name == "glad" and side > 32:
+        return NORMALISATIONS["glad"]
+    if entry.name == "dc" and (match := re.match(r"res_[^_]+_([^_]+)_", path.name)):
+        known = {
+            "CIFAR10": "cifar10",
+            "CIFAR100": "cifar100-dc",
+            "MNIST": "mnist",
+            "FashionMNIST": "fashionmnist",
+            "SVHN": "svhn",
+        }
+        if match[1] in known:
+            return NORMALISATIONS[known[match[1]]]
+    if entry.name == "dc" and side == 32 and num_classes == 100:
+        return NORMALISATIONS["cifar100-dc"]
+    return NORMALISATIONS["cifar10" if side == 32 else "mnist" if side == 28 else "imagenet"]
+
+
+def _misplaced(labels: Labels) -> int:
+    """Return how many classes differ from those of a dataset that lists its images class by class; 0 if it does not at all."""
+    per_class, rest = divmod(len(labels.classes), labels.num_classes)
+    wrong = int(
+        np.count_nonzero(labels.classes != np.arange(len(labels.classes)) // max(1, per_class))
+    )
+    return 0 if rest or wrong > len(labels.classes) // 2 else wrong

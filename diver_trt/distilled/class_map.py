@@ -1,0 +1,174 @@
+"""Which class of the model each class of a dataset is.
+
+A map is an ordered list of model labels: position is the dataset's index. Maps come from three places: the subsets of ImageNet-1K
+that distillation methods use, each in the method's own order; a file; or the model itself, whose classes are then the dataset's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from diver_trt.errors import DatasetError, shown
+
+IMAGENET_CLASSES = 1000
+WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """The classes of a dataset in its own order.
+
+    Attributes:
+        name: A subset's name, a file's path, or `"model"`.
+        labels: The model's class at each index.
+        names: The folder name of each index where the map gives one, else None.
+    """
+
+    name: str
+    labels: tuple[int, ...]
+    names: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """Return the wnid of each ImageNet-1K class, sorted, which is also the order of DiT's labels."""
+    return tuple(_data("imagenet_wnids.txt").split())
+
+
+@cache
+def imagenet_subsets() -> dict[str, tuple[int, ...]]:
+    """Return the ImageNet-1K labels of each known subset, in the order of the method that uses it."""
+    return {
+        name: tuple(labels) for name, labels in json.loads(_data("imagenet_subsets.json")).items()
+    }
+
+
+def wnid_of(label: int, num_classes: int) -> str | None:
+    """Return a class's wnid if the model's classes are ImageNet-1K's."""
+    return imagenet_wnids()[label] if num_classes == IMAGENET_CLASSES else None
+
+
+def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | None) -> ClassMap:
+    """Return the class map that `--classes` asks for.
+
+    Args:
+        name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels, a JSON object from folder name
+            to label, or text with one class per line: `LABEL`, or `NAME LABEL`. A label may be a wnid.
+        num_classes: The model's number of classes.
+        class_names: The model's class names, if it has them.
+
+    Raises:
+        DatasetError: There is no such subset or file, or the model lacks a class it names.
+    """
+    if name == "model":
+        return ClassMap(
+            "model", tuple(range(num_classes)), tuple(class_names or [None] * num_classes)
+        )
+    if name in imagenet_subsets():
+        labels = imagenet_subsets()[name]
+        if num_classes != IMAGENET_CLASSES:
+            raise DatasetError(
+                f"--classes {name} is a subset of ImageNet-1K, but the model has {num_classes} classes; expected a model of 1000"
+            )
+        return ClassMap(name, labels, tuple(imagenet_wnids()[label] for label in labels))
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(
+            subset for subset in imagenet_subsets() if "@" not in subset and "-" not in subset
+        )
+        raise DatasetError(
+            f"--classes {name}: neither a file nor a known subset; expected a file, model, {known}, imagenet-a to -e, -10 or -100"
+        )
+    return _read_class_file(path, num_classes)
+
+
+def subset_needed(path: Path, found: str) -> str:
+    """Return why a dataset of a few numbered classes is not read for a model of ImageNet-1K, and what to say."""
+    return (
+        f"{path}: {found}, but the model has {IMAGENET_CLASSES} classes, and methods order subsets in their own way. Say which "
+        "subset it is (--classes imagenette, imagewoof, imagefruit, …, or a file), or --classes model if the classes are ImageNet-1K "
+        "indices."
+    )
+
+
+def numbering_needed(path: Path, labels: Collection[int]) -> str:
+    """Return why a dataset of a few ImageNet-1K classes is not read before it is said how to number them, and what to say."""
+    matches = [
+        name
+        for name, subset in imagenet_subsets().items()
+        if set(subset) == set(labels) and "@" not in name
+    ]
+    those = f", those of {' and '.join(matches)}" if matches else ""
+    return (
+        f"{path}: has {len(labels)} of the model's {IMAGENET_CLASSES} classes{those}; trainers number a subset in its method's own "
+        f"order. Say --classes {matches[0] if matches else 'SUBSET or FILE'}, or --classes model for ImageNet-1K indices."
+    )
+
+
+def variant_of(subset: str, method: str) -> str:
+    """Return the name of a subset as one method has it, if its classes or their order are its own, as for NCFM's ImageFruit."""
+    variant = f"{subset}@{method}"
+    return variant if variant in imagenet_subsets() else subset
+
+
+def _read_class_file(path: Path, num_classes: int) -> ClassMap:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DatasetError(f"--classes {path}: cannot be read as text ({cause})") from cause
+    entries = (
+        _json_entries(path, text) if text.lstrip().startswith(("[", "{")) else _text_entries(text)
+    )
+    if not entries:
+        raise DatasetError(
+            f"--classes {path}: names no class; expected one line per class, LABEL or NAME LABEL"
+        )
+    names = [name for name, _ in entries if name is not None]
+    if len(set(names)) != len(names):
+        raise DatasetError(f"--classes {path}: a name stands twice; expected each class once")
+    labels = tuple(_label(path, label, num_classes) for _, label in entries)
+    return ClassMap(str(path), labels, tuple(name for name, _ in entries))
+
+
+def _json_entries(path: Path, text: str) -> list[tuple[str | None, object]]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as cause:
+        raise DatasetError(f"--classes {path}: not valid JSON ({cause})") from cause
+    return list(value.items()) if isinstance(value, dict) else [(None, label) for label in value]
+
+
+def _text_entries(text: str) -> list[tuple[str | None, object]]:
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    parts = [line.rsplit(maxsplit=1) for line in lines if line]
+    return [(part[0] if len(part) == 2 else None, part[-1]) for part in parts]
+
+
+def _label(path: Path, value: object, num_classes: int) -> int:
+    if (
+        isinstance(value, str)
+        and WNID.fullmatch(value)
+        and num_classes == IMAGENET_CLASSES
+        and value in imagenet_wnids()
+    ):
+        return imagenet_wnids().index(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
+        raise DatasetError(
+            f"--classes {path}: found {shown(repr(value))}; expected a class of the model, 0 to {num_classes - 1}, or a wnid of ImageNet-1K"
+        )
+    return value
+
+
+def _data(name: str) -> str:
+    return files("diver_trt.distilled").joinpath(name).read_text(encoding="utf-8")

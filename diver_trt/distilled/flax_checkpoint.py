@@ -1,0 +1,110 @@
+"""flax checkpoints, as FRePo publishes its sets: `state["params"]["x_proto"]` and `["y_proto"]` of a training state in msgpack.
+
+Nothing in such a file can run. Of the state, which holds the optimiser's copies of the images too, only those two arrays are taken: the
+walk goes past everything else without building it.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diver_trt.distilled.stored_array import MAX_LOADED_BYTES, InPlaceArray
+from diver_trt.errors import DatasetError, MissingExtraError
+
+_NAME = re.compile(r"checkpoint_\d+(\.\d+)?")
+"""What flax calls a checkpoint: by its step, or by its metric."""
+
+_LOOKED_AT = 64
+"""Bytes in which a training state names its params."""
+
+_NDARRAY = 1
+"""flax's code for an array among msgpack's extension types: `(shape, dtype, bytes)`, packed once more."""
+
+_ARRAYS = {"x_proto": "image", "y_proto": "label"}
+_MAX_KEYS, _MAX_KEY_BYTES = 1000, 200
+_DTYPES = ("float16", "float32", "float64")
+
+
+def is_flax_checkpoint(path: Path) -> bool:
+    """Return whether a file is called as flax calls its checkpoints, or has no suffix and begins like one."""
+    if _NAME.fullmatch(path.name):
+        return True
+    if path.suffix:
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LOOKED_AT)
+    except OSError:
+        return False
+    return (
+        head[:1] in {bytes([0x80 + count]) for count in range(16)} and b"\xa6params" in head
+    )  # a msgpack map, and a text of six bytes
+
+
+def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
+    """Find FRePo's images and labels in a checkpoint, under the names of its `.npz` files, `image` and `label`.
+
+    Raises:
+        DatasetError: The file cannot be read, is no checkpoint of flax, or holds other than FRePo's arrays.
+        MissingExtraError: msgpack is not installed.
+    """
+    try:
+        import msgpack
+    except ImportError as cause:
+        raise MissingExtraError("msgpack", "export", "reading flax checkpoints") from cause
+    found: dict[str, InPlaceArray] = {}
+    try:
+        with path.open("rb") as file:
+            limit = min(path.stat().st_size, MAX_LOADED_BYTES) + 1
+            reader = msgpack.Unpacker(
+                file,
+                max_buffer_size=limit,
+                max_str_len=_MAX_KEY_BYTES,
+                max_array_len=_MAX_KEYS,
+                max_map_len=_MAX_KEYS,
+            )
+            for _ in range(reader.read_map_header()):
+                if reader.unpack() != "params":
+                    reader.skip()
+                    continue
+                for _ in range(reader.read_map_header()):
+                    if name := _ARRAYS.get(reader.unpack()):
+                        found[name] = _array(path, reader.unpack(), reader.tell())
+                    else:
+                        reader.skip()
+    except OSError as cause:
+        raise DatasetError(f"{path}: cannot be read ({cause.strerror})") from cause
+    except (ValueError, TypeError, msgpack.UnpackException) as cause:
+        raise DatasetError(
+            f"{path}: is no whole checkpoint of flax; expected FRePo's, with x_proto and y_proto in its params"
+        ) from cause
+    if len(found) != len(_ARRAYS):
+        raise DatasetError(
+            f"{path}: has no {' and '.join(_ARRAYS)} in its params; expected a checkpoint of FRePo"
+        )
+    return found
+
+
+def _array(path: Path, packed: Any, end: int) -> InPlaceArray:
+    """Return the array whose packed form ends at byte `end` of the file."""
+    import msgpack
+
+    if not (isinstance(packed, msgpack.ExtType) and packed.code == _NDARRAY):
+        raise ValueError("no array")
+    shape, name, values = msgpack.unpackb(packed.data)
+    if not (
+        isinstance(shape, list)
+        and all(type(size) is int and size > 0 for size in shape)
+        and name in _DTYPES
+    ):
+        raise ValueError("no array of numbers")
+    dtype = np.dtype(name)
+    if not isinstance(values, bytes) or len(values) != prod(shape) * dtype.itemsize:
+        raise ValueError("the shape, type and size of an array contradict each other")
+    strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return InPlaceArray(path, dtype.newbyteorder("<"), tuple(shape), strides, end - len(values))

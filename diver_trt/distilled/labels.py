@@ -1,0 +1,143 @@
+"""The labels that distilled datasets come with: five forms, one class each.
+
+Hard labels are integers. Soft ones have a row per image and a column per class: logits (DATM, EDF), probabilities (TESLA with teacher
+labels), or one-hot rows minus their mean, perhaps trained further (FRePo, KIP). The form is not in the file; the rows tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.stored_array import Array, StoredArray
+from diver_trt.errors import DatasetError
+from diver_trt.tensors import describe
+
+Form = Literal["hard", "logits", "probabilities", "centred one-hot"]
+
+MAX_CLASSES = 100_000
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The class of each image, and its soft label if it has one that training can use.
+
+    Attributes:
+        form: How the file has them.
+        classes: Class of each image in the dataset's order, [n] int64.
+        num_classes: Number of columns of soft labels, else one more than the largest class.
+        rows: The soft labels as stored, [n, num_classes]; None for hard labels and centred one-hot rows, which are regression targets.
+    """
+
+    form: Form
+    classes: NDArray[np.int64]
+    num_classes: int
+    rows: Array | None
+
+    def logits(self, image: int) -> NDArray[np.float32]:
+        """Return the soft label of one image as logits, [num_classes] float32: `softmax(log p)` is `p`."""
+        assert self.rows is not None, "only asked for where there are soft labels"
+        row = self.rows[image].astype(np.float32)
+        return np.log(np.maximum(row, np.float32(1e-12))) if self.form == "probabilities" else row
+
+
+def read_labels(path: Path, array: Array, images: int, *, centred: bool = False) -> Labels:
+    """Read labels of any form.
+
+    Args:
+        path: The file they come from, for messages.
+        array: [n] of integers, or [n, classes] of floats.
+        images: How many images there are.
+        centred: Whether float rows are centred one-hot whatever they look like, as a method that trains them says.
+
+    Raises:
+        DatasetError: Their number or shape is wrong, a class is negative or absurd, or float rows are no labels.
+    """
+    if len(array.shape) not in (1, 2):
+        raise DatasetError(
+            f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats"
+        )
+    if array.shape[0] != images:
+        raise DatasetError(
+            f"{path}: {array.shape[0]} labels for {images} images; expected one each"
+        )
+    if len(array.shape) == 1:
+        return _hard(
+            path, np.concatenate(list(_chunks(array))) if images else np.empty(0, np.int64)
+        )
+    if array.dtype.kind != "f" or not 2 <= array.shape[1] <= MAX_CLASSES:
+        raise DatasetError(
+            f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats"
+        )
+    classes, sums, negative = [], [], False
+    for rows in _chunks(array):
+        with np.errstate(invalid="ignore"):  # a NaN may be of the kind that says so when it is cast
+            values = rows.astype(np.float64)
+        if not np.isfinite(values).all():
+            raise DatasetError(f"{path}: soft labels hold values that are no numbers")
+        negative |= bool((values < 0).any())
+        sums.append(values.sum(axis=1))
+        classes.append(values.argmax(axis=1))
+        if bool((values.max(axis=1) == values.min(axis=1)).any()):
+            raise DatasetError(
+                f"{path}: a soft label is the same for every class, so it names none"
+            )
+    totals = np.concatenate(sums)
+    form: Form = "logits"
+    if centred or _is_centred_one_hot(array):
+        form = "centred one-hot"
+    elif not negative:
+        if np.abs(totals - 1).max() > 0.02:
+            raise DatasetError(
+                f"{path}: soft labels are not negative and sum to {totals.min():.3g} to {totals.max():.3g}: neither logits nor "
+                "probabilities; expected rows that sum to 1, or logits, some of them negative"
+            )
+        form = "probabilities"
+    return Labels(
+        form, np.concatenate(classes), array.shape[1], None if form == "centred one-hot" else array
+    )
+
+
+def describe_array(array: Array) -> str:
+    """Return an array's type and shape as errors print them."""
+    return (
+        f"{array.dtype}{list(array.shape)}" if isinstance(array, StoredArray) else describe(array)
+    )
+
+
+def _hard(path: Path, values: NDArray[Any]) -> Labels:
+    if values.dtype.kind not in "iu":
+        whole = (
+            values.dtype.kind == "f"
+            and np.isfinite(values).all()
+            and (values == np.floor(values)).all()
+        )
+        raise DatasetError(
+            f"{path}: labels are {describe(values)}; expected integers{', which these are in value: save them as int64' if whole else ''}"
+        )
+    if values.size and (values.min() < 0 or values.max() >= MAX_CLASSES):
+        bad = values.min() if values.min() < 0 else values.max()
+        raise DatasetError(f"{path}: found label {bad}; expected classes from 0 on")
+    classes = values.astype(np.int64)
+    return Labels("hard", classes, int(classes.max()) + 1 if classes.size else 0, None)
+
+
+def _is_centred_one_hot(array: Array) -> bool:
+    """Say whether rows are `one_hot - 1/C` times some number: all but the largest value alike, and none of them positive."""
+    head = array[:_CHUNK].astype(np.float64)
+    rest = np.sort(head, axis=1)[:, :-1]
+    return bool(
+        (np.abs(head.sum(axis=1)) < 1e-3 * np.abs(head).sum(axis=1)).all()
+        and (np.ptp(rest, axis=1) < 1e-3 * np.ptp(head, axis=1)).all()
+    )
+
+
+def _chunks(array: Array) -> Iterator[NDArray[Any]]:
+    for first in range(0, array.shape[0], _CHUNK):
+        yield array[first : first + _CHUNK]

@@ -1,0 +1,157 @@
+"""Back from what a distillation method optimised, values normalised with a dataset's statistics, to pixels.
+
+Statistics are those that the methods' own code uses; some are not those of the dataset, and that is why they have names of their own.
+Distilled values are not clamped while they are optimised, so some lie outside the range of pixels: they are clipped, and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.errors import DatasetError, shown
+from diver_trt.pixels import Pixels
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """`value = (pixel - mean) / std`, pixels in [0, 1].
+
+    Attributes:
+        name: As `--normalisation` takes it.
+        mean: Of each channel, red first.
+        std: Of each channel.
+    """
+
+    name: str
+    mean: Colour
+    std: Colour
+
+    def normalise(
+        self, image: Pixels
+    ) -> NDArray[np.float32]:  # [H, W, 3] uint8 => [3, H, W] float32
+        """Return an image as trainers that load tensors expect it."""
+        values = (image.astype(np.float32) / 255 - np.array(self.mean, np.float32)) / np.array(
+            self.std, np.float32
+        )
+        return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
+
+    def denormalise(
+        self, values: NDArray[Any]
+    ) -> NDArray[np.float32]:  # [3, H, W] => [H, W, 3] float32, mostly in [0, 1]
+        """Return the pixels of one image, unclipped."""
+        pixels: NDArray[np.float32] = values.transpose(1, 2, 0).astype(np.float32)
+        if values.dtype == np.uint8:
+            pixels /= 255
+        else:
+            pixels = pixels * np.array(self.std, np.float32) + np.array(self.mean, np.float32)
+        return pixels
+
+
+def _grey(mean: float, std: float) -> tuple[Colour, Colour]:
+    return (mean, mean, mean), (std, std, std)
+
+
+_IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
+
+NORMALISATIONS = {
+    name: Normalisation(name, mean, std)
+    for name, (mean, std) in {
+        "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        "imagenet": ((0.485, 0.456, 0.406), _IMAGENET_STD),
+        "glad": ((0.4377, 0.4438, 0.4728), _IMAGENET_STD),
+        "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        "cifar100-dc": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "cifar100-dwa": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+        "mnist": _grey(0.1307, 0.3081),
+        "fashionmnist": _grey(0.2861, 0.3530),
+        "frepo-cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "frepo-imagenette": ((0.4626, 0.4588, 0.4251), (0.2790, 0.2745, 0.2973)),
+        "frepo-imagewoof": ((0.4917, 0.4613, 0.3931), (0.2513, 0.2442, 0.2530)),
+    }.items()
+}
+"""Named statistics. `glad` is ImageNet's deviation with SVHN's mean, which GLaD applies to what its decoder makes (`--space wp`);
+`cifar10` also serves CIFAR-100 in MTT, TESLA, DATM, SeqMatch, IDC and NCFM, while DC, DSA and DM use `cifar100-dc`."""
+
+
+_MAX_STATISTIC = 1e6
+_MAX_VALUE = 1e30
+"""Statistics are of pixels in [0, 1], and values are some of these away from them: far beyond, float32 itself ends."""
+
+
+def find_normalisation(name: str) -> Normalisation:
+    """Return named statistics, or those written out as `MEAN:STD` with one or three numbers each, such as `0.5:0.5`.
+
+    Raises:
+        DatasetError: The text is neither.
+    """
+    if name in NORMALISATIONS:
+        return NORMALISATIONS[name]
+    parts = [part.split(",") for part in name.split(":")]
+    try:
+        mean, std = ([float(number) for number in part] for part in parts)
+    except ValueError:
+        mean, std = [], []
+    sensible = (
+        all(abs(value) < _MAX_STATISTIC for value in (*mean, *std)) and min(std, default=0) > 0
+    )
+    if not name.isprintable() or len(mean) not in (1, 3) or len(std) not in (1, 3) or not sensible:
+        raise DatasetError(
+            f"--normalisation {shown(name)}: expected {', '.join(NORMALISATIONS)}, or MEAN:STD such as 0.5,0.5,0.5:0.5,0.5,0.5"
+        )
+    red, green, blue = mean * (3 // len(mean))
+    deviations = std * (3 // len(std))
+    return Normalisation(name, (red, green, blue), (deviations[0], deviations[1], deviations[2]))
+
+
+def pixels_from_values(
+    values: NDArray[np.float32],
+) -> tuple[Pixels, float]:  # [H, W, 3] => [H, W, 3] uint8 and the clipped fraction
+    """Return 8-bit pixels of values that should lie in [0, 1], and how many of them did not: off by more than half a level."""
+    outside = np.count_nonzero(np.abs(values - 0.5) > 0.5 + 0.5 / 255) / values.size
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8), outside
+
+
+def absurdity(values: NDArray[Any]) -> str | None:
+    """Say why stored values cannot be pixels whatever they were normalised with, or return None."""
+    if values.dtype == np.uint8 or (np.abs(values, dtype=np.float64) < _MAX_VALUE).all():
+        return None
+    if not np.isfinite(values).all():
+        return "holds values that are no numbers (NaN or infinite)"
+    return (
+        f"holds values up to {np.abs(values).max():.3g}, which are no pixels; is the file damaged?"
+    )
+
+
+def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | None:
+    """Say why values can hardly have been normalised that way, or return None.
+
+    Args:
+        values: Some images as stored, [n, c, H, W].
+        normalisation: The statistics that are to be undone.
+    """
+    if values.dtype == np.uint8:
+        return (
+            None
+            if normalisation.name == "none"
+            else f"holds 8-bit pixels, which are not {normalisation.name}-normalised"
+        )
+    low, high, mean, std = (
+        float(f(values, dtype=np.float64) if f in (np.mean, np.std) else f(values))
+        for f in (np.min, np.max, np.mean, np.std)
+    )
+    found = f"values lie in {low:.2f} to {high:.2f} with mean {mean:.2f} and deviation {std:.2f}"
+    if normalisation.name == "none":
+        outside = np.count_nonzero(np.abs(values - 0.5) > 0.5) / values.size
+        return (
+            f"{found}; without normalisation most should lie in 0 to 1" if outside > 0.25 else None
+        )
+    if std < 0.35 or std > 4 or abs(mean) > 1.5:
+        return f"{found}; {normalisation.name}-normalised values should have a mean near 0 and a deviation near 1"
+    return None

@@ -1,0 +1,299 @@
+"""Where the images of a distilled dataset are: in files, in rows of an array, or as tiles of either.
+
+A source knows images by their position, and nothing of classes. Images are [H, W, 3] uint8 when they leave it, one at a time, so that
+memory does not grow with the dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.image_file import check_image, quiet, read_image
+from diver_trt.distilled.labels import describe_array
+from diver_trt.distilled.normalisation import Normalisation, absurdity, pixels_from_values
+from diver_trt.distilled.stored_array import Array
+from diver_trt.distilled.whitening import Whitening
+from diver_trt.errors import DatasetError
+from diver_trt.files import file_sha256
+from diver_trt.pixels import Pixels
+
+_CHECKED_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a look at one image found.
+
+    Attributes:
+        sha256: Of the file, or of the row as it is stored.
+        clipped: Fraction of values that lay outside the range of pixels.
+        problem: Why it cannot be read, or None.
+    """
+
+    sha256: str
+    clipped: float = 0.0
+    problem: str | None = None
+
+
+class ImageSource(Protocol):
+    """Images by position. A protocol, since a variant wraps another source rather than inheriting from it (`Tiles`)."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, position: int) -> str:
+        """Return where an image is within the dataset, as the manifest names it."""
+        ...
+
+    def read(self, position: int) -> Pixels:
+        """Return an image, [H, W, 3] uint8.
+
+        Raises:
+            DatasetError: It cannot be read.
+        """
+        ...
+
+    def sha256(self, position: int) -> str:
+        """Return the SHA-256 of what is stored.
+
+        Raises:
+            DatasetError: It cannot be read.
+        """
+        ...
+
+    def check(self) -> Iterator[Checked]:
+        """Look at every image in order, so that a bad one is found before any work is done."""
+        ...
+
+
+class ImageFiles:
+    """Images in files of their own.
+
+    Args:
+        root: The dataset's folder.
+        paths: The files.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[Path]) -> None:
+        self._root, self._paths = root, tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name(self, position: int) -> str:
+        """Return the file's path within the folder."""
+        return self._paths[position].relative_to(self._root).as_posix()
+
+    def read(self, position: int) -> Pixels:
+        """Return an image."""
+        return read_image(self._paths[position])
+
+    def sha256(self, position: int) -> str:
+        """Return the SHA-256 of a file."""
+        path = self._paths[position]
+        try:
+            return file_sha256(path)
+        except OSError as cause:
+            raise DatasetError(f"{path}: cannot be read any more ({cause.strerror})") from cause
+
+    def check(self) -> Iterator[Checked]:
+        """Look at every file, several at once."""
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for first in range(0, len(self._paths), _CHECKED_AT_ONCE):
+                with quiet():
+                    found = list(
+                        pool.map(_check_file, self._paths[first : first + _CHECKED_AT_ONCE])
+                    )
+                yield from found
+
+
+def _check_file(path: Path) -> Checked:
+    try:
+        return Checked(check_image(path))
+    except DatasetError as error:
+        return Checked("", problem=str(error))
+
+
+class StoredImages:
+    """Images in the rows of an array.
+
+    Args:
+        path: The file, for messages.
+        array: [n, c, H, W] or [n, H, W, c] with one or three channels, floats or uint8.
+        normalisation: What the values were normalised with.
+        whitening: What they were whitened with after that, if they were.
+
+    Raises:
+        DatasetError: The array holds no images.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        array: Array,
+        normalisation: Normalisation,
+        whitening: Whitening | None = None,
+    ) -> None:
+        self._path, self._array, self._normalisation, self._whitening = (
+            path,
+            array,
+            normalisation,
+            whitening,
+        )
+        self._channels_last = channels_last(path, array)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def name(self, position: int) -> str:
+        """Return the file and the row."""
+        return f"{self._path.name}[{position}]"
+
+    def read(self, position: int) -> Pixels:
+        """Return an image, its values clipped to the range of pixels."""
+        return self._pixels(position, self._array[position])[0]
+
+    def sha256(self, position: int) -> str:
+        """Return the SHA-256 of a row's bytes."""
+        return _row_sha256(self._array[position])
+
+    def check(self) -> Iterator[Checked]:
+        """Look at every row."""
+        for position in range(len(self)):
+            row = self._array[position]
+            try:
+                yield Checked(_row_sha256(row), self._pixels(position, row)[1])
+            except DatasetError as error:
+                yield Checked(_row_sha256(row), problem=str(error))
+
+    def _pixels(self, position: int, row: NDArray[Any]) -> tuple[Pixels, float]:
+        if problem := absurdity(row):
+            raise DatasetError(f"{self._path}: image {position} {problem}")
+        values = row.transpose(2, 0, 1) if self._channels_last else row
+        if self._whitening:
+            values = self._whitening.undo(values)
+        return pixels_from_values(
+            self._normalisation.denormalise(np.repeat(values, 3 // len(values), axis=0))
+        )
+
+
+def channels_last(path: Path, array: Array) -> bool:
+    """Return whether images are [n, H, W, c] instead of [n, c, H, W].
+
+    Raises:
+        DatasetError: The array holds no images.
+    """
+    shape = array.shape
+    if (
+        len(shape) == 4
+        and 0 not in shape
+        and array.dtype.kind in "fu"
+        and (array.dtype.kind == "f" or array.dtype == np.uint8)
+    ):
+        if shape[1] in (1, 3):
+            return False
+        if shape[3] in (1, 3):
+            return True
+    raise DatasetError(
+        f"{path}: images are {describe_array(array)}; expected floats or uint8, [n, 3, H, W] or [n, H, W, 3]"
+    )
+
+
+def _row_sha256(row: NDArray[Any]) -> str:
+    return hashlib.sha256(row.tobytes()).hexdigest()
+
+
+class Joined:
+    """Several sources one after the other.
+
+    Args:
+        sources: The parts, with the name of each.
+    """
+
+    def __init__(self, sources: Sequence[tuple[str, ImageSource]]) -> None:
+        self._parts = tuple(sources)
+        self._starts = tuple(accumulate((len(source) for _, source in self._parts), initial=0))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def name(self, position: int) -> str:
+        """Return the part's name and the image's."""
+        part, source, own = self._find(position)
+        return f"{part}/{source.name(own)}"
+
+    def read(self, position: int) -> Pixels:
+        """Return an image."""
+        _, source, own = self._find(position)
+        return source.read(own)
+
+    def sha256(self, position: int) -> str:
+        """Return the SHA-256 of what is stored."""
+        _, source, own = self._find(position)
+        return source.sha256(own)
+
+    def check(self) -> Iterator[Checked]:
+        """Look at every image of every part."""
+        for _, source in self._parts:
+            yield from source.check()
+
+    def _find(self, position: int) -> tuple[str, ImageSource, int]:
+        part = bisect_right(self._starts, position) - 1
+        return *self._parts[part], position - self._starts[part]
+
+
+class Tiles:
+    """The tiles of another source's images, each a `factor` by `factor` collage: row by row from the top left.
+
+    A side that `factor` does not divide is cut as IDC's own decoder cuts it: all tiles as large as the first, the last one what is left.
+
+    Args:
+        source: The collages.
+        factor: Tiles along a side, 2 or more.
+    """
+
+    def __init__(self, source: ImageSource, factor: int) -> None:
+        self._source, self._factor = source, factor
+
+    def __len__(self) -> int:
+        return len(self._source) * self._factor**2
+
+    def name(self, position: int) -> str:
+        """Return the collage's name and the tile's number."""
+        collage, tile = divmod(position, self._factor**2)
+        return f"{self._source.name(collage)} tile {tile}"
+
+    def read(self, position: int) -> Pixels:
+        """Return a tile."""
+        collage, tile = divmod(position, self._factor**2)
+        image = self._source.read(collage)
+        height, width = (-(-size // self._factor) for size in image.shape[:2])
+        if (self._factor - 1) * height >= image.shape[0] or (
+            self._factor - 1
+        ) * width >= image.shape[1]:
+            found = f"{image.shape[1]} x {image.shape[0]} pixels"
+            raise DatasetError(
+                f"{self._source.name(collage)}: {found} are no collage of {self._factor} x {self._factor} images; see --collage"
+            )
+        row, column = divmod(tile, self._factor)
+        return image[row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+    def sha256(self, position: int) -> str:
+        """Return the SHA-256 of the collage."""
+        return self._source.sha256(position // self._factor**2)
+
+    def check(self) -> Iterator[Checked]:
+        """Look at every collage, and say the same of each of its tiles."""
+        for checked in self._source.check():
+            for _ in range(self._factor**2):
+                yield checked

@@ -1,0 +1,204 @@
+"""How distilled tensors lie in a file, and which methods write files like that.
+
+A bare tensor with its labels in a second file (MTT and its family, GLaD), a list of both (IDC, DREAM, NCFM), a dictionary of experiments
+(DC, DSA, DM, CAFE), a training state of flax (FRePo), or named arrays (FRePo, KIP, what `diver-trt convert` writes, and what somebody
+saved by hand).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.class_map import imagenet_subsets
+from diver_trt.distilled.flax_checkpoint import is_flax_checkpoint, open_flax_checkpoint
+from diver_trt.distilled.formats import (
+    FORMATS,
+    Format,
+    format_of_experiments,
+    format_of_list,
+    format_of_tensors,
+)
+from diver_trt.distilled.labels import describe_array
+from diver_trt.distilled.options import MAX_COLLAGE
+from diver_trt.distilled.source import channels_last
+from diver_trt.distilled.stored_array import Array, Content, StoredArray, open_stored
+from diver_trt.distilled.whitening import Kind, looks_whitened
+from diver_trt.errors import DatasetError, shown
+
+_LOOKED_AT, _LOOKED_AT_BYTES = 256, 1 << 26
+"""Images, and their bytes, that decide what a file may have been normalised with."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStructure:
+    """What a file holds, as far as its structure and its texts tell.
+
+    Attributes:
+        images: [n, c, H, W] or [n, H, W, c].
+        labels: One for each image, or a row of them.
+        label_path: The file of the labels.
+        format: Which methods write such files.
+        normalisation: What the file says that its values were normalised with.
+        collage: The collage factor that the file says.
+        whitening: How the file says that its values were whitened.
+        classes: The ImageNet subset that the file says.
+        notes: What a user should know.
+    """
+
+    images: Array
+    labels: Array
+    label_path: Path
+    format: Format
+    normalisation: str | None = None
+    collage: int | None = None
+    whitening: Kind | None = None
+    classes: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_structure(path: Path) -> TensorStructure:
+    """Tell images from labels, and which methods write such files.
+
+    Raises:
+        DatasetError: It is no file of distilled images, or its labels are missing.
+    """
+    content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
+    if isinstance(content, (StoredArray, np.ndarray)):
+        return _bare(path, content)
+    if isinstance(content, Mapping):
+        return _named(path, content)
+    if isinstance(content, Sequence) and len(content) == 2 and all(map(_is_array, content)):
+        initial = path.stem in ("data0", "data_init")
+        notes = ("it is the initialisation, from before any distillation",) if initial else ()
+        return TensorStructure(content[0], content[1], path, format_of_list(path), notes=notes)
+    raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+_EXPECTED = (
+    "expected a tensor of images with its labels in a file beside it, a list of images and labels, a dictionary with data, or arrays named "
+    "images and labels"
+)
+
+
+def _bare(path: Path, images: Array) -> TensorStructure:
+    siblings = {sibling.stem for sibling in path.parent.iterdir()}
+    if "weights_best" in siblings or any(name.startswith("styles_") for name in siblings):
+        raise DatasetError(
+            f"{path}: is of HaBa, whose files hold bases, not images; save the images that its networks make of them, as a list of images "
+            "and labels"
+        )
+    average = "ema_" if path.stem.startswith("ema_") else ""
+    iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
+    candidates = [
+        path.with_name(f"{average}labels_{iteration}{path.suffix}"),
+        path.with_name(f"{average}labels{path.suffix}"),
+    ]
+    for candidate in candidates:
+        if candidate != path and candidate.is_file():
+            labels = open_stored(candidate)
+            if not isinstance(labels, (StoredArray, np.ndarray)):
+                raise DatasetError(
+                    f"{candidate}: holds {_describe(labels)}; expected a tensor of labels"
+                )
+            return TensorStructure(images, labels, candidate, format_of_tensors(path))
+    raise DatasetError(
+        f"{path}: is {describe_array(images)} without labels; expected {candidates[0].name} beside it"
+    )
+
+
+def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
+    experiments = content.get("data")
+    if isinstance(experiments, Sequence) and experiments:
+        pair = experiments[-1]
+        if isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_array, pair)):
+            count = len(experiments)
+            notes = (
+                (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
+            )
+            return TensorStructure(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
+    for images, labels in (("images", "labels"), ("image", "label")):
+        if _is_array(content.get(images)) and _is_array(content.get(labels)):
+            said = {
+                key: _text(content.get(key))
+                for key in ("format", "normalisation", "collage", "whitening", "classes")
+            }
+            entry = FORMATS.get(said["format"] or "") or _format_of_arrays(
+                path, images, content[images], content[labels]
+            )
+            if entry.holds != "tensors":
+                raise DatasetError(
+                    f"{path}: says that it is of {entry.name}, whose files are images; say --format"
+                )
+            collage = said["collage"]
+            factor = (
+                int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
+            )
+            whitening = next((kind for kind in Kind if kind.value == said["whitening"]), None)
+            classes = said["classes"] if said["classes"] in imagenet_subsets() else None
+            return TensorStructure(
+                content[images],
+                content[labels],
+                path,
+                entry,
+                said["normalisation"],
+                factor,
+                whitening,
+                classes,
+            )
+    raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Format:
+    """Return whose named arrays are: FRePo and KIP write floats, channels last, and rows of floats as labels; KIP's are whitened."""
+    theirs = (
+        images.dtype.kind == labels.dtype.kind == "f"
+        and len(labels.shape) == 2
+        and channels_last(path, images)
+    )
+    if name == "image":
+        return FORMATS["frepo" if theirs else "arrays"]
+    named = re.search(r"^kip_|_ssize\d+_", path.stem)
+    return FORMATS[
+        "kip" if named or (theirs and looks_whitened(look_at(images, last=True))) else "arrays"
+    ]
+
+
+def _text(value: Content) -> str | None:
+    """Return a text that was stored as an array; None for what is no text, also for characters that there are none of."""
+    if not (
+        isinstance(value, np.ndarray)
+        and value.ndim == 0
+        and value.dtype.kind == "U"
+        and value.dtype.itemsize
+    ):
+        return None
+    codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
+    return str(value) if (codes <= sys.maxunicode).all() else None
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, (StoredArray, np.ndarray))
+
+
+def _describe(content: Content) -> str:
+    if isinstance(content, (StoredArray, np.ndarray)):
+        return describe_array(content)
+    if isinstance(content, Mapping):
+        return f"a dictionary of {', '.join(shown(str(key)[:30]) for key in list(content)[:8]) or 'nothing'}"
+    return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"
+
+
+def look_at(images: Array, *, last: bool) -> NDArray[Any]:  # => [n, c, H, W]
+    """Return some images from all over an array, as many as fit into `_LOOKED_AT_BYTES`; `last` says that their channels come last."""
+    count = min(_LOOKED_AT, max(1, _LOOKED_AT_BYTES // max(1, images.nbytes // len(images))))
+    positions = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
+    values = np.stack([images[int(position)] for position in positions])
+    return values.transpose(0, 3, 1, 2) if last else values

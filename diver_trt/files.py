@@ -1,0 +1,126 @@
+"""Files: their hashes, and writing them so that a name never stands for a half-written file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from diver_trt.errors import DiverError, OutputError
+
+MAX_NAME_BYTES = 255
+"""Linux' limit on a file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file of the bundle: its plain name, its size in bytes and its SHA-256 in hex."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Return the record of a file on disk."""
+        return cls(path.name, path.stat().st_size, file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        if sys.version_info >= (3, 11):
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def temporary_of(path: Path) -> Path:
+    """Return where a file is written until it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the block a new file to write, and the file its name at the end; of a block that fails nothing is left.
+
+    What lay under the temporary name is deleted first, never written into: it may be a link.
+    """
+    temporary = temporary_of(path)
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.open("xb").close()
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextmanager
+def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
+    """Do the same with an open file.
+
+    Args:
+        path: Its name at the end.
+        lasting: Whether the file and its name are on the disk, and not only on their way there, when the block has ended.
+    """
+    with replacing(path) as temporary, temporary.open("r+b") as file:
+        yield file
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
+    if lasting:
+        sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Let what is in a file outlast a power failure.
+
+    Raises:
+        OSError: It cannot be written to the disk.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder outlast a power failure, where the system can be asked for that.
+
+    Raises:
+        OSError: They cannot be written to the disk.
+    """
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as cause:
+        if cause.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network drives
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def reported(
+    path: Path, done: str = "written", error: type[DiverError] = OutputError
+) -> Iterator[None]:
+    """Turn a failure of the system at a file into one line.
+
+    Raises:
+        error: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"{path}: cannot be {done} ({cause.strerror or cause})") from cause

@@ -1,0 +1,80 @@
+"""One process per output folder: a lock on a file in it, which the system drops when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from diver_trt.errors import OutputError
+
+LOCK = ".diver-trt.lock"
+"""The file is there only while somebody holds the folder, or after a kill; network drives lock nothing but files open for writing."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for the time of the block.
+
+    Where that cannot be done (some network drives, folders that cannot be written) a warning says so; on Windows nothing is held.
+
+    Raises:
+        OutputError: Another process holds it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path = folder / LOCK
+    try:
+        descriptor = _held(path)
+    except BlockingIOError as cause:
+        raise OutputError(
+            f"{folder}: another diver-trt is writing there; wait for it, or choose another folder"
+        ) from cause
+    except OSError as cause:
+        warnings.warn(
+            f"{folder}: cannot be locked ({cause.strerror}); let no other diver-trt write there",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _held(path: Path) -> int:
+    """Open a file and lock it; again, if whoever held it has deleted it in between.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+        OSError: It cannot be opened or locked.
+    """
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                    return descriptor
+        except OSError as cause:
+            os.close(descriptor)
+            if cause.errno in (
+                errno.EAGAIN,
+                errno.EACCES,
+            ):  # the latter is what some network drives say
+                raise BlockingIOError(cause.errno, cause.strerror) from cause
+            with suppress(OSError):
+                path.unlink()
+            raise
+        os.close(descriptor)

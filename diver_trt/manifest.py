@@ -1,0 +1,177 @@
+"""Reading back a recovered dataset: its manifest, its images as a dataset, and whether they are still those that were written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.class_map import wnid_of
+from diver_trt.documents import Document
+from diver_trt.errors import DatasetError, shown
+from diver_trt.files import file_sha256
+from diver_trt.recovered.folder import MANIFEST, MANIFEST_SCHEMA
+from diver_trt.recovered.journal import is_inside
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredFolder:
+    """A folder with a manifest whose every field is of the right kind.
+
+    Attributes:
+        root: The folder.
+        manifest: The manifest; each `file` in it is a path inside the folder.
+    """
+
+    root: Path
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredImages:
+    """The images of a recovered dataset.
+
+    Attributes:
+        class_map: Name of the class map that was used.
+        files: Every image.
+        indices: The class of each in the dataset's order.
+        labels: The model's class of each index.
+    """
+
+    class_map: str
+    files: tuple[Path, ...]
+    indices: tuple[int, ...]
+    labels: dict[int, int]
+
+
+def is_recovered(root: Path) -> bool:
+    """Return whether a path is a folder with a manifest of ours, perhaps a damaged one, and not some other program's."""
+    if not (root / MANIFEST).is_file():
+        return False
+    try:
+        fields = Document.read(root / MANIFEST, DatasetError).fields
+    except DatasetError:
+        return True
+    return not fields.keys().isdisjoint({"schema", "tool", "samples"})
+
+
+def open_recovered(root: Path) -> RecoveredFolder:
+    """Read the manifest of a recovered dataset and check every field.
+
+    Raises:
+        DatasetError: There is none, or it is damaged or of another schema.
+    """
+    path = root / MANIFEST
+    manifest = Document.read(path, DatasetError)
+    if (schema := manifest.integer("schema", 1)) != MANIFEST_SCHEMA:
+        raise DatasetError(
+            f"{path}: schema {schema}, but this diver-trt reads schema {MANIFEST_SCHEMA}"
+        )
+    _texts(manifest, "class_map")
+    _texts(manifest.document("tool"), "name", "version")
+    _texts(manifest.document("bundle"), "model", "precision", "sha256")
+    manifest.mapping("recipe")
+    manifest.integer("seed", -(2**63))
+    manifest.document("source").integer("images")
+    layout = manifest.document("layout")
+    _texts(layout, "name")
+    layout.integer("size", 1)
+    layout.optional("normalisation", layout.text)
+    if shard := manifest.optional("shard", manifest.document):
+        shard.integer("number", 1)
+        shard.integer("of", 1)
+    indices = set()
+    for entry in manifest.documents("classes"):
+        indices.add(entry.integer("index"))
+        entry.integer("label")
+        entry.optional("wnid", entry.text)
+        entry.optional("name", entry.text)
+    for entry in manifest.documents("companions"):
+        _texts(entry, "sha256")
+        _require_inside(entry)
+    for entry in manifest.documents("skipped"):
+        _texts(entry, "key", "source", "problem")
+    for entry in manifest.documents("samples"):
+        _texts(entry, "key", "sha256", "engine")
+        _require_inside(entry)
+        if (index := entry.integer("index")) not in indices:
+            raise entry.fail("index", f"found {index}, expected one of the manifest's classes")
+    return RecoveredFolder(root, manifest.fields)
+
+
+def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
+    """List a recovered dataset as its manifest has it.
+
+    Raises:
+        DatasetError: The manifest is damaged, an image is missing, or the model has other classes than the one it was recovered with.
+    """
+    manifest = open_recovered(root).manifest
+    labels = {}
+    for entry in manifest["classes"]:
+        label = entry["label"]
+        if label >= bundle.num_classes or entry.get("wnid") != wnid_of(label, bundle.num_classes):
+            raise DatasetError(
+                f"{root}: has class {label} of another model; expected one with the classes of {bundle.model_id}"
+            )
+        labels[entry["index"]] = label
+    files = tuple(_existing(root, entry["file"]) for entry in manifest["samples"])
+    return RecoveredImages(
+        manifest["class_map"], files, tuple(entry["index"] for entry in manifest["samples"]), labels
+    )
+
+
+def inspect_recovered(root: Path) -> dict[str, Any]:
+    """Return what the manifest of a recovered dataset says, after hashing every file.
+
+    Raises:
+        DatasetError: The manifest is damaged or of another schema, or a file is missing or has changed.
+    """
+    manifest = open_recovered(root).manifest
+    for entry in [*manifest["companions"], *manifest["samples"]]:
+        path = _existing(root, entry["file"])
+        if file_sha256(path) != entry["sha256"]:
+            raise DatasetError(
+                f"{path}: is not the file that was written; recover the dataset again"
+            )
+    tool, bundle = manifest["tool"], manifest["bundle"]
+    return {
+        "kind": "recovered dataset",
+        "images": len(manifest["samples"]),
+        "classes": len(manifest["classes"]),
+        "class_map": manifest["class_map"],
+        "layout": manifest["layout"],
+        "source": manifest["source"],
+        "shard": manifest.get("shard"),
+        "skipped": {entry["source"]: entry["problem"] for entry in manifest["skipped"]},
+        "model": f"{bundle['model']} {bundle['precision']}",
+        "bundle_sha256": bundle["sha256"],
+        "recovered_on": sorted({entry["engine"] for entry in manifest["samples"]}),
+        "seed": manifest["seed"],
+        "recipe": manifest["recipe"],
+        "tool": f"{tool['name']} {tool['version']}",
+    }
+
+
+def _texts(document: Document, *names: str) -> None:
+    for name in names:
+        document.text(name)
+
+
+def _require_inside(entry: Document) -> None:
+    name = entry.text("file")
+    if not is_inside(name):
+        raise entry.fail("file", f"found {shown(repr(name))}, expected a path inside the folder")
+
+
+def _existing(root: Path, name: str) -> Path:
+    path = root / name
+    if not path.is_file():
+        raise DatasetError(f"{path}: missing, but the manifest lists it; recover the dataset again")
+    steps = (path, *path.parents)[: len(Path(name).parts)]
+    if any(step.is_symlink() for step in steps) and not path.resolve().is_relative_to(
+        root.resolve()
+    ):
+        raise DatasetError(f"{path}: is a link out of the dataset; copy what it points to")
+    return path

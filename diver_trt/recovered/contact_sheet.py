@@ -1,0 +1,104 @@
+"""One picture of a whole dataset, class by class: a row of images, or several that belong together, one above the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageDraw, ImageFont
+
+from diver_trt.pixels import Pixels
+
+PER_CLASS = 10
+MAX_CLASSES = 100
+TILES_PER_ROW = 20
+GAP, MARGIN, CAPTION = 2, 16, 18
+BACKGROUND, INK, MUTED = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+
+
+@dataclass(slots=True)
+class _Class:
+    name: str = ""
+    columns: list[list[Image.Image]] = field(default_factory=list)
+
+
+class ContactSheet:
+    """Collects thumbnails one sample at a time, and draws them at the end.
+
+    A class shows its first ten samples, the sheet the first hundred classes; the legend says what is left out.
+
+    Args:
+        title: Line above the picture.
+        image_size: Side of the images in pixels; small ones are enlarged by whole pixels, large ones reduced.
+        counts: Number of samples of each class index.
+    """
+
+    def __init__(self, title: str, image_size: int, counts: Mapping[int, int]) -> None:
+        self.title = title
+        self.tile = image_size * max(1, 64 // image_size) if image_size < 128 else 128
+        self._counts = counts
+        self._classes = {index: _Class() for index in sorted(counts)[:MAX_CLASSES]}
+
+    def wants(self, index: int) -> bool:
+        """Return whether the sheet has room for another sample of this class."""
+        return index in self._classes and len(self._classes[index].columns) < PER_CLASS
+
+    def add(self, index: int, name: str, *images: Pixels) -> None:
+        """Add one sample of the class with this index and name: its images [H, W, 3] uint8 from the top, as many for every sample."""
+        self._classes[index].name = name
+        self._classes[index].columns.append([self._thumbnail(image) for image in images])
+
+    def draw(self) -> Image.Image:
+        """Return the sheet."""
+        shown = list(self._classes.values())
+        widest = max((len(entry.columns) for entry in shown), default=1)
+        tallest = max((len(column) for entry in shown for column in entry.columns), default=1)
+        block_width = widest * (self.tile + GAP) - GAP
+        per_row = max(1, min(len(shown), TILES_PER_ROW // widest))
+        block_height = CAPTION + tallest * (self.tile + GAP)
+        rows = -(-len(shown) // per_row)
+        legend = f"{self.title}{self._left_out()}"
+        font = ImageFont.load_default(size=12)
+        width = max(
+            per_row * (block_width + MARGIN) + MARGIN, int(font.getlength(legend)) + 2 * MARGIN
+        )
+        sheet = Image.new(
+            "RGB", (width, rows * (block_height + MARGIN) + 2 * MARGIN + CAPTION), BACKGROUND
+        )
+        pen = ImageDraw.Draw(sheet)
+        pen.text((MARGIN, MARGIN), legend, INK, font)
+        for number, entry in enumerate(shown):
+            row, column = divmod(number, per_row)
+            left, top = (
+                MARGIN + column * (block_width + MARGIN),
+                MARGIN + CAPTION + MARGIN // 2 + row * (block_height + MARGIN),
+            )
+            pen.text((left, top), _fitted(entry.name, font, block_width), MUTED, font)
+            for i, images in enumerate(entry.columns):
+                for j, image in enumerate(images):
+                    sheet.paste(
+                        image, (left + i * (self.tile + GAP), top + CAPTION + j * (self.tile + GAP))
+                    )
+        return sheet
+
+    def _thumbnail(self, image: Pixels) -> Image.Image:
+        enlarging = image.shape[0] <= self.tile and self.tile % image.shape[0] == 0
+        return Image.fromarray(image).resize(
+            (self.tile, self.tile),
+            Image.Resampling.NEAREST if enlarging else Image.Resampling.LANCZOS,
+        )
+
+    def _left_out(self) -> str:
+        parts = []
+        if any(count > PER_CLASS for count in self._counts.values()):
+            parts.append(f"the first {PER_CLASS} images of a class")
+        if len(self._classes) < len(self._counts):
+            parts.append(f"{len(self._classes)} of {len(self._counts)} classes")
+        return f"  ·  shows {', '.join(parts)}" if parts else ""
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = text[:width]  # a character is a pixel wide at least
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2] + "…"
+    return text

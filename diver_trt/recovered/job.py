@@ -1,0 +1,603 @@
+"""A distilled dataset on disk becomes a recovered one on disk: what `diver-trt recover` does.
+
+A `Job` says what is to be recovered, and so what the images will be; `recover_job` does what of it is not done yet. The manifest holds
+nothing that depends on when, in how many runs, or in which batches it was done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from diver_trt._version import __version__
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.class_map import wnid_of
+from diver_trt.distilled.dataset import Dataset, Sample
+from diver_trt.distilled.image_file import read_image
+from diver_trt.distilled.source import Checked
+from diver_trt.errors import (
+    BundleError,
+    DatasetError,
+    DeviceMemoryError,
+    DiverError,
+    EngineError,
+    OutputError,
+)
+from diver_trt.files import file_sha256
+from diver_trt.pixels import Pixels, square
+from diver_trt.recipe import Recipe
+from diver_trt.recovered.contact_sheet import ContactSheet
+from diver_trt.recovered.folder import (
+    CONTACT_SHEET,
+    MANIFEST_SCHEMA,
+    TOOL,
+    DatasetWriter,
+    require_usable,
+)
+from diver_trt.recovered.layout import (
+    Written,
+    image_path,
+    require_torch,
+    tensor_normalisation,
+    write_companions,
+)
+from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.session import DEFAULT_BATCH
+
+T = TypeVar("T")
+
+RESAMPLING = "bicubic, antialiased"
+
+_ASKED = 16
+"""Other images that are tried where one cannot be read any more."""
+
+OpenRecoverer = Callable[[int | None, str | None], Recoverer]
+"""Opens the model for a number of images per batch, on an engine; None leaves either choice to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a dataset: consecutive samples, so that a shard has few classes.
+
+    Attributes:
+        number: Which part, from 1.
+        of: How many parts there are.
+    """
+
+    number: int
+    of: int
+
+    def part(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Return the samples of this part; over all parts each sample comes once."""
+        return samples[
+            len(samples) * (self.number - 1) // self.of : len(samples) * self.number // self.of
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be recovered.
+
+    Attributes:
+        dataset: The distilled images.
+        checked: What a look at each of its images found, from `dataset.images.check`.
+        bundle: The model.
+        recipe: The method's settings.
+        seed: Seed of the noise.
+        layout: One of `LAYOUTS`.
+        size: Side of the written images in pixels; None keeps the model's.
+        shard: The part that is to be done; None is all.
+        skip_bad: Whether an image that cannot be read, or that comes to nothing, is left out instead of ending the recovery.
+    """
+
+    dataset: Dataset
+    checked: Sequence[Checked]
+    bundle: Bundle
+    recipe: Recipe
+    seed: int = 0
+    layout: str = "index"
+    size: int | None = None
+    shard: Shard | None = None
+    skip_bad: bool = False
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """The samples of this job, in the dataset's order."""
+        return self.shard.part(self.dataset.samples) if self.shard else self.dataset.samples
+
+    @property
+    def side(self) -> int:
+        """Side of the written images in pixels."""
+        return self.size or self.bundle.image_size
+
+    def head(self) -> dict[str, Any]:
+        """Return what decides the images, as the journal and the manifest begin."""
+        dataset, bundle, origin = self.dataset, self.bundle, self.dataset.origin
+        normalisation = tensor_normalisation(self.layout, origin.normalisation, self.side)
+        return {
+            "schema": MANIFEST_SCHEMA,
+            "tool": {"name": TOOL, "version": __version__},
+            "bundle": {
+                "model": bundle.model_id,
+                "precision": bundle.precision,
+                "sha256": bundle.sha256,
+            },
+            "recipe": self.recipe.to_json(),
+            "seed": self.seed,
+            "source": {
+                "name": dataset.root.resolve().name,
+                "format": origin.format.name,
+                "files": list(origin.files),
+                "normalisation": origin.normalisation,
+                "whitening": origin.whitening,
+                "collage": origin.collage,
+                "soft_labels": origin.soft_labels,
+                "clipped": mean_clipped(self.checked),
+                "images": len(dataset.samples),
+                "sha256": self._source_sha256(),
+            },
+            "layout": {
+                "name": self.layout,
+                "size": self.side,
+                "resampling": RESAMPLING if self.side != bundle.image_size else None,
+                "normalisation": normalisation.name if normalisation else None,
+            },
+            "class_map": dataset.classes,
+            "shard": {"number": self.shard.number, "of": self.shard.of} if self.shard else None,
+        }
+
+    def files(self) -> dict[str, str]:
+        """Return where each sample of the whole dataset goes; two indices of one class share its wnid folder, and go on counting there."""
+        files, shared = {}, Counter[int]()
+        for sample in self.dataset.samples:
+            number = (
+                shared[sample.label]
+                if self.layout == "wnid"
+                else int(sample.key.rpartition("/")[2])
+            )
+            shared[sample.label] += 1
+            files[sample.key] = image_path(
+                self.layout, sample.index, number, wnid_of(sample.label, self.bundle.num_classes)
+            )
+        return files
+
+    def entry(self, sample: Sample) -> dict[str, Any]:
+        """Return what is known of a sample before it is recovered, as the journal and the manifest begin its entry."""
+        return {
+            "key": sample.key,
+            "source": self.dataset.images.name(sample.position),
+            "source_sha256": self.checked[sample.position].sha256,
+            "index": sample.index,
+            "label": sample.label,
+            "wnid": wnid_of(sample.label, self.bundle.num_classes),
+        }
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each sample of this job, and where it goes, by key, for `open_output`."""
+        files = self.files()
+        return {
+            sample.key: {**self.entry(sample), "file": files[sample.key]} for sample in self.samples
+        }
+
+    def _source_sha256(self) -> str:
+        """Return a hash of every sample's name, class, content and soft label, over the whole dataset whatever the shard."""
+        digest, soft_label = hashlib.sha256(), self.dataset.soft_label
+        for sample in self.dataset.samples:
+            digest.update(
+                f"{sample.key} {sample.label} {self.checked[sample.position].sha256}\n".encode()
+            )
+            if soft_label:
+                digest.update(soft_label(sample.position).tobytes())
+        return digest.hexdigest()
+
+
+def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) -> None:
+    """Refuse an output folder that holds something else or overlaps the input, and a layout that cannot be written, before any work.
+
+    Raises:
+        OutputError: It does, or cannot.
+    """
+    require_usable(output)
+    distilled, recovered = dataset.root.resolve(), output.resolve()
+    if distilled == recovered or distilled in recovered.parents or recovered in distilled.parents:
+        raise OutputError(
+            f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images"
+        )
+    require_torch(layout)
+    image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
+
+
+class ModelOpener:
+    """Opens the model of a job: again in half the batch each time that memory runs out, and always on the engine that came first.
+
+    Args:
+        open_recoverer: Opens it.
+        images: How many images there are.
+        batch: Images per batch to begin with; None leaves the choice to the engine.
+    """
+
+    def __init__(
+        self, open_recoverer: OpenRecoverer, images: int, batch: int | None = None
+    ) -> None:
+        self._open_recoverer, self._images, self._batch = open_recoverer, images, batch
+        self._engine: str | None = None
+        self._ready: Recoverer | None = None
+        self._shortage = ""
+
+    def prepare(self) -> None:
+        """Open the model ahead of the first `open`.
+
+        Raises:
+            As `open`.
+        """
+        self._ready = self.open()
+
+    def open(self) -> Recoverer:
+        """Open the model.
+
+        Raises:
+            BundleError: Its files have changed since the export.
+            EngineError: The engine cannot run here.
+            DeviceMemoryError: There is no room even for one image at a time, or for the smallest batch that the engine takes.
+        """
+        recoverer, self._ready = self._ready, None
+        while recoverer is None:
+            try:
+                recoverer = self._open_recoverer(self._batch, self._engine)
+            except DeviceMemoryError as error:
+                self._batch = min(self._batch or DEFAULT_BATCH, max(1, self._images))
+                self.halve(error)
+            except EngineError as error:
+                if not self._shortage:
+                    raise
+                raise DeviceMemoryError(
+                    f"{self._shortage}; and in smaller batches: {error}"
+                ) from error
+        self._batch, self._engine = recoverer.batch, recoverer.engine
+        return recoverer
+
+    def halve(self, shortage: DeviceMemoryError) -> None:
+        """Let the next `open` be for half the batch.
+
+        Raises:
+            DeviceMemoryError: It is one image already; the message is that of the first shortage.
+        """
+        self._batch = (self._batch or DEFAULT_BATCH) // 2
+        if not self._batch:
+            raise DeviceMemoryError(self._shortage or str(shortage)) from shortage
+        if not self._shortage:
+            self._shortage = str(
+                shortage
+            )  # the error itself would hold on to what its frames have opened
+            warnings.warn(
+                "out of memory: going on in smaller batches", RuntimeWarning, stacklevel=2
+            )
+
+
+def recover_job(
+    job: Job,
+    writer: DatasetWriter,
+    opener: ModelOpener,
+    *,
+    on_open: Callable[[Recoverer], None] = lambda _: None,
+    on_step: Callable[[], None] = lambda: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Path]:
+    """Recover what of a job is not on disk yet, yielding each image's path when it is; at the end write what stands beside the images.
+
+    When memory runs out, on the device or on the host, the batch is halved and the rest goes on.
+
+    Args:
+        job: What is to be recovered.
+        writer: The output folder, from `open_output`.
+        opener: Opens the model.
+        on_open: Called with the opened model, again when it is opened anew.
+        on_step: Called after every denoising step of every batch.
+        stopping: Asked before every batch; once true, the batch in hand is finished and written, and nothing more is begun.
+
+    Raises:
+        DatasetError: An image is bad, or has changed or vanished since it was looked at, and such are not skipped; or the input as a whole
+            has vanished.
+        OutputError: A file cannot be written.
+        EngineError: The engine fails, or an image comes to nothing and bad ones are not skipped.
+    """
+    run = _Run(job, writer, stopping)
+    while run.remaining:
+        with opener.open() as recoverer:
+            on_open(recoverer)
+            try:
+                yield from run.recover(recoverer, on_step)
+                break
+            except DeviceMemoryError as error:
+                opener.halve(error)
+    if not (run.remaining or writer.finished):
+        _finish(job, writer)
+
+
+def _finish(job: Job, writer: DatasetWriter) -> None:
+    """Write what stands beside the images, the manifest last of all."""
+    files, skipped = job.files(), []
+    good = []
+    for sample in job.samples:
+        entry = writer.entry(sample.key)
+        skipped.append(entry) if "problem" in entry else good.append(sample)
+    classes, soft_label = _classes(job.bundle, job.dataset.labels), job.dataset.soft_label
+    written = Written(
+        root=writer.root,
+        files=[files[sample.key] for sample in good],
+        indices=[sample.index for sample in good],
+        classes=classes,
+        soft_labels=None
+        if soft_label is None
+        else lambda number: soft_label(good[number].position),
+        size=job.side,
+    )
+    normalisation = (
+        None
+        if job.shard
+        else tensor_normalisation(job.layout, job.dataset.origin.normalisation, job.side)
+    )
+    companions = write_companions(
+        "index" if job.shard else job.layout, written, normalisation
+    )  # a shard's layout is made by merging
+    manifest = {
+        **writer.head,
+        "companions": [
+            {"file": name, "sha256": file_sha256(writer.root / name)} for name in companions
+        ],
+        "skipped": skipped,
+        "classes": classes,
+    }
+    sheet = ContactSheet(
+        _title(job), job.bundle.image_size, Counter(sample.index for sample in good)
+    )
+    for sample in good:
+        if sheet.wants(sample.index):
+            try:
+                distilled = square(job.dataset.images.read(sample.position), job.bundle.image_size)
+            except DatasetError:
+                continue  # it has vanished since; what was made of it is there
+            recovered = read_image(writer.root / files[sample.key])
+            sheet.add(sample.index, class_title(job.bundle, sample), distilled, recovered)
+    writer.finish(manifest, [sample.key for sample in good], sheet.draw())
+
+
+class _Run:
+    """One go at a job: what remains, and what becomes of each sample."""
+
+    def __init__(self, job: Job, writer: DatasetWriter, stopping: Callable[[], bool]) -> None:
+        self._job, self._writer, self._stopping = job, writer, stopping
+        self._files = job.files()
+        self._twin: Recoverer | None = None
+        self._looked_for_twin = False
+        self._engine = ""
+        self.remaining = (
+            []
+            if writer.finished
+            else [sample for sample in job.samples if sample.key not in writer.done]
+        )
+
+    def recover(self, recoverer: Recoverer, on_step: Callable[[], None]) -> Iterator[Path]:
+        """Recover what remains, or as much as is asked for, and keep what remains then."""
+        self._engine = recoverer.engine
+        taken: deque[Sample] = deque()
+        labels: deque[int] = deque()
+        keys: deque[str] = deque()
+        images = self._images(recoverer.batch, taken, labels, keys)
+        recovered = recoverer(
+            images,
+            _drained(labels),
+            keys=_drained(keys),
+            seed=self._job.seed,
+            keep_bad=True,
+            on_step=on_step,
+        )
+        try:
+            for result in recovered:
+                if path := self._write(taken.popleft(), result):
+                    yield path
+        finally:
+            self._close_twin()
+            self.remaining = [
+                sample for sample in self.remaining if sample.key not in self._writer.done
+            ]
+
+    def _images(
+        self, batch: int, taken: deque[Sample], labels: deque[int], keys: deque[str]
+    ) -> Iterator[Pixels]:
+        """Yield the images that can be read, and note the sample of each; the recoverer asks for label and key right after the image."""
+        count = 0
+        for sample in self.remaining:
+            if count % batch == 0 and self._stopping():
+                return
+            if problem := self._job.checked[sample.position].problem:
+                self._leave_out(sample, problem, DatasetError(problem))
+                continue
+            try:
+                image = self._read(sample)
+            except DatasetError as error:
+                if self._input_is_gone(sample):
+                    raise
+                self._leave_out(sample, str(error), error)
+                continue
+            taken.append(sample)
+            labels.append(sample.label)
+            keys.append(sample.key)
+            count += 1
+            yield image
+
+    def _read(self, sample: Sample) -> Pixels:
+        images, checked = self._job.dataset.images, self._job.checked[sample.position]
+        if images.sha256(sample.position) != checked.sha256:
+            found = f"{self._job.dataset.root}: {images.name(sample.position)} has changed while it was being recovered"
+            raise DatasetError(f"{found}; run again on a copy that stays as it is")
+        return images.read(sample.position)
+
+    def _input_is_gone(self, unreadable: Sample) -> bool:
+        """Return whether no other image can be read any more either, as where a drive went away: that is no fault of one image."""
+        images, checked = self._job.dataset.images, self._job.checked
+        others = (
+            sample.position
+            for sample in self._job.samples
+            if sample is not unreadable and not checked[sample.position].problem
+        )
+        for position in islice(others, _ASKED):
+            with suppress(DatasetError):
+                images.sha256(position)
+                return False
+        return True
+
+    def _write(self, sample: Sample, result: RecoveredSample) -> Path | None:
+        record = self._record(sample)
+        if result.problem:
+            again = self._with_twin(sample)
+            if again is None or again.problem:
+                self._leave_out(
+                    sample, result.problem, DatasetError(f"{sample.key}: {result.problem}")
+                )
+                return None
+            result, record["engine"] = again, "onnx fp32, for the bundle's own came to nothing"
+        path = self._writer.add(self._files[sample.key], square(result.image, self._job.side))
+        self._writer.record(
+            {**record, "file": self._files[sample.key], "sha256": file_sha256(path)}
+        )
+        return path
+
+    def _leave_out(self, sample: Sample, problem: str, error: DatasetError) -> None:
+        if not self._job.skip_bad:
+            raise error
+        root = self._job.dataset.root
+        problem = (
+            problem.removeprefix(f"{root}/")
+            if root.is_dir()
+            else problem.replace(str(root), root.name, 1)
+        )
+        self._writer.record({**self._record(sample), "problem": problem})
+
+    def _record(self, sample: Sample) -> dict[str, Any]:
+        return {**self._job.entry(sample), "engine": self._engine}
+
+    def _close_twin(self) -> None:
+        if self._twin:
+            self._twin.close()
+        self._twin, self._looked_for_twin = None, False
+
+    def _with_twin(self, sample: Sample) -> RecoveredSample | None:
+        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one and is of any help."""
+        try:
+            if not self._looked_for_twin:
+                self._looked_for_twin = True
+                twin = find_fp32_twin(self._job.bundle)
+                self._twin = (
+                    Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
+                )
+            if self._twin is None:
+                return None
+            image = self._read(sample)
+            return next(
+                self._twin(
+                    [image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True
+                )
+            )
+        except (DiverError, OSError) as error:
+            if isinstance(error, DatasetError) and self._input_is_gone(sample):
+                raise
+            warnings.warn(
+                f"what came to nothing cannot be tried again in fp32: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+
+
+def _drained(queue: deque[T]) -> Iterator[T]:
+    while queue:
+        yield queue.popleft()
+
+
+def find_fp32_twin(bundle: Bundle) -> Bundle | None:
+    """Return the fp32 bundle of the same model in the same folder, for what overflows in fp16."""
+    if bundle.precision == "fp32":
+        return None
+    same = ("weights_sha256", "scaling_factor", "noise_schedule", "timestep_frequencies")
+    for folder in sorted(bundle.path.resolve().parent.iterdir()):
+        try:
+            if not (folder / "bundle.json").is_file():
+                continue
+            other = Bundle.open(folder)
+        except (BundleError, OSError):
+            continue
+        if other.precision == "fp32" and all(
+            getattr(other, what) == getattr(bundle, what) for what in same
+        ):
+            return other
+    return None
+
+
+def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
+    """Return a picture of the images as they would be fed to the model."""
+    sheet = ContactSheet(
+        f"{dataset.root.name}: {dataset.summary}",
+        bundle.image_size,
+        Counter(sample.index for sample in dataset.samples),
+    )
+    for sample in dataset.samples:
+        if sheet.wants(sample.index):
+            sheet.add(
+                sample.index,
+                class_title(bundle, sample),
+                square(dataset.images.read(sample.position), bundle.image_size),
+            )
+    return sheet.draw()
+
+
+def contact_sheet_path(output: Path) -> Path:
+    """Return where the contact sheet of a recovery is."""
+    return output / CONTACT_SHEET
+
+
+def class_title(bundle: Bundle, sample: Sample) -> str:
+    """Return how a class is called on screen: its index, then its name or its class in the model."""
+    name = (
+        bundle.class_names[sample.label].split(",")[0]
+        if bundle.class_names
+        else f"class {sample.label}"
+    )
+    return name if name == str(sample.index) else f"{sample.index}: {name}"
+
+
+def mean_clipped(checked: Sequence[Checked]) -> float:
+    """Return the fraction of distilled values that lay outside the range of pixels."""
+    return sum(entry.clipped for entry in checked) / max(1, len(checked))
+
+
+def _title(job: Job) -> str:
+    recipe = job.recipe
+    inherit = (
+        f"inherit {recipe.inherit_step}" if recipe.inherit_step is not None else "no inheritance"
+    )
+    high, low = recipe.window
+    model = f"{job.bundle.model_id} {job.bundle.precision}, seed {job.seed}, {recipe.start_step} steps, {inherit}"
+    return f"{model}, gamma {recipe.gamma:g} in {high}:{low}  ·  top: distilled, bottom: recovered"
+
+
+def _classes(bundle: Bundle, labels: Mapping[int, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": index,
+            "label": label,
+            "wnid": wnid_of(label, bundle.num_classes),
+            "imagenet_index": label if wnid_of(label, bundle.num_classes) else None,
+            "name": bundle.class_names[label] if bundle.class_names else None,
+        }
+        for index, label in labels.items()
+    ]

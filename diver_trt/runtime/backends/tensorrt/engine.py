@@ -1,0 +1,413 @@
+"""TensorRT as an engine: fixed addresses, one stream, one scratch block for all networks, and all denoising steps as one CUDA graph.
+
+One adapter for TensorRT-RTX and TensorRT proper. Whatever a run needs is allocated when the engines are opened; afterwards there are
+copies between fixed addresses and launches, nothing else.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.errors import EngineError
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan
+from diver_trt.runtime.engine import EngineName, Latents, Modulations, copy_checked
+from diver_trt.tensors import TensorSpec
+
+
+class TrtSession:
+    """A plan's engines on one GPU; see `diver_trt.runtime.engine.Session` for the contract.
+
+    Args:
+        bundle: The bundle that the plan was built from.
+        plan: The engines, which fit this machine; each is hashed, and held against the list of those that may, before it is deserialized.
+        batch: Images per batch, within the plan's.
+        module: `tensorrt_rtx` or `tensorrt`.
+        cuda: The stream and its memory; closed with the session.
+        shared_scratch: Whether all networks use one block of scratch memory, as they do while they are resident together; else each brings
+            its own and takes it away.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        plan: Plan,
+        batch: int,
+        module: Any,
+        cuda: Cuda,
+        shared_scratch: bool = True,
+    ) -> None:
+        self.name: EngineName = plan.backend
+        self.bundle, self.plan, self.batch, self.module, self.cuda = (
+            bundle,
+            plan,
+            batch,
+            module,
+            cuda,
+        )
+        self.log = _warnings_log(module)
+        try:
+            self.runtime = module.Runtime(self.log)
+        except (
+            Exception
+        ) as cause:  # its bindings raise TypeError where the library refuses to start
+            raise EngineError(f"TensorRT cannot start: {self.log.last}") from cause
+        largest = max(sidecar.memory.activation_bytes for sidecar in plan.sidecars.values())
+        self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
+
+    def open(self, network: NetworkName) -> TrtEngine:
+        """Deserialize a network and allocate its buffers for what it takes in one run.
+
+        Raises:
+            EngineError: TensorRT refuses the engine, or it is not the one that its sidecar describes.
+            DeviceMemoryError: The device has no room for it.
+        """
+        return TrtEngine(self, network, run_size(network, self.batch), self._scratch)
+
+    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> TrtDenoiser:
+        """Open the denoiser and capture the steps from `steps` down to 1."""
+        return TrtDenoiser(self.open("denoiser"), self.cuda, table, steps)
+
+    def close(self) -> None:
+        """Free the scratch memory and the stream."""
+        self.runtime = None
+        self.cuda.close()
+
+
+class TrtEngine:
+    """One network in TensorRT; see `diver_trt.runtime.engine.Engine` for the contract."""
+
+    def __init__(
+        self, session: TrtSession, network: NetworkName, batch: int, scratch: tuple[int, int] | None
+    ) -> None:
+        self._session, self._name, self._cuda, self.batch = session, network, session.cuda, batch
+        declared = session.bundle.networks[network]
+        self._inputs = {spec.name: spec for spec in declared.inputs}
+        self._outputs = {spec.name: spec for spec in declared.outputs}
+        self._releases: list[int] = []
+        self._engine: Any = self._deserialize()
+        needed = session.plan.sidecars[network].memory.activation_bytes
+        self._context: Any = self._create_context(
+            scratch or (self._own(session.cuda.allocate(needed)), needed)
+        )
+        specs = {**self._inputs, **self._outputs}
+        self._device = {
+            name: self._own(self._cuda.allocate(spec.size_bytes(batch)))
+            for name, spec in specs.items()
+        }
+        self._host = {
+            name: self._cuda.allocate_host(spec.concrete(batch), spec.dtype)
+            for name, spec in specs.items()
+        }
+        self._releases.extend(array.ctypes.data for array in self._host.values())
+        for name, address in self._device.items():
+            self.bind(name, address)
+
+    def write(self, name: str, values: NDArray[np.generic]) -> None:
+        """Copy values into an input's buffer."""
+        self._require_open()
+        if name not in self._inputs:
+            raise EngineError(
+                f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}"
+            )
+        self.place(name, values, self._device[name])
+
+    def run(self) -> None:
+        """Run the network on its own buffers and wait for it."""
+        self.enqueue()
+        self._cuda.synchronize()
+
+    def read(self, name: str) -> NDArray[np.generic]:
+        """Return the last run's output."""
+        self._require_open()
+        if name not in self._outputs:
+            raise EngineError(
+                f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}"
+            )
+        return self.fetch(name, self._device[name])
+
+    def close(self) -> None:
+        """Free the engine and its buffers."""
+        if self._engine is None:
+            return
+        self._context = None
+        self._engine = None
+        for address in self._releases:
+            self._cuda.free(address)
+        self._releases.clear()
+
+    def bind(self, name: str, address: int) -> None:
+        """Let a tensor lie at another device address from the next `enqueue` on.
+
+        Raises:
+            EngineError: TensorRT refuses the address.
+        """
+        if not self._context.set_tensor_address(name, address):
+            raise EngineError(
+                f"TensorRT refuses address {address:#x} for {name} of the {self._name}"
+            )
+
+    def spec(self, name: str) -> TensorSpec:
+        """Return an input's type and shape."""
+        return self._inputs[name]
+
+    def address(self, name: str) -> int:
+        """Return the device address of a tensor's own buffer."""
+        return self._device[name]
+
+    def place(self, name: str, values: NDArray[np.generic], address: int) -> None:
+        """Copy values of exactly an input's type and shape to a device address.
+
+        Raises:
+            EngineError: Their type or shape differs, or the engine is closed.
+        """
+        self._require_open()
+        self._cuda.synchronize()  # an earlier copy may still read the page-locked array
+        copy_checked(name, values, self._host[name])
+        self._cuda.upload(address, self._host[name])
+
+    def fetch(self, name: str, address: int) -> NDArray[np.generic]:
+        """Copy a tensor of `name`'s type and shape from a device address and wait for it."""
+        self._require_open()
+        self._cuda.download(self._host[name], address)
+        self._cuda.synchronize()
+        return self._host[name]
+
+    def enqueue(self) -> None:
+        """Put one run on the stream.
+
+        Raises:
+            EngineError: TensorRT refuses it.
+        """
+        self._require_open()
+        if not self._context.execute_async_v3(int(self._cuda.stream)):
+            raise EngineError(f"TensorRT could not run the {self._name}: {self._session.log.last}")
+
+    def capturable(self) -> bool:
+        """Return whether TensorRT lets this engine be captured; versions that cannot tell are tried."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return True if ask is None else bool(ask(int(self._cuda.stream)))
+
+    def _own(self, address: int) -> int:
+        self._releases.append(address)
+        return address
+
+    def _deserialize(self) -> Any:
+        session = self._session
+        if reason := session.plan.distrusted():
+            raise EngineError(reason)
+        data = session.plan.read(self._name)
+        if hasattr(
+            session.runtime, "get_engine_validity"
+        ):  # TensorRT-RTX can tell before it loads, and says what is wrong in bits
+            validity, bits = session.runtime.get_engine_validity(data)
+            if validity == session.module.EngineValidity.INVALID:
+                names = [
+                    name
+                    for name, bit in session.module.EngineInvalidityDiagnostics.__members__.items()
+                    if int(bit) & int(bits)
+                ]
+                raise EngineError(
+                    f"the {self._name} engine is not valid here: {', '.join(names) or session.log.last}; build the engines again"
+                )
+        engine = session.runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise EngineError(f"TensorRT cannot load the {self._name} engine: {session.log.last}")
+        modes = session.module.TensorIOMode
+        for specs, mode in ((self._inputs, modes.INPUT), (self._outputs, modes.OUTPUT)):
+            for name in specs:
+                if engine.get_tensor_mode(name) != mode:
+                    raise EngineError(
+                        f"the {self._name} engine has no tensor {name} where the bundle has one; build the engines again"
+                    )
+        return engine
+
+    def _create_context(self, scratch: tuple[int, int]) -> Any:
+        address, size_bytes = scratch
+        if (needed := self._engine.device_memory_size_v2) > size_bytes:
+            warnings.warn(
+                f"the {self._name} engine wants {needed:,} bytes of scratch memory, by the sidecars it has {size_bytes:,}; it gets its own",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            address, size_bytes = self._own(self._cuda.allocate(needed)), needed
+        strategy = self._session.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise EngineError(
+                f"TensorRT cannot prepare the {self._name} engine: {self._session.log.last}"
+            )
+        context.set_device_memory(address, size_bytes)
+        for name, spec in self._inputs.items():
+            if not context.set_input_shape(name, spec.concrete(self.batch)):
+                raise EngineError(
+                    f"the {self._name} engine does not take {name} at batch {self.batch}; build it with --batch {self.batch}"
+                )
+        return context
+
+    def _require_open(self) -> None:
+        """Raise EngineError if the engine is closed."""
+        if self._engine is None:
+            raise EngineError(f"the {self._name} engine is closed; open a new one")
+
+
+class TrtDenoiser:
+    """All denoising steps of a batch, captured once as a CUDA graph and replayed for every batch.
+
+    Step k reads row k - 1 of the coefficient table on the device, and its modulations from page-locked host memory: for DiT-XL/2 those
+    of 50 steps are 20 MB per class in fp16, more than a small card should keep for a batch, and copying one step's share takes a
+    fraction of a step. The latent alternates between two buffers. Where capture is refused, the same calls are enqueued step by step.
+
+    Args:
+        engine: The denoiser; closed with this.
+        cuda: Its stream.
+        table: The step table, [K, C] float32.
+        steps: Steps to run, from `steps` down to 1.
+    """
+
+    def __init__(
+        self, engine: TrtEngine, cuda: Cuda, table: NDArray[np.float32], steps: int
+    ) -> None:
+        self._engine, self._cuda, self._steps, self._batch = engine, cuda, steps, engine.batch
+        self._latents = (engine.address("latent"), engine.address("next_latent"))
+        self._done = 0
+        pair = engine.spec("modulation")
+        width = pair.concrete(1)[2]
+        self._row_bytes = width * np.dtype(pair.dtype).itemsize
+        self._classes = cuda.allocate_host((self._batch, steps, width), pair.dtype)
+        self._null = cuda.allocate_host((steps, width), pair.dtype)
+        self._stride = aligned(table.shape[1] * table.itemsize)
+        self._rows = cuda.allocate_host((steps, self._stride // table.itemsize), "float32")
+        self._rows[:, : table.shape[1]] = table[:steps]
+        self._table = cuda.allocate(self._rows.nbytes)
+        cuda.upload(self._table, self._rows)
+        self._loaded: list[Modulations] = []
+        self._loaded_null: Modulations | None = None
+        self._enqueue_step(
+            1
+        )  # the first run of a context may still allocate, which a capture does not allow
+        self._cuda.synchronize()
+        self._graph = self._capture()
+
+    def load(
+        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+    ) -> None:
+        """Bring a batch to the device, and its modulations to where the steps copy them from."""
+        self._engine.write("latent", start)
+        self._engine.write("anchor", anchor)
+        self._cuda.synchronize()
+        for slot, table in enumerate(tables):
+            if (
+                slot >= len(self._loaded) or self._loaded[slot] is not table
+            ):  # neighbouring batches mostly share their classes
+                self._classes[slot] = table[: self._steps]
+        if self._loaded_null is not null:
+            self._null[:] = null[: self._steps]
+        self._loaded, self._loaded_null = list(tables), null
+        self._done = 0
+
+    def run(self) -> Iterator[int]:
+        """Run every step, yielding its number; a replayed graph yields them all when it is done."""
+        if self._graph is not None:
+            self._cuda.launch(self._graph)
+            self._cuda.synchronize()
+        elif not self._table:
+            raise EngineError("the denoiser is closed; open a new one")
+        for k in range(self._steps, 0, -1):
+            if self._graph is None:
+                self._enqueue_step(k)
+                self._cuda.synchronize()
+            self._done = self._steps if self._graph is not None else self._done + 1
+            yield k
+
+    def latent(self) -> Latents:
+        """Return the current latent; while a graph's steps are being counted, that is the last one."""
+        return self._engine.fetch("next_latent", self._latents[self._done % 2]).astype(
+            np.float32, copy=False
+        )
+
+    def step(self, k: int, latent: Latents) -> Latents:
+        """Enqueue step k alone on another latent; the captured graph keeps its own addresses."""
+        source = self._latents[(self._steps - k) % 2]
+        self._engine.place("latent", latent, source)
+        self._enqueue_step(k)
+        self._cuda.synchronize()
+        self._done = self._steps - k + 1
+        return self.latent()
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether steps are enqueued one by one, for want of a graph."""
+        return self._graph is None
+
+    def close(self) -> None:
+        """Free the graph, the buffers and the engine."""
+        if self._graph is not None:
+            self._cuda.free_graph(self._graph)
+            self._graph = None
+        if self._table:
+            for address in (
+                self._table,
+                *(array.ctypes.data for array in (self._classes, self._null, self._rows)),
+            ):
+                self._cuda.free(address)
+            self._table = 0
+        self._engine.close()
+
+    def _enqueue_step(self, k: int) -> None:
+        """Put step k on the stream: its modulations, class then null, then the network on this step's addresses."""
+        pair, offset = self._engine.address("modulation"), (k - 1) * self._row_bytes
+        stride = self._steps * self._row_bytes
+        self._cuda.copy_rows_to_device(
+            pair, self._classes.ctypes.data + offset, stride, self._row_bytes, self._batch
+        )
+        for slot in range(self._batch):
+            self._cuda.copy_to_device(
+                pair + (self._batch + slot) * self._row_bytes,
+                self._null.ctypes.data + offset,
+                self._row_bytes,
+            )
+        done = self._steps - k
+        self._engine.bind("latent", self._latents[done % 2])
+        self._engine.bind("next_latent", self._latents[(done + 1) % 2])
+        self._engine.bind("coefficients", self._table + (k - 1) * self._stride)
+        self._engine.enqueue()
+
+    def _enqueue_all(self) -> None:
+        for k in range(self._steps, 0, -1):
+            self._enqueue_step(k)
+
+    def _capture(self) -> Any:
+        """Return the steps as a graph, or None where this engine or driver refuses."""
+        try:
+            if not self._engine.capturable():
+                raise EngineError("TensorRT says that this engine cannot be captured")
+            return self._cuda.capture(self._enqueue_all)
+        except EngineError as reason:
+            warnings.warn(
+                f"CUDA graph capture was refused ({reason}); running step by step",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+
+
+def _warnings_log(module: Any) -> Any:
+    """Return a logger that keeps the last error, which TensorRT tells nobody else."""
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.last = "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= module.ILogger.Severity.ERROR:
+                self.last = message
+
+    return Log()

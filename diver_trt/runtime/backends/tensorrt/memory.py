@@ -1,0 +1,154 @@
+"""The memory plan: what is alive on the device in each phase of a recovery, decided before anything loads.
+
+Figures come from the sidecars: weights, persistent memory and activations as the compiler reported them, inputs and outputs by their
+shapes. They are engine memory; the CUDA context that the driver makes for the process comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.errors import DeviceMemoryError
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Sidecar
+
+Residency = Literal["resident", "phased"]
+RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseMemory:
+    """Device memory while one network runs, in bytes: its own, and whatever else stays alive."""
+
+    network: NetworkName
+    weights_bytes: int
+    persistent_bytes: int
+    scratch_bytes: int
+    io_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.persistent_bytes + self.scratch_bytes + self.io_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """How a recovery uses the device.
+
+    Attributes:
+        plan: The engines.
+        batch: Images per batch.
+        residency: `"resident"`: all networks stay loaded and share one scratch block. `"phased"`: each is loaded for its phase and freed
+            after it, so that only one is there at a time; chunks of many images keep the loading rare.
+        phases: Memory in each phase.
+    """
+
+    plan: Plan
+    batch: int
+    residency: Residency
+    phases: tuple[PhaseMemory, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest phase."""
+        return max(phase.total_bytes for phase in self.phases)
+
+
+def plan_memory(plan: Plan, residency: Residency) -> MemoryPlan:
+    """Return the memory of a plan's engines under one residency."""
+    sidecars = plan.sidecars
+    largest = max(sidecar.memory.activation_bytes for sidecar in sidecars.values())
+    phases = tuple(
+        _phase(
+            name,
+            sidecars if residency == "resident" else {name: sidecars[name]},
+            largest if residency == "resident" else None,
+        )
+        for name in NETWORKS
+    )
+    return MemoryPlan(plan, plan.batches.maximum, residency, phases)
+
+
+def choose_memory_plan(
+    plans: Iterable[Plan], budget_bytes: int | None, images: int | None = None
+) -> MemoryPlan:
+    """Return the plan to recover with: within the budget, the largest useful batch, resident if that fits.
+
+    Args:
+        plans: Plans that fit this machine.
+        budget_bytes: Limit on engine memory; None is none.
+        images: How many images there are, if that is known: a batch that is larger than needed only wastes work.
+
+    Raises:
+        DeviceMemoryError: No plan fits the budget; the message names the smallest that would.
+    """
+    candidates = [plan_memory(plan, residency) for plan in plans for residency in RESIDENCIES]
+    fitting = [
+        plan for plan in candidates if budget_bytes is None or plan.peak_bytes <= budget_bytes
+    ]
+    if not fitting:
+        smallest = min(candidates, key=lambda plan: plan.peak_bytes)
+        raise DeviceMemoryError(
+            f"nothing fits a memory budget of {format_bytes(budget_bytes or 0)}: the smallest that would do is "
+            f"{format_bytes(smallest.peak_bytes)} (batch {smallest.batch}, {smallest.residency}). "
+            "Raise the budget, or build for a smaller batch with `diver-trt build --batch 1`"
+        )
+
+    def preference(plan: MemoryPlan) -> tuple[int, bool, int]:
+        runs = -(-images // plan.batch) * plan.batch if images else 0
+        return (
+            (-runs, plan.residency == "resident", plan.batch)
+            if images
+            else (plan.batch, plan.residency == "resident", 0)
+        )
+
+    return max(fitting, key=preference)
+
+
+def _phase(
+    name: NetworkName, alive: Mapping[NetworkName, Sidecar], scratch_bytes: int | None
+) -> PhaseMemory:
+    memories = [sidecar.memory for sidecar in alive.values()]
+    return PhaseMemory(
+        name,
+        weights_bytes=sum(memory.weights_bytes for memory in memories),
+        persistent_bytes=sum(memory.persistent_bytes for memory in memories),
+        scratch_bytes=alive[name].memory.activation_bytes
+        if scratch_bytes is None
+        else scratch_bytes,
+        io_bytes=sum(memory.io_bytes for memory in memories),
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as `2GB`, `512MB` or `1.5GiB`.
+
+    Raises:
+        DeviceMemoryError: The text is no size.
+    """
+    units = {
+        "b": 1,
+        "kb": 10**3,
+        "mb": 10**6,
+        "gb": 10**9,
+        "kib": 2**10,
+        "mib": 2**20,
+        "gib": 2**30,
+    }
+    number = text.strip().lower().rstrip("bgikm ")
+    unit = text.strip().lower()[len(number) :].strip()
+    try:
+        size = float(number) * units[unit]
+    except (ValueError, KeyError):
+        size = -1.0
+    if not 0 < size < 2**60:
+        raise DeviceMemoryError(f"found {text!r}, expected a size such as 512MB, 4GB or 1.5GiB")
+    return int(size)
+
+
+def format_bytes(size: int) -> str:
+    """Return a size in MB, rounded up so that it is enough as a budget."""
+    return f"{-(-size // 10**6):,} MB"

@@ -1,0 +1,70 @@
+"""TensorRT under either of its names: `tensorrt_rtx` 1.x or `tensorrt` 10.3 to 11.x, whose Python APIs are nearly one."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.runtime.backends.tensorrt.cuda import Gpu
+from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine
+
+MODULES: dict[Backend, str] = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
+EXTRAS: dict[Backend, str] = {"rtx": "rtx", "trt": "tensorrt"}
+SUPPORTED: dict[Backend, tuple[tuple[int, int], tuple[int, int]]] = {
+    "rtx": ((1, 0), (2, 0)),
+    "trt": ((10, 3), (12, 0)),
+}
+"""First supported version and the first that is not."""
+
+
+def import_tensorrt(backend: Backend) -> Any:
+    """Import a backend's module.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        EngineError: Its version is not supported, or it is a placeholder without its libraries.
+    """
+    name = MODULES[backend]
+    try:
+        module = importlib.import_module(name)
+    except ImportError as cause:
+        if isinstance(cause, ModuleNotFoundError) and cause.name == name:
+            raise MissingExtraError(name, EXTRAS[backend], f"backend {backend}") from cause
+        raise EngineError(
+            f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`"
+        ) from cause
+    version = getattr(module, "__version__", None)
+    if version is None or not hasattr(module, "Runtime"):
+        raise EngineError(
+            f"{name} is installed but holds no TensorRT; reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`"
+        )
+    first, beyond = SUPPORTED[backend]
+    if not first <= _major_minor(version) < beyond:
+        raise EngineError(
+            f"{name} {version} is installed; expected {_dotted(first)} or later, before {_dotted(beyond)}"
+        )
+    return module
+
+
+def this_machine(backend: Backend, module: Any, gpu: Gpu | None) -> Machine:
+    """Return what an engine may depend on here."""
+    return Machine(
+        backend=backend,
+        version=str(module.__version__),
+        compute_capability=gpu.compute_capability if gpu else None,
+        gpu=gpu.name if gpu else None,
+        driver=gpu.driver if gpu else None,
+        cuda=gpu.cuda if gpu else None,
+        multiprocessors=gpu.multiprocessors if gpu else None,
+        total_bytes=gpu.total_bytes if gpu else None,
+    )
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    major, minor, *_ = [*version.split("."), "0"]
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,387 @@
+"""The sidecar of an engine: the file beside it that says what it is, what memory it wants, and where it runs.
+
+Engines lie in the bundle under `plans/TARGET/NETWORK.engine`, each with `NETWORK.json`. An engine is code: it is deserialized only
+after its sidecar has been held against this machine, its bytes against the sidecar's hash, and that hash against the list of engines that
+may run here (`runtime/backends/tensorrt/trust.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.documents import Document
+from diver_trt.errors import EngineError, shown
+from diver_trt.files import FileRecord
+from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
+
+SIDECAR_SCHEMA = 1
+PLANS = "plans"
+
+Backend = Literal["rtx", "trt"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Batches an engine was built for; a static engine has one size only."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """Read `8` (static) or `1:4:8` (minimum, optimum, maximum).
+
+        Raises:
+            EngineError: The text is neither, or the sizes do not rise.
+        """
+        if not re.fullmatch(r"\d{1,6}(:\d{1,6}:\d{1,6})?", text):
+            raise EngineError(
+                f"batch is {text!r}; expected one size such as 8, or MIN:OPT:MAX such as 1:4:8"
+            )
+        sizes = [int(part) for part in text.split(":")]
+        profile = cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
+        if not 1 <= profile.minimum <= profile.optimum <= profile.maximum:
+            raise EngineError(
+                f"batch is {text!r}; expected sizes of 1 or more that rise from MIN to MAX"
+            )
+        return profile
+
+    @property
+    def static(self) -> bool:
+        """Whether there is one size only."""
+        return self.minimum == self.maximum
+
+    def __contains__(self, batch: int) -> bool:
+        return self.minimum <= batch <= self.maximum
+
+    def __str__(self) -> str:
+        return str(self.maximum) if self.static else f"{self.minimum}:{self.optimum}:{self.maximum}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Device memory of one engine in bytes; the first three are the compiler's own figures.
+
+    Attributes:
+        weights_bytes: Weights, there as long as the engine is.
+        persistent_bytes: What each execution context keeps.
+        activation_bytes: Scratch while it runs, at the largest batch; networks that run in turn can share it.
+        io_bytes: Inputs and outputs at the largest batch, by their shapes.
+    """
+
+    weights_bytes: int
+    persistent_bytes: int
+    activation_bytes: int
+    io_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What an engine may depend on: the TensorRT that is installed and the GPU that is present.
+
+    Attributes:
+        backend: `"rtx"` or `"trt"`.
+        version: Its full version, such as `"1.7.1.116"`.
+        compute_capability: `"sm86"`, or None without a GPU.
+        gpu: The GPU's name, or None.
+        driver: Newest CUDA version that the driver supports, such as `"12.6"`, or None.
+        cuda: Version of the CUDA runtime that the bindings are for, or None.
+        multiprocessors: The GPU's number of multiprocessors, or None.
+        total_bytes: The GPU's memory, or None.
+    """
+
+    backend: Backend
+    version: str
+    compute_capability: str | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    multiprocessors: int | None = None
+    total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """One engine, as its builder saw it.
+
+    Attributes:
+        network: Which network of the bundle.
+        precision: The bundle's.
+        opset: The graph's.
+        onnx_sha256: Hash of the graph that it was built from.
+        weights_sha256: Hash of the graph's external data, if it had any.
+        engine: The engine file.
+        built_on: TensorRT, and for backend `"trt"` the GPU and driver, of the machine that built it.
+        compute_capabilities: GPUs that it runs on: `("sm75", "sm86")`.
+        profile: Its batches; for the conditioner, conditions.
+        memory: What it wants on the device.
+        dtypes: Number of layer outputs per type, read back from the network that was compiled.
+        flags: The builder's flags; the types of a strongly typed network are not among them.
+        optimization_level: The builder's.
+        workspace_bytes: Limit on the builder's scratch memory, if one was set.
+        timing_cache_sha256: Hash of the timing cache after the build, for backend `"trt"`.
+        build_seconds: How long the build took.
+        build_peak_bytes: Largest host memory of the building process until then.
+        skipped_tactics: Tactics that the builder left out for want of memory; harmless, but the engine may be slower.
+        tool_version: diver-trt's.
+    """
+
+    network: NetworkName
+    precision: str
+    opset: int
+    onnx_sha256: str
+    weights_sha256: str | None
+    engine: FileRecord
+    built_on: Machine
+    compute_capabilities: tuple[str, ...]
+    profile: Profile
+    memory: Memory
+    dtypes: Mapping[str, int]
+    flags: tuple[str, ...]
+    optimization_level: int | None
+    workspace_bytes: int | None
+    timing_cache_sha256: str | None
+    build_seconds: float
+    build_peak_bytes: int
+    skipped_tactics: int
+    tool_version: str
+
+    def write(self, path: Path) -> None:
+        """Write the sidecar as JSON."""
+        path.write_text(
+            json.dumps({"schema": SIDECAR_SCHEMA, **asdict(self)}, indent=1) + "\n",
+            encoding="utf-8",
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Sidecar:
+        """Read a sidecar.
+
+        Raises:
+            EngineError: It is missing, damaged, or of another schema.
+        """
+        document = Document.read(path, EngineError)
+        if (schema := document.integer("schema", 1)) != SIDECAR_SCHEMA:
+            raise EngineError(
+                f"{path}: schema {schema}, but this diver-trt reads schema {SIDECAR_SCHEMA}; build the engine again"
+            )
+        return _parse(document)
+
+    def misfit(self, bundle: Bundle, machine: Machine) -> str | None:
+        """Return why this engine must not be loaded for this bundle on this machine, or None if it fits.
+
+        An engine of TensorRT-RTX is valid for one release of it; one of TensorRT proper for one release and one kind of GPU.
+        """
+        network = bundle.networks[self.network]
+        weights = network.weights.sha256 if network.weights else None
+        here, built = machine, self.built_on
+        if (self.onnx_sha256, self.weights_sha256) != (network.graph.sha256, weights):
+            return "it was built from another export of the model"
+        if built.backend != here.backend:
+            return f"it is for backend {built.backend}, not {here.backend}"
+        if built.version != here.version:
+            return (
+                f"it was built by version {shown(built.version)}, and {here.version} is installed"
+            )
+        if here.compute_capability is None:
+            return "there is no NVIDIA GPU here"
+        if here.compute_capability not in self.compute_capabilities:
+            return f"it is for {shown(', '.join(self.compute_capabilities))}, and this GPU is {here.compute_capability}"
+        if built.backend == "trt" and built.gpu != here.gpu:
+            return f"it was built on {shown(str(built.gpu))}, and this GPU is {here.gpu}"
+        if built.driver and here.driver and _numbers(built.driver) > _numbers(here.driver):
+            return f"it was built under a driver for CUDA {shown(built.driver)}, and this one is for {here.driver}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why an engine must not be loaded, and the command that builds it again where that would help."""
+
+    reason: str
+    command: str | None
+
+    def __str__(self) -> str:
+        return f"{self.reason}\nRebuild it with `{self.command}`" if self.command else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A folder of engines for one target, `plans/TARGET`, one per network.
+
+    Attributes:
+        folder: Where they lie.
+        sidecars: The engines by network.
+    """
+
+    folder: Path
+    sidecars: Mapping[NetworkName, Sidecar]
+
+    @property
+    def batches(self) -> Profile:
+        """Batches of images that the plan was built for."""
+        return self.sidecars["denoiser"].profile
+
+    @property
+    def backend(self) -> Backend:
+        """The backend of its engines."""
+        return self.sidecars["denoiser"].built_on.backend
+
+    def misfit(self, bundle: Bundle, machine: Machine) -> Misfit | None:
+        """Return the first reason why one of its engines must not be loaded, or None."""
+        for sidecar in self.sidecars.values():
+            if reason := sidecar.misfit(bundle, machine):
+                command = (
+                    self.rebuild_command(bundle, machine) if machine.compute_capability else None
+                )
+                return Misfit(f"{self.folder / sidecar.engine.name}: {reason}", command)
+        return None
+
+    def rebuild_command(self, bundle: Bundle, machine: Machine) -> str:
+        """Return the command that builds this plan again for a machine."""
+        capability = machine.compute_capability
+        target = (
+            f" --sm {capability.removeprefix('sm')}" if self.backend == "rtx" and capability else ""
+        )
+        return (
+            f"diver-trt build {bundle.path} --backend {self.backend}{target} --batch {self.batches}"
+        )
+
+    def trust(self) -> None:
+        """Enter its engines into the list of those that may run here, as their sidecars name them.
+
+        Raises:
+            OutputError: The list cannot be written.
+        """
+        register(sidecar.engine.sha256 for sidecar in self.sidecars.values())
+
+    def distrusted(self) -> str | None:
+        """Return why its engines must not run here, in one line, or None if they may."""
+        for sidecar in self.sidecars.values():
+            if not is_registered(sidecar.engine.sha256):
+                return (
+                    f"{self.folder / sidecar.engine.name}: was not built on this machine, and an engine is code; say --trust if you trust "
+                    "whoever built it, or build it here with `diver-trt build`"
+                )
+        return None
+
+    def read(self, network: NetworkName) -> bytes:
+        """Return an engine. It is hashed in memory, so that what is checked is what is returned, whatever happens to the file.
+
+        Raises:
+            EngineError: It is missing, or not the file that was built.
+        """
+        record = self.sidecars[network].engine
+        path = self.folder / record.name
+        try:
+            data = path.read_bytes() if path.stat().st_size == record.size_bytes else b""
+        except OSError as cause:
+            raise EngineError(
+                f"{path}: missing ({cause.strerror}); build the engines again"
+            ) from cause
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise EngineError(
+                f"{path}: is not the engine that was built (its SHA-256 differs from its sidecar's); build it again"
+            )
+        return data
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read the sidecars of one target.
+
+    Raises:
+        EngineError: A sidecar is missing or damaged, or describes another network.
+    """
+    sidecars: dict[NetworkName, Sidecar] = {}
+    for name in NETWORKS:
+        sidecar = Sidecar.read(folder / f"{name}.json")
+        if sidecar.network != name:
+            raise EngineError(
+                f"{folder / name}.json: describes the {sidecar.network}; build the engines again"
+            )
+        sidecars[name] = sidecar
+    return Plan(folder, sidecars)
+
+
+def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
+    """Yield every target of a bundle, or the error that kept it from being read."""
+    root = bundle.path / PLANS
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if folder.is_dir() and not folder.name.startswith("."):
+            try:
+                yield read_plan(folder)
+            except EngineError as error:
+                yield error
+
+
+def _parse(document: Document) -> Sidecar:
+    network = document.text("network", NETWORKS)
+    engine, built, profile, memory = (
+        document.document(key) for key in ("engine", "built_on", "profile", "memory")
+    )
+    name = engine.text("name")
+    if name != f"{network}.engine":
+        raise engine.fail("name", f"found {shown(repr(name))}, expected {network}.engine")
+    return Sidecar(
+        network=next(known for known in NETWORKS if known == network),
+        precision=document.text("precision"),
+        opset=document.integer("opset", 1),
+        onnx_sha256=document.text("onnx_sha256"),
+        weights_sha256=document.optional("weights_sha256", document.text),
+        engine=FileRecord(name, engine.integer("size_bytes"), engine.sha256("sha256")),
+        built_on=Machine(
+            backend="rtx" if built.text("backend", BACKENDS) == "rtx" else "trt",
+            version=built.text("version"),
+            compute_capability=built.optional("compute_capability", built.text),
+            gpu=built.optional("gpu", built.text),
+            driver=built.optional("driver", built.text),
+            cuda=built.optional("cuda", built.text),
+            multiprocessors=built.optional("multiprocessors", built.integer),
+            total_bytes=built.optional("total_bytes", built.integer),
+        ),
+        compute_capabilities=document.texts("compute_capabilities"),
+        profile=Profile(*(profile.integer(key, 1) for key in ("minimum", "optimum", "maximum"))),
+        memory=Memory(
+            **{
+                key: memory.integer(key)
+                for key in ("weights_bytes", "persistent_bytes", "activation_bytes", "io_bytes")
+            }
+        ),
+        dtypes=_counts(document),
+        flags=document.texts("flags"),
+        optimization_level=document.optional("optimization_level", document.integer),
+        workspace_bytes=document.optional("workspace_bytes", document.integer),
+        timing_cache_sha256=document.optional("timing_cache_sha256", document.text),
+        build_seconds=document.number("build_seconds"),
+        build_peak_bytes=document.integer("build_peak_bytes"),
+        skipped_tactics=document.integer("skipped_tactics"),
+        tool_version=document.text("tool_version"),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
+
+
+def _counts(document: Document) -> dict[str, int]:
+    counts = document.document("dtypes")
+    return {key: counts.integer(key) for key in document.mapping("dtypes")}
+
+
+def sidecar_facts(sidecar: Sidecar) -> dict[str, Any]:
+    """Return what `inspect` shows of an engine."""
+    return {
+        "targets": list(sidecar.compute_capabilities),
+        "batches": str(sidecar.profile),
+        "size_bytes": sidecar.engine.size_bytes,
+        **asdict(sidecar.memory),
+    }

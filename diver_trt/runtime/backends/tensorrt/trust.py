@@ -1,0 +1,102 @@
+"""Which engines may run here: a list of hashes in the user's own folder, one per line.
+
+An engine is code, and nothing in it or beside it says who made it: a sidecar's hash tells damage, not origin. So `build` enters every
+engine that it writes here, and no other is loaded until the user has said `--trust`, which enters it too. The list holds SHA-256 hashes
+and nothing else; a line that is none is passed over. To take trust back, delete a line, or the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from diver_trt.errors import EngineError, OutputError
+
+_HASH = re.compile(rb"[0-9a-f]{64}")
+
+
+def register_path() -> Path:
+    """Return where the list is: `diver-trt/engines` in `$XDG_STATE_HOME`, or in `~/.local/state`.
+
+    Raises:
+        EngineError: There is neither that variable nor a home.
+    """
+    root = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not root.is_absolute():  # which the XDG base directory specification says to ignore
+        try:
+            root = Path.home() / ".local" / "state"
+        except RuntimeError as cause:
+            raise EngineError(
+                "there is no home folder to keep the list of trusted engines in; set XDG_STATE_HOME to a folder"
+            ) from cause
+    return root / "diver-trt" / "engines"
+
+
+def register(hashes: Iterable[str] = ()) -> None:
+    """Enter engines; without any, only make sure that they could be entered.
+
+    A line is added in one write, so that several processes may enter engines at once, and none is glued to the remains of another. Where
+    the list seems to end in such remains, a line break goes first; if another process was only in the middle of its write (a file system
+    may show the half of it), that leaves an empty line, which is passed over like any line that is no hash.
+
+    Args:
+        hashes: SHA-256 of each engine, in hex.
+
+    Raises:
+        OutputError: The list cannot be written.
+        EngineError: It is not the user's own.
+    """
+    known = _read()
+    lines = [digest.encode() for digest in dict.fromkeys(hashes) if digest.encode() not in known]
+    assert all(_HASH.fullmatch(line) for line in lines), "sidecars are checked when they are read"
+    path = register_path()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            cut = (
+                os.lseek(file, 0, os.SEEK_END)
+                and os.pread(file, 1, os.lseek(file, 0, os.SEEK_END) - 1) != b"\n"
+            )
+            text = (b"\n" if cut else b"") + b"".join(line + b"\n" for line in lines)
+            if lines and os.write(file, text) != len(text):
+                raise OutputError(f"{path}: could not be written to its end; is the disk full?")
+        finally:
+            os.close(file)
+    except OSError as cause:
+        raise OutputError(
+            f"{path}: cannot be written ({cause.strerror}); set XDG_STATE_HOME to a folder of your own that can"
+        ) from cause
+
+
+def is_registered(digest: str) -> bool:
+    """Return whether an engine may run here.
+
+    Args:
+        digest: Its SHA-256 in hex.
+
+    Raises:
+        EngineError: The list cannot be read, or is not the user's own.
+    """
+    return digest.encode() in _read()
+
+
+def _read() -> set[bytes]:
+    path = register_path()
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise EngineError(
+                    f"{path}: can be written by others, so it proves nothing; make it your own (chmod 600), or delete it"
+                )
+            return {line.strip() for line in file if _HASH.fullmatch(line.strip())}
+    except FileNotFoundError:
+        return set()
+    except OSError as cause:
+        raise EngineError(
+            f"{path}: cannot be read ({cause.strerror}); it lists the engines that may run here"
+        ) from cause

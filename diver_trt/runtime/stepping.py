@@ -1,0 +1,71 @@
+"""The denoising loop over any engine: each step writes its modulations and its row of the table, and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.runtime.engine import Engine, Latents, Modulations
+from diver_trt.tensors import TensorSpec
+
+CARRY = ("next_latent", "latent")
+"""The output of a step, and the input that the next step reads it as."""
+
+
+class SteppedDenoiser:
+    """One run per step; see `diver_trt.runtime.engine.Denoiser` for the contract.
+
+    Args:
+        engine: The denoiser, carrying `next_latent` into `latent`.
+        pair: Its modulation input, [2, n, M].
+        table: The step table, [K, C] float32.
+        steps: Steps to run, from `steps` down to 1.
+    """
+
+    stepwise = True
+
+    def __init__(
+        self, engine: Engine, pair: TensorSpec, table: NDArray[np.float32], steps: int
+    ) -> None:
+        self._engine, self._table, self._steps = engine, table, steps
+        self._pair = pair.allocate(engine.batch)
+        self._tables: Sequence[Modulations] = ()
+        self._null: Modulations = self._pair[:0]
+
+    def load(
+        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+    ) -> None:
+        """Take a batch."""
+        self._engine.write("latent", start)
+        self._engine.write("anchor", anchor)
+        self._tables, self._null = tables, null
+
+    def run(self) -> Iterator[int]:
+        """Run every step, yielding its number."""
+        for k in range(self._steps, 0, -1):
+            self._run_step(k)
+            yield k
+
+    def step(self, k: int, latent: Latents) -> Latents:
+        """Run step k alone on another latent."""
+        self._engine.write("latent", latent)
+        self._run_step(k)
+        return self.latent()
+
+    def latent(self) -> Latents:
+        """Return the current latent."""
+        return self._engine.read("next_latent").astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()
+
+    def _run_step(self, k: int) -> None:
+        for slot, table in enumerate(self._tables):
+            self._pair[0, slot] = table[k - 1]
+        self._pair[1] = self._null[k - 1]
+        self._engine.write("modulation", self._pair)
+        self._engine.write("coefficients", self._table[k - 1])
+        self._engine.run()

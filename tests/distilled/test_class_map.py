@@ -1,0 +1,110 @@
+"""Class order survives: subsets, files, and the model's own classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids, load_class_map, wnid_of
+from diver_trt.errors import DatasetError
+
+
+def test_wnids_are_sorted_and_thousand() -> None:
+    wnids = imagenet_wnids()
+    assert len(wnids) == len(set(wnids)) == 1000
+    assert list(wnids) == sorted(wnids)
+    assert (wnids[0], wnids[207], wnids[999]) == ("n01440764", "n02099601", "n15075141")
+
+
+def test_every_subset_names_classes_of_imagenet() -> None:
+    for name, labels in imagenet_subsets().items():
+        assert len(labels) in (10, 100), name
+        assert all(0 <= label < 1000 for label in labels)
+
+
+def test_imagewoof_keeps_the_methods_order_which_is_not_sorted() -> None:
+    woof = load_class_map("imagewoof", 1000, None)
+    assert woof.labels == (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)
+    assert woof.names[0] == "n02096294"
+    assert list(woof.labels) != sorted(woof.labels)
+
+
+def test_the_models_own_classes() -> None:
+    own = load_class_map("model", 3, ("cat", "dog", "owl"))
+    assert own.labels == (0, 1, 2)
+    assert own.names == ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "names"),
+    [
+        ("3\n1\n", (3, 1), (None, None)),
+        ("sea lion 3  # a comment\n\nowl 1\n", (3, 1), ("sea lion", "owl")),
+        ("[3, 1]", (3, 1), (None, None)),
+        ('{"owl": 1, "sea lion": 3}', (1, 3), ("owl", "sea lion")),
+    ],
+)
+def test_a_file_gives_labels_in_its_own_order(
+    tmp_path: Path, text: str, labels: tuple[int, ...], names: tuple[str | None, ...]
+) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    found = load_class_map(str(path), 10, None)
+    assert (found.labels, found.names) == (labels, names)
+
+
+def test_a_file_may_name_wnids(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("n02099601\ngolden n01440764\n")
+    assert load_class_map(str(path), 1000, None).labels == (207, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("10\n", "found 10; expected a class of the model, 0 to 9"),
+        ("-1\n", "found '-1'"),
+        ("owl\n", "found 'owl'"),
+        ("n02099601\n", "found 'n02099601'"),
+        ("[true]", "found True"),
+        ("[1.5]", "found 1.5"),
+        ("[1", "not valid JSON"),
+        ("# nothing\n", "names no class"),
+        ("a 1\na 2\n", "a name stands twice"),
+    ],
+)
+def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        load_class_map(str(path), 10, None)
+
+
+def test_a_message_quotes_the_start_of_a_long_label(tmp_path: Path) -> None:
+    (tmp_path / "map").write_text("x" * 10_000)
+    with pytest.raises(DatasetError, match=r"map: found 'x{199}…; expected a class of the model"):
+        load_class_map(str(tmp_path / "map"), 10, None)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DatasetError, match="cannot be read as text"):
+        load_class_map(str(tmp_path / "classes.txt"), 10, None)
+
+
+def test_unknown_maps_and_wrong_models_are_refused() -> None:
+    with pytest.raises(
+        DatasetError,
+        match="--classes imagefruits: neither a file nor a known subset; expected a file, model, imagenette",
+    ):
+        load_class_map("imagefruits", 1000, None)
+    with pytest.raises(
+        DatasetError, match="imagewoof is a subset of ImageNet-1K, but the model has 10 classes"
+    ):
+        load_class_map("imagewoof", 10, None)
+
+
+def test_only_models_of_imagenet_have_wnids() -> None:
+    assert wnid_of(207, 1000) == "n02099601"
+    assert wnid_of(7, 10) is None

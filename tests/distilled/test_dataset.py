@@ -1,0 +1,586 @@
+"""Every method's files are read back to the images and ImageNet classes they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.distilled.dataset import Dataset, read_dataset
+from diver_trt.distilled.options import ReadOptions
+from diver_trt.errors import DatasetError
+from tests.distilled import methods
+
+Pixels = NDArray[np.uint8]
+WOOF = imagenet_subsets()["imagewoof"]
+CLASSES = [index for index in range(10) for _ in range(2)]
+
+
+def known_images(count: int, side: int, seed: int = 0) -> Pixels:
+    """Smooth images with a bright and a dark end, like photographs in their brightness, every one different."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+            for image in coarse
+        ]
+    )
+
+
+def as_woof(path: Path, bundle: Bundle, **options: Any) -> Dataset:
+    return read_dataset(path, bundle, ReadOptions(**{"classes": "imagewoof", **options}))
+
+
+def assert_holds(
+    dataset: Dataset,
+    images: Sequence[Pixels] | Pixels,
+    classes: Sequence[int],
+    labels: Sequence[int],
+) -> None:
+    """Every known image is there once, under its class, within one level of its pixels; class by class in the order given."""
+    expected = sorted(range(len(classes)), key=lambda i: classes[i])
+    assert [sample.index for sample in dataset.samples] == [classes[i] for i in expected]
+    assert [sample.label for sample in dataset.samples] == [labels[classes[i]] for i in expected]
+    assert len(list(dataset.images.check())) == len(dataset.samples)
+    for sample, i in zip(dataset.samples, expected, strict=True):
+        found = dataset.images.read(sample.position)
+        assert found.shape == images[i].shape
+        assert np.abs(found.astype(int) - images[i]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("write", "side", "name", "statistics"),
+    [
+        (methods.mtt, 128, "mtt", "imagenet"),
+        (methods.tesla_with_teacher_labels, 64, "mtt", "imagenet"),
+        (methods.datm, 128, "mtt", "imagenet"),
+        (methods.seqmatch, 128, "mtt", "imagenet"),
+        (methods.glad, 128, "glad", "glad"),
+        (methods.dm, 32, "dc", "cifar10"),
+        (methods.cafe, 32, "dc", "cifar10"),
+    ],
+)
+def test_tensors_come_back_as_the_images_they_were(
+    tmp_path: Path,
+    imagenet: Bundle,
+    write: Callable[..., Path],
+    side: int,
+    name: str,
+    statistics: str,
+) -> None:
+    images = known_images(20, side)
+    dataset = as_woof(write(tmp_path, images, CLASSES), imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation, dataset.origin.collage) == (
+        name,
+        statistics,
+        1,
+    )
+    order = [*range(0, 20, 2), *range(1, 20, 2)] if write is methods.seqmatch else list(range(20))
+    assert_holds(dataset, images[order], [CLASSES[i] for i in order], WOOF)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "statistics"),
+    [
+        ("CIFAR100", "cifar100-dc"),
+        ("MNIST", "mnist"),
+        ("SVHN", "svhn"),
+        ("TinyImageNet", "imagenet"),
+    ],
+)
+def test_dc_normalises_each_data_set_with_its_own_statistics(
+    tmp_path: Path, imagenet: Bundle, dataset: str, statistics: str
+) -> None:
+    images = known_images(20, 64)
+    found = as_woof(methods.dm(tmp_path, images, CLASSES, dataset, statistics), imagenet)
+    assert found.origin.normalisation == statistics
+    assert_holds(found, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "method", "factor"),
+    [
+        ("data.pt", 224, "idc", 3),
+        ("data.pt", 32, "idc", 2),
+        ("data1200.pt", 224, "dream", 2),
+        ("data_best.pt", 128, "dream", 2),
+        ("data_20000.pt", 128, "ncfm", 2),
+    ],
+)
+def test_collages_are_cut_into_their_images(
+    tmp_path: Path, imagenet: Bundle, name: str, side: int, method: str, factor: int
+) -> None:
+    tile = -(-side // factor)
+    tiles = known_images(20 * factor**2, tile)
+    path = methods.listed(name)(tmp_path, methods.collages(tiles, factor, side), CLASSES)
+    dataset = as_woof(path, imagenet)
+    assert (dataset.origin.format.name, dataset.origin.collage, dataset.origin.normalisation) == (
+        method,
+        factor,
+        "none",
+    )
+    last = side - tile * (factor - 1)
+    cut = [
+        image[: last if row == factor - 1 else tile, : last if column == factor - 1 else tile]
+        for image, (row, column) in zip(
+            tiles, [divmod(i % factor**2, factor) for i in range(len(tiles))], strict=True
+        )
+    ]
+    assert_holds(dataset, cut, [index for index in CLASSES for _ in range(factor**2)], WOOF)
+    whole = as_woof(path, imagenet, collage=1)
+    assert len(whole.samples) == 20
+    assert whole.images.read(0).shape == (side, side, 3)
+
+
+def test_ncfm_lists_need_not_be_in_class_order(tmp_path: Path, imagenet: Bundle) -> None:
+    images, classes = known_images(20, 64), [i % 10 for i in range(20)]
+    dataset = as_woof(
+        methods.listed("data_init.pt")(tmp_path, images, classes), imagenet, collage=1
+    )
+    assert_holds(dataset, images, classes, WOOF)
+
+
+@pytest.mark.parametrize(
+    ("write", "suffix", "method"),
+    [
+        (methods.SRE2L, "jpg", "sre2l"),
+        (methods.CDA_21K, "jpg", "sre2l"),
+        (methods.GVBSM, "png", "sre2l"),
+        (methods.D4M, "png", "d4m"),
+    ],
+)
+def test_folders_are_read_with_each_methods_naming(
+    tmp_path: Path, imagenet: Bundle, write: Callable[..., Path], suffix: str, method: str
+) -> None:
+    images = known_images(20, 64)
+    dataset = as_woof(write(tmp_path, images, CLASSES), imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation) == (method, None)
+    assert any("FKD" in note for note in dataset.origin.notes)
+    if suffix == "jpg":
+        images = np.stack(
+            [np.asarray(Image.open(path)) for path in sorted(tmp_path.rglob("*.jpg"))]
+        )
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize("write", [methods.MINIMAX, methods.MGD3])
+def test_wnid_folders_take_the_subsets_order(
+    tmp_path: Path, imagenet: Bundle, write: Callable[..., Path]
+) -> None:
+    images = known_images(24, 64)
+    classes = [
+        index for index in range(2) for _ in range(12)
+    ]  # twelve: 10.png must not come before 2.png
+    dataset = as_woof(
+        write(tmp_path, images, classes, [imagenet_wnids()[label] for label in WOOF]), imagenet
+    )
+    assert dataset.origin.format.name == "minimax"
+    assert_holds(dataset, images, classes, WOOF)
+
+
+def test_rded_names_its_collage_factor_in_its_folder(tmp_path: Path, imagenet: Bundle) -> None:
+    methods.RDED(tmp_path, methods.collages(known_images(80, 32), 2, 64), CLASSES)
+    folder = next(tmp_path.iterdir())
+    for path in (folder, folder / "syn_data"):
+        dataset = as_woof(path, imagenet)
+        assert (dataset.origin.format.name, dataset.origin.collage, len(dataset.samples)) == (
+            "rded",
+            2,
+            80,
+        )
+    jpeg = np.asarray(Image.open(folder / "syn_data" / "00003" / "class00003_id00001.jpg"))
+    last_tile = [sample for sample in dataset.samples if sample.index == 3][-1]
+    np.testing.assert_array_equal(dataset.images.read(last_tile.position), jpeg[32:, 32:])
+    assert dataset.images.name(last_tile.position) == "00003/class00003_id00001.jpg tile 3"
+
+
+def test_teacher_labels_are_carried_on_as_logits(tmp_path: Path, imagenet: Bundle) -> None:
+    dataset = as_woof(
+        methods.tesla_with_teacher_labels(tmp_path, known_images(20, 64), CLASSES), imagenet
+    )
+    assert dataset.origin.soft_labels == "probabilities"
+    assert dataset.soft_label is not None
+    found = torch.from_numpy(
+        np.stack([dataset.soft_label(sample.position) for sample in dataset.samples])
+    )
+    torch.testing.assert_close(found.softmax(dim=1), methods.logits(CLASSES, 10).softmax(dim=1))
+
+
+def test_learned_logits_are_carried_on_as_they_are(tmp_path: Path, imagenet: Bundle) -> None:
+    dataset = as_woof(methods.datm(tmp_path, known_images(20, 128), CLASSES), imagenet)
+    assert (dataset.origin.soft_labels, dataset.origin.files) == ("logits", ("images_best.pt",))
+    assert dataset.soft_label is not None
+    np.testing.assert_array_equal(dataset.soft_label(7), methods.logits(CLASSES, 10)[7].numpy())
+    cut = as_woof(tmp_path, imagenet, collage=2)
+    assert cut.soft_label is None
+    assert any("soft labels are of whole collages" in note for note in cut.origin.notes)
+
+
+def test_unwhitened_frepo_arrays_are_read(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 32)
+    dataset = as_woof(methods.frepo(tmp_path, images, CLASSES), imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation) == ("frepo", "frepo-cifar10")
+    assert dataset.soft_label is None
+    assert_holds(dataset, images, CLASSES, imagenet_subsets()["imagewoof@frepo"])
+    assert dataset.classes == "imagewoof@frepo"
+
+
+@pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_pixels_that_somebody_saved_by_hand_are_read_as_such(
+    tmp_path: Path, imagenet: Bundle, image: str, label: str, dtype: type[Any]
+) -> None:
+    images = known_images(20, 32)
+    values = images if dtype is np.uint8 else (images / 255).astype(np.float32)
+    arrays: dict[str, Any] = {image: values, label: np.array(CLASSES)}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    dataset = as_woof(tmp_path / "mine.npz", imagenet)
+    assert (
+        dataset.summary
+        == "plain tensors, 10 classes x 2, 32 px, not normalised, classes as in imagewoof"
+    )
+    assert not dataset.origin.notes
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
+def test_float_pixels_with_probabilities_keep_them(
+    tmp_path: Path, imagenet: Bundle, image: str, label: str
+) -> None:
+    images, rows = known_images(20, 32), methods.logits(CLASSES, 10).softmax(dim=1).numpy()
+    values = (images / 255).astype(np.float32).transpose(0, 3, 1, 2)
+    np.savez(tmp_path / "mine.npz", **{image: values, label: rows})
+    dataset = as_woof(tmp_path / "mine.npz", imagenet)
+    assert (dataset.origin.format.name, dataset.origin.soft_labels) == ("arrays", "probabilities")
+
+
+def test_bytes_are_never_called_whitened(tmp_path: Path, imagenet: Bundle) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+    np.savez(
+        tmp_path / "kip_mine_zca_.npz",
+        images=images,
+        labels=np.array(CLASSES),
+        whitening=np.array("KIP"),
+    )
+    assert_holds(as_woof(tmp_path / "kip_mine_zca_.npz", imagenet), images, CLASSES, WOOF)
+
+
+def test_normalised_values_of_nobody_in_particular_are_not_guessed_at(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    images, path = known_images(20, 32), tmp_path / "syn.pt"
+    torch.save(
+        {"images": methods.normalised(images, "cifar10"), "labels": methods.hard(CLASSES)}, path
+    )
+    with pytest.raises(
+        DatasetError,
+        match=r"holds values from -2\.43 to 2\.75, and does not say what they were normalised with; .* say --normalisation",
+    ):
+        as_woof(path, imagenet)
+    assert_holds(as_woof(path, imagenet, normalisation="cifar10"), images, CLASSES, WOOF)
+    assert_holds(as_woof(path, imagenet, method="mtt"), images, CLASSES, WOOF)
+
+
+def test_a_methods_own_variant_of_a_subset_is_taken_and_named(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    path = methods.listed("data_20000.pt")(tmp_path, known_images(20, 128), CLASSES)
+    dataset = read_dataset(path, imagenet, ReadOptions(classes="imagefruit"))
+    assert "classes as in imagefruit@ncfm" in dataset.summary
+    assert {sample.label for sample in dataset.samples} == set(
+        imagenet_subsets()["imagefruit@ncfm"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("folders", "subset"),
+    [
+        ("logged_files/imagenet-fruits/run", "imagefruit"),
+        ("ImageWoof/run-3", "imagewoof"),
+        ("results/imagenet10/conv_ipc10", "imagenet-10"),
+        ("results/imagenet-a", "imagenet-a"),
+    ],
+)
+def test_a_subset_may_be_named_by_the_path(
+    tmp_path: Path, imagenet: Bundle, folders: str, subset: str
+) -> None:
+    (tmp_path / folders).mkdir(parents=True)
+    assert (
+        read_dataset(
+            methods.mtt(tmp_path / folders, known_images(20, 128), CLASSES), imagenet
+        ).classes
+        == subset
+    )
+
+
+@pytest.mark.parametrize(
+    "folder", ["imagenet_10ipc", "imagenet_100epochs", "imagenet-a100-run", "preimagewoofer"]
+)
+def test_a_path_that_only_sounds_like_a_subset_names_none(
+    tmp_path: Path, imagenet: Bundle, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    with pytest.raises(DatasetError, match="--classes imagenette"):
+        read_dataset(methods.mtt(tmp_path / folder, known_images(20, 128), CLASSES), imagenet)
+
+
+def test_folders_and_a_file_of_tensors_in_one_place_are_ambiguous(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    methods.GVBSM(tmp_path, known_images(20, 32), CLASSES)
+    np.savez(tmp_path / "new003" / "features.npz", features=np.zeros(3))
+    assert len(as_woof(tmp_path, imagenet).samples) == 20
+    methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    with pytest.raises(
+        DatasetError,
+        match=r"holds class folders and images_best.pt; name the file, or move it elsewhere",
+    ):
+        as_woof(tmp_path, imagenet)
+
+
+def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    with pytest.raises(
+        DatasetError, match=r"has 10 classes, but the model has 1000.*--classes imagenette"
+    ):
+        read_dataset(path, imagenet)
+
+
+def test_the_summary_says_what_was_found_and_assumed(tmp_path: Path, imagenet: Bundle) -> None:
+    dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
+    assert dataset.summary == (
+        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
+    )
+
+
+def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    assert not as_woof(path, imagenet).origin.notes
+    (note,) = as_woof(path, imagenet, normalisation="none").origin.notes
+    assert "without normalisation most should lie in 0 to 1: is --normalisation none right?" in note
+    data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
+    (note,) = as_woof(data, imagenet, normalisation="imagenet").origin.notes
+    assert (
+        "should have a mean near 0 and a deviation near 1: is --normalisation imagenet right?"
+        in note
+    )
+
+
+def test_a_map_of_another_size_is_noticed(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
+    (note,) = as_woof(path, imagenet, classes="imagenet-100").origin.notes
+    assert note == "its labels are of 10 classes, but imagenet-100 has 100: is --classes right?"
+    with pytest.raises(
+        DatasetError, match=r"class 9 is out of range; .*three.txt has classes 0 to 2"
+    ):
+        (tmp_path / "three.txt").write_text("1\n2\n3\n")
+        as_woof(path, imagenet, classes=str(tmp_path / "three.txt"))
+
+
+def test_folders_for_a_map_of_another_size_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
+    folders = methods.tree("new{c:03d}/class{c:03d}_id{i:03d}.jpg")(
+        tmp_path, known_images(20, 32), CLASSES
+    )
+    assert not any("--classes" in note for note in as_woof(folders, imagenet).origin.notes)
+    notes = as_woof(folders, imagenet, classes="imagenet-100").origin.notes
+    assert "it has 10 class folders, but imagenet-100 has 100 classes: is --classes right?" in notes
+
+
+def test_several_runs_are_not_one_set(tmp_path: Path, imagenet: Bundle) -> None:
+    for run in ("run1", "run2"):
+        (tmp_path / run).mkdir()
+        methods.mtt(tmp_path / run, known_images(20, 128), CLASSES)
+    with pytest.raises(DatasetError, match=r"holds several sets \(run1, run2\); name one of them"):
+        as_woof(tmp_path, imagenet)
+    (tmp_path / "run1").rename(tmp_path / "one_phase0")
+    (tmp_path / "run2").rename(tmp_path / "other_phase1")
+    with pytest.raises(DatasetError, match="holds several sets"):
+        as_woof(tmp_path, imagenet)
+
+
+def test_pictures_beside_the_tensors_are_no_class(tmp_path: Path, imagenet: Bundle) -> None:
+    """NCFM's folder of a run: `distilled_data` and `images`."""
+    images = known_images(20, 128)
+    for folder in ("distilled_data", "images"):
+        (tmp_path / folder).mkdir()
+    methods.listed("data_20000.pt")(tmp_path / "distilled_data", images, CLASSES)
+    Image.fromarray(images[0]).save(tmp_path / "images" / "img_20000.png")
+    dataset = as_woof(tmp_path, imagenet, collage=1)
+    assert dataset.origin.files == ("distilled_data/data_20000.pt",)
+    assert_holds(dataset, images, CLASSES, WOOF)
+    (tmp_path / "images").rename(tmp_path / "tench")
+    with pytest.raises(
+        DatasetError, match="'distilled_data' is no class index, wnid or known class name"
+    ):
+        as_woof(tmp_path, imagenet)
+
+
+def test_averaged_images_have_averaged_labels(tmp_path: Path, imagenet: Bundle) -> None:
+    """FTD's `ema_images_best.pt`."""
+    images = known_images(20, 128)
+    methods.mtt(tmp_path, images, CLASSES)
+    for name in ("images", "labels"):
+        (tmp_path / f"{name}_best.pt").rename(tmp_path / f"ema_{name}_best.pt")
+    assert_holds(as_woof(tmp_path, imagenet), images, CLASSES, WOOF)
+    methods.mtt(tmp_path, images, CLASSES)
+    with pytest.raises(
+        DatasetError,
+        match=r"several files of images \(ema_images_best.pt, images_best.pt\); name one",
+    ):
+        as_woof(tmp_path, imagenet)
+    assert_holds(as_woof(tmp_path / "ema_images_best.pt", imagenet), images, CLASSES, WOOF)
+
+
+def test_the_unwhitened_file_of_the_best_iteration_is_taken(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    for iteration, seed in (("1000", 1), ("5000", 2)):
+        methods.mtt(tmp_path, known_images(20, 32, seed), CLASSES, "cifar10", iteration=iteration)
+        torch.save(
+            torch.zeros(20, 3, 32, 32) + float(iteration) / 1e4,
+            tmp_path / f"images_zca_{iteration}.pt",
+        )
+    methods.mtt(tmp_path, known_images(20, 32, 1), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_1000.pt",)
+    assert not any("best" in note for note in dataset.origin.notes)
+    methods.mtt(tmp_path, known_images(20, 32, 3), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_5000.pt",)
+    assert any(
+        "images_best.pt is whitened, and of which iteration it is, nothing here tells" in note
+        for note in dataset.origin.notes
+    )
+
+
+def test_idcs_folders_name_the_collage_factor(tmp_path: Path, imagenet: Bundle) -> None:
+    """`argument.py` writes `_factor2` into the folder's name."""
+    images = known_images(20, 128)
+    for factor, count in ((1, 20), (2, 80)):
+        folder = tmp_path / f"conv3in_grad_mse_nd2000_cut_niter2000_factor{factor}_lr0.005_ipc2"
+        folder.mkdir()
+        methods.listed("data.pt")(folder, images, CLASSES)
+        dataset = as_woof(folder, imagenet)
+        assert (dataset.origin.collage, len(dataset.samples)) == (factor, count)
+        assert as_woof(folder, imagenet, collage=4).origin.collage == 4
+        assert as_woof(folder, imagenet, method="ncfm").origin.collage == 2
+
+
+def test_glads_dictionaries_have_glads_mean(tmp_path: Path, imagenet: Bundle) -> None:
+    """GLaD's `distill_dc.py` and `distill_dm.py` write DC's files."""
+    images = known_images(20, 128)
+    path = methods.dm(tmp_path, images, CLASSES, "imagenet-birds", "glad")
+    dataset = as_woof(path, imagenet)
+    assert (dataset.origin.format.name, dataset.origin.normalisation) == ("glad", "glad")
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+def test_the_experiment_that_is_taken_is_said(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.dm(tmp_path, known_images(20, 32), CLASSES)
+    assert (
+        "it holds 2 experiments, of which the last is taken" in as_woof(path, imagenet).origin.notes
+    )
+
+
+def test_an_initialisation_is_said_to_be_one(tmp_path: Path, imagenet: Bundle) -> None:
+    for name in ("data0.pt", "data_init.pt"):
+        path = methods.listed(name)(tmp_path, known_images(20, 128), CLASSES)
+        assert (
+            "it is the initialisation, from before any distillation"
+            in as_woof(path, imagenet).origin.notes
+        )
+
+
+def test_dc_has_numbers_of_its_own_for_a_hundred_classes(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.dm(tmp_path, known_images(100, 32), range(100)).rename(tmp_path / "renamed.pt")
+    assert as_woof(path, imagenet, classes="imagenet-100").origin.normalisation == "cifar100-dc"
+
+
+def test_another_programs_manifest_is_not_ours(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 32)
+    folders = methods.GVBSM(tmp_path, images, CLASSES)
+    (tmp_path / "manifest.json").write_text('{"name": "my set", "icons": []}')
+    assert_holds(as_woof(folders, imagenet), images, CLASSES, WOOF)
+    for damaged in ('{"schema": 1, "tool"', '{"schema": 1}'):
+        (tmp_path / "manifest.json").write_text(damaged)
+        with pytest.raises(DatasetError, match=r"manifest\.json"):
+            read_dataset(folders, imagenet)
+
+
+def test_the_best_or_the_last_of_a_run_is_taken(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 128)
+    for iteration in ("900", "1000"):
+        methods.mtt(tmp_path, images, CLASSES, iteration=iteration)
+    assert as_woof(tmp_path, imagenet).origin.files == ("images_1000.pt",)
+    methods.mtt(tmp_path, images, CLASSES)
+    assert as_woof(tmp_path, imagenet).origin.files == ("images_best.pt",)
+    (tmp_path / "res_DM_CIFAR10_ConvNet_1ipc.pt").touch()
+    with pytest.raises(
+        DatasetError, match=r"holds several files of images \(images_1000.pt, .*name one of them"
+    ):
+        as_woof(tmp_path, imagenet)
+
+
+def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 64)
+    for phase in range(5):
+        folder = tmp_path / f"conv_20_phase{phase}"
+        folder.mkdir()
+        methods.listed("data.pt")(
+            folder, images[4 * phase : 4 * phase + 4], CLASSES[4 * phase : 4 * phase + 4]
+        )
+    dataset = as_woof(tmp_path, imagenet, collage=1)
+    assert_holds(dataset, images, CLASSES, WOOF)
+    assert dataset.images.name(19) == "conv_20_phase4/data.pt[3]"
+    torch.save(
+        [torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)],
+        tmp_path / "conv_20_phase3" / "data.pt",
+    )
+    with pytest.raises(
+        DatasetError, match="are of different kinds, so they are no parts of one set"
+    ):
+        as_woof(tmp_path, imagenet)
+
+
+def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle) -> None:
+    folders = methods.GVBSM(tmp_path / "folders", known_images(20, 32), CLASSES)
+    with pytest.raises(
+        DatasetError,
+        match=r"--normalisation: .* holds images, which are not normalised; leave it out",
+    ):
+        as_woof(folders, imagenet, normalisation="imagenet")
+    with pytest.raises(
+        DatasetError,
+        match="--format mtt is a format of tensors, but the input holds folders; expected one of folders, sre2l",
+    ):
+        as_woof(folders, imagenet, method="mtt")
+    with pytest.raises(DatasetError, match="--format nonsense: no such format"):
+        as_woof(folders, imagenet, method="nonsense")
+    with pytest.raises(DatasetError, match="--collage 0: expected 1 to 16"):
+        as_woof(folders, imagenet, collage=0)
+    with pytest.raises(DatasetError, match="32 x 32 pixels are no collage of 15 x 15 images"):
+        as_woof(folders, imagenet, collage=15)
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        as_woof(tmp_path / "missing", imagenet)
+
+
+def test_bases_and_soft_label_files_are_no_images(tmp_path: Path, imagenet: Bundle) -> None:
+    path = methods.mtt(tmp_path, known_images(20, 32), CLASSES, "cifar10")
+    torch.save({}, tmp_path / "weights_best.pt")
+    with pytest.raises(DatasetError, match="is of HaBa, whose files hold bases, not images"):
+        as_woof(path, imagenet)
+    (tmp_path / "fkd" / "epoch_0").mkdir(parents=True)
+    (tmp_path / "fkd" / "epoch_0" / "batch_0.tar").touch()
+    with pytest.raises(
+        DatasetError, match=r"holds soft labels .FKD., which belong to images elsewhere"
+    ):
+        as_woof(tmp_path / "fkd", imagenet)

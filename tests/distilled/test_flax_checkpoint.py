@@ -1,0 +1,140 @@
+"""FRePo's published files: training states of flax, in msgpack."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.class_map import imagenet_subsets
+from diver_trt.distilled.dataset import read_dataset
+from diver_trt.distilled.flax_checkpoint import open_flax_checkpoint
+from diver_trt.distilled.options import ReadOptions
+from diver_trt.errors import DatasetError, MissingExtraError
+from tests.distilled import methods
+from tests.distilled.test_dataset import CLASSES, as_woof, assert_holds, known_images
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return methods.frepo_checkpoint(tmp_path, known_images(20, 32), CLASSES)
+
+
+def extension(shape: Any, dtype: str, values: bytes, code: int = 1) -> msgpack.ExtType:
+    return msgpack.ExtType(code, msgpack.packb((shape, dtype, values)))
+
+
+@pytest.mark.parametrize("named", [".", "checkpoint_500000"])
+def test_images_and_labels_are_read(checkpoint: Path, imagenet: Bundle, named: str) -> None:
+    dataset = as_woof(checkpoint.parent / named, imagenet)
+    assert (dataset.origin.format.name, dataset.origin.files) == ("frepo", ("checkpoint_500000",))
+    assert_holds(dataset, known_images(20, 32), CLASSES, imagenet_subsets()["imagewoof@frepo"])
+
+
+@pytest.mark.parametrize("name", ["checkpoint_0.4567", "ipc10_llTrue"])
+def test_a_checkpoint_may_be_called_by_its_metric_or_anything(
+    checkpoint: Path, imagenet: Bundle, name: str
+) -> None:
+    path = checkpoint.rename(checkpoint.with_name(name))
+    assert as_woof(path, imagenet).origin.files == (name,)
+
+
+def test_the_last_checkpoint_counts(checkpoint: Path, imagenet: Bundle) -> None:
+    (checkpoint.parent / "checkpoint_90000").write_bytes(checkpoint.read_bytes())
+    assert as_woof(checkpoint.parent, imagenet).origin.files == ("checkpoint_500000",)
+
+
+def test_rows_are_read_from_the_file(checkpoint: Path) -> None:
+    found = open_flax_checkpoint(checkpoint)
+    state = msgpack.unpackb(checkpoint.read_bytes())
+    for name, stored in (("x_proto", found["image"]), ("y_proto", found["label"])):
+        shape, dtype, values = msgpack.unpackb(state["params"][name].data)
+        expected = np.frombuffer(values, dtype).reshape(shape)
+        assert stored.shape == expected.shape
+        np.testing.assert_array_equal(stored[3], expected[3])
+        np.testing.assert_array_equal(stored[5:9], expected[5:9])
+
+
+def test_every_cut_is_noticed(checkpoint: Path) -> None:
+    whole = checkpoint.read_bytes()
+    for end in [*range(200), *range(200, len(whole), 9973), len(whole) - 1]:
+        checkpoint.write_bytes(whole[:end])
+        try:
+            open_flax_checkpoint(checkpoint)
+        except DatasetError as error:
+            assert "expected" in str(error)
+        else:
+            pytest.fail(f"{end} of {len(whole)} bytes were taken for a whole checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({}, "has no x_proto and y_proto in its params"),
+        ({"x_proto": 3, "y_proto": 3}, "is no whole checkpoint of flax"),
+        (
+            {"x_proto": extension([2**40, 32, 32, 3], "float32", b"1234"), "y_proto": None},
+            "is no whole checkpoint of flax",
+        ),
+        (
+            {"x_proto": extension([-1, -1], "float32", b"1234"), "y_proto": None},
+            "is no whole checkpoint of flax",
+        ),
+        (
+            {"x_proto": extension([0, 3], "float32", b""), "y_proto": None},
+            "is no whole checkpoint of flax",
+        ),
+        (
+            {"x_proto": extension([1], "object", b"12345678"), "y_proto": None},
+            "is no whole checkpoint of flax",
+        ),
+        (
+            {"x_proto": extension([1], "float32", b"1234", code=3), "y_proto": None},
+            "is no whole checkpoint of flax",
+        ),
+        (
+            {"x_proto": extension("ab", "float32", b"1234"), "y_proto": None},
+            "is no whole checkpoint of flax",
+        ),
+        ({"a" * 300: 1}, "is no whole checkpoint of flax"),
+    ],
+)
+def test_other_states_are_refused(tmp_path: Path, params: dict[str, Any], message: str) -> None:
+    (tmp_path / "checkpoint_1").write_bytes(msgpack.packb({"step": 1, "params": params}))
+    with pytest.raises(DatasetError, match=message):
+        open_flax_checkpoint(tmp_path / "checkpoint_1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xc1",
+        b"\x80",
+        b"\x93\x01\x02\x03",
+        b"\x91" * 5000,
+        b"\x81\xa6params\xdf\xff\xff\xff\xff",
+        b"\xff" * 99,
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, imagenet: Bundle, content: bytes) -> None:
+    (tmp_path / "checkpoint_1").write_bytes(content)
+    with pytest.raises(
+        DatasetError, match=r"checkpoint_1: (is no whole checkpoint of flax|has no x_proto)"
+    ):
+        read_dataset(tmp_path, imagenet, ReadOptions(classes="imagewoof"))
+
+
+def test_without_msgpack_the_extra_is_named(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    with pytest.raises(
+        MissingExtraError, match=r"reading flax checkpoints needs msgpack.*diver-trt\[export\]"
+    ):
+        open_flax_checkpoint(checkpoint)

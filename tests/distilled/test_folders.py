@@ -1,0 +1,232 @@
+"""Class folders: whatever they are called, each image ends up with the right index and label."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.distilled.folders import ClassFolders, read_class_folders
+from diver_trt.errors import DatasetError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    def make(*folders: str, files: tuple[str, ...] = ("0.png",)) -> Path:
+        root = tmp_path / "set"
+        for folder in folders:
+            (root / folder).mkdir(parents=True)
+            for file in files:
+                Image.new("RGB", (4, 4)).save(root / folder / file, format="PNG")
+        return root
+
+    return make
+
+
+def classes(found: ClassFolders) -> dict[str, tuple[int, int]]:
+    """Folder name => (index, label)."""
+    return {
+        file.parent.name: (index, found.class_map.labels[index])
+        for file, index in zip(found.files, found.classes, strict=True)
+    }
+
+
+def test_plain_and_padded_indices_are_numbers(tree: Callable[..., Path], digits: Bundle) -> None:
+    assert classes(read_class_folders(tree("0", "2", "9"), digits)) == {
+        "0": (0, 0),
+        "2": (2, 2),
+        "9": (9, 9),
+    }
+
+
+def test_padded_indices(tree: Callable[..., Path], digits: Bundle) -> None:
+    assert classes(read_class_folders(tree("00000", "00007"), digits)) == {
+        "00000": (0, 0),
+        "00007": (7, 7),
+    }
+
+
+def test_unpadded_folders_are_not_sorted_as_text(
+    tree: Callable[..., Path], imagenet: Bundle
+) -> None:
+    assert read_class_folders(tree("1", "2", "10"), imagenet, "model").classes == (1, 2, 10)
+
+
+def test_files_are_in_natural_order_with_unpadded_numbers(
+    tree: Callable[..., Path], digits: Bundle
+) -> None:
+    found = read_class_folders(
+        tree("3", files=("10.png", "2.png", "1.PNG", "note.txt", ".hidden.png")), digits
+    )
+    assert [file.name for file in found.files] == ["1.PNG", "2.png", "10.png"]
+
+
+@pytest.mark.parametrize(
+    "subset",
+    ["imagewoof", "imagefruit", "imagesquawk", "imagenet-b", "imagenet-10", "imagenet-100"],
+)
+def test_wnid_folders_take_the_subsets_own_order(
+    tree: Callable[..., Path], imagenet: Bundle, subset: str
+) -> None:
+    labels = imagenet_subsets()[subset]
+    root = tree(*(imagenet_wnids()[label] for label in labels))
+    found = classes(read_class_folders(root, imagenet, subset))
+    assert found == {imagenet_wnids()[label]: (index, label) for index, label in enumerate(labels)}
+
+
+def test_index_folders_of_a_subset_are_positions_in_it(
+    tree: Callable[..., Path], imagenet: Bundle
+) -> None:
+    found = classes(read_class_folders(tree("0", "1", "9"), imagenet, "imagewoof"))
+    assert found == {"0": (0, 193), "1": (1, 182), "9": (9, 229)}
+
+
+def test_wnid_folders_are_imagenets_classes_if_it_is_said(
+    tree: Callable[..., Path], imagenet: Bundle
+) -> None:
+    found = classes(read_class_folders(tree("n02099601", "n01440764"), imagenet, "model"))
+    assert found == {"n01440764": (0, 0), "n02099601": (207, 207)}
+
+
+def test_all_wnids_of_imagenet_need_nothing_said(
+    tree: Callable[..., Path], imagenet: Bundle
+) -> None:
+    found = classes(read_class_folders(tree(*imagenet_wnids()), imagenet))
+    assert found == {wnid: (label, label) for label, wnid in enumerate(imagenet_wnids())}
+
+
+def test_how_a_few_wnid_folders_are_numbered_is_never_guessed(
+    tree: Callable[..., Path], imagenet: Bundle
+) -> None:
+    root = tree(*(imagenet_wnids()[label] for label in imagenet_subsets()["imagewoof"]))
+    with pytest.raises(
+        DatasetError,
+        match=r"has 10 of the model's 1000 classes, those of imagewoof; .* Say --classes imagewoof, or --classes model",
+    ):
+        read_class_folders(root, imagenet)
+    shutil.rmtree(root / imagenet_wnids()[155])
+    with pytest.raises(
+        DatasetError,
+        match=r"has 9 of the model's 1000 classes; .* Say --classes SUBSET or FILE, or --classes model",
+    ):
+        read_class_folders(root, imagenet)
+
+
+def test_a_path_too_high_up_is_told_what_lies_below(tmp_path: Path, imagenet: Bundle) -> None:
+    for name in ("imagenet-woof_f1_mipc300_ipc10_cr5/syn_data/00000", "other/deep/n02099601"):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "exp" / name / "0.png")
+    (tmp_path / "exp" / "logged" / "run").mkdir(parents=True)
+    (tmp_path / "exp" / "logged" / "run" / "images_best.pt").touch()
+    with pytest.raises(
+        DatasetError, match=r"exp: holds no images itself; name the set that is meant, perhaps (.*)"
+    ) as error:
+        read_class_folders(tmp_path / "exp", imagenet)
+    assert sorted(str(error.value).rpartition("perhaps ")[2].split(" or ")) == [
+        "imagenet-woof_f1_mipc300_ipc10_cr5/syn_data",
+        "logged/run",
+        "other/deep",
+    ]
+
+
+def test_names_are_the_models_or_the_files(
+    tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path
+) -> None:
+    root = tree("Tench", "thing_7")
+    assert classes(read_class_folders(root, imagenet, "model")) == {
+        "Tench": (0, 0),
+        "thing_7": (7, 7),
+    }
+    (tmp_path / "map.txt").write_text("thing_7 99\nTENCH 3\n")
+    assert classes(read_class_folders(root, imagenet, str(tmp_path / "map.txt"))) == {
+        "thing_7": (0, 99),
+        "Tench": (1, 3),
+    }
+
+
+def test_a_map_may_call_the_folders_by_numbers_of_its_own(
+    tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "map.txt").write_text("1 4\n0 2\n")
+    assert classes(read_class_folders(tree("0", "1"), imagenet, str(tmp_path / "map.txt"))) == {
+        "1": (0, 4),
+        "0": (1, 2),
+    }
+
+
+def test_a_few_index_folders_for_imagenet_are_never_guessed(
+    tree: Callable[..., Path], imagenet: Bundle
+) -> None:
+    with pytest.raises(
+        DatasetError,
+        match=r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or --classes model",
+    ):
+        read_class_folders(tree("0", "1"), imagenet)
+
+
+@pytest.mark.parametrize(
+    ("folders", "subset", "message"),
+    [
+        (("1", "01"), "model", "1 are both class 1"),
+        (("n02099601",), "imagenette", "this wnid is not among the classes of imagenette"),
+        (("n99999999",), None, "is no wnid of ImageNet-1K"),
+        (
+            ("unheard",),
+            None,
+            "'unheard' is no class index, wnid or known class name; rename it to its index, or give a class map",
+        ),
+        (("1", "n02099601"), None, "'1' is no class index, wnid or known class name"),
+        (("12",), "imagewoof", "class 12 is out of range; imagewoof has classes 0 to 9"),
+        (
+            (imagenet_wnids()[420],),
+            "compdd-music-hard",
+            "this wnid stands twice in compdd-music-hard",
+        ),
+    ],
+)
+def test_folders_of_no_or_two_classes_are_refused(
+    tree: Callable[..., Path],
+    imagenet: Bundle,
+    folders: tuple[str, ...],
+    subset: str | None,
+    message: str,
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read_class_folders(tree(*folders), imagenet, subset)
+
+
+def test_classes_the_model_lacks_are_refused(tree: Callable[..., Path], digits: Bundle) -> None:
+    with pytest.raises(
+        DatasetError, match="class 10 is out of range; the model has classes 0 to 9"
+    ):
+        read_class_folders(tree("3", "10"), digits)
+
+
+def test_a_wnid_for_a_small_model_is_refused(tree: Callable[..., Path], digits: Bundle) -> None:
+    with pytest.raises(DatasetError, match="is a wnid of ImageNet, but the model has 10 classes"):
+        read_class_folders(tree("n02099601"), digits)
+
+
+def test_places_without_a_dataset_are_refused(tmp_path: Path, digits: Bundle) -> None:
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_class_folders(tmp_path / "missing", digits)
+    with pytest.raises(DatasetError, match="holds no class folders"):
+        read_class_folders(tmp_path, digits)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"holds images but no class folders \(a\.png, …\)"):
+        read_class_folders(tmp_path, digits)
+    with pytest.raises(DatasetError, match="is a file; expected a folder"):
+        read_class_folders(tmp_path / "a.png", digits)
+    (tmp_path / "3").mkdir()
+    with pytest.raises(DatasetError, match="holds no images"):
+        read_class_folders(tmp_path, digits)
+    (tmp_path / "3" / "a.gif").touch()
+    with pytest.raises(
+        DatasetError, match=r"a\.gif: images of this kind are not read; convert it to PNG"
+    ):
+        read_class_folders(tmp_path, digits)

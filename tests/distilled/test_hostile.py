@@ -1,0 +1,388 @@
+"""What somebody else's files may be: each ends in one line on the command line, nothing runs, nothing is written, memory stays bounded."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diver_trt.recovered.folder import MANIFEST_SCHEMA
+from tests.distilled import methods
+from tests.distilled.test_dataset import CLASSES, known_images
+from tests.distilled.test_stored_array import Touch
+
+EXTRA_BYTES = 150_000_000
+PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).strip(), file=sys.stderr)"
+AS_A_USER = f"""
+import sys
+from diver_trt.cli import main
+try:
+    main()
+finally:
+    {PEAK}
+"""
+
+
+@cache
+def torch_alone() -> int:
+    """Peak memory in bytes of a process that imports torch and does nothing, which differs by hundreds of megabytes between its builds."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys, torch; {PEAK}"], capture_output=True, check=True
+    )
+    return kilobytes(result.stderr.decode()) * 1024
+
+
+def kilobytes(line: str) -> int:
+    return int(line.split()[1])
+
+
+def refused(source: Path, output: Path) -> str:
+    """Run `recover` as a user would and return the one line it ends in; it must take little more memory than torch does by itself."""
+    result = subprocess.run(
+        [sys.executable, "-c", AS_A_USER, "recover", str(source), str(output)],
+        capture_output=True,
+        check=False,
+    )
+    *said, peak = result.stderr.decode().splitlines()
+    lines = [line for line in said if "error:" in line]
+    assert (result.returncode, len(lines)) == (1, 1), said
+    assert all(line.isprintable() for line in said), said
+    assert "Traceback" not in "".join(said)
+    assert "weights_only" not in "".join(said)
+    assert not output.exists()
+    assert not list(source.parent.rglob("executed"))
+    assert kilobytes(peak) * 1024 < torch_alone() + EXTRA_BYTES, peak
+    return lines[0]
+
+
+def changed(folder: Path, position: tuple[int, ...], value: float) -> None:
+    images = methods.normalised(known_images(20, 32), "cifar10")
+    images[position] = value
+    torch.save(images, folder / "images_best.pt")
+    torch.save(torch.tensor(CLASSES), folder / "labels_best.pt")
+
+
+def nan_where_few_look(folder: Path) -> None:
+    """In one pixel of image 7 of 6,000: only a look at every image finds it."""
+    images = methods.normalised(known_images(20, 32), "cifar10").repeat(300, 1, 1, 1)
+    images[7, 1, 30, 30] = float("nan")
+    torch.save(images, folder / "images_best.pt")
+    torch.save(torch.arange(6000) // 600, folder / "labels_best.pt")
+
+
+def infinite(folder: Path) -> None:
+    changed(folder, (3, 0, 0, 0), float("-inf"))
+
+
+def absurd(folder: Path) -> None:
+    """Finite in the file, and no float32."""
+    images = np.full((20, 3, 32, 32), 0.5)
+    images[3, 0, 0, 0] = 1e300
+    np.savez(folder / "set.npz", images=images, labels=np.array(CLASSES), format=np.array("idc"))
+
+
+def code_in_a_pickle(folder: Path) -> None:
+    torch.save([torch.zeros(20, 3, 32, 32), Touch(folder / "executed")], folder / "data.pt")
+
+
+def code_in_the_labels(folder: Path) -> None:
+    changed(folder, (0,), 0.5)
+    torch.save(Touch(folder / "executed"), folder / "labels_best.pt")
+
+
+def objects(folder: Path) -> None:
+    np.savez(
+        folder / "set.npz",
+        images=np.zeros((2, 3, 8, 8), np.float32),
+        labels=np.array([Touch(folder / "executed")] * 2, object),
+    )
+
+
+def terabyte(folder: Path) -> None:
+    torch.save(
+        [torch.zeros(1).expand(2**14, 3, 2**13, 2**13), torch.zeros(2**14, dtype=torch.int64)],
+        folder / "data.pt",
+    )
+
+
+def many_compressed(folder: Path) -> None:
+    """Four arrays of 300 MB in 1.2 MB; whoever unpacks one that nobody asked for takes as much."""
+    member = npy_header(
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (300_000_000,)}"
+    ) + bytes(300_000_000)
+    with zipfile.ZipFile(folder / "set.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in ("images", "labels", "a", "b"):
+            archive.writestr(f"{name}.npy", member)
+    assert (folder / "set.npz").stat().st_size < 6_000_000
+
+
+def sixty_expanded(folder: Path) -> None:
+    """Sixty tensors that take 67 MB each once their one value is repeated."""
+    torch.save([torch.zeros(1).expand(1, 3, 2047, 2730) for _ in range(60)], folder / "data.pt")
+    assert (folder / "data.pt").stat().st_size < 20_000
+
+
+class Zeros:
+    """Pickles as a call that torch permits, and that takes a gigabyte."""
+
+    def __reduce__(self) -> Any:
+        return bytearray, (1_000_000_000,)
+
+
+def zeros_by_call(folder: Path) -> None:
+    torch.save([torch.zeros(20, 3, 32, 32), torch.tensor(CLASSES), Zeros()], folder / "data.pt")
+
+
+class Encoded:
+    """Pickles as a call that torch permits and numpy's numbers need, and that makes four bytes of one."""
+
+    def __init__(self, arguments: tuple[str, str]) -> None:
+        self.arguments = arguments
+
+    def __reduce__(self) -> Any:
+        return codecs.encode, self.arguments
+
+
+def encoded_again_and_again(folder: Path) -> None:
+    arguments = ("a" * 1_000_000, "utf-32")
+    torch.save(
+        [
+            torch.zeros(20, 3, 32, 32),
+            torch.tensor(CLASSES),
+            *(Encoded(arguments) for _ in range(300)),
+        ],
+        folder / "data.pt",
+    )
+    assert (folder / "data.pt").stat().st_size < 2_000_000
+
+
+def plain_pickle(folder: Path) -> None:
+    (folder / "data.pt").write_bytes(
+        pickle.dumps([np.zeros((20, 3, 32, 32), np.float32), np.array(CLASSES)])
+    )
+
+
+def negative_labels(folder: Path) -> None:
+    changed(folder, (0,), 0.5)
+    torch.save(torch.tensor(CLASSES) - 1, folder / "labels_best.pt")
+
+
+def odd_labels(folder: Path) -> None:
+    changed(folder, (0,), 0.5)
+    torch.save(torch.rand(20, 10) * 9, folder / "labels_best.pt")
+
+
+def link_out(folder: Path) -> None:
+    (folder / "3").mkdir()
+    (folder / "3" / "0.png").symlink_to("/etc/passwd")
+
+
+def folder_link_out(folder: Path) -> None:
+    (folder / "3").symlink_to("/usr")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def huge_png(folder: Path) -> None:
+    """20,000 x 20,000 black-and-white pixels: 50 kB on disk, 400 MB as grey, 1.2 GB as RGB."""
+    (folder / "3").mkdir()
+    rows = zlib.compress(b"\0" * (20_000 * 2_501))
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (folder / "3" / "0.png").write_bytes(png)
+    assert len(png) < 100_000
+
+
+def newline_in_a_name(folder: Path) -> None:
+    (folder / "3").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3" / "a\nerror: all is well.png")
+
+
+def name_that_is_no_text(folder: Path) -> None:
+    (folder / "3").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3" / "0.png")
+    (folder / "3" / "0.png").rename(folder / "3" / os.fsdecode(b"\xff\xfe.png"))
+
+
+def newline_in_a_folder(folder: Path) -> None:
+    (folder / "3\n4").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "3\n4" / "0.png")
+
+
+def link_to_itself(folder: Path) -> None:
+    (folder / "3").mkdir()
+    (folder / "3" / "0.png").symlink_to("0.png")
+
+
+def folder_link_to_itself(folder: Path) -> None:
+    (folder / "3").symlink_to("3")
+
+
+def newline_in_the_name_of_tensors(folder: Path) -> None:
+    np.savez(
+        folder / "a\nerror: all is well.npz",
+        images=np.zeros((2, 3, 8, 8), np.float32),
+        labels=np.arange(2),
+    )
+
+
+def newline_in_the_name_of_a_part(folder: Path) -> None:
+    (folder / "S\n1").mkdir()
+    methods.mtt(folder / "S\n1", known_images(20, 32), CLASSES)
+
+
+def escape_in_an_array_name(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+        archive.writestr(
+            "\x1b[2J.npy",
+            npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}") + b"0",
+        )
+
+
+def escape_in_an_odd_array(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+        archive.writestr(
+            "\x1b[2J.npy", npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}")
+        )
+
+
+def header_that_does_not_end(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+        archive.writestr(
+            "images.npy", npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3")
+        )
+
+
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def escape_in_a_pickle(folder: Path) -> None:
+    torch.save([torch.zeros(20, 3, 32, 32), Touch(folder / "executed")], folder / "whole")
+    with (
+        zipfile.ZipFile(folder / "whole") as source,
+        zipfile.ZipFile(folder / "data.pt", "w") as target,
+    ):
+        for info in source.infolist():
+            target.writestr(info, source.read(info).replace(b"mkdir", b"m\x1b[1m"))
+    (folder / "whole").unlink()
+
+
+def escape_in_a_safetensors_header(folder: Path) -> None:
+    header = b'{"images": {"dtype": "\\u001b[2J", "shape": [1], "data_offsets": [0, 4]}}'
+    (folder / "set.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+
+def long_name_in_a_manifest(folder: Path) -> None:
+    manifest_of(folder, "x" * 5000)
+
+
+def manifest_of(folder: Path, file: str) -> None:
+    classes = [{"index": 0, "label": 0}]
+    samples = [
+        {"key": "00000/00000", "file": file, "sha256": "0" * 64, "index": 0, "engine": "onnx"}
+    ]
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "tool": {"name": "diver-trt", "version": "0"},
+        "bundle": {"model": "a", "precision": "fp32", "sha256": "0" * 64},
+        "recipe": {},
+        "seed": 0,
+        "source": {"images": 1},
+        "class_map": "model",
+        "layout": {"name": "index", "size": 32},
+        "companions": [],
+        "skipped": [],
+        "classes": classes,
+        "samples": samples,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def damaged_late(folder: Path) -> None:
+    """The last of three hundred files is cut short: found before any work."""
+    methods.SRE2L(
+        folder, np.repeat(known_images(10, 32), 30, axis=0), [i // 30 for i in range(300)]
+    )
+    last = sorted(folder.rglob("*.jpg"))[-1]
+    last.write_bytes(last.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            nan_where_few_look,
+            "images_best.pt: image 7 holds values that are no numbers (NaN or infinite)",
+        ),
+        (infinite, "holds values that are no numbers (NaN or infinite)"),
+        (absurd, "holds values up to 1e+300, which are no pixels"),
+        (code_in_a_pickle, "holds more than tensors (posix.mkdir)"),
+        (code_in_the_labels, "holds more than tensors (posix.mkdir)"),
+        (objects, "labels.npy holds Python objects, which are never loaded"),
+        (terabyte, "is larger than the file"),
+        (many_compressed, "images are uint8[300000000]; expected floats or uint8"),
+        (sixty_expanded, "holds a list of 60; expected"),
+        (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
+        (encoded_again_and_again, "holds a list of 302; expected"),
+        (
+            plain_pickle,
+            "holds Python objects (written with FRAME), which are never loaded; save the tensors alone",
+        ),
+        (negative_labels, "found label -1; expected classes from 0 on"),
+        (odd_labels, "neither logits nor probabilities"),
+        (link_out, "3/0.png: is a link out of the dataset"),
+        (folder_link_out, "3: is a link out of the dataset"),
+        (huge_png, "expected at most 67,108,864 in all"),
+        (
+            newline_in_a_name,
+            r"holds a name that cannot be printed, 'a\nerror: all is well.png'; rename it",
+        ),
+        (
+            name_that_is_no_text,
+            r"holds a name that cannot be printed, '\udcff\udcfe.png'; rename it",
+        ),
+        (newline_in_a_folder, r"holds a name that cannot be printed, '3\n4'; rename it"),
+        (link_to_itself, "3/0.png: is a link out of the dataset, or to nothing"),
+        (folder_link_to_itself, "3: is a link out of the dataset, or to nothing"),
+        (
+            newline_in_the_name_of_tensors,
+            r"holds a name that cannot be printed, 'a\nerror: all is well.npz'; rename it",
+        ),
+        (newline_in_the_name_of_a_part, r"holds a name that cannot be printed, 'S\n1'; rename it"),
+        (escape_in_an_array_name, r"holds a dictionary of \x1b[2J; expected"),
+        (escape_in_an_odd_array, r"\x1b[2J.npy holds Python objects"),
+        (header_that_does_not_end, "not an .npz file, or a damaged one"),
+        (escape_in_a_pickle, r"holds more than tensors (posix.m\x1b[1m)"),
+        (
+            escape_in_a_safetensors_header,
+            r"not a safetensors file, or a damaged one (Error while deserializing header: ",
+        ),
+        (long_name_in_a_manifest, "expected a path inside the folder"),
+        (damaged_late, "class009_id029.jpg: not an image, or a damaged one"),
+    ],
+)
+def test_hostile_files_end_in_one_line(
+    tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    make(source)
+    assert message in refused(source, tmp_path / "out")

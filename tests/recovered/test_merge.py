@@ -1,0 +1,302 @@
+"""Shards come from other machines: what is wrong with one is said in one line, and it makes nothing but what its manifest lists."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diver_trt.errors import DatasetError
+from diver_trt.recovered.merge import merge_shards, read_soft_labels
+from tests.fuzzing import shards
+
+Manifest = dict[str, Any]
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """The two shards of three digits, one of which was left out, with soft labels; they are to be written as tensors."""
+    (tmp_path / "shards").mkdir()
+    return [path.parent for path in shards("npz", 2, tmp_path / "shards")]
+
+
+def changed(folder: Path, change: Callable[[Manifest], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refused(parts: list[Path], output: Path) -> str:
+    with pytest.raises(DatasetError) as caught:
+        merge_shards(parts, output)
+    assert not output.exists()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
+
+
+def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
+    merged = merge_shards(parts, tmp_path / "out")
+    assert (merged.images, [entry["key"] for entry in merged.skipped]) == (2, ["00001/00001"])
+    with np.load(tmp_path / "out" / "dataset.npz") as stored:
+        assert {name: stored[name].shape for name in ("images", "soft_labels")} == {
+            "images": (2, 3, 8, 8),
+            "soft_labels": (2, 10),
+        }
+
+
+def set_in(*path: Any, to: Any) -> Callable[[Manifest], object]:
+    def apply(manifest: Any) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        if to is ...:
+            del manifest[path[-1]]
+        else:
+            manifest[path[-1]] = to
+
+    return apply
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_in("shard", to=...), "is a whole recovered dataset, no shard"),
+        (
+            set_in("shard", "number", to=3),
+            "shard.number: found 3, expected a whole number from 1 to 2",
+        ),
+        (set_in("shard", "number", to=...), "shard.number: missing"),
+        (
+            set_in("layout", "normalisation", to=...),
+            "layout.normalisation: missing, expected a text or null",
+        ),
+        (
+            set_in("layout", "normalisation", to=None),
+            "layout.normalisation: found None, which is not of layout npz",
+        ),
+        (set_in("layout", "normalisation", to="nan:1"), "nan:1: expected"),
+        (
+            set_in("layout", "name", to="index"),
+            "layout.normalisation: found none, which is not of layout index",
+        ),
+        (
+            set_in("layout", "name", to="zip"),
+            "layout.name: found 'zip', expected one of index, wnid",
+        ),
+        (
+            set_in("layout", "size", to=10**9),
+            "layout.size: found 1000000000, expected a whole number from 1 to 4,096",
+        ),
+        (
+            set_in("layout", "size", to=16),
+            "is no PNG image of 16 x 16 pixels, as the manifest says",
+        ),
+        (
+            set_in("classes", 0, "name", to=...),
+            r"classes[0].name: missing, expected a text or null",
+        ),
+        (
+            set_in("classes", 0, "name", to=3),
+            r"classes[0].name: found 3, expected a text on one line",
+        ),
+        (
+            set_in("classes", 0, "wnid", to=...),
+            r"classes[0].wnid: missing, expected a text or null",
+        ),
+        (
+            lambda manifest: manifest["classes"].append({"index": 2**40, "label": 0}),
+            r"classes[2].index: found 1099511627776, expected a whole number from 0 to 99,999",
+        ),
+        (
+            set_in("samples", 0, "file", to="journal.jsonl"),
+            r"samples[0].file: found journal.jsonl, expected an image of layout npz",
+        ),
+        (
+            set_in("samples", 0, "file", to="."),
+            r"samples[0].file: found ., expected an image of layout npz",
+        ),
+        (
+            set_in("samples", 0, "key", to="first"),
+            r"samples[0].key: found first, expected a class and a number",
+        ),
+        (set_in("samples", 0, "key", to="00000/" + "9" * 5000), "samples[0].key: found 00000/999"),
+        (
+            set_in("skipped", to=[{"key": "a", "source": "a", "problem": "a"}]),
+            "skipped[0].key: found a, expected",
+        ),
+        (
+            set_in("samples", 0, "index", to=7),
+            "samples[0].index: found 7, expected one of the manifest's classes",
+        ),
+        (set_in("source", "images", to=10**9), "has 1 samples, expected 500000000"),
+        (set_in("recipe", to={"deep": nested(9)}), "has values nested more than 6 deep"),
+        (set_in("recipe", to={"a\x1b[2J": 1}), r"has a field a\x1b[2J, which no recovery writes"),
+        (set_in("recipe", to={"a" * 5000: 1}), "which no recovery writes"),
+    ],
+)
+def test_a_manifest_is_believed_in_nothing(
+    parts: list[Path], tmp_path: Path, change: Callable[[Manifest], object], message: str
+) -> None:
+    """The same in both, so that they are still of one recovery."""
+    for part in parts:
+        changed(part, change)
+    assert message in refused(parts, tmp_path / "out")
+
+
+def test_shards_without_end_are_named_in_short(parts: list[Path], tmp_path: Path) -> None:
+    for part in parts:
+        changed(part, set_in("shard", "of", to=2**62))
+    message = refused(parts, tmp_path / "out")
+    of = 2**62
+    assert (
+        message
+        == f"shard 3/{of}, 4/{of}, 5/{of}, 6/{of}, 7/{of} and {of - 7} more: missing; expected all {of}"
+    )
+
+
+def test_two_samples_may_not_share_an_image(parts: list[Path], tmp_path: Path) -> None:
+    (parts[1] / "00000").mkdir(exist_ok=True)
+    (parts[1] / "00000" / "00000.png").write_bytes((parts[1] / "00001" / "00000.png").read_bytes())
+    changed(parts[1], set_in("samples", 0, "file", to="00000/00000.png"))
+    assert "00000/00000.png: is the image of two samples" in refused(parts, tmp_path / "out")
+
+
+def test_no_file_outside_a_shard_is_copied(parts: list[Path], tmp_path: Path) -> None:
+    image = parts[0] / "00000" / "00000.png"
+    image.rename(tmp_path / "secret.png")
+    image.symlink_to(tmp_path / "secret.png")
+    assert "00000.png: is a link out of the shard; copy what it points to" in refused(
+        parts, tmp_path / "out"
+    )
+
+
+def test_an_image_of_another_size_is_found_before_anything_is_written(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    image = parts[0] / "00000" / "00000.png"
+    Image.new("RGB", (8, 9)).save(image)
+    changed(
+        parts[0], set_in("samples", 0, "sha256", to=hashlib.sha256(image.read_bytes()).hexdigest())
+    )
+    assert "00000.png: is no PNG image of 8 x 8 pixels, as the manifest says" in refused(
+        parts, tmp_path / "out"
+    )
+
+
+def npy(values: Any) -> bytes:
+    data = io.BytesIO()
+    np.save(data, values)
+    return data.getvalue()
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def npz() -> bytes:
+    data = io.BytesIO()
+    np.savez(data, soft_labels=np.zeros((1, 10), np.float32))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (npy(np.float32(3)), "holds float32[] in 4 bytes, expected float32[1, classes]"),
+        (
+            npy(np.zeros((1, 7), np.float32)),
+            "some shards have soft labels and some have none, or for other classes",
+        ),
+        (
+            npy(np.zeros((2, 10), np.float32)),
+            "holds float32[2, 10] in 80 bytes, expected float32[1, classes] and no more",
+        ),
+        (npy(np.zeros((1, 10), np.float64)), "holds float64[1, 10] in 80 bytes"),
+        (npy(np.zeros((1, 10), np.float32))[:-1], "holds float32[1, 10] in 39 bytes"),
+        (npy(np.zeros((1, 10), np.float32)) + b"0", "holds float32[1, 10] in 41 bytes"),
+        (npy(np.zeros((1, 0), np.float32)), "holds float32[1, 0] in 0 bytes"),
+        (npy(np.array(["a", "b"])), "holds <U1[2] in 8 bytes"),
+        (npy(np.zeros((1, 10, 2), np.float32)), "holds float32[1, 10, 2] in 80 bytes"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 10)}")
+            + b"0" * 40,
+            "float32[1000000000000, 10] in 40",
+        ),
+        (
+            header("{'descr': '|O', 'fortran_order': False, 'shape': (1, 10)}") + b"0" * 80,
+            "holds object[1, 10] in 80 bytes",
+        ),
+        (
+            header("{'descr': '<f4', 'fortran_order': True, 'shape': (1, 10)}") + b"0" * 40,
+            "holds float32[1, 10] in 40 bytes",
+        ),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 10"),
+            "holds no array of soft labels",
+        ),
+        (npz(), "holds no array of soft labels"),
+        (b"", "holds no array of soft labels"),
+        (b"junk", "holds no array of soft labels"),
+    ],
+)
+def test_soft_labels_are_what_the_manifest_says(
+    parts: list[Path], tmp_path: Path, content: bytes, message: str
+) -> None:
+    """Whoever changes the file can write its hash too."""
+    (parts[1] / "soft_labels.npy").write_bytes(content)
+    assert "soft_labels.npy: is not the file that was written" in refused(parts, tmp_path / "out")
+    changed(parts[1], set_in("companions", 0, "sha256", to=hashlib.sha256(content).hexdigest()))
+    assert message in refused(parts, tmp_path / "out")
+
+
+def test_a_shard_without_soft_labels_is_named(parts: list[Path], tmp_path: Path) -> None:
+    changed(parts[1], set_in("companions", to=[]))
+    assert "some shards have soft labels and some have none" in refused(parts, tmp_path / "out")
+
+
+def test_soft_labels_of_no_file_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        DatasetError, match=r"soft_labels\.npy: cannot be read \(No such file or directory\)"
+    ):
+        read_soft_labels(tmp_path / "soft_labels.npy", 1)
+
+
+def test_a_journal_of_merging_is_believed_in_nothing_but_hashes(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    """A merge that was interrupted, and whose journal somebody has edited."""
+    merge_shards(parts, tmp_path / "whole")
+    merge_shards(parts, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    head = {
+        name: value
+        for name, value in manifest.items()
+        if name not in ("companions", "skipped", "classes", "samples")
+    }
+    edited = [
+        {**entry, "label": 3, "source": "\x1b[31melsewhere"} for entry in manifest["samples"][:2]
+    ]
+    (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / "journal.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in (head, *edited))
+    )
+    merge_shards(parts, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == json.loads(
+        (tmp_path / "whole" / "manifest.json").read_text()
+    )

@@ -1,0 +1,310 @@
+"""Engines compiled for real by TensorRT-RTX, for GPUs that are not here: nothing in this file runs one."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diver_trt.bundle import NETWORKS, Bundle, NetworkName, contract
+from diver_trt.errors import EngineError, MissingExtraError, OutputError
+from diver_trt.export.checkpoint import load_model
+from diver_trt.export.networks import build_networks
+from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.runtime.backends.tensorrt import builder as engine_builder
+from diver_trt.runtime.backends.tensorrt import module as trt_module
+from diver_trt.runtime.backends.tensorrt.builder import (
+    Target,
+    build_plan,
+    compile_graph,
+    resolve_target,
+)
+from diver_trt.runtime.backends.tensorrt.cuda import Gpu
+from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Profile, Sidecar, read_plan
+from tests.conftest import DIGITS_MODEL
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is installed by the extra 'rtx'")
+
+STATIC, DYNAMIC = Profile.parse("4"), Profile.parse("1:2:4")
+
+
+@pytest.fixture(scope="module")
+def half(export_to: Callable[..., Bundle]) -> Bundle:
+    return export_to(DIGITS_MODEL, "fp16")
+
+
+@pytest.fixture(scope="module")
+def tiny(export_to: Callable[..., Bundle], random_pipeline: Path) -> Bundle:
+    return export_to(random_pipeline, "fp16")
+
+
+def build(bundle: Bundle, *sms: int, batches: Profile = STATIC) -> dict[str, Sidecar]:
+    target = resolve_target("rtx", sms, batches)
+    built: dict[str, Sidecar] = {sidecar.network: sidecar for sidecar in build_plan(bundle, target)}
+    assert read_plan(target.folder(bundle)).sidecars == built
+    return built
+
+
+@pytest.mark.parametrize("batches", [STATIC, DYNAMIC], ids=["static", "dynamic"])
+@pytest.mark.parametrize("bundle", ["half", "tiny"])
+def test_all_networks_compile_for_four_generations_of_gpus(
+    bundle: str, batches: Profile, request: pytest.FixtureRequest
+) -> None:
+    opened: Bundle = request.getfixturevalue(bundle)
+    built = build(opened, 75, 86, 89, 120, batches=batches)
+    assert tuple(built) == NETWORKS
+    for sidecar in built.values():
+        assert sidecar.compute_capabilities == ("sm75", "sm86", "sm89", "sm120")
+        assert sidecar.dtypes["float16"] > 0
+        assert (sidecar.opset, sidecar.timing_cache_sha256) == (18, None)
+        assert sidecar.flags == ("REQUIRE_USER_ALLOCATION",)  # above all no TF32
+        assert sidecar.build_peak_bytes > 10**8
+        assert sidecar.engine.size_bytes > sidecar.memory.weights_bytes
+
+
+def test_the_reference_bundle_compiles_from_ampere_on(
+    digits: Bundle, edited: Callable[..., Path]
+) -> None:
+    bundle = Bundle.open(edited(lambda manifest: None))
+    built = build(bundle, 86, 89, 120)
+    assert all("float16" not in sidecar.dtypes for sidecar in built.values())
+    with pytest.raises(EngineError, match=r"FP32 GEMM is not supported|SM75"):
+        build(bundle, 75)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_compilers_weights_are_the_parameters(
+    half: Bundle, digits: Bundle, edited: Callable[..., Path], name: NetworkName
+) -> None:
+    """Within 10 % of two bytes each in fp16 and four in fp32: an engine in the wrong precision would be twice or half that."""
+    for bundle, width in ((half, 2), (Bundle.open(edited(lambda manifest: None)), 4)):
+        memory = build(bundle, 86)[name].memory
+        assert memory.weights_bytes == pytest.approx(
+            width * bundle.networks[name].parameters, rel=0.10
+        )
+        assert memory.activation_bytes > 0
+
+
+class HalfOutput(torch.nn.Module):
+    """A float32 conditioner that writes float16."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, timestep: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        modulation: torch.Tensor = self.network(timestep, label)
+        return modulation.half()
+
+
+class HalfInput(torch.nn.Module):
+    """A float32 denoiser that reads float16 modulations."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        latent: torch.Tensor,
+        anchor: torch.Tensor,
+        modulation: torch.Tensor,
+        coefficients: torch.Tensor,
+    ) -> torch.Tensor:
+        following: torch.Tensor = self.network(latent, anchor, modulation.float(), coefficients)
+        return following
+
+
+def test_a_float32_engine_behind_an_fp16_contract_is_found(digits: Bundle, tmp_path: Path) -> None:
+    """What others shipped by accident: the borders are float16, the work is not."""
+    target = resolve_target("rtx", [86], STATIC)
+    specs = contract(
+        digits.image_size, digits.latent_shape, digits.layout, digits.modulation_width, "fp16"
+    )
+    for name, network in build_networks(load_model(str(DIGITS_MODEL)), torch.float32).items():
+        inputs, outputs = specs[name]
+        pretending = {"conditioner": HalfOutput, "denoiser": HalfInput}.get(
+            name, torch.nn.Sequential
+        )(network)
+        graph_from_network(pretending, inputs, outputs, tmp_path / f"{name}.onnx")
+        claimed = replace(digits.networks[name], inputs=inputs, outputs=outputs)
+        compiled = compile_graph(tmp_path / f"{name}.onnx", claimed, target.profile(name), target)
+        with pytest.raises(
+            EngineError,
+            match=rf"{name}: the bundle is fp16, but the compiled network has 0 products in float16 and \d+ in float32",
+        ):
+            engine_builder._check_precision(replace(digits, precision="fp16"), name, compiled)
+
+
+def test_inputs_and_outputs_are_counted_at_the_largest_batch(half: Bundle) -> None:
+    memory = build(half, 86)["encoder"].memory
+    assert memory.io_bytes == (3 * 32 * 32 + 4 * 8 * 8) * 4  # the VAE takes one image at a time
+    latents, pair, row = 3 * 4 * 4 * 8 * 8 * 4, 2 * 4 * half.modulation_width * 2, 9 * 4
+    assert build(half, 86)["denoiser"].memory.io_bytes == latents + pair + row
+
+
+def test_a_rebuild_replaces_and_a_failed_one_does_not(
+    half: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(half, 89)
+    target = resolve_target("rtx", [89], STATIC)
+    first = {path.name: path.stat().st_mtime_ns for path in target.folder(half).iterdir()}
+    build(half, 89)
+    kept = {path.name: path.stat().st_mtime_ns for path in target.folder(half).iterdir()}
+    assert kept.keys() == first.keys()
+    assert all(kept[name] > first[name] for name in kept)
+
+    def fails(name: str, lines: list[str]) -> None:
+        raise EngineError("as planned")
+
+    monkeypatch.setattr(engine_builder, "_memory_figures", fails)
+    with pytest.raises(EngineError, match="as planned"):
+        list(build_plan(half, target))
+    assert {path.name: path.stat().st_mtime_ns for path in target.folder(half).iterdir()} == kept
+    assert not [
+        path
+        for path in target.folder(half).parent.iterdir()
+        if path.name.startswith(".") and path.is_dir()
+    ]
+
+
+def test_progress_comes_from_the_compiler(half: Bundle) -> None:
+    told: list[tuple[Any, ...]] = []
+    list(build_plan(half, resolve_target("rtx", [86], STATIC), lambda *step: told.append(step)))
+    assert {step[0] for step in told} == set(NETWORKS)
+
+
+def test_a_second_builder_of_the_same_target_is_refused(half: Bundle) -> None:
+    target = resolve_target("rtx", [86], STATIC)
+    lock = target.folder(half).parent / f".{target.name}.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another process is building this target"):
+            next(build_plan(half, target))
+
+
+def test_without_a_gpu_the_default_is_ampere_and_later() -> None:
+    target = resolve_target("rtx", [], STATIC)
+    assert target.compute_capabilities[0] == "sm80"
+    assert {"sm86", "sm89", "sm120"} <= set(target.compute_capabilities)
+
+
+def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as hopper:
+        hopper.setattr(
+            engine_builder,
+            "find_gpu",
+            lambda api: Gpu("NVIDIA H200", "sm90", 141 * 10**9, "13.0", "13.0", 132),
+        )
+        with pytest.raises(
+            EngineError,
+            match=r"this GPU is sm90, and TensorRT-RTX .* compiles for 75, .* name another GPU with --sm",
+        ):
+            resolve_target("rtx", [], STATIC)
+    with pytest.raises(
+        EngineError,
+        match=r"--sm 90: TensorRT-RTX [\d.]+ compiles for 75, 80, 86, 89, 120, 121 only",
+    ):
+        resolve_target("rtx", [90], STATIC)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_module("10.3.0"))
+    with pytest.raises(EngineError, match="--sm is for backend rtx"):
+        resolve_target("trt", [86], STATIC)
+    with pytest.raises(
+        EngineError,
+        match="backend trt compiles on the GPU that will run the engine, and none is here",
+    ):
+        resolve_target("trt", [], STATIC)
+    monkeypatch.setattr(
+        engine_builder, "find_gpu", lambda api: Gpu("Orin", "sm87", 8 * 10**9, "12.6", "12.6", 16)
+    )
+    target = resolve_target("trt", [], STATIC)
+    assert (target.compute_capabilities, target.name) == (("sm87",), "trt-10.3.0-sm87-b4")
+
+
+def fake_module(version: str) -> Any:
+    from types import SimpleNamespace
+
+    return SimpleNamespace(__version__=version, Runtime=object)
+
+
+@pytest.mark.parametrize(
+    ("installed", "works"),
+    [((), ()), (("rtx",), ("rtx",)), (("trt",), ("trt",)), (("rtx", "trt"), ("rtx", "trt"))],
+    ids=str,
+)
+def test_either_both_or_neither_tensorrt(
+    installed: tuple[str, ...], works: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"rtx": "1.7.1.116", "trt": "10.16.1.11"}
+    for backend, name in trt_module.MODULES.items():
+        monkeypatch.setitem(
+            sys.modules, name, fake_module(versions[backend]) if backend in installed else None
+        )
+    for backend in trt_module.MODULES:
+        if backend in works:
+            assert trt_module.import_tensorrt(backend).__version__ == versions[backend]
+        else:
+            extra = {"rtx": "rtx", "trt": "tensorrt"}[backend]
+            with pytest.raises(
+                MissingExtraError, match=rf"run `pip install 'diver-trt\[{extra}\]'`"
+            ):
+                trt_module.import_tensorrt(backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "expected"),
+    [
+        ("trt", "10.2.0", "10.3 or later, before 12.0"),
+        ("trt", "12.0.1", "10.3"),
+        ("rtx", "2.0", "1.0 or later"),
+    ],
+)
+def test_versions_that_are_not_known_to_work_are_refused(
+    backend: Any, version: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, trt_module.MODULES[backend], fake_module(version))
+    with pytest.raises(EngineError, match=expected):
+        trt_module.import_tensorrt(backend)
+
+
+def test_a_placeholder_package_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
+    with pytest.raises(EngineError, match="tensorrt is installed but holds no TensorRT"):
+        trt_module.import_tensorrt("trt")
+
+
+def test_a_bundle_that_is_not_what_it_says_is_not_compiled(half: Bundle) -> None:
+    claimed = replace(half, precision="fp32")
+    with pytest.raises(
+        EngineError,
+        match=r"encoder: the bundle is fp32, but the compiled network has \d+ products in float16",
+    ):
+        list(build_plan(claimed, resolve_target("rtx", [86], STATIC)))
+
+
+def test_importing_the_runtime_needs_no_tensorrt() -> None:
+    code = "import diver_trt.runtime.session, diver_trt.runtime.backends.tensorrt.engine, diver_trt.doctor, sys; assert 'tensorrt_rtx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_workspace_limit_reaches_the_sidecar(half: Bundle) -> None:
+    target = resolve_target("rtx", [86], STATIC, workspace_bytes=2**28)
+    assert {sidecar.workspace_bytes for sidecar in build_plan(half, target)} == {2**28}
+
+
+def test_a_targets_name_says_what_it_is_for() -> None:
+    machine = Machine(backend="rtx", version="1.7.1.116")
+    target = Target(
+        backend="rtx", machine=machine, compute_capabilities=("sm75", "sm86"), batches=DYNAMIC
+    )
+    assert target.name == "rtx-1.7.1.116-sm75-sm86-b1-2-4"

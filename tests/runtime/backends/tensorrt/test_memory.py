@@ -1,0 +1,131 @@
+"""The memory plan: phases, budgets, and the words when nothing fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.errors import DeviceMemoryError
+from diver_trt.files import FileRecord
+from diver_trt.runtime.backends.tensorrt.memory import (
+    choose_memory_plan,
+    format_bytes,
+    parse_bytes,
+    plan_memory,
+)
+from diver_trt.runtime.backends.tensorrt.sidecar import Memory, Plan, Profile, Sidecar
+from tests.stand_in import MACHINE
+
+MB = 10**6
+WEIGHTS: dict[NetworkName, int] = {
+    "encoder": 68,
+    "conditioner": 457,
+    "denoiser": 893,
+    "decoder": 99,
+}
+SCRATCH: dict[NetworkName, int] = {"encoder": 59, "conditioner": 1, "denoiser": 18, "decoder": 92}
+
+
+def plan(batch: int) -> Plan:
+    """A plan with round figures of DiT-XL/2's kind: scratch and buffers grow with the batch, weights do not."""
+    sidecars = {
+        name: Sidecar(
+            network=name,
+            precision="fp16",
+            opset=18,
+            onnx_sha256="",
+            weights_sha256=None,
+            engine=FileRecord(f"{name}.engine", 1, ""),
+            built_on=MACHINE,
+            compute_capabilities=("sm86",),
+            profile=Profile(batch, batch, batch),
+            memory=Memory(
+                weights_bytes=WEIGHTS[name] * MB,
+                persistent_bytes=1,
+                activation_bytes=SCRATCH[name] * batch * MB,
+                io_bytes=batch * MB,
+            ),
+            dtypes={},
+            flags=(),
+            optimization_level=None,
+            workspace_bytes=None,
+            timing_cache_sha256=None,
+            build_seconds=1,
+            build_peak_bytes=0,
+            skipped_tactics=0,
+            tool_version="0",
+        )
+        for name in NETWORKS
+    }
+    return Plan(Path(f"b{batch}"), sidecars)
+
+
+def test_resident_networks_share_the_largest_scratch() -> None:
+    memory = plan_memory(plan(1), "resident")
+    assert {phase.scratch_bytes for phase in memory.phases} == {92 * MB}
+    assert memory.peak_bytes == (68 + 457 + 893 + 99 + 92 + 4) * MB + 4
+
+
+def test_phased_networks_are_alone() -> None:
+    memory = plan_memory(plan(1), "phased")
+    assert [phase.total_bytes for phase in memory.phases] == [
+        (68 + 59 + 1) * MB + 1,
+        (457 + 1 + 1) * MB + 1,
+        (893 + 18 + 1) * MB + 1,
+        (99 + 92 + 1) * MB + 1,
+    ]
+    assert memory.peak_bytes == 912 * MB + 1
+
+
+def test_without_a_budget_the_largest_batch_stays_resident() -> None:
+    chosen = choose_memory_plan([plan(1), plan(8), plan(4)], None)
+    assert (chosen.batch, chosen.residency) == (8, "resident")
+
+
+def test_within_a_budget_a_larger_batch_beats_staying_resident() -> None:
+    chosen = choose_memory_plan([plan(1), plan(4), plan(8)], 1_700 * MB)
+    assert (chosen.batch, chosen.residency) == (8, "phased")
+    chosen = choose_memory_plan([plan(1)], 1_700 * MB)
+    assert (chosen.batch, chosen.residency) == (1, "resident")
+
+
+def test_few_images_do_not_want_a_large_batch() -> None:
+    assert choose_memory_plan([plan(1), plan(4), plan(8)], None, images=4).batch == 4
+    assert choose_memory_plan([plan(4), plan(8)], None, images=100).batch == 4
+    assert choose_memory_plan([plan(4), plan(8)], None, images=80).batch == 8
+
+
+def test_the_smallest_budget_that_would_do_is_named_and_does() -> None:
+    plans = [plan(1), plan(8)]
+    with pytest.raises(
+        DeviceMemoryError,
+        match=r"nothing fits a memory budget of 500 MB: the smallest that would do is 913 MB \(batch 1, phased\)",
+    ):
+        choose_memory_plan(plans, 500 * MB)
+    assert choose_memory_plan(plans, parse_bytes("913MB")).residency == "phased"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2GB", 2 * 10**9),
+        ("512 MB", 512 * 10**6),
+        ("1.5GiB", 3 * 2**29),
+        ("100b", 100),
+        (" 4gb ", 4 * 10**9),
+    ],
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "4", "-1GB", "4XB", "nanGB", "infGB", "1e99GB", "0MB"])
+def test_other_texts_are_no_sizes(text: str) -> None:
+    with pytest.raises(DeviceMemoryError, match="expected a size such as 512MB"):
+        parse_bytes(text)
+
+
+def test_sizes_are_rounded_up_so_that_they_are_enough() -> None:
+    assert format_bytes(1_000_001) == "2 MB"

@@ -1,0 +1,251 @@
+"""The engine contract, on ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.errors import BundleError, DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.files import FileRecord
+from diver_trt.runtime.backends import onnx as onnx_engine
+from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
+from diver_trt.runtime.recoverer import Recoverer
+
+
+def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
+    generator = np.random.default_rng(0)
+    values = {
+        "latent": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
+        "anchor": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
+        "modulation": (0.1 * generator.standard_normal((2, 2, digits.modulation_width))).astype(
+            np.float32
+        ),
+        "coefficients": np.array([4, 4, 4, 1, 0.9, 0.1, 0.1, -3, -2], dtype=np.float32),
+    }
+    carried = OnnxEngine(digits, "denoiser", 2, carry=("next_latent", "latent"))
+    plain = OnnxEngine(digits, "denoiser", 2)
+    for name, value in values.items():
+        carried.write(name, value)
+        plain.write(name, value)
+    addresses = set()
+    for _ in range(5):
+        carried.run()
+        plain.run()
+        np.testing.assert_array_equal(carried.read("next_latent"), plain.read("next_latent"))
+        addresses.add(carried.read("next_latent").ctypes.data)
+        plain.write("latent", plain.read("next_latent"))
+    assert len(addresses) == 2
+    carried.write("latent", values["latent"])
+    carried.run()
+    plain.write("latent", values["latent"])
+    plain.run()
+    np.testing.assert_array_equal(carried.read("next_latent"), plain.read("next_latent"))
+
+
+def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> None:
+    assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+    with Recoverer(digits, engine="auto") as recoverer:
+        assert recoverer.engine == "onnx"
+    with pytest.raises(
+        EngineError, match=r"has no CUDAExecutionProvider here .*pip install 'diver-trt\[gpu\]'"
+    ):
+        Recoverer(digits, engine="onnx-cuda")
+
+
+def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
+    with pytest.raises(
+        EngineError, match="there is no engine 'tpu'; expected auto, onnx, onnx-cuda, rtx, trt"
+    ):
+        Recoverer(digits, engine="tpu")
+
+
+def test_without_onnxruntime_the_message_is_the_install_line(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        MissingExtraError,
+        match=r"needs onnxruntime, which is not installed; run `pip install 'diver-trt\[cpu\]'`",
+    ):
+        OnnxSession(digits, 1).open("decoder")
+
+
+def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_engine, "version", lambda package: "1.30.0")
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"onnxruntime 1\.30\.0 and onnxruntime-gpu 1\.30\.0 are both installed .*pip uninstall",
+    ):
+        onnx_engine.import_onnxruntime()
+
+
+def test_a_half_removed_package_is_told_with_the_way_out(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
+    with pytest.raises(
+        EngineError,
+        match="half of it is missing, as after removing one of its two packages; run `pip uninstall",
+    ):
+        OnnxSession(digits, 1).open("decoder")
+
+
+def test_a_changed_file_is_the_bundles_fault_not_onnxruntimes(
+    digits: Bundle, tmp_path: Path
+) -> None:
+    shutil.copytree(digits.path, tmp_path / "copy")
+    bundle = Bundle.open(tmp_path / "copy")
+    data = bytearray((bundle.path / "decoder.onnx").read_bytes())
+    data[-1000] ^= 255
+    (bundle.path / "decoder.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match=r"decoder\.onnx: SHA-256 is"):
+        OnnxSession(bundle, 1).open("decoder")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_graph_of_another_network_is_the_bundles_fault(
+    digits: Bundle, tmp_path: Path, network: Any
+) -> None:
+    """Whoever swaps the files can write their hashes too."""
+    folder = shutil.copytree(digits.path, tmp_path / "swapped")
+    other = "decoder" if network == "encoder" else "encoder"
+    shutil.copy(folder / f"{other}.onnx", folder / f"{network}.onnx")
+    manifest = json.loads((folder / "bundle.json").read_text())
+    record = FileRecord.of(folder / f"{network}.onnx")
+    manifest["networks"][network]["graph"] = {
+        "name": record.name,
+        "size_bytes": record.size_bytes,
+        "sha256": record.sha256,
+    }
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        BundleError,
+        match=rf"{network}\.onnx: reads \w+, but bundle\.json says [\w, ]+; export the model again",
+    ):
+        Recoverer(Bundle.open(folder))
+
+
+def test_a_batch_that_no_memory_holds_is_short_of_memory(digits: Bundle) -> None:
+    with pytest.raises(
+        DeviceMemoryError,
+        match=r"out of memory: ONNX Runtime cannot give the denoiser .*Unable to allocate .* --batch",
+    ):
+        Recoverer(digits, batch=10**12)
+
+
+def test_no_batch_is_larger_than_there_are_images(digits: Bundle) -> None:
+    with Recoverer(digits, batch=10**12, images=3) as recoverer:
+        assert recoverer.batch == 3
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+FAILURES = [
+    (
+        MemoryError(),
+        DeviceMemoryError,
+        r"out of memory: ONNX Runtime .* \(MemoryError\); use a smaller --batch",
+    ),
+    (
+        RuntimeError("Failed to allocate memory for requested buffer of size 9"),
+        DeviceMemoryError,
+        "out of memory: .* of size 9",
+    ),
+    (
+        RuntimeError("CUDA failure 2: out of memory ; GPU=0\nat line 9"),
+        DeviceMemoryError,
+        r"CUDA failure 2: out of memory ; GPU=0\);",
+    ),
+    (
+        RuntimeError("CUDA failure 700: an illegal memory access"),
+        EngineError,
+        "ONNX Runtime .*: CUDA failure 700: an illegal memory access",
+    ),
+    (
+        RuntimeError("in node \x1b[2J" + "x" * 5000),
+        EngineError,
+        r"ONNX Runtime .*: in node \\x1b\[2Jx{488}$",
+    ),
+    (RuntimeError(), EngineError, "ONNX Runtime .*: RuntimeError"),
+]
+
+
+@pytest.mark.parametrize(("failure", "kind", "message"), FAILURES)
+@pytest.mark.parametrize("where", ["run", "write", "read", "allocate", "bind"])
+def test_whatever_fails_is_one_line(
+    digits: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    kind: type[EngineError],
+    message: str,
+    where: str,
+) -> None:
+    session = OnnxSession(digits, 1)
+    engine = session.open("decoder")
+    on_the_device: Any = SimpleNamespace(update_inplace=raising(failure), numpy=raising(failure))
+    uses: dict[str, Callable[[], object]] = {
+        "run": engine.run,
+        "write": lambda: engine.write("latent", np.zeros((1, 4, 8, 8), np.float32)),
+        "read": lambda: engine.read("image"),
+        "allocate": lambda: session.open("decoder"),
+        "bind": lambda: session.open("decoder"),
+    }
+    if where == "run":
+        engine._session = SimpleNamespace(run_with_iobinding=raising(failure))
+    elif where in ("write", "read"):
+        for buffer in engine._buffers.values():
+            buffer._on_host, buffer.value = False, on_the_device
+    elif where == "allocate":
+        monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", raising(failure))
+    else:
+        monkeypatch.setattr(onnxruntime.InferenceSession, "io_binding", raising(failure))
+    with pytest.raises(kind, match=message) as caught:
+        uses[where]()
+    assert type(caught.value) is kind
+    assert str(caught.value).isprintable()
+
+
+def test_want_of_host_memory_outside_the_engine_counts_too(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros, close, closed = np.zeros, OnnxEngine.close, []
+
+    def short(shape: Any, *arguments: Any, **options: Any) -> Any:
+        if len(np.atleast_1d(shape)) == 5:
+            raise MemoryError("Unable to allocate 9 GiB")
+        return zeros(shape, *arguments, **options)
+
+    def closing(self: OnnxEngine) -> None:
+        closed.append(self._name)
+        close(self)
+
+    monkeypatch.setattr(OnnxEngine, "close", closing)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "zeros", short)
+        with pytest.raises(
+            DeviceMemoryError,
+            match=r"out of memory on the host \(Unable to allocate 9 GiB\); use a smaller --batch",
+        ):
+            Recoverer(digits, batch=2)
+    assert sorted(closed) == sorted(NETWORKS)
+    with Recoverer(digits, batch=2) as recoverer:
+        monkeypatch.setattr("diver_trt.runtime.recoverer.start_latent", raising(MemoryError()))
+        with pytest.raises(
+            DeviceMemoryError, match=r"out of memory on the host \(no size is known\)"
+        ):
+            list(recoverer(zeros((2, 32, 32, 3), np.uint8), [0, 1]))
