@@ -8,42 +8,18 @@ from __future__ import annotations
 
 import platform
 import sys
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from diver_trt._version import __version__
 from diver_trt.bundle import Bundle
 from diver_trt.errors import DiverError, MissingExtraError
-from diver_trt.runtime.backends.onnx import OnnxSession, import_onnxruntime
-from diver_trt.runtime.backends.tensorrt.cuda import Gpu, find_gpu, import_cuda
-from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine
-from diver_trt.runtime.backends.tensorrt.sidecar import BACKENDS, Backend, Machine, Plan, read_plans
-
-State = Literal["works", "missing", "broken", "note"]
+from diver_trt.runtime.backends import BACKENDS, Finding
+from diver_trt.runtime.backends.tensorrt import cuda
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was tried.
-
-    Attributes:
-        subject: What it is about: `"ONNX Runtime, CPU"`.
-        state: `"works"`; `"missing"`, not installed or not there, which is fine unless it is wanted; `"broken"`, there but unusable;
-            `"note"`.
-        detail: What was seen.
-        remedy: The command or step that mends it, if there is one.
-    """
-
-    subject: str
-    state: State
-    detail: str
-    remedy: str | None = None
 
 
 def examine(bundle: Bundle) -> Iterator[Finding]:
@@ -57,119 +33,46 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
         "note",
         f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
     )
-    yield from _onnxruntime(bundle)
-    gpu = None
-    for finding, found in _gpu():
-        gpu = gpu or found
-        yield finding
-    machines: dict[Backend, Machine] = {}
-    for backend in BACKENDS:
-        finding, machine = _tensorrt(backend, gpu)
-        if machine:
-            machines[backend] = machine
-        yield finding
+    yield from _gpu()
+    for name, backend in BACKENDS.items():
+        yield from backend.load().probe(name, bundle)
     yield from _jetson()
-    yield from _engines(bundle, machines)
+    for plan in read_plans(bundle):
+        if not isinstance(plan, Plan):
+            yield Finding("engines", "broken", str(plan), f"diver-trt build {bundle.path}")
 
 
 def usable(findings: list[Finding]) -> bool:
     """Return whether at least one engine can recover images here."""
-    return any(
-        finding.state == "works" and finding.subject.startswith(("ONNX Runtime", "engines"))
-        for finding in findings
-    )
+    return any(finding.recovers for finding in findings)
 
 
-def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
+def _gpu() -> Iterator[Finding]:
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            runtime = import_onnxruntime()
-    except DiverError as error:
-        yield _unusable("ONNX Runtime, CPU", error)
+        api = cuda.import_cuda()
+    except MissingExtraError as error:
+        yield Finding("CUDA", "missing", "not installed", error.command)
         return
-    for warning in caught:
-        if issubclass(warning.category, RuntimeWarning):
-            yield Finding(
-                "ONNX Runtime packages",
-                "broken",
-                str(warning.message),
-                "pip uninstall -y onnxruntime onnxruntime-gpu, then one of them",
-            )
-    yield _session(OnnxSession(bundle, 1, "cpu"), "ONNX Runtime, CPU", runtime.__version__)
-    if "CUDAExecutionProvider" in runtime.get_available_providers():
-        yield _session(OnnxSession(bundle, 1, "cuda"), "ONNX Runtime, CUDA", runtime.__version__)
-    else:
-        detail = f"onnxruntime {runtime.__version__} has no CUDA provider"
-        yield Finding("ONNX Runtime, CUDA", "missing", detail, "pip install 'diver-trt[gpu]'")
-
-
-def _session(session: OnnxSession, subject: str, version: str) -> Finding:
-    remedy = (
-        "install the CUDA and cuDNN libraries that this onnxruntime asks for"
-        if session.device == "cuda"
-        else None
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", RuntimeWarning
-        )  # both packages together are a finding of their own
-        try:
-            session.open("encoder").close()
-        except DiverError as error:
-            return Finding(subject, "broken", str(error), remedy)
-    return Finding(subject, "works", f"onnxruntime {version} opened a session")
-
-
-def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
-    try:
-        api = import_cuda()
     except DiverError as error:
-        yield _unusable("CUDA", error), None
+        yield Finding("CUDA", "broken", str(error))
         return
     (_, driver), (_, bindings) = api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()
     if 0 < driver // 1000 < bindings // 1000:  # the bindings' runtime then finds no device at all
-        detail = f"cuda-bindings is for CUDA {bindings // 1000}, the driver for {driver // 1000}.{driver % 1000 // 10}"
-        yield (
-            Finding(
-                "CUDA driver",
-                "broken",
-                detail,
-                f"update the driver, or pip install 'cuda-bindings<{driver // 1000 + 1}'",
-            ),
-            None,
+        found = f"the driver for {driver // 1000}.{driver % 1000 // 10}"
+        yield Finding(
+            "CUDA driver",
+            "broken",
+            f"cuda-bindings is for CUDA {bindings // 1000}, {found}",
+            f"update the driver, or pip install 'cuda-bindings<{driver // 1000 + 1}'",
         )
-    gpu = find_gpu(api)
+    gpu = cuda.find_gpu(api)
     if gpu is None:
-        yield (
-            Finding(
-                "CUDA",
-                "missing",
-                "no NVIDIA GPU, or no driver that works; --engine onnx needs neither",
-            ),
-            None,
-        )
+        detail = "no NVIDIA GPU, or no driver that works; --engine onnx needs neither"
+        yield Finding("CUDA", "missing", detail)
     else:
-        found = f"{gpu.name}, {gpu.compute_capability}, {gpu.total_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver}"
-        yield Finding("CUDA", "works", found), gpu
-
-
-def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | None]:
-    subject = "TensorRT-RTX" if backend == "rtx" else "TensorRT"
-    try:
-        module = import_tensorrt(backend)
-    except DiverError as error:
-        return _unusable(subject, error), None
-    try:
-        module.Runtime(module.Logger(module.Logger.ERROR))
-    except (
-        Exception
-    ) as cause:  # without a driver, some versions refuse to start, each in a way of its own
-        return Finding(subject, "broken", f"{module.__version__} cannot start: {cause}"), None
-    builds = "; builds engines, runs none without a GPU" if gpu is None and backend == "rtx" else ""
-    return Finding(subject, "works", f"{module.__version__}{builds}"), this_machine(
-        backend, module, gpu
-    )
+        memory = f"{gpu.total_bytes / 1e9:.1f} GB"
+        detail = f"{gpu.name}, {gpu.compute_capability}, {memory}, driver for CUDA {gpu.driver}"
+        yield Finding("CUDA", "works", detail)
 
 
 def _jetson() -> Iterator[Finding]:
@@ -183,29 +86,3 @@ def _jetson() -> Iterator[Finding]:
             "JetPack's TensorRT", "broken", f"is in {SYSTEM_PACKAGES}, which this virtual environment hides",
             "python3 -m venv --system-site-packages .venv",
         )  # fmt: skip
-
-
-def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Finding]:
-    for plan in read_plans(bundle):
-        if not isinstance(plan, Plan):
-            yield Finding("engines", "broken", str(plan), f"diver-trt build {bundle.path}")
-            continue
-        subject = f"engines {plan.folder.name}"
-        machine = machines.get(plan.backend)
-        if machine is None:
-            yield Finding(subject, "broken", f"are for {plan.backend}, which does not work here")
-        elif misfit := plan.misfit(bundle, machine):
-            yield Finding(subject, "broken", misfit.reason, misfit.command)
-        elif reason := plan.distrusted():
-            yield Finding(
-                subject, "broken", reason, f"diver-trt recover … --bundle {bundle.path} --trust"
-            )
-        else:
-            yield Finding(subject, "works", f"batch {plan.batches}")
-
-
-def _unusable(subject: str, error: DiverError) -> Finding:
-    """Return the finding for a package that does not import: missing if it is not installed, else broken."""
-    if isinstance(error, MissingExtraError):
-        return Finding(subject, "missing", "not installed", error.command)
-    return Finding(subject, "broken", str(error))

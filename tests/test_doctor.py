@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 from diver_trt import doctor
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
-from diver_trt.doctor import Finding, examine, usable
+from diver_trt.doctor import examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.runtime.backends import Finding
 from diver_trt.runtime.backends import onnx as onnx_engine
+from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
+from diver_trt.runtime.backends.tensorrt import module as trt_module
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 
@@ -40,8 +43,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> StandInCuda:
             return module
         raise MissingExtraError("tensorrt", "tensorrt", "backend trt")
 
-    monkeypatch.setattr(doctor, "import_cuda", lambda: api)
-    monkeypatch.setattr(doctor, "import_tensorrt", tensorrt)
+    monkeypatch.setattr(cuda_module, "import_cuda", lambda: api)
+    monkeypatch.setattr(trt_module, "import_tensorrt", tensorrt)
     return api
 
 
@@ -51,7 +54,7 @@ def test_a_machine_with_a_cpu_only_is_usable(
     def missing(*_: object) -> None:
         raise MissingExtraError("cuda-bindings", "rtx", "running a TensorRT engine")
 
-    monkeypatch.setattr(doctor, "import_cuda", missing)
+    monkeypatch.setattr(cuda_module, "import_cuda", missing)
     found = findings(digits)
     assert found["ONNX Runtime, CPU"].state == "works"
     assert found["ONNX Runtime, CUDA"].remedy == "pip install 'diver-trt[gpu]'"
@@ -135,7 +138,7 @@ def test_a_tensorrt_that_cannot_start_is_broken(
     def refuses(backend: str) -> Any:
         raise EngineError("tensorrt_rtx is installed but cannot be loaded")
 
-    monkeypatch.setattr(doctor, "import_tensorrt", refuses)
+    monkeypatch.setattr(trt_module, "import_tensorrt", refuses)
     assert findings(digits)["TensorRT-RTX"].state == "broken"
 
 

@@ -10,6 +10,7 @@ import typer
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.options import Classes, Json, choice, parse_recipe
 from diver_trt.errors import MissingExtraError, OutputError
+from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -34,7 +35,8 @@ def compare(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="torch-fp16, torch-bf16, onnx, onnx-cuda, rtx or trt; repeatable.  [default: whatever works here]",
+            help=f"torch-fp16, torch-bf16, {', '.join(BACKENDS)}; repeatable.  "
+            "[default: all that work here]",
             show_default=False,
         ),
     ] = None,

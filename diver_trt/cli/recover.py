@@ -22,6 +22,7 @@ from diver_trt.cli.options import (
     positive,
 )
 from diver_trt.errors import DatasetError
+from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -63,9 +64,7 @@ def recover(
     ] = "keep",
     engine: Annotated[
         str,
-        typer.Option(
-            help="onnx (CPU), onnx-cuda, rtx, trt, or auto: the fastest that really works here."
-        ),
+        typer.Option(help=f"{', '.join(BACKENDS)}, or auto: the first of these that works here."),
     ] = "auto",
     batch: Annotated[
         str,

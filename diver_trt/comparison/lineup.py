@@ -4,7 +4,7 @@ name          runs
 torch-fp32    the model itself: the reference wherever a model is given
 torch-fp16    the model in float16, by the exporter's plan
 torch-bf16    the model in bfloat16, by the same plan; shown, not judged
-onnx, onnx-cuda, rtx, trt    the bundles, as in `diver_trt.runtime.engine`
+any other     the bundles, on an engine of `diver_trt.runtime.backends`
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
 from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError
-from diver_trt.runtime.engine import ENGINES, EngineName, Session
+from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import open_session
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ TORCH_ENGINES: dict[str, TorchPrecision] = {
     "torch-fp16": "fp16",
     "torch-bf16": "bf16",
 }
-ENGINE_NAMES: tuple[str, ...] = (*TORCH_ENGINES, *ENGINES)
+ENGINE_NAMES: tuple[str, ...] = (*TORCH_ENGINES, *BACKENDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +133,12 @@ def line_up(
                     )
                 )
             continue
-        kind = next(engine for engine in ENGINES if engine == name)
         for bundle in whole:
-            called = _called(kind, bundle, bundles)
-            if reason := _obstacle(kind, bundle, batch):
+            called = _called(name, bundle, bundles)
+            if reason := _obstacle(name, bundle, batch):
                 absent.append(Absent(called, reason, bool(engines)))
             else:
-                present.append(bundle_participant(called, kind, bundle, batch))
+                present.append(bundle_participant(called, name, bundle, batch))
                 run.append(bundle)
     if not engines:
         absent.extend(
@@ -157,11 +157,11 @@ def line_up(
     return Lineup(reference, tuple(present), tuple(absent))
 
 
-def bundle_participant(name: str, engine: EngineName, bundle: Bundle, batch: int) -> Participant:
+def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Participant:
     """Return a bundle on one of the runtime's engines."""
 
     def open_bundle() -> Session:
-        return open_session(engine, bundle, None if engine in ("rtx", "trt") else batch).session
+        return _open(engine, bundle, batch)
 
     return Participant(
         name,
@@ -171,6 +171,12 @@ def bundle_participant(name: str, engine: EngineName, bundle: Bundle, batch: int
         open_bundle,
         lambda: GraphProbe(bundle),
     )
+
+
+def _open(engine: str, bundle: Bundle, batch: int) -> Session:
+    """Open a bundle on one engine; compiled engines keep to the batch that they were built for."""
+    size = None if BACKENDS[engine].compiled else batch
+    return open_session(engine, bundle, Placement(batch=size)).session
 
 
 def torch_participant(
@@ -190,7 +196,7 @@ def torch_participant(
     )
 
 
-def _called(engine: EngineName, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
+def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
     """Return an engine's name with the bundle's precision, its folder where that leaves two alike, and its path where that does."""
     alike = [other.path for other in bundles if other.precision == bundle.precision]
     if len(alike) == 1:
@@ -210,10 +216,10 @@ def _is_whole(bundle: Bundle, absent: list[Absent]) -> bool:
     return True
 
 
-def _obstacle(engine: EngineName, bundle: Bundle, batch: int) -> str | None:
+def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     """Return why an engine cannot run a bundle here, or None; opening the smallest network is the only proof."""
     try:
-        session = open_session(engine, bundle, None if engine in ("rtx", "trt") else batch).session
+        session = _open(engine, bundle, batch)
         try:
             session.open("encoder").close()
         finally:

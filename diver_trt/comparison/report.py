@@ -27,6 +27,7 @@ from diver_trt.comparison.verdict import Check, Comparison, mean_psnr
 from diver_trt.errors import MissingExtraError
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
+from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -35,13 +36,10 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 PACKAGES = (
     "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
     "torch",
     "diffusers",
     "onnx",
-    "tensorrt-rtx",
-    "tensorrt",
+    *(package for backend in BACKENDS.values() for package in backend.packages),
     "scikit-image",
     "matplotlib",
 )

@@ -50,8 +50,8 @@ from diver_trt.recovered.layout import (
     tensor_normalisation,
     write_companions,
 )
+from diver_trt.runtime.engine import DEFAULT_BATCH
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
-from diver_trt.runtime.session import DEFAULT_BATCH
 
 T = TypeVar("T")
 

@@ -1,18 +1,15 @@
-"""What a recovery needs of an engine, and how one is chosen by name.
+"""What a recovery needs of an engine: the protocols that every backend implements.
 
-name         runs on
-onnx         ONNX Runtime, CPU: the reference
-onnx-cuda    ONNX Runtime, CUDA provider
-rtx          TensorRT-RTX, with engines made by `diver-trt build --backend rtx`
-trt          TensorRT, with engines made by `diver-trt build --backend trt`
-auto         the first of rtx, trt and onnx-cuda that really works here, else onnx
+`diver_trt.runtime.backends` is the registry of the engines that do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +18,46 @@ from diver_trt.bundle import NetworkName
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.tensors import describe
 
-EngineName = Literal["onnx", "onnx-cuda", "rtx", "trt"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+if TYPE_CHECKING:
+    from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 
 Latents = NDArray[np.float32]
 Modulations = NDArray[np.generic]
+
+
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a recovery runs, and within which limits.
+
+    Attributes:
+        engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
+        batch: Images per batch, 1 or more; None leaves it to the engine.
+        memory_budget: Limit on engine memory in bytes, or None for what is free on the device.
+        images: How many images there are, or None if that is unknown; no batch is larger.
+        trust: Whether TensorRT engines that were not built on this machine may run; they are
+            recorded as trusted.
+    """
+
+    engine: str = "auto"
+    batch: int | None = None
+    memory_budget: int | None = None
+    images: int | None = None
+    trust: bool = False
+
+    @property
+    def balanced_batch(self) -> int:
+        """The batch for an engine that takes any: as given, else at most eight, evenly filled.
+
+        Ten images become two batches of five, not one of eight and one of two.
+        """
+        if self.batch is None:
+            if not self.images:
+                return DEFAULT_BATCH
+            return math.ceil(self.images / math.ceil(self.images / DEFAULT_BATCH))
+        return min(self.batch, self.images or self.batch)
 
 
 class Engine(Protocol):
@@ -84,7 +116,7 @@ class Denoiser(Protocol):
 class Session(Protocol):
     """A bundle opened on one backend for one batch size: it opens networks, and owns what they share."""
 
-    name: EngineName
+    name: str
     batch: int
 
     def open(self, network: NetworkName) -> Engine:
@@ -95,6 +127,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the networks share; they must be closed already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session, and the memory plan that it follows if its engines have one."""
+
+    session: Session
+    memory: MemoryPlan | None
+
+    @property
+    def resident(self) -> bool:
+        """Whether all networks stay loaded."""
+        return self.memory is None or self.memory.residency == "resident"
 
 
 @contextmanager

@@ -24,17 +24,19 @@ from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
-from diver_trt.runtime.backends.tensorrt.sidecar import BACKENDS
 from diver_trt.runtime.engine import (
     Denoiser,
     Engine,
     Latents,
     Modulations,
+    Opened,
+    Placement,
     Session,
     within_host_memory,
 )
-from diver_trt.runtime.session import Opened, engine_names, open_session
+from diver_trt.runtime.session import engine_names, open_session
 from diver_trt.tensors import describe
 
 T = TypeVar("T")
@@ -84,7 +86,7 @@ class Recoverer:
     Args:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
-        engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
+        engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
         batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight. On ONNX Runtime it is never more than
             there are images. It changes speed and memory; on the CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
@@ -123,8 +125,16 @@ class Recoverer:
         ]
         self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
         with within_host_memory():
-            self._networks, self.memory = self._open(engine, batch, memory_budget, images, trust)
-            self.engine, self.batch = self._networks.engine, self._networks.batch
+            placement = Placement(
+                engine=engine,
+                batch=batch,
+                memory_budget=memory_budget,
+                images=images,
+                trust=trust,
+            )
+            self._networks, self.memory = self._open(placement)
+            self.engine: str = self._networks.engine
+            self.batch: int = self._networks.batch
             try:
                 self._start, self._anchor = np.zeros(
                     (2, self.batch, *bundle.latent_shape), np.float32
@@ -278,29 +288,18 @@ class Recoverer:
             flat = int(image.max()) - int(image.min()) <= FLAT_LEVELS
             yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
-    def _open(
-        self,
-        engine: str,
-        batch: int | None,
-        memory_budget: int | None,
-        images: int | None,
-        trust: bool,
-    ) -> tuple[_Networks, MemoryPlan | None]:
-        """Open the first engine on which all networks open; what is listed but does not load is passed over only for `"auto"`."""
-        *others, last = engine_names(engine, self.bundle)
+    def _open(self, placement: Placement) -> tuple[_Networks, MemoryPlan | None]:
+        """Open the first engine on which all networks open; only `"auto"` falls back to the next."""
+        *others, last = engine_names(placement.engine, self.bundle)
         for name in others:
             try:
-                return self._open_networks(
-                    open_session(name, self.bundle, batch, memory_budget, images, trust)
-                )
+                return self._open_networks(open_session(name, self.bundle, placement))
             except (EngineError, MissingExtraError) as reason:
-                if name in BACKENDS:
+                if BACKENDS[name].compiled:
                     warnings.warn(
-                        f"engine {name} is passed over: {reason}", RuntimeWarning, stacklevel=3
+                        f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3
                     )
-        return self._open_networks(
-            open_session(last, self.bundle, batch, memory_budget, images, trust)
-        )
+        return self._open_networks(open_session(last, self.bundle, placement))
 
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
         return _Networks(opened, self._table, self.recipe.start_step), opened.memory

@@ -23,11 +23,14 @@ from diver_trt.errors import (
     printable,
     shown,
 )
-from diver_trt.runtime.engine import EngineName, copy_checked
+from diver_trt.runtime.backends import BACKENDS, Finding
+from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
 
 Device = Literal["cpu", "cuda"]
+
+_DEVICES: dict[str, Device] = {"onnx": "cpu", "onnx-cuda": "cuda"}
 
 Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
@@ -41,6 +44,54 @@ _OUT_OF_MEMORY = re.compile(
 _REASON_CHARACTERS = 500
 
 
+def available(name: str, bundle: Bundle) -> bool:  # noqa: ARG001
+    """Return True: whether it works is only known once a session is open."""
+    return True
+
+
+def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
+    """Open a bundle for the placement's batch, at most as many as there are images."""
+    return Opened(OnnxSession(bundle, placement.balanced_batch, _DEVICES[name]), None)
+
+
+def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
+    """Import ONNX Runtime and open a session, which is the only proof that it works."""
+    title = BACKENDS[name].title
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            runtime = import_onnxruntime()
+    except MissingExtraError as error:
+        if name == "onnx":  # one finding says that the package is not installed
+            yield Finding(title, "missing", "not installed", error.command)
+        return
+    except DiverError as error:
+        if name == "onnx":
+            yield Finding(title, "broken", str(error))
+        return
+    if name == "onnx":
+        for warning in caught:
+            if issubclass(warning.category, RuntimeWarning):
+                yield Finding("ONNX Runtime packages", "broken", str(warning.message), _REINSTALL)
+    elif "CUDAExecutionProvider" not in runtime.get_available_providers():
+        detail = f"onnxruntime {runtime.__version__} has no CUDA provider"
+        yield Finding(title, "missing", detail, "pip install 'diver-trt[gpu]'")
+        return
+    yield _probe_session(OnnxSession(bundle, 1, _DEVICES[name]), title, runtime.__version__)
+
+
+def _probe_session(session: OnnxSession, title: str, version: str) -> Finding:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # two packages are a finding of their own
+        try:
+            session.open("encoder").close()
+        except DiverError as error:
+            libraries = "install the CUDA and cuDNN libraries that this onnxruntime asks for"
+            remedy = libraries if session.device == "cuda" else None
+            return Finding(title, "broken", str(error), remedy)
+    return Finding(title, "works", f"onnxruntime {version} opened a session", recovers=True)
+
+
 class OnnxSession:
     """A bundle on ONNX Runtime; see `diver_trt.runtime.engine.Session` for the contract.
 
@@ -52,7 +103,7 @@ class OnnxSession:
 
     def __init__(self, bundle: Bundle, batch: int, device: Device = "cpu") -> None:
         self.bundle, self.batch, self.device = bundle, batch, device
-        self.name: EngineName = "onnx" if device == "cpu" else "onnx-cuda"
+        self.name = "onnx" if device == "cpu" else "onnx-cuda"
 
     def open(self, network: NetworkName) -> OnnxEngine:
         """Open a network for what it takes in one run.

@@ -17,7 +17,7 @@ from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan
-from diver_trt.runtime.engine import EngineName, Latents, Modulations, copy_checked
+from diver_trt.runtime.engine import Latents, Modulations, copy_checked
 from diver_trt.tensors import TensorSpec
 
 
@@ -43,7 +43,7 @@ class TrtSession:
         cuda: Cuda,
         shared_scratch: bool = True,
     ) -> None:
-        self.name: EngineName = plan.backend
+        self.name: str = plan.backend
         self.bundle, self.plan, self.batch, self.module, self.cuda = (
             bundle,
             plan,

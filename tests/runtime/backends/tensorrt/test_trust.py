@@ -201,8 +201,6 @@ def test_doctor_says_what_to_do(
 ) -> None:
     from diver_trt import doctor
 
-    monkeypatch.setattr(doctor, "import_cuda", cuda_module.import_cuda)
-    monkeypatch.setattr(doctor, "import_tensorrt", trt_module.import_tensorrt)
     monkeypatch.setattr(doctor, "this_machine", lambda backend, module, gpu: MACHINE)
     (finding,) = (finding for finding in examine(bundle) if finding.subject.startswith("engines"))
     assert finding.state == "broken"

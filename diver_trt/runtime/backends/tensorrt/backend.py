@@ -1,0 +1,125 @@
+"""TensorRT and TensorRT-RTX in the registry: which engines of a bundle run here, and opening them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from diver_trt.bundle import Bundle
+from diver_trt.errors import DiverError, EngineError, MissingExtraError
+from diver_trt.runtime.backends import BACKENDS, Finding
+from diver_trt.runtime.backends.tensorrt import cuda, module
+from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine, Plan, read_plans
+from diver_trt.runtime.engine import Opened, Placement
+
+
+def available(name: str, bundle: Bundle) -> bool:
+    """Return whether the bundle has engines of this backend."""
+    return bool(_plans(name, bundle))
+
+
+def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
+    """Open the engines that fit this machine, the batch and the budget.
+
+    Raises:
+        EngineError: If no engine was built, fits this machine or is trusted.
+        DeviceMemoryError: If nothing fits the budget or what is free on the device.
+        MissingExtraError: If TensorRT or cuda-bindings is not installed.
+    """
+    from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+
+    tensorrt, api = module.import_tensorrt(cast("Backend", name)), cuda.import_cuda()
+    machine = module.this_machine(cast("Backend", name), tensorrt, cuda.find_gpu(api))
+    plans = _usable(name, bundle, machine, placement)
+    device = cuda.Cuda(api)
+    try:
+        free, _ = device.memory()
+        budget = min(placement.memory_budget or free, free)
+        memory = choose_memory_plan(plans, budget, placement.images)
+        if placement.trust:
+            memory.plan.trust()
+        session = TrtSession(
+            bundle,
+            memory.plan,
+            placement.batch or memory.batch,
+            tensorrt,
+            device,
+            shared_scratch=memory.residency == "resident",
+        )
+    except BaseException:
+        device.close()
+        raise
+    return Opened(session, memory)
+
+
+def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
+    """Start TensorRT, and hold the bundle's engines against this machine."""
+    finding, machine = _start(cast("Backend", name))
+    yield finding
+    for plan in _plans(name, bundle):
+        subject = f"engines {plan.folder.name}"
+        if machine is None:
+            yield Finding(subject, "broken", f"are for {name}, which does not work here")
+        elif misfit := plan.misfit(bundle, machine):
+            yield Finding(subject, "broken", misfit.reason, misfit.command)
+        elif reason := plan.distrusted():
+            remedy = f"diver-trt recover … --bundle {bundle.path} --trust"
+            yield Finding(subject, "broken", reason, remedy)
+        else:
+            yield Finding(subject, "works", f"batch {plan.batches}", recovers=True)
+
+
+def _plans(name: str, bundle: Bundle) -> list[Plan]:
+    return [plan for plan in read_plans(bundle) if isinstance(plan, Plan) and plan.backend == name]
+
+
+def _usable(name: str, bundle: Bundle, machine: Machine, placement: Placement) -> list[Plan]:
+    """Return the plans that fit the machine and the batch and are trusted, at least one.
+
+    Raises:
+        EngineError: If there is none; the message says at which of these it failed.
+    """
+    build = f"`diver-trt build {bundle.path} --backend {name}"
+    plans = _plans(name, bundle)
+    if not plans:
+        raise EngineError(f"{bundle.path}: has no engines for {name}; build them with {build}`")
+    misfits = [plan.misfit(bundle, machine) for plan in plans]
+    usable = [plan for plan, misfit in zip(plans, misfits, strict=True) if misfit is None]
+    if not usable:
+        raise EngineError("\n".join(str(misfit) for misfit in misfits if misfit))
+    batch = placement.batch
+    if batch is not None and not (usable := [plan for plan in usable if batch in plan.batches]):
+        raise EngineError(f"no engine takes batch {batch}; build one with {build} --batch {batch}`")
+    if placement.trust:
+        return usable
+    distrusted = [plan.distrusted() for plan in usable]
+    trusted = [plan for plan, reason in zip(usable, distrusted, strict=True) if reason is None]
+    if not trusted:
+        raise EngineError(distrusted[0])
+    return trusted
+
+
+def _start(backend: Backend) -> tuple[Finding, Machine | None]:
+    title = BACKENDS[backend].title
+    try:
+        tensorrt = module.import_tensorrt(backend)
+    except MissingExtraError as error:
+        return Finding(title, "missing", "not installed", error.command), None
+    except DiverError as error:
+        return Finding(title, "broken", str(error)), None
+    try:
+        tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
+    except Exception as cause:  # without a driver, each version refuses to start in its own way
+        return Finding(title, "broken", f"{tensorrt.__version__} cannot start: {cause}"), None
+    gpu = _gpu()
+    builds = "; builds engines, runs none without a GPU" if gpu is None and backend == "rtx" else ""
+    found = Finding(title, "works", f"{tensorrt.__version__}{builds}")
+    return found, module.this_machine(backend, tensorrt, gpu)
+
+
+def _gpu() -> cuda.Gpu | None:
+    try:
+        return cuda.find_gpu(cuda.import_cuda())
+    except DiverError:  # doctor reports CUDA separately
+        return None
