@@ -22,7 +22,7 @@ from diver_trt.cli.options import (
     positive,
 )
 from diver_trt.errors import DatasetError
-from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends import engine_choices
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -64,7 +64,7 @@ def recover(
     ] = "keep",
     engine: Annotated[
         str,
-        typer.Option(help=f"{', '.join(BACKENDS)}, or auto: the first of these that works here."),
+        typer.Option(help=f"{engine_choices()}: the first of these that works here."),
     ] = "auto",
     batch: Annotated[
         str,
@@ -186,12 +186,13 @@ def recover(
         contact_sheet_path,
         recover_job,
     )
-    from diver_trt.recovered.layout import LAYOUTS, MAX_SIDE
+    from diver_trt.recovered.layouts import LAYOUTS
+    from diver_trt.recovered.layouts.base import MAX_SIDE
     from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
 
     chosen_layout, side = (
-        choice("--layout", layout, LAYOUTS),
+        LAYOUTS[choice("--layout", layout, tuple(LAYOUTS))],
         None if size == "keep" else positive("--size", size),
     )
     if side and side > MAX_SIDE:

@@ -17,7 +17,7 @@ from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
 from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError
-from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends import BACKENDS, engine_choices, find_backend
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import open_session
 
@@ -104,8 +104,11 @@ def line_up(
         EngineError: An engine's name is unknown, or the model computes other than its own code.
         NothingToCompareError: Fewer than two engines can take part.
     """
-    if unknown := [name for name in engines if name not in ENGINE_NAMES]:
-        raise EngineError(f"there is no engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
+    if unknown := [
+        name for name in engines if name not in TORCH_ENGINES and not find_backend(name)
+    ]:
+        known = f"{', '.join(TORCH_ENGINES)}, {engine_choices()}"
+        raise EngineError(f"unknown engine {unknown[0]!r}; expected one of {known}")
     places = [bundle.path.resolve() for bundle in bundles]
     if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
         raise BundleError(f"{twice[0]}: is given twice; give each bundle once")
@@ -175,7 +178,8 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
 
 def _open(engine: str, bundle: Bundle, batch: int) -> Session:
     """Open a bundle on one engine; compiled engines keep to the batch that they were built for."""
-    size = None if BACKENDS[engine].compiled else batch
+    backend = find_backend(engine)
+    size = None if backend and backend.compiled else batch
     return open_session(engine, bundle, Placement(batch=size)).session
 
 

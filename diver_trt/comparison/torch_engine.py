@@ -16,6 +16,7 @@ from diver_trt.export.checkpoint import Model
 from diver_trt.export.networks import build_networks
 from diver_trt.method.step import guided_step
 from diver_trt.runtime.engine import copy_checked
+from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
 
@@ -175,23 +176,20 @@ class TorchEngine:
         carry: tuple[str, str] | None = None,
     ) -> None:
         self.batch = batch
-        self._module, self._name, self._carry = module, network, carry
+        self._module, self._carry = module, carry
         inputs, outputs = tensors
+        self._ports = Ports(network, inputs, outputs)
         self._inputs = {spec.name: spec.allocate(batch) for spec in inputs}
         self._outputs = {spec.name: spec.allocate(batch) for spec in outputs}
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
         """Copy values into an input's buffer."""
-        self._require_open()
-        if name not in self._inputs:
-            raise EngineError(
-                f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}"
-            )
+        self._ports.require_input(name)
         copy_checked(name, values, self._inputs[name])
 
     def run(self) -> None:
         """Run the module; with a carry, its output becomes the next run's input."""
-        self._require_open()
+        self._ports.require_open()
         with torch.no_grad():
             result = self._module(*(torch.from_numpy(values) for values in self._inputs.values()))
         (output,) = self._outputs.values()
@@ -201,19 +199,12 @@ class TorchEngine:
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Return the last run's output."""
-        self._require_open()
-        if name not in self._outputs:
-            raise EngineError(
-                f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}"
-            )
+        self._ports.require_output(name)
         return self._outputs[name]
 
     def close(self) -> None:
         """Drop the module and the buffers."""
+        self._ports.close()
         self._module = None
         self._inputs.clear()
         self._outputs.clear()
-
-    def _require_open(self) -> None:
-        if self._module is None:
-            raise EngineError(f"the {self._name} engine is closed; open a new one")

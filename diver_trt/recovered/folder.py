@@ -25,7 +25,7 @@ from diver_trt.files import reported, sync_file, sync_folder, temporary_of, writ
 from diver_trt.lock import LOCK, locked
 from diver_trt.pixels import Pixels
 from diver_trt.recovered.journal import JOURNAL, Entries, Journal, believed, is_there
-from diver_trt.recovered.layout import STACKED, OutputNames
+from diver_trt.recovered.output_names import OutputNames
 
 MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
@@ -323,12 +323,12 @@ def _files(root: Path) -> list[str]:
 
 def _whole_name(name: str) -> str:
     """Return the name that a file gets when it is whole, of one that is still being written."""
-    return name if name == STACKED else re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
+    return re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
 
 
 def _is_beside(name: str, names: OutputNames) -> bool:
     """Return whether a file is of a run, but neither an image nor its journal."""
-    return name in (MANIFEST, CONTACT_SHEET, STACKED) or names.has_companion(name)
+    return name in (MANIFEST, CONTACT_SHEET, *names.layout.scratch) or names.has_companion(name)
 
 
 def require_usable(root: Path) -> None:
@@ -433,7 +433,9 @@ def _delete_run(root: Path, names: OutputNames) -> bool:
         }
         Journal(root).begin(head)
         (root / MANIFEST).unlink()
-        _delete(root, {*files, *companions, CONTACT_SHEET, STACKED, MANIFEST}.__contains__)
+        _delete(
+            root, {*files, *companions, CONTACT_SHEET, *names.layout.scratch, MANIFEST}.__contains__
+        )
         return True
     if not (root / JOURNAL).is_file():
         return False

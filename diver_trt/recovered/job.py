@@ -43,13 +43,8 @@ from diver_trt.recovered.folder import (
     DatasetWriter,
     require_usable,
 )
-from diver_trt.recovered.layout import (
-    Written,
-    image_path,
-    require_torch,
-    tensor_normalisation,
-    write_companions,
-)
+from diver_trt.recovered.layouts.base import Layout, Written, write_soft_labels
+from diver_trt.recovered.layouts.index import INDEX
 from diver_trt.runtime.engine import DEFAULT_BATCH
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
 
@@ -93,7 +88,7 @@ class Job:
         bundle: The model.
         recipe: The method's settings.
         seed: Seed of the noise.
-        layout: One of `LAYOUTS`.
+        layout: How the recovered images are laid out.
         size: Side of the written images in pixels; None keeps the model's.
         shard: The part that is to be done; None is all.
         skip_bad: Whether an image that cannot be read, or that comes to nothing, is left out instead of ending the recovery.
@@ -104,7 +99,7 @@ class Job:
     bundle: Bundle
     recipe: Recipe
     seed: int = 0
-    layout: str = "index"
+    layout: Layout = INDEX
     size: int | None = None
     shard: Shard | None = None
     skip_bad: bool = False
@@ -122,7 +117,7 @@ class Job:
     def head(self) -> dict[str, Any]:
         """Return what decides the images, as the journal and the manifest begin."""
         dataset, bundle, origin = self.dataset, self.bundle, self.dataset.origin
-        normalisation = tensor_normalisation(self.layout, origin.normalisation, self.side)
+        normalisation = self.layout.normalisation_for(origin.normalisation, self.side)
         return {
             "schema": MANIFEST_SCHEMA,
             "tool": {"name": TOOL, "version": __version__},
@@ -146,7 +141,7 @@ class Job:
                 "sha256": self._source_sha256(),
             },
             "layout": {
-                "name": self.layout,
+                "name": self.layout.name,
                 "size": self.side,
                 "resampling": RESAMPLING if self.side != bundle.image_size else None,
                 "normalisation": normalisation.name if normalisation else None,
@@ -161,13 +156,12 @@ class Job:
         for sample in self.dataset.samples:
             number = (
                 shared[sample.label]
-                if self.layout == "wnid"
+                if self.layout.shares_folders
                 else int(sample.key.rpartition("/")[2])
             )
             shared[sample.label] += 1
-            files[sample.key] = image_path(
-                self.layout, sample.index, number, wnid_of(sample.label, self.bundle.num_classes)
-            )
+            wnid = wnid_of(sample.label, self.bundle.num_classes)
+            files[sample.key] = self.layout.image_path(sample.index, number, wnid)
         return files
 
     def entry(self, sample: Sample) -> dict[str, Any]:
@@ -200,7 +194,7 @@ class Job:
         return digest.hexdigest()
 
 
-def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) -> None:
+def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
     """Refuse an output folder that holds something else or overlaps the input, and a layout that cannot be written, before any work.
 
     Raises:
@@ -212,8 +206,8 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) ->
         raise OutputError(
             f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images"
         )
-    require_torch(layout)
-    image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
+    layout.require()
+    layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 
 
 class ModelOpener:
@@ -341,14 +335,11 @@ def _finish(job: Job, writer: DatasetWriter) -> None:
         else lambda number: soft_label(good[number].position),
         size=job.side,
     )
-    normalisation = (
-        None
-        if job.shard
-        else tensor_normalisation(job.layout, job.dataset.origin.normalisation, job.side)
-    )
-    companions = write_companions(
-        "index" if job.shard else job.layout, written, normalisation
-    )  # a shard's layout is made by merging
+    if job.shard:  # `merge` writes the companions of the layout
+        companions = write_soft_labels(written)
+    else:
+        source = job.dataset.origin.normalisation
+        companions = job.layout.write(written, job.layout.normalisation_for(source, job.side))
     manifest = {
         **writer.head,
         "companions": [

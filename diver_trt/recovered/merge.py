@@ -31,15 +31,8 @@ from diver_trt.manifest import RecoveredFolder, open_recovered
 from diver_trt.recovered.contact_sheet import ContactSheet
 from diver_trt.recovered.folder import MANIFEST, first_difference, open_output, require_usable
 from diver_trt.recovered.journal import JOURNAL
-from diver_trt.recovered.layout import (
-    LAYOUTS,
-    MAX_SIDE,
-    TENSOR_LAYOUTS,
-    Written,
-    class_name,
-    require_torch,
-    write_companions,
-)
+from diver_trt.recovered.layouts import LAYOUTS
+from diver_trt.recovered.layouts.base import MAX_SIDE, Written, class_name
 
 Entry = Mapping[str, Any]
 
@@ -48,7 +41,6 @@ _DECIDED_ALONE = ("shard", "samples", "skipped", "companions")
 """What the manifests of the shards of one recovery do not have in common."""
 
 _KEY = re.compile("[0-9]{5,9}/[0-9]{5,9}")
-_FOLDERS = {"wnid": "n[0-9]{8}", "huggingface": "train/[0-9]{5,9}"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_DEPTH = 6
 _NAMED = 5
@@ -91,7 +83,7 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     }
     layout = manifest["layout"]
     require_usable(output)
-    require_torch(layout["name"])
+    LAYOUTS[layout["name"]].require()
     _require_each_once(shards)
     soft_labels = _soft_labels(shards)
     for shard in shards:
@@ -122,7 +114,7 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         normalisation = (
             find_normalisation(layout["normalisation"]) if layout["normalisation"] else None
         )
-        companions = write_companions(layout["name"], written, normalisation)
+        companions = LAYOUTS[layout["name"]].write(written, normalisation)
         listed = [{"file": name, "sha256": file_sha256(output / name)} for name in companions]
         complete = {
             **head,
@@ -162,9 +154,9 @@ def _open_shard(folder: Path) -> RecoveredFolder:
     part.integer("number", 1, part.integer("of", 1))
     layout = document.document("layout")
     layout.integer("size", 1, MAX_SIDE)
-    name = layout.text("name", LAYOUTS)
+    name = layout.text("name", tuple(LAYOUTS))
     _nullable(layout, "normalisation")
-    if ("normalisation" in layout) != (name in TENSOR_LAYOUTS):
+    if ("normalisation" in layout) != (LAYOUTS[name].normalisation is not None):
         raise layout.fail(
             "normalisation",
             f"found {shown(str(layout.fields['normalisation']))}, which is not of layout {name}",
@@ -175,7 +167,7 @@ def _open_shard(folder: Path) -> RecoveredFolder:
         entry.integer("index", 0, MAX_CLASSES - 1)
         _nullable(entry, "name")
         _nullable(entry, "wnid")
-    image = re.compile(f"{_FOLDERS.get(name, '[0-9]{5,9}')}/[0-9]{{5,9}}[.]png")
+    image = re.compile(f"{LAYOUTS[name].folder}/[0-9]{{5,9}}[.]png")
     for entry in document.documents("samples"):
         if not image.fullmatch(file := entry.text("file")):
             raise entry.fail("file", f"found {shown(file)}, expected an image of layout {name}")

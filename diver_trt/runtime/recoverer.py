@@ -24,7 +24,7 @@ from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends import find_backend
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.engine import (
     Denoiser,
@@ -295,7 +295,7 @@ class Recoverer:
             try:
                 return self._open_networks(open_session(name, self.bundle, placement))
             except (EngineError, MissingExtraError) as reason:
-                if BACKENDS[name].compiled:
+                if (backend := find_backend(name)) and backend.compiled:
                     warnings.warn(
                         f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3
                     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
-from diver_trt.runtime.backends import AUTO, BACKENDS, engine_choices
+from diver_trt.runtime.backends import AUTO, BACKENDS, engine_choices, find_backend
 from diver_trt.runtime.engine import Opened, Placement
 
 
@@ -18,16 +18,16 @@ def engine_names(engine: str, bundle: Bundle) -> list[str]:
         return [
             name for name, backend in BACKENDS.items() if backend.load().available(name, bundle)
         ]
-    if engine in BACKENDS:
+    if find_backend(engine):
         return [engine]
-    raise EngineError(f"unknown engine {engine!r}; expected {', '.join(engine_choices())}")
+    raise EngineError(f"unknown engine {engine!r}; expected {engine_choices()}")
 
 
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     """Open a bundle on one engine.
 
     Args:
-        name: The engine, a key of `BACKENDS`.
+        name: The engine, as `find_backend` takes it.
         bundle: The bundle.
         placement: The batch size and the limits; its `engine` is ignored.
 
@@ -37,7 +37,8 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     """
     if placement.batch is not None and placement.batch < 1:
         raise EngineError(f"batch is {placement.batch}; expected 1 or more")
-    backend = BACKENDS[name]
+    backend = find_backend(name)
+    assert backend is not None, "engine_names checks the name"
     if placement.memory_budget is not None and not backend.compiled:
         raise EngineError(
             f"engine {name} does not report its memory, so a memory budget cannot be enforced; "

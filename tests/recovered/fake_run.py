@@ -11,7 +11,8 @@ from PIL import Image
 from diver_trt._version import __version__
 from diver_trt.files import file_sha256
 from diver_trt.recovered.folder import open_output
-from diver_trt.recovered.layout import Written, write_companions
+from diver_trt.recovered.layouts import LAYOUTS
+from diver_trt.recovered.layouts.base import Written
 
 PROBLEM = "is all in one colour"
 
@@ -92,7 +93,7 @@ def _finish(root: Path, writer: Any, layout: str) -> None:
     written = Written(
         root, files, indices, classes, lambda number: np.full(10, number, np.float32), 8
     )
-    companions = write_companions(layout, written, None)
+    companions = LAYOUTS[layout].write(written, None)
     manifest = {
         **writer.head,
         "companions": [{"file": name, "sha256": file_sha256(root / name)} for name in companions],

@@ -429,7 +429,7 @@ def test_of_an_interrupted_run_overwrite_deletes_what_has_no_line_yet(
         "00001/00005.png",
         ".soft_labels.npy.partial",
         "00001/.00004.png.partial",
-        ".images.partial",
+        ".images.stacked",
         "soft_labels.npy",
     )
     mine = plant(out, "00001/00006.png", "a", ".b.partial")  # six images have no number 6
@@ -504,7 +504,7 @@ def test_a_folder_of_images_that_is_a_link_is_refused(
     complaint = refused(out, layout=layout, overwrite=overwrite)
     assert (
         complaint
-        == f"{out / name}: is a link, and images go nowhere but into the output folder; delete it to go on"
+        == f"{out / name}: is a symlink, and images are only written inside the output folder; delete it to resume"
     )
     assert sorted((tmp_path / "elsewhere").rglob("*")) == before
     assert sorted(out.rglob("*")) == ours

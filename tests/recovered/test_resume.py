@@ -212,7 +212,7 @@ def test_overwrite_leaves_nothing_of_a_run_that_was_killed(
     shutil.copy(
         DISTILLED / "0" / "0.png", out / "00002" / "00009.png"
     )  # an image whose line was not written any more
-    for name in ("dataset.npz", ".images.partial", ".dataset.npz.partial"):
+    for name in ("dataset.npz", ".images.stacked", ".dataset.npz.partial"):
         (out / name).touch()
     whole(few, out, "--seed", 1, "--overwrite")
     assert different(expected, out) == []

@@ -25,6 +25,7 @@ from diver_trt.errors import (
 )
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
+from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
 
@@ -144,13 +145,15 @@ class OnnxEngine:
         runtime = import_onnxruntime()
         self.batch = batch
         self._name = network
-        self._inputs = {spec.name: spec for spec in bundle.networks[network].inputs}
-        self._outputs = {spec.name: spec for spec in bundle.networks[network].outputs}
+        declared = bundle.networks[network]
+        self._ports = Ports(network, declared.inputs, declared.outputs)
         self._session: Any = _open_session(runtime, bundle, network, device)
         self._carry = carry
-        specs = [*self._inputs.values(), *self._outputs.values()]
         with _reported(f"cannot give the {network} its buffers"):
-            self._buffers = {spec.name: _Buffer(runtime, spec, batch, device) for spec in specs}
+            self._buffers = {
+                spec.name: _Buffer(runtime, spec, batch, device)
+                for spec in self._ports.all.values()
+            }
             self._bindings = [self._bind(self._buffers)]
             if carry is not None:
                 output, source = carry
@@ -167,28 +170,20 @@ class OnnxEngine:
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
         """Copy values into an input's buffer."""
-        self._require_open()
-        if name not in self._inputs:
-            raise EngineError(
-                f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}"
-            )
+        self._ports.require_input(name)
         with _reported(f"cannot hand {name} to the {self._name}"):
             self._buffer(name).write(name, values)
 
     def run(self) -> None:
         """Run the network; with a carry, swap the two buffers it alternates between."""
-        self._require_open()
+        self._ports.require_open()
         with _reported(f"failed in the {self._name}"):
             self._session.run_with_iobinding(self._bindings[self._turn])
         self._turn = (self._turn + 1) % len(self._bindings)
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Return the last run's output."""
-        self._require_open()
-        if name not in self._outputs:
-            raise EngineError(
-                f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}"
-            )
+        self._ports.require_output(name)
         # After the swap, what the last run wrote is what the next one reads.
         with _reported(f"cannot fetch {name} from the {self._name}"):
             return self._buffer(
@@ -197,6 +192,7 @@ class OnnxEngine:
 
     def close(self) -> None:
         """Free the session and the buffers."""
+        self._ports.close()
         self._session = None
         self._bindings.clear()
         self._buffers.clear()
@@ -209,15 +205,11 @@ class OnnxEngine:
 
     def _bind(self, buffers: dict[str, _Buffer]) -> Any:
         binding = self._session.io_binding()
-        for name in self._inputs:
+        for name in self._ports.inputs:
             binding.bind_ortvalue_input(name, buffers[name].value)
-        for name in self._outputs:
+        for name in self._ports.outputs:
             binding.bind_ortvalue_output(name, buffers[name].value)
         return binding
-
-    def _require_open(self) -> None:
-        if self._session is None:
-            raise EngineError(f"the {self._name} engine is closed; open a new one")
 
 
 class _Buffer:
@@ -305,7 +297,10 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
         ("reads", session.get_inputs(), declared.inputs),
         ("writes", session.get_outputs(), declared.outputs),
     ):
-        found, expected = [value.name for value in values], [spec.name for spec in specs]
+        found, expected = (
+            [value.name for value in values],
+            [spec.name for spec in specs],
+        )
         if sorted(found) != sorted(expected):
             listed = shown(", ".join(found)) or "nothing"
             raise BundleError(

@@ -18,6 +18,7 @@ from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan
 from diver_trt.runtime.engine import Latents, Modulations, copy_checked
+from diver_trt.runtime.ports import Ports
 from diver_trt.tensors import TensorSpec
 
 
@@ -88,15 +89,14 @@ class TrtEngine:
     ) -> None:
         self._session, self._name, self._cuda, self.batch = session, network, session.cuda, batch
         declared = session.bundle.networks[network]
-        self._inputs = {spec.name: spec for spec in declared.inputs}
-        self._outputs = {spec.name: spec for spec in declared.outputs}
+        self._ports = Ports(network, declared.inputs, declared.outputs)
         self._releases: list[int] = []
         self._engine: Any = self._deserialize()
         needed = session.plan.sidecars[network].memory.activation_bytes
         self._context: Any = self._create_context(
             scratch or (self._own(session.cuda.allocate(needed)), needed)
         )
-        specs = {**self._inputs, **self._outputs}
+        specs = self._ports.all
         self._device = {
             name: self._own(self._cuda.allocate(spec.size_bytes(batch)))
             for name, spec in specs.items()
@@ -111,11 +111,7 @@ class TrtEngine:
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
         """Copy values into an input's buffer."""
-        self._require_open()
-        if name not in self._inputs:
-            raise EngineError(
-                f"the {self._name} has no input {name!r}; expected {', '.join(self._inputs)}"
-            )
+        self._ports.require_input(name)
         self.place(name, values, self._device[name])
 
     def run(self) -> None:
@@ -125,17 +121,14 @@ class TrtEngine:
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Return the last run's output."""
-        self._require_open()
-        if name not in self._outputs:
-            raise EngineError(
-                f"the {self._name} has no output {name!r}; expected {', '.join(self._outputs)}"
-            )
+        self._ports.require_output(name)
         return self.fetch(name, self._device[name])
 
     def close(self) -> None:
         """Free the engine and its buffers."""
         if self._engine is None:
             return
+        self._ports.close()
         self._context = None
         self._engine = None
         for address in self._releases:
@@ -155,7 +148,7 @@ class TrtEngine:
 
     def spec(self, name: str) -> TensorSpec:
         """Return an input's type and shape."""
-        return self._inputs[name]
+        return self._ports.inputs[name]
 
     def address(self, name: str) -> int:
         """Return the device address of a tensor's own buffer."""
@@ -167,14 +160,14 @@ class TrtEngine:
         Raises:
             EngineError: Their type or shape differs, or the engine is closed.
         """
-        self._require_open()
+        self._ports.require_open()
         self._cuda.synchronize()  # an earlier copy may still read the page-locked array
         copy_checked(name, values, self._host[name])
         self._cuda.upload(address, self._host[name])
 
     def fetch(self, name: str, address: int) -> NDArray[np.generic]:
         """Copy a tensor of `name`'s type and shape from a device address and wait for it."""
-        self._require_open()
+        self._ports.require_open()
         self._cuda.download(self._host[name], address)
         self._cuda.synchronize()
         return self._host[name]
@@ -185,7 +178,7 @@ class TrtEngine:
         Raises:
             EngineError: TensorRT refuses it.
         """
-        self._require_open()
+        self._ports.require_open()
         if not self._context.execute_async_v3(int(self._cuda.stream)):
             raise EngineError(f"TensorRT could not run the {self._name}: {self._session.log.last}")
 
@@ -220,7 +213,7 @@ class TrtEngine:
         if engine is None:
             raise EngineError(f"TensorRT cannot load the {self._name} engine: {session.log.last}")
         modes = session.module.TensorIOMode
-        for specs, mode in ((self._inputs, modes.INPUT), (self._outputs, modes.OUTPUT)):
+        for specs, mode in ((self._ports.inputs, modes.INPUT), (self._ports.outputs, modes.OUTPUT)):
             for name in specs:
                 if engine.get_tensor_mode(name) != mode:
                     raise EngineError(
@@ -244,17 +237,12 @@ class TrtEngine:
                 f"TensorRT cannot prepare the {self._name} engine: {self._session.log.last}"
             )
         context.set_device_memory(address, size_bytes)
-        for name, spec in self._inputs.items():
+        for name, spec in self._ports.inputs.items():
             if not context.set_input_shape(name, spec.concrete(self.batch)):
                 raise EngineError(
                     f"the {self._name} engine does not take {name} at batch {self.batch}; build it with --batch {self.batch}"
                 )
         return context
-
-    def _require_open(self) -> None:
-        """Raise EngineError if the engine is closed."""
-        if self._engine is None:
-            raise EngineError(f"the {self._name} engine is closed; open a new one")
 
 
 class TrtDenoiser:

@@ -263,7 +263,7 @@ def test_networks_that_do_not_open_leave_nothing_behind(gpu: Gpu) -> None:
         Recoverer(gpu.bundle, QUICK, engine="rtx")
     assert gpu.api.device == gpu.api.host == {}
     with (
-        pytest.warns(RuntimeWarning, match="engine rtx is passed over: out of memory"),
+        pytest.warns(RuntimeWarning, match="engine rtx is skipped: out of memory"),
         Recoverer(gpu.bundle, QUICK, engine="auto") as recoverer,
     ):
         assert recoverer.engine == "onnx"
@@ -328,7 +328,7 @@ def test_an_engine_for_another_gpu_is_never_loaded(
     with pytest.raises(EngineError, match=message):
         recover(gpu.bundle, images, "rtx")
     with (
-        pytest.warns(RuntimeWarning, match="engine rtx is passed over: .* this GPU is sm90"),
+        pytest.warns(RuntimeWarning, match="engine rtx is skipped: .* this GPU is sm90"),
         Recoverer(gpu.bundle, QUICK, engine="auto") as auto,
     ):
         assert auto.engine == "onnx"

@@ -93,7 +93,7 @@ def test_auto_passes_it_over_and_says_why(
 ) -> None:
     with pytest.warns(
         RuntimeWarning,
-        match="engine rtx is passed over: .* say --trust if you trust whoever built it",
+        match="engine rtx is skipped: .* say --trust if you trust whoever built it",
     ):
         assert opened(bundle, engine="auto") == "onnx"
     assert deserialized == []

@@ -25,7 +25,8 @@ from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.normalisation import NORMALISATIONS
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import OutputError
-from diver_trt.recovered.layout import LAYOUTS, Written, tensor_normalisation, write_companions
+from diver_trt.recovered.layouts import LAYOUTS
+from diver_trt.recovered.layouts.base import Written
 from tests.conftest import save_random_pipeline
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
@@ -302,9 +303,8 @@ def test_layouts_that_cannot_be_are_refused_before_any_work(
     assert "--layout is 'tar'; expected one of index, wnid" in refused("--layout", "tar")
     assert "--size is '0'" in refused("--size", "0")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert (
-        "--layout pt: writing .pt files needs torch, which is not installed; choose --layout npz"
-        in refused("--layout", "pt")
+    assert "--layout pt needs torch, which is not installed; choose --layout npz" in refused(
+        "--layout", "pt"
     )
 
 
@@ -368,7 +368,7 @@ def test_wherever_a_disk_is_full_it_is_said_in_one_line_and_gone_on_from(
     assert different(tmp_path / "expected", disk(400) / "out") == []
     said = " ".join(messages)
     for name in {
-        "pt": ["images.pt", ".images.partial"],
+        "pt": ["images.pt", ".images.stacked"],
         "npz": ["dataset.npz"],
         "idc": ["data.pt"],
     }.get(layout, ["contact_sheet.png"]):
@@ -389,7 +389,7 @@ def written(tmp_path: Path) -> Written:
 @pytest.mark.parametrize(
     ("layout", "limit", "name"),
     [
-        *((layout, 100_000, ".images.partial") for layout in ("npz", "pt", "idc")),
+        *((layout, 100_000, ".images.stacked") for layout in ("npz", "pt", "idc")),
         *(
             ("npz", 125_000, "dataset.npz"),
             ("pt", 123_100, "images.pt"),
@@ -402,12 +402,12 @@ def written(tmp_path: Path) -> Written:
 def test_a_file_that_may_not_grow_is_named_and_not_left(
     written: Written, layout: str, limit: int, name: str
 ) -> None:
-    normalisation = tensor_normalisation(layout, None, 32)
+    normalisation = LAYOUTS[layout].normalisation_for(None, 32)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(OutputError) as error:
-            write_companions(layout, written, normalisation)
+            LAYOUTS[layout].write(written, normalisation)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(error.value) == f"{written.root / name}: cannot be written (File too large)"
@@ -417,7 +417,7 @@ def test_a_file_that_may_not_grow_is_named_and_not_left(
 @pytest.mark.parametrize("layout", ["npz", "pt", "idc"])
 def test_tensors_of_no_images_are_empty(written: Written, layout: str) -> None:
     none = replace(written, files=[], indices=[])
-    for name in write_companions(layout, none, tensor_normalisation(layout, None, 32)):
+    for name in LAYOUTS[layout].write(none, LAYOUTS[layout].normalisation_for(None, 32)):
         assert (written.root / name).stat().st_size > 0
 
 
@@ -431,4 +431,4 @@ def test_what_torch_says_of_itself_becomes_one_line(
     with pytest.raises(
         OutputError, match=r"images\.pt: cannot be written \(\[enforce fail\]\\nof its own\)$"
     ):
-        write_companions("pt", written, tensor_normalisation("pt", None, 32))
+        LAYOUTS["pt"].write(written, LAYOUTS["pt"].normalisation_for(None, 32))

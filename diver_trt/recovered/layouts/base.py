@@ -1,0 +1,151 @@
+"""What every layout has in common: its interface, and what it is given to write.
+
+Images are PNG files in folders that trainers read in sorted order. A layout decides where each
+image goes, and writes the companion files: whatever a trainer reads beside or instead of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.normalisation import Normalisation
+from diver_trt.errors import OutputError
+from diver_trt.files import reported, writing
+
+MAX_SIDE = 4096
+INDEX_FOLDER = "[0-9]{5,}"
+"""Folders named by the class's index in the dataset, at least five digits."""
+
+SOFT_LABELS = "soft_labels.npy"
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The finished PNG files of a dataset, class by class.
+
+    Attributes:
+        root: The output folder.
+        files: Path of each image within it.
+        indices: The class of each image in the dataset's order.
+        classes: The manifest's entry of each class that occurs.
+        soft_labels: Returns the logits of an image by its position here, or None without any.
+        size: Side of an image in pixels.
+    """
+
+    root: Path
+    files: Sequence[str]
+    indices: Sequence[int]
+    classes: Sequence[Mapping[str, Any]]
+    soft_labels: Callable[[int], Array | None] | None
+    size: int
+
+    @property
+    def logits(self) -> NDArray[np.float32] | None:
+        """The soft labels of all images, [n, classes] float32, or None without any."""
+        if self.soft_labels is None or not self.files:
+            return None
+        return np.stack(
+            [np.asarray(self.soft_labels(i), np.float32) for i in range(len(self.files))]
+        )
+
+    @contextmanager
+    def companion(self, name: str) -> Iterator[BinaryIO]:
+        """Open a companion file for writing; it appears under its name when the block succeeds.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        path = self.root / name
+        with reported(path), writing(path) as file:
+            yield file
+
+
+def by_index(index: int, number: int, wnid: str | None) -> str:  # noqa: ARG001
+    """Return the path of an image in a folder named by its class's index."""
+    return f"{index:05d}/{number:05d}.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One way to lay out a recovered dataset.
+
+    Attributes:
+        name: The name that `--layout` takes.
+        help: What reads it, for people.
+        write: Writes the companion files and returns their names.
+        image_path: Returns where an image goes within the output folder, from its class's index in
+            the dataset, its number within the folder, and its wnid if the model has any. Raises
+            OutputError if the folder's name cannot be formed.
+        folder: Regular expression of a folder of images within the output folder.
+        shares_folders: Whether classes of one label share a folder, and so are numbered together.
+        companions: The files that `write` writes, soft labels apart.
+        soft_labels: The file of soft labels, or None if they go into a companion or are dropped.
+        scratch: Files that exist only while `write` runs.
+        normalisation: Returns the statistics that written tensors are normalised with, from the
+            name of the source's statistics and the side in pixels; None without tensors.
+        requires: Packages that `write` imports.
+    """
+
+    name: str
+    help: str
+    write: Callable[[Written, Normalisation | None], list[str]]
+    image_path: Callable[[int, int, str | None], str] = by_index
+    folder: str = INDEX_FOLDER
+    shares_folders: bool = False
+    companions: tuple[str, ...] = ()
+    soft_labels: str | None = SOFT_LABELS
+    scratch: tuple[str, ...] = ()
+    normalisation: Callable[[str | None, int], Normalisation] | None = None
+    requires: tuple[str, ...] = ()
+
+    def require(self) -> None:
+        """Check that the layout can be written here, before any work is done.
+
+        Raises:
+            OutputError: If a package that it needs is not installed.
+        """
+        for package in self.requires:
+            if importlib.util.find_spec(package) is None:
+                raise OutputError(
+                    f"--layout {self.name} needs {package}, which is not installed; "
+                    "choose --layout npz"
+                )
+
+    def normalisation_for(self, source: str | None, size: int) -> Normalisation | None:
+        """Return the statistics for images of a size in pixels, or None without tensors."""
+        return self.normalisation(source, size) if self.normalisation else None
+
+
+def class_name(entry: Mapping[str, Any]) -> str:
+    """Return the name of a class in a manifest, else its wnid, else its number in the model."""
+    return str(entry["name"].split(",")[0] if entry["name"] else entry["wnid"] or entry["label"])
+
+
+def write_soft_labels(written: Written, _: Normalisation | None = None) -> list[str]:
+    """Write `soft_labels.npy`, [n, classes] float32, if there are any, and return its name."""
+    labels = written.logits
+    if labels is None:
+        return []
+    with written.companion(SOFT_LABELS) as file:
+        write_header(file, labels.shape)
+        file.write(labels.data)
+    return [SOFT_LABELS]
+
+
+def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Write the header of a `.npy` file of float32.
+
+    The values are then written as bytes: numpy's own writer hides that a disk is full.
+    """
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)

@@ -1,0 +1,146 @@
+"""`pt`, `npz` and `idc`: tensor files that trainers of the MTT and IDC families load.
+
+The PNG files stay beside them, in folders by index. Images are class by class, [n, 3, H, W]
+float32; labels are the dataset's indices, int64.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from diver_trt.distilled.image_file import read_image
+from diver_trt.distilled.normalisation import NORMALISATIONS, Normalisation
+from diver_trt.errors import shown
+from diver_trt.files import reported
+from diver_trt.recovered.layouts.base import Array, Layout, Written, write_header
+
+STACKED = ".images.stacked"
+"""The images of all files in one array, while the tensor files are written."""
+
+SHARED = ("cifar10", "cifar100-dc", "cifar100-dwa", "svhn", "mnist", "fashionmnist")
+"""Statistics that trainers share. GLaD's mean is its decoder's, not its trainer's."""
+
+
+def write_pt(written: Written, normalisation: Normalisation | None) -> list[str]:
+    """Write `images.pt`, `labels.pt` and, with soft labels, `soft_labels.pt`."""
+    soft = written.logits
+    with _stacked(written, normalisation) as images:
+        tensors = {"images.pt": images, "labels.pt": _labels(written)}
+        if soft is not None:
+            tensors["soft_labels.pt"] = soft
+        for name, values in tensors.items():
+            _save(written, name, _tensor(values))
+    return list(tensors)
+
+
+def write_npz(written: Written, normalisation: Normalisation | None) -> list[str]:
+    """Write `dataset.npz`: images, labels, soft labels, and texts that say how to read them."""
+    assert normalisation is not None, "a tensor layout is always normalised"
+    soft = written.logits
+    with _stacked(written, normalisation) as images, written.companion("dataset.npz") as file:
+        arrays: dict[str, Any] = {"images": images, "labels": _labels(written)}
+        if soft is not None:
+            arrays["soft_labels"] = soft
+        facts = {"format": "mtt", "normalisation": normalisation.name, "collage": "1"}
+        arrays |= {name: np.array(text) for name, text in facts.items()}
+        np.savez(file, **arrays)
+    return ["dataset.npz"]
+
+
+def write_idc(written: Written, normalisation: Normalisation | None) -> list[str]:
+    """Write `data.pt`: a list of images in [0, 1] and labels, which IDC and NCFM load."""
+    with _stacked(written, normalisation) as images:
+        _save(written, "data.pt", [_tensor(images), _tensor(_labels(written))])
+    return ["data.pt"]
+
+
+def trainers_normalisation(source: str | None, size: int) -> Normalisation:
+    """Return the source's statistics if trainers share them, else those of the image size."""
+    if source in SHARED:
+        return NORMALISATIONS[source]
+    return NORMALISATIONS["cifar10" if size == 32 else "imagenet"]
+
+
+def _identity(source: str | None, size: int) -> Normalisation:  # noqa: ARG001
+    return NORMALISATIONS["none"]  # IDC's and NCFM's trainers normalise themselves
+
+
+def _labels(written: Written) -> Array:
+    return np.asarray(written.indices, np.int64)
+
+
+def _tensor(values: Array) -> Any:
+    import torch
+
+    return torch.from_numpy(values)
+
+
+def _save(written: Written, name: str, value: Any) -> None:
+    import torch
+
+    with written.companion(name) as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as cause:  # torch's own error hides the OSError of the file
+            hidden = cause.__context__
+            raise (hidden if isinstance(hidden, OSError) else OSError(shown(str(cause)))) from None
+
+
+@contextmanager
+def _stacked(written: Written, normalisation: Normalisation | None) -> Iterator[Array]:
+    """Yield one array of all images, [n, 3, size, size] float32, mapped from a scratch file.
+
+    The file is complete before it is mapped: writing into a mapped file raises SIGBUS when the
+    disk is full.
+    """
+    assert normalisation is not None, "a tensor layout is always normalised"
+    path = written.root / STACKED
+    try:
+        with reported(path):
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                write_header(file, (len(written.files), 3, written.size, written.size))
+                for name in written.files:
+                    file.write(normalisation.normalise(read_image(written.root / name)).data)
+                file.flush()
+                os.fsync(file.fileno())
+        yield np.lib.format.open_memmap(path, "c")
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+PT = Layout(
+    name="pt",
+    help="MTT, DATM, DD-Ranking",
+    write=write_pt,
+    companions=("images.pt", "labels.pt"),
+    soft_labels="soft_labels.pt",
+    scratch=(STACKED,),
+    normalisation=trainers_normalisation,
+    requires=("torch",),
+)
+NPZ = Layout(
+    name="npz",
+    help="numpy, without torch",
+    write=write_npz,
+    companions=("dataset.npz",),
+    soft_labels=None,
+    scratch=(STACKED,),
+    normalisation=trainers_normalisation,
+)
+IDC = Layout(
+    name="idc",
+    help="IDC, DREAM, NCFM",
+    write=write_idc,
+    companions=("data.pt",),
+    soft_labels=None,
+    scratch=(STACKED,),
+    normalisation=_identity,
+    requires=("torch",),
+)

@@ -1,0 +1,83 @@
+"""The names that a run gives to its files, so that nothing else in a folder is read or deleted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from diver_trt.documents import Document
+from diver_trt.errors import OutputError
+from diver_trt.recovered.layouts import LAYOUTS
+from diver_trt.recovered.layouts.base import SOFT_LABELS, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class OutputNames:
+    """The names that a run gives to its files.
+
+    Attributes:
+        layout: The layout.
+        shard: Whether the run makes a part of a dataset, whose companions `merge` writes.
+        images: How many images the whole dataset has.
+    """
+
+    layout: Layout
+    shard: bool
+    images: int
+
+    @classmethod
+    def of(cls, head: Document) -> OutputNames:
+        """Return the names of the run whose journal or manifest begins with this head.
+
+        Raises:
+            DiverError: If the head lacks a field.
+        """
+        name = head.document("layout").text("name", tuple(LAYOUTS))
+        shard = head.optional("shard", head.document)
+        return cls(LAYOUTS[name], shard is not None, head.document("source").integer("images"))
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The files beside the images, soft labels apart."""
+        return () if self.shard else self.layout.companions
+
+    @property
+    def soft_labels(self) -> str | None:
+        """The file of soft labels, or None if the layout has none."""
+        return SOFT_LABELS if self.shard else self.layout.soft_labels
+
+    def has_companion(self, name: str) -> bool:
+        """Return whether a file beside the images has this name."""
+        return name in (*self.companions, self.soft_labels)
+
+    def has_image(self, name: str) -> bool:
+        """Return whether an image may have this name."""
+        match = re.fullmatch(f"{self.layout.folder}/([0-9]{{5,18}})\\.png", name)
+        return match is not None and int(match[1]) < self.images
+
+    def refuse_links(self, root: Path) -> None:
+        """Refuse an output folder in which a folder of images is a symlink.
+
+        Nothing is then written or deleted outside the output folder.
+
+        Raises:
+            OutputError: If one is.
+            OSError: If the folder cannot be listed.
+        """
+        parts = self.layout.folder.split("/")
+        patterns = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+        folders = [root]
+        for pattern in patterns:
+            below = [folder for parent in folders for folder in parent.iterdir()]
+            folders = []
+            for folder in below:
+                if not re.fullmatch(pattern, folder.relative_to(root).as_posix()):
+                    continue
+                if folder.is_symlink():
+                    raise OutputError(
+                        f"{folder}: is a symlink, and images are only written inside the output "
+                        "folder; delete it to resume"
+                    )
+                if folder.is_dir():
+                    folders.append(folder)
