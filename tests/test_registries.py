@@ -1,0 +1,145 @@
+"""A sibling is one file: a toy of each kind, made here alone, works through its registry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.cli import app
+from diver_trt.distilled.normalisation import Normalisation
+from diver_trt.doctor import examine, usable
+from diver_trt.recovered.layouts import LAYOUTS
+from diver_trt.recovered.layouts.base import Layout, Written
+from diver_trt.runtime.backends import BACKENDS, Backend, Finding
+from diver_trt.runtime.engine import Opened, Placement
+from diver_trt.runtime.ports import Ports
+from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
+from tests.conftest import DISTILLED
+
+QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window", "2:1")
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+# A toy engine: every network averages its first input, so that images come out as gradients.
+
+
+class ToyEngine:
+    def __init__(self, bundle: Bundle, network: NetworkName, batch: int) -> None:
+        declared = bundle.networks[network]
+        self._ports = Ports(network, declared.inputs, declared.outputs)
+        self._buffers = {name: spec.allocate(batch) for name, spec in self._ports.all.items()}
+        self.batch = batch
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        self._ports.require_input(name)
+        np.copyto(self._buffers[name], values)
+
+    def run(self) -> None:
+        (output,) = self._ports.outputs
+        values = self._buffers[output]
+        first = next(iter(self._ports.inputs))
+        ramp = np.linspace(-1, 1, values.size).reshape(values.shape)
+        values[:] = ramp + self._buffers[first].mean()
+        if output == CARRY[0]:
+            self._buffers[CARRY[1]][:] = values
+
+    def read(self, name: str) -> NDArray[Any]:
+        self._ports.require_output(name)
+        return self._buffers[name]
+
+    def close(self) -> None:
+        self._ports.close()
+
+
+class ToySession:
+    name = "toy"
+
+    def __init__(self, bundle: Bundle, batch: int) -> None:
+        self.bundle, self.batch = bundle, batch
+
+    def open(self, network: NetworkName) -> ToyEngine:
+        return ToyEngine(self.bundle, network, 1 if network != "conditioner" else 50)
+
+    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
+        engine = ToyEngine(self.bundle, "denoiser", self.batch)
+        return SteppedDenoiser(engine, self.bundle.networks["denoiser"].inputs[2], table, steps)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def toy_engine(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
+        yield Finding("Toy", "works", f"{name} on {bundle.model_id}", recovers=True)
+
+    def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
+        return Opened(ToySession(bundle, placement.balanced_batch), None)
+
+    module = ModuleType("toy_backend")
+    vars(module).update(available=lambda *_: True, open_session=open_session, probe=probe)
+    monkeypatch.setitem(sys.modules, "toy_backend", module)
+    backend = Backend(name="toy", title="Toy", extra="toy", packages=("toy",), module="toy_backend")
+    monkeypatch.setitem(BACKENDS, "toy", backend)
+    return backend
+
+
+def test_a_toy_engine_is_one_module_and_one_entry(
+    toy_engine: Backend, digits: Bundle, tmp_path: Path
+) -> None:
+    found = {finding.subject: finding for finding in examine(digits)}
+    assert found["Toy"].detail == "toy on dit-digits"
+    assert usable([found["Toy"]])
+    output = run(
+        "recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--engine", "toy", "--json", *QUICK
+    )
+    assert json.loads(output[output.index("{") :])["engine"] == "toy"
+    image = np.asarray(Image.open(tmp_path / "out" / "00000" / "00000.png"))
+    assert image[0, 0, 0] < image[-1, -1, 2]  # the ramp runs from the first channel to the last
+
+
+# A toy layout: one text file that lists the images.
+
+
+def write_list(written: Written, _: Normalisation | None) -> list[str]:
+    with written.companion("list.txt") as file:
+        for name, index in zip(written.files, written.indices, strict=True):
+            file.write(f"{name} {index}\n".encode())
+    return ["list.txt"]
+
+
+def test_a_toy_layout_is_one_file_and_one_entry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    layout = Layout(
+        name="list",
+        help="a trainer that reads a list",
+        write=write_list,
+        image_path=lambda index, number, wnid: f"class{index}/{number:05d}.png",
+        folder="class[0-9]+",
+        companions=("list.txt",),
+    )
+    monkeypatch.setitem(LAYOUTS, "list", layout)
+    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--layout", "list", *QUICK)
+    run(*command)
+    lines = (tmp_path / "out" / "list.txt").read_text().splitlines()
+    assert lines == [f"class{digit}/00000.png {digit}" for digit in range(10)]
+    (tmp_path / "out" / "class3" / "00000.png").unlink()
+    assert "9 of 10 images are already there" in run(*command)
+    assert (tmp_path / "out" / "class3" / "00000.png").is_file()
