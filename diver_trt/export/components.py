@@ -96,7 +96,8 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
 
 def _check_blocks(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:
     stored = {name.split(".")[1] for name in state if name.startswith("transformer_blocks.")}
-    if (layers := config.get("num_layers", 28)) != len(stored):
+    # Without any, the names are others altogether, and are listed later.
+    if stored and (layers := config.get("num_layers", 28)) != len(stored):
         raise ExportError(
             f"{where}: num_layers is {layers}, but the weights have {len(stored)} transformer blocks. "
             "Give the weights and the configuration of one model."
@@ -203,8 +204,7 @@ def _unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[st
         and not name.startswith("_")
         and value not in (None, False, 0, "", [], {})
     ]
-    harmless = ("attention_type='default'", "num_embeds_ada_norm")
-    unknown = [field for field in unknown if not field.startswith(harmless)]
+    unknown = [field for field in unknown if field != "attention_type='default'"]
     return (
         [f"{where}: {kind.__name__} does not have {first_few(unknown)}; ignored"] if unknown else []
     )

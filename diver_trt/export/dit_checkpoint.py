@@ -140,10 +140,10 @@ def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tenso
 def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in state or state[name].ndim != rank or 0 in state[name].shape:
-            found = list(state[name].shape) if name in state else "missing"
+            found = f"has the shape {list(state[name].shape)}" if name in state else "is missing"
             raise ExportError(
-                f"{where}: {name} is {found}, expected {rank} axes as in a DiT's checkpoint. Give "
-                "the file as it was saved."
+                f"{where}: {name} {found}, expected {rank} axes as in a DiT's checkpoint. Give the "
+                "file as it was saved."
             )
         return tuple(state[name].shape)
 

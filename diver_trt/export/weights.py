@@ -28,6 +28,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WRAPPERS = ("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module")
 """Names that DistributedDataParallel, torch.compile, Lightning and trainers put before a tensor's."""
 
+# "Unsupported global: GLOBAL a.b was …", "Trying to load unsupported GLOBAL a.b whose …"
+_FOREIGN = re.compile(r"unsupported (?:global|class)[^\s:]*:? (?:GLOBAL )?([\w.]+)", re.IGNORECASE)
 _FEW = 3  # names that a message lists of each kind
 
 
@@ -57,9 +59,7 @@ def _reading_failure(path: Path, cause: Exception) -> str:
         if file.read(40).startswith(b"version https://git-lfs"):
             return "it is a pointer of Git LFS, not the weights; run `git lfs pull`"
     message = one_line(cause, 10_000)
-    if foreign := re.search(
-        r"Unsupported (?:global|class|operand)\S*:? (?:GLOBAL )?(\S+)", message
-    ):
+    if foreign := _FOREIGN.search(message):
         return f"it refers to {foreign[1]}, which is not data; save the state dict alone"
     return one_line(message)
 
@@ -216,7 +216,7 @@ def compare_shapes(
     if found:
         raise ExportError(
             f"{where}: the tensors are not those of {source}: {', '.join(found)}. "
-            f"Give the weights and the configuration of one model."
+            "Give the weights of such a model, whole."
         )
 
 
