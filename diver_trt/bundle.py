@@ -25,7 +25,7 @@ from diver_trt.documents import Document
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
 from diver_trt.files import MAX_NAME_BYTES, FileRecord, file_sha256
-from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
+from diver_trt.method.schedule import BETA_SCHEDULES, NoiseSchedule
 from diver_trt.method.step import StepLayout
 from diver_trt.tensors import DTYPES, TensorSpec
 
@@ -327,9 +327,9 @@ def _join(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _parse_schedule(document: Document) -> NoiseSchedule:
-    kind: BetaSchedule = (
-        "linear" if document.text("kind", BETA_SCHEDULES) == "linear" else "scaled_linear"
-    )
+    kind = document.text("kind", BETA_SCHEDULES)
+    if kind == "listed":
+        return _parse_listed_betas(document)
     start, end = document.number("beta_start"), document.number("beta_end")
     if not 0 < start <= end < 1:
         raise document.fail(
@@ -337,11 +337,21 @@ def _parse_schedule(document: Document) -> NoiseSchedule:
             f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1",
         )
     return NoiseSchedule(
-        kind=kind,
+        kind="linear" if kind == "linear" else "scaled_linear",
         beta_start=start,
         beta_end=end,
         train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS),
     )
+
+
+def _parse_listed_betas(document: Document) -> NoiseSchedule:
+    expected = f"2 to {MAX_TIMESTEPS:,} numbers above 0 and below 1, of which the last may be 1"
+    betas = document.values(
+        "betas", expected, lambda beta: type(beta) in (int, float) and 0 < beta <= 1
+    )
+    if not 2 <= len(betas) <= MAX_TIMESTEPS or 1 in betas[:-1]:
+        raise document.fail("betas", f"found {len(betas):,} numbers, expected {expected}")
+    return NoiseSchedule.listed([float(beta) for beta in betas])
 
 
 def _parse_network(document: Document, name: NetworkName) -> Network:

@@ -29,8 +29,8 @@ RUNNERS = {"eval", "exec", "compile", "__import__"}
 
 PERMITTED = {
     (
-        "export/checkpoint.py",
-        "torch.load(path, map_location='cpu', weights_only=True, mmap=True)",
+        "export/weights.py",
+        "torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)",
     ),  # with torch's own names alone
 }
 

@@ -9,7 +9,7 @@ import typer
 
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.options import Classes, Json, choice, parse_recipe
-from diver_trt.errors import MissingExtraError, OutputError
+from diver_trt.errors import MissingExtraError, OutputError, printable
 from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -189,7 +189,10 @@ def _load_reference_model(
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
-    loaded = load_model(source, revision=revision, vae=vae)
+    # What the file does not state was stated or noted when the bundle was exported from it.
+    loaded = load_model(source, revision=revision, vae=vae, base="dit")
+    for note in loaded.notes:
+        say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
         say(
             f"note: {bundle.path} was exported with the timestep frequencies of {bundle.timestep_frequencies}, "

@@ -10,7 +10,7 @@ import typer
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
-from diver_trt.errors import MissingExtraError
+from diver_trt.errors import MissingExtraError, printable
 
 
 def export(
@@ -42,6 +42,13 @@ def export(
             show_default=False,
         ),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="What a .pt file holds where it does not state it: dit, a DiT that predicts the noise.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a diffusion transformer and its VAE to a bundle of four checked ONNX graphs."""
@@ -51,6 +58,7 @@ def export(
         if timestep_frequencies
         else None
     )
+    stated = choice("--base", base, ("dit",)) if base else None
     try:
         from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
@@ -58,7 +66,11 @@ def export(
         extra = "cpu" if cause.name == "onnxruntime" else "export"
         raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
 
-    loaded = load_model(model, revision=revision, vae=vae, timestep_frequencies=frequencies)
+    loaded = load_model(
+        model, revision=revision, vae=vae, timestep_frequencies=frequencies, base=stated
+    )
+    for note in loaded.notes:
+        say(f"note: {printable(loaded.model_id)}: {note}")
     found = f"timestep frequencies of {loaded.timestep_frequencies} ({loaded.frequencies_reason})"
     say(f"{loaded.model_id}: {found}; --timestep-frequencies overrides")
     exported = []

@@ -64,12 +64,12 @@ def check_against_module(
                 )
             if not np.isfinite(array).all():
                 raise ExportError(
-                    f"{path.name}: {spec.name} is not finite at batch {batch}; the model overflows in {precision}"
+                    f"{path.name}: {spec.name} is not finite at batch {batch}; {_overflow(expected, precision)}"
                 )
         error = relative_l2(found[0], expected)
         on_batch(batch, error)
         worst = max(worst, error)
-    if worst > TOLERANCES[precision]:
+    if not worst <= TOLERANCES[precision]:
         raise ExportError(
             f"{path.name}: ONNX Runtime is a relative {worst:.1e} away from torch, "
             f"expected at most {TOLERANCES[precision]:.0e} for {precision}"
@@ -77,7 +77,19 @@ def check_against_module(
     return worst
 
 
+def _overflow(expected: NDArray[np.generic], precision: Precision) -> str:
+    """Return whose values are too large: the weights', or the chosen precision's range is too small."""
+    if not np.isfinite(expected).all():
+        return "neither is torch's in fp32: the weights are too large. Give other weights."
+    return (
+        f"torch's is in fp32: the model overflows in {precision}. Export it with --precision fp32."
+    )
+
+
 def relative_l2(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
-    """Return the L2 norm of the difference over that of `expected`."""
+    """Return the L2 norm of the difference over that of `expected`; 0 where both are zero, as a network is that was not trained."""
     difference = np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64))
-    return float(difference / np.linalg.norm(expected.astype(np.float64)))
+    if difference == 0:
+        return 0.0
+    size = np.linalg.norm(expected.astype(np.float64))
+    return float(difference / size) if size else float("inf")

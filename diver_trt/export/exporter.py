@@ -132,6 +132,7 @@ def _manifest(
             "beta_start": schedule.beta_start,
             "beta_end": schedule.beta_end,
             "train_timesteps": schedule.train_timesteps,
+            **({} if schedule.betas is None else {"betas": schedule.betas}),
         },
         "learned_variance": step_layout(model.transformer).learned_variance,
         "timestep_frequencies": model.timestep_frequencies,

@@ -5,6 +5,7 @@ Everything here is float64; the runtime rounds the finished table to float32 onc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,8 +18,13 @@ from diver_trt.recipe import Recipe, Sigma
 
 Float64 = NDArray[np.float64]
 
-BetaSchedule = Literal["linear", "scaled_linear"]
+BetaSchedule = Literal["linear", "scaled_linear", "listed"]
 BETA_SCHEDULES: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
+
+MIN_ABAR = 1e-12
+"""Smallest abar of a step: below it the coefficients leave the range in which float32 is exact enough."""
+MIN_BETA = 1e-12
+"""Smallest noise that a step may add: below it the logarithm of its variance has no digits left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,23 +32,39 @@ class NoiseSchedule:
     """The betas of the training chain.
 
     Attributes:
-        kind: `"linear"` (DDPM, DiT) or `"scaled_linear"` (linear in sqrt(beta): latent diffusion).
+        kind: `"linear"` (DDPM, DiT), `"scaled_linear"` (linear in sqrt(beta): latent diffusion) or
+            `"listed"` (any other: cosine, zero terminal SNR, trained betas).
         beta_start: First beta, in (0, 1).
-        beta_end: Last beta, in (0, 1).
+        beta_end: Last beta, in (0, 1); 1 where a listed chain ends in pure noise.
         train_timesteps: Length of the chain.
+        betas: Every beta of a listed chain, else None.
     """
 
     kind: BetaSchedule
     beta_start: float
     beta_end: float
     train_timesteps: int
+    betas: tuple[float, ...] | None = None
+
+    @classmethod
+    def listed(cls, betas: Sequence[float]) -> NoiseSchedule:
+        """Return the chain with these betas, two or more."""
+        return cls(
+            kind="listed",
+            beta_start=betas[0],
+            beta_end=betas[-1],
+            train_timesteps=len(betas),
+            betas=tuple(betas),
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} betas from {self.beta_start:g} to {self.beta_end:g} over {self.train_timesteps} timesteps"
 
     def alphas_cumprod(self) -> Float64:
         """Return abar_t for t = 0 .. train_timesteps - 1, [T] float64 (DDPM, Eq. 4)."""
-        if self.kind == "linear":
+        if self.betas is not None:
+            betas = np.array(self.betas, dtype=np.float64)
+        elif self.kind == "linear":
             betas = np.linspace(
                 self.beta_start, self.beta_end, self.train_timesteps, dtype=np.float64
             )
@@ -68,8 +90,25 @@ class NoiseSchedule:
         return np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
 
     def respaced(self, steps: int) -> Float64:
-        """Return abar of the respaced chain, [K + 1] float64: entry k is abar at tau_k, and entry 0 is 1."""
-        return np.concatenate([[1.0], self.alphas_cumprod()[self.timesteps(steps)]])
+        """Return abar of the respaced chain, [K + 1] float64: entry k is abar at tau_k, and entry 0 is 1.
+
+        Raises:
+            RecipeError: If there are fewer training timesteps than steps, or if a step would add no
+                noise or start without any signal.
+        """
+        timesteps = self.timesteps(steps)
+        abar = np.concatenate([[1.0], self.alphas_cumprod()[timesteps]])
+        if abar[-1] < MIN_ABAR:
+            raise RecipeError(
+                f"at timestep {timesteps[-1]} the model's chain ({self}) keeps no signal; use fewer steps "
+                f"than {steps}, or another model."
+            )
+        if not np.all(abar[1:] < abar[:-1] * (1 - MIN_BETA)):
+            raise RecipeError(
+                f"the model's chain ({self}) has steps that add no noise; use fewer steps than {steps}, "
+                "or another model."
+            )
+        return abar
 
 
 def step_table(schedule: NoiseSchedule, recipe: Recipe, layout: StepLayout) -> Float64:

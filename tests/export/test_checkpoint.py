@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import torch
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import ExportError
-from diver_trt.export.checkpoint import load_dit_checkpoint, load_model
+from diver_trt.export.checkpoint import load_model
 from tests.export.original_dit import OriginalDiT
 
 
@@ -93,16 +90,6 @@ def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: B
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def test_of_a_training_checkpoint_the_moving_average_is_taken(
-    dit: OriginalDiT, tmp_path: Path
-) -> None:
-    path = tmp_path / "0400000.pt"
-    zeros = {key: torch.zeros_like(value) for key, value in dit.state_dict().items()}
-    torch.save({"model": zeros, "ema": dit.state_dict(), "opt": {}}, path)
-    loaded = load_dit_checkpoint(path)
-    assert torch.equal(loaded.pos_embed.proj.weight, dit.state_dict()["x_embedder.proj.weight"])
-
-
 @pytest.mark.parametrize(
     ("layers", "heads", "head_dim", "classes", "expected"),
     [(28, 16, 72, 1000, "dit"), (28, 16, 72, 10, "diffusers"), (3, 2, 12, 7, "diffusers")],
@@ -120,40 +107,7 @@ def test_the_default_frequencies_follow_the_weights_origin(
         attention_head_dim=head_dim,
         num_embeds_ada_norm=classes,
     )
-    assert _trained_frequencies("some/model", SimpleNamespace(config=config))[0] == expected
-
-
-class RunsCode:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("executed",)
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"x_embedder.proj.weight": RunsCode()}, "evil.pt")
-    with pytest.raises(ExportError, match="not a checkpoint that can be loaded safely"):
-        load_dit_checkpoint(Path("evil.pt"))
-    assert not Path("executed").exists()
-
-
-def test_checkpoints_that_are_none_are_refused_in_words(tmp_path: Path, dit: OriginalDiT) -> None:
-    with pytest.raises(ExportError, match="no such file"):
-        load_dit_checkpoint(tmp_path / "missing.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ExportError, match=r"cannot be loaded safely|can be loaded safely"):
-        load_dit_checkpoint(tmp_path / "text.pt")
-    with (tmp_path / "list.pt").open("wb") as file:
-        pickle.dump([1], file)
-    with pytest.raises(ExportError, match=r"list\.pt"):
-        load_dit_checkpoint(tmp_path / "list.pt")
-    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ExportError, match=r"holds no x_embedder\.proj\.weight"):
-        load_dit_checkpoint(tmp_path / "other.pt")
-    torch.save({**dit.state_dict(), "extra": torch.zeros(1)}, tmp_path / "extra.pt")
-    with pytest.raises(ExportError, match="unexpected tensor extra"):
-        load_dit_checkpoint(tmp_path / "extra.pt")
+    assert _trained_frequencies(SimpleNamespace(config=config))[0] == expected  # type: ignore[arg-type]
 
 
 def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:
@@ -161,21 +115,9 @@ def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(
-        ExportError, match="holds a StableDiffusionPipeline; expected a DiTPipeline"
+        ExportError, match="holds a StableDiffusionPipeline, expected a DiTPipeline"
     ):
         load_model(str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(ExportError, match="not the index of a diffusers pipeline"):
+    with pytest.raises(ExportError, match=r"model_index\.json: is not valid JSON"):
         load_model(str(tmp_path))
-
-
-def test_a_pipeline_whose_parts_do_not_fit_is_refused(
-    random_pipeline: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(random_pipeline, tmp_path / "broken")
-    config = tmp_path / "broken" / "transformer" / "config.json"
-    config.write_text(
-        config.read_text().replace('"attention_head_dim": 12', '"attention_head_dim": 24')
-    )
-    with pytest.raises(ExportError, match="cannot be loaded as a DiTPipeline"):
-        load_model(str(tmp_path / "broken"))

@@ -189,8 +189,22 @@ def test_a_graph_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> Non
             return (a + b) * 1e38 * 1e38
 
     graph_from_network(Overflows(), SPECS, OUT, tmp_path / "overflows.onnx")
-    with pytest.raises(ExportError, match="c is not finite at batch 1"):
+    with pytest.raises(ExportError, match="c is not finite at batch 1; neither is torch's in fp32"):
         check_against_module(tmp_path / "overflows.onnx", Overflows(), SPECS, OUT, "fp32")
+    with pytest.raises(ExportError, match=r"c is not finite .* the model overflows in fp16"):
+        check_against_module(tmp_path / "overflows.onnx", Adds(), SPECS, OUT, "fp16")
+
+
+def test_outputs_of_zero_are_compared(tmp_path: Path) -> None:
+    class Cancels(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a + b) * 0
+
+    graph_from_network(Cancels(), SPECS, OUT, tmp_path / "cancels.onnx")
+    assert check_against_module(tmp_path / "cancels.onnx", Cancels(), SPECS, OUT, "fp32") == 0
+    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+    with pytest.raises(ExportError, match="a relative inf away from torch"):
+        check_against_module(tmp_path / "adds.onnx", Cancels(), SPECS, OUT, "fp32")
 
 
 def test_nothing_is_left_of_an_export_that_fails(

@@ -1,0 +1,293 @@
+"""A checkpoint file in the layout of facebookresearch/DiT, read into diffusers' module.
+
+qkv is split, the timestep and label embedder are repeated per block; the rest is renamed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import Tensor, nn
+
+from diver_trt.errors import ExportError, shown
+from diver_trt.export.training_args import check_base, count_classes, training_args
+from diver_trt.export.weights import (
+    check_tensors,
+    compare_shapes,
+    first_few,
+    load_weights,
+    read_torch_file,
+    unwrapped,
+)
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+PROBE = "x_embedder.proj.weight"
+HOLDERS = (
+    *("ema", "ema_model", "model_ema", "ema_state_dict"),
+    *("model", "model_state_dict", "state_dict", "module"),
+)
+"""Where trainers put the network's state dict, the averaged one first."""
+_DEEPEST = 4
+_TABLE = "y_embedder.embedding_table.weight"
+
+# Width: (name, heads, blocks). A checkpoint's tensors do not show the heads.
+SIZES = {
+    384: ("DiT-S", 6, 12),
+    768: ("DiT-B", 12, 12),
+    1024: ("DiT-L", 16, 24),
+    1152: ("DiT-XL", 16, 28),
+}
+
+POSITION_TOLERANCE = 1e-4
+"""Largest difference at which a float32 position embedding is still the sine table."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    width: int
+    channels: int
+    patch: int
+    outputs: int
+    blocks: int
+    rows: int
+    grid: int
+
+
+def load_dit_checkpoint(
+    path: Path, base: str | None = None
+) -> tuple[DiTTransformer2DModel, list[str]]:
+    """Load a file such as `DiT-XL-2-256x256.pt`; of a training checkpoint the moving average is taken.
+
+    Args:
+        path: The file, read with `weights_only=True`.
+        base: `"dit"` if the user states that it is a DiT that predicts the noise, else None.
+
+    Returns:
+        The module, and notes on what was found and assumed.
+
+    Raises:
+        ExportError: If the file is missing, unsafe to load, not in DiT's layout, or of a model that
+            predicts something else or has no null class.
+    """
+    where = shown(str(path))
+    held = read_torch_file(path)
+    if not isinstance(held, Mapping):
+        raise ExportError(f"{where}: holds a {type(held).__name__}, expected a DiT's state dict")
+    args = training_args(held)
+    assumed = check_base(args, path, base)
+    state, notes = _network_state(held, where)
+    if any(name.startswith("projectors.") for name in state):
+        raise ExportError(
+            f"{where}: has projectors.*, as REPA's models do, which predict a velocity; expected a "
+            "DiT that predicts the noise. Export a DiT."
+        )
+    check_tensors(state, where)
+    sizes = _sizes(state, where)
+    compare_shapes(_expected_shapes(sizes), state, where, "a DiT of its size")
+    notes += _doubts(sizes, args, where)
+    transformer = _transformer(sizes, count_classes(sizes.rows, args, where))
+    load_weights(transformer, diffusers_state(state), where, "a DiT of its size")
+    notes += use_position_embedding(transformer, state["pos_embed"], where)
+    embedder = transformer.transformer_blocks[0].norm1.emb
+    for block in transformer.transformer_blocks:
+        block.norm1.emb = embedder
+    return transformer, notes + ([assumed] if assumed else [])
+
+
+def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the DiT's tensors under DiT's names, out of whatever a trainer put around them."""
+    state: Mapping[Any, Any] = held
+    notes: list[str] = []
+    for _ in range(_DEEPEST):
+        if any(str(name).endswith(PROBE) for name in state):
+            break
+        holders = [key for key in HOLDERS if key in state]
+        full = [key for key in holders if isinstance(state[key], Mapping) and state[key]]
+        if not full:
+            raise ExportError(
+                f"{where}: holds no {PROBE}, but {first_few([str(key) for key in state]) or 'nothing'}"
+                "; expected a checkpoint in the layout of facebookresearch/DiT. Save the network's "
+                "state dict alone."
+            )
+        if full[0] != holders[0]:
+            if state[holders[0]]:
+                raise ExportError(
+                    f"{where}: {holders[0]} is a {type(state[holders[0]]).__name__}, expected a "
+                    "state dict. Save the averaged weights as a state dict."
+                )
+            notes.append(
+                f"its {holders[0]} is empty; the weights under {full[0]}, not averaged, are read"
+            )
+        state = state[full[0]]
+    tensors = {str(name): tensor for name, tensor in state.items()}
+    tensors, prefix = unwrapped(tensors, PROBE)
+    if prefix:
+        notes.append(f"the prefix {prefix!r} is taken off the names of its tensors")
+    if PROBE not in tensors:
+        raise ExportError(
+            f"{where}: holds no {PROBE}, but {first_few(list(tensors))}; expected a checkpoint in the "
+            "layout of facebookresearch/DiT. Save the network's state dict alone."
+        )
+    return tensors, notes
+
+
+def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        if name not in state or state[name].ndim != rank or 0 in state[name].shape:
+            found = f"has the shape {list(state[name].shape)}" if name in state else "is missing"
+            raise ExportError(
+                f"{where}: {name} {found}, expected {rank} axes as in a DiT's checkpoint. Give the "
+                "file as it was saved."
+            )
+        return tuple(state[name].shape)
+
+    width, channels, patch, _ = shape(PROBE, 4)
+    if width not in SIZES:
+        known = ", ".join(f"{size} ({name})" for size, (name, _, _) in SIZES.items())
+        raise ExportError(
+            f"{where}: has width {width}, expected one of {known}. The number of heads is not in the "
+            "file; save such a model as a DiTPipeline."
+        )
+    tokens = shape("pos_embed", 3)[1]
+    grid = round(tokens**0.5)
+    if grid * grid != tokens:
+        raise ExportError(
+            f"{where}: pos_embed has {tokens} tokens, which is not a square number. Export a model "
+            "of square images."
+        )
+    blocks = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
+    return _Sizes(
+        width=width,
+        channels=channels,
+        patch=patch,
+        outputs=shape("final_layer.linear.weight", 2)[0] // patch**2,
+        blocks=len(blocks),
+        rows=shape(_TABLE, 2)[0],
+        grid=grid,
+    )
+
+
+def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a DiT by DiT's names."""
+    d, patch = sizes.width, sizes.patch
+    layers: dict[str, tuple[int, ...]] = {
+        "x_embedder.proj": (d, sizes.channels, patch, patch),
+        "t_embedder.mlp.0": (d, 256),
+        "t_embedder.mlp.2": (d, d),
+        "final_layer.linear": (patch * patch * sizes.outputs, d),
+        "final_layer.adaLN_modulation.1": (2 * d, d),
+    }
+    for i in range(sizes.blocks):
+        layers[f"blocks.{i}.attn.qkv"] = (3 * d, d)
+        layers[f"blocks.{i}.attn.proj"] = (d, d)
+        layers[f"blocks.{i}.mlp.fc1"] = (4 * d, d)
+        layers[f"blocks.{i}.mlp.fc2"] = (d, 4 * d)
+        layers[f"blocks.{i}.adaLN_modulation.1"] = (6 * d, d)
+    shapes: dict[str, tuple[int, ...]] = {
+        "pos_embed": (1, sizes.grid**2, d),
+        _TABLE: (sizes.rows, d),
+    }
+    for name, shape in layers.items():
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+    return shapes
+
+
+def _doubts(sizes: _Sizes, args: Mapping[str, list[Any]], where: str) -> list[str]:
+    """Hold the sizes against the name of the model in the settings, and against the published ones."""
+    name, _, blocks = SIZES[sizes.width]
+    full_name = f"{name}/{sizes.patch}"
+    for stated in args.get("model", []):
+        size = re.match(r"(DiT-(?:S|B|L|XL))/(\d+)", str(stated))
+        if size and size[0] != full_name:
+            raise ExportError(
+                f"{where}: its training settings have model={stated!r}, but its tensors are those of "
+                f"a {full_name}. Give the file as it was saved."
+            )
+    if sizes.blocks != blocks:
+        return [f"it has {sizes.blocks} blocks, where {name} has {blocks}"]
+    return []
+
+
+def _transformer(sizes: _Sizes, classes: int) -> DiTTransformer2DModel:
+    heads = SIZES[sizes.width][1]
+    return DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=sizes.width // heads,
+        in_channels=sizes.channels,
+        out_channels=sizes.outputs,
+        num_layers=sizes.blocks,
+        sample_size=sizes.grid * sizes.patch,
+        patch_size=sizes.patch,
+        num_embeds_ada_norm=classes,
+        norm_eps=1e-6,  # DiT's; diffusers' own default is 1e-5
+    )
+
+
+def use_position_embedding(
+    transformer: DiTTransformer2DModel, stored: Tensor, where: str
+) -> list[str]:
+    """Put a file's position embedding into the transformer where it is not the sine table.
+
+    Args:
+        transformer: The module, which computes the sine table itself.
+        stored: The file's, [1, tokens, width].
+        where: The file, as the message names it.
+
+    Returns:
+        A note if the file's is used.
+
+    Raises:
+        ExportError: If it has another shape.
+    """
+    table = transformer.pos_embed.pos_embed
+    compare_shapes({"pos_embed": tuple(table.shape)}, {"pos_embed": stored}, where, "its sizes")
+    # In the file's own type, since float16 and bfloat16 have rounded the table.
+    difference = float((stored.float() - table.to(stored.dtype).float()).abs().max())
+    if difference <= max(POSITION_TOLERANCE, torch.finfo(stored.dtype).eps):
+        return []
+    del transformer.pos_embed.pos_embed
+    # A parameter, unlike the table, is part of what tells one model from another.
+    transformer.pos_embed.pos_embed = nn.Parameter(stored.float().clone(), requires_grad=False)
+    return [
+        f"its position embedding is not the sine table (up to {difference:.2g} off); it is used"
+    ]
+
+
+# DiT's names => diffusers' names; `N` is a block's number.
+_RENAMED = {
+    r"x_embedder\.proj\.": "pos_embed.proj.",
+    r"blocks\.(\d+)\.attn\.proj\.": r"transformer_blocks.\1.attn1.to_out.0.",
+    r"blocks\.(\d+)\.mlp\.fc1\.": r"transformer_blocks.\1.ff.net.0.proj.",
+    r"blocks\.(\d+)\.mlp\.fc2\.": r"transformer_blocks.\1.ff.net.2.",
+    r"blocks\.(\d+)\.adaLN_modulation\.1\.": r"transformer_blocks.\1.norm1.linear.",
+    r"final_layer\.adaLN_modulation\.1\.": "proj_out_1.",
+    r"final_layer\.linear\.": "proj_out_2.",
+}
+_EMBEDDER = {
+    "t_embedder.mlp.0.": "timestep_embedder.linear_1.",
+    "t_embedder.mlp.2.": "timestep_embedder.linear_2.",
+    "y_embedder.": "class_embedder.",
+}
+
+
+def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return DiT's state dict under diffusers' names; `pos_embed` is left out, see `use_position_embedding`."""
+    blocks = sorted({int(key.split(".")[1]) for key in state if key.startswith("blocks.")})
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if match := re.match(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", key):
+            for name, part in zip(("to_q", "to_k", "to_v"), value.chunk(3), strict=True):
+                renamed[f"transformer_blocks.{match[1]}.attn1.{name}.{match[2]}"] = part
+        elif prefix := next((prefix for prefix in _EMBEDDER if key.startswith(prefix)), None):
+            name = f"{_EMBEDDER[prefix]}{key.removeprefix(prefix)}"
+            for block in blocks:
+                renamed[f"transformer_blocks.{block}.norm1.emb.{name}"] = value
+        elif pattern := next((pattern for pattern in _RENAMED if re.match(pattern, key)), None):
+            renamed[re.sub(pattern, _RENAMED[pattern], key)] = value
+    return renamed

@@ -1,0 +1,188 @@
+"""The noise schedule of a diffusers scheduler: what of its configuration is honoured, noted or refused.
+
+    field                                       what is done
+    num_train_timesteps, beta_start, beta_end   honoured
+    beta_schedule                               honoured: linear, scaled_linear, squaredcos_cap_v2,
+                                                sigmoid
+    trained_betas, rescale_betas_zero_snr       honoured
+    prediction_type                             refused unless epsilon
+    use_flow_sigmas                             refused if set
+    variance_type                               learned is refused (DiT's learned_range is read by
+                                                the step); a fixed one has no effect on a DDIM step
+    clip_sample, thresholding                   noted if set: DIVER does not clip the prediction
+    timestep_spacing, steps_offset,             noted where they differ from DIVER's own steps
+    set_alpha_to_one                            (leading, 0, true): they choose the sampler's
+                                                timesteps, not the chain that was trained
+    clip_sample_range, sample_max_value,        no effect without the two above
+    dynamic_thresholding_ratio
+
+The schedulers of `CHAINS` differ in how they sample; of any but DDIM and DDPM only the betas are read,
+with a note. Others (flow matching, EDM, consistency models) have no betas and are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import DDPMScheduler
+
+from diver_trt.bundle import MAX_TIMESTEPS
+from diver_trt.errors import ExportError, shown
+from diver_trt.export.model_files import one_line
+from diver_trt.method.schedule import NoiseSchedule
+
+_DDPM = (1e-4, 0.02, "linear")
+_LATENT = (0.00085, 0.012, "linear")
+_LATENT_SCALED = (0.00085, 0.012, "scaled_linear")
+
+CHAINS: dict[str, tuple[float, float, str]] = {
+    **dict.fromkeys(
+        (
+            *("DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"),
+            *("DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler"),
+            *("LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"),
+            *("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"),
+            *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
+            "DPMSolverMultistepInverseScheduler",
+        ),
+        _DDPM,
+    ),
+    **dict.fromkeys(
+        (
+            *("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+            "DPMSolverSDEScheduler",
+        ),
+        _LATENT,
+    ),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _LATENT_SCALED),
+}
+"""Schedulers over a DDPM chain: beta_start, beta_end and beta_schedule where a configuration omits them."""
+
+LISTED_SCHEDULES = ("squaredcos_cap_v2", "sigmoid")
+_FAMILY = ("DDIM", "DDPM")  # beginnings of the classes whose own steps are compared with DIVER's
+
+
+def noise_schedule(
+    config: Mapping[str, Any], kind: str, where: str, *, learned_variance: bool
+) -> tuple[NoiseSchedule, list[str]]:
+    """Return the betas of a scheduler, and notes on what is set aside.
+
+    Args:
+        config: Its `scheduler_config.json`.
+        kind: Its class by `model_index.json`.
+        where: The file, as messages name it.
+        learned_variance: Whether the transformer predicts a variance beside the noise.
+
+    Raises:
+        ExportError: If it has no DDPM chain, or its model predicts something else than the noise.
+    """
+    for name in (kind, config.get("_class_name", kind)):
+        if name not in CHAINS:
+            raise ExportError(
+                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, such "
+                "as DDIMScheduler: DIVER's equations are for models that predict its noise. Export "
+                "such a model."
+            )
+    if (predicted := config.get("prediction_type", "epsilon")) != "epsilon":
+        raise ExportError(
+            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise ('epsilon'), "
+            "which DIVER's equations are for. Export such a model."
+        )
+    if config.get("use_flow_sigmas"):
+        raise ExportError(
+            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a model."
+        )
+    if learned_variance and config.get("variance_type") == "learned":
+        raise ExportError(
+            f"{where}: variance_type is 'learned', expected 'learned_range' as in DiT: the model "
+            "predicts a position between two bounds. Export such a model."
+        )
+    start, end, beta_schedule = CHAINS[kind]
+    chain = {
+        "beta_start": config.get("beta_start", start),
+        "beta_end": config.get("beta_end", end),
+        "beta_schedule": config.get("beta_schedule", beta_schedule),
+        "num_train_timesteps": config.get("num_train_timesteps", 1000),
+        "trained_betas": config.get("trained_betas"),
+        "rescale_betas_zero_snr": bool(config.get("rescale_betas_zero_snr")),
+    }
+    return _chain(chain, where), _notes(config, kind)
+
+
+def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
+    timesteps, kind, trained = (
+        chain[key] for key in ("num_train_timesteps", "beta_schedule", "trained_betas")
+    )
+    if type(timesteps) is not int or not 2 <= timesteps <= MAX_TIMESTEPS:
+        raise ExportError(
+            f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to {MAX_TIMESTEPS:,}"
+        )
+    if trained is not None:
+        if not isinstance(trained, list) or len(trained) != timesteps:
+            found = len(trained) if isinstance(trained, list) else type(trained).__name__
+            raise ExportError(
+                f"{where}: trained_betas has {found} values, expected one for each of {timesteps} "
+                "training timesteps"
+            )
+        if not all(_is_fraction(beta) for beta in trained):
+            raise ExportError(f"{where}: trained_betas are not all between 0 and 1")
+    elif kind not in ("linear", "scaled_linear", *LISTED_SCHEDULES):
+        raise ExportError(
+            f"{where}: the beta schedule is {shown(repr(kind))}, expected one of linear, "
+            f"scaled_linear, {', '.join(LISTED_SCHEDULES)}"
+        )
+    start, end = chain["beta_start"], chain["beta_end"]
+    if not (_is_fraction(start) and _is_fraction(end) and start <= end):
+        raise ExportError(
+            f"{where}: betas run from {shown(repr(start))} to {shown(repr(end))}, expected "
+            "0 < beta_start <= beta_end < 1"
+        )
+    if trained is None and not chain["rescale_betas_zero_snr"] and kind not in LISTED_SCHEDULES:
+        return NoiseSchedule(
+            kind="linear" if kind == "linear" else "scaled_linear",
+            beta_start=start,
+            beta_end=end,
+            train_timesteps=timesteps,
+        )
+    try:
+        betas = DDPMScheduler(**chain).betas.double().tolist()
+    except Exception as cause:  # an older diffusers without one of the fields
+        raise ExportError(
+            f"{where}: diffusers cannot compute its betas: {one_line(cause)}"
+        ) from cause
+    if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
+        raise ExportError(f"{where}: its betas are not all between 0 and 1")
+    return NoiseSchedule.listed(betas)
+
+
+def _is_fraction(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 < value < 1  # type: ignore[arg-type,operator]
+
+
+def _notes(config: Mapping[str, Any], kind: str) -> list[str]:
+    """Return what the scheduler would do otherwise than DIVER."""
+    if not kind.startswith(_FAMILY):
+        return [f"of its {kind} only the betas are used; DIVER samples with DDIM"]
+    notes = []
+    clips = {
+        "clip_sample": config.get("clip_sample", True),
+        "thresholding": config.get("thresholding", False),
+    }
+    if set_ones := [field for field, value in clips.items() if value]:
+        notes.append(
+            f"its scheduler sets {' and '.join(set_ones)}, which DIVER does not apply: it does not "
+            "clip what the model predicts"
+        )
+    own = {"timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": True}
+    if others := [
+        f"{field}={config[field]}"
+        for field, value in own.items()
+        if config.get(field, value) != value
+    ]:
+        notes.append(
+            f"its scheduler sets {', '.join(others)}; DIVER's own steps are used instead (leading, "
+            "offset 0, last alpha 1)"
+        )
+    return notes

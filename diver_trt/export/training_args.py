@@ -1,0 +1,179 @@
+"""What the settings that trainers store beside a checkpoint's weights say about the model.
+
+Trainers write their command line (`args`, a Namespace) or configuration (nested dictionaries) into
+the file. What is read here decides whether the weights are a DiT that predicts the noise of DDPM's
+linear chain of 1,000 steps, the only base that is supported, and whether it has a null class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diver_trt.errors import ExportError, shown
+
+HOLDERS = ("args", "config", "cfg", "hyper_parameters", "hparams", "model_args")
+NOISE = ("epsilon", "eps", "noise", "pred_noise", "pred_eps", "ddpm")
+CLASS_COUNTS = (10, 100, 200, 365, 1000, 21_841)
+"""Classes of common data sets: a label table with exactly so many rows has no null class."""
+
+_PREDICTIONS = (
+    "prediction",
+    "prediction_type",
+    "pred_type",
+    "model_prediction",
+    "parameterization",
+    "objective",
+    "model_mean_type",
+    "mean_type",
+)
+_FLOWS = ("path_type", "flow", "use_flow", "use_flow_matching", "flow_matching", "rectified_flow")
+_MODELS = ("model", "model_name", "model_type", "arch")
+_SWITCHES = (
+    *("predict_xstart", "predict_x0", "pred_x0", "predict_v", "v_prediction", "v_pred"),
+    *("rescale_betas_zero_snr", "zero_terminal_snr", "rescale_timesteps"),
+)
+_SCHEDULES = ("noise_schedule", "beta_schedule", "schedule_name")
+_LENGTHS = ("diffusion_steps", "num_train_timesteps", "train_timesteps", "num_diffusion_steps")
+_NUMBERS = {"beta_start": 1e-4, "beta_end": 0.02}
+_OTHER_MODELS = re.compile(
+    r"(?<![a-z])(sit|repa|(?:lightning|light|u|fast|flow|mask|sd|m)-?dit|mdt(?:v2)?|fit|u-?vit|mar"
+    r"|edm2?|jit|dim|pixart|sana)(?![a-z])",
+    re.IGNORECASE,
+)
+_OTHER_NAMES = re.compile(
+    r"(?<![a-z])(sit|repa|lightning-?dit|mdt(?:v2)?|velocity|flow|rectified)(?![a-z])",
+    re.IGNORECASE,
+)
+
+
+def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
+    """Return every plain value of a checkpoint's settings by its last key in lower case."""
+    found: dict[str, list[Any]] = {}
+    for holder in HOLDERS:
+        for key, value in _leaves(checkpoint.get(holder), depth=6):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    fields = vars(value) if isinstance(value, argparse.Namespace) else value
+    if not isinstance(fields, Mapping) or depth == 0:
+        return
+    for key, field in fields.items():
+        if isinstance(field, (str, int, float, bool)):
+            yield str(key).lower(), field
+        else:
+            yield from _leaves(field, depth - 1)
+
+
+def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> str | None:
+    """Refuse a checkpoint that is not a DiT which predicts the noise of DDPM's linear chain.
+
+    Args:
+        args: See `training_args`.
+        path: The file; the last four parts of its path may name another model.
+        base: What the user states that it is, `"dit"`, or None.
+
+    Returns:
+        A note on what is assumed, or None where the file or the user states it.
+
+    Raises:
+        ExportError: If the settings, or the path without `base`, name something else.
+    """
+    for key, values in args.items():
+        for value in values:
+            if reason := _unsupported(key, value):
+                raise ExportError(
+                    f"{shown(str(path))}: its training settings have {key}={shown(repr(value))}, "
+                    f"{reason}. Export a DiT that was trained with DiT's own settings."
+                )
+    stated = any(
+        (key in _MODELS and _is_dit(value)) or key in _PREDICTIONS
+        for key, values in args.items()
+        for value in values
+    )
+    if base is not None or stated:
+        return None
+    name = "/".join(path.parts[-4:])
+    if other := _OTHER_NAMES.search(name):
+        raise ExportError(
+            f"{shown(str(path))}: the path has {other[0]!r} in it, and nothing in the file says what "
+            "it predicts; a model that predicts a velocity has a DiT's very tensors, and is not "
+            "supported. If it is a DiT that predicts the noise, say so with --base dit."
+        )
+    return (
+        "nothing in the file says what it predicts; taken to be a DiT that predicts the noise of "
+        "DDPM's linear chain over 1,000 steps (a SiT has the same tensors). --base dit states it"
+    )
+
+
+def _is_dit(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"dit\b", value, re.IGNORECASE) is not None
+
+
+def _unsupported(key: str, value: Any) -> str | None:
+    """Return why a setting is not supported, or None."""
+    if key in _PREDICTIONS and isinstance(value, str):
+        kind = value.lower().rpartition(".")[2]
+        return None if kind in NOISE else "expected a model that predicts the noise"
+    if key in _FLOWS and value not in (False, "", "none", "None"):
+        return "expected a DDPM chain, not a flow"
+    if key in _SWITCHES and value is True:
+        return "expected a model that predicts the noise of a DDPM chain as it is"
+    if key in _SCHEDULES and isinstance(value, str) and value.lower() != "linear":
+        return "expected 'linear'"
+    if key in _LENGTHS and not isinstance(value, str) and value != 1000:
+        return "expected 1000"
+    if key in _NUMBERS and not isinstance(value, str) and value != _NUMBERS[key]:
+        return f"expected {_NUMBERS[key]}"
+    if key in _MODELS and isinstance(value, str):
+        return "expected a DiT" if _OTHER_MODELS.search(value) else None
+    return None
+
+
+def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> int:
+    """Return the number of classes of a label table, whose last row is the null class.
+
+    A DiT trained with `class_dropout_prob=0` has a row per class and no other; its last class must
+    not be taken for the null class of classifier-free guidance.
+
+    Args:
+        rows: Rows of the table.
+        args: See `training_args`; `num_classes` and `class_dropout_prob` count.
+        where: The file, as the message names it.
+
+    Raises:
+        ExportError: If the table has no null class, or one that was never trained, or if its size
+            contradicts `num_classes`.
+    """
+    no_null = (
+        "DIVER guides with a null class. Export a model that was trained with "
+        "class_dropout_prob above 0"
+    )
+    if any(value == 0 for value in args.get("class_dropout_prob", [])):
+        raise ExportError(
+            f"{where}: was trained with class_dropout_prob=0, so it has no trained null class; "
+            f"{no_null}."
+        )
+    stated = [value for value in args.get("num_classes", []) if type(value) is int]
+    if stated and rows - 1 not in stated:
+        if rows in stated:
+            raise ExportError(
+                f"{where}: the label table has {rows} rows for {rows} classes, so there is no null "
+                f"class; {no_null}."
+            )
+        raise ExportError(
+            f"{where}: the label table has {rows} rows, but its training settings have "
+            f"num_classes={stated[0]}, expected {stated[0] + 1} rows. Give the file as it was saved."
+        )
+    if not stated and (rows < 2 or rows in CLASS_COUNTS):
+        raise ExportError(
+            f"{where}: the label table has {rows} rows, taken to be {rows} classes without a null "
+            f"class; {no_null}. If it is {rows - 1} classes and a null class, save it with "
+            f"args=argparse.Namespace(num_classes={rows - 1})."
+        )
+    return rows - 1

@@ -1,0 +1,233 @@
+"""Reading the tensors of a model, and holding them against what its configuration asks for.
+
+Nothing is left to a loader that fills a gap: every tensor is there, has the expected shape, holds
+floating-point numbers that are all finite, and is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diver_trt.errors import ExportError, shown
+from diver_trt.export.model_files import ModelFiles, one_line
+
+WEIGHTS = "diffusion_pytorch_model"
+VARIANTS = ("fp16", "bf16")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+WRAPPERS = ("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module")
+"""Names that DistributedDataParallel, torch.compile, Lightning and trainers put before a tensor's."""
+
+# "Unsupported global: GLOBAL a.b was …", "Trying to load unsupported GLOBAL a.b whose …"
+_FOREIGN = re.compile(r"unsupported (?:global|class)[^\s:]*:? (?:GLOBAL )?([\w.]+)", re.IGNORECASE)
+_FEW = 3  # names that a message lists of each kind
+
+
+def read_torch_file(path: Path) -> Any:
+    """Return what a file of `torch.save` or safetensors holds, on the CPU.
+
+    Raises:
+        ExportError: If the file is missing, damaged, or would run code.
+    """
+    if not path.is_file():
+        raise ExportError(f"{shown(str(path))}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # A file of torch before 1.6 is no archive, and such a file cannot be mapped into memory.
+        mapped = zipfile.is_zipfile(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as cause:  # UnpicklingError, RuntimeError, EOFError, SafetensorError and more
+        raise ExportError(
+            f"{shown(str(path))}: cannot be loaded safely as tensors ({_reading_failure(path, cause)})"
+        ) from cause
+
+
+def _reading_failure(path: Path, cause: Exception) -> str:
+    with path.open("rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            return "it is a pointer of Git LFS, not the weights; run `git lfs pull`"
+    message = one_line(cause, 10_000)
+    if foreign := _FOREIGN.search(message):
+        return f"it refers to {foreign[1]}, which is not data; save the state dict alone"
+    return one_line(message)
+
+
+def stored_weights(files: ModelFiles) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a diffusers component by name, and notes on where they come from.
+
+    The files are looked for in diffusers' order: safetensors before `.bin`, one file before shards,
+    then the variants of lower precision.
+
+    Raises:
+        ExportError: If there are none, or a file is damaged, or a tensor is not finite.
+    """
+    notes: list[str] = []
+    for variant in ("", *VARIANTS):
+        dotted = f".{variant}" if variant else ""
+        for kind in ("safetensors", "bin"):
+            single = f"{WEIGHTS}{dotted}.{kind}"
+            if path := files.find(single):
+                names = {single: path}
+            elif index := files.find(f"{WEIGHTS}.{kind}.index{dotted}.json"):
+                names = _shards(files, index)
+            else:
+                continue
+            if variant:
+                notes.append(
+                    f"{files.where()}: only the {variant} weights are there; they are read"
+                )
+            return _read_all(files, names), notes
+    raise ExportError(
+        f"{files.where()}: has no {WEIGHTS}.safetensors or .bin, nor their "
+        f"{' or '.join(VARIANTS)} variants. Save the component with save_pretrained."
+    )
+
+
+def _shards(files: ModelFiles, index: Path) -> dict[str, Path]:
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted(set(listed))
+        if not all(Path(name).name == name for name in names):
+            raise ValueError("a shard's name is not a plain file name")
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise ExportError(
+            f"{files.where(index.name)}: is not an index of shards ({one_line(cause)})"
+        ) from cause
+    return {name: files.need(name, f"{index.name} lists it; download it") for name in names}
+
+
+def _read_all(files: ModelFiles, paths: Mapping[str, Path]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for name, path in paths.items():
+        found = read_torch_file(path)
+        if not isinstance(found, Mapping):
+            raise ExportError(
+                f"{files.where(name)}: holds a {type(found).__name__}, expected tensors"
+            )
+        check_tensors(found, files.where(name))
+        if twice := sorted(state.keys() & found.keys()):
+            raise ExportError(
+                f"{files.where(name)}: {first_few(twice)} is in another shard already"
+            )
+        state.update(found)
+    return state
+
+
+def check_tensors(state: Mapping[Any, Any], where: str) -> None:
+    """Refuse values that are not finite floating-point tensors.
+
+    Raises:
+        ExportError: If a value is not a dense tensor of one of `DTYPES`, claims more values than are
+            stored, or is NaN or infinite in float32.
+    """
+    for name, tensor in state.items():
+        called = f"{where}: {shown(str(name))}"
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ExportError(f"{called} is a {type(tensor).__name__}, expected a tensor")
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+            kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+            raise ExportError(
+                f"{called} is {kind.removeprefix('torch.')}, expected float32, float16, bfloat16 or "
+                "float64. Give the weights that are not quantised."
+            )
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ExportError(
+                f"{called} has {tensor.numel():,} values, but fewer are stored. Save a copy of it."
+            )
+        values = tensor.float()
+        if not bool(torch.isfinite(values).all()):
+            kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
+            raise ExportError(
+                f"{called} holds values that are {kind}. The weights themselves are damaged; give a "
+                "checkpoint from before training diverged."
+            )
+
+
+def unwrapped(state: Mapping[str, Tensor], known: str) -> tuple[dict[str, Tensor], str]:
+    """Take the prefix of a wrapper (`module.`, `_orig_mod.`, …) off every name.
+
+    Args:
+        state: Tensors by name.
+        known: A tensor that the network has, by its own name.
+
+    Returns:
+        The tensors, and the prefix that was taken off, "" if none was.
+    """
+    wrapped = re.compile(rf"((?:(?:{'|'.join(WRAPPERS)})\.)+){re.escape(known)}")
+    if known in state:
+        return dict(state), ""
+    prefixes = [match[1] for name in state if (match := wrapped.fullmatch(name))]
+    averaged = [prefix for prefix in prefixes if "ema" in prefix] or prefixes
+    if len(averaged) != 1:
+        return dict(state), ""
+    prefix = averaged[0]
+    kept = {
+        name: tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix) or not name.startswith(tuple(prefixes))
+    }
+    stripped = {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
+    # Fewer names mean that a tensor is there with and without the prefix: neither copy is chosen.
+    return (stripped, prefix) if len(stripped) == len(kept) else (dict(state), "")
+
+
+def compare_shapes(
+    expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], where: str, source: str
+) -> None:
+    """Hold the tensors of a file against those of a network, in both directions.
+
+    Args:
+        expected: Shapes by name.
+        state: Tensors by name.
+        where: The file, as the message names it.
+        source: What the expected shapes come from, such as `config.json`.
+
+    Raises:
+        ExportError: If a tensor is missing, unexpected, or of another shape.
+    """
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    others = [
+        f"{name} {list(state[name].shape)} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != tuple(shape)
+    ]
+    found = [
+        f"{len(names)} {kind} ({first_few(names)})"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", others),
+        )
+        if names
+    ]
+    if found:
+        raise ExportError(
+            f"{where}: the tensors are not those of {source}: {', '.join(found)}. "
+            "Give the weights of such a model, whole."
+        )
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f", and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return f"{', '.join(shown(name) for name in names[:_FEW])}{more}"
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], where: str, source: str) -> None:
+    """Copy tensors into a module, after `compare_shapes`."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    compare_shapes(shapes, state, where, source)
+    module.load_state_dict(state)

@@ -1,0 +1,343 @@
+"""Files in DiT's layout: each is the model that it says, or it is refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from diver_trt.cli import app
+from diver_trt.errors import ExportError
+from diver_trt.export import exporter
+from diver_trt.export.checkpoint import load_model, weights_sha256
+from diver_trt.export.dit_checkpoint import load_dit_checkpoint
+from tests.export.original_dit import OriginalDiT
+
+State = dict[str, Tensor]
+ASSUMED = "nothing in the file says what it predicts; taken to be a DiT that predicts the noise"
+BLOCKS = "it has 2 blocks, where DiT-S has 12"
+TABLE = "y_embedder.embedding_table.weight"
+
+
+@pytest.fixture(scope="module")
+def dit() -> OriginalDiT:
+    torch.manual_seed(0)
+    return OriginalDiT().eval()
+
+
+@pytest.fixture
+def state(dit: OriginalDiT) -> State:
+    return {name: tensor.clone() for name, tensor in dit.state_dict().items()}
+
+
+def saved(held: Any, path: Path) -> Path:
+    torch.save(held, path)
+    return path
+
+
+@torch.no_grad()
+def is_the_network(path: Path, dit: OriginalDiT) -> bool:
+    """Return whether a file loads to the function that the original network computes."""
+    transformer = load_dit_checkpoint(path)[0].eval()
+    for block in transformer.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    draw = torch.Generator().manual_seed(1)
+    latent = torch.randn(2, 4, 8, 8, generator=draw)
+    timestep, label = torch.tensor([20, 980]), torch.tensor([3, 7])
+    found, expected = transformer(latent, timestep, label).sample, dit(latent, timestep, label)
+    return bool((found - expected).norm() <= 1e-5 * expected.norm())
+
+
+def under(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "note"),
+    [
+        (lambda s, _: s, None),
+        (lambda s, z: {"model": z, "ema": s, "opt": {}, "step": torch.tensor(5)}, None),
+        (lambda s, z: {"model": under("module.", z), "ema": under("module.", s)}, "'module.'"),
+        (lambda s, _: {"model": under("_orig_mod.", s)}, "'_orig_mod.'"),
+        (lambda s, _: {"ema": under("module._orig_mod.", s)}, "'module._orig_mod.'"),
+        (lambda s, _: {"ema": {"state_dict": s, "decay": 0.9999}}, None),
+        (lambda s, _: {"state_dict": under("model.", s), "epoch": 3}, "'model.'"),
+        (
+            lambda s, z: {"state_dict": {**under("model.", z), **under("ema.", s)}},
+            "prefix 'ema.' is taken off",
+        ),
+        (lambda s, _: {"model": s, "ema": None}, "its ema is empty; the weights under model, not"),
+        (lambda s, _: {"model": s, "ema": {}}, "its ema is empty; the weights under model, not"),
+    ],
+)
+def test_the_right_weights_are_found_in_what_trainers_write(
+    wrap: Callable[[State, State], Any],
+    note: str | None,
+    dit: OriginalDiT,
+    state: State,
+    tmp_path: Path,
+) -> None:
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    path = saved(wrap(state, zeros), tmp_path / "0400000.pt")
+    assert is_the_network(path, dit)
+    _, notes = load_dit_checkpoint(path)
+    own = [text for text in notes if text != BLOCKS and not text.startswith(ASSUMED)]
+    assert [note is not None and note in text for text in own] == ([True] if note else [])
+
+
+def test_other_containers_of_a_state_dict_are_read(
+    dit: OriginalDiT, state: State, tmp_path: Path
+) -> None:
+    save_file(state, tmp_path / "dit.safetensors")
+    torch.save(state, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    assert is_the_network(tmp_path / "dit.safetensors", dit)
+    assert is_the_network(tmp_path / "old.ckpt", dit)
+
+
+def without(name: str) -> Callable[[State], Any]:
+    return lambda state: {key: tensor for key, tensor in state.items() if key != name}
+
+
+def changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[State], Any]:
+    return lambda state: {**state, name: change(state[name])}
+
+
+def filled(value: float) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: torch.cat([torch.full_like(tensor[:1], value), tensor[1:]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("blocks.1.attn.qkv.bias"), r"1 missing \(blocks\.1\.attn\.qkv\.bias\)"),
+        (without("pos_embed"), "pos_embed is missing"),
+        (without(TABLE), f"{TABLE} is missing"),
+        (
+            lambda s: {**s, "a": torch.ones(1), **under("c.", s)},
+            r"33 unexpected \(a, c\.pos_embed, c\.x_embedder\.proj\.weight, and 30 more\)",
+        ),
+        (
+            lambda s: {**s, "blocks.7.attn.proj.bias": torch.ones(384)},
+            r"blocks\.2\.attn\.qkv\.weight.* 1 unexpected \(blocks\.7\.attn\.proj\.bias\)",
+        ),
+        (
+            changed("blocks.0.mlp.fc1.weight", lambda t: t[:-1]),
+            r"1 of another shape \(blocks\.0\.mlp\.fc1\.weight \[1535, 384\] instead of \[1536, 384\]\)",
+        ),
+        (
+            changed("blocks.1.mlp.fc1.weight", filled(float("nan"))),
+            r"blocks\.1\.mlp\.fc1\.weight holds values that are NaN",
+        ),
+        (changed(TABLE, filled(float("inf"))), f"{TABLE} holds values that are infinite"),
+        (
+            changed("blocks.0.attn.proj.weight", lambda t: t.double().fill_(1e300)),
+            r"blocks\.0\.attn\.proj\.weight holds values that are infinite",
+        ),
+        (changed("final_layer.linear.bias", lambda t: t.to(torch.int8)), "bias is int8, expected"),
+        (
+            changed("blocks.0.attn.proj.weight", lambda t: t[:1].clone().expand(384, 384)),
+            "has 147,456 values, but fewer are stored",
+        ),
+        (changed("pos_embed", lambda t: t[:, :15]), "15 tokens, which is not a square number"),
+        (lambda s: {**s, "projectors.0.0.weight": torch.ones(1)}, "REPA"),
+        (lambda s: {"ema": [torch.ones(1)], "model": s}, "ema is a list, expected a state dict"),
+        (
+            lambda s: {"ema": {"decay": 0.9, "shadow_params": [torch.ones(1)]}},
+            r"holds no x_embedder\.proj\.weight, but decay, shadow_params",
+        ),
+        (lambda s: [1], "holds a list, expected a DiT's state dict"),
+        (lambda s: {"a": torch.zeros(1)}, r"holds no x_embedder\.proj\.weight, but a"),
+        (
+            lambda s: {**under("module.", s), "pos_embed": s["pos_embed"]},
+            r"holds no x_embedder\.proj\.weight, but module\.pos_embed",
+        ),
+    ],
+)
+def test_a_file_that_is_not_a_whole_dit_is_refused_by_the_tensors_name(
+    change: Callable[[State], Any], message: str, state: State, tmp_path: Path
+) -> None:
+    path = saved(change(state), tmp_path / "changed.pt")
+    with pytest.raises(ExportError, match=message) as caught:
+        load_dit_checkpoint(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_file_that_would_run_code_is_refused_by_what_it_refers_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"x_embedder.proj.weight": RunsCode()}, "evil.pt")
+    with pytest.raises(ExportError, match=r"refers to posix\.mkdir, which is not data"):
+        load_dit_checkpoint(Path("evil.pt"))
+    assert not Path("executed").exists()
+
+
+def test_files_that_are_not_of_tensors_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no such file"):
+        load_dit_checkpoint(tmp_path / "missing.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ExportError, match="cannot be loaded safely as tensors"):
+        load_dit_checkpoint(tmp_path / "text.pt")
+    (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    with pytest.raises(ExportError, match="is a pointer of Git LFS, not the weights"):
+        load_dit_checkpoint(tmp_path / "pointer.pt")
+    with (tmp_path / "list.pt").open("wb") as file:
+        pickle.dump([1], file)
+    with pytest.raises(ExportError, match=r"list\.pt"):
+        load_dit_checkpoint(tmp_path / "list.pt")
+
+
+# --- what it predicts
+
+
+def settings(**values: Any) -> argparse.Namespace:
+    usual = {"data_path": "/data", "model": "DiT-S/2", "image_size": 64, "num_classes": 7}
+    return argparse.Namespace(**{**usual, **values})
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"args": settings(prediction="velocity", path_type="Linear")}, "prediction='velocity'"),
+        ({"args": settings(path_type="VP", prediction="noise")}, "path_type='VP', expected a DDPM"),
+        ({"args": settings(model="SiT-S/2")}, "model='SiT-S/2', expected a DiT"),
+        ({"args": {"model": "LightningDiT-XL/1"}}, "model='LightningDiT-XL/1', expected a DiT"),
+        ({"config": {"transport": {"path_type": "Linear"}}}, "path_type='Linear'"),
+        ({"hyper_parameters": {"objective": "pred_v"}}, "objective='pred_v'"),
+        ({"args": settings(predict_xstart=True)}, "predict_xstart=True"),
+        ({"args": settings(noise_schedule="squaredcos_cap_v2")}, "expected 'linear'"),
+        ({"args": settings(diffusion_steps=4000)}, "diffusion_steps=4000, expected 1000"),
+        ({"args": settings(model="DiT-XL/2")}, "but its tensors are those of a DiT-S/2"),
+        ({"args": settings(model="DiT-S/4")}, "but its tensors are those of a DiT-S/2"),
+    ],
+)
+def test_settings_of_another_kind_of_model_are_refused_by_name(
+    stated: dict[str, Any], message: str, state: State, tmp_path: Path
+) -> None:
+    path = saved({"ema": state, **stated}, tmp_path / "0400000.pt")
+    for base in (None, "dit"):
+        with pytest.raises(ExportError, match=message):
+            load_dit_checkpoint(path, base)
+
+
+def test_settings_of_a_dit_leave_nothing_to_assume(state: State, tmp_path: Path) -> None:
+    path = saved({"ema": state, "args": settings(learn_sigma=True)}, tmp_path / "0400000.pt")
+    assert load_dit_checkpoint(path)[1] == [BLOCKS]
+
+
+def test_what_a_bare_state_dict_is_taken_for_is_said_unless_stated(
+    state: State, tmp_path: Path
+) -> None:
+    path = saved(state, tmp_path / "transition.pt")  # not a SiT
+    blocks, assumed = load_dit_checkpoint(path)[1]
+    assert blocks == BLOCKS
+    assert assumed.startswith(ASSUMED)
+    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS]
+
+
+@pytest.mark.parametrize(
+    "name", ["SiT-XL-2-256x256.pt", "repa_last.pt", "000-SiT-XL-2-Linear-velocity/checkpoints/1.pt"]
+)
+def test_a_path_that_names_another_model_is_refused_unless_stated(
+    name: str, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    path = saved(state, tmp_path / name)
+    with pytest.raises(ExportError, match="say so with --base dit"):
+        load_dit_checkpoint(path)
+    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS]
+
+
+def test_the_command_takes_the_statement_and_prints_what_is_assumed(
+    state: State, tmp_path: Path, random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: object) -> Any:
+        raise ExportError("as planned")
+
+    monkeypatch.setattr(exporter, "export_bundle", stops)
+    path = saved(state, tmp_path / "SiT.pt")
+    vae = random_pipeline / "vae"
+    command = ["export", str(path), str(tmp_path / "bundle"), "--vae", str(vae)]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "the path has 'SiT' in it" in refused.stderr
+    stated = CliRunner().invoke(app, [*command, "--base", "dit"])
+    assert f"note: SiT.pt: {BLOCKS}" in stated.stderr
+    assert "error: as planned" in stated.stderr
+    assert CliRunner().invoke(app, [*command, "--base", "sit"]).exit_code == 2
+
+
+# --- the null class
+
+
+@pytest.mark.parametrize(
+    ("rows", "args", "message"),
+    [
+        (10, None, "10 rows, taken to be 10 classes without a null class"),
+        (1, None, "1 rows, taken to be 1 classes without a null class"),
+        (7, settings(), "7 rows for 7 classes, so there is no null class"),
+        (8, settings(class_dropout_prob=0.0), "class_dropout_prob=0, so it has no trained null"),
+        (5, settings(), "5 rows, but its training settings have num_classes=7, expected 8"),
+    ],
+)
+def test_a_label_table_without_a_null_class_is_refused(
+    rows: int, args: argparse.Namespace | None, message: str, state: State, tmp_path: Path
+) -> None:
+    state[TABLE] = torch.randn(rows, 384)
+    path = saved({"ema": state, **({"args": args} if args else {})}, tmp_path / "model.pt")
+    with pytest.raises(ExportError, match=message):
+        load_dit_checkpoint(path)
+
+
+@pytest.mark.parametrize(("rows", "args"), [(11, None), (10, settings(num_classes=9))])
+def test_the_last_row_of_a_label_table_is_the_null_class(
+    rows: int, args: argparse.Namespace | None, state: State, tmp_path: Path
+) -> None:
+    state[TABLE] = torch.randn(rows, 384)
+    path = saved({"ema": state, **({"args": args} if args else {})}, tmp_path / "model.pt")
+    assert load_dit_checkpoint(path)[0].config.num_embeds_ada_norm == rows - 1
+
+
+# --- the position embedding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_sine_table_is_recognised_in_every_precision(
+    dtype: torch.dtype, state: State, tmp_path: Path
+) -> None:
+    path = saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path / "dit.pt")
+    transformer, notes = load_dit_checkpoint(path, "dit")
+    assert notes == [BLOCKS]
+    assert torch.equal(
+        transformer.pos_embed.proj.weight, state["x_embedder.proj.weight"].to(dtype).float()
+    )
+
+
+def test_a_position_embedding_of_the_files_own_is_used_and_is_part_of_the_identity(
+    state: State, tmp_path: Path, random_pipeline: Path
+) -> None:
+    vae = str(random_pipeline / "vae")
+    plain = load_model(str(saved(state, tmp_path / "plain.pt")), vae=vae)
+    state["pos_embed"] += 0.5 * torch.randn_like(state["pos_embed"])
+    path = saved(state, tmp_path / "learned.pt")
+    own = OriginalDiT()
+    own.load_state_dict(state)
+    assert is_the_network(path, own.eval())
+    learned = load_model(str(path), vae=vae)
+    assert any("is not the sine table" in note for note in learned.notes)
+    assert weights_sha256(learned) != weights_sha256(plain)
