@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from diver_trt.files import reported, writing
 LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
 TENSOR_LAYOUTS = ("pt", "npz", "idc")
 
+MANIFEST = "manifest.json"
+CONTACT_SHEET = "contact_sheet.png"
+TOOL = "diver-trt"
 MAX_SIDE = 4096
 STACKED = ".images.partial"
 """Where the images of a tensor layout are while its files are written."""
@@ -157,6 +160,26 @@ def image_path(layout: str, index: int, number: int, wnid: str | None) -> str:
             )
         return f"{wnid}/{number:05d}.png"
     return f"{'train/' if layout == 'huggingface' else ''}{index:05d}/{number:05d}.png"
+
+
+def image_paths(layout: str, samples: Iterable[tuple[str, int, str | None]]) -> dict[str, str]:
+    """Return where each image of a whole dataset goes, by key.
+
+    Two indices of one class share its wnid folder; the numbers of the second go on from those of the first.
+
+    Args:
+        layout: One of `LAYOUTS`.
+        samples: The key, the model's class and the wnid of each sample, in the dataset's order.
+
+    Raises:
+        OutputError: If folders are to be named by wnid, but a class has none.
+    """
+    paths, counts = {}, Counter[int]()
+    for key, label, wnid in samples:
+        index, number = map(int, key.split("/"))
+        paths[key] = image_path(layout, index, counts[label] if layout == "wnid" else number, wnid)
+        counts[label] += 1
+    return paths
 
 
 def tensor_normalisation(layout: str, source: str | None, size: int) -> Normalisation | None:
