@@ -43,6 +43,26 @@ def file_sha256(path: Path) -> str:
         return digest.hexdigest()
 
 
+def is_inside(name: str) -> bool:
+    """Return whether a name in a manifest can be printed and is a path inside the manifest's folder."""
+    path = Path(name)
+    return (
+        name.isprintable()
+        and 0 < len(name.encode()) <= MAX_NAME_BYTES
+        and not path.is_absolute()
+        and ".." not in path.parts
+    )
+
+
+def files_in(root: Path) -> list[str]:
+    """Return the path within a folder of every file and every symlink, sorted."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        found += [(Path(folder) / name).relative_to(root).as_posix() for name in (*files, *links)]
+    return sorted(found)
+
+
 def temporary_of(path: Path) -> Path:
     """Return where a file is written until it is whole."""
     return path.with_name(f".{path.name}.partial")

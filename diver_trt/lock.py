@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,15 +21,16 @@ LOCK = ".diver-trt.lock"
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for the time of the block.
 
-    Where that cannot be done (some network drives, folders that cannot be written) a warning says so; on Windows nothing is held.
+    Where that cannot be done (some network drives, folders that cannot be written) a warning is printed; on Windows nothing is held.
 
     Raises:
-        OutputError: Another process holds it.
+        OutputError: If another process holds it, or if there is something else under the name of the lock.
     """
     if sys.platform == "win32":
         yield
         return
     path = folder / LOCK
+    _require_file(path)
     try:
         descriptor = _held(path)
     except BlockingIOError as cause:
@@ -49,6 +51,22 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def _require_file(path: Path) -> None:
+    """Refuse a folder, symlink or device in the place of the lock: without a lock, two processes might write at once.
+
+    Raises:
+        OutputError: If there is one.
+    """
+    with suppress(OSError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a symlink"))
+            kind = next((kind for is_kind, kind in kinds if is_kind(mode)), "a device or pipe")
+            raise OutputError(
+                f"{path}: is {kind}, expected the lock file of this command. Delete it."
+            )
 
 
 def _held(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,16 @@ from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import wnid_of
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, shown
-from diver_trt.files import file_sha256
-from diver_trt.recovered.folder import MANIFEST, MANIFEST_SCHEMA
-from diver_trt.recovered.journal import is_inside
+from diver_trt.files import file_sha256, files_in, is_inside
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = 2
+CONTACT_SHEET = "contact_sheet.png"
+TOOL = "diver-trt"
+
+_KEY = re.compile("([0-9]{5,9})/([0-9]{5,9})")
+_READ_BY_TRAINERS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""What torchvision's ImageFolder takes for an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +90,7 @@ def open_recovered(root: Path) -> RecoveredFolder:
     if shard := manifest.optional("shard", manifest.document):
         shard.integer("number", 1)
         shard.integer("of", 1)
-    indices = set()
-    for entry in manifest.documents("classes"):
-        indices.add(entry.integer("index"))
-        entry.integer("label")
-        entry.optional("wnid", entry.text)
-        entry.optional("name", entry.text)
+    classes = _classes(manifest)
     for entry in manifest.documents("companions"):
         _texts(entry, "sha256")
         _require_inside(entry)
@@ -96,9 +99,66 @@ def open_recovered(root: Path) -> RecoveredFolder:
     for entry in manifest.documents("samples"):
         _texts(entry, "key", "sha256", "engine")
         _require_inside(entry)
-        if (index := entry.integer("index")) not in indices:
-            raise entry.fail("index", f"found {index}, expected one of the manifest's classes")
+    for part in ("samples", "skipped"):
+        _require_consistent(manifest, part, classes)
     return RecoveredFolder(root, manifest.fields)
+
+
+def _classes(manifest: Document) -> dict[int, tuple[int, str | None]]:
+    """Return the model's class and the wnid of each index."""
+    classes: dict[int, tuple[int, str | None]] = {}
+    for entry in manifest.documents("classes"):
+        index = entry.integer("index")
+        if index <= max(classes, default=-1):
+            raise entry.fail("index", f"found {index}, expected each class once, in order")
+        classes[index] = (entry.integer("label"), entry.optional("wnid", entry.text))
+        entry.optional("name", entry.text)
+    return classes
+
+
+def _require_consistent(
+    manifest: Document, part: str, classes: Mapping[int, tuple[int, str | None]]
+) -> None:
+    """Require the entries of samples to be in order, and the class of each to be the one that its key and the list of classes give.
+
+    The number within a class decides the noise of an image that is recovered from this one, and so does the order.
+    """
+    last = (-1, -1)
+    for entry in manifest.documents(part):
+        index = entry.integer("index")
+        if index not in classes:
+            raise entry.fail("index", f"found {index}, expected one of the manifest's classes")
+        match = _KEY.fullmatch(key := entry.text("key"))
+        if not match:
+            raise entry.fail(
+                "key", f"found {shown(key)}, expected a class and a number, such as 00003/00007"
+            )
+        if (place := (int(match[1]), int(match[2]))) <= last:
+            raise entry.fail("key", f"found {key}, expected the samples in order, each once")
+        last = place
+        if index != place[0]:
+            raise entry.fail("index", f"found {index}, expected {place[0]} as in the key {key}")
+        label, wnid = classes[index]
+        if (found := entry.integer("label")) != label:
+            raise entry.fail(
+                "label", f"found {found}, expected {label} as in the manifest's class {index}"
+            )
+        if (name := entry.optional("wnid", entry.text)) != wnid:
+            raise entry.fail(
+                "wnid",
+                f"found {shown(str(name))}, expected {wnid} as in the manifest's class {index}",
+            )
+
+
+def unlisted_images(folder: RecoveredFolder) -> list[str]:
+    """Return the images in the folders of a recovered dataset that its manifest does not list, and that trainers read all the same."""
+    manifest = folder.manifest
+    listed = {entry["file"] for part in ("companions", "samples") for entry in manifest[part]}
+    return [
+        name
+        for name in files_in(folder.root)
+        if "/" in name and name.lower().endswith(_READ_BY_TRAINERS) and name not in listed
+    ]
 
 
 def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
@@ -123,12 +183,13 @@ def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
 
 
 def inspect_recovered(root: Path) -> dict[str, Any]:
-    """Return what the manifest of a recovered dataset says, after hashing every file.
+    """Return what the manifest of a recovered dataset lists, after hashing every file, and the images that it does not list.
 
     Raises:
         DatasetError: The manifest is damaged or of another schema, or a file is missing or has changed.
     """
-    manifest = open_recovered(root).manifest
+    folder = open_recovered(root)
+    manifest = folder.manifest
     for entry in [*manifest["companions"], *manifest["samples"]]:
         path = _existing(root, entry["file"])
         if file_sha256(path) != entry["sha256"]:
@@ -151,6 +212,7 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
         "seed": manifest["seed"],
         "recipe": manifest["recipe"],
         "tool": f"{tool['name']} {tool['version']}",
+        "not_listed": unlisted_images(folder),
     }
 
 

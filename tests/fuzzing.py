@@ -47,7 +47,8 @@ from diver_trt.manifest import inspect_recovered
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import Recipe
 from diver_trt.recovered.journal import JOURNAL, Journal
-from diver_trt.recovered.merge import merge_shards, read_soft_labels
+from diver_trt.recovered.merge import merge_shards
+from diver_trt.recovered.shards import read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
 from tests.distilled import methods
@@ -707,7 +708,7 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
 
 def recovered(folder: Path) -> list[Path]:
     """A recovered dataset of two classes, as `recover` writes it."""
-    from diver_trt.recovered.folder import MANIFEST, MANIFEST_SCHEMA
+    from diver_trt.manifest import MANIFEST, MANIFEST_SCHEMA
 
     samples = []
     for index in range(2):
@@ -734,7 +735,17 @@ def recovered(folder: Path) -> list[Path]:
         "companions": [{"file": "soft_labels.npy", "sha256": sha256(folder / "soft_labels.npy")}],
         "class_map": "model",
         "shard": None,
-        "skipped": [{"key": "00001/00001", "source": "b.png", "problem": "is damaged"}],
+        "skipped": [
+            {
+                "key": "00001/00001",
+                "source": "b.png",
+                "source_sha256": "",
+                "index": 1,
+                "label": 1,
+                "wnid": None,
+                "problem": "is damaged",
+            }
+        ],
         "classes": [
             {"index": i, "label": i, "wnid": None, "imagenet_index": None, "name": str(i)}
             for i in range(2)
@@ -811,7 +822,7 @@ def journal(folder: Path) -> list[Path]:
 def read_journal(folder: Path) -> None:
     found = Journal(folder)
     found.head()
-    deque(found.said(), maxlen=0)
+    deque(found.values(), maxlen=0)
 
 
 BYSTANDERS = ("README.md", "data.pt", "notes.txt", "00000/mine.txt")

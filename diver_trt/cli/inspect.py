@@ -17,7 +17,7 @@ from diver_trt.cli.options import (
     Normalisation,
     ZcaReference,
 )
-from diver_trt.cli.recover import check_images
+from diver_trt.cli.recover import check_images, note_unlisted_images
 from diver_trt.errors import EngineError, OutputError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def inspect(
         facts = _plan_facts(read_plan(folder))
     elif is_recovered(folder):
         facts = inspect_recovered(folder)
+        note_unlisted_images(folder)
     else:
         if contact_sheet:
             _require_place(contact_sheet, path)

@@ -9,6 +9,7 @@ import typer
 
 from diver_trt.cli.console import print_json, say
 from diver_trt.cli.options import Json
+from diver_trt.cli.recover import note_unlisted_images
 from diver_trt.errors import shown
 
 
@@ -34,6 +35,7 @@ def merge(
         raise typer.BadParameter("expected every shard of a recovery, and then a new folder")
     *shards, output = folders
     merged = merge_shards(shards, output, overwrite=overwrite)
+    note_unlisted_images(output)
     if as_json:
         print_json(output=str(output), images=merged.images, skipped=merged.skipped)
     else:

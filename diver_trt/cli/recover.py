@@ -21,7 +21,7 @@ from diver_trt.cli.options import (
     parse_recipe,
     positive,
 )
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 from diver_trt.runtime.backends import engine_choices
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ def recover(
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.method.noise import checked_seed
     from diver_trt.recovered.folder import open_output
     from diver_trt.recovered.job import (
         Job,
@@ -191,6 +192,7 @@ def recover(
     from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
     from diver_trt.runtime.recoverer import Recoverer
 
+    seed = checked_seed(seed)
     chosen_layout, side = (
         LAYOUTS[choice("--layout", layout, tuple(LAYOUTS))],
         None if size == "keep" else positive("--size", size),
@@ -221,6 +223,8 @@ def recover(
         skip_bad=skip_bad,
     )
     count = len(job.samples)
+    if part and not count:
+        say(f"shard {part.number}/{part.of} has no images: the input has {len(dataset.samples)}")
 
     def open_model(limit: int | None, chosen: str | None) -> Recoverer:
         return Recoverer(
@@ -237,7 +241,9 @@ def recover(
     if overwrite:
         opener.prepare()  # nothing is deleted before it is sure that something can come in its place
     started = time.monotonic()
-    opening = open_output(output, job.head(), samples=job.entries(), overwrite=overwrite)
+    opening = open_output(
+        output, job.head(), samples=job.entries(), classes=job.classes(), overwrite=overwrite
+    )
     with opening as writer, stop_requested() as stopping, progress("recovering", 0) as advance:
         _say_there(writer, output, count)
         begun = _Begun(count, writer, advance)
@@ -250,6 +256,7 @@ def recover(
     if done < count:
         say(f"interrupted: {done} of {count} images are done; the same command goes on from there")
         raise typer.Exit(130)
+    note_unlisted_images(output)
     if as_json:
         sheet = str(contact_sheet_path(output))
         facts = {
@@ -304,15 +311,28 @@ def _parse_shard(text: str) -> Shard:
 
 
 def _say_there(writer: DatasetWriter, output: Path, count: int) -> None:
-    """Say what an earlier run left."""
+    """Print what was found of an earlier run."""
+    for note in writer.notes:
+        say(f"{output}: {note}")
     if writer.lost:
-        say(
-            f"{output}: {writer.lost} images are not on disk as the journal says, and are done again"
-        )
+        images = "1 image is" if writer.lost == 1 else f"{writer.lost} images are"
+        say(f"{output}: {images} not on disk as recorded, to be recovered again")
     if writer.finished or writer.done:
         done, skipped = writer.totals()
         left_out = f", {len(skipped)} were left out" if skipped else ""
         say(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
+
+
+def note_unlisted_images(output: Path) -> None:
+    """Print which images in the folders of a recovered dataset are not of it."""
+    from diver_trt.manifest import open_recovered, unlisted_images
+
+    if names := unlisted_images(open_recovered(output)):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(
+            f"warning: {output}: {', '.join(map(shown, names[:3]))}{more}: not of this recovery, but a trainer that reads the folders takes "
+            "it too; delete it if it does not belong there"
+        )
 
 
 class _Begun:

@@ -1,43 +1,50 @@
 """Writing a recovered dataset into a folder, so that nothing is lost or half-written whenever it ends.
 
 A file appears under its name only when it is whole: first the image, then its line in the journal, at the very end the manifest, which
-takes the journal's place. A folder with a journal can be gone on with; one with a manifest is finished. Where the one takes the other's
-place, it is on the disk before the other goes.
+replaces the journal. A folder with a journal can be resumed; one with a manifest is finished. Each of the two is flushed to the disk before
+the other is deleted.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from PIL import Image
 
 from diver_trt.documents import Document
-from diver_trt.errors import OutputError, printable, shown
+from diver_trt.errors import OutputError
 from diver_trt.files import reported, sync_file, sync_folder, temporary_of, writing
 from diver_trt.lock import LOCK, locked
+from diver_trt.manifest import CONTACT_SHEET, MANIFEST
 from diver_trt.pixels import Pixels
-from diver_trt.recovered.journal import JOURNAL, Entries, Journal, believed, is_there
+from diver_trt.recovered.earlier_run import (
+    Input,
+    inputs_of_entries,
+    inputs_of_list,
+    listed_inputs,
+    require_same_run,
+    with_names_of,
+)
+from diver_trt.recovered.journal import (
+    JOURNAL,
+    Entries,
+    Journal,
+    Verified,
+    is_there,
+    storable,
+    verify,
+)
+from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
 from diver_trt.recovered.output_names import OutputNames
 
-MANIFEST = "manifest.json"
-CONTACT_SHEET = "contact_sheet.png"
-MANIFEST_SCHEMA = 2
-
-
-TOOL = "diver-trt"
-ONLY_NAMES = ("source name", "class_map")
-"""What two runs of one thing may call differently: what they mean is in the hash of every sample and class."""
-
 SYNC_EVERY = 50
-"""How long a recovery goes on before it brings its images to the disk again, in times that this took: so it costs two percent at most."""
+"""How long a recovery goes on before it flushes its images again, in times that the last flush took: so it costs two percent at most."""
 
 
 class DatasetWriter:
@@ -46,9 +53,10 @@ class DatasetWriter:
     Attributes:
         root: The folder.
         head: What decides the images, as the journal and the manifest begin.
-        done: Keys of the samples that are on disk, or that came to nothing.
-        lost: How many samples an earlier run listed that are not on disk as it says, and have to be done again.
-        finished: Whether an earlier run finished the same thing.
+        done: Keys of the samples that are on disk, or that were left out.
+        lost: How many samples an earlier run recorded whose images are missing or have changed, and are made again.
+        notes: What else was found of an earlier run, in words.
+        finished: Whether an earlier run finished the same dataset.
     """
 
     def __init__(
@@ -58,15 +66,11 @@ class DatasetWriter:
         journal: Journal,
         *,
         lost: int = 0,
+        notes: Sequence[str] = (),
         finished: bool = False,
     ) -> None:
-        self.root, self.head, self._journal, self.lost, self.finished = (
-            root,
-            head,
-            journal,
-            lost,
-            finished,
-        )
+        self.root, self.head, self._journal = root, head, journal
+        self.lost, self.notes, self.finished = lost, tuple(notes), finished
         self._under_way: list[Path] = []
         self._sync_again = perf_counter()
 
@@ -107,7 +111,7 @@ class DatasetWriter:
         """
         with reported(self.root / JOURNAL):
             self._journal.append(
-                {**entry, "problem": printable(entry["problem"])} if "problem" in entry else entry
+                {**entry, "problem": storable(entry["problem"])} if "problem" in entry else entry
             )
         if perf_counter() >= self._sync_again:
             self.sync()
@@ -157,19 +161,25 @@ class DatasetWriter:
 
 @contextmanager
 def open_output(
-    root: Path, head: Mapping[str, Any], *, samples: Entries, overwrite: bool = False
+    root: Path,
+    head: Mapping[str, Any],
+    *,
+    samples: Entries,
+    classes: Sequence[Mapping[str, Any]],
+    overwrite: bool = False,
 ) -> Iterator[DatasetWriter]:
     """Hold an output folder: a new or empty one, one in which the same run stopped, or one in which it finished.
 
     Args:
         root: The folder; it is made if need be.
-        head: What decides the images. Of an earlier run in the folder it must be the same.
-        samples: What is known of each sample, by key; of what an earlier run wrote down, only the engines, problems and hashes count.
+        head: What decides the images. That of an earlier run in the folder must be the same.
+        samples: What is known of each sample, by key. Of the record of an earlier run only engines, problems and hashes are used.
+        classes: The classes, as the manifest lists them.
         overwrite: Whether to delete what an earlier run left there, and begin again.
 
     Raises:
-        OutputError: The folder holds something else, or an earlier run of something else; another process is writing there; or it cannot
-            be written.
+        OutputError: If the folder holds something else, or an earlier run that differs; if another process is writing there; or if it
+            cannot be written.
     """
     made = not root.exists()
     with reported(root, "made"):
@@ -178,10 +188,9 @@ def open_output(
         with locked(root):
             with reported(root):
                 names = OutputNames.of(Document(head, str(root), OutputError))
-                begun_anew = overwrite and _delete_run(root, names)
-                writer = _open(
-                    root, json.loads(json.dumps(head)), samples, names, begun_anew=begun_anew
-                )
+                begun_anew = overwrite and delete_run(root, samples, names)
+                run = _Run(root, json.loads(json.dumps(head)), samples, classes, names)
+                writer = run.open(begun_anew=begun_anew)
             try:
                 yield writer
             finally:
@@ -203,88 +212,114 @@ def _leave_nothing(root: Path) -> None:
             (root / JOURNAL).unlink()
 
 
-def _open(
-    root: Path, head: dict[str, Any], samples: Entries, names: OutputNames, *, begun_anew: bool
-) -> DatasetWriter:
-    journal = Journal(root)
-    names.refuse_links(root)
-    if not begun_anew:
-        if (root / MANIFEST).is_file():
-            return _open_finished(root, head, samples, names)
-        if (root / JOURNAL).is_file():
-            return _open_interrupted(root, head, samples, names)
-        require_usable(root)
-    journal.begin(head)
-    return DatasetWriter(root, head, journal)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run that is to write into a folder, and may have written there before."""
 
+    root: Path
+    head: dict[str, Any]
+    samples: Entries
+    classes: Sequence[Mapping[str, Any]]
+    names: OutputNames
 
-def _open_finished(
-    root: Path, head: dict[str, Any], samples: Entries, names: OutputNames
-) -> DatasetWriter:
-    """Leave a finished run as it is, if it has everything that belongs to it, or else make an interrupted one of it."""
-    journal, manifest = Journal(root), Document.read(root / MANIFEST, OutputError)
-    _require_same(root, manifest.fields, head)
-    said = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
-    kept = {entry["key"]: entry for value in said if (entry := believed(root, value, samples))}
-    in_order = [kept[key] for key in samples if key in kept]
-    expected = [entry for entry in in_order if "file" in entry] + [
-        entry for entry in in_order if "file" not in entry
-    ]
-    lost = len(samples) - len(kept)
-    if (
-        said == expected
-        and not lost
-        and _has_companions(root, manifest, names)
-        and (root / CONTACT_SHEET).is_file()
-    ):
-        if (root / JOURNAL).exists():  # of a run that ended between the manifest and this
-            (root / JOURNAL).unlink()
-        return DatasetWriter(root, head, journal, finished=True)
-    journal.begin(head, in_order)
-    (root / MANIFEST).unlink()
-    return DatasetWriter(root, head, journal, lost=lost)
+    def open(self, *, begun_anew: bool) -> DatasetWriter:
+        """Resume what is there, or begin."""
+        self.names.refuse_links(self.root)
+        if not begun_anew:
+            if (self.root / MANIFEST).is_file():
+                return self._open_finished()
+            if (self.root / JOURNAL).is_file():
+                return self._open_interrupted()
+            if is_without_record(self.root, self.samples, self.names):
+                raise OutputError(
+                    f"{self.root}: holds images of a run whose {MANIFEST} is missing, so that what they were made from is not known. "
+                    f"Restore {MANIFEST}, say --overwrite to make the images again, or choose another folder"
+                )
+            _require_free(self.root)
+        return self._begin()
 
+    def _begin(
+        self, found: Verified | None = None, *, lost: int = 0, notes: Sequence[str] = ()
+    ) -> DatasetWriter:
+        journal = Journal(self.root)
+        kept = found.kept if found else {}
+        entries = [kept[key] for key in self.samples if key in kept]
+        journal.begin(self.head, entries, listed_inputs(self.samples))
+        return DatasetWriter(self.root, self.head, journal, lost=lost, notes=notes)
 
-def _open_interrupted(
-    root: Path, head: dict[str, Any], samples: Entries, names: OutputNames
-) -> DatasetWriter:
-    """Go on with what of an interrupted run is on disk."""
-    journal, kept, lost = Journal(root), {}, 0
-    with reported(root / JOURNAL, "read"):
-        found = journal.head()
-        if found is None:
-            lost = _images_without_journal(root, samples, names)
-        else:
-            _require_same(root, found.fields, head)
-            for value in journal.said():
-                if entry := believed(root, value, samples):
-                    kept[entry["key"]] = entry
-                else:
-                    lost += 1
-    journal.begin(head, kept.values())
-    return DatasetWriter(root, head, journal, lost=lost)
-
-
-def _images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:
-    """Return how many images a run has left whose journal a power failure took.
-
-    Raises:
-        OutputError: The folder holds files that this run would not write, or would not have written yet.
-    """
-    files = (
-        None
-        if samples is None
-        else {entry["file"] for entry in samples.values() if "file" in entry}
-    )
-    there = [name for name in map(_whole_name, _files(root)) if name not in (JOURNAL, LOCK)]
-    images = {name for name in there if (names.has_image(name) if files is None else name in files)}
-    for name in there:
-        if name not in images and not (images and _is_beside(name, names)):
-            what = f"{root / JOURNAL}: says nothing, as after a power failure, and beside it lies {shown(repr(name))}"
-            raise OutputError(
-                f"{what}, which is not of such a run; move it elsewhere to go on, or choose another folder"
+    def _open_finished(self) -> DatasetWriter:
+        """Leave a finished run as it is if its manifest is what this run would write, or else make an interrupted one of it."""
+        manifest = Document.read(self.root / MANIFEST, OutputError)
+        values = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
+        same_input = self._require_same(manifest.fields, inputs_of_entries(values))
+        found = verify(self.root, values, self.samples, same_input=same_input)
+        notes = self._notes(manifest.fields, found, same_input=same_input)
+        is_whole = len(found.kept) == len(self.samples) and (self.root / CONTACT_SHEET).is_file()
+        if is_whole and _is_same_json(manifest.fields, self._manifest(manifest, found.kept)):
+            if (self.root / JOURNAL).exists():  # of a run that ended between the manifest and this
+                (self.root / JOURNAL).unlink()
+            return DatasetWriter(self.root, self.head, Journal(self.root), finished=True)
+        lost = len(self.samples) - len(found.kept) - found.retried
+        if not (lost or found.retried) and same_input:
+            notes.append(
+                f"{MANIFEST} or a file beside the images is not as it was written, and is written again"
             )
-    return len(images)
+        writer = self._begin(found, lost=lost, notes=notes)
+        (self.root / MANIFEST).unlink()
+        return writer
+
+    def _manifest(self, found: Document, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """Return the manifest that this run would write, with the companions and the names that an earlier one has."""
+        entries = [kept[key] for key in self.samples]
+        return {
+            **with_names_of(self.head, found.fields),
+            "companions": _whole_companions(self.root, found, self.names),
+            "skipped": [entry for entry in entries if "file" not in entry],
+            "classes": self.classes,
+            "samples": [entry for entry in entries if "file" in entry],
+        }
+
+    def _open_interrupted(self) -> DatasetWriter:
+        """Resume an interrupted run with what of it is on disk."""
+        journal = Journal(self.root)
+        with reported(self.root / JOURNAL, "read"):
+            head = journal.head()
+            if head is None:
+                lost = images_without_journal(self.root, self.samples, self.names)
+                return self._begin(lost=lost)
+            listed = inputs_of_list(head.fields.get("inputs"), _left_out(journal.values()))
+            recorded = listed or inputs_of_entries(journal.values())
+            same_input = self._require_same(head.fields, recorded)
+            found = verify(self.root, journal.values(), self.samples, same_input=same_input)
+        notes = self._notes(head.fields, found, same_input=same_input)
+        return self._begin(found, lost=found.lost, notes=notes)
+
+    def _require_same(self, found: Mapping[str, Any], recorded: Sequence[Input]) -> bool:
+        return require_same_run(self.root, found, self.head, recorded, self.samples)
+
+    def _notes(self, head: Mapping[str, Any], found: Verified, *, same_input: bool) -> list[str]:
+        notes = []
+        if (version := head["tool"]["version"]) != self.head["tool"]["version"]:
+            notes.append(f"was begun with version {version}, which makes the same images")
+        if not same_input:
+            other = " or belong to other shards" if self.head.get("shard") else ""
+            notes.append(f"the input differs only in images that were left out{other}")
+        if found.retried:
+            notes.append(f"{_images(found.retried)} left out before and can be read now")
+        if found.ignored:
+            count = "1 record is" if found.ignored == 1 else f"{found.ignored} records are"
+            notes.append(f"{count} not of an image of this run, and ignored")
+        return notes
+
+
+def _images(count: int) -> str:
+    return "1 image was" if count == 1 else f"{count} images were"
+
+
+def _left_out(values: Iterable[object]) -> set[str]:
+    """Return the keys of the entries of samples that were left out."""
+    entries = (value for value in values if isinstance(value, dict) and "problem" in value)
+    return {entry["key"] for entry in entries if isinstance(entry.get("key"), str)}
 
 
 def _listed(manifest: Document, part: str) -> list[object]:
@@ -292,54 +327,47 @@ def _listed(manifest: Document, part: str) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _has_companions(root: Path, manifest: Document, names: OutputNames) -> bool:
-    """Return whether a manifest lists every file that belongs beside the images, and each is there as it was written."""
+def _whole_companions(root: Path, manifest: Document, names: OutputNames) -> object:
+    """Return the files beside the images as a manifest lists them, or None unless they are all that belong there, as they were written."""
     try:
         listed = {
             entry.text("file"): entry.text("sha256") for entry in manifest.documents("companions")
         }
     except OutputError:
-        return False
-    as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
+        return None
     wanted = {
         *names.companions,
         *([names.soft_labels] if names.soft_labels and (root / names.soft_labels).exists() else []),
     }
-    return (
-        listed.keys() == wanted
-        and _listed(manifest, "companions") == as_written
-        and all(is_there(root, name, sha256) for name, sha256 in listed.items())
+    is_whole = listed.keys() == wanted and all(
+        is_there(root, name, sha256) for name, sha256 in listed.items()
     )
+    as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
+    return as_written if is_whole else None
 
 
-def _files(root: Path) -> list[str]:
-    """Return the path within a folder of every file, and of every link."""
-    found = []
-    for folder, folders, files in os.walk(root):
-        links = [name for name in folders if (Path(folder) / name).is_symlink()]
-        found += [(Path(folder) / name).relative_to(root).as_posix() for name in (*files, *links)]
-    return sorted(found)
-
-
-def _whole_name(name: str) -> str:
-    """Return the name that a file gets when it is whole, of one that is still being written."""
-    return re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
-
-
-def _is_beside(name: str, names: OutputNames) -> bool:
-    """Return whether a file is of a run, but neither an image nor its journal."""
-    return name in (MANIFEST, CONTACT_SHEET, *names.layout.scratch) or names.has_companion(name)
+def _is_same_json(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Return whether two JSON objects are written alike; unlike `==`, this tells 1 from true."""
+    try:
+        return json.dumps(found) == json.dumps(expected)
+    except RecursionError:
+        return False
 
 
 def require_usable(root: Path) -> None:
-    """Refuse a path where something is that no run left.
+    """Refuse a path, before any work, that no run can write into.
 
     Raises:
-        OutputError: A file is there, or a folder that is not empty, is not ours, or cannot be listed.
+        OutputError: If there is a file, or a folder that cannot be listed, or one that is not empty and has no file that runs leave.
     """
+    with suppress(OSError):
+        if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
+            return  # `open_output` looks closer
+    _require_free(root)
+
+
+def _require_free(root: Path) -> None:
     try:
-        if root.is_dir() and ((root / JOURNAL).is_file() or (root / MANIFEST).is_file()):
-            return
         taken = root.exists() and (
             not root.is_dir() or any(not _is_beginning(path) for path in root.iterdir())
         )
@@ -351,124 +379,19 @@ def require_usable(root: Path) -> None:
         )
 
 
+def require_apart(output: Path, other: Path, what: str) -> None:
+    """Refuse an output folder that is, lies in, or contains a folder or file that is read.
+
+    Raises:
+        OutputError: If it does.
+    """
+    written, read = output.resolve(), other.resolve()
+    if written == read or written in read.parents or read in written.parents:
+        raise OutputError(
+            f"{output}: overlaps {what} {other}; choose a folder of its own for the recovered images"
+        )
+
+
 def _is_beginning(path: Path) -> bool:
     """Return whether a file is all that a run leaves that was killed before its journal had a name."""
     return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)
-
-
-@dataclass(frozen=True, slots=True)
-class FirstDifference:
-    """Where two runs begin otherwise.
-
-    Attributes:
-        name: The path of fields down to it, in words: `"recipe gamma"`.
-        found: What the one has.
-        wanted: What the other has.
-    """
-
-    name: str
-    found: object
-    wanted: object
-
-
-def first_difference(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
-) -> FirstDifference | None:
-    """Return the first field of `wanted` that `found` has otherwise, or None; what a thing is only called does not count."""
-    for name, value in wanted.items():
-        path, old = f"{prefix}{name}", found.get(name)
-        if path in ONLY_NAMES:
-            continue
-        if isinstance(value, dict) and isinstance(old, dict):
-            if inner := first_difference(old, value, f"{path} "):
-                return inner
-        elif old != value:
-            return FirstDifference(path.replace("_", " "), old, value)
-    return None
-
-
-def _require_same(root: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun otherwise, naming the first thing that differs."""
-    if different := first_difference(found, wanted):
-        what = different.name
-        raise OutputError(
-            f"{root}: holds a run with {what} {_short(different.found)}, and this one has {what} {_short(different.wanted)}; say the same "
-            "to go on with it, --overwrite to begin again, or choose another folder"
-        )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _delete_run(root: Path, names: OutputNames) -> bool:
-    """Delete what an earlier run of ours wrote, but for its journal, and return whether there was one.
-
-    Of a finished run that is what its manifest lists. Of another one it is what could be its own by name, since a run may have been killed
-    between writing a file and its line; where its journal was lost, by the names of the run that is to begin. Whatever moment this ends at,
-    a journal says that the folder is ours.
-
-    Raises:
-        OutputError: What is there is not of ours, or says that files are its own which are not.
-        OSError: Something cannot be deleted.
-    """
-    if (root / MANIFEST).is_file():
-        manifest = Document.read(root / MANIFEST, OutputError)
-        names = _names_of_ours(manifest)
-        files = [entry.text("file") for entry in manifest.documents("samples")]
-        companions = [entry.text("file") for entry in manifest.documents("companions")]
-        not_ours = [name for name in files if not names.has_image(name)] + [
-            name for name in companions if not names.has_companion(name)
-        ]
-        if not_ours:
-            raise OutputError(
-                f"{root / MANIFEST}: lists {shown(repr(not_ours[0]))}, which no such run writes; delete the folder by hand"
-            )
-        names.refuse_links(root)
-        head = {
-            name: value
-            for name, value in manifest.fields.items()
-            if name not in ("samples", "skipped", "companions", "classes")
-        }
-        Journal(root).begin(head)
-        (root / MANIFEST).unlink()
-        _delete(
-            root, {*files, *companions, CONTACT_SHEET, *names.layout.scratch, MANIFEST}.__contains__
-        )
-        return True
-    if not (root / JOURNAL).is_file():
-        return False
-    with reported(root / JOURNAL, "read"):
-        found = Journal(root).head()
-    names = names if found is None else _names_of_ours(found)
-    names.refuse_links(root)
-    if found is None:
-        _images_without_journal(root, None, names)
-    _delete(root, lambda name: names.has_image(name) or _is_beside(name, names))
-    return True
-
-
-def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
-    """Delete the files that are ours by name, whole or not, and the folders that are empty then."""
-    names = [name for name in _files(root) if name != LOCK and is_ours(_whole_name(name))]
-    for name in names:
-        (root / name).unlink()
-    for folder in sorted(
-        {folder for name in names for folder in PurePath(name).parents}, reverse=True
-    )[:-1]:
-        with suppress(OSError):  # holds something of somebody else
-            (root / folder).rmdir()
-
-
-def _names_of_ours(head: Document) -> OutputNames:
-    """Return the names that a run of ours gives to its files.
-
-    Raises:
-        OutputError: It is not of ours.
-    """
-    if head.document("tool").text("name") != TOOL:
-        raise OutputError(
-            f"{head.where}: is not of diver-trt; delete it by hand, or choose another folder"
-        )
-    return OutputNames.of(head)

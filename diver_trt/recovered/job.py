@@ -1,7 +1,7 @@
 """A distilled dataset on disk becomes a recovered one on disk: what `diver-trt recover` does.
 
-A `Job` says what is to be recovered, and so what the images will be; `recover_job` does what of it is not done yet. The manifest holds
-nothing that depends on when, in how many runs, or in which batches it was done.
+A `Job` holds what decides the images; `recover_job` recovers those that are not on disk yet. The manifest holds nothing that depends on
+when, in how many runs, or in which batches that was done.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt._version import __version__
@@ -30,21 +32,21 @@ from diver_trt.errors import (
     DeviceMemoryError,
     DiverError,
     EngineError,
-    OutputError,
+    printable,
+    shown,
 )
 from diver_trt.files import file_sha256
+from diver_trt.manifest import CONTACT_SHEET, MANIFEST_SCHEMA, TOOL
+from diver_trt.method.noise import checked_seed
 from diver_trt.pixels import Pixels, square
 from diver_trt.recipe import Recipe
+from diver_trt.recovered.caption import caption
 from diver_trt.recovered.contact_sheet import ContactSheet
-from diver_trt.recovered.folder import (
-    CONTACT_SHEET,
-    MANIFEST_SCHEMA,
-    TOOL,
-    DatasetWriter,
-    require_usable,
-)
+from diver_trt.recovered.folder import DatasetWriter, require_apart, require_usable
+from diver_trt.recovered.journal import storable
 from diver_trt.recovered.layouts.base import Layout, Written, write_soft_labels
 from diver_trt.recovered.layouts.index import INDEX
+from diver_trt.recovered.output_names import image_paths
 from diver_trt.runtime.engine import DEFAULT_BATCH
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
 
@@ -91,7 +93,11 @@ class Job:
         layout: How the recovered images are laid out.
         size: Side of the written images in pixels; None keeps the model's.
         shard: The part that is to be done; None is all.
-        skip_bad: Whether an image that cannot be read, or that comes to nothing, is left out instead of ending the recovery.
+        skip_bad: Whether an image that cannot be read or recovered is left out instead of ending the recovery.
+        base: The folder that names of images are relative to.
+
+    Raises:
+        UsageError: If the seed is not a whole number of 64 bits, which is what manifests hold.
     """
 
     dataset: Dataset
@@ -103,6 +109,13 @@ class Job:
     size: int | None = None
     shard: Shard | None = None
     skip_bad: bool = False
+    base: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        root = self.dataset.root
+        object.__setattr__(self, "seed", checked_seed(self.seed))
+        # now, because a folder may vanish while its images are read
+        object.__setattr__(self, "base", root if root.is_dir() else root.parent)
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -118,7 +131,7 @@ class Job:
         """Return what decides the images, as the journal and the manifest begin."""
         dataset, bundle, origin = self.dataset, self.bundle, self.dataset.origin
         normalisation = self.layout.normalisation_for(origin.normalisation, self.side)
-        return {
+        head: dict[str, Any] = {
             "schema": MANIFEST_SCHEMA,
             "tool": {"name": TOOL, "version": __version__},
             "bundle": {
@@ -149,38 +162,66 @@ class Job:
             "class_map": dataset.classes,
             "shard": {"number": self.shard.number, "of": self.shard.of} if self.shard else None,
         }
+        return storable(head)  # type: ignore[no-any-return]
 
     def files(self) -> dict[str, str]:
-        """Return where each sample of the whole dataset goes; two indices of one class share its wnid folder, and go on counting there."""
-        files, shared = {}, Counter[int]()
-        for sample in self.dataset.samples:
-            number = (
-                shared[sample.label]
-                if self.layout.shares_folders
-                else int(sample.key.rpartition("/")[2])
-            )
-            shared[sample.label] += 1
-            wnid = wnid_of(sample.label, self.bundle.num_classes)
-            files[sample.key] = self.layout.image_path(sample.index, number, wnid)
-        return files
+        """Return where each sample of the whole dataset goes, by key."""
+        count = self.bundle.num_classes
+        return image_paths(
+            self.layout,
+            (
+                (sample.key, sample.label, wnid_of(sample.label, count))
+                for sample in self.dataset.samples
+            ),
+        )
 
     def entry(self, sample: Sample) -> dict[str, Any]:
         """Return what is known of a sample before it is recovered, as the journal and the manifest begin its entry."""
-        return {
+        soft_label = self.dataset.soft_label
+        entry: dict[str, Any] = {
             "key": sample.key,
             "source": self.dataset.images.name(sample.position),
             "source_sha256": self.checked[sample.position].sha256,
+            **({"soft_label_sha256": _sha256(soft_label(sample.position))} if soft_label else {}),
             "index": sample.index,
             "label": sample.label,
             "wnid": wnid_of(sample.label, self.bundle.num_classes),
         }
+        return storable(entry)  # type: ignore[no-any-return]
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each sample of this job, and where it goes, by key, for `open_output`."""
-        files = self.files()
-        return {
-            sample.key: {**self.entry(sample), "file": files[sample.key]} for sample in self.samples
-        }
+        """Return what is known of each sample of this job, where it goes, and why it cannot be read, by key, for `open_output`."""
+        files, entries = self.files(), {}
+        for sample in self.samples:
+            problem = self.checked[sample.position].problem
+            left_out = {"problem": self.reason(sample, problem)} if problem else {}
+            entries[sample.key] = {**self.entry(sample), "file": files[sample.key], **left_out}
+        return entries
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Return what the manifest says of each class that occurs."""
+        names, count = self.bundle.class_names, self.bundle.num_classes
+        classes = [
+            {
+                "index": index,
+                "label": label,
+                "wnid": wnid_of(label, count),
+                "imagenet_index": label if wnid_of(label, count) else None,
+                "name": names[label] if names else None,
+            }
+            for index, label in self.dataset.labels.items()
+        ]
+        return storable(classes)  # type: ignore[no-any-return]
+
+    def reason(self, sample: Sample, problem: str) -> str:
+        """Return why a sample is left out, for the manifest: without where the dataset is, and without the name that stands beside it."""
+        problem = problem.removeprefix(f"{self.base}/")
+        for base in {self.base.absolute(), self.base.resolve()} - {Path(self.base.anchor)}:
+            problem = problem.replace(f"{base}/", "")
+        source = self.dataset.images.name(sample.position)
+        name, colon, rest = problem.partition(": ")
+        is_its_name = bool(name) and source.startswith(name)
+        return str(storable(rest if colon and is_its_name else problem))
 
     def _source_sha256(self) -> str:
         """Return a hash of every sample's name, class, content and soft label, over the whole dataset whatever the shard."""
@@ -194,18 +235,19 @@ class Job:
         return digest.hexdigest()
 
 
+def _sha256(values: NDArray[np.float32]) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
 def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
-    """Refuse an output folder that holds something else or overlaps the input, and a layout that cannot be written, before any work.
+    """Refuse an output folder that holds something else or overlaps what is read, and a layout that cannot be written, before any work.
 
     Raises:
-        OutputError: It does, or cannot.
+        OutputError: If it does, or cannot.
     """
     require_usable(output)
-    distilled, recovered = dataset.root.resolve(), output.resolve()
-    if distilled == recovered or distilled in recovered.parents or recovered in distilled.parents:
-        raise OutputError(
-            f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images"
-        )
+    require_apart(output, dataset.root, "the input")
+    require_apart(output, bundle.path, "the bundle")
     layout.require()
     layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 
@@ -324,7 +366,7 @@ def _finish(job: Job, writer: DatasetWriter) -> None:
     for sample in job.samples:
         entry = writer.entry(sample.key)
         skipped.append(entry) if "problem" in entry else good.append(sample)
-    classes, soft_label = _classes(job.bundle, job.dataset.labels), job.dataset.soft_label
+    classes, soft_label = job.classes(), job.dataset.soft_label
     written = Written(
         root=writer.root,
         files=[files[sample.key] for sample in good],
@@ -348,9 +390,8 @@ def _finish(job: Job, writer: DatasetWriter) -> None:
         "skipped": skipped,
         "classes": classes,
     }
-    sheet = ContactSheet(
-        _title(job), job.bundle.image_size, Counter(sample.index for sample in good)
-    )
+    title = caption("top: distilled, bottom: recovered", job.head(), job.recipe)
+    sheet = ContactSheet(title, job.bundle.image_size, Counter(sample.index for sample in good))
     for sample in good:
         if sheet.wants(sample.index):
             try:
@@ -411,14 +452,14 @@ class _Run:
             if count % batch == 0 and self._stopping():
                 return
             if problem := self._job.checked[sample.position].problem:
-                self._leave_out(sample, problem, DatasetError(problem))
+                self._leave_out_unread(sample, DatasetError(problem))
                 continue
             try:
                 image = self._read(sample)
             except DatasetError as error:
                 if self._input_is_gone(sample):
                     raise
-                self._leave_out(sample, str(error), error)
+                self._leave_out_unread(sample, error)
                 continue
             taken.append(sample)
             labels.append(sample.label)
@@ -429,8 +470,10 @@ class _Run:
     def _read(self, sample: Sample) -> Pixels:
         images, checked = self._job.dataset.images, self._job.checked[sample.position]
         if images.sha256(sample.position) != checked.sha256:
-            found = f"{self._job.dataset.root}: {images.name(sample.position)} has changed while it was being recovered"
-            raise DatasetError(f"{found}; run again on a copy that stays as it is")
+            path = self._job.base / images.name(sample.position)
+            raise DatasetError(
+                f"{path}: has changed while it was being recovered; run again on a copy that stays as it is"
+            )
         return images.read(sample.position)
 
     def _input_is_gone(self, unreadable: Sample) -> bool:
@@ -448,13 +491,11 @@ class _Run:
         return True
 
     def _write(self, sample: Sample, result: RecoveredSample) -> Path | None:
-        record = self._record(sample)
+        record = {**self._job.entry(sample), "engine": self._engine}
         if result.problem:
             again = self._with_twin(sample)
             if again is None or again.problem:
-                self._leave_out(
-                    sample, result.problem, DatasetError(f"{sample.key}: {result.problem}")
-                )
+                self._leave_out(sample, record, result.problem)
                 return None
             result, record["engine"] = again, "onnx fp32, for the bundle's own came to nothing"
         path = self._writer.add(self._files[sample.key], square(result.image, self._job.side))
@@ -463,19 +504,23 @@ class _Run:
         )
         return path
 
-    def _leave_out(self, sample: Sample, problem: str, error: DatasetError) -> None:
+    def _leave_out(self, sample: Sample, record: dict[str, Any], problem: str) -> None:
+        """Leave out a sample of which the model made nothing; its entry has the engine, so that no later run tries again."""
+        if not self._job.skip_bad:
+            raise DatasetError(f"{sample.key}: {problem}")
+        try:
+            self._read(sample)
+        except DatasetError as error:  # it might have been recovered in fp32
+            self._leave_out_unread(sample, error)
+        else:
+            self._writer.record({**record, "problem": problem})
+
+    def _leave_out_unread(self, sample: Sample, error: DatasetError) -> None:
+        """Leave out a sample whose source cannot be read; without an engine in its entry, a later run tries again."""
         if not self._job.skip_bad:
             raise error
-        root = self._job.dataset.root
-        problem = (
-            problem.removeprefix(f"{root}/")
-            if root.is_dir()
-            else problem.replace(str(root), root.name, 1)
-        )
-        self._writer.record({**self._record(sample), "problem": problem})
-
-    def _record(self, sample: Sample) -> dict[str, Any]:
-        return {**self._job.entry(sample), "engine": self._engine}
+        problem = self._job.reason(sample, str(error))
+        self._writer.record({**self._job.entry(sample), "problem": problem})
 
     def _close_twin(self) -> None:
         if self._twin:
@@ -537,7 +582,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
 def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
     """Return a picture of the images as they would be fed to the model."""
     sheet = ContactSheet(
-        f"{dataset.root.name}: {dataset.summary}",
+        f"{shown(dataset.root.name)}: {printable(dataset.summary)}  ·  diver-trt inspect",
         bundle.image_size,
         Counter(sample.index for sample in dataset.samples),
     )
@@ -569,26 +614,3 @@ def class_title(bundle: Bundle, sample: Sample) -> str:
 def mean_clipped(checked: Sequence[Checked]) -> float:
     """Return the fraction of distilled values that lay outside the range of pixels."""
     return sum(entry.clipped for entry in checked) / max(1, len(checked))
-
-
-def _title(job: Job) -> str:
-    recipe = job.recipe
-    inherit = (
-        f"inherit {recipe.inherit_step}" if recipe.inherit_step is not None else "no inheritance"
-    )
-    high, low = recipe.window
-    model = f"{job.bundle.model_id} {job.bundle.precision}, seed {job.seed}, {recipe.start_step} steps, {inherit}"
-    return f"{model}, gamma {recipe.gamma:g} in {high}:{low}  ·  top: distilled, bottom: recovered"
-
-
-def _classes(bundle: Bundle, labels: Mapping[int, int]) -> list[dict[str, Any]]:
-    return [
-        {
-            "index": index,
-            "label": label,
-            "wnid": wnid_of(label, bundle.num_classes),
-            "imagenet_index": label if wnid_of(label, bundle.num_classes) else None,
-            "name": bundle.class_names[label] if bundle.class_names else None,
-        }
-        for index, label in labels.items()
-    ]

@@ -1,28 +1,33 @@
-"""The journal of a recovery: what it is, and a line for every image that is on disk.
+"""The journal of a recovery: what the run is, and a line for every image that is on disk.
 
-The first line says what decides the images: the bundle, the recipe, the seed, the input. A second run with the same first line goes on
-where the first stopped; with another it is refused. A line is appended when its image has its name, so a kill at any moment costs at most
-the images of one batch. A power failure costs what was not brought to the disk yet, which hashing the images again finds.
+The first line holds what decides the images (the bundle, the recipe, the seed, the input) and lists the distilled images. A later run with
+the same first line resumes; one that differs is refused. A line is appended after its image has been renamed to its final name, so a kill
+at any moment costs at most the images of one batch. After a power failure the images are hashed again, and those that were not flushed to
+the disk are made again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diver_trt.documents import Document
-from diver_trt.errors import OutputError
-from diver_trt.files import MAX_NAME_BYTES, file_sha256, sync_file, writing
+from diver_trt.errors import OutputError, printable
+from diver_trt.files import file_sha256, sync_file, writing
 
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 16 * 1024**2
+MAX_TEXT = 4096
+"""Characters of one text in a journal or a manifest. A longer one is cut, so that every reader takes it."""
 
 Entries = Mapping[str, Mapping[str, Any]]
-"""What is known of each sample before it is recovered, by key: its source, its class, the `file` it goes to."""
+"""What is known of each sample before it is recovered, by key: its source, its class, the `file` it is written to, and the `problem` of a
+source that cannot be read."""
 
 
 class Journal:
@@ -39,25 +44,36 @@ class Journal:
         self.root, self.path = root, root / JOURNAL
         self.entries: dict[str, int] = {}
 
-    def begin(self, head: Mapping[str, Any], entries: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Start a journal with the samples that are done already; it outlasts a power failure.
+    def begin(
+        self,
+        head: Mapping[str, Any],
+        entries: Iterable[Mapping[str, Any]] = (),
+        inputs: Sequence[Sequence[Any]] = (),
+    ) -> None:
+        """Start a journal with the samples that are done already, and flush it to the disk.
+
+        Args:
+            head: What decides the images.
+            entries: The samples that are done.
+            inputs: The distilled images, from `listed_inputs`. They are left out where the line would be too long to be read again.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: If it cannot be written.
         """
         self.entries = {}
+        first = _line({**head, "inputs": inputs}) if inputs else _line(head)
         with writing(self.path) as file:
-            offset = file.write(_line(head))
+            offset = file.write(first if len(first) < MAX_LINE_BYTES else _line(head))
             for entry in entries:
                 self.entries[entry["key"]] = offset
                 offset += file.write(_line(entry))
 
     def head(self) -> Document | None:
-        """Return the first line, or None where a power failure left nothing of it, or a part.
+        """Return the first line, or None where a power failure left nothing or only a part of it.
 
         Raises:
-            OutputError: It is none of a journal.
-            OSError: It cannot be read.
+            OutputError: If it is not the first line of a journal.
+            OSError: If it cannot be read.
         """
         first = next(_lines(self.path), None)
         if first is None or b"\0" in first:
@@ -66,14 +82,14 @@ class Journal:
             if isinstance(value := json.loads(first), dict):
                 return Document(value, str(self.path), OutputError)
         raise OutputError(
-            f"{self.path}: is no journal of diver-trt; delete it by hand, or choose another folder"
+            f"{self.path}: is not a journal of diver-trt; delete it by hand, or choose another folder"
         )
 
-    def said(self) -> Iterator[object]:
-        """Return what the lines after the first say, None for one that is no JSON.
+    def values(self) -> Iterator[object]:
+        """Return the value of each line after the first, None for one that is not JSON.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: If it cannot be read.
         """
         for number, line in enumerate(_lines(self.path)):
             value = None
@@ -83,10 +99,10 @@ class Journal:
                 yield value
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add a sample that is on disk, or that came to nothing.
+        """Add a sample that is on disk, or that was left out.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: If it cannot be written.
         """
         with self.path.open("ab") as file:
             offset = file.tell()
@@ -94,10 +110,10 @@ class Journal:
         self.entries[entry["key"]] = offset
 
     def sync(self) -> None:
-        """Let what was appended outlast a power failure.
+        """Flush what was appended to the disk.
 
         Raises:
-            OSError: It cannot be written to the disk.
+            OSError: If it cannot be written there.
         """
         sync_file(self.path)
 
@@ -109,35 +125,97 @@ class Journal:
         return value
 
 
-def believed(root: Path, said: object, samples: Entries) -> dict[str, Any] | None:
-    """Return the entry of a sample as it has to be, or None if what a journal or a manifest says is not true of the folder.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What an earlier run recorded, compared with its folder and with the samples of this run.
 
-    Taken from what it says are the key, if there is such a sample, the engine, and either the problem or the hash of the sample's own file,
-    if that file has it. Everything else is taken from `samples`.
+    Attributes:
+        kept: The entry of each sample that need not be done again, by key, with the fields that a new run would write.
+        lost: How many samples are recorded whose image is missing or is not the recorded one.
+        retried: How many samples were left out because their source could not be read, and can be read now.
+        ignored: How many records are not of a sample.
     """
-    try:
-        entry = Document(said, str(root), OutputError)
-        known = samples[entry.text("key")]
-        rebuilt = {
-            name: value
-            for name, value in known.items()
-            if name not in ("engine", "file", "sha256", "problem")
-        }
-        rebuilt |= {"key": entry.text("key"), "engine": entry.text("engine")}
-        if "problem" in entry:
-            return None if "file" in entry else {**rebuilt, "problem": entry.text("problem")}
-        name, sha256 = entry.text("file"), entry.sha256("sha256")
-        return (
-            {**rebuilt, "file": name, "sha256": sha256}
-            if name == known["file"] and is_there(root, name, sha256)
-            else None
-        )
-    except (OutputError, KeyError):
+
+    kept: dict[str, dict[str, Any]]
+    lost: int
+    retried: int
+    ignored: int
+
+
+def verify(
+    root: Path, recorded: Iterable[object], samples: Entries, *, same_input: bool = True
+) -> Verified:
+    """Compare what an earlier run recorded with its folder.
+
+    Of a record the key, the engine, and either the problem or the hash of the image are used. Everything else follows from `samples`.
+
+    Args:
+        root: The output folder.
+        recorded: A value from a journal or a manifest for each sample.
+        samples: What is known of each sample.
+        same_input: Whether the run had the same input. If not, an image is kept only where its own source is recorded to be the same.
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    named, retried, ignored = set[str](), set[str](), 0
+    for value in recorded:
+        try:
+            entry = Document(value, str(root), OutputError)
+            key = entry.text("key")
+            known = samples[key]
+        except (OutputError, KeyError):
+            ignored += 1
+            continue
+        named.add(key)
+        same = same_input or has_same_source(entry.fields, known)
+        if _can_be_retried(entry, known, same):
+            retried.add(key)
+        elif same or "problem" in entry:
+            with suppress(OutputError):
+                if found := _verified(root, entry, known):
+                    kept[key] = found
+    retried -= kept.keys()
+    lost = len(named - kept.keys() - retried)
+    return Verified(kept, lost, len(retried), ignored)
+
+
+def has_same_source(recorded: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Return whether two entries are of the same image, class and soft label."""
+    names = ("source_sha256", "soft_label_sha256", "label")
+    return all(recorded.get(name) == known.get(name) for name in names)
+
+
+def _can_be_retried(entry: Document, known: Mapping[str, Any], same: bool) -> bool:
+    """Return whether a sample was left out because of its source, or had another source, and can be read now.
+
+    What the model could not recover (its entry has an engine) fails again, so it is not tried at every run.
+    """
+    left_out = "problem" in entry and "file" not in entry
+    return left_out and "problem" not in known and ("engine" not in entry or not same)
+
+
+def _verified(root: Path, entry: Document, known: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the entry of a sample as a new run would write it, or None if the recorded image or problem cannot be used.
+
+    Raises:
+        OutputError: If a field is missing or of another type.
+    """
+    if "problem" in known:
+        is_left_out = "problem" in entry and "file" not in entry
+        return {name: known[name] for name in known if name != "file"} if is_left_out else None
+    rebuilt = {
+        name: value for name, value in known.items() if name not in ("engine", "file", "sha256")
+    }
+    rebuilt |= {"key": entry.text("key"), "engine": entry.text("engine")}
+    if "problem" in entry:
+        return None if "file" in entry else {**rebuilt, "problem": entry.text("problem")}
+    name, sha256 = entry.text("file"), entry.sha256("sha256")
+    if name != known["file"] or not is_there(root, name, sha256):
         return None
+    return {**rebuilt, "file": name, "sha256": sha256}
 
 
 def is_there(root: Path, name: str, sha256: str) -> bool:
-    """Return whether a file in a folder has a hash; one that is a link, or that cannot be read, has not."""
+    """Return whether a file in a folder has a hash; a symlink or a file that cannot be read does not count."""
     path = root / name
     try:
         return (
@@ -150,15 +228,19 @@ def is_there(root: Path, name: str, sha256: str) -> bool:
         return False
 
 
-def is_inside(name: str) -> bool:
-    """Return whether a name that a file gives is one, and stays inside that file's folder."""
-    path = Path(name)
-    return (
-        name.isprintable()
-        and 0 < len(name.encode()) <= MAX_NAME_BYTES
-        and not path.is_absolute()
-        and ".." not in path.parts
-    )
+def storable(value: Any) -> Any:
+    """Return a JSON value whose texts every reader of journals and manifests takes: on one line, of at most `MAX_TEXT` characters.
+
+    File names may hold line breaks, escape sequences and bytes that are not UTF-8.
+    """
+    if isinstance(value, str):
+        text = printable(value)
+        return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+    if isinstance(value, Mapping):
+        return {name: storable(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(inner) for inner in value]
+    return value
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +83,24 @@ class OutputNames:
                     )
                 if folder.is_dir():
                     folders.append(folder)
+
+
+def image_paths(layout: Layout, samples: Iterable[tuple[str, int, str | None]]) -> dict[str, str]:
+    """Return where each image of a whole dataset goes, by key.
+
+    Two indices of one class may share its folder; the second one's numbers continue the first's.
+
+    Args:
+        layout: The layout.
+        samples: Key, class in the model and wnid of each sample, in the dataset's order.
+
+    Raises:
+        OutputError: If folders are named by wnid and a class has none.
+    """
+    paths, counts = {}, Counter[int]()
+    for key, label, wnid in samples:
+        index, number = map(int, key.split("/"))
+        own = counts[label] if layout.shares_folders else number
+        paths[key] = layout.image_path(index, own, wnid)
+        counts[label] += 1
+    return paths

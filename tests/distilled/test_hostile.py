@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diver_trt.recovered.folder import MANIFEST_SCHEMA
+from diver_trt.manifest import MANIFEST_SCHEMA
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, known_images
 from tests.distilled.test_stored_array import Touch

@@ -17,6 +17,12 @@ from diver_trt.recovered.layouts.base import Written
 PROBLEM = "is all in one colour"
 
 
+CLASSES = [
+    {"index": i, "label": 9 - i, "wnid": None, "imagenet_index": None, "name": str(i)}
+    for i in range(2)
+]
+
+
 def head(layout: str = "index", seed: int = 0) -> dict[str, Any]:
     return {
         "schema": 2,
@@ -63,7 +69,9 @@ def recover(
 ) -> int:
     """Recover samples until so many are done, and finish when that is all; return how many were lost."""
     known = samples(layout)
-    with open_output(root, head(layout, seed), samples=known, overwrite=overwrite) as writer:
+    with open_output(
+        root, head(layout, seed), samples=known, classes=CLASSES, overwrite=overwrite
+    ) as writer:
         for number, (key, sample) in enumerate(known.items()):
             if writer.finished or key in writer.done:
                 continue
@@ -86,18 +94,14 @@ def _finish(root: Path, writer: Any, layout: str) -> None:
     known = samples(layout)
     good, skipped = list(known)[:5], list(known)[5:]
     files, indices = [known[key]["file"] for key in good], [known[key]["index"] for key in good]
-    classes = [
-        {"index": i, "label": 9 - i, "wnid": None, "imagenet_index": None, "name": str(i)}
-        for i in range(2)
-    ]
     written = Written(
-        root, files, indices, classes, lambda number: np.full(10, number, np.float32), 8
+        root, files, indices, CLASSES, lambda number: np.full(10, number, np.float32), 8
     )
     companions = LAYOUTS[layout].write(written, None)
     manifest = {
         **writer.head,
         "companions": [{"file": name, "sha256": file_sha256(root / name)} for name in companions],
         "skipped": [writer.entry(key) for key in skipped],
-        "classes": classes,
+        "classes": CLASSES,
     }
     writer.finish(manifest, good, Image.new("RGB", (8, 8), (200, 30, 30)))

@@ -23,7 +23,7 @@ from diver_trt.recovered import folder as writer
 from diver_trt.recovered import journal
 from diver_trt.recovered.folder import open_output
 from tests.conftest import ROOT
-from tests.recovered.fake_run import PROBLEM, head, recover, samples
+from tests.recovered.fake_run import CLASSES, PROBLEM, head, recover, samples
 
 
 @pytest.fixture
@@ -247,9 +247,9 @@ def test_without_a_journal_nothing_of_anybody_elses_is_touched(
     (out / name).write_bytes(b"mine")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     complaint = refused(out, overwrite=overwrite)
-    assert f"says nothing, as after a power failure, and beside it lies {name!r}" in complaint
+    assert f"is empty, as after a power failure, and beside it lies {name!r}" in complaint
     assert (
-        "which is not of such a run; move it elsewhere to go on, or choose another folder"
+        "which is not of such a run; move it elsewhere to resume, or choose another folder"
         in complaint
     )
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -361,7 +361,7 @@ def test_that_takes_two_percent_of_the_time_at_most(
     monkeypatch.setattr(os, "fsync", slow)
     monkeypatch.setattr(writer, "perf_counter", lambda: now[0])
     synced = []
-    with open_output(out, head(), samples=samples()) as held:
+    with open_output(out, head(), samples=samples(), classes=CLASSES) as held:
         for number in range(400):
             now[0] += 1
             held.record({"key": f"00000/{number:05d}", "engine": "onnx", "problem": PROBLEM})
@@ -554,7 +554,7 @@ def hold(folder: Path) -> str:
 def test_a_folder_that_another_process_holds_is_refused(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_output(out, head(), samples=samples()):
+    with open_output(out, head(), samples=samples(), classes=CLASSES):
         assert "another diver-trt is writing there; wait for it, or choose another folder" in hold(
             out
         )
@@ -580,7 +580,7 @@ def test_the_lock_is_one_that_network_drives_have(
 
     monkeypatch.setattr(fcntl, "flock", over_the_network)
     with (
-        open_output(out, head(), samples=samples()),
+        open_output(out, head(), samples=samples(), classes=CLASSES),
         pytest.raises(OutputError, match="another diver-trt is writing there"),
     ):
         recover(out)
@@ -612,6 +612,6 @@ def test_a_lock_that_was_deleted_by_its_holder_is_taken_anew(
             (out / LOCK).unlink()
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with open_output(out, head(), samples=samples()):
+    with open_output(out, head(), samples=samples(), classes=CLASSES):
         assert (out / LOCK).exists()
         assert next(calls) == 2

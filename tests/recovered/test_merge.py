@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from diver_trt.errors import DatasetError
-from diver_trt.recovered.merge import merge_shards, read_soft_labels
+from diver_trt.recovered.merge import merge_shards
+from diver_trt.recovered.shards import read_soft_labels
 from tests.fuzzing import shards
 
 Manifest = dict[str, Any]
@@ -76,7 +77,7 @@ def nested(depth: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_in("shard", to=...), "is a whole recovered dataset, no shard"),
+        (set_in("shard", to=...), "is a whole recovered dataset, not a shard"),
         (
             set_in("shard", "number", to=3),
             "shard.number: found 3, expected a whole number from 1 to 2",
@@ -105,7 +106,7 @@ def nested(depth: int) -> list[Any]:
         ),
         (
             set_in("layout", "size", to=16),
-            "is no PNG image of 16 x 16 pixels, as the manifest says",
+            "is not a PNG image of 16 x 16 pixels, as the manifest says",
         ),
         (
             set_in("classes", 0, "name", to=...),
@@ -137,7 +138,7 @@ def nested(depth: int) -> list[Any]:
         ),
         (set_in("samples", 0, "key", to="00000/" + "9" * 5000), "samples[0].key: found 00000/999"),
         (
-            set_in("skipped", to=[{"key": "a", "source": "a", "problem": "a"}]),
+            set_in("skipped", to=[{"key": "a", "source": "a", "problem": "a", "index": 0}]),
             "skipped[0].key: found a, expected",
         ),
         (
@@ -194,7 +195,7 @@ def test_an_image_of_another_size_is_found_before_anything_is_written(
     changed(
         parts[0], set_in("samples", 0, "sha256", to=hashlib.sha256(image.read_bytes()).hexdigest())
     )
-    assert "00000.png: is no PNG image of 8 x 8 pixels, as the manifest says" in refused(
+    assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest says" in refused(
         parts, tmp_path / "out"
     )
 

@@ -1,0 +1,70 @@
+"""What a contact sheet says of a recovery: the model, and the command that recovers the same images."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from diver_trt.errors import shown
+from diver_trt.recipe import PRESETS, Recipe
+
+_SCALED_BY_STEPS = ("inherit_step", "start_step", "window")
+
+
+def recipe_options(recipe: Recipe) -> list[str]:
+    """Return the options that give a recipe: the preset that is nearest to it, and every setting that differs from the preset's."""
+
+    def differing(preset: Recipe) -> list[str]:
+        names = [field.name for field in fields(Recipe)]
+        return [name for name in names if getattr(preset, name) != getattr(recipe, name)]
+
+    preset = min(PRESETS, key=lambda name: len(differing(PRESETS[name])))
+    names = differing(PRESETS[preset])
+    if "steps" in names:  # a step is a step of so many, so none is left to a default
+        names = [
+            field.name
+            for field in fields(Recipe)
+            if field.name in names or field.name in _SCALED_BY_STEPS
+        ]
+    options = ["--preset", preset]
+    for name in names:
+        options += _option(name, getattr(recipe, name))
+    return options
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if name == "inherit_step" and value is None:
+        return ["--no-inheritance"]
+    if name == "gamma" and value == 0:
+        return ["--no-guidance"]
+    if name == "window":
+        return ["--window", f"{value[0]}:{value[1]}"]
+    return [f"--{name.replace('_', '-')}", str(value)]
+
+
+def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:
+    """Return the command line of a run without its folders, engine and bundle, from the head of its journal."""
+    layout, shard = head["layout"], head["shard"]
+    options = [*recipe_options(recipe), "--seed", str(head["seed"])]
+    if layout["name"] != "index":
+        options += ["--layout", layout["name"]]
+    if layout.get("resampling") is not None:
+        options += ["--size", str(layout["size"])]
+    if shard:
+        options += ["--shard", f"{shard['number']}/{shard['of']}"]
+    return shlex.join(["diver-trt", "recover", *options])
+
+
+def caption(what: str, head: Mapping[str, Any], recipe: Recipe) -> str:
+    """Return the line above a contact sheet.
+
+    Args:
+        what: What its rows are.
+        head: The head of the run's journal.
+        recipe: Its recipe.
+    """
+    bundle, source = head["bundle"], shlex.quote(shown(head["source"]["name"]))
+    model = f"{shown(bundle['model'])} {shown(bundle['precision'])}"
+    return f"{what}  ·  {model}  ·  {recover_command(head, recipe)} {source}"

@@ -1,0 +1,266 @@
+"""Whether the run that an output folder holds may be resumed, and if not, what differs.
+
+It may if the same images would come of it: bundle, recipe, seed, layout and input are the same, and the version of this tool makes the
+same images. Of the input, images that were left out may differ, because nothing was made of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diver_trt._version import __version__
+from diver_trt.errors import OutputError, printable, shown
+from diver_trt.recovered.journal import Entries
+
+SAME_IMAGES_SINCE = "0.1.0"
+"""The first version whose images are those of this one. A change to the method, to what is read from the input or to the noise sets it to
+the version that is to be released; see CONTRIBUTING.md."""
+
+NAMES = ("source name", "class_map", "tool version")
+"""Fields that two runs of the same images may differ in: names of files and folders, and the version, which is checked apart."""
+OF_INPUT = ("source sha256", "source images", "source clipped")
+"""Fields that follow from the images of the input, whose differences are described image by image."""
+
+_NAMED = 3
+"""How many images a message names of each kind of change."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstDifference:
+    """Where two runs begin otherwise.
+
+    Attributes:
+        name: The path of fields down to it, in words: `"recipe gamma"`.
+        found: The value in the one.
+        wanted: The value in the other.
+    """
+
+    name: str
+    found: object
+    wanted: object
+
+
+def first_difference(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    ignored: Collection[str] = NAMES,
+    prefix: str = "",
+) -> FirstDifference | None:
+    """Return the first field of `wanted` that differs in `found`, or None; the paths in `ignored` are not compared."""
+    for name, value in wanted.items():
+        path, old = f"{prefix}{name}", found.get(name)
+        if path in ignored:
+            continue
+        if isinstance(value, dict) and isinstance(old, dict):
+            if inner := first_difference(old, value, ignored, f"{path} "):
+                return inner
+        elif old != value:
+            return FirstDifference(path.replace("_", " "), old, value)
+    return None
+
+
+def with_names_of(head: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the head of a run with the fields in `NAMES` as an earlier run recorded them, where those are texts that can be printed."""
+    named: dict[str, Any] = json.loads(json.dumps(head))
+    for path in NAMES:
+        *outer, name = path.split(" ")
+        ours, theirs = named, found
+        for field in outer:
+            ours, theirs = ours[field], theirs[field]
+        if isinstance(text := theirs.get(name), str) and text.isprintable():
+            ours[name] = text
+    return named
+
+
+def makes_same_images(version: object) -> bool:
+    """Return whether a version of this tool makes the images that this one makes; of a newer one that is not known."""
+    if version == __version__:
+        return True
+    release = _release(version)
+    return release is not None and _release(SAME_IMAGES_SINCE) <= release <= _release(__version__)  # type: ignore[operator]
+
+
+def _release(version: object) -> tuple[int, int, int] | None:
+    match = (
+        re.match(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", version) if isinstance(version, str) else None
+    )
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A distilled image, as a run lists it.
+
+    Attributes:
+        key: The name of the sample.
+        source: Where it is within the dataset.
+        label: Its class in the model.
+        sha256: Of the image.
+        soft_label_sha256: Of its soft label, None without one.
+        left_out: Whether nothing was made of it.
+    """
+
+    key: str
+    source: str
+    label: object
+    sha256: str
+    soft_label_sha256: str | None
+    left_out: bool = False
+
+
+def listed_inputs(samples: Entries) -> list[list[Any]]:
+    """Return the list of the distilled images that a journal begins with."""
+    return [
+        [
+            key,
+            entry["source"],
+            entry["label"],
+            entry["source_sha256"],
+            entry.get("soft_label_sha256"),
+            "problem" in entry,
+        ]
+        for key, entry in samples.items()
+    ]
+
+
+def inputs_of_list(values: object, left_out: Collection[str]) -> list[Input]:
+    """Read what `listed_inputs` returned; what is damaged is not in it.
+
+    Args:
+        values: The list.
+        left_out: Keys of further samples of which nothing was made.
+    """
+    found = []
+    for value in values if isinstance(values, list) else ():
+        if isinstance(value, list) and len(value) == 6:
+            key, source, label, sha256, soft_label_sha256, is_bad = value
+            if all(isinstance(text, str) for text in (key, source, sha256)):
+                is_left_out = is_bad is True or key in left_out
+                found.append(Input(key, source, label, sha256, soft_label_sha256, is_left_out))
+    return found
+
+
+def inputs_of_entries(entries: Iterable[object]) -> list[Input]:
+    """Return the distilled images of the entries of a manifest or a journal; what is damaged is not in it."""
+    found = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            key, source, sha256 = (entry.get(name) for name in ("key", "source", "source_sha256"))
+            if isinstance(key, str) and isinstance(source, str) and isinstance(sha256, str):
+                soft_label, is_left_out = entry.get("soft_label_sha256"), "problem" in entry
+                found.append(
+                    Input(key, source, entry.get("label"), sha256, soft_label, is_left_out)
+                )
+    return found
+
+
+def require_same_run(
+    root: Path,
+    found: Mapping[str, Any],
+    head: Mapping[str, Any],
+    recorded: Sequence[Input],
+    samples: Entries,
+) -> bool:
+    """Refuse to resume a run of other images, naming what differs.
+
+    Args:
+        root: The output folder.
+        found: The head of the run in it.
+        head: The head of this run.
+        recorded: The distilled images of the run in it, as far as they are recorded.
+        samples: The samples of this run.
+
+    Returns:
+        Whether the input is the same. If not, it differs only in images of which nothing was made, or outside this shard.
+
+    Raises:
+        OutputError: If the run differs.
+    """
+    if different := first_difference(found, head, (*NAMES, *OF_INPUT)):
+        name = different.name
+        raise _refusal(
+            root,
+            f"a run with {name} {_short(different.found)}, and this one has {name} {_short(different.wanted)}",
+        )
+    version = found["tool"].get("version")
+    if version != head["tool"]["version"] and not makes_same_images(version):
+        raise OutputError(
+            f"{root}: holds a run of version {_short(version)}, whose images may differ from those of {__version__}. Install that version "
+            "to resume it, say --overwrite to begin again, or choose another folder"
+        )
+    old, new = found["source"], head["source"]
+    if all(old.get(name) == new.get(name) for name in ("sha256", "images")):
+        return True
+    count, expected = old.get("images"), new.get("images")
+    if count != expected and head.get("shard"):  # the part has moved within the input
+        changes = f"{_short(count)} images, now {expected}"
+    else:
+        changes = describe_changes(recorded, inputs_of_entries(samples.values()))
+    if not changes and not {image.key for image in recorded} >= samples.keys():
+        hashes = (_short(old.get("sha256"))[:13], str(new.get("sha256"))[:12])
+        changes = f"source sha256 {hashes[0]}…, now {hashes[1]}…".replace('"', "")
+    if changes:
+        raise _refusal(root, f"a run of another input ({changes})")
+    return False
+
+
+def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str:
+    """Return which images of an input were removed, added, changed or given other labels; "" if none of which something was made.
+
+    Images are compared by their key first, so that other names alone are no change, and then by name, since an image that is
+    removed renumbers those after it.
+    """
+    now = {image.key: image for image in current}
+    same = {image.key for image in recorded if image.key in now and _is_same(image, now[image.key])}
+    before = {image.source: image for image in recorded if image.key not in same}
+    after = {image.source: image for image in current if image.key not in same}
+    both = [(before[name], after[name]) for name in before if name in after]
+    relabelled = [(old, new) for old, new in both if _class(old) != _class(new)]
+    changed = [(old, new) for old, new in both if old.sha256 != new.sha256]
+    soft = [pair for pair in both if pair[0].soft_label_sha256 != pair[1].soft_label_sha256]
+    kinds = {
+        "changed": [new.source for _, new in changed],
+        "added": [name for name in after if name not in before],
+        "removed": [name for name in before if name not in after],
+        "relabelled": [new.source for _, new in relabelled],
+        "with another soft label": [new.source for _, new in soft],
+    }
+    return "; ".join(
+        f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names
+    )
+
+
+def _is_same(old: Input, new: Input) -> bool:
+    if old.label != new.label:
+        return False
+    return old.left_out or (
+        (old.sha256, old.soft_label_sha256) == (new.sha256, new.soft_label_sha256)
+    )
+
+
+def _class(image: Input) -> tuple[str, object]:
+    return image.key.partition("/")[0], image.label
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(shown(name) for name in names[:_NAMED])}{more}"
+
+
+def _refusal(root: Path, what: str) -> OutputError:
+    return OutputError(
+        f"{root}: holds {what}; say the same to resume it, --overwrite to begin again, or choose another folder"
+    )
+
+
+def _short(value: object) -> str:
+    try:
+        text = printable(json.dumps(value))
+    except RecursionError:
+        return "a value that is nested too deeply"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,139 @@
+"""What earlier runs left in an output folder: which of its files are theirs, and deleting them for `--overwrite`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path, PurePath
+
+from diver_trt.documents import Document
+from diver_trt.errors import OutputError, shown
+from diver_trt.files import files_in, reported
+from diver_trt.lock import LOCK
+from diver_trt.manifest import CONTACT_SHEET, MANIFEST, TOOL
+from diver_trt.recovered.journal import JOURNAL, Entries, Journal
+from diver_trt.recovered.output_names import OutputNames
+
+
+def images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:
+    """Return how many images a run has left whose journal a power failure emptied.
+
+    Raises:
+        OutputError: If the folder holds files that this run would not write, or would not have written yet.
+    """
+    images, others = _images_and_others(root, samples, names)
+    for name in others:
+        if not (images and _is_beside(name, names)):
+            what = f"{root / JOURNAL}: is empty, as after a power failure, and beside it lies {shown(repr(name))}"
+            raise OutputError(
+                f"{what}, which is not of such a run; move it elsewhere to resume, or choose another folder"
+            )
+    return len(images)
+
+
+def is_without_record(root: Path, samples: Entries | None, names: OutputNames) -> bool:
+    """Return whether a folder holds a finished run, and nothing else, whose manifest was deleted."""
+    images, others = _images_and_others(root, samples, names)
+    beside = all(_is_beside(name, names) for name in others)
+    return bool(images) and beside and CONTACT_SHEET in others
+
+
+def _images_and_others(
+    root: Path, samples: Entries | None, names: OutputNames
+) -> tuple[set[str], list[str]]:
+    """Return the names of a run's images, and of every other file but its journal and its lock."""
+    files = (
+        None
+        if samples is None
+        else {entry["file"] for entry in samples.values() if "file" in entry}
+    )
+    there = [name for name in map(_whole_name, files_in(root)) if name not in (JOURNAL, LOCK)]
+    images = {name for name in there if (names.has_image(name) if files is None else name in files)}
+    return images, [name for name in there if name not in images]
+
+
+def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
+    """Delete what an earlier run of ours wrote, but for its journal, and return whether there was one.
+
+    Of a finished run that is what its manifest lists. Of any other run it is every file with a name that the run gives, since it may have
+    been killed between writing a file and its line; if its journal is lost, the names are those of the run that is to begin. A journal
+    marks the folder as ours until the end, so that this can be interrupted at any moment.
+
+    Raises:
+        OutputError: If the folder is not of ours, or its manifest lists files that no run writes.
+        OSError: If a file cannot be deleted.
+    """
+    if (root / MANIFEST).is_file():
+        _delete_finished(root)
+        return True
+    if not (root / JOURNAL).is_file():
+        if not is_without_record(root, samples, names):
+            return False
+        (root / JOURNAL).touch(exist_ok=False)  # empty, as after a power failure
+    with reported(root / JOURNAL, "read"):
+        found = Journal(root).head()
+    names = names if found is None else _names_of_ours(found)
+    names.refuse_links(root)
+    if found is None:
+        images_without_journal(root, None, names)
+    _delete(root, lambda name: names.has_image(name) or _is_beside(name, names))
+    return True
+
+
+def _delete_finished(root: Path) -> None:
+    manifest = Document.read(root / MANIFEST, OutputError)
+    names = _names_of_ours(manifest)
+    files = [entry.text("file") for entry in manifest.documents("samples")]
+    companions = [entry.text("file") for entry in manifest.documents("companions")]
+    not_ours = [name for name in files if not names.has_image(name)] + [
+        name for name in companions if not names.has_companion(name)
+    ]
+    if not_ours:
+        raise OutputError(
+            f"{root / MANIFEST}: lists {shown(repr(not_ours[0]))}, which no such run writes; delete the folder by hand"
+        )
+    names.refuse_links(root)
+    derived = ("samples", "skipped", "companions", "classes")
+    Journal(root).begin(
+        {name: value for name, value in manifest.fields.items() if name not in derived}
+    )
+    (root / MANIFEST).unlink()
+    _delete(
+        root, {*files, *companions, CONTACT_SHEET, *names.layout.scratch, MANIFEST}.__contains__
+    )
+
+
+def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
+    """Delete the files that are ours by name, whole or not, and the folders that are empty then."""
+    names = [name for name in files_in(root) if name != LOCK and is_ours(_whole_name(name))]
+    for name in names:
+        (root / name).unlink()
+    for folder in sorted(
+        {folder for name in names for folder in PurePath(name).parents}, reverse=True
+    )[:-1]:
+        with suppress(OSError):  # it holds files of somebody else
+            (root / folder).rmdir()
+
+
+def _names_of_ours(head: Document) -> OutputNames:
+    """Return the names that a run of ours gives to its files.
+
+    Raises:
+        OutputError: If it is not a run of ours.
+    """
+    if head.document("tool").text("name") != TOOL:
+        raise OutputError(
+            f"{head.where}: is not of diver-trt; delete it by hand, or choose another folder"
+        )
+    return OutputNames.of(head)
+
+
+def _whole_name(name: str) -> str:
+    """Return the final name of a file that is still being written."""
+    return re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
+
+
+def _is_beside(name: str, names: OutputNames) -> bool:
+    """Return whether a file is of a run, but neither an image nor its journal."""
+    return name in (MANIFEST, CONTACT_SHEET, *names.layout.scratch) or names.has_companion(name)
