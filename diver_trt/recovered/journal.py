@@ -18,7 +18,7 @@ from typing import Any
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable
-from diver_trt.files import file_sha256, sync_file, writing
+from diver_trt.files import file_sha256, is_inside, sync_file, writing
 
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 16 * 1024**2
