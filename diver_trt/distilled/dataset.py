@@ -37,6 +37,9 @@ from diver_trt.errors import DatasetError
 from diver_trt.manifest import is_recovered, read_recovered
 from diver_trt.recovered.journal import JOURNAL
 
+_OPENED = 1000
+"""Images that are tried where the first cannot be opened."""
+
 SoftLabel = NDArray[np.float32]
 
 
@@ -186,7 +189,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     entry = (
         find_format(options.method, "folders")
         if options.method
-        else format_of_folders(found.files[0].parent, found.files[0])
+        else format_of_folders(found.folder_of(0), found.files[0])
     )
     images = ImageFiles(found.root, found.files)
     collage = (
@@ -195,6 +198,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
         or entry.default_collage(min(_first_size(path, images)))
     )
     notes = [entry.advice] if entry.advice else []
+    notes += found.notes
     if (folders := len(set(found.classes))) != len(found.class_map):
         notes.append(
             f"it has {folders} class folders, but {_owner(found.class_map)} {len(found.class_map)} classes: is --classes right?"
@@ -344,13 +348,14 @@ def _assemble(
 
 
 def _first_size(path: Path, images: ImageSource) -> tuple[int, int]:
-    """Return the width and height of the first image that can be read; what is wrong with others, a look at each finds."""
+    """Return the width and height of the first image that can be opened; what is wrong with others, a look at each finds.
+
+    No image is decoded, and not every image is tried: a file may claim millions of them.
+    """
     problem = DatasetError(f"{path}: holds no images")
-    for position in range(len(images)):
+    for position in range(min(len(images), _OPENED)):
         try:
-            height, width = images.read(position).shape[:2]
+            return images.size(position)
         except DatasetError as error:
             problem = error
-        else:
-            return width, height
     raise problem

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.image_file import check_image, quiet, read_image
+from diver_trt.distilled.image_file import check_image, image_size, quiet, read_image
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.normalisation import Normalisation, absurdity, pixels_from_values
 from diver_trt.distilled.stored_array import Array
@@ -63,6 +63,14 @@ class ImageSource(Protocol):
         """
         ...
 
+    def size(self, position: int) -> tuple[int, int]:
+        """Return an image's width and height as stored, without decoding it.
+
+        Raises:
+            DatasetError: If it cannot be opened.
+        """
+        ...
+
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of what is stored.
 
@@ -97,6 +105,10 @@ class ImageFiles:
     def read(self, position: int) -> Pixels:
         """Return an image."""
         return read_image(self._paths[position])
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Return the size in the file's header."""
+        return image_size(self._paths[position])
 
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a file."""
@@ -162,6 +174,11 @@ class StoredImages:
     def read(self, position: int) -> Pixels:
         """Return an image, its values clipped to the range of pixels."""
         return self._pixels(position, self._array[position])[0]
+
+    def size(self, position: int) -> tuple[int, int]:  # noqa: ARG002 (rows are alike)
+        """Return the size of every row."""
+        height, width = self._array.shape[1:3] if self._channels_last else self._array.shape[2:]
+        return width, height
 
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a row's bytes."""
@@ -237,6 +254,11 @@ class Joined:
         _, source, own = self._find(position)
         return source.read(own)
 
+    def size(self, position: int) -> tuple[int, int]:
+        """Return an image's size."""
+        _, source, own = self._find(position)
+        return source.size(own)
+
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of what is stored."""
         _, source, own = self._find(position)
@@ -277,16 +299,23 @@ class Tiles:
         """Return a tile."""
         collage, tile = divmod(position, self._factor**2)
         image = self._source.read(collage)
-        height, width = (-(-size // self._factor) for size in image.shape[:2])
-        if (self._factor - 1) * height >= image.shape[0] or (
-            self._factor - 1
-        ) * width >= image.shape[1]:
-            found = f"{image.shape[1]} x {image.shape[0]} pixels"
-            raise DatasetError(
-                f"{self._source.name(collage)}: {found} are no collage of {self._factor} x {self._factor} images; see --collage"
-            )
+        width, height = self._tile_size(collage, (image.shape[1], image.shape[0]))
         row, column = divmod(tile, self._factor)
         return image[row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Return the size of a collage's first tile."""
+        collage = position // self._factor**2
+        return self._tile_size(collage, self._source.size(collage))
+
+    def _tile_size(self, collage: int, size: tuple[int, int]) -> tuple[int, int]:
+        width, height = (-(-side // self._factor) for side in size)
+        if (self._factor - 1) * height >= size[1] or (self._factor - 1) * width >= size[0]:
+            raise DatasetError(
+                f"{self._source.name(collage)}: {size[0]} x {size[1]} pixels is not a collage of "
+                f"{self._factor} x {self._factor} images; see --collage"
+            )
+        return width, height
 
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of the collage."""

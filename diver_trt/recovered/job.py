@@ -32,7 +32,7 @@ from diver_trt.errors import (
     EngineError,
     OutputError,
 )
-from diver_trt.files import file_sha256
+from diver_trt.files import file_sha256, resolved
 from diver_trt.pixels import Pixels, square
 from diver_trt.recipe import Recipe
 from diver_trt.recovered.contact_sheet import ContactSheet
@@ -207,7 +207,7 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) ->
         OutputError: It does, or cannot.
     """
     require_usable(output)
-    distilled, recovered = dataset.root.resolve(), output.resolve()
+    distilled, recovered = dataset.root.resolve(), resolved(output)
     if distilled == recovered or distilled in recovered.parents or recovered in distilled.parents:
         raise OutputError(
             f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images"

@@ -26,7 +26,7 @@ from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, OutputError, shown
-from diver_trt.files import file_sha256, replacing, reported
+from diver_trt.files import file_sha256, replacing, reported, resolved
 from diver_trt.manifest import RecoveredFolder, open_recovered
 from diver_trt.recovered.contact_sheet import ContactSheet
 from diver_trt.recovered.folder import MANIFEST, first_difference, open_output, require_usable
@@ -82,7 +82,7 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         OutputError: The output cannot be written, or holds something else.
     """
     shards = _in_order([_open_shard(folder) for folder in folders])
-    if output.resolve() in [shard.root.resolve() for shard in shards]:
+    if resolved(output) in [shard.root.resolve() for shard in shards]:
         raise OutputError(
             f"{output}: is one of the shards; the last folder is where they are merged, and must be another"
         )

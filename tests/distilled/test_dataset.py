@@ -419,7 +419,7 @@ def test_pictures_beside_the_tensors_are_no_class(tmp_path: Path, imagenet: Bund
     assert_holds(dataset, images, CLASSES, WOOF)
     (tmp_path / "images").rename(tmp_path / "tench")
     with pytest.raises(
-        DatasetError, match="'distilled_data' is no class index, wnid or known class name"
+        DatasetError, match="'distilled_data' is not a class index, wnid or known class name"
     ):
         as_woof(tmp_path, imagenet)
 
@@ -567,7 +567,7 @@ def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle)
         as_woof(folders, imagenet, method="nonsense")
     with pytest.raises(DatasetError, match="--collage 0: expected 1 to 16"):
         as_woof(folders, imagenet, collage=0)
-    with pytest.raises(DatasetError, match="32 x 32 pixels are no collage of 15 x 15 images"):
+    with pytest.raises(DatasetError, match="32 x 32 pixels is not a collage of 15 x 15 images"):
         as_woof(folders, imagenet, collage=15)
     with pytest.raises(DatasetError, match="no such file or folder"):
         as_woof(tmp_path / "missing", imagenet)
