@@ -60,13 +60,13 @@ def resolved(path: Path, error: type[DiverError] = OutputError) -> Path:
     except OSError as cause:
         if cause.errno == errno.ELOOP:
             raise error(
-                f"{path}: is a symlink that leads back to itself, expected a file or folder. Delete it."
+                f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
             ) from cause
     try:
         return path.resolve()
     except RuntimeError as cause:
         raise error(
-            f"{path}: is a symlink that leads back to itself, expected a file or folder. Delete it."
+            f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
         ) from cause
 
 

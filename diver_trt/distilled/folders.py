@@ -162,13 +162,13 @@ def _by_index(
 
 
 def _refuse_odd_one_out(folders: Sequence[Path]) -> None:
-    """Where most folders are called by numbers, blame one that is not."""
+    """Where half of the folders or more are called by numbers, blame one that is not."""
     others = [folder for folder in folders if not is_index(folder) and _may_be_class(folder)]
     count = sum(map(is_index, folders))
-    if others and len(others) < count:
+    if others and len(others) <= count:
         raise DatasetError(
-            f"{others[0]}: {others[0].name!r} holds images or tensors but is not a class index, as the other {count} "
-            "folders are. Rename it to its index, or move it out of the dataset."
+            f"{others[0]}: {others[0].name!r} holds images or tensors but is not a class index, expected one since "
+            f"{others[0].parent} has {count} folders of that kind. Rename it to its index, or move it out of the dataset."
         )
 
 

@@ -13,7 +13,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from diver_trt.distilled.image_kinds import EXPECTED, FORMATS, HEAD_BYTES, READ_SUFFIXES, kind_of
+from diver_trt.distilled.image_kinds import (
+    EXPECTED,
+    FORMATS,
+    HEAD_BYTES,
+    LFS_POINTER,
+    READ_SUFFIXES,
+    kind_of,
+)
 from diver_trt.distilled.memory_budget import MemoryBudget
 from diver_trt.distilled.png_stream import require_whole_png
 from diver_trt.errors import DatasetError, shown
@@ -28,7 +35,7 @@ MAX_SIDE = 65_535
 MAX_FILE_BYTES = 4 * MAX_PIXELS
 
 _BUDGET = MemoryBudget(DECODING_BYTES)
-_BYTES_PER_PIXEL = {"WEBP": 16, "JPEG": 13, "MPO": 13}
+_BYTES_PER_PIXEL = {"WEBP": 18, "JPEG": 13, "MPO": 13}
 """What decoding takes at its peak: libwebp keeps two canvases, libjpeg the coefficients of a progressive image. Others: 8."""
 
 _STRIP_PIXELS = 1 << 20
@@ -103,6 +110,21 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def decoding_bytes(path: Path) -> int:
+    """Return the memory in bytes that `check_image` takes at its peak, from the image's header; inside `quiet()`, as that.
+
+    Raises:
+        DatasetError: As `image_size`.
+    """
+    with (
+        _explained(path),
+        _regular(path) as (file, size),
+        _BUDGET.taking(size),
+        _opened(path, file) as image,
+    ):
+        return _needed(path, image, size)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Pillow, which warns of sizes that are checked here and of odd metadata; for the whole process, so not in a thread."""
@@ -115,10 +137,13 @@ def quiet() -> Iterator[None]:
 def _decoding(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open an image and hold the memory that decoding it takes."""
     with _explained(path), _regular(path) as (file, size):
-        with _BUDGET.taking(size), _opened(path, file) as image:  # WebP files are read whole here
+        with _BUDGET.taking(size), _opened(path, file) as image:  # a WebP file is read whole here
             needed = _needed(path, image, size)
         with _BUDGET.taking(needed), _opened(path, file) as image:
-            yield file, image
+            try:
+                yield file, image
+            finally:
+                image.close()  # or its pixels would outlive their part of the budget
 
 
 @contextmanager
@@ -149,7 +174,10 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
 
 def _found(path: Path, head: bytes) -> str:
     if kind := kind_of(head):
-        return f"holds {kind}, expected {EXPECTED}"
+        remedy = (
+            "Fetch the image with `git lfs pull`" if kind == LFS_POINTER else "Convert it to PNG"
+        )
+        return f"holds {kind}, expected {EXPECTED}. {remedy}."
     if path.suffix.lower() not in READ_SUFFIXES:
         return f"images of this kind are not read, expected {EXPECTED}. Convert it to PNG."
     return "not an image, or a damaged one"

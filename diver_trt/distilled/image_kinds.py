@@ -30,6 +30,8 @@ SUFFIXES = READ_SUFFIXES + _OTHER_SUFFIXES
 HEAD_BYTES = 64
 """How much of a file `kind_of` looks at."""
 
+LFS_POINTER = "a Git LFS pointer"
+
 _SIGNATURES = (
     (0, b"%!PS", "PostScript"),
     (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
@@ -63,7 +65,7 @@ _SIGNATURES = (
     (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x1f\x8b", "gzip data"),
     (0, b"%PDF", "a PDF document"),
-    (0, b"version https://git-lfs", "a Git LFS pointer instead of the file: run `git lfs pull`"),
+    (0, b"version https://git-lfs", LFS_POINTER),
 )
 _MARKUP = (b"<svg", b"<?xml", b"<!doctype", b"<html")
 

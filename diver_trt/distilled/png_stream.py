@@ -85,7 +85,7 @@ def _content(file: BinaryIO, kind: bytes, length: int) -> Iterator[bytes]:
         length -= len(block)
         yield block
     if file.read(4) != struct.pack(">I", crc):
-        raise ValueError(f"wrong checksum of a {kind.decode('latin-1')} chunk")
+        raise ValueError(f"wrong checksum in a chunk {kind.decode('latin-1')}")
 
 
 def _passes(header: bytes) -> list[tuple[int, int]]:

@@ -19,7 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.image_file import check_image, image_size, quiet, read_image
+from diver_trt.distilled.image_file import (
+    check_image,
+    decoding_bytes,
+    image_size,
+    quiet,
+    read_image,
+)
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.normalisation import Normalisation, absurdity, pixels_from_values
 from diver_trt.distilled.stored_array import Array
@@ -29,6 +35,8 @@ from diver_trt.files import file_sha256
 from diver_trt.pixels import Pixels
 
 _CHECKED_AT_ONCE = 256
+_LARGE_BYTES = 16 * 1024**2
+"""Memory for decoding from which an image is large: 1,450 x 1,450 pixels of a PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +130,23 @@ class ImageFiles:
         """Look at every file, several at once."""
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self._paths), _CHECKED_AT_ONCE):
+                paths = self._paths[first : first + _CHECKED_AT_ONCE]
                 with quiet():
-                    found = list(
-                        pool.map(_check_file, self._paths[first : first + _CHECKED_AT_ONCE])
-                    )
-                yield from found
+                    found = list(pool.map(_check_small_file, paths))
+                    checked = [
+                        entry or _check_file(path) for entry, path in zip(found, paths, strict=True)
+                    ]
+                yield from checked
+
+
+def _check_small_file(path: Path) -> Checked | None:
+    """Look at a file, unless its image is large: glibc keeps freed memory for each thread, so one thread does all of those."""
+    try:
+        if decoding_bytes(path) > _LARGE_BYTES:
+            return None
+    except DatasetError as error:
+        return Checked("", problem=str(error))
+    return _check_file(path)
 
 
 def _check_file(path: Path) -> Checked:

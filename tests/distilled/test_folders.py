@@ -180,7 +180,7 @@ def test_a_few_index_folders_for_imagenet_are_never_guessed(
             None,
             "'unheard' is not a class index, wnid or known class name; rename it to its index, or give a class map",
         ),
-        (("1", "n02099601"), None, "'1' is not a class index, wnid or known class name"),
+        (("1", "n02099601"), None, "'n02099601' holds images or tensors but is not a class index"),
         (("12",), "imagewoof", "class 12 is out of range; imagewoof has classes 0 to 9"),
         (
             (imagenet_wnids()[420],),
