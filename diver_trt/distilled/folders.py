@@ -122,7 +122,7 @@ def image_files_below(root: Path) -> Iterator[Path]:
         for entry in _scan(folders.pop(), root):
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry))
-            elif entry.is_file() and entry.name.lower().endswith(SUFFIXES):
+            elif entry.name.lower().endswith(SUFFIXES):
                 files.append(Path(entry))
     yield from sorted(files)
 

@@ -248,8 +248,9 @@ def _needed(path: Path, image: Image.Image, file_bytes: int) -> int:
 def _load(path: Path, image: Image.Image) -> None:
     """Decode an image, and refuse it if it has colours that its palette lacks, or is transparent anywhere."""
     colours = None
-    if image.mode == "P" and image.palette is not None and image.palette.rawmode:
-        colours = len(image.palette.palette) // len(image.palette.rawmode)
+    if image.mode == "P" and image.palette is not None:
+        # Pillow gives colours that are missing a value of its own; releases differ in which mode is set here
+        colours = len(image.palette.palette) // len(image.palette.rawmode or image.palette.mode)
     image.load()
     if colours is not None and int(np.asarray(image.getextrema()).max()) >= colours:
         raise DatasetError(f"{path}: not an image, or a damaged one (its palette lacks a colour)")

@@ -42,8 +42,8 @@ _COMPANIONS = frozenset(
 )
 """Folders that methods and people put beside class folders; one that is called by a class of the model is a class."""
 
-_NAMED, _LOOKED_THROUGH = 4, 1000
-"""Examples in a note; folders that are looked through to count the images of one that is not read."""
+_NAMED, _KINDS, _LOOKED_THROUGH = 4, 8, 1000
+"""Examples and suffixes in a note; folders that are looked through to count the images of one that is not read."""
 
 
 def is_system_file(name: str) -> bool:
@@ -94,7 +94,7 @@ class LeftOut:
             )
         if self.files:
             kinds = Counter(path.suffix.lower() or "without suffix" for path in self.files)
-            named = [f"{count} {kind}" for kind, count in kinds.most_common(_NAMED)]
+            named = [f"{count} {kind}" for kind, count in kinds.most_common(_KINDS)]
             parts.append(
                 f"{_counted(self.files, 'file')} in classes ({_joined(named, len(kinds))}, "
                 f"first {self._name(self.files[0])})"

@@ -68,7 +68,8 @@ def test_interlaced_images_of_all_sizes_are_whole_until_a_byte_is_missing(
     image = GREY[: size[1], : size[0]]
     data = interlaced_rows(image)
     file = png(zlib.compress(data), interlaced=True, size=size)
-    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(file))), image)
+    with Image.open(BytesIO(file)) as decoded:
+        np.testing.assert_array_equal(np.asarray(decoded), image)
     require_whole_png(BytesIO(file))
     with pytest.raises(ValueError, match="rows are missing"):
         require_whole_png(BytesIO(png(zlib.compress(data[:-1]), interlaced=True, size=size)))
