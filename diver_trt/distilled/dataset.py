@@ -17,6 +17,7 @@ from diver_trt.distilled.arrays import Tensors, read_tensors
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
+    imagenet_subsets,
     load_class_map,
     subset_needed,
     variant_of,
@@ -198,7 +199,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
         or entry.default_collage(min(_first_size(path, images)))
     )
     notes = [entry.advice] if entry.advice else []
-    notes += found.notes
+    notes += [*found.notes, *_shared_labels(found.class_map)]
     if (folders := len(set(found.classes))) != len(found.class_map):
         notes.append(
             f"it has {folders} class folders, but {_owner(found.class_map)} {len(found.class_map)} classes: is --classes right?"
@@ -256,6 +257,7 @@ def _from_tensors(
             f"{path}: class {max(classes)} is out of range; {_owner(class_map)} classes 0 to {len(class_map) - 1}"
         )
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    notes += _shared_labels(class_map)
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if num_classes != len(class_map):
@@ -288,6 +290,20 @@ def _from_tensors(
     return _assemble(
         path, origin, images, classes, class_map.name, dict(enumerate(class_map.labels)), soft_label
     )
+
+
+def _shared_labels(class_map: ClassMap) -> list[str]:
+    """Return a note if a file of classes gives several indices one class; a known subset may do so on purpose."""
+    if class_map.name in imagenet_subsets():
+        return []
+    shared = [label for label, count in Counter(class_map.labels).items() if count > 1]
+    if not shared:
+        return []
+    indices = [i for i, label in enumerate(class_map.labels) if label == shared[0]]
+    return [
+        f"{class_map.name} gives {len(indices)} indices ({', '.join(map(str, indices[:5]))}) the same class, "
+        f"{shared[0]}: is that meant?"
+    ]
 
 
 def _owner(class_map: ClassMap) -> str:

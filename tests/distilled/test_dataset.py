@@ -386,6 +386,20 @@ def test_a_map_of_another_size_is_noticed(tmp_path: Path, imagenet: Bundle) -> N
         as_woof(path, imagenet, classes=str(tmp_path / "three.txt"))
 
 
+def test_a_map_that_gives_two_folders_one_class_is_noticed(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / name / "0.png")
+    (tmp_path / "map").write_text("a 7\nb 7\n")
+    dataset = read_dataset(tmp_path / "set", imagenet, ReadOptions(str(tmp_path / "map")))
+    assert dataset.labels == {0: 7, 1: 7}
+    assert dataset.origin.notes == (
+        f"{tmp_path}/map gives 2 indices (0, 1) the same class, 7: is that meant?",
+    )
+
+
 def test_folders_for_a_map_of_another_size_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
     folders = methods.tree("new{c:03d}/class{c:03d}_id{i:03d}.jpg")(
         tmp_path, known_images(20, 32), CLASSES

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_the_first_picture_of_a_phones_jpeg_is_read(tmp_path: Path) -> None:
 def test_images_are_read_upright(tmp_path: Path, name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    lossless = {"lossless": True} if name == "a.webp" else {}
+    lossless: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
     Image.fromarray(PIXELS).save(tmp_path / name, exif=exif, **lossless)
     with Image.open(tmp_path / name) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -196,7 +197,10 @@ def lfs_pointer(path: Path) -> None:
 
 
 def ppm(data: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(data) and None
+    def write(path: Path) -> None:
+        path.write_bytes(data)
+
+    return write
 
 
 def short_bmp(path: Path) -> None:

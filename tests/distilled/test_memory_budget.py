@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ SLACK_BYTES = 64 * MIB
 GROWN = """
 import os, sys
 from pathlib import Path
+from typing import Any
 os.cpu_count = lambda: 8
 from diver_trt.distilled.image_file import quiet, read_image
 from diver_trt.distilled.source import ImageFiles
@@ -105,7 +107,7 @@ def test_many_large_images_are_checked_within_the_stated_memory(tmp_path: Path) 
     ],
 )
 def test_an_image_takes_no_more_than_it_is_counted_with(
-    tmp_path: Path, name: str, options: dict[str, int], bytes_per_pixel: int
+    tmp_path: Path, name: str, options: dict[str, Any], bytes_per_pixel: int
 ) -> None:
     blocks = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(blocks.repeat(64, 0).repeat(64, 1)).save(tmp_path / name, **options)
