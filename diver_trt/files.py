@@ -35,12 +35,39 @@ class FileRecord:
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
-        if sys.version_info >= (3, 11):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+        return stream_sha256(file)
+
+
+def stream_sha256(file: BinaryIO) -> str:
+    """Return the SHA-256 of an open file, from where it stands to its end, in hex."""
+    if sys.version_info >= (3, 11):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def resolved(path: Path, error: type[DiverError] = OutputError) -> Path:
+    """Return a path without symlinks and `..`; it need not exist.
+
+    Raises:
+        error: If a symlink on the way leads back to itself. `Path.resolve` raises a RuntimeError there until Python 3.12, and
+            nothing from 3.13 on.
+    """
+    try:
+        path.stat()
+    except OSError as cause:
+        if cause.errno == errno.ELOOP:
+            raise error(
+                f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
+            ) from cause
+    try:
+        return path.resolve()
+    except RuntimeError as cause:
+        raise error(
+            f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
+        ) from cause
 
 
 def is_inside(name: str) -> bool:

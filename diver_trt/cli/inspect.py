@@ -126,11 +126,13 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 
 def _require_place(sheet: Path, dataset: Path) -> None:
     """Refuse to write a contact sheet over anything but a PNG, or among a dataset's images, where it would be one of them."""
+    from diver_trt.files import resolved
+
     if sheet.suffix.lower() != ".png":
         raise OutputError(
             f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png"
         )
-    if dataset.resolve() in sheet.resolve().parent.parents:
+    if dataset.resolve() in resolved(sheet).parent.parents:
         raise OutputError(
             f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; choose another place"
         )

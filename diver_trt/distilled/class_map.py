@@ -6,6 +6,7 @@ that distillation methods use, each in the method's own order; a file; or the mo
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -17,7 +18,10 @@ from pathlib import Path
 from diver_trt.errors import DatasetError, shown
 
 IMAGENET_CLASSES = 1000
-WNID = re.compile(r"n\d{8}")
+WNID = re.compile(r"n\d{8}", re.ASCII)
+
+_MAX_BYTES = 1 << 24
+"""Of a class map: a million classes fit in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +125,20 @@ def variant_of(subset: str, method: str) -> str:
 
 
 def _read_class_file(path: Path, num_classes: int) -> ClassMap:
+    if not str(path).isprintable():
+        raise DatasetError(  # the manifest names the map, and holds no such text
+            f"--classes {str(path)!a}: is a path that cannot be printed, expected another. Rename it."
+        )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as cause:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        text = _decoded(data)
+    except OSError as cause:
+        raise DatasetError(f"--classes {path}: cannot be read ({cause.strerror})") from cause
+    except UnicodeDecodeError as cause:
         raise DatasetError(f"--classes {path}: cannot be read as text ({cause})") from cause
+    if len(data) > _MAX_BYTES:
+        raise DatasetError(f"--classes {path}: is longer than {_MAX_BYTES:,} bytes, expected a map")
     entries = (
         _json_entries(path, text) if text.lstrip().startswith(("[", "{")) else _text_entries(text)
     )
@@ -139,12 +153,23 @@ def _read_class_file(path: Path, num_classes: int) -> ClassMap:
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))
 
 
+def _decoded(data: bytes) -> str:
+    """Return a text in UTF-8, or in what its byte order mark says it is in, without the mark."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return data.decode("utf-32")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")
+
+
 def _json_entries(path: Path, text: str) -> list[tuple[str | None, object]]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError) as cause:
         raise DatasetError(f"--classes {path}: not valid JSON ({cause})") from cause
-    return list(value.items()) if isinstance(value, dict) else [(None, label) for label in value]
+    is_object = text.lstrip().startswith("{")
+    # every pair of an object, so that a name that stands twice is seen
+    return [(name, label) for name, label in value] if is_object else [(None, v) for v in value]
 
 
 def _text_entries(text: str) -> list[tuple[str | None, object]]:

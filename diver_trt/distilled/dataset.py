@@ -17,6 +17,7 @@ from diver_trt.distilled.arrays import Tensors, read_tensors
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
+    imagenet_subsets,
     load_class_map,
     subset_needed,
     variant_of,
@@ -36,6 +37,9 @@ from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import is_recovered, read_recovered
 from diver_trt.recovered.journal import JOURNAL
+
+_OPENED = 1000
+"""Images that are tried where the first cannot be opened."""
 
 SoftLabel = NDArray[np.float32]
 
@@ -186,7 +190,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     entry = (
         find_format(options.method, "folders")
         if options.method
-        else format_of_folders(found.files[0].parent, found.files[0])
+        else format_of_folders(found.folder_of(0), found.files[0])
     )
     images = ImageFiles(found.root, found.files)
     collage = (
@@ -195,6 +199,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
         or entry.default_collage(min(_first_size(path, images)))
     )
     notes = [entry.advice] if entry.advice else []
+    notes += [*found.notes, *_shared_labels(found.class_map)]
     if (folders := len(set(found.classes))) != len(found.class_map):
         notes.append(
             f"it has {folders} class folders, but {_owner(found.class_map)} {len(found.class_map)} classes: is --classes right?"
@@ -252,6 +257,7 @@ def _from_tensors(
             f"{path}: class {max(classes)} is out of range; {_owner(class_map)} classes 0 to {len(class_map) - 1}"
         )
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    notes += _shared_labels(class_map)
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if num_classes != len(class_map):
@@ -284,6 +290,20 @@ def _from_tensors(
     return _assemble(
         path, origin, images, classes, class_map.name, dict(enumerate(class_map.labels)), soft_label
     )
+
+
+def _shared_labels(class_map: ClassMap) -> list[str]:
+    """Return a note if a file of classes gives several indices one class; a known subset may do so on purpose."""
+    if class_map.name in imagenet_subsets():
+        return []
+    shared = [label for label, count in Counter(class_map.labels).items() if count > 1]
+    if not shared:
+        return []
+    indices = [i for i, label in enumerate(class_map.labels) if label == shared[0]]
+    return [
+        f"{class_map.name} gives {len(indices)} indices ({', '.join(map(str, indices[:5]))}) the same class, "
+        f"{shared[0]}: is that meant?"
+    ]
 
 
 def _owner(class_map: ClassMap) -> str:
@@ -344,13 +364,14 @@ def _assemble(
 
 
 def _first_size(path: Path, images: ImageSource) -> tuple[int, int]:
-    """Return the width and height of the first image that can be read; what is wrong with others, a look at each finds."""
+    """Return the width and height of the first image that can be opened; what is wrong with others, a look at each finds.
+
+    No image is decoded, and not every image is tried: a file may claim millions of them.
+    """
     problem = DatasetError(f"{path}: holds no images")
-    for position in range(len(images)):
+    for position in range(min(len(images), _OPENED)):
         try:
-            height, width = images.read(position).shape[:2]
+            return images.size(position)
         except DatasetError as error:
             problem = error
-        else:
-            return width, height
     raise problem

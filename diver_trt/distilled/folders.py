@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,23 +12,33 @@ from pathlib import Path
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
-    WNID,
     ClassMap,
-    imagenet_wnids,
     load_class_map,
     numbering_needed,
     subset_needed,
-    wnid_of,
 )
-from diver_trt.distilled.image_file import OTHER_SUFFIXES, SUFFIXES
+from diver_trt.distilled.folder_names import (
+    ClassNames,
+    are_indices,
+    class_of_index,
+    is_index,
+)
+from diver_trt.distilled.image_kinds import EXPECTED, SUFFIXES
+from diver_trt.distilled.left_out import (
+    LeftOut,
+    count_images,
+    is_companion,
+    is_system_file,
+    is_system_folder,
+)
 from diver_trt.distilled.stored_array import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.errors import DatasetError
 
-_INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
-"""A class index, as SRe2L and its descendants write it too: `new007`."""
-
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
 """Folders around the class folders, of RDED, torchvision's convention and MGD3."""
+
+_NESTED = "images"
+"""The folder within a class folder that Tiny-ImageNet keeps its images in."""
 
 _LOOKED_THROUGH = 1000
 """Folders that are looked through for a set when none is where it was said to be."""
@@ -43,19 +53,27 @@ class ClassFolders:
         class_map: What resolved them.
         files: Every image, class by class in the dataset's order.
         classes: The index of each image's class.
+        notes: What else the tree holds, which is not read.
     """
 
     root: Path
     class_map: ClassMap
     files: tuple[Path, ...]
     classes: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def folder_of(self, position: int) -> Path:
+        """Return the class folder that an image lies in, be it in a folder `images` of its own."""
+        return self.root / self.files[position].relative_to(self.root).parts[0]
 
 
 def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -> ClassFolders:
     """List a class-folder tree and decide each folder's class; the images themselves are not opened.
 
     Folders are class indices (`3`, `00003`, `new003`), wnids (`n02086240`) or names of the class map or the model. Within a class, files
-    are in natural order: `2.png` before `10.png`. `syn_data`, `train` or `dataset_0` alone in a folder is entered.
+    are in natural order: `2.png` before `10.png`. `syn_data`, `train` or `dataset_0` alone in a folder is entered, and so is a folder
+    `images` that holds a class's only images. Folders that are not a class and hold no images, files of other kinds and folders
+    within classes are not read, which a note says.
 
     Args:
         path: The tree.
@@ -63,69 +81,129 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
         classes: A class map (`load_class_map`); None takes the folders to be classes of the model itself, all of them if it is of ImageNet.
 
     Raises:
-        DatasetError: There are no class folders or no images in them, a folder's class is unknown, ambiguous or out of range, or a link
-            leads out of the tree.
+        DatasetError: If there are no class folders or no images in them, a folder's class is unknown, ambiguous or out of range, or
+            a link leads out of the tree.
     """
-    root, folders = _class_folders(path)
-    index_folders = all(_INDEX.fullmatch(folder.name) for folder in folders)
+    left_out = LeftOut(path)
+    root, folders = _class_folders(path, left_out)
+    numbers = are_indices(folders, _may_be_class)
+    numbered = [folder for folder in folders if is_index(folder)]
     if (
-        index_folders
+        numbers
         and classes is None
         and bundle.num_classes == IMAGENET_CLASSES
-        and len(folders) < IMAGENET_CLASSES
+        and len(numbered) < IMAGENET_CLASSES
     ):
-        raise DatasetError(subset_needed(root, f"has {len(folders)} index folders"))
+        raise DatasetError(subset_needed(root, f"has {len(numbered)} index folders"))
     class_map = load_class_map(classes or "model", bundle.num_classes, bundle.class_names)
-    if {folder.name for folder in folders} <= set(class_map.names):
-        index_folders = False  # the map calls these very folders by their numbers
-    by_index: dict[int, Path] = {}
-    for folder in folders:
-        index = _index_of(folder, class_map, bundle, index_folders)
-        if index in by_index:
-            raise DatasetError(
-                f"{root}: {by_index[index].name} and {folder.name} are both class {index}; expected one folder per class"
-            )
-        by_index[index] = folder
-    if (
-        classes is None
-        and bundle.num_classes == IMAGENET_CLASSES
-        and len(by_index) < IMAGENET_CLASSES
-    ):
-        raise DatasetError(numbering_needed(root, by_index.keys()))
-    files = {index: _image_files(by_index[index]) for index in sorted(by_index)}
+    if {folder.name for folder in numbered} <= set(class_map.names):
+        numbers = False  # the map calls these very folders by their numbers
+    found = _by_index(folders, class_map, bundle, numbers, left_out)
+    if classes is None and bundle.num_classes == IMAGENET_CLASSES and len(found) < IMAGENET_CLASSES:
+        raise DatasetError(numbering_needed(root, found.keys()))
+    files = {index: _image_files(found[index], left_out) for index in sorted(found)}
     return ClassFolders(
         root,
         class_map,
         tuple(path for paths in files.values() for path in paths),
         tuple(index for index, paths in files.items() for _ in paths),
+        left_out.notes(),
     )
 
 
-def _class_folders(root: Path) -> tuple[Path, list[Path]]:
+def image_files_below(root: Path) -> Iterator[Path]:
+    """Yield the image files in a folder at any depth, in the order of their paths.
+
+    Raises:
+        DatasetError: If a folder cannot be listed, a name cannot be printed, or a link leads out of the folder.
+    """
+    folders, files = [root], []
+    while folders:
+        for entry in _scan(folders.pop(), root):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry))
+            elif entry.name.lower().endswith(SUFFIXES):
+                files.append(Path(entry))
+    yield from sorted(files)
+
+
+def _by_index(
+    folders: Sequence[Path],
+    class_map: ClassMap,
+    bundle: Bundle,
+    numbers: bool,
+    left_out: LeftOut,
+) -> dict[int, Path]:
+    """Return the folder of each class; folders that are not a class and do not look like one are left out."""
+    names = ClassNames(class_map, bundle)
+    found: dict[int, Path] = {}
+    unknown: DatasetError | None = None
+    for folder in folders:
+        try:
+            if numbers and not is_index(folder):
+                raise DatasetError(f"{folder}: is not a class index")
+            index = class_of_index(folder, class_map) if numbers else names.find(folder)
+        except DatasetError as error:
+            if not numbers and is_index(folder) and _may_be_class(folder):
+                _refuse_odd_one_out(folders)
+            if (numbers and is_index(folder)) or _may_be_class(folder):
+                raise
+            unknown = unknown or error
+            left_out.strays.append(folder)
+            continue
+        if index in found:
+            raise DatasetError(
+                f"{folder.parent}: {found[index].name} and {folder.name} are both class {index}; expected one folder per class"
+            )
+        found[index] = folder
+    if unknown and not found:
+        raise unknown
+    return found
+
+
+def _refuse_odd_one_out(folders: Sequence[Path]) -> None:
+    """Where half of the folders or more are called by numbers, blame one that is not."""
+    others = [folder for folder in folders if not is_index(folder) and _may_be_class(folder)]
+    count = sum(map(is_index, folders))
+    if others and len(others) <= count:
+        raise DatasetError(
+            f"{others[0]}: {others[0].name!r} holds images or tensors but is not a class index, expected one since "
+            f"{others[0].parent} has {count} folders of that kind. Rename it to its index, or move it out of the dataset."
+        )
+
+
+def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
     """Return the folder that holds the class folders, and those."""
     if not root.is_dir():
         raise DatasetError(
             f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with one folder of images per class"
         )
-    folders = sorted(Path(entry) for entry in _scan(root, root) if entry.is_dir())
-    if all(_WRAPPERS.fullmatch(folder.name) for folder in folders) and folders:
-        if len(folders) > 1:
-            raise DatasetError(
-                f"{root}: holds {', '.join(folder.name for folder in folders[:5])}; name the one that is meant"
-            )
-        return _class_folders(folders[0])
+    folders = []
+    for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
+        if not entry.is_dir():
+            if entry.name.lower().endswith(SUFFIXES):
+                left_out.loose.append(Path(entry))
+        elif is_system_folder(entry.name):
+            left_out.strays.append(Path(entry))
+        else:
+            folders.append(Path(entry))
     if not folders:
-        loose = [
-            entry.name for entry in _scan(root, root) if Path(entry).suffix.lower() in SUFFIXES
-        ]
         found = (
-            f"holds images but no class folders ({loose[0]}, …)"
-            if loose
+            f"holds images but no class folders ({left_out.loose[0].name}, …)"
+            if left_out.loose
             else "holds no class folders"
         )
         raise DatasetError(
             f"{root}: {found}; expected one folder of images per class, or a file of tensors"
         )
+    sets = [folder for folder in folders if not is_companion(folder.name)]
+    if all(_WRAPPERS.fullmatch(folder.name) for folder in sets) and sets:
+        if len(sets) > 1:
+            raise DatasetError(
+                f"{root}: holds {', '.join(folder.name for folder in sets[:5])}; name the one that is meant"
+            )
+        left_out.strays += [folder for folder in folders if folder not in sets]
+        return _class_folders(sets[0], left_out)
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(
             f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder of the images"
@@ -137,15 +215,25 @@ def _class_folders(root: Path) -> tuple[Path, list[Path]]:
     return root, folders
 
 
+def _may_be_class(folder: Path) -> bool:
+    """Return whether a folder looks like one of a class or of a set, so that leaving it out would lose images."""
+    return not is_companion(folder.name) and (
+        holds_images(folder) or _holds(folder, TENSOR_SUFFIXES)
+    )
+
+
 def holds_images(folder: Path) -> bool:
-    """Return whether image files lie directly in a folder."""
-    return _holds(folder, (*SUFFIXES, *OTHER_SUFFIXES))
+    """Return whether image files lie directly in a folder, or in one called `images` in it."""
+    return _holds(folder, SUFFIXES) or _holds(folder / _NESTED, SUFFIXES)
 
 
 def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
     try:
         with os.scandir(folder) as entries:
-            return any(entry.name.lower().endswith(suffixes) for entry in entries)
+            return any(
+                entry.name.lower().endswith(suffixes) and not is_system_file(entry.name)
+                for entry in entries
+            )
     except OSError:
         return False
 
@@ -165,25 +253,48 @@ def _sets_below(root: Path) -> list[str]:
     return [name for name in found if name.isprintable() and name != "."]
 
 
-def _image_files(folder: Path) -> list[Path]:
-    paths = [Path(entry) for entry in _scan(folder, folder.parent) if entry.is_file()]
-    if other := next((path for path in paths if path.suffix.lower() in OTHER_SUFFIXES), None):
-        raise DatasetError(
-            f"{other}: images of this kind are not read; convert it to PNG, JPEG or WebP"
-        )
-    images = sorted((path for path in paths if path.suffix.lower() in SUFFIXES), key=natural)
+def _image_files(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Return a class's images in natural order: those in its folder, or else those in a folder `images` in it."""
+    images, folders = _listed(folder, left_out)
+    nested = folder / _NESTED
+    if not images and nested in folders:
+        folders.remove(nested)
+        images, deeper = _listed(nested, left_out)
+        folders += deeper
+    left_out.folders += folders
     if not images:
+        below = [path for path in folders if count_images(path)]
+        where = f" itself, but {below[0].name} in it does" if below else ""
         raise DatasetError(
-            f"{folder}: holds no images; expected {', '.join(SUFFIXES)} files, or no folder for a class without images"
+            f"{folder}: holds no images{where}; expected {EXPECTED} files, or no folder for a class without images"
         )
     return images
+
+
+def _listed(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
+    """Return the images and the folders in a folder; what else lies there is left out."""
+    images, folders = [], []
+    for path, entry in sorted(
+        ((Path(entry), entry) for entry in _scan(folder, left_out.root)),
+        key=lambda pair: natural(pair[0]),
+    ):
+        if entry.is_dir():
+            if not is_system_folder(entry.name):
+                folders.append(path)
+        elif not entry.name.lower().endswith(SUFFIXES):
+            left_out.files.append(path)
+        elif entry.is_file():
+            images.append(path)
+        else:
+            left_out.irregular.append(path)
+    return images, folders
 
 
 def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
     """List a folder of the tree under `root`; nothing whose name cannot be printed, or that lies elsewhere, is taken along."""
     try:
         with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+            entries = [entry for entry in found if not is_system_file(entry.name)]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for entry in entries:
@@ -203,69 +314,6 @@ def _leads_inside(link: Path, root: Path) -> bool:
         return link.resolve(strict=True).is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # a link to itself is a RuntimeError until Python 3.13
         return False
-
-
-def _index_of(folder: Path, class_map: ClassMap, bundle: Bundle, index_folders: bool) -> int:
-    if index_folders:
-        index = int(folder.name.removeprefix("new"))
-        if index >= len(class_map):
-            whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
-            raise DatasetError(
-                f"{folder}: class {index} is out of range; {whose} classes 0 to {len(class_map) - 1}"
-            )
-        return index
-    if WNID.fullmatch(folder.name):
-        return _index_of_wnid(folder, class_map, bundle)
-    name = _plain(folder.name)
-    matches = [i for i in range(len(class_map)) if name in _names(class_map, i, bundle)]
-    if len(matches) == 1:
-        return matches[0]
-    problem = (
-        f"is the name of {len(matches)} classes"
-        if matches
-        else "is no class index, wnid or known class name"
-    )
-    raise DatasetError(
-        f"{folder}: {folder.name!r} {problem}; rename it to its index, or give a class map: --classes FILE with lines NAME LABEL"
-    )
-
-
-def _index_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
-    wnid = folder.name
-    if wnid not in class_map.names:
-        if bundle.num_classes != IMAGENET_CLASSES:
-            raise DatasetError(
-                f"{folder}: is a wnid of ImageNet, but the model has {bundle.num_classes} classes; use a model of ImageNet-1K"
-            )
-        if wnid not in imagenet_wnids():
-            raise DatasetError(
-                f"{folder}: is no wnid of ImageNet-1K; expected one of its 1000 classes"
-            )
-    known = zip(class_map.names, class_map.labels, strict=True)
-    matches = [
-        i
-        for i, (name, label) in enumerate(known)
-        if wnid in (name, wnid_of(label, bundle.num_classes))
-    ]
-    if len(matches) != 1:
-        problem = "stands twice in" if matches else "is not among the classes of"
-        raise DatasetError(
-            f"{folder}: this wnid {problem} {class_map.name}; choose another class map with --classes"
-        )
-    return matches[0]
-
-
-def _names(class_map: ClassMap, index: int, bundle: Bundle) -> set[str]:
-    names = {class_map.names[index]} if class_map.names[index] else set()
-    if bundle.class_names:
-        names.update(
-            bundle.class_names[class_map.labels[index]].split(",")
-        )  # ImageNet's names are lists of synonyms
-    return {_plain(name) for name in names if name}
-
-
-def _plain(name: str) -> str:
-    return name.strip().replace("_", " ").casefold()
 
 
 def natural(path: Path) -> list[tuple[bool, int, str]]:

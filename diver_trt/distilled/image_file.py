@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from diver_trt.distilled.image_kinds import (
+    EXPECTED,
+    FORMATS,
+    HEAD_BYTES,
+    LFS_POINTER,
+    READ_SUFFIXES,
+    kind_of,
+)
+from diver_trt.distilled.memory_budget import MemoryBudget
+from diver_trt.distilled.png_stream import require_whole_png
 from diver_trt.errors import DatasetError, shown
+from diver_trt.files import stream_sha256
 from diver_trt.pixels import Pixels
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-OTHER_SUFFIXES = (".bmp", ".gif", ".ppm", ".tif", ".tiff", ".avif", ".jxl")
-"""Images that are not read: naming them beats leaving samples out in silence."""
+DECODING_BYTES = 512 * 1024**2
+"""Memory that decoding may take at a time, over all threads; the pixels that are handed over come on top."""
 
 MAX_PIXELS = 64 * 1024**2
+MAX_SIDE = 65_535
 MAX_FILE_BYTES = 4 * MAX_PIXELS
 
+_BUDGET = MemoryBudget(DECODING_BYTES)
+_BYTES_PER_PIXEL = {"WEBP": 18, "JPEG": 13, "MPO": 13}
+"""What decoding takes at its peak: libwebp keeps two canvases, libjpeg the coefficients of a progressive image. Others: 8."""
+
+_STRIP_PIXELS = 1 << 20
 _JPEG_END = b"\xff\xd9"
+_EXIF_ORIENTATION = 0x0112
 
 _REFUSED_MODES = {
     "CMYK": "holds CMYK colours, whose RGB depends on a printing profile; convert it to RGB",
@@ -30,47 +48,81 @@ _REFUSED_MODES = {
     "LAB": "holds Lab colours; convert it to RGB",
     "HSV": "holds HSV colours; convert it to RGB",
     "F": "holds 32-bit floating-point values; convert it to 8-bit RGB",
-    "I": "holds 32-bit values; convert it to 8-bit RGB",
+    "I": "holds 16- or 32-bit values; convert it to 8-bit RGB",
 }
 
 
 def read_image(path: Path) -> Pixels:
-    """Read an image file as [H, W, 3] uint8.
+    """Read an image file as [H, W, 3] uint8, upright.
 
-    Grey, palette and black-and-white images become RGB; an alpha channel is dropped where it is opaque throughout.
+    Grey, palette and black-and-white images become RGB. An alpha channel is dropped where it is opaque throughout. An EXIF
+    orientation is applied. Colour profiles are ignored, as trainers do. Of a phone's JPEG with several pictures (MPO) the
+    first is read.
 
     Raises:
-        DatasetError: The file is no image, is damaged, animated, transparent, too large, or holds other than 8-bit colours.
+        DatasetError: If the file is not an image of a kind that is read, is damaged, animated, transparent or too large, or
+            holds other than 8-bit colours.
     """
-    with quiet(), _opened(path) as image:
-        image.load()
-        return np.asarray(_opaque(path, image).convert("RGB"))
+    with quiet(), _decoding(path) as (file, image):
+        if image.format == "PNG":
+            require_whole_png(file)
+        _load(path, image)
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for top, strip in _strips(image):
+            pixels[top : top + strip.height] = np.asarray(strip.convert("RGB"))
+        return _upright(pixels, image)
 
 
 def check_image(path: Path) -> str:
     """Find what `read_image` would refuse, at a fraction of its cost, and return the file's SHA-256.
 
-    Of a PNG the checksums are compared, of a JPEG the end is looked for, which one that was cut short lacks; anything else is decoded. May
-    be called from several threads, but then inside `quiet()`.
+    The rows of a PNG are inflated and counted, of a JPEG the end is looked for, which one that was cut short lacks. Others are
+    decoded. May be called from several threads, but then inside `quiet()`.
 
     Raises:
         DatasetError: As `read_image`.
     """
-    with _explained(path):
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise DatasetError(f"{path}: {size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
-        data = path.read_bytes()
-    with _opened(path, BytesIO(data)) as image:
-        if (
-            image.format == "PNG"
-            and image.mode in ("RGB", "L", "1")
-            and "transparency" not in image.info
-        ):
-            image.verify()
-        elif image.format != "JPEG" or not data.endswith(_JPEG_END):
-            image.load()
-            _opaque(path, image)
-    return hashlib.sha256(data).hexdigest()
+    with _decoding(path) as (file, image):
+        if image.format == "PNG":
+            require_whole_png(file)
+            plain = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
+        else:
+            plain = image.format in ("JPEG", "MPO") and _ends_with(file, _JPEG_END)
+        if not plain:
+            _load(path, image)
+        file.seek(0)
+        return stream_sha256(file)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return an image's width and height as stored, from its header; whether the rest is whole is left to `check_image`.
+
+    Raises:
+        DatasetError: If the header is not one of an image that is read.
+    """
+    with (
+        quiet(),
+        _explained(path),
+        _regular(path) as (file, size),
+        _BUDGET.taking(size),
+        _opened(path, file) as image,
+    ):
+        return image.size
+
+
+def decoding_bytes(path: Path) -> int:
+    """Return the memory in bytes that `check_image` takes at its peak, from the image's header; inside `quiet()`, as that.
+
+    Raises:
+        DatasetError: As `image_size`.
+    """
+    with (
+        _explained(path),
+        _regular(path) as (file, size),
+        _BUDGET.taking(size),
+        _opened(path, file) as image,
+    ):
+        return _needed(path, image, size)
 
 
 @contextmanager
@@ -82,11 +134,53 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, data: BytesIO | None = None) -> Iterator[Image.Image]:
-    """Open an image, if it is of a kind we read."""
-    with _explained(path), Image.open(data or path) as image:
+def _decoding(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """Open an image and hold the memory that decoding it takes."""
+    with _explained(path), _regular(path) as (file, size):
+        with _BUDGET.taking(size), _opened(path, file) as image:  # a WebP file is read whole here
+            needed = _needed(path, image, size)
+        with _BUDGET.taking(needed), _opened(path, file) as image:
+            try:
+                yield file, image
+            finally:
+                image.close()  # or its pixels would outlive their part of the budget
+
+
+@contextmanager
+def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file of bearable size; opening a FIFO would wait for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DatasetError(f"{path}: is not a regular file, expected an image file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise DatasetError(f"{path}: {found.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+    with path.open("rb") as file:
+        yield file, found.st_size
+
+
+@contextmanager
+def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
+    """Open an image, if it is of a kind that is read."""
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as cause:  # whose message holds an address in memory
+        file.seek(0)
+        raise DatasetError(f"{path}: {_found(path, file.read(HEAD_BYTES))}") from cause
+    with image:
         _check(path, image)
         yield image
+
+
+def _found(path: Path, head: bytes) -> str:
+    if kind := kind_of(head):
+        remedy = (
+            "Fetch the image with `git lfs pull`" if kind == LFS_POINTER else "Convert it to PNG"
+        )
+        return f"holds {kind}, expected {EXPECTED}. {remedy}."
+    if path.suffix.lower() not in READ_SUFFIXES:
+        return f"images of this kind are not read, expected {EXPECTED}. Convert it to PNG."
+    return "not an image, or a damaged one"
 
 
 @contextmanager
@@ -104,8 +198,6 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: has vanished") from cause
     except PermissionError as cause:
         raise DatasetError(f"{path}: may not be read ({cause.strerror})") from cause
-    except UnidentifiedImageError as cause:  # whose message holds an address in memory
-        raise DatasetError(f"{path}: not an image, or a damaged one") from cause
     except Exception as cause:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
         raise DatasetError(
             f"{path}: not an image, or a damaged one ({shown(str(cause) or repr(cause))})"
@@ -113,27 +205,86 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _check(path: Path, image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+    """Refuse by its header what would be misread, or would take too much memory."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
         raise DatasetError(
-            f"{path}: {image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,} in all"
+            f"{path}: {width} x {height} pixels; expected at most {MAX_PIXELS:,} in all"
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise DatasetError(f"{path}: is animated ({image.n_frames} frames); expected a still image")  # type: ignore[attr-defined]
+    if max(width, height) > MAX_SIDE:
+        raise DatasetError(
+            f"{path}: {width} x {height} pixels; expected at most {MAX_SIDE:,} along a side"
+        )
+    if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise DatasetError(f"{path}: is animated ({frames} frames); expected a still image")
     if image.mode in _REFUSED_MODES:
         raise DatasetError(f"{path}: {_REFUSED_MODES[image.mode]}")
-    cut = any(
-        ";16" in str(tile) for tile in getattr(image, "tile", ())
-    )  # 16-bit colours, which Pillow would cut to 8 in silence
-    if cut or image.mode.startswith("I;16"):
+    tiles: Sequence[tuple[Any, ...]] = getattr(image, "tile", ())
+    # 16-bit colours, which Pillow would cut to 8 without a warning
+    deep = any(";16" in str(tile) or (tile[0] == "ppm" and tile[3][-1] > 255) for tile in tiles)
+    if deep or image.mode.startswith("I;16"):
         raise DatasetError(f"{path}: holds 16-bit values; convert it to 8-bit RGB")
+    # PPM in digits or with a maximum below 255, BMP with run lengths: their decoders accept too few rows
+    if image.format in ("BMP", "PPM") and any(tile[0] != "raw" for tile in tiles):
+        raise DatasetError(
+            f"{path}: is encoded as {image.format} in a rare way, expected {EXPECTED}. Convert it to PNG."
+        )
 
 
-def _opaque(path: Path, image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        alpha = image.convert("RGBA").getchannel("A").getextrema()
-        if alpha != (255, 255):
+def _needed(path: Path, image: Image.Image, file_bytes: int) -> int:
+    """Return the bytes that decoding takes at its peak."""
+    assert image.format is not None
+    needed = image.width * image.height * _BYTES_PER_PIXEL.get(image.format, 8)
+    if image.format == "WEBP":
+        needed += file_bytes
+    if needed > DECODING_BYTES:
+        raise DatasetError(
+            f"{path}: {image.width} x {image.height} pixels take {needed >> 20} MiB to decode from {image.format}, "
+            f"expected at most {DECODING_BYTES >> 20} MiB. Convert it to PNG."
+        )
+    return needed
+
+
+def _load(path: Path, image: Image.Image) -> None:
+    """Decode an image, and refuse it if it has colours that its palette lacks, or is transparent anywhere."""
+    colours = None
+    if image.mode == "P" and image.palette is not None:
+        # Pillow gives colours that are missing a value of its own; releases differ in which mode is set here
+        colours = len(image.palette.palette) // len(image.palette.rawmode or image.palette.mode)
+    image.load()
+    if colours is not None and int(np.asarray(image.getextrema()).max()) >= colours:
+        raise DatasetError(f"{path}: not an image, or a damaged one (its palette lacks a colour)")
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return
+    for _, strip in _strips(image):
+        if strip.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise DatasetError(
                 f"{path}: is transparent in places; flatten it onto a background first"
             )
-        return image.convert("RGBA")
-    return image
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield an image in strips of full width with the top of each, so that converting it takes no second copy of it."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
+    """Turn pixels as the image's EXIF orientation asks for."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # metadata that cannot be parsed has no say in how an image is read
+        return pixels
+    if orientation in (5, 6, 7, 8):  # rows and columns are swapped
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _ends_with(file: BinaryIO, end: bytes) -> bool:
+    file.seek(-len(end), os.SEEK_END)
+    return file.read() == end

@@ -19,7 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.image_file import check_image, quiet, read_image
+from diver_trt.distilled.image_file import (
+    check_image,
+    decoding_bytes,
+    image_size,
+    quiet,
+    read_image,
+)
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.normalisation import Normalisation, absurdity, pixels_from_values
 from diver_trt.distilled.stored_array import Array
@@ -29,6 +35,8 @@ from diver_trt.files import file_sha256
 from diver_trt.pixels import Pixels
 
 _CHECKED_AT_ONCE = 256
+_LARGE_BYTES = 16 * 1024**2
+"""Memory for decoding from which an image is large: 1,450 x 1,450 pixels of a PNG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,14 @@ class ImageSource(Protocol):
 
         Raises:
             DatasetError: It cannot be read.
+        """
+        ...
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Return an image's width and height as stored, without decoding it.
+
+        Raises:
+            DatasetError: If it cannot be opened.
         """
         ...
 
@@ -98,6 +114,10 @@ class ImageFiles:
         """Return an image."""
         return read_image(self._paths[position])
 
+    def size(self, position: int) -> tuple[int, int]:
+        """Return the size in the file's header."""
+        return image_size(self._paths[position])
+
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a file."""
         path = self._paths[position]
@@ -110,11 +130,23 @@ class ImageFiles:
         """Look at every file, several at once."""
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self._paths), _CHECKED_AT_ONCE):
+                paths = self._paths[first : first + _CHECKED_AT_ONCE]
                 with quiet():
-                    found = list(
-                        pool.map(_check_file, self._paths[first : first + _CHECKED_AT_ONCE])
-                    )
-                yield from found
+                    found = list(pool.map(_check_small_file, paths))
+                    checked = [
+                        entry or _check_file(path) for entry, path in zip(found, paths, strict=True)
+                    ]
+                yield from checked
+
+
+def _check_small_file(path: Path) -> Checked | None:
+    """Look at a file, unless its image is large: glibc keeps freed memory for each thread, so one thread does all of those."""
+    try:
+        if decoding_bytes(path) > _LARGE_BYTES:
+            return None
+    except DatasetError as error:
+        return Checked("", problem=str(error))
+    return _check_file(path)
 
 
 def _check_file(path: Path) -> Checked:
@@ -162,6 +194,11 @@ class StoredImages:
     def read(self, position: int) -> Pixels:
         """Return an image, its values clipped to the range of pixels."""
         return self._pixels(position, self._array[position])[0]
+
+    def size(self, position: int) -> tuple[int, int]:  # noqa: ARG002 (rows are alike)
+        """Return the size of every row."""
+        height, width = self._array.shape[1:3] if self._channels_last else self._array.shape[2:]
+        return width, height
 
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a row's bytes."""
@@ -237,6 +274,11 @@ class Joined:
         _, source, own = self._find(position)
         return source.read(own)
 
+    def size(self, position: int) -> tuple[int, int]:
+        """Return an image's size."""
+        _, source, own = self._find(position)
+        return source.size(own)
+
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of what is stored."""
         _, source, own = self._find(position)
@@ -277,16 +319,23 @@ class Tiles:
         """Return a tile."""
         collage, tile = divmod(position, self._factor**2)
         image = self._source.read(collage)
-        height, width = (-(-size // self._factor) for size in image.shape[:2])
-        if (self._factor - 1) * height >= image.shape[0] or (
-            self._factor - 1
-        ) * width >= image.shape[1]:
-            found = f"{image.shape[1]} x {image.shape[0]} pixels"
-            raise DatasetError(
-                f"{self._source.name(collage)}: {found} are no collage of {self._factor} x {self._factor} images; see --collage"
-            )
+        width, height = self._tile_size(collage, (image.shape[1], image.shape[0]))
         row, column = divmod(tile, self._factor)
         return image[row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Return the size of a collage's first tile."""
+        collage = position // self._factor**2
+        return self._tile_size(collage, self._source.size(collage))
+
+    def _tile_size(self, collage: int, size: tuple[int, int]) -> tuple[int, int]:
+        width, height = (-(-side // self._factor) for side in size)
+        if (self._factor - 1) * height >= size[1] or (self._factor - 1) * width >= size[0]:
+            raise DatasetError(
+                f"{self._source.name(collage)}: {size[0]} x {size[1]} pixels is not a collage of "
+                f"{self._factor} x {self._factor} images; see --collage"
+            )
+        return width, height
 
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of the collage."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from diver_trt.distilled.flax_checkpoint import is_flax_checkpoint
 from diver_trt.distilled.folders import holds_images, natural
+from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.stored_array import SUFFIXES, StoredArray, open_stored
 from diver_trt.errors import DatasetError
 
@@ -28,8 +29,20 @@ def find_tensor_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise DatasetError(
+            f"{path}: is a FIFO, device or socket, expected a file of tensors or a folder"
+        )
     best = _best_of(path)
-    folders = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=natural)
+    folders = sorted(
+        (
+            folder
+            for folder in path.iterdir()
+            if folder.is_dir()
+            and not (is_system_file(folder.name) or is_system_folder(folder.name))
+        ),
+        key=natural,
+    )
     for folder in folders:
         _require_printable(folder)
     pictures = [folder for folder in folders if holds_images(folder)]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.image_file import SUFFIXES, read_image
+from diver_trt.distilled.folders import image_files_below
+from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.distilled.source import channels_last
@@ -45,6 +46,10 @@ def fit_reference(
     """
     if not reference.exists():
         raise DatasetError(f"--zca-reference {reference}: no such file or folder")
+    if not (reference.is_dir() or reference.is_file()):
+        raise DatasetError(
+            f"--zca-reference {reference}: is a FIFO, device or socket, expected a file or a folder"
+        )
     content = None if reference.is_dir() else open_stored(reference)
     if isinstance(content, Mapping) and {"rev_whitening_transform", "zca_mean"} <= content.keys():
         if kind is not Kind.FREPO:
@@ -130,7 +135,7 @@ def _stored_transform(
 
 def _reference_images(path: Path, content: Content) -> Iterator[NDArray[Any]]:  # => [3, H, W]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = image_files_below(path)
         return (read_image(file).transpose(2, 0, 1).astype(np.float32) / 255 for file in files)
     arrays = (
         list(content.values())

@@ -19,7 +19,7 @@ from PIL import Image
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
-from diver_trt.files import reported, sync_file, sync_folder, temporary_of, writing
+from diver_trt.files import reported, resolved, sync_file, sync_folder, temporary_of, writing
 from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
 from diver_trt.pixels import Pixels
@@ -385,7 +385,7 @@ def require_apart(output: Path, other: Path, what: str) -> None:
     Raises:
         OutputError: If it does.
     """
-    written, read = output.resolve(), other.resolve()
+    written, read = resolved(output), resolved(other)
     if written == read or written in read.parents or read in written.parents:
         raise OutputError(
             f"{output}: overlaps {what} {other}; choose a folder of its own for the recovered images"

@@ -72,6 +72,8 @@ def test_a_file_may_name_wnids(tmp_path: Path) -> None:
         ("[1", "not valid JSON"),
         ("# nothing\n", "names no class"),
         ("a 1\na 2\n", "a name stands twice"),
+        ('{"a": 1, "a": 2}', "a name stands twice"),
+        ('{"a": {"b": 1}}', "found .* expected a class of the model"),
     ],
 )
 def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -84,6 +86,49 @@ def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, text: str, message
 def test_a_message_quotes_the_start_of_a_long_label(tmp_path: Path) -> None:
     (tmp_path / "map").write_text("x" * 10_000)
     with pytest.raises(DatasetError, match=r"map: found 'x{199}…; expected a class of the model"):
+        load_class_map(str(tmp_path / "map"), 10, None)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("lines", "labels", "names"),
+    [
+        (("3", "1"), (3, 1), (None, None)),
+        (("h\u00e9ron 3", "owl\t1"), (3, 1), ("h\u00e9ron", "owl")),
+        (("[3,", "1]"), (3, 1), (None, None)),
+        (('{"h\u00e9ron": 3,', '"owl": 1}'), (3, 1), ("h\u00e9ron", "owl")),
+    ],
+)
+def test_byte_order_marks_and_line_ends_mean_nothing(
+    tmp_path: Path,
+    encoding: str,
+    newline: str,
+    lines: tuple[str, ...],
+    labels: tuple[int, ...],
+    names: tuple[str | None, ...],
+) -> None:
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    text = mark + newline.join((*lines, ""))
+    (tmp_path / "classes.txt").write_bytes(text.encode(encoding))
+    found = load_class_map(str(tmp_path / "classes.txt"), 10, None)
+    assert (found.labels, found.names) == (labels, names)
+
+
+def test_a_path_that_no_manifest_can_hold_is_refused(tmp_path: Path) -> None:
+    for name in ("c\nx", "c\udcff"):
+        (tmp_path / name).write_text("1\n")
+        with pytest.raises(DatasetError, match=r"is a path that cannot be printed") as caught:
+            load_class_map(str(tmp_path / name), 10, None)
+        assert str(caught.value).isprintable()
+
+
+def test_a_file_that_is_too_long_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "map").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DatasetError, match="is longer than 16,777,216 bytes"):
         load_class_map(str(tmp_path / "map"), 10, None)
 
 

@@ -49,7 +49,7 @@ def test_a_collage_that_cannot_be_cut_is_refused_before_its_tiles_are_numbered(
         collage=np.array("16"),
         normalisation=np.array("none"),
     )
-    with pytest.raises(DatasetError, match="are no collage of 16 x 16 images"):
+    with pytest.raises(DatasetError, match="is not a collage of 16 x 16 images"):
         read_dataset(tmp_path / "a.npz", digits)
 
 

@@ -386,6 +386,20 @@ def test_a_map_of_another_size_is_noticed(tmp_path: Path, imagenet: Bundle) -> N
         as_woof(path, imagenet, classes=str(tmp_path / "three.txt"))
 
 
+def test_a_map_that_gives_two_folders_one_class_is_noticed(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / name / "0.png")
+    (tmp_path / "map").write_text("a 7\nb 7\n")
+    dataset = read_dataset(tmp_path / "set", imagenet, ReadOptions(str(tmp_path / "map")))
+    assert dataset.labels == {0: 7, 1: 7}
+    assert dataset.origin.notes == (
+        f"{tmp_path}/map gives 2 indices (0, 1) the same class, 7: is that meant?",
+    )
+
+
 def test_folders_for_a_map_of_another_size_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
     folders = methods.tree("new{c:03d}/class{c:03d}_id{i:03d}.jpg")(
         tmp_path, known_images(20, 32), CLASSES
@@ -419,7 +433,7 @@ def test_pictures_beside_the_tensors_are_no_class(tmp_path: Path, imagenet: Bund
     assert_holds(dataset, images, CLASSES, WOOF)
     (tmp_path / "images").rename(tmp_path / "tench")
     with pytest.raises(
-        DatasetError, match="'distilled_data' is no class index, wnid or known class name"
+        DatasetError, match="'distilled_data' is not a class index, wnid or known class name"
     ):
         as_woof(tmp_path, imagenet)
 
@@ -567,7 +581,7 @@ def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle)
         as_woof(folders, imagenet, method="nonsense")
     with pytest.raises(DatasetError, match="--collage 0: expected 1 to 16"):
         as_woof(folders, imagenet, collage=0)
-    with pytest.raises(DatasetError, match="32 x 32 pixels are no collage of 15 x 15 images"):
+    with pytest.raises(DatasetError, match="32 x 32 pixels is not a collage of 15 x 15 images"):
         as_woof(folders, imagenet, collage=15)
     with pytest.raises(DatasetError, match="no such file or folder"):
         as_woof(tmp_path / "missing", imagenet)

@@ -174,13 +174,13 @@ def test_a_few_index_folders_for_imagenet_are_never_guessed(
     [
         (("1", "01"), "model", "1 are both class 1"),
         (("n02099601",), "imagenette", "this wnid is not among the classes of imagenette"),
-        (("n99999999",), None, "is no wnid of ImageNet-1K"),
+        (("n99999999",), None, "is not a wnid of ImageNet-1K"),
         (
             ("unheard",),
             None,
-            "'unheard' is no class index, wnid or known class name; rename it to its index, or give a class map",
+            "'unheard' is not a class index, wnid or known class name; rename it to its index, or give a class map",
         ),
-        (("1", "n02099601"), None, "'1' is no class index, wnid or known class name"),
+        (("1", "n02099601"), None, "'n02099601' holds images or tensors but is not a class index"),
         (("12",), "imagewoof", "class 12 is out of range; imagewoof has classes 0 to 9"),
         (
             (imagenet_wnids()[420],),
@@ -224,9 +224,4 @@ def test_places_without_a_dataset_are_refused(tmp_path: Path, digits: Bundle) ->
         read_class_folders(tmp_path / "a.png", digits)
     (tmp_path / "3").mkdir()
     with pytest.raises(DatasetError, match="holds no images"):
-        read_class_folders(tmp_path, digits)
-    (tmp_path / "3" / "a.gif").touch()
-    with pytest.raises(
-        DatasetError, match=r"a\.gif: images of this kind are not read; convert it to PNG"
-    ):
         read_class_folders(tmp_path, digits)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps
 
-from diver_trt.distilled.image_file import read_image
+from diver_trt.distilled.image_file import check_image, image_size, quiet, read_image
 from diver_trt.errors import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
@@ -31,6 +33,74 @@ def test_lossless_webp_is_read_as_it_is(tmp_path: Path) -> None:
 def test_jpeg_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / "a.jpg", quality=95)
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg").mean((0, 1)), (200, 100, 50), atol=2)
+
+
+def test_bmp_and_ppm_are_read_as_they_are(tmp_path: Path) -> None:
+    for name in ("a.bmp", "a.ppm"):
+        Image.fromarray(PIXELS).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name), PIXELS)
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "a.pgm")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.pgm"), np.repeat(PIXELS[..., :1], 3, axis=2)
+    )
+
+
+def test_the_first_picture_of_a_phones_jpeg_is_read(tmp_path: Path) -> None:
+    """MPO: a JPEG with a preview, a depth map or a gain map behind it."""
+    first, second = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg").mean((0, 1)), (254, 0, 0), atol=2)
+    check_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_images_are_read_upright(tmp_path: Path, name: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
+    Image.fromarray(PIXELS).save(tmp_path / name, exif=exif, **lossless)
+    with Image.open(tmp_path / name) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / name), expected)
+
+
+def test_an_image_larger_than_a_strip_is_read_whole(tmp_path: Path) -> None:
+    """Pixels are converted in strips of a megapixel."""
+    pixels = np.random.default_rng(1).integers(0, 256, (1500, 1031, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+def test_postscript_is_never_handed_to_ghostscript(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow starts `gs` on files that hold PostScript, whatever they are called."""
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # look for it again
+    postscript(tmp_path / "a.png")
+    with pytest.raises(OSError), Image.open(tmp_path / "a.png") as image:
+        image.load()
+    assert (tmp_path / "started").exists()  # that is what Pillow does if it is not stopped
+    (tmp_path / "started").unlink()
+    for look in (read_image, check_image, image_size):
+        with pytest.raises(DatasetError, match="holds PostScript"):
+            look(tmp_path / "a.png")
+    assert not (tmp_path / "started").exists()
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening a FIFO waits until somebody writes to it."""
+    os.mkfifo(tmp_path / "a.png")
+    for look in (read_image, check_image, image_size):
+        with pytest.raises(DatasetError, match=r"a\.png: is not a regular file"):
+            look(tmp_path / "a.png")
 
 
 def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:
@@ -112,6 +182,84 @@ def enormous(path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(path)
 
 
+def postscript(path: Path) -> None:
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
+    )
+
+
+def foreign(kind: str) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(PIXELS).resize((16, 16)).save(path, format=kind)
+
+
+def lfs_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
+
+
+def ppm(data: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(data)
+
+    return write
+
+
+def short_bmp(path: Path) -> None:
+    Image.fromarray(PIXELS).save(path, format="BMP")
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def png_of(path: Path, data: bytes, *, colour_type: int = 2, palette: bytes = b"") -> None:
+    """Write a PNG of 6 x 8 pixels with this compressed data, and the right checksums."""
+    header = struct.pack(">IIBBBBB", 6, 8, 8, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", data), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+            for kind, content in chunks
+            if content or kind != b"PLTE"
+        )
+    )
+
+
+def rows_missing(path: Path) -> None:
+    """Three of eight rows, which Pillow completes with black."""
+    png_of(path, zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS[:3])))
+
+
+def broken_stream(path: Path) -> None:
+    whole = zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS))
+    png_of(path, whole[:70] + b"\xff" * 9 + whole[79:])
+
+
+def colours_missing(path: Path) -> None:
+    """Indices up to 47 into a palette of two colours."""
+    rows = np.arange(48, dtype=np.uint8).reshape(8, 6)
+    png_of(
+        path,
+        zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        colour_type=3,
+        palette=bytes(6),
+    )
+
+
+def thin(path: Path) -> None:
+    Image.new("L", (1, 65_536)).save(path)
+
+
+def short_jpeg(path: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(path, format="JPEG")
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def short_webp(path: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(path, format="WEBP")
+    path.write_bytes(path.read_bytes()[:-200])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -125,6 +273,30 @@ def enormous(path: Path) -> None:
         (animated, r"is animated \(2 frames\); expected a still image"),
         (truncated, "not an image, or a damaged one"),
         (garbage, "not an image, or a damaged one"),
+        (postscript, "holds PostScript, expected PNG, JPEG, WebP"),
+        (foreign("GIF"), "holds a GIF image, expected .* Convert it to PNG"),
+        (foreign("TIFF"), "holds a TIFF image"),
+        (foreign("JPEG2000"), "holds a JPEG 2000 image"),
+        (foreign("AVIF"), "holds an AVIF image"),
+        (foreign("ICO"), "holds an icon"),
+        (foreign("DDS"), "holds a DDS texture"),
+        (foreign("TGA"), "not an image, or a damaged one"),
+        (foreign("PCX"), "not an image, or a damaged one"),
+        (lfs_pointer, "holds a Git LFS pointer, .* Fetch the image with `git lfs pull`"),
+        (ppm(b"P6 2 1 65535\n" + bytes(12)), "holds 16-bit values"),
+        (ppm(b"P5 2 1 65535\n" + bytes(4)), "holds 16- or 32-bit values"),
+        (ppm(b"P6 2 1 100\n" + bytes(6)), "is encoded as PPM in a rare way"),
+        (ppm(b"P3 1 1 255\n1 2 3\n"), "is encoded as PPM in a rare way"),
+        (ppm(b"P6 9 9 255\n" + bytes(50)), "not an image, or a damaged one"),
+        (ppm(b"P5 9 9 255\n" + bytes(80)), "not an image, or a damaged one"),
+        (ppm(b"P4 9 9\n" + bytes(17)), "not an image, or a damaged one"),
+        (short_bmp, "not an image, or a damaged one"),
+        (rows_missing, r"not an image, or a damaged one \(rows are missing at its end\)"),
+        (broken_stream, r"not an image, or a damaged one \(damaged image data"),
+        (colours_missing, r"not an image, or a damaged one \(its palette lacks a colour\)"),
+        (thin, "1 x 65536 pixels; expected at most 65,535 along a side"),
+        (short_jpeg, "not an image, or a damaged one"),
+        (short_webp, "not an image, or a damaged one"),
         (empty, "not an image, or a damaged one"),
         (large, "10000 x 10000 pixels; expected at most"),
         (enormous, "has far too many pixels; expected at most"),
@@ -135,9 +307,10 @@ def test_other_images_are_refused_in_words(
 ) -> None:
     path = tmp_path / "a.png"
     make(path)
-    with pytest.raises(DatasetError, match=rf"a\.png: {message}") as caught:
-        read_image(path)
-    assert "\n" not in str(caught.value)
+    for look in (read_image, check_image):
+        with pytest.raises(DatasetError, match=rf"a\.png: {message}") as caught, quiet():
+            look(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_vanished_file_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,31 @@ def test_the_reference_may_be_a_folder_of_images(
     np.testing.assert_allclose(
         read(path, imagenet, zca_reference=tmp_path / "train"), photographs[:20], atol=1
     )
+
+
+def test_references_read_no_link_out_and_wait_for_no_fifo(
+    tmp_path: Path, imagenet: Bundle, whitened: FloatImages
+) -> None:
+    path = save_mtt(tmp_path, whitened)
+    pixels = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+    pixels.save(tmp_path / "outside.png")
+    for name in ("link", "folder", "fifo", "postscript"):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+        pixels.save(tmp_path / name / "1.png")
+    (tmp_path / "link" / "deeper" / "0.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "folder" / "deeper" / "x").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "fifo" / "0.png")
+    os.mkfifo(tmp_path / "fifo.npz")
+    (tmp_path / "postscript" / "deeper" / "0.png").write_text("%!PS-Adobe-3.0 EPSF-3.0")
+    for name, message in (
+        ("link", r"link/deeper/0\.png: is a link out of the dataset"),
+        ("folder", r"folder/deeper/x: is a link out of the dataset"),
+        ("fifo", r"fifo/0\.png: is not a regular file, expected an image file"),
+        ("fifo.npz", r"--zca-reference .*fifo\.npz: is a FIFO, device or socket"),
+        ("postscript", r"postscript/deeper/0\.png: holds PostScript"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            read(path, imagenet, zca_reference=tmp_path / name)
 
 
 def test_the_unwhitened_twin_is_taken_as_it_is(

@@ -1,0 +1,123 @@
+"""Which class a folder's name stands for: an index, a wnid, or a name of the class map or the model."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.class_map import (
+    IMAGENET_CLASSES,
+    WNID,
+    ClassMap,
+    imagenet_wnids,
+    wnid_of,
+)
+from diver_trt.errors import DatasetError
+
+_INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
+"""A class index, as SRe2L and its descendants write it too: `new007`."""
+
+
+def is_index(folder: Path) -> bool:
+    """Return whether a folder is called by a number."""
+    return bool(_INDEX.fullmatch(folder.name))
+
+
+def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -> bool:
+    """Return whether folders are classes by index: some are called by numbers, and all that are not hold no images."""
+    return any(map(is_index, folders)) and not any(
+        holds_images(folder) for folder in folders if not is_index(folder)
+    )
+
+
+def class_of_index(folder: Path, class_map: ClassMap) -> int:
+    """Return the class of a folder that is called by a number.
+
+    Raises:
+        DatasetError: If there is no class of that number.
+    """
+    index = int(folder.name.removeprefix("new"))
+    if index >= len(class_map):
+        whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
+        raise DatasetError(
+            f"{folder}: class {index} is out of range; {whose} classes 0 to {len(class_map) - 1}"
+        )
+    return index
+
+
+class ClassNames:
+    """The names of a class map and a model, looked up as folders spell them: case, `_` and the Unicode form do not matter.
+
+    Args:
+        class_map: The classes of the dataset.
+        bundle: The model, whose class names and wnids the folders may have too.
+    """
+
+    def __init__(self, class_map: ClassMap, bundle: Bundle) -> None:
+        self._class_map, self._bundle = class_map, bundle
+        self._indices: dict[str, list[int]] = {}
+        for index in range(len(class_map)):
+            for name in _names(class_map, index, bundle):
+                self._indices.setdefault(name, []).append(index)
+
+    def find(self, folder: Path) -> int:
+        """Return the class of a folder that is called by a wnid or a name.
+
+        Raises:
+            DatasetError: If it is the name of no class, or of several.
+        """
+        if WNID.fullmatch(folder.name):
+            return _class_of_wnid(folder, self._class_map, self._bundle)
+        matches = self._indices.get(_plain(folder.name), [])
+        if len(matches) == 1:
+            return matches[0]
+        problem = (
+            f"is the name of {len(matches)} classes"
+            if matches
+            else "is not a class index, wnid or known class name"
+        )
+        raise DatasetError(
+            f"{folder}: {folder.name!r} {problem}; rename it to its index, or give a class map: --classes FILE with "
+            "lines NAME LABEL. If it is not a class, move it out of the dataset."
+        )
+
+
+def _plain(name: str) -> str:
+    composed = unicodedata.normalize("NFC", name).strip().replace("_", " ").casefold()
+    return unicodedata.normalize("NFC", composed)  # folding may decompose again
+
+
+def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
+    wnid = folder.name
+    if wnid not in class_map.names:
+        if bundle.num_classes != IMAGENET_CLASSES:
+            raise DatasetError(
+                f"{folder}: is a wnid of ImageNet, but the model has {bundle.num_classes} classes; use a model of ImageNet-1K"
+            )
+        if wnid not in imagenet_wnids():
+            raise DatasetError(
+                f"{folder}: is not a wnid of ImageNet-1K; expected one of its 1000 classes"
+            )
+    known = zip(class_map.names, class_map.labels, strict=True)
+    matches = [
+        i
+        for i, (name, label) in enumerate(known)
+        if wnid in (name, wnid_of(label, bundle.num_classes))
+    ]
+    if len(matches) != 1:
+        problem = "stands twice in" if matches else "is not among the classes of"
+        raise DatasetError(
+            f"{folder}: this wnid {problem} {class_map.name}; choose another class map with --classes"
+        )
+    return matches[0]
+
+
+def _names(class_map: ClassMap, index: int, bundle: Bundle) -> set[str]:
+    names = {class_map.names[index]} if class_map.names[index] else set()
+    if bundle.class_names:
+        # ImageNet's names are lists of synonyms
+        names.update(bundle.class_names[class_map.labels[index]].split(","))
+    return {_plain(name) for name in names if name}

@@ -1,0 +1,41 @@
+"""A limit on memory that several threads share: each takes its part before it allocates, or waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition
+
+
+class MemoryBudget:
+    """Bytes that may be in use at a time, over all threads.
+
+    Args:
+        total: The limit in bytes. Nothing larger may be taken.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
+        self._changed = Condition()
+
+    @contextmanager
+    def taking(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes of the budget during the block, and wait until they are free first.
+
+        A block must not take a second part: two threads that do so could wait for each other.
+
+        Raises:
+            ValueError: If `size` exceeds the total, which would wait for ever.
+        """
+        if size > self.total:
+            raise ValueError(f"{size} bytes are more than the budget of {self.total}")
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
