@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from diver_trt.distilled.formats import (
     format_of_tensors,
 )
 from diver_trt.distilled.labels import describe_array
+from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import MAX_COLLAGE
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.distilled.whitening import Kind, looks_whitened
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError, DiverError, shown
 
 _LOOKED_AT, _LOOKED_AT_BYTES = 256, 1 << 26
 """Images, and their bytes, that decide what a file may have been normalised with."""
@@ -51,6 +52,7 @@ class TensorStructure:
         whitening: How the file says that its values were whitened.
         classes: The ImageNet subset that the file says.
         notes: What a user should know.
+        unknown: What is wrong with a text in the file, by the option of `ReadOptions` that replaces it.
     """
 
     images: Array
@@ -62,6 +64,7 @@ class TensorStructure:
     whitening: Kind | None = None
     classes: str | None = None
     notes: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_structure(path: Path) -> TensorStructure:
@@ -124,36 +127,84 @@ def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
                 (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
             )
             return TensorStructure(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
-    for images, labels in (("images", "labels"), ("image", "label")):
+    for images, labels in _NAMES:
         if _is_array(content.get(images)) and _is_array(content.get(labels)):
-            said = {
-                key: _text(content.get(key))
-                for key in ("format", "normalisation", "collage", "whitening", "classes")
-            }
-            entry = FORMATS.get(said["format"] or "") or _format_of_arrays(
-                path, images, content[images], content[labels]
-            )
-            if entry.holds != "tensors":
-                raise DatasetError(
-                    f"{path}: says that it is of {entry.name}, whose files are images; say --format"
-                )
-            collage = said["collage"]
-            factor = (
-                int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
-            )
-            whitening = next((kind for kind in Kind if kind.value == said["whitening"]), None)
-            classes = said["classes"] if said["classes"] in imagenet_subsets() else None
-            return TensorStructure(
-                content[images],
-                content[labels],
-                path,
-                entry,
-                said["normalisation"],
-                factor,
-                whitening,
-                classes,
-            )
+            return _with_texts(path, content, images, content[images], content[labels])
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+_NAMES = (("images", "labels"), ("image", "label"))
+
+
+def _with_texts(
+    path: Path, content: Mapping[Any, Any], name: str, images: Array, labels: Array
+) -> TensorStructure:
+    """Return named arrays with what the texts beside them say, and what is wrong with those texts."""
+    texts = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage")}
+    whitening, classes = _text(content.get("whitening")), _text(content.get("classes"))
+    collages = map(str, range(1, MAX_COLLAGE + 1))
+    kinds = [kind.value for kind in Kind]
+    formats = [entry.name for entry in FORMATS.values() if entry.holds == "tensors"]
+    unknown = {}
+    for option, key, text, expected in (
+        ("method", "format", texts["format"], formats),
+        ("collage", "collage", texts["collage"], list(collages)),
+        ("normalisation", "whitening", whitening, kinds),
+    ):
+        if text is not None and text not in expected:
+            unknown[option] = _unknown(
+                key, text, f"one of {', '.join(expected)}", "format" if key == "format" else option
+            )
+    if texts["normalisation"] is not None:
+        try:
+            find_normalisation(texts["normalisation"])
+        except DatasetError as error:
+            expected = str(error).partition(": expected ")[2]
+            unknown["normalisation"] = _unknown(
+                "normalisation", texts["normalisation"], expected, "normalisation"
+            )
+    notes: tuple[str, ...] = ()
+    if classes is not None and classes not in imagenet_subsets():
+        notes = (
+            f"its text classes is {shown(repr(classes))}, which is not a subset of ImageNet that is known here, and is "
+            "not used: --classes says what its classes are",
+        )
+    entry = FORMATS[texts["format"]] if texts["format"] in formats else None
+    return TensorStructure(
+        images,
+        labels,
+        path,
+        entry or _format_of_arrays(path, name, images, labels),
+        None if "normalisation" in unknown else texts["normalisation"],
+        None if "collage" in unknown or texts["collage"] is None else int(texts["collage"]),
+        next((kind for kind in Kind if kind.value == whitening), None),
+        None if notes else classes,
+        notes,
+        unknown,
+    )
+
+
+def _unknown(key: str, text: str, expected: str, option: str) -> str:
+    return f"its text {key} is {shown(repr(text))}; expected {expected}. Say --{option}, which counts instead."
+
+
+def may_hold_images(path: Path) -> bool:
+    """Return whether a file's structure is one that images are read from; False also for one that cannot be read."""
+    try:
+        content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
+    except DiverError:
+        return False
+    candidates: list[Any] = [content]
+    if isinstance(content, Mapping):
+        candidates = [content.get(name) for name, _ in _NAMES]
+        experiments = content.get("data")
+        if isinstance(experiments, Sequence) and experiments:
+            candidates += [
+                pair[0] for pair in experiments[-1:] if isinstance(pair, Sequence) and pair
+            ]
+    elif isinstance(content, Sequence) and len(content) == 2:
+        candidates = [content[0]]
+    return any(_is_array(array) and len(array.shape) == 4 for array in candidates)
 
 
 def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Format:
@@ -172,13 +223,15 @@ def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Fo
 
 
 def _text(value: Content) -> str | None:
-    """Return a text that was stored as an array; None for what is no text, also for characters that there are none of."""
-    if not (
-        isinstance(value, np.ndarray)
-        and value.ndim == 0
-        and value.dtype.kind == "U"
-        and value.dtype.itemsize
-    ):
+    """Return a text, or a whole number as one, that was stored as an array; None for anything else.
+
+    Also for characters that do not exist, which numpy would raise at.
+    """
+    if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.itemsize):
+        return None
+    if value.dtype.kind in "iu":
+        return str(value)
+    if value.dtype.kind != "U":
         return None
     codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
     return str(value) if (codes <= sys.maxunicode).all() else None
