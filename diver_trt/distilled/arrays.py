@@ -93,9 +93,9 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
         DatasetError: It is no file of distilled images, its labels are missing, or whitening is to be undone and there is no reference.
     """
     found = read_structure(path)
-    for option, problem in found.unknown.items():
+    for option, unknown in found.unknown.items():
         if getattr(options, option) is None:
-            raise DatasetError(f"{path}: {problem}")
+            raise DatasetError(f"{path}: {unknown}")
     entry = find_format(options.method, "tensors") if options.method else found.format
     last = channels_last(path, found.images)
     if (count := len(found.images)) > MAX_IMAGES:

@@ -252,6 +252,7 @@ def _from_tensors(
     if max(classes, default=0) >= len(class_map):
         raise DatasetError(
             f"{path}: class {max(classes)} is out of range; {_owner(class_map)} classes 0 to {len(class_map) - 1}"
+            f"{', and labels are numbered from 0' if min(classes) > 0 else ''}"
         )
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     if len(parts) > 1:

@@ -140,52 +140,57 @@ def _with_texts(
     path: Path, content: Mapping[Any, Any], name: str, images: Array, labels: Array
 ) -> TensorStructure:
     """Return named arrays with what the texts beside them say, and what is wrong with those texts."""
-    texts = {key: _text(content.get(key)) for key in ("format", "normalisation", "collage")}
-    whitening, classes = _text(content.get("whitening")), _text(content.get("classes"))
-    collages = map(str, range(1, MAX_COLLAGE + 1))
-    kinds = [kind.value for kind in Kind]
-    formats = [entry.name for entry in FORMATS.values() if entry.holds == "tensors"]
-    unknown = {}
-    for option, key, text, expected in (
-        ("method", "format", texts["format"], formats),
-        ("collage", "collage", texts["collage"], list(collages)),
-        ("normalisation", "whitening", whitening, kinds),
-    ):
-        if text is not None and text not in expected:
-            unknown[option] = _unknown(
-                key, text, f"one of {', '.join(expected)}", "format" if key == "format" else option
-            )
-    if texts["normalisation"] is not None:
-        try:
-            find_normalisation(texts["normalisation"])
-        except DatasetError as error:
-            expected = str(error).partition(": expected ")[2]
-            unknown["normalisation"] = _unknown(
-                "normalisation", texts["normalisation"], expected, "normalisation"
-            )
-    notes: tuple[str, ...] = ()
+    texts = {key: _text(content.get(key)) for key in _TEXTS}
+    unknown = _unknown_texts(texts)
+    classes, notes = texts["classes"], []
     if classes is not None and classes not in imagenet_subsets():
-        notes = (
+        notes.append(
             f"its text classes is {shown(repr(classes))}, which is not a subset of ImageNet that is known here, and is "
-            "not used: --classes says what its classes are",
+            "not used: --classes says what its classes are"
         )
-    entry = FORMATS[texts["format"]] if texts["format"] in formats else None
+        classes = None
+    said = texts["format"]
     return TensorStructure(
-        images,
-        labels,
-        path,
-        entry or _format_of_arrays(path, name, images, labels),
-        None if "normalisation" in unknown else texts["normalisation"],
-        None if "collage" in unknown or texts["collage"] is None else int(texts["collage"]),
-        next((kind for kind in Kind if kind.value == whitening), None),
-        None if notes else classes,
-        notes,
-        unknown,
+        images=images,
+        labels=labels,
+        label_path=path,
+        format=FORMATS[said]
+        if said is not None and "method" not in unknown
+        else _format_of_arrays(path, name, images, labels),
+        normalisation=None if "normalisation" in unknown else texts["normalisation"],
+        collage=None if "collage" in unknown or not texts["collage"] else int(texts["collage"]),
+        whitening=next((kind for kind in Kind if kind.value == texts["whitening"]), None),
+        classes=classes,
+        notes=tuple(notes),
+        unknown=unknown,
     )
 
 
-def _unknown(key: str, text: str, expected: str, option: str) -> str:
-    return f"its text {key} is {shown(repr(text))}; expected {expected}. Say --{option}, which counts instead."
+_TEXTS = ("format", "normalisation", "collage", "whitening", "classes")
+
+
+def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
+    """Return what is wrong with texts in a file, by the option of `ReadOptions` that replaces each."""
+    problems = {}
+    for option, key, flag, expected in (
+        ("method", "format", "format", [f.name for f in FORMATS.values() if f.holds == "tensors"]),
+        ("collage", "collage", "collage", [str(factor) for factor in range(1, MAX_COLLAGE + 1)]),
+        ("normalisation", "whitening", "normalisation", [kind.value for kind in Kind]),
+    ):
+        if (text := texts[key]) is not None and text not in expected:
+            problems[option] = (
+                f"its text {key} is {shown(repr(text))}; expected one of {', '.join(expected)}. "
+                f"Say --{flag}, which counts instead."
+            )
+    if (text := texts["normalisation"]) is not None:
+        try:
+            find_normalisation(text)
+        except DatasetError as error:
+            problems["normalisation"] = (
+                f"its text normalisation is {shown(repr(text))}; expected {str(error).partition(': expected ')[2]}. "
+                "Say --normalisation, which counts instead."
+            )
+    return problems
 
 
 def may_hold_images(path: Path) -> bool:

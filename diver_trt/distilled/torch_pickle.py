@@ -41,6 +41,7 @@ _PASSED_OVER = {
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "__builtin__.set",
+    "builtins.set",
     "torch.Size",
     "torch.Tensor",
     "torch.device",

@@ -73,13 +73,16 @@ def test_unknown_texts_in_a_file_are_named(
     if save == "pt":
         torch.save(arrays | texts, path)
     elif save == "npz":
-        np.savez(path, **{name: np.asarray(value) for name, value in (arrays | texts).items()})
+        stored: dict[str, Any] = {
+            name: np.asarray(value) for name, value in (arrays | texts).items()
+        }
+        np.savez(path, **stored)
     else:
         safetensors.torch.save_file(arrays, path, metadata=texts)
     with pytest.raises(DatasetError) as raised:
         read_dataset(path, imagenet, ReadOptions(classes="imagewoof"))
     message = str(raised.value)
-    assert message.startswith(f"{path}: its text {key} is {ascii(said)}; expected ")
+    assert message.startswith(f"{path}: its text {key} is {said!a}; expected ")
     assert f"Say {option}, which counts instead." in message
     dataset = read_dataset(path, imagenet, ReadOptions(classes="imagewoof", **way_out))
     found = np.stack([dataset.images.read(position) for position in range(20)])
@@ -105,11 +108,11 @@ def test_an_unknown_subset_in_a_file_is_named(tmp_path: Path, digits: Bundle) ->
 def test_extended_precision_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     """safetensors has no name for it, and few machines have the type."""
     images = np.random.default_rng(0).uniform(0, 1, (4, 3, 8, 8))
-    for name, arrays in (
-        ("images", {"images": images.astype(np.longdouble), "labels": np.arange(4)}),
-        ("labels", {"images": images, "labels": (np.eye(4) - 0.3).astype(np.longdouble)}),
+    for name, values, labels in (
+        ("images", images.astype(np.longdouble), np.arange(4)),
+        ("labels", images, (np.eye(4) - 0.3).astype(np.longdouble)),
     ):
-        np.savez(tmp_path / f"{name}.npz", **arrays)
+        np.savez(tmp_path / f"{name}.npz", images=values, labels=labels)
         for output in ("b.safetensors", "b.npz"):
             result = CliRunner().invoke(
                 app, ["convert", str(tmp_path / f"{name}.npz"), str(tmp_path / output)]

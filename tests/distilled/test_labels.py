@@ -98,7 +98,7 @@ def test_softmax_of_the_logits_of_probabilities_is_the_probabilities() -> None:
         (np.array(["a", "b", "c", "d"]), "expected integers"),
         (CLASSES[:3], "3 labels for 4 images"),
         (
-            0.9 * ONE_HOT + np.float32([[0.1 / 3], [0.1 / 3], [0.4], [0.1 / 3]]),
+            0.9 * ONE_HOT + np.array([[0.1 / 3], [0.1 / 3], [0.4], [0.1 / 3]]),
             "sum to 1 to 2.1, so they are neither logits nor probabilities",
         ),
         (100 * (0.9 * ONE_HOT + np.float32(0.1 / 3)), "Divide probabilities by their sum"),
