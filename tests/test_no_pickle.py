@@ -96,7 +96,7 @@ def test_the_names_that_mean_something_in_a_file_of_tensors_are_these() -> None:
             "torch.Size",
             "torch.device",
         ),
-        *("collections.OrderedDict", "__builtin__.set", "_codecs.encode"),
+        *("collections.OrderedDict", "__builtin__.set", "builtins.set", "_codecs.encode"),
         *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
     } == NAMES
 

@@ -25,15 +25,19 @@ def convert(
 ) -> None:
     """Convert distilled tensors to one file that says what it is: same values, read without any guess."""
     from diver_trt.distilled.arrays import read_tensors
+    from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.convert import convert_tensors
     from diver_trt.distilled.formats import subset_of_path
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
-    options = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
-    tensors = read_tensors(find_one_tensor_file(source), options, undo=False)
-    factor = collage or tensors.collage or tensors.format.default_collage(tensors.side)
-    classes = tensors.classes or subset_of_path(tensors.path)
+    file = find_one_tensor_file(source)
+    options = options_beside(
+        file, ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
+    )
+    tensors = read_tensors(file, options, undo=False)
+    factor = options.collage or tensors.collage or tensors.format.default_collage(tensors.side)
+    classes = tensors.classes or options.classes or subset_of_path(tensors.path)
     convert_tensors(tensors, factor, classes, output)
     whitening = tensors.whitened.value if tensors.whitened else None
     facts = {

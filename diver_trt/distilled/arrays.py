@@ -20,15 +20,22 @@ from diver_trt.distilled.normalisation import (
     NORMALISATIONS,
     Normalisation,
     absurdity,
-    contradiction,
     find_normalisation,
 )
-from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array
 from diver_trt.distilled.structure import TensorStructure, look_at, read_structure
 from diver_trt.distilled.tensor_files import unwhitened_twin
-from diver_trt.distilled.whitening import SIDE, Kind, Whitening, looks_whitened, whitened_rows
+from diver_trt.distilled.value_range import contradiction, read_range
+from diver_trt.distilled.whitening import (
+    SIDE,
+    Kind,
+    Whitening,
+    brightness_share,
+    looks_whitened,
+    whitened_rows,
+)
 from diver_trt.distilled.zca_reference import fit_reference
 from diver_trt.errors import DatasetError
 
@@ -86,8 +93,14 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
         DatasetError: It is no file of distilled images, its labels are missing, or whitening is to be undone and there is no reference.
     """
     found = read_structure(path)
+    for option, unknown in found.unknown.items():
+        if getattr(options, option) is None:
+            raise DatasetError(f"{path}: {unknown}")
     entry = find_format(options.method, "tensors") if options.method else found.format
-    sample = look_at(found.images, last=channels_last(path, found.images))
+    last = channels_last(path, found.images)
+    if (count := len(found.images)) > MAX_IMAGES:
+        raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
+    sample = look_at(found.images, last=last)
     if (finite := np.isfinite(sample).all(axis=(1, 2, 3))).any():
         sample = sample[finite]  # the others are found when every image is looked at
     if problem := absurdity(sample):
@@ -102,6 +115,8 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
         notes.append(
             f"{best.name} is whitened, and of which iteration it is, nothing here tells; {path.name} may be of another"
         )
+    if labels.note:
+        notes.append(labels.note)
     if labels.form == "logits" and (wrong := _misplaced(labels)):
         notes.append(
             f"the largest logit of {wrong} images is not the class that their place says; the logit decides"
@@ -151,7 +166,9 @@ def _read_values(
     seen = _seen_whitening(entry, found.whitening, path, sample)
     whitened = seen if _is_believed(entry, found, options, num_classes) else None
     if reference and not seen:
-        raise DatasetError(f"--zca-reference: {path} does not look ZCA-whitened; leave it out")
+        raise DatasetError(
+            f"--zca-reference: {path} does not look ZCA-whitened ({_brightness(sample)}). Leave it out."
+        )
     if reference and not whitened:
         raise DatasetError(
             "--zca-reference and --normalisation: whitened values are not normalised; leave out one of them"
@@ -159,16 +176,21 @@ def _read_values(
     rows = whitened_rows(whitened, shape) if whitened and undo else None
     if whitened and undo and (rows is None or not reference):
         raise DatasetError(
-            _whitening_remedy(path, entry, whitened, shape, named=found.whitening is not None)
+            _whitening_remedy(path, entry, whitened, sample, named=found.whitening is not None)
         )
+    doubt = None
     if whitened and whitened is not Kind.FREPO:
         chosen = NORMALISATIONS["none"]
     elif stated:
         chosen = find_normalisation(stated)
-    elif entry.name == "arrays":
-        chosen = _plain_normalisation(path, sample)
+        doubt = _doubt(sample, chosen)
     else:
-        chosen = _default_normalisation(entry, path, sample, num_classes)
+        default = _default_normalisation(entry, path, sample, num_classes)
+        if seen:
+            chosen = default
+        else:
+            reading = read_range(path, entry, sample, default)
+            chosen, doubt = reading.normalisation, reading.note
     if whitened and reference and rows is not None:
         whitening, chosen, note = fit_reference(reference, whitened, rows, chosen, shape)
         return _Values(chosen, whitened, whitening, (note,))
@@ -182,11 +204,21 @@ def _read_values(
                 else "--zca-reference undoes it where they are read"
             )
         notes.append(
-            f"its images look ZCA-whitened, but are read with --normalisation {chosen.name}; if they are whitened, {way}"
+            f"its images look ZCA-whitened ({_brightness(sample)}), but are read with --normalisation {chosen.name}; "
+            f"if they are whitened, {way}"
         )
-    elif not whitened and (problem := contradiction(sample, chosen)):
-        notes.append(f"{problem}: is --normalisation {chosen.name} right?")
+    elif not whitened and doubt:
+        notes.append(doubt)
     return _Values(chosen, whitened, None, tuple(notes))
+
+
+def _doubt(sample: NDArray[Any], stated: Normalisation) -> str | None:
+    problem = contradiction(sample, stated)
+    return problem and f"{problem}: is --normalisation {stated.name} right?"
+
+
+def _brightness(sample: NDArray[Any]) -> str:
+    return f"{brightness_share(sample):.1%} of their energy is brightness, of photographs' 20% and more"
 
 
 def _seen_whitening(
@@ -225,11 +257,11 @@ def _is_believed(
 
 
 def _whitening_remedy(
-    path: Path, entry: Format, kind: Kind, shape: tuple[int, ...], *, named: bool
+    path: Path, entry: Format, kind: Kind, sample: NDArray[Any], *, named: bool
 ) -> str:
-    reason = (
-        f"{path}: {'is' if named else 'looks'} ZCA-whitened, and the transform is not in the file"
-    )
+    shape = sample.shape[1:]
+    seen = "is ZCA-whitened" if named else f"looks ZCA-whitened ({_brightness(sample)})"
+    reason = f"{path}: {seen}, and the transform is not in the file"
     otherwise = f"if it is not whitened, say {'' if entry.name in ('mtt', 'arrays') else '--format arrays and '}--normalisation"
     if whitened_rows(kind, shape) is None:
         return (
@@ -250,16 +282,6 @@ def _whitening_remedy(
     return f"{reason}; give {twin}, or {fit}; or, {otherwise}"
 
 
-def _plain_normalisation(path: Path, sample: NDArray[Any]) -> Normalisation:
-    """Return that pixels are not normalised; what else values are, a file of no method in particular does not tell."""
-    if contradiction(sample, NORMALISATIONS["none"]) is None:
-        return NORMALISATIONS["none"]
-    raise DatasetError(
-        f"{path}: holds values from {sample.min():.2f} to {sample.max():.2f}, and does not say what they were normalised with; expected "
-        "pixels, uint8 or in 0 to 1: say --normalisation, such as cifar10 or imagenet, or --format if a method wrote it"
-    )
-
-
 def _default_normalisation(
     entry: Format, path: Path, sample: NDArray[Any], num_classes: int
 ) -> Normalisation:
@@ -267,7 +289,7 @@ def _default_normalisation(
     side = min(sample.shape[2:])
     if (
         sample.dtype == np.uint8
-        or entry.name in ("idc", "dream", "ncfm", "kip")
+        or entry.name in ("idc", "dream", "ncfm", "kip", "arrays")
         or path.stem.startswith("images_zca_")
     ):
         return NORMALISATIONS["none"]

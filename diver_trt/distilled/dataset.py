@@ -22,6 +22,8 @@ from diver_trt.distilled.class_map import (
     subset_needed,
     variant_of,
 )
+from diver_trt.distilled.collage import collage_note
+from diver_trt.distilled.companion import options_beside
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.formats import (
     RECOVERED,
@@ -31,7 +33,7 @@ from diver_trt.distilled.formats import (
     format_of_folders,
     subset_of_path,
 )
-from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
 from diver_trt.distilled.source import ImageFiles, ImageSource, Joined, StoredImages, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError
@@ -169,6 +171,7 @@ def read_dataset(path: Path, bundle: Bundle, options: ReadOptions | None = None)
         )
         return _from_recovered(path, bundle)
     if files := find_tensor_files(path):
+        options = options_beside(path, options)
         return _from_tensors(path, [read_tensors(file, options) for file in files], bundle, options)
     _refuse(
         path, options, "holds images, which are not normalised", "normalisation", "zca_reference"
@@ -193,13 +196,12 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
         else format_of_folders(found.folder_of(0), found.files[0])
     )
     images = ImageFiles(found.root, found.files)
-    collage = (
-        options.collage
-        or collage_of_path(found.root, entry)
-        or entry.default_collage(min(_first_size(path, images)))
-    )
+    stated = options.collage or collage_of_path(found.root, entry)
+    collage = stated or entry.default_collage(min(_first_size(path, images)))
     notes = [entry.advice] if entry.advice else []
     notes += [*found.notes, *_shared_labels(found.class_map)]
+    if doubt := collage_note(images, collage, stated=stated is not None):
+        notes.append(doubt)
     if (folders := len(set(found.classes))) != len(found.class_map):
         notes.append(
             f"it has {folders} class folders, but {_owner(found.class_map)} {len(found.class_map)} classes: is --classes right?"
@@ -255,6 +257,7 @@ def _from_tensors(
     if max(classes, default=0) >= len(class_map):
         raise DatasetError(
             f"{path}: class {max(classes)} is out of range; {_owner(class_map)} classes 0 to {len(class_map) - 1}"
+            f"{', and labels are numbered from 0' if min(classes) > 0 else ''}"
         )
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     notes += _shared_labels(class_map)
@@ -264,7 +267,15 @@ def _from_tensors(
         notes.append(
             f"its labels are of {num_classes} classes, but {_owner(class_map)} {len(class_map)}: is --classes right?"
         )
-    collage = options.collage or first.collage or first.format.default_collage(first.side)
+    if absent := sorted(set(range(num_classes)) - set(classes)):
+        notes.append(
+            f"{len(absent)} of the {num_classes} classes that its labels count have no images, the first of them class "
+            f"{absent[0]}: are its labels numbered from 0?"
+        )
+    stated = options.collage or first.collage
+    collage = stated or first.format.default_collage(first.side)
+    if doubt := collage_note(images, collage, stated=stated is not None):
+        notes.append(doubt)
     soft = all(part.labels.rows is not None for part in parts)
     if soft and len({part.labels.num_classes for part in parts}) > 1:
         raise DatasetError(
@@ -346,6 +357,8 @@ def _assemble(
     """Cut collages, and number the images of each class in the order they are stored."""
     if not len(images):
         raise DatasetError(f"{path}: holds no images")
+    if (count := len(images) * origin.collage**2) > MAX_IMAGES:
+        raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
     if origin.collage > 1:
         images = Tiles(images, origin.collage)
     size = _first_size(

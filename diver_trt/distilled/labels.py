@@ -1,7 +1,8 @@
 """The labels that distilled datasets come with: five forms, one class each.
 
-Hard labels are integers. Soft ones have a row per image and a column per class: logits (DATM, EDF), probabilities (TESLA with teacher
-labels), or one-hot rows minus their mean, perhaps trained further (FRePo, KIP). The form is not in the file; the rows tell.
+Hard labels are integers. Soft ones have a row per image and a column per class: logits (DATM, EDF, and the
+`100 * one_hot` that their evaluation takes for hard labels), probabilities (TESLA with teacher labels), or one-hot
+rows minus their mean, perhaps trained further (FRePo, KIP). The form is not in the file, but follows from the rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from diver_trt.tensors import describe
 Form = Literal["hard", "logits", "probabilities", "centred one-hot"]
 
 MAX_CLASSES = 100_000
+_PROBABILITY = 0.02
+"""How far the sum of a row of probabilities may be from 1, which float16 needs."""
+
 _CHUNK = 4096
 
 
@@ -33,12 +37,14 @@ class Labels:
         classes: Class of each image in the dataset's order, [n] int64.
         num_classes: Number of columns of soft labels, else one more than the largest class.
         rows: The soft labels as stored, [n, num_classes]; None for hard labels and centred one-hot rows, which are regression targets.
+        note: What was concluded from the rows and may be wrong; None for a form that nothing else looks like.
     """
 
     form: Form
     classes: NDArray[np.int64]
     num_classes: int
     rows: Array | None
+    note: str | None = None
 
     def logits(self, image: int) -> NDArray[np.float32]:
         """Return the soft label of one image as logits, [num_classes] float32: `softmax(log p)` is `p`."""
@@ -71,36 +77,59 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         return _hard(
             path, np.concatenate(list(_chunks(array))) if images else np.empty(0, np.int64)
         )
-    if array.dtype.kind != "f" or not 2 <= array.shape[1] <= MAX_CLASSES:
+    plain = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+    if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
         raise DatasetError(
             f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats"
         )
-    classes, sums, negative = [], [], False
+    classes, sums, negative, one_hot = [], [], False, True
     for rows in _chunks(array):
         with np.errstate(invalid="ignore"):  # a NaN may be of the kind that says so when it is cast
             values = rows.astype(np.float64)
         if not np.isfinite(values).all():
             raise DatasetError(f"{path}: soft labels hold values that are no numbers")
         negative |= bool((values < 0).any())
+        one_hot &= bool((np.count_nonzero(values, axis=1) == 1).all())
         sums.append(values.sum(axis=1))
         classes.append(values.argmax(axis=1))
         if bool((values.max(axis=1) == values.min(axis=1)).any()):
             raise DatasetError(
                 f"{path}: a soft label is the same for every class, so it names none"
             )
-    totals = np.concatenate(sums)
-    form: Form = "logits"
+    found = np.concatenate(classes)
     if centred or _is_centred_one_hot(array):
-        form = "centred one-hot"
-    elif not negative:
-        if np.abs(totals - 1).max() > 0.02:
-            raise DatasetError(
-                f"{path}: soft labels are not negative and sum to {totals.min():.3g} to {totals.max():.3g}: neither logits nor "
-                "probabilities; expected rows that sum to 1, or logits, some of them negative"
-            )
-        form = "probabilities"
-    return Labels(
-        form, np.concatenate(classes), array.shape[1], None if form == "centred one-hot" else array
+        return Labels("centred one-hot", found, array.shape[1], None)
+    if negative:
+        return Labels("logits", found, array.shape[1], array)
+    form, note = _form_of_positive(path, np.concatenate(sums), one_hot=one_hot)
+    return Labels(form, found, array.shape[1], array, note)
+
+
+def _form_of_positive(
+    path: Path, totals: NDArray[np.float64], *, one_hot: bool
+) -> tuple[Form, str | None]:
+    """Return the form of rows without negative values, and the doubt about it, by what they sum to.
+
+    Raises:
+        DatasetError: If they are probabilities but for some rows or for their scale.
+    """
+    sums = (
+        f"soft labels have no negative values and sum to {totals.min():.3g} to {totals.max():.3g}"
+    )
+    wrong = np.abs(totals - 1) > _PROBABILITY
+    if not wrong.any():
+        return "probabilities", None
+    if one_hot:
+        return "logits", None
+    scaled, mostly = np.ptp(totals) < _PROBABILITY * totals.max(), np.mean(wrong) < 0.5
+    if scaled or mostly:
+        raise DatasetError(
+            f"{path}: {sums}, so they are neither logits nor probabilities; expected probabilities, whose rows sum to 1, or "
+            "logits, whose rows sum to anything. Divide probabilities by their sum."
+        )
+    return (
+        "logits",
+        f"its {sums}, so they are taken for logits (after a ReLU), not for probabilities",
     )
 
 

@@ -228,21 +228,21 @@ def channels_last(path: Path, array: Array) -> bool:
     """Return whether images are [n, H, W, c] instead of [n, c, H, W].
 
     Raises:
-        DatasetError: The array holds no images.
+        DatasetError: If the array does not hold images, or does not show which axis its channels are.
     """
     shape = array.shape
-    if (
-        len(shape) == 4
-        and 0 not in shape
-        and array.dtype.kind in "fu"
-        and (array.dtype.kind == "f" or array.dtype == np.uint8)
-    ):
-        if shape[1] in (1, 3):
-            return False
-        if shape[3] in (1, 3):
-            return True
+    plain = array.dtype == np.uint8 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
+    if len(shape) == 4 and 0 not in shape and plain:
+        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+        if first and last:
+            raise DatasetError(
+                f"{path}: images are {describe_array(array)}, whose channels may come first or last; expected images of "
+                "more than 3 pixels, [n, 3, H, W] or [n, H, W, 3]"
+            )
+        if first or last:
+            return last
     raise DatasetError(
-        f"{path}: images are {describe_array(array)}; expected floats or uint8, [n, 3, H, W] or [n, H, W, 3]"
+        f"{path}: images are {describe_array(array)}; expected float16, float32, float64 or uint8, [n, 3, H, W] or [n, H, W, 3]"
     )
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from math import prod
 from pathlib import Path
@@ -41,6 +42,9 @@ _MAX_TOLD_BYTES = 1 << 22
 
 _MAX_VALUE_BYTES = 2048
 """Longest text, or other single value, that is read when a file is opened."""
+
+_MAX_TEXT = 100
+"""Characters of a text in a dictionary of torch.save; names of formats, normalisations and subsets are shorter."""
 
 _MAX_NODES, _MAX_DEPTH = 100_000, 8
 _HEADER_BYTES = 1 << 14
@@ -103,10 +107,13 @@ class InPlaceArray(StoredArray):
     Attributes:
         strides: Distance in the file, in values, between neighbours along each axis; not negative.
         offset: Where the first value lies, in bytes.
+        verify: Called before rows are read; raises a `DatasetError` if the file's checksum of the array does not
+            match, and must be cached. None where the file has no checksum.
     """
 
     strides: tuple[int, ...]
     offset: int
+    verify: Callable[[], None] | None = field(default=None, compare=False)
 
     @property
     def end(self) -> int:
@@ -115,6 +122,8 @@ class InPlaceArray(StoredArray):
 
     def _read(self, first: int, shape: tuple[int, ...]) -> NDArray[Any]:
         span, size = _span(shape, self.strides), self.dtype.itemsize
+        if self.verify:
+            self.verify()
         try:
             if not span:
                 return np.empty(shape, self.dtype)
@@ -172,7 +181,8 @@ Array: TypeAlias = StoredArray | NDArray[Any]
 """Rows on disk or in memory: both have `shape`, `dtype`, `len()`, `array[i]` and `array[i:j]`."""
 
 Content: TypeAlias = Array | Sequence[Any] | Mapping[Any, Any] | None
-"""What a file holds: an array, or a list or dictionary of such contents; what else there is reads as None."""
+"""What a file holds: an array, or a list or dictionary of such contents. A text in a dictionary is an array of no
+dimensions, as numpy and safetensors have them; what else there is reads as None."""
 
 
 def open_stored(path: Path) -> Content:
@@ -189,6 +199,8 @@ def open_stored(path: Path) -> Content:
         raise DatasetError(
             f"{path}: is no file of tensors; expected {', '.join(SUFFIXES)}, or a folder with one folder of images per class"
         )
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{path}: is not a regular file, expected a file of tensors")
     try:
         with path.open("rb"):
             pass
@@ -323,7 +335,9 @@ def _torch_content(
         return _torch_array(path, file, value, room)
     if isinstance(value, dict):
         return {
-            key: _torch_content(path, file, item, room, budget, depth + 1)
+            key: np.array(item[:_MAX_TEXT])
+            if isinstance(item, str)
+            else _torch_content(path, file, item, room, budget, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
@@ -405,7 +419,9 @@ def _npz_member(
         strides[axis] = (
             strides[axis - 1] * shape[axis - 1] if fortran else strides[axis + 1] * shape[axis + 1]
         )
-    array = InPlaceArray(path, dtype, shape, tuple(strides), _data_offset(file, info) + header)
+    offset = _data_offset(file, info) + header
+    verify = cache(partial(_verify, path, info))
+    array = InPlaceArray(path, dtype, shape, tuple(strides), offset, verify)
     if info.compress_type == zipfile.ZIP_STORED:
         return _opened(array, room)
     held = room.hold(
@@ -414,6 +430,18 @@ def _npz_member(
         partial(_unpacked, array, info, header, fortran),
     )
     return held if shape or array.nbytes > _MAX_VALUE_BYTES else held.load()
+
+
+def _verify(path: Path, info: zipfile.ZipInfo) -> None:
+    """Read a stored member once, so that zipfile compares its CRC-32: rows are read past it."""
+    try:
+        with _zip(path) as (_, archive), archive.open(info) as member:
+            while member.read(_CHUNK_BYTES):
+                pass
+    except Exception as cause:  # as for a compressed one
+        raise DatasetError(
+            f"{path}: {shown(info.filename)} is damaged ({_first_line(cause)})"
+        ) from cause
 
 
 def _unpacked(
@@ -504,5 +532,10 @@ _SAFETENSORS_DTYPES = {
 }
 
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Where Python's default text of an object says it lies in memory; some messages of numpy's quote such texts."""
+
+
 def _first_line(cause: Exception) -> str:
-    return shown(str(cause).splitlines()[0] if str(cause) else type(cause).__name__)
+    line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+    return shown(_ADDRESS.sub("", line))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from diver_trt.distilled.formats import (
     format_of_tensors,
 )
 from diver_trt.distilled.labels import describe_array
+from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import MAX_COLLAGE
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array, Content, StoredArray, open_stored
 from diver_trt.distilled.whitening import Kind, looks_whitened
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError, DiverError, shown
 
 _LOOKED_AT, _LOOKED_AT_BYTES = 256, 1 << 26
 """Images, and their bytes, that decide what a file may have been normalised with."""
@@ -51,6 +52,7 @@ class TensorStructure:
         whitening: How the file says that its values were whitened.
         classes: The ImageNet subset that the file says.
         notes: What a user should know.
+        unknown: What is wrong with a text in the file, by the option of `ReadOptions` that replaces it.
     """
 
     images: Array
@@ -62,6 +64,7 @@ class TensorStructure:
     whitening: Kind | None = None
     classes: str | None = None
     notes: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_structure(path: Path) -> TensorStructure:
@@ -124,36 +127,89 @@ def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
                 (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
             )
             return TensorStructure(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
-    for images, labels in (("images", "labels"), ("image", "label")):
+    for images, labels in _NAMES:
         if _is_array(content.get(images)) and _is_array(content.get(labels)):
-            said = {
-                key: _text(content.get(key))
-                for key in ("format", "normalisation", "collage", "whitening", "classes")
-            }
-            entry = FORMATS.get(said["format"] or "") or _format_of_arrays(
-                path, images, content[images], content[labels]
-            )
-            if entry.holds != "tensors":
-                raise DatasetError(
-                    f"{path}: says that it is of {entry.name}, whose files are images; say --format"
-                )
-            collage = said["collage"]
-            factor = (
-                int(collage) if collage and collage in map(str, range(1, MAX_COLLAGE + 1)) else None
-            )
-            whitening = next((kind for kind in Kind if kind.value == said["whitening"]), None)
-            classes = said["classes"] if said["classes"] in imagenet_subsets() else None
-            return TensorStructure(
-                content[images],
-                content[labels],
-                path,
-                entry,
-                said["normalisation"],
-                factor,
-                whitening,
-                classes,
-            )
+            return _with_texts(path, content, images, content[images], content[labels])
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+_NAMES = (("images", "labels"), ("image", "label"))
+
+
+def _with_texts(
+    path: Path, content: Mapping[Any, Any], name: str, images: Array, labels: Array
+) -> TensorStructure:
+    """Return named arrays with what the texts beside them say, and what is wrong with those texts."""
+    texts = {key: _text(content.get(key)) for key in _TEXTS}
+    unknown = _unknown_texts(texts)
+    classes, notes = texts["classes"], []
+    if classes is not None and classes not in imagenet_subsets():
+        notes.append(
+            f"its text classes is {shown(repr(classes))}, which is not a subset of ImageNet that is known here, and is "
+            "not used: --classes says what its classes are"
+        )
+        classes = None
+    said = texts["format"]
+    return TensorStructure(
+        images=images,
+        labels=labels,
+        label_path=path,
+        format=FORMATS[said]
+        if said is not None and "method" not in unknown
+        else _format_of_arrays(path, name, images, labels),
+        normalisation=None if "normalisation" in unknown else texts["normalisation"],
+        collage=None if "collage" in unknown or not texts["collage"] else int(texts["collage"]),
+        whitening=next((kind for kind in Kind if kind.value == texts["whitening"]), None),
+        classes=classes,
+        notes=tuple(notes),
+        unknown=unknown,
+    )
+
+
+_TEXTS = ("format", "normalisation", "collage", "whitening", "classes")
+
+
+def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
+    """Return what is wrong with texts in a file, by the option of `ReadOptions` that replaces each."""
+    problems = {}
+    for option, key, flag, expected in (
+        ("method", "format", "format", [f.name for f in FORMATS.values() if f.holds == "tensors"]),
+        ("collage", "collage", "collage", [str(factor) for factor in range(1, MAX_COLLAGE + 1)]),
+        ("normalisation", "whitening", "normalisation", [kind.value for kind in Kind]),
+    ):
+        if (text := texts[key]) is not None and text not in expected:
+            problems[option] = (
+                f"its text {key} is {shown(repr(text))}; expected one of {', '.join(expected)}. "
+                f"Say --{flag}, which counts instead."
+            )
+    if (text := texts["normalisation"]) is not None:
+        try:
+            find_normalisation(text)
+        except DatasetError as error:
+            problems["normalisation"] = (
+                f"its text normalisation is {shown(repr(text))}; expected {str(error).partition(': expected ')[2]}. "
+                "Say --normalisation, which counts instead."
+            )
+    return problems
+
+
+def may_hold_images(path: Path) -> bool:
+    """Return whether a file's structure is one that images are read from; False also for one that cannot be read."""
+    try:
+        content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
+    except DiverError:
+        return False
+    candidates: list[Any] = [content]
+    if isinstance(content, Mapping):
+        candidates = [content.get(name) for name, _ in _NAMES]
+        experiments = content.get("data")
+        if isinstance(experiments, Sequence) and experiments:
+            candidates += [
+                pair[0] for pair in experiments[-1:] if isinstance(pair, Sequence) and pair
+            ]
+    elif isinstance(content, Sequence) and len(content) == 2:
+        candidates = [content[0]]
+    return any(_is_array(array) and len(array.shape) == 4 for array in candidates)
 
 
 def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Format:
@@ -172,13 +228,15 @@ def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Fo
 
 
 def _text(value: Content) -> str | None:
-    """Return a text that was stored as an array; None for what is no text, also for characters that there are none of."""
-    if not (
-        isinstance(value, np.ndarray)
-        and value.ndim == 0
-        and value.dtype.kind == "U"
-        and value.dtype.itemsize
-    ):
+    """Return a text, or a whole number as one, that was stored as an array; None for anything else.
+
+    Also for characters that do not exist, which numpy would raise at.
+    """
+    if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.itemsize):
+        return None
+    if value.dtype.kind in "iu":
+        return str(value)
+    if value.dtype.kind != "U":
         return None
     codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
     return str(value) if (codes <= sys.maxunicode).all() else None

@@ -12,6 +12,7 @@ from diver_trt.distilled.flax_checkpoint import is_flax_checkpoint
 from diver_trt.distilled.folders import holds_images, natural
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.stored_array import SUFFIXES, StoredArray, open_stored
+from diver_trt.distilled.structure import may_hold_images
 from diver_trt.errors import DatasetError
 
 _PART = re.compile(r"S\d+(_.*)?|(?P<stem>.+)_phase\d+")
@@ -25,13 +26,14 @@ def find_tensor_files(path: Path) -> list[Path]:
     """Return the files of images that a path stands for: itself, the best one of a folder, or the best one of each part in it.
 
     Raises:
-        DatasetError: A folder holds several that differ in more than their iteration, or several runs.
+        DatasetError: If a folder holds several that differ in more than their iteration, or several runs, or the
+            path is neither a folder nor a regular file.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise DatasetError(
-            f"{path}: is a FIFO, device or socket, expected a file of tensors or a folder"
+            f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a folder of images or of such files"
         )
     best = _best_of(path)
     folders = sorted(
@@ -60,7 +62,9 @@ def find_tensor_files(path: Path) -> list[Path]:
         raise DatasetError(
             f"{path}: holds several sets ({names}); name one of them (parts of one set are called S1, S2 or …_phase0, …_phase1)"
         )
-    return found
+    if found or folders:
+        return found
+    return _tensors_in(path)[:1]  # so that what it holds instead of images is reported
 
 
 def _are_parts(names: list[str]) -> bool:
@@ -84,20 +88,21 @@ def find_one_tensor_file(path: Path) -> Path:
 
 
 def _best_of(folder: Path) -> Path | None:
-    """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration."""
-    try:
-        with os.scandir(folder) as entries:
-            files = [file for file in map(Path, entries) if _is_of_tensors(file)]
-    except OSError as cause:
-        raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
-    for file in files:
-        _require_printable(file)
+    """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration.
+
+    Files whose names tell nothing count if they hold images: what a run leaves beside those (networks, optimisers,
+    learning rates, trajectories) has names without number.
+    """
     families: dict[str, list[Path]] = {}
-    for file in files:
+    for file in _tensors_in(folder):
         if family := "checkpoint" if is_flax_checkpoint(file) else _family(file.stem):
             families.setdefault(family, []).append(file)
     if "images_zca" in families:
         families.pop("images", None)
+    if "other" in families:
+        families["other"] = [file for file in families["other"] if _is_of_images(file)]
+        if not families["other"]:
+            del families["other"]
     if len(families) > 1 or any(
         len(found) > 1 for family, found in families.items() if family == "other"
     ):
@@ -113,6 +118,22 @@ def _best_of(folder: Path) -> Path | None:
     )
     best = last.with_name(f"images_best{last.suffix}")
     return (best.is_file() and unwhitened_twin(best)) or last
+
+
+def _tensors_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            files = [file for file in map(Path, entries) if _is_of_tensors(file)]
+    except OSError as cause:
+        raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
+    for file in files:
+        _require_printable(file)
+    return sorted(files, key=natural)
+
+
+def _is_of_images(file: Path) -> bool:
+    """Return whether a file has a name of DC's or KIP's, so that a damaged one is not passed over, or holds images."""
+    return bool(re.match(r"res_|kip_", file.stem)) or may_hold_images(file)
 
 
 def unwhitened_twin(best: Path) -> Path | None:

@@ -41,6 +41,7 @@ _PASSED_OVER = {
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "__builtin__.set",
+    "builtins.set",
     "torch.Size",
     "torch.Tensor",
     "torch.device",
@@ -108,8 +109,9 @@ class TorchPickle:
         What is passed over is None. Lists and dictionaries may hold themselves.
 
         Raises:
-            DatasetError: It names anything but tensors and what belongs to them, or is not of the protocol that torch.save writes.
-            Exception: It is damaged: an IndexError, KeyError, TypeError, ValueError or RecursionError.
+            DatasetError: If it names anything but tensors and what belongs to them, or has instructions that no
+                plain data needs. Protocols 2, which torch.save writes unless told otherwise, to 5 are read.
+            Exception: If it is damaged: an IndexError, KeyError, TypeError, ValueError or RecursionError.
         """
         stack: list[Any] = []
         marks: list[int] = []
@@ -130,15 +132,23 @@ class TorchPickle:
             match opcode.name:
                 case "BINPUT" | "LONG_BINPUT":
                     memo[argument] = stack[-1]
+                case "MEMOIZE":
+                    memo[len(memo)] = stack[-1]
                 case "BINGET" | "LONG_BINGET":
                     stack.append(memo[argument])
                 case (
                     "BINUNICODE"
+                    | "SHORT_BINUNICODE"
+                    | "BINUNICODE8"
                     | "SHORT_BINSTRING"
+                    | "SHORT_BINBYTES"
+                    | "BINBYTES"
+                    | "BINBYTES8"
                     | "BININT"
                     | "BININT1"
                     | "BININT2"
                     | "LONG1"
+                    | "LONG4"
                     | "BINFLOAT"
                 ):
                     stack.append(argument)
@@ -146,6 +156,11 @@ class TorchPickle:
                     stack.append(_CONSTANTS[opcode.name])
                 case "GLOBAL":
                     stack.append(self._permitted(argument.replace(" ", ".", 1)))
+                case "STACK_GLOBAL":
+                    name, module = stack.pop(), stack.pop()
+                    if not isinstance(name, str) or not isinstance(module, str):
+                        raise ValueError("a name that is not a text")
+                    stack.append(self._permitted(f"{module}.{name}"))
                 case "MARK":
                     marks.append(len(stack))
                 case "TUPLE":
@@ -169,6 +184,15 @@ class TorchPickle:
                 case "SETITEMS":
                     items = since_mark()
                     dict.update(stack[-1], _entries(items))
+                case "EMPTY_SET":
+                    stack.append(
+                        None
+                    )  # sets are passed over, as `__builtin__.set` of protocol 2 is
+                case "ADDITEMS":
+                    since_mark()
+                case "FROZENSET":
+                    since_mark()
+                    stack.append(None)
                 case "REDUCE":
                     arguments, name = stack.pop(), stack.pop()
                     stack.append(self._made(name, arguments))
@@ -176,12 +200,11 @@ class TorchPickle:
                     stack.pop()  # attributes of a dictionary, or the byte order of a numpy type
                 case "BINPERSID":
                     stack.append(self._storage(stack.pop()))
-                case "PROTO" | "STOP":
+                case "PROTO" | "FRAME" | "STOP":  # a frame says how much to read ahead
                     pass
                 case unknown:
                     raise DatasetError(
-                        f"{self._path}: holds Python objects (written with {unknown}), which are never loaded; save the tensors alone, "
-                        "with torch.save and its own protocol"
+                        f"{self._path}: holds Python objects (written with {unknown}), which are never loaded; save the tensors alone"
                     )
         return stack.pop()
 

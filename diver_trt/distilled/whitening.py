@@ -22,6 +22,9 @@ SIDE = 64
 
 REGULARISATION = 0.1
 _BLOCK = 1024
+_WHITENED = 0.05
+"""Share of the energy in the brightness of images below which they look whitened."""
+
 _GREY = 0.95
 """Least correlation between the channels of grey images, whatever was done to each channel; of whitened photographs it is below 0.5."""
 
@@ -148,17 +151,23 @@ def _products(block: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def looks_whitened(images: NDArray[Any]) -> bool:
-    """Say whether images [n, C, H, W] have lost their brightness, as whitening makes them.
+    """Return whether images [n, C, H, W] have lost their brightness, as whitening makes them.
 
-    In natural and distilled images a fifth of the energy and more is in the means of the channels; whitening makes all directions alike,
-    and those three are then among many hundreds (a hundredth of the energy, for DM's CIFAR-10 images and for photographs). Written digits
-    are all equally bright before anything is done to them (a hundredth, too), and known by being grey; no method whitens those.
+    In natural and distilled images a fifth of the energy and more is in the means of the channels. Whitening makes all
+    directions alike, and those three are then among many hundreds: a hundredth of the energy, measured on DM's
+    CIFAR-10 images and on photographs. Handwritten digits are all equally bright before anything is done to them (a
+    hundredth, too), and are recognised by being grey; no method whitens those.
     """
-    if images.shape[1] != 3:
+    if images.shape[1] != 3 or not brightness_share(images) < _WHITENED:
         return False
-    with np.errstate(all="ignore"):  # absurd values are told from the range of pixels later
+    with np.errstate(all="ignore"):  # absurd values are found when their range is looked at
         values = images.astype(np.float32)
-        energy = float(np.mean(np.square(values)))
-        if not (energy > 0 and float(np.mean(np.square(values.mean(axis=(2, 3))))) < 0.05 * energy):
-            return False
         return not float(np.corrcoef(values.transpose(1, 0, 2, 3).reshape(3, -1)).min()) > _GREY
+
+
+def brightness_share(images: NDArray[Any]) -> float:
+    """Return the share of the energy of images [n, C, H, W] that is in the means of their channels; NaN without energy."""
+    with np.errstate(all="ignore"):
+        values = images.astype(np.float32)
+        means = np.mean(np.square(values.mean(axis=(2, 3))))
+        return float(means / np.mean(np.square(values)))

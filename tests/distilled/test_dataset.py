@@ -283,7 +283,8 @@ def test_normalised_values_of_nobody_in_particular_are_not_guessed_at(
     )
     with pytest.raises(
         DatasetError,
-        match=r"holds values from -2\.43 to 2\.75, and does not say what they were normalised with; .* say --normalisation",
+        match=r"values lie in -2\.43 to 2\.75 with mean 0\.21 and deviation 1\.26; .*, and the file does not say what they "
+        r"were normalised with\. Say --normalisation, such as cifar10",
     ):
         as_woof(path, imagenet)
     assert_holds(as_woof(path, imagenet, normalisation="cifar10"), images, CLASSES, WOOF)
@@ -366,12 +367,15 @@ def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
     assert not as_woof(path, imagenet).origin.notes
     (note,) = as_woof(path, imagenet, normalisation="none").origin.notes
-    assert "without normalisation most should lie in 0 to 1: is --normalisation none right?" in note
+    assert note == (
+        "values lie in -2.12 to 2.64 with mean 0.29 and deviation 1.12; most values that are not normalised should lie in "
+        "0 to 1: is --normalisation none right?"
+    )
     data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
-    (note,) = as_woof(data, imagenet, normalisation="imagenet").origin.notes
-    assert (
-        "should have a mean near 0 and a deviation near 1: is --normalisation imagenet right?"
-        in note
+    (note,) = as_woof(data, imagenet, normalisation="imagenet", collage=1).origin.notes
+    assert note == (
+        "values lie in 0.00 to 1.00 with mean 0.55 and deviation 0.25, as pixels scaled to 0 to 1 have: is --normalisation "
+        "imagenet right?"
     )
 
 

@@ -184,7 +184,7 @@ def negative_labels(folder: Path) -> None:
 
 def odd_labels(folder: Path) -> None:
     changed(folder, (0,), 0.5)
-    torch.save(torch.rand(20, 10) * 9, folder / "labels_best.pt")
+    torch.save(torch.rand(20, 10).softmax(dim=1) * 100, folder / "labels_best.pt")
 
 
 def link_out(folder: Path) -> None:
@@ -338,13 +338,16 @@ def damaged_late(folder: Path) -> None:
         (code_in_the_labels, "holds more than tensors (posix.mkdir)"),
         (objects, "labels.npy holds Python objects, which are never loaded"),
         (terabyte, "is larger than the file"),
-        (many_compressed, "images are uint8[300000000]; expected floats or uint8"),
+        (
+            many_compressed,
+            "images are uint8[300000000]; expected float16, float32, float64 or uint8",
+        ),
         (sixty_expanded, "holds a list of 60; expected"),
         (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
         (encoded_again_and_again, "holds a list of 302; expected"),
         (
             plain_pickle,
-            "holds Python objects (written with FRAME), which are never loaded; save the tensors alone",
+            "holds more than tensors (numpy._core.multiarray._reconstruct)",
         ),
         (negative_labels, "found label -1; expected classes from 0 on"),
         (odd_labels, "neither logits nor probabilities"),

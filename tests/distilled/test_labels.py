@@ -35,6 +35,7 @@ def test_integers_are_classes(dtype: type) -> None:
     ("rows", "form"),
     [
         (5 * ONE_HOT - 1.5 + 0.1 * np.arange(3), "logits"),
+        (100 * ONE_HOT, "logits"),
         (0.9 * ONE_HOT + 0.1 / 3, "probabilities"),
         (ONE_HOT, "probabilities"),
         (ONE_HOT - 1 / 3, "centred one-hot"),
@@ -47,6 +48,27 @@ def test_rows_tell_their_form(rows: NDArray[np.float64], form: str, dtype: type)
     assert (labels.form, labels.num_classes) == (form, 3)
     np.testing.assert_array_equal(labels.classes, CLASSES)
     assert (labels.rows is None) == (form == "centred one-hot")
+
+
+def test_logits_after_a_relu_are_logits_and_doubted() -> None:
+    rows = (7 * ONE_HOT + np.random.default_rng(0).uniform(0, 1, (4, 3))).astype(np.float32)
+    labels = read_labels(FILE, rows, 4)
+    assert labels.form == "logits"
+    np.testing.assert_array_equal(labels.classes, CLASSES)
+    np.testing.assert_array_equal(np.stack([labels.logits(i) for i in range(4)]), rows)
+    low, high = rows.sum(axis=1).min(), rows.sum(axis=1).max()
+    assert labels.note == (
+        f"its soft labels have no negative values and sum to {low:.3g} to {high:.3g}, so they are taken for logits (after a "
+        "ReLU), not for probabilities"
+    )
+
+
+def test_the_labels_that_datms_evaluation_takes_for_hard_ones_are_logits() -> None:
+    """`100 * one_hot`, as docs/trainers.md says."""
+    labels = read_labels(FILE, 100 * ONE_HOT, 4)
+    assert (labels.form, labels.num_classes, labels.note) == ("logits", 3, None)
+    np.testing.assert_array_equal(labels.classes, CLASSES)
+    np.testing.assert_array_equal(labels.logits(2), [0, 0, 100])
 
 
 def test_learned_regression_targets_are_centred_because_the_method_says_so() -> None:
@@ -75,7 +97,12 @@ def test_softmax_of_the_logits_of_probabilities_is_the_probabilities() -> None:
         (np.array([0.5, 1.0, 2.0, 1.0]), r"expected integers$"),
         (np.array(["a", "b", "c", "d"]), "expected integers"),
         (CLASSES[:3], "3 labels for 4 images"),
-        (3 * ONE_HOT, r"sum to 3 to 3: neither logits nor probabilities"),
+        (
+            0.9 * ONE_HOT + np.array([[0.1 / 3], [0.1 / 3], [0.4], [0.1 / 3]]),
+            "sum to 1 to 2.1, so they are neither logits nor probabilities",
+        ),
+        (100 * (0.9 * ONE_HOT + np.float32(0.1 / 3)), "Divide probabilities by their sum"),
+        (np.eye(4, dtype=np.longdouble), r"expected \[n\] integers or \[n, classes\] floats"),
         (0.5 * ONE_HOT + np.float32(0.3), "neither logits nor probabilities"),
         (np.zeros((4, 3), np.float32), "a soft label is the same for every class"),
         (ONE_HOT * np.float32(np.nan), "no numbers"),

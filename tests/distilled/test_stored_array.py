@@ -134,6 +134,64 @@ def test_tensors_may_share_their_values(tmp_path: Path, zipped: bool) -> None:
     assert content[2] == np.float32(0.5)
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_of_plain_data_is_read(tmp_path: Path, protocol: int, zipped: bool) -> None:
+    weights = torch.nn.Linear(2, 2).state_dict()
+    value = {
+        "data": [[torch.from_numpy(VALUES), torch.arange(4)]],
+        "state": weights,
+        "accs_all_exps": {"ConvNet": [np.float64(0.5), 0.5], 3: {1, 2}, "size": torch.Size([1])},
+        "large": 10**400,
+        "method": "é" * 300,
+        "none": None,
+    }
+    torch.save(
+        value,
+        tmp_path / "a.pt",
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
+    content = open_stored(tmp_path / "a.pt")
+    assert isinstance(content, dict)
+    np.testing.assert_array_equal(load(content["data"][0][0]), VALUES)
+    np.testing.assert_array_equal(load(content["data"][0][1]), np.arange(4))
+    np.testing.assert_array_equal(load(content["state"]["weight"]), weights["weight"].numpy())
+    assert content["accs_all_exps"] == {"ConvNet": [None, None], "3": None, "size": None}
+    assert (content["large"], content["none"]) == (None, None)
+    assert str(content["method"]) == "é" * 100  # cut: names are shorter
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x8c\x05torchK\x01\x93.",
+        b"K\x01\x8c\x05torch\x93.",
+        b"\x93.",
+        b"\x94.",
+        b"\x90.",
+        b"\x91.",
+        b"\x95" + b"\xff" * 8 + b".",
+        b"\x8d" + struct.pack("<Q", 1 << 62) + b"a.",
+        b"\x8e" + struct.pack("<Q", 1 << 62) + b"a.",
+        b"\x96" + struct.pack("<Q", 3) + b"abc.",
+        b"\x97.",
+        b"\x8b" + struct.pack("<i", 1 << 30) + b"a.",
+    ],
+)
+def test_later_protocols_claim_no_more_than_they_have(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(DatasetError, match=r"damaged|Python objects") as raised:
+        open_stored(pickled(tmp_path / "a.pt", data))
+    assert str(raised.value).isprintable()
+
+
+def test_later_protocols_name_what_they_call(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3), Touch(tmp_path / "executed")], tmp_path / "a.pt", pickle_protocol=5)
+    with pytest.raises(DatasetError, match=r"holds more than tensors \(posix.mkdir\)"):
+        open_stored(tmp_path / "a.pt")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_tensors_of_a_big_endian_machine_are_read(tmp_path: Path) -> None:
     torch.save(torch.from_numpy(VALUES.byteswap()), tmp_path / "little.pt")
     with (
@@ -298,7 +356,7 @@ def test_no_refusal_says_how_to_load_it_all_the_same(
                 or "more than tensors" in str(error)
             )
         else:
-            assert (name, protocol < 4, value is not VALUES) == ("saved.pt", True, True)
+            assert (name, value is not VALUES) == ("saved.pt", True)
 
 
 def pickled(path: Path, data: bytes) -> Path:
@@ -533,6 +591,52 @@ def test_a_member_that_nobody_asks_for_is_not_unpacked(tmp_path: Path) -> None:
         load(content["b"])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("last", [False, True])
+def test_a_stored_member_of_another_checksum_is_refused(
+    tmp_path: Path, order: Any, last: bool
+) -> None:
+    """As numpy does, whichever row is asked for; the other arrays of the file are read."""
+    noise = np.asarray(np.random.default_rng(0).normal(size=(50, 10_000)), order=order)
+    np.savez(tmp_path / "a.npz", a=VALUES, b=noise)
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[data.index(noise.tobytes(order)[:64]) + (noise.nbytes - 1 if last else 0)] ^= 1
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(zipfile.BadZipFile, match="Bad CRC-32"), np.load(tmp_path / "a.npz") as file:
+        file["b"]
+    content = open_stored(tmp_path / "a.npz")
+    assert isinstance(content, dict)
+    np.testing.assert_array_equal(load(content["a"]), VALUES)
+    for _ in range(2):
+        with pytest.raises(
+            DatasetError, match=r"a.npz: b.npy is damaged \(Bad CRC-32 for file 'b.npy'\)"
+        ):
+            content["b"][20]
+
+
+def test_a_stored_member_is_compared_with_its_checksum_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", a=VALUES)
+    content = open_stored(tmp_path / "a.npz")
+    assert isinstance(content, dict)
+    np.testing.assert_array_equal(content["a"][1], VALUES[1])
+    monkeypatch.setattr(stored_array, "_zip", lambda _: pytest.fail("read again"))
+    np.testing.assert_array_equal(content["a"][2], VALUES[2])
+
+
+def test_no_message_quotes_where_an_object_lies_in_memory(tmp_path: Path) -> None:
+    text = b"{'descr': open('a'), 'fortran_order': False, 'shape': (1,)}"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr(
+            "images.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(4)
+        )
+    with pytest.raises(DatasetError, match=r"not an \.npz file, or a damaged one") as raised:
+        open_stored(tmp_path / "a.npz")
+    assert "ast.Call object" in str(raised.value)
+    assert "0x" not in str(raised.value)
+
+
 def test_a_long_text_is_not_read_when_a_file_is_opened(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", short="a" * 500, long="a" * 600)
     content = open_stored(tmp_path / "a.npz")
@@ -726,6 +830,11 @@ def test_other_files_are_named_as_such(tmp_path: Path) -> None:
         open_stored(tmp_path / "a.txt")
     with pytest.raises(DatasetError, match="is empty"):
         open_stored(tmp_path / "a.pt")
+    os.mkfifo(tmp_path / "fifo.pt")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    for name in ("fifo.pt", "zero.npz"):
+        with pytest.raises(DatasetError, match=rf"{name}: is not a regular file"):
+            open_stored(tmp_path / name)
     with pytest.raises(DatasetError, match="cannot be read"):
         open_stored(tmp_path / "missing.npz")
     np.savez(tmp_path / "b.npz", a=VALUES)

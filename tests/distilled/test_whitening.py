@@ -142,7 +142,8 @@ def test_a_stated_normalisation_turns_the_refusal_into_a_note(
     path = save_mtt(tmp_path, whitened)
     (note,) = notes_of(path, imagenet, normalisation="cifar10")
     assert note == (
-        "its images look ZCA-whitened, but are read with --normalisation cifar10; if they are whitened, name the training images with "
+        "its images look ZCA-whitened (4.2% of their energy is brightness, of photographs' 20% and more), but are read with "
+        "--normalisation cifar10; if they are whitened, name the training images with "
         "--zca-reference in its place"
     )
     np.savez(tmp_path / "train.npz", images=photographs)
@@ -163,7 +164,8 @@ def test_whitening_is_seen_where_methods_do_not_always_whiten(
     )
     (note,) = notes_of(path, imagenet)
     assert note == (
-        "its images look ZCA-whitened, but are read with --normalisation cifar10; if they are whitened, name the training images with "
+        "its images look ZCA-whitened (4.2% of their energy is brightness, of photographs' 20% and more), but are read with "
+        "--normalisation cifar10; if they are whitened, name the training images with "
         "--zca-reference"
     )
     np.savez(tmp_path / "train.npz", images=photographs)
@@ -195,7 +197,10 @@ def test_what_converting_says_of_whitened_values_names_no_option_that_it_lacks(
         result = CliRunner().invoke(
             app, ["convert", str(path), str(tmp_path / f"{name}.npz"), *option]
         )
-        assert f"note: its images look ZCA-whitened, but are read with {way}\n" in result.output
+        seen = "(4.2% of their energy is brightness, of photographs' 20% and more)"
+        assert (
+            f"note: its images look ZCA-whitened {seen}, but are read with {way}\n" in result.output
+        )
 
 
 def test_kips_names_are_taken_at_their_word_but_for_pixels(
@@ -387,7 +392,7 @@ def test_kip_comes_back_but_for_brightness_and_contrast(
     )
     with pytest.raises(
         DatasetError,
-        match=r"looks ZCA-whitened, and the transform is not in the file; name the training images with --zca-ref",
+        match=r"looks ZCA-whitened .0.6% of their energy is brightness, .*, and the transform is not in the file; name the training images with --zca-ref",
     ):
         read(path, imagenet)
     np.savez(tmp_path / "train.npz", images=photographs)
@@ -436,7 +441,10 @@ def test_a_reference_for_images_that_are_not_whitened_is_refused(
 ) -> None:
     path = save_mtt(tmp_path, (planar(photographs)[:20] - 0.45) / 0.25)
     np.savez(tmp_path / "train.npz", images=photographs)
-    with pytest.raises(DatasetError, match="does not look ZCA-whitened; leave it out"):
+    with pytest.raises(
+        DatasetError,
+        match=r"does not look ZCA-whitened .72.4% of their energy is brightness, .* Leave it out",
+    ):
         read(path, imagenet, zca_reference=tmp_path / "train.npz")
 
 

@@ -1,0 +1,203 @@
+"""What values were normalised with, as far as their statistics show it.
+
+Three conventions are recognised by the range that values fill: pixels in 0 to 1, in -1 to 1 (as VAEs and GANs
+have them), and in 0 to 255. The statistics of one data set cannot be told from those of another, so those come
+from the method or the user, and are only checked here. Whatever rests on statistics is reported with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.formats import Format
+from diver_trt.distilled.normalisation import NORMALISATIONS, Normalisation
+from diver_trt.errors import DatasetError
+
+_RANGES = {"none": (0.0, 1.0), "minus1to1": (-1.0, 1.0), "0to255": (0.0, 255.0)}
+"""The conventions that a range shows, with that range."""
+
+_TOLERANCE = 0.01
+"""How far a value may lie outside a range that it is said to be of, as a fraction of the range: rounding, resizing."""
+
+_FILLED = 0.25
+"""How much of a range may be empty at each end. Normalised photographs reach beyond -1 and 1 with a quarter of their
+values and more, so a set that fills -1 to 1 and never leaves it is not one of those."""
+
+_FEW, _MANY, _MOST = 0.1, 0.25, 0.5
+"""Fractions of values outside the range of pixels. Unclamped optimisation leaves up to a tenth there: 6.8 % in DM's
+CIFAR-10 images."""
+
+_FLAT, _BLANK = 0.08, 0.02
+"""Deviations of pixels in 0 to 1. Photographs and distilled images have 0.2 and more; pixels in 0 to 1 that are
+read as normalised come out below `_FLAT`."""
+
+_NARROW = 0.15
+"""The same for pixels in -1 to 1 that are read as normalised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What values are to be read as.
+
+    Attributes:
+        normalisation: What they were normalised with.
+        note: What was recognised and by which statistics; None where nothing contradicts the default.
+    """
+
+    normalisation: Normalisation
+    note: str | None = None
+
+
+def statistics(values: NDArray[Any]) -> str:
+    """Return the range, mean and standard deviation of values as messages print them."""
+    low, high = float(values.min()), float(values.max())
+    mean, std = float(np.mean(values, dtype=np.float64)), float(np.std(values, dtype=np.float64))
+    return f"values lie in {low:.2f} to {high:.2f} with mean {mean:.2f} and deviation {std:.2f}"
+
+
+def recognise(values: NDArray[Any]) -> Normalisation | None:
+    """Return the convention whose range values fill and do not leave; None if there is no such convention.
+
+    Args:
+        values: Some images as stored, floats [n, c, H, W].
+    """
+    low, high = float(values.min()), float(values.max())
+    for name, (first, last) in _RANGES.items():
+        slack, empty = _TOLERANCE * (last - first), _FILLED * (last - first)
+        if first - slack <= low <= first + empty and last - empty <= high <= last + slack:
+            return NORMALISATIONS[name]
+    return None
+
+
+def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | None:
+    """Return why values can hardly have been normalised that way, with their statistics; None if they can.
+
+    Args:
+        values: Some images as stored, [n, c, H, W].
+        normalisation: The statistics that are to be undone.
+    """
+    if values.dtype == np.uint8:
+        if normalisation.name != "none":
+            return f"holds 8-bit pixels, which are not {normalisation.name}-normalised"
+        return f"{statistics(values)}; 8-bit pixels lie in 0 to 255" if values.max() <= 1 else None
+    seen = recognise(values)
+    if seen and not _alike(seen, normalisation):
+        first, last = _RANGES[seen.name]
+        return f"{statistics(values)}, as pixels scaled to {first:.0f} to {last:.0f} have"
+    low, high = _expected_range(normalisation)
+    kind = f"{normalisation.name}-normalised values"
+    if normalisation.name == "none":
+        kind = "values that are not normalised"
+    if outside(values, normalisation) > _MANY:
+        return f"{statistics(values)}; most {kind} should lie in {low:.3g} to {high:.3g}"
+    scaled = any(_alike(normalisation, NORMALISATIONS[name]) for name in _RANGES)
+    if _deviation(values, normalisation) < (_BLANK if scaled else _FLAT):
+        return f"{statistics(values)}; {kind} should spread over {low:.3g} to {high:.3g}"
+    return None
+
+
+def read_range(path: Path, entry: Format, values: NDArray[Any], default: Normalisation) -> Reading:
+    """Return what values are read as where nobody says it: the default, or what they plainly are instead.
+
+    Args:
+        path: The file, for messages.
+        entry: Its format.
+        values: Some of its images as stored, [n, c, H, W].
+        default: What the format's methods normalise with.
+
+    Raises:
+        DatasetError: The values contradict the default, and do not show what else they are.
+    """
+    problem = contradiction(values, default)
+    if values.dtype == np.uint8:
+        return Reading(default, problem and f"{problem}: were pixels in 0 to 1 cast to integers?")
+    if problem is None:
+        return Reading(default, _narrow(values, default))
+    if seen := recognise(values) or _fitting(values, default):
+        first, last = _RANGES[seen.name]
+        usual = "not normalised" if default.name == "none" else f"{default.name}-normalised"
+        return Reading(
+            seen,
+            f"{statistics(values)}, so they are read as pixels scaled to {first:.0f} to {last:.0f}, while those of "
+            f"{entry.methods} tensors are {usual}: if that is wrong, --normalisation {default.name}",
+        )
+    if entry.name == "arrays" or outside(values, default) > _MOST:
+        raise DatasetError(
+            f"{path}: {problem}, and the file does not say what they were normalised with. "
+            "Say --normalisation, such as cifar10, imagenet or minus1to1, or --format if another method wrote it."
+        )
+    return Reading(default, f"{problem}: is --normalisation {default.name} right?")
+
+
+def outside(values: NDArray[Any], normalisation: Normalisation) -> float:
+    """Return which fraction of values lies outside the range of pixels once a normalisation is undone."""
+    mean, std = _of_channels(normalisation, values.shape[1])
+    low, high = (
+        ((end - mean) / std).astype(np.float32)[:, None, None]
+        for end in (-2 * _TOLERANCE, 1 + 2 * _TOLERANCE)
+    )
+    return float(np.count_nonzero((values < low) | (values > high)) / values.size)
+
+
+def _narrow(values: NDArray[Any], default: Normalisation) -> str | None:
+    """Return a doubt about images of little contrast that would have an ordinary one if they were in -1 to 1."""
+    half = NORMALISATIONS["minus1to1"]
+    if default.name in _RANGES or _deviation(values, default) >= _NARROW:
+        return None
+    if outside(values, half) > _FEW:
+        return None
+    return (
+        f"{statistics(values)}, which is little for {default.name}-normalised values: if they are pixels scaled to -1 to 1, "
+        "--normalisation minus1to1"
+    )
+
+
+def _fitting(values: NDArray[Any], default: Normalisation) -> Normalisation | None:
+    """Return the convention in which unclamped values are pixels of ordinary contrast, where the default makes none of them.
+
+    Not -1 to 1: normalised values of little contrast look the same.
+    """
+    for name, contrast in (
+        ("none", _NARROW),
+        ("0to255", _BLANK),
+    ):  # nothing else has values of 0 to 255
+        convention = NORMALISATIONS[name]
+        if (
+            not _alike(convention, default)
+            and outside(values, convention) <= _FEW
+            and _deviation(values, convention) >= contrast
+        ):
+            return convention
+    return None
+
+
+def _deviation(values: NDArray[Any], normalisation: Normalisation) -> float:
+    """Return the standard deviation of all pixels once a normalisation is undone, without making them."""
+    mean, std = _of_channels(normalisation, values.shape[1])
+    means = np.mean(values, axis=(0, 2, 3), dtype=np.float64) * std + mean
+    variances = np.var(values, axis=(0, 2, 3), dtype=np.float64) * std**2
+    return float(np.sqrt(np.mean(variances) + np.var(means)))
+
+
+def _of_channels(
+    normalisation: Normalisation, channels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.array(normalisation.mean[:channels]), np.array(normalisation.std[:channels])
+
+
+def _expected_range(normalisation: Normalisation) -> tuple[float, float]:
+    ends = [
+        ((end - mean) / std)
+        for mean, std in zip(normalisation.mean, normalisation.std, strict=True)
+        for end in (0, 1)
+    ]
+    return min(ends), max(ends)
+
+
+def _alike(first: Normalisation, second: Normalisation) -> bool:
+    return np.allclose((*first.mean, *first.std), (*second.mean, *second.std), rtol=1e-3, atol=0)

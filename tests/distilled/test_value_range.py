@@ -1,0 +1,212 @@
+"""What values were normalised with: recognised where their range shows it, doubted or refused where not, never silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.dataset import Dataset, read_dataset
+from diver_trt.distilled.formats import FORMATS
+from diver_trt.distilled.normalisation import NORMALISATIONS
+from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.value_range import contradiction, outside, read_range, recognise
+from diver_trt.errors import DatasetError
+from tests.distilled import methods
+from tests.distilled.test_dataset import CLASSES, known_images
+
+SCALED = {"none": (1.0, 0.0), "minus1to1": (2.0, -1.0), "0to255": (255.0, 0.0)}
+
+
+def scaled(side: int, convention: str) -> torch.Tensor:
+    factor, shift = SCALED[convention]
+    return factor * methods.normalised(known_images(20, side), "none") + shift
+
+
+def mtt(folder: Path, images: torch.Tensor) -> Path:
+    torch.save(images, folder / "images_best.pt")
+    torch.save(methods.hard(CLASSES), folder / "labels_best.pt")
+    return folder
+
+
+def dc(folder: Path, images: torch.Tensor) -> Path:
+    path = folder / "res_DM_CIFAR10_ConvNet_2ipc.pt"
+    torch.save({"data": [[images, methods.hard(CLASSES)]]}, path)
+    return path
+
+
+def idc(folder: Path, images: torch.Tensor) -> Path:
+    torch.save([images, methods.hard(CLASSES)], folder / "data.pt")
+    return folder / "data.pt"
+
+
+def ncfm(folder: Path, images: torch.Tensor) -> Path:
+    return idc(folder, images).rename(folder / "data_20000.pt")
+
+
+def glad(folder: Path, images: torch.Tensor) -> Path:
+    torch.save(images, folder / "images_05000.pt")
+    torch.save(methods.hard(CLASSES), folder / "labels_05000.pt")
+    return folder
+
+
+def named(folder: Path, images: torch.Tensor) -> Path:
+    torch.save({"images": images, "labels": methods.hard(CLASSES)}, folder / "syn.pt")
+    return folder / "syn.pt"
+
+
+def npz(folder: Path, images: torch.Tensor) -> Path:
+    np.savez(folder / "s.npz", images=images.permute(0, 2, 3, 1).numpy(), labels=CLASSES)
+    return folder / "s.npz"
+
+
+def safe(folder: Path, images: torch.Tensor) -> Path:
+    arrays = {"images": images.half(), "labels": methods.hard(CLASSES)}
+    safetensors.torch.save_file(arrays, folder / "s.safetensors")
+    return folder / "s.safetensors"
+
+
+def frepo(folder: Path, images: torch.Tensor) -> Path:
+    values = images.permute(0, 2, 3, 1).numpy()
+    np.savez(folder / "step500.npz", image=values, label=methods.one_hot(CLASSES, 10) - 0.1)
+    return folder / "step500.npz"
+
+
+WRITERS = [mtt, dc, idc, ncfm, glad, named, npz, safe, frepo]
+
+
+def read(path: Path, bundle: Bundle, **options: Any) -> Dataset:
+    return read_dataset(path, bundle, ReadOptions(collage=1, **options))
+
+
+def pixels(dataset: Dataset) -> np.ndarray[Any, Any]:
+    return np.stack([dataset.images.read(position) for position in range(20)])
+
+
+@pytest.mark.parametrize("convention", SCALED)
+@pytest.mark.parametrize("write", WRITERS)
+def test_scaled_pixels_are_recognised_in_every_container(
+    tmp_path: Path, digits: Bundle, write: Callable[..., Path], convention: str
+) -> None:
+    images = known_images(20, 32)
+    dataset = read(write(tmp_path, scaled(32, convention)), digits)
+    np.testing.assert_allclose(pixels(dataset), images, atol=1)
+    assert dataset.origin.normalisation == convention
+    found = [note for note in dataset.origin.notes if note.startswith("values lie in")]
+    plain = write in (idc, ncfm, named, npz, safe) and convention == "none"
+    assert len(found) == (not plain)
+    if found:
+        factor, shift = SCALED[convention]
+        assert f"values lie in {shift:.2f} to {factor + shift:.2f} with mean" in found[0]
+        assert f"pixels scaled to {shift:.0f} to {factor + shift:.0f}" in found[0]
+        assert "if that is wrong, --normalisation" in found[0]
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_images_of_a_vae_are_not_washed_out(tmp_path: Path, digits: Bundle, side: int) -> None:
+    dataset = read(mtt(tmp_path, scaled(side, "minus1to1")), digits)
+    np.testing.assert_allclose(pixels(dataset), known_images(20, side), atol=1)
+    (note,) = dataset.origin.notes
+    assert note.endswith(
+        "so they are read as pixels scaled to -1 to 1, while those of MTT, TESLA, DATM, EDF or SeqMatch tensors are "
+        "imagenet-normalised: if that is wrong, --normalisation imagenet"
+    )
+    assert read(tmp_path, digits, normalisation="imagenet").origin.normalisation == "imagenet"
+
+
+def test_what_the_user_says_counts_and_is_doubted_with_the_statistics(
+    tmp_path: Path, digits: Bundle
+) -> None:
+    path = mtt(tmp_path, scaled(32, "minus1to1"))
+    (note,) = read(path, digits, normalisation="cifar10").origin.notes
+    assert note == (
+        "values lie in -1.00 to 1.00 with mean 0.03 and deviation 0.51, as pixels scaled to -1 to 1 have: is "
+        "--normalisation cifar10 right?"
+    )
+    for same in ("minus1to1", "0.5:0.5"):
+        dataset = read(path, digits, normalisation=same)
+        np.testing.assert_allclose(pixels(dataset), known_images(20, 32), atol=1)
+        assert not dataset.origin.notes
+
+
+@pytest.mark.parametrize("write", [idc, ncfm, named, npz, safe])
+def test_normalised_values_where_pixels_are_expected_are_refused(
+    tmp_path: Path, digits: Bundle, write: Callable[..., Path]
+) -> None:
+    """Which statistics they were normalised with cannot be seen."""
+    path = write(tmp_path, methods.normalised(known_images(20, 32), "cifar10"))
+    with pytest.raises(DatasetError) as raised:
+        read(path, digits)
+    assert "values lie in -2.43 to 2.75 with mean 0.21 and deviation 1.26; most values" in str(
+        raised.value
+    )
+    assert "Say --normalisation, such as cifar10, imagenet or minus1to1" in str(raised.value)
+    assert str(raised.value).startswith(f"{path}: ")
+    found = pixels(read(path, digits, normalisation="cifar10"))
+    np.testing.assert_allclose(found, known_images(20, 32), atol=1)
+
+
+@pytest.mark.parametrize("statistics", ["imagenet", "cifar10", "glad", "svhn", "frepo-cifar10"])
+def test_normalised_values_are_left_to_the_method(statistics: str) -> None:
+    """Also of images of less contrast, and unclamped ones."""
+    images = known_images(20, 32)
+    for pixels in (images, (0.7 * images + 40).astype(np.uint8)):
+        values = methods.normalised(pixels, statistics).numpy()
+        noise = np.random.default_rng(0).normal(0, 0.5, values.shape).astype(np.float32)
+        for unclamped in (values, values + noise):
+            reading = read_range(Path("a"), FORMATS["mtt"], unclamped, NORMALISATIONS[statistics])
+            assert (reading.normalisation.name, reading.note) == (statistics, None)
+
+
+def test_unclamped_pixels_are_recognised_or_doubted() -> None:
+    """-1 to 1 that was left during optimisation may as well be normalised values of little contrast."""
+    noise = np.random.default_rng(0).normal(0, 0.05, (20, 3, 32, 32)).astype(np.float32)
+    for convention in ("none", "0to255"):
+        values = scaled(32, convention).numpy() + SCALED[convention][0] * noise
+        assert recognise(values) is None
+        reading = read_range(Path("a"), FORMATS["mtt"], values, NORMALISATIONS["imagenet"])
+        assert reading.normalisation.name == convention
+        assert reading.note is not None
+    values = scaled(32, "minus1to1").numpy() + 2 * noise
+    reading = read_range(Path("a"), FORMATS["mtt"], values, NORMALISATIONS["imagenet"])
+    assert reading.normalisation.name == "imagenet"
+    assert str(reading.note).endswith(
+        "which is little for imagenet-normalised values: if they are pixels scaled to -1 to 1, --normalisation minus1to1"
+    )
+
+
+def test_pixels_divided_by_255_twice_or_cast_to_zero_and_one_are_doubted() -> None:
+    dark = methods.normalised(known_images(20, 32), "none").numpy() / 255
+    assert "should spread over 0 to 1" in str(contradiction(dark, NORMALISATIONS["none"]))
+    cast = (known_images(20, 32) > 127).astype(np.uint8).transpose(0, 3, 1, 2)
+    reading = read_range(Path("a"), FORMATS["idc"], cast, NORMALISATIONS["none"])
+    assert str(reading.note).endswith("were pixels in 0 to 1 cast to integers?")
+
+
+def test_contradictions_are_told_from_the_values() -> None:
+    images = np.random.default_rng(0).uniform(0, 1, (20, 3, 8, 8)).astype(np.float32)
+    imagenet, none = NORMALISATIONS["imagenet"], NORMALISATIONS["none"]
+    normalised = (images - 0.45) / 0.225
+    assert contradiction(images, none) is None
+    assert contradiction(normalised, imagenet) is None
+    assert "most values that are not normalised should lie in 0 to 1" in str(
+        contradiction(normalised, none)
+    )
+    assert "as pixels scaled to 0 to 1 have" in str(contradiction(images, imagenet))
+    assert "imagenet-normalised values should spread over -2.12 to 2.64" in str(
+        contradiction(images / 2, imagenet)
+    )
+    assert "8-bit pixels" in str(contradiction((images * 255).astype(np.uint8), imagenet))
+    assert contradiction((images * 255).astype(np.uint8), none) is None
+
+
+def test_the_fraction_outside_is_that_of_the_pixels() -> None:
+    values = np.array([-0.1, 0, 0.5, 1, 1.01, 2, 2.1, 3], np.float32).reshape(1, 1, 2, 4)
+    assert outside(values, NORMALISATIONS["none"]) == 4 / 8
+    assert outside(values, NORMALISATIONS["minus1to1"]) == 3 / 8
