@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Literal
 
 from diver_trt._version import __version__
@@ -57,11 +58,10 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
         "note",
         f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
     )
-    yield from _onnxruntime(bundle)
-    gpu = None
-    for finding, found in _gpu():
-        gpu = gpu or found
-        yield finding
+    on_gpu = list(_gpu())
+    gpu = next((found for _, found in on_gpu if found), None)
+    yield from _onnxruntime(bundle, gpu)
+    yield from (finding for finding, _ in on_gpu)
     machines: dict[Backend, Machine] = {}
     for backend in BACKENDS:
         finding, machine = _tensorrt(backend, gpu)
@@ -80,7 +80,7 @@ def usable(findings: list[Finding]) -> bool:
     )
 
 
-def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
+def _onnxruntime(bundle: Bundle, gpu: Gpu | None) -> Iterator[Finding]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -93,15 +93,28 @@ def _onnxruntime(bundle: Bundle) -> Iterator[Finding]:
             yield Finding(
                 "ONNX Runtime packages",
                 "broken",
-                str(warning.message),
-                "pip uninstall -y onnxruntime onnxruntime-gpu, then one of them",
+                str(warning.message).partition("; run ")[0],
+                "pip uninstall -y onnxruntime onnxruntime-gpu, then install "
+                + ("one of them" if gpu else "onnxruntime, as there is no NVIDIA GPU here"),
             )
     yield _session(OnnxSession(bundle, 1, "cpu"), "ONNX Runtime, CPU", runtime.__version__)
     if "CUDAExecutionProvider" in runtime.get_available_providers():
         yield _session(OnnxSession(bundle, 1, "cuda"), "ONNX Runtime, CUDA", runtime.__version__)
     else:
-        detail = f"onnxruntime {runtime.__version__} has no CUDA provider"
-        yield Finding("ONNX Runtime, CUDA", "missing", detail, "pip install 'diver-trt[gpu]'")
+        yield _no_cuda_provider(f"onnxruntime {runtime.__version__} has no CUDA provider", gpu)
+
+
+def _no_cuda_provider(detail: str, gpu: Gpu | None) -> Finding:
+    """Return the finding for a package without the provider, with a remedy only where the provider could run."""
+    subject = "ONNX Runtime, CUDA"
+    if gpu is None:
+        return Finding(subject, "missing", f"{detail}, and no NVIDIA GPU was found that needs it")
+    if JETSON_RELEASE.exists():
+        detail += ", and no prebuilt onnxruntime-gpu has code for a Jetson's GPU"
+        return Finding(subject, "missing", detail, "diver-trt build BUNDLE --backend trt")
+    # Never an install on top of the CPU package, whose files the other one overwrites.
+    remedy = "pip uninstall -y onnxruntime, then install onnxruntime-gpu in its place"
+    return Finding(subject, "missing", detail, remedy)
 
 
 def _session(session: OnnxSession, subject: str, version: str) -> Finding:
@@ -115,17 +128,22 @@ def _session(session: OnnxSession, subject: str, version: str) -> Finding:
             "ignore", RuntimeWarning
         )  # both packages together are a finding of their own
         try:
-            session.open("encoder").close()
+            engine = session.open("encoder")
+            try:
+                engine.run()  # a provider may load and have no code for the GPU that is here
+            finally:
+                engine.close()
         except DiverError as error:
             return Finding(subject, "broken", str(error), remedy)
-    return Finding(subject, "works", f"onnxruntime {version} opened a session")
+    return Finding(subject, "works", f"onnxruntime {version} ran a network")
 
 
 def _gpu() -> Iterator[tuple[Finding, Gpu | None]]:
     try:
         api = import_cuda()
     except DiverError as error:
-        yield _unusable("CUDA", error), None
+        remedy = "pip install cuda-bindings polygraphy, before 13 on JetPack 6"
+        yield _unusable("CUDA", error, remedy if JETSON_RELEASE.exists() else ...), None
         return
     (_, driver), (_, bindings) = api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()
     if 0 < driver // 1000 < bindings // 1000:  # the bindings' runtime then finds no device at all
@@ -159,7 +177,11 @@ def _tensorrt(backend: Backend, gpu: Gpu | None) -> tuple[Finding, Machine | Non
     try:
         module = import_tensorrt(backend)
     except DiverError as error:
-        return _unusable(subject, error), None
+        if JETSON_RELEASE.exists():  # where the packages of the index are not for its GPU
+            remedy = "use JetPack's own, see docs/jetson.md" if backend == "trt" else None
+            return _unusable(subject, error, remedy), None
+        # TensorRT-RTX builds engines anywhere; TensorRT is of no use without a GPU.
+        return _unusable(subject, error, None if backend == "trt" and gpu is None else ...), None
     try:
         module.Runtime(module.Logger(module.Logger.ERROR))
     except (
@@ -204,8 +226,16 @@ def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Findi
             yield Finding(subject, "works", f"batch {plan.batches}")
 
 
-def _unusable(subject: str, error: DiverError) -> Finding:
-    """Return the finding for a package that does not import: missing if it is not installed, else broken."""
+def _unusable(subject: str, error: DiverError, remedy: str | EllipsisType | None = ...) -> Finding:
+    """Return the finding for a package that does not import: missing if it is not installed, else broken.
+
+    Args:
+        subject: What was tried.
+        error: What came of it.
+        remedy: What to do where it is missing; by default, what the error says.
+    """
     if isinstance(error, MissingExtraError):
-        return Finding(subject, "missing", "not installed", error.command)
+        return Finding(
+            subject, "missing", "not installed", error.command if remedy is ... else remedy
+        )
     return Finding(subject, "broken", str(error))

@@ -35,12 +35,17 @@ class FileRecord:
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
-        if sys.version_info >= (3, 11):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+        return stream_sha256(file)
+
+
+def stream_sha256(file: BinaryIO) -> str:
+    """Return the SHA-256, in hex, of an open file from where it stands to its end."""
+    if sys.version_info >= (3, 11):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def temporary_of(path: Path) -> Path:

@@ -598,16 +598,16 @@ def decode(path: Path) -> object:
         return check_image(path)
 
 
-def linked_digits(folder: Path) -> Path:
+def copied_digits(folder: Path) -> Path:
     """Put the digits into a folder and return the manifest."""
     for network in digits().networks.values():
-        (folder / network.graph.name).symlink_to(digits().path.resolve() / network.graph.name)
+        shutil.copy(digits().path / network.graph.name, folder)
     (folder / "bundle.json").write_bytes((digits().path / "bundle.json").read_bytes())
     return folder / "bundle.json"
 
 
 def sidecars(folder: Path) -> list[Path]:
-    linked_digits(folder)
+    copied_digits(folder)
     return sorted(write_stand_in_plan(Bundle.open(folder), batch=2).folder.glob("*.json"))
 
 
@@ -892,7 +892,7 @@ KNOWN = (partial(read_images, options=ReadOptions(normalisation="imagenet")),)
 UNDONE = (undone,)
 
 TARGETS = (
-    Target("bundle.json", lambda folder: [linked_digits(folder)], in_json, (open_bundle,)),
+    Target("bundle.json", lambda folder: [copied_digits(folder)], in_json, (open_bundle,)),
     Target("sidecars", sidecars, in_json, (read_engines,)),
     Target("ONNX graph", graph, in_bytes, (walk_graph,)),
     Target("manifest", recovered, in_json, (inspect_recovered, read_images)),

@@ -108,7 +108,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("image_size", to=64), "encoder: reads image"),
         (change("learned_variance", to=1), "learned_variance: found 1, expected true or false"),
         (change("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
-        (change("scaling_factor", to=float("nan")), "scaling_factor: found NaN, expected a number"),
+        (change("scaling_factor", to=float("nan")), r"not valid JSON \(NaN is not a JSON number\)"),
         (
             change("noise_schedule", "kind", to="cosine"),
             "noise_schedule.kind: found 'cosine', expected one of linear, scaled_linear",
@@ -174,7 +174,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (change("precision", to="x" * 5000), "precision: found 'x{199}…, expected one of"),
         (
-            change("networks", "decoder", "graph", "name", to="x" * 5000),
+            change("networks", "decoder", "graph", "name", to="x" * 1000),
             "name: found 'x{199}…, expected a plain file name",
         ),
         (
@@ -199,14 +199,14 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
                 "networks",
                 "decoder",
                 "inputs",
-                to=[{"name": "a" * 5000, "dtype": "int64", "shape": [1]}],
+                to=[{"name": "a" * 1000, "dtype": "int64", "shape": [1]}],
             ),
             "decoder: reads a{200}…; by the rest",
         ),
         (change("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
         (
             change("class_names", to=["\u2028"] * 10),
-            "class_names: found .*expected a list of texts on one line each",
+            "class_names: found .*expected a list of texts on one line",
         ),
         (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
     ],
@@ -221,11 +221,11 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 
 
 def test_values_nested_as_deep_as_json_goes_are_one_line(tmp_path: Path) -> None:
-    """Just below the depth that reading refuses, saying what was found would need more of the stack."""
-    for depth in range(700, 1000):
+    """Around the depth at which the parser or the encoder of Python's own runs out of stack."""
+    for depth in range(700, 1000, 7):
         (tmp_path / "bundle.json").write_text(f'{{"schema": {"[" * depth}{"]" * depth}}}')
         with pytest.raises(
-            BundleError, match=r"bundle\.json: (schema: found|not valid JSON)"
+            BundleError, match=r"bundle\.json: values are nested too deeply, expected 32 levels at most"
         ) as caught:
             Bundle.open(tmp_path)
         assert len(str(caught.value)) < 1000

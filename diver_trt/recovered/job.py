@@ -212,6 +212,11 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: str) ->
         raise OutputError(
             f"{output}: overlaps the input {dataset.root}; choose a folder of its own for the recovered images"
         )
+    inside = bundle.path.resolve()
+    if inside == recovered or inside in recovered.parents:
+        raise OutputError(
+            f"{output}: lies in the bundle {bundle.path}; choose a folder of its own for the recovered images"
+        )
     require_torch(layout)
     image_path(layout, 0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
 

@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import MANIFEST, Bundle, NetworkName, run_size
+from diver_trt.bundle import MANIFEST, Bundle, Network, NetworkName, run_size
 from diver_trt.errors import (
     BundleError,
     DeviceMemoryError,
@@ -25,7 +26,7 @@ from diver_trt.errors import (
 )
 from diver_trt.runtime.engine import EngineName, copy_checked
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
-from diver_trt.tensors import TensorSpec
+from diver_trt.tensors import TensorSpec, describe_declared
 
 Device = Literal["cpu", "cuda"]
 
@@ -249,10 +250,23 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     graph = bundle.verified(network)
     with _reported(f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    declared = bundle.networks[network]
+    _check_declared(session, graph, bundle.networks[network])
+    if provider not in session.get_providers():
+        raise EngineError(
+            f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
+        )
+    return session
+
+
+def _check_declared(session: Any, graph: Path, network: Network) -> None:
+    """Compare what a graph declares of its inputs and outputs with what the manifest says.
+
+    Raises:
+        BundleError: If a name, a type or a shape differs.
+    """
     for direction, values, specs in (
-        ("reads", session.get_inputs(), declared.inputs),
-        ("writes", session.get_outputs(), declared.outputs),
+        ("reads", session.get_inputs(), network.inputs),
+        ("writes", session.get_outputs(), network.outputs),
     ):
         found, expected = [value.name for value in values], [spec.name for spec in specs]
         if sorted(found) != sorted(expected):
@@ -260,11 +274,20 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
             raise BundleError(
                 f"{graph}: {direction} {listed}, but {MANIFEST} says {', '.join(expected)}; export the model again"
             )
-    if provider not in session.get_providers():
-        raise EngineError(
-            f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
-        )
-    return session
+        declared = {value.name: (_dtype(value.type), value.shape) for value in values}
+        for spec in specs:
+            dtype, shape = declared[spec.name]
+            if not spec.agrees_with(dtype, shape):
+                raise BundleError(
+                    f"{graph}: {direction} {shown(describe_declared(spec.name, dtype, shape))}, but {MANIFEST} says {spec}; "
+                    "export the model again"
+                )
+
+
+def _dtype(kind: str) -> str:
+    """Return numpy's name of an ONNX Runtime type: `tensor(float16)` is `float16`."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 @contextmanager

@@ -6,13 +6,15 @@ shapes. They are engine memory; the CUDA context that the driver makes for the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diver_trt.bundle import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Sidecar
+
+MEGABYTE = 10**6
 
 Residency = Literal["resident", "phased"]
 RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
@@ -151,4 +153,17 @@ def parse_bytes(text: str) -> int:
 
 def format_bytes(size: int) -> str:
     """Return a size in MB, rounded up so that it is enough as a budget."""
-    return f"{-(-size // 10**6):,} MB"
+    return f"{-(-size // MEGABYTE):,} MB"
+
+
+def format_parts(sizes: Sequence[int]) -> list[str]:
+    """Return sizes in MB, rounded so that as printed they add up to `format_bytes` of their sum.
+
+    The largest remainders are rounded up, and the others down.
+    """
+    rounded = [size // MEGABYTE for size in sizes]
+    missing = -(-sum(sizes) // MEGABYTE) - sum(rounded)
+    by_remainder = sorted(range(len(sizes)), key=lambda i: sizes[i] % MEGABYTE, reverse=True)
+    for i in by_remainder[:missing]:
+        rounded[i] += 1
+    return [f"{size:,} MB" for size in rounded]
