@@ -228,9 +228,7 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """
     text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False) + "\n"
     where = str(path / MANIFEST)
-    _parse(
-        path, Document(parse_json(text.encode(), where, BundleError), where, BundleError, LIMITS)
-    )
+    _parse(path, Document(parse_json(text, where, BundleError), where, BundleError, LIMITS))
     (path / MANIFEST).write_text(text, encoding="utf-8")
 
 

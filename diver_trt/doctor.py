@@ -21,7 +21,14 @@ from diver_trt.errors import DiverError, MissingExtraError
 from diver_trt.runtime.backends.onnx import OnnxSession, import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import Gpu, find_gpu, import_cuda
 from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine
-from diver_trt.runtime.backends.tensorrt.sidecar import BACKENDS, Backend, Machine, Plan, read_plans
+from diver_trt.runtime.backends.tensorrt.sidecar import (
+    BACKENDS,
+    Backend,
+    Machine,
+    Plan,
+    StrayFoldersError,
+    read_plans,
+)
 
 State = Literal["works", "missing", "broken", "note"]
 
@@ -209,6 +216,9 @@ def _jetson() -> Iterator[Finding]:
 
 def _engines(bundle: Bundle, machines: dict[Backend, Machine]) -> Iterator[Finding]:
     for plan in read_plans(bundle):
+        if isinstance(plan, StrayFoldersError):
+            yield Finding("engines", "note", str(plan))
+            continue
         if not isinstance(plan, Plan):
             yield Finding("engines", "broken", str(plan), f"diver-trt build {bundle.path}")
             continue

@@ -101,9 +101,9 @@ class Document:
             raise error(
                 f"{where}: about {separators:,} values, expected at most {limits.separators:,}. Is it the right file?"
             )
-        return cls(
-            parse_json(data, where, error), where, error, limits, hashlib.sha256(data).hexdigest()
-        )
+        digest, text = hashlib.sha256(data).hexdigest(), _decoded(data, where, error)
+        del data  # a large manifest need not be in memory twice while it is parsed
+        return cls(parse_json(text, where, error), where, error, limits, digest)
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -240,11 +240,18 @@ class Document:
         return f"{self.where}: {key}" if self.where.endswith(".json") else f"{self.where}.{key}"
 
 
-def parse_json(data: bytes, where: str, error: type[DiverError]) -> Any:
-    """Return what a JSON text in UTF-8 holds.
+def _decoded(data: bytes, where: str, error: type[DiverError]) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise error(f"{where}: not valid JSON ({cause})") from cause
+
+
+def parse_json(text: str, where: str, error: type[DiverError]) -> Any:
+    """Return what a JSON text holds.
 
     Args:
-        data: The text.
+        text: The text.
         where: What errors call it.
         error: The class that is raised.
 
@@ -253,7 +260,7 @@ def parse_json(data: bytes, where: str, error: type[DiverError]) -> Any:
     """
     try:
         value = json.loads(
-            data.decode("utf-8-sig"),
+            text,
             object_pairs_hook=_object,
             parse_constant=_no_number,
             parse_float=_finite,

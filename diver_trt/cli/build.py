@@ -51,7 +51,7 @@ def build(
         io_bytes,
         resolve_target,
     )
-    from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
+    from diver_trt.runtime.backends.tensorrt.memory import format_sum, parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
 
     opened = Bundle.open(bundle)
@@ -102,10 +102,16 @@ def build(
             if sidecar.skipped_tactics
             else ""
         )
+        parts = (
+            memory.weights_bytes,
+            memory.persistent_bytes,
+            memory.activation_bytes,
+            memory.io_bytes,
+        )
+        _, (weights, persistent, scratch, io) = format_sum(parts)
         print(
-            f"  {sidecar.network:<12} weights {format_bytes(memory.weights_bytes):>9}"
-            f"   scratch {format_bytes(memory.activation_bytes):>9}"
-            f"   inputs and outputs {format_bytes(memory.io_bytes):>8}   {sidecar.build_seconds:.1f} s{skipped}"
+            f"  {sidecar.network:<12} weights {weights:>11}   persistent {persistent:>8}   scratch {scratch:>11}"
+            f"   inputs and outputs {io:>9}   {sidecar.build_seconds:.1f} s{skipped}"
         )
     print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
 

@@ -223,19 +223,18 @@ def _memory_facts(plan: Plan) -> dict[str, Any]:
 
 def _print_memory(name: str, facts: dict[str, Any]) -> None:
     """Print a plan's phases, a line each: the total, and what it is made of."""
-    from diver_trt.runtime.backends.tensorrt.memory import format_bytes, format_parts
+    from diver_trt.runtime.backends.tensorrt.memory import format_sum
 
     for residency in ("resident", "phased"):
-        print(f"{name}, {residency}: peak {format_bytes(facts[residency]['peak_bytes'])}")
+        peak, _ = format_sum([facts[residency]["peak_bytes"]])
+        print(f"{name}, {residency}: peak {peak}")
         for network, phase in facts[residency].items():
             if network != "peak_bytes":
-                sizes = format_parts([phase[f"{part}_bytes"] for part in _PARTS])
+                total, sizes = format_sum([phase[f"{part}_bytes"] for part in _PARTS])
                 parts = (
                     f"{part} {size}" for part, size in zip(_PARTS.values(), sizes, strict=True)
                 )
-                print(
-                    f"  {network:<12} {format_bytes(phase['total_bytes']):>9}  =  {'  +  '.join(parts)}"
-                )
+                print(f"  {network:<12} {total:>11}  =  {'  +  '.join(parts)}")
 
 
 _PARTS = {

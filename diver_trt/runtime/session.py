@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diver_trt.bundle import Bundle
@@ -36,7 +38,7 @@ def engine_names(engine: str, bundle: Bundle) -> list[EngineName]:
         EngineError: There is no such engine.
     """
     if engine == "auto":
-        built = {plan.backend for plan in read_plans(bundle) if isinstance(plan, Plan)}
+        built = {plan.backend for plan in _plans(bundle)}
         return [name for name in AUTO_ORDER if name in built or name.startswith("onnx")]
     if known := [name for name in ENGINES if name == engine]:
         return known
@@ -85,6 +87,15 @@ def balanced_batch(images: int | None) -> int:
     return math.ceil(images / math.ceil(images / DEFAULT_BATCH)) if images else DEFAULT_BATCH
 
 
+def _plans(bundle: Bundle) -> Iterator[Plan]:
+    """Yield the targets of a bundle that can be read, and warn of the others."""
+    for plan in read_plans(bundle):
+        if isinstance(plan, Plan):
+            yield plan
+        else:
+            warnings.warn(f"engines are passed over: {plan}", RuntimeWarning, stacklevel=1)
+
+
 def _open_tensorrt(
     backend: Backend,
     bundle: Bundle,
@@ -99,9 +110,7 @@ def _open_tensorrt(
 
     module, api = import_tensorrt(backend), import_cuda()
     machine = this_machine(backend, module, find_gpu(api))
-    plans = [
-        plan for plan in read_plans(bundle) if isinstance(plan, Plan) and plan.backend == backend
-    ]
+    plans = [plan for plan in _plans(bundle) if plan.backend == backend]
     if not plans:
         raise EngineError(
             f"{bundle.path}: has no engines for {backend}; build them with `diver-trt build {bundle.path} --backend {backend}`"

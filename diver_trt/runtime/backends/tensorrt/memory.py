@@ -15,6 +15,7 @@ from diver_trt.errors import DeviceMemoryError
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Sidecar
 
 MEGABYTE = 10**6
+TENTH = MEGABYTE // 10
 
 Residency = Literal["resident", "phased"]
 RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
@@ -156,14 +157,18 @@ def format_bytes(size: int) -> str:
     return f"{-(-size // MEGABYTE):,} MB"
 
 
-def format_parts(sizes: Sequence[int]) -> list[str]:
-    """Return sizes in MB, rounded so that as printed they add up to `format_bytes` of their sum.
+def format_sum(sizes: Sequence[int]) -> tuple[str, list[str]]:
+    """Return a sum of sizes, rounded up, and the sizes, in tenths of a MB that add up as they are printed.
 
-    The largest remainders are rounded up, and the others down.
+    Of the sizes, those with the largest remainders are rounded up and the others down.
     """
-    rounded = [size // MEGABYTE for size in sizes]
-    missing = -(-sum(sizes) // MEGABYTE) - sum(rounded)
-    by_remainder = sorted(range(len(sizes)), key=lambda i: sizes[i] % MEGABYTE, reverse=True)
-    for i in by_remainder[:missing]:
+    total = -(-sum(sizes) // TENTH)
+    rounded = [size // TENTH for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: sizes[i] % TENTH, reverse=True)
+    for i in by_remainder[: total - sum(rounded)]:
         rounded[i] += 1
-    return [f"{size:,} MB" for size in rounded]
+    return _tenths(total), [_tenths(size) for size in rounded]
+
+
+def _tenths(size: int) -> str:
+    return f"{size // 10:,}.{size % 10} MB"

@@ -341,6 +341,10 @@ def read_plan(folder: Path) -> Plan:
     return Plan(folder, sidecars)
 
 
+class StrayFoldersError(EngineError):
+    """Folders beside those of engines that hold none."""
+
+
 def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
     """Yield every target of a bundle, or the error that kept it from being read; last, one error for all folders that are not targets."""
     root = bundle.path / PLANS
@@ -366,7 +370,7 @@ def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
     if others:
         listed = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         found = f"{len(others)} folders hold" if len(others) > 1 else "one folder holds"
-        yield EngineError(
+        yield StrayFoldersError(
             f"{root}: {found} no engines ({shown(listed)}); remove what does not belong there"
         )
 
