@@ -25,13 +25,14 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 
 from diver_trt.contained_file import open_contained
+from diver_trt.declared_tensors import declared_tensors
 from diver_trt.documents import Document, Limits, parse_json
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
 from diver_trt.files import MAX_NAME_BYTES, FileRecord, stream_sha256
 from diver_trt.method.schedule import BETA_SCHEDULES, BetaSchedule, NoiseSchedule
 from diver_trt.method.step import StepLayout
-from diver_trt.tensors import DTYPES, TensorSpec
+from diver_trt.tensors import DTYPES, TensorSpec, describe_declared
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -166,7 +167,8 @@ class Bundle:
         """Return the path of a network's graph after hashing all its files, and making sure that it reads no others.
 
         Raises:
-            BundleError: A file has changed since the export, or the graph or a link would have another file read.
+            BundleError: If a file has changed since the export, the graph or a link would have another file read, or the graph declares
+                other inputs or outputs than the manifest.
         """
         network = self.networks[name]
         for record in network.files:
@@ -178,6 +180,7 @@ class Bundle:
                     "since the export. Restore it, or export the model again."
                 )
         _check_external_data(self.path, network)
+        _check_declared(self.path, network)
         return self.path / network.graph.name
 
 
@@ -264,12 +267,42 @@ def _check_external_data(folder: Path, network: Network) -> None:
     try:
         locations = external_locations(graph)
     except GraphError as cause:
-        raise BundleError(f"{graph}: is no ONNX graph ({cause}); export the model again") from cause
+        raise BundleError(
+            f"{graph}: is not an ONNX graph ({cause}); export the model again"
+        ) from cause
     for location in sorted(locations - {weights.name if weights else ""}):
         listed = f"only {weights.name}" if weights else "no such file"
         raise BundleError(
             f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again"
         )
+
+
+def _check_declared(folder: Path, network: Network) -> None:
+    """Refuse a graph that declares other names, types or shapes than the manifest.
+
+    Raises:
+        BundleError: If they differ.
+    """
+    graph = folder / network.graph.name
+    try:
+        declared = declared_tensors(graph)
+    except GraphError as cause:
+        raise BundleError(
+            f"{graph}: is not an ONNX graph ({cause}); export the model again"
+        ) from cause
+    for direction, found, specs in zip(
+        ("reads", "writes"), declared, (network.inputs, network.outputs), strict=True
+    ):
+        by_name = {name: (dtype, shape) for name, dtype, shape in found}
+        if not (
+            len(found) == len(by_name)
+            and by_name.keys() == {spec.name for spec in specs}
+            and all(spec.agrees_with(*by_name[spec.name]) for spec in specs)
+        ):
+            listed = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
+            raise BundleError(
+                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; export the model again"
+            )
 
 
 def _parse(path: Path, document: Document) -> Bundle:

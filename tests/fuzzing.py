@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diver_trt.bundle import Bundle, _check_external_data, default_bundle
+from diver_trt.bundle import Bundle, _check_declared, _check_external_data, default_bundle
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import load_class_map
 from diver_trt.distilled.convert import convert_tensors
@@ -50,6 +50,7 @@ from diver_trt.recovered.journal import JOURNAL, Journal
 from diver_trt.recovered.merge import merge_shards, read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
+from diver_trt.tensors import TensorSpec
 from tests.distilled import methods
 from tests.recovered import fake_run
 from tests.stand_in import MACHINE, write_stand_in_plan
@@ -543,10 +544,14 @@ def open_bundle(folder: Path) -> None:
 
 
 def walk_graph(folder: Path) -> None:
-    """Look for the files that a graph reads."""
+    """Look for the files that a graph reads, and for what it declares."""
     _check_external_data(
         folder,
         replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")),
+    )
+    tensors = tuple(TensorSpec(name, "float32", (16,)) for name in "xy")
+    _check_declared(
+        folder, replace(digits().networks["encoder"], inputs=tensors[:1], outputs=tensors[1:])
     )
 
 

@@ -250,7 +250,7 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     graph = bundle.verified(network)
     with _reported(f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    _check_declared(session, graph, bundle.networks[network])
+    _check_inferred(session, graph, bundle.networks[network])
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
@@ -258,8 +258,10 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     return session
 
 
-def _check_declared(session: Any, graph: Path, network: Network) -> None:
-    """Compare what a graph declares of its inputs and outputs with what the manifest says.
+def _check_inferred(session: Any, graph: Path, network: Network) -> None:
+    """Compare the inputs and outputs that ONNX Runtime finds in a graph with what the manifest says.
+
+    What the graph itself declares was compared before; this is what its nodes give.
 
     Raises:
         BundleError: If a name, a type or a shape differs.

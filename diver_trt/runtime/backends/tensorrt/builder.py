@@ -294,7 +294,7 @@ def compile_graph(
     started = time.monotonic()
     log = _compiler_log(module)
     parsed = _parse(module, log, path)
-    _check_declared(module, parsed[1], path, network)
+    _check_inferred(module, parsed[1], path, network)
     _fix_batch(parsed[1], network, profile)
     config = _configure(
         module,
@@ -389,8 +389,8 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
     return builder, definition, parser
 
 
-def _check_declared(module: Any, definition: Any, path: Path, network: Network) -> None:
-    """Compare the inputs and outputs of a parsed graph with those that the manifest says.
+def _check_inferred(module: Any, definition: Any, path: Path, network: Network) -> None:
+    """Compare the inputs and outputs of a parsed graph, whose shapes follow from its nodes, with those that the manifest says.
 
     Raises:
         BundleError: If a name, a type or a shape differs.
