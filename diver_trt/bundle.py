@@ -16,26 +16,35 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
-from diver_trt.documents import Document
+import numpy as np
+
+from diver_trt.contained_file import open_contained
+from diver_trt.declared_tensors import declared_tensors
+from diver_trt.documents import Document, Limits, parse_json
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
-from diver_trt.files import MAX_NAME_BYTES, FileRecord, file_sha256
+from diver_trt.files import MAX_NAME_BYTES, FileRecord, stream_sha256
 from diver_trt.method.schedule import BETA_SCHEDULES, NoiseSchedule
 from diver_trt.method.step import StepLayout
-from diver_trt.tensors import DTYPES, TensorSpec
+from diver_trt.tensors import DTYPES, TensorSpec, describe_declared
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+LIMITS = Limits(8 * 1024**2, 1000)
+"""Of `bundle.json`: 100,000 classes with names of 80 bytes. A text is a name, and no file system allows one of more than 255 bytes."""
 MAX_CLASSES = 100_000
 MAX_TIMESTEPS = 100_000
 MAX_SIDE = 4096
 MAX_WIDTH = 1 << 24
-"""What a manifest may ask for: Linux' own limit on a name, and far more classes, steps, pixels and modulations than any model has."""
+MIN_SIGNAL = 1e-15
+"""What a manifest may ask for: far more classes, steps, pixels and modulations than any model has, and a last abar far below any model's
+(cosine schedules reach 2e-9), of which a step's coefficients still fit float32."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -125,11 +134,11 @@ class Bundle:
         """
         path = Path(path)
         manifest = path / MANIFEST
-        if not manifest.is_file():
+        if not os.path.lexists(manifest):
             raise BundleError(
                 f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export MODEL {path}`"
             )
-        document = Document.read(manifest, BundleError)
+        document = Document.read(manifest, BundleError, LIMITS)
         schema = document.integer("schema", 1)
         if schema != SCHEMA:
             remedy = "update diver-trt" if schema > SCHEMA else "export the model again"
@@ -139,7 +148,7 @@ class Bundle:
         bundle = _parse(path, document)
         for network in bundle.networks.values():
             for record in network.files:
-                _check_size(path / record.name, record)
+                _open_checked(path, record).close()
         return bundle
 
     @property
@@ -158,24 +167,20 @@ class Bundle:
         """Return the path of a network's graph after hashing all its files, and making sure that it reads no others.
 
         Raises:
-            BundleError: A file has changed since the export, or the graph or a link would have another file read.
+            BundleError: If a file has changed since the export, the graph or a link would have another file read, or the graph declares
+                other inputs or outputs than the manifest.
         """
         network = self.networks[name]
-        if network.weights and not (self.path / network.weights.name).resolve().is_relative_to(
-            self.path.resolve()
-        ):
-            raise BundleError(
-                f"{self.path / network.weights.name}: is a link out of the bundle; copy what it points to"
-            )
         for record in network.files:
-            path = self.path / record.name
-            _check_size(path, record)
-            if (found := file_sha256(path)) != record.sha256:
+            with _open_checked(self.path, record) as file:
+                found = stream_sha256(file)
+            if found != record.sha256:
                 raise BundleError(
-                    f"{path}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed since the "
-                    "export. Restore it, or export the model again."
+                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed "
+                    "since the export. Restore it, or export the model again."
                 )
         _check_external_data(self.path, network)
+        _check_declared(self.path, network)
         return self.path / network.graph.name
 
 
@@ -215,9 +220,19 @@ def contract(
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write `bundle.json` into a bundle's directory; `manifest` holds every field but the schema."""
-    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False)
-    (path / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    """Write `bundle.json` into a bundle's directory.
+
+    Args:
+        path: The directory.
+        manifest: Every field but the schema.
+
+    Raises:
+        BundleError: If `Bundle.open` would refuse what is written.
+    """
+    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False) + "\n"
+    where = str(path / MANIFEST)
+    _parse(path, Document(parse_json(text, where, BundleError), where, BundleError, LIMITS))
+    (path / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def default_bundle() -> Path:
@@ -227,13 +242,23 @@ def default_bundle() -> Path:
     return installed if installed.is_dir() else package.parent / "engines" / "digits"
 
 
-def _check_size(path: Path, record: FileRecord) -> None:
-    if not path.is_file():
-        raise BundleError(f"{path}: missing; the bundle is incomplete, export the model again")
-    if (size := path.stat().st_size) != record.size_bytes:
+def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
+    """Open a file of the bundle that is there, a regular file inside the bundle, and of the right size."""
+    path = folder / record.name
+    try:
+        file = open_contained(path, folder, BundleError, "the bundle")
+    except FileNotFoundError as cause:
+        raise BundleError(
+            f"{path}: missing; the bundle is incomplete, export the model again"
+        ) from cause
+    except OSError as cause:
+        raise BundleError(f"{path}: cannot be read ({cause.strerror or cause})") from cause
+    if (size := os.fstat(file.fileno()).st_size) != record.size_bytes:
+        file.close()
         raise BundleError(
             f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again"
         )
+    return file
 
 
 def _check_external_data(folder: Path, network: Network) -> None:
@@ -242,12 +267,42 @@ def _check_external_data(folder: Path, network: Network) -> None:
     try:
         locations = external_locations(graph)
     except GraphError as cause:
-        raise BundleError(f"{graph}: is no ONNX graph ({cause}); export the model again") from cause
+        raise BundleError(
+            f"{graph}: is not an ONNX graph ({cause}); export the model again"
+        ) from cause
     for location in sorted(locations - {weights.name if weights else ""}):
         listed = f"only {weights.name}" if weights else "no such file"
         raise BundleError(
             f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again"
         )
+
+
+def _check_declared(folder: Path, network: Network) -> None:
+    """Refuse a graph that declares other names, types or shapes than the manifest.
+
+    Raises:
+        BundleError: If they differ.
+    """
+    graph = folder / network.graph.name
+    try:
+        declared = declared_tensors(graph)
+    except GraphError as cause:
+        raise BundleError(
+            f"{graph}: is not an ONNX graph ({cause}); export the model again"
+        ) from cause
+    for direction, found, specs in zip(
+        ("reads", "writes"), declared, (network.inputs, network.outputs), strict=True
+    ):
+        by_name = {name: (dtype, shape) for name, dtype, shape in found}
+        if not (
+            len(found) == len(by_name)
+            and by_name.keys() == {spec.name for spec in specs}
+            and all(spec.agrees_with(*by_name[spec.name]) for spec in specs)
+        ):
+            listed = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
+            raise BundleError(
+                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; export the model again"
+            )
 
 
 def _parse(path: Path, document: Document) -> Bundle:
@@ -281,7 +336,7 @@ def _parse(path: Path, document: Document) -> Bundle:
     model = document.document("model")
     bundle = Bundle(
         path=path,
-        sha256=file_sha256(path / MANIFEST),
+        sha256=document.file_sha256,
         model_id=model.text("id"),
         revision=model.optional("revision", model.text),
         weights_sha256=model.sha256("weights_sha256"),
@@ -297,7 +352,7 @@ def _parse(path: Path, document: Document) -> Bundle:
         learned_variance=document.flag("learned_variance"),
         timestep_frequencies=document.text("timestep_frequencies", ("dit", "diffusers")),
         networks=networks,
-        exported_with={key: str(value) for key, value in document.mapping("exported_with").items()},
+        exported_with=document.text_mapping("exported_with"),
     )
     _check_contract(bundle, networks_document)
     return bundle
@@ -336,12 +391,30 @@ def _parse_schedule(document: Document) -> NoiseSchedule:
             "beta_start",
             f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1",
         )
-    return NoiseSchedule(
+    schedule = NoiseSchedule(
         kind="linear" if kind == "linear" else "scaled_linear",
         beta_start=start,
         beta_end=end,
         train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS),
     )
+    _check_signal(schedule, document)
+    return schedule
+
+
+def _check_signal(schedule: NoiseSchedule, document: Document) -> None:
+    """Refuse betas after which some timestep adds no noise in float64, or leaves next to nothing of the image.
+
+    Raises:
+        BundleError: If the share of the image does not fall with every timestep, or falls below `MIN_SIGNAL`.
+    """
+    abar = schedule.alphas_cumprod()
+    falls = np.diff(abar, prepend=1.0) < 0
+    if not falls.all() or abar[-1] < MIN_SIGNAL:
+        raise document.fail(
+            "beta_start",
+            f"{schedule} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after the last, expected a share that falls with "
+            f"every timestep and does not end below {MIN_SIGNAL:g}",
+        )
 
 
 def _parse_listed_betas(document: Document) -> NoiseSchedule:
@@ -361,7 +434,7 @@ def _parse_network(document: Document, name: NetworkName) -> Network:
         weights=_parse_file(document.document("weights")) if "weights" in document else None,
         inputs=tuple(_parse_tensor(tensor) for tensor in document.documents("inputs")),
         outputs=tuple(_parse_tensor(tensor) for tensor in document.documents("outputs")),
-        parameters=document.integer("parameters"),
+        parameters=document.integer("parameters", 1),
     )
 
 

@@ -16,9 +16,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import DiverError, MissingExtraError
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.tensorrt import cuda
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan, StrayFoldersError, read_plans
 
-JETSON_RELEASE = Path("/etc/nv_tegra_release")
 SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")
 
 
@@ -38,7 +37,9 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
         yield from backend.load().probe(name, bundle)
     yield from _jetson()
     for plan in read_plans(bundle):
-        if not isinstance(plan, Plan):
+        if isinstance(plan, StrayFoldersError):
+            yield Finding("engines", "note", str(plan))
+        elif not isinstance(plan, Plan):
             yield Finding("engines", "broken", str(plan), f"diver-trt build {bundle.path}")
 
 
@@ -51,7 +52,9 @@ def _gpu() -> Iterator[Finding]:
     try:
         api = cuda.import_cuda()
     except MissingExtraError as error:
-        yield Finding("CUDA", "missing", "not installed", error.command)
+        jetson = "pip install cuda-bindings polygraphy, before 13 on JetPack 6"
+        remedy = jetson if cuda.on_jetson() else error.command
+        yield Finding("CUDA", "missing", "not installed", remedy)
         return
     except DiverError as error:
         yield Finding("CUDA", "broken", str(error))
@@ -76,9 +79,9 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _jetson() -> Iterator[Finding]:
-    if not JETSON_RELEASE.exists():
+    if not cuda.on_jetson():
         return
-    yield Finding("Jetson", "note", JETSON_RELEASE.read_text(errors="replace").splitlines()[0])
+    yield Finding("Jetson", "note", cuda.JETSON_RELEASE.read_text(errors="replace").splitlines()[0])
     in_environment = sys.prefix != sys.base_prefix
     hidden = in_environment and not any(Path(entry) == SYSTEM_PACKAGES for entry in sys.path)
     if hidden and (SYSTEM_PACKAGES / "tensorrt").exists():

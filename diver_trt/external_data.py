@@ -35,14 +35,14 @@ _MESSAGES: dict[str, dict[int, str]] = {
 }
 """Fields that lead to a tensor's external data, by message; `Entry` is onnx.proto's StringStringEntryProto."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _KEYS = (b"location", b"offset", b"length", b"checksum")
 
 Buffer = mmap.mmap | bytes
 
 
 class GraphError(ValueError):
-    """A file that is no ONNX graph, or one that not every reader would understand alike."""
+    """A file that is not an ONNX graph, or one that not every reader would understand alike."""
 
 
 def external_locations(path: Path) -> set[str]:
@@ -52,8 +52,8 @@ def external_locations(path: Path) -> set[str]:
         path: The `.onnx` file.
 
     Raises:
-        GraphError: It is no ONNX graph, or is ambiguous.
-        OSError: It cannot be read.
+        GraphError: If it is not an ONNX graph, or an ambiguous one.
+        OSError: If it cannot be read.
     """
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
@@ -71,9 +71,9 @@ def _entries(data: Buffer) -> Iterator[tuple[int, int]]:
             yield position, end
             continue
         inner = _MESSAGES[message]
-        for number, kind, first, last in _fields(data, position, end):
+        for number, kind, first, last in fields_of(data, position, end):
             if number in inner:
-                if kind != _BYTES:
+                if kind != BYTES:
                     raise GraphError(f"field {number} of a {message} is no message")
                 pending.append((inner[number], first, last))
 
@@ -81,8 +81,8 @@ def _entries(data: Buffer) -> Iterator[tuple[int, int]]:
 def _location(data: Buffer, position: int, end: int) -> str:
     """Return the file that an entry names, or "" if it says something else of the tensor."""
     said: dict[int, bytes] = {}
-    for number, kind, first, last in _fields(data, position, end):
-        if number not in (1, 2) or kind != _BYTES or number in said:
+    for number, kind, first, last in fields_of(data, position, end):
+        if number not in (1, 2) or kind != BYTES or number in said:
             raise GraphError("external data is described by more than one key and one value")
         said[number] = data[first:last]
     key, value = said.get(1, b""), said.get(2, b"")
@@ -97,18 +97,22 @@ def _location(data: Buffer, position: int, end: int) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-def _fields(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each field of a message: its number, its wire type, and where its value starts and ends."""
+def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each field of a message: its number, its wire type, and where its value starts and ends.
+
+    Raises:
+        GraphError: If the bytes are not a message.
+    """
     while position < end:
         tag, first = _varint(data, position, end)
         number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
+        if kind == VARINT:
             _, last = _varint(data, first, end)
-        elif kind == _BYTES:
+        elif kind == BYTES:
             size, first = _varint(data, first, end)
             last = first + size
-        elif kind in (_FIXED64, _FIXED32):
-            last = first + (8 if kind == _FIXED64 else 4)
+        elif kind in (FIXED64, FIXED32):
+            last = first + (8 if kind == FIXED64 else 4)
         else:
             raise GraphError(
                 f"byte {position} starts a field of wire type {kind}, which ONNX has none of"

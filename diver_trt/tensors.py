@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +41,31 @@ class TensorSpec:
         """Return zeros of this type with every dynamic axis set to `size`."""
         return np.zeros(self.concrete(size), dtype=self.dtype)
 
+    def agrees_with(self, dtype: str, shape: Sequence[Dim | None], size: int | None = None) -> bool:
+        """Return whether a graph or an engine that declares this type and shape can be what is described here.
+
+        Args:
+            dtype: Its element type.
+            shape: Its sizes; a text, None or -1 is a size that it leaves open.
+            size: Size of the dynamic axis that it may be fixed to; None means that it must leave that axis open.
+        """
+        if dtype != self.dtype or len(shape) != len(self.shape):
+            return False
+        return all(
+            not isinstance(found, int)
+            or found == -1
+            or found == (size if isinstance(expected, str) else expected)
+            for found, expected in zip(shape, self.shape, strict=True)
+        )
+
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(str(dim) for dim in self.shape)}]"
+
+
+def describe_declared(name: str, dtype: str, shape: Sequence[Dim | None]) -> str:
+    """Return what a graph or an engine declares of a tensor, as `TensorSpec` is printed: `image: float32[?, 3, 32, 32]`."""
+    sizes = ("?" if dim is None or dim == -1 else str(dim) for dim in shape)
+    return f"{name}: {dtype}[{', '.join(sizes)}]"
 
 
 def describe(array: NDArray[np.generic]) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,15 +115,26 @@ def random_bundle(export_to: Callable[..., Bundle], random_pipeline: Path) -> Bu
     return export_to(random_pipeline)
 
 
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory, digits: Bundle) -> Path:
+    """A copy of the digits bundle's graphs, for bundles of a test's own to have as hard links: a symlink out of a bundle is refused."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for network in digits.networks.values():
+        shutil.copy(digits.path / network.graph.name, folder)
+    return folder
+
+
 @pytest.fixture
-def edited(tmp_path: Path, digits: Bundle) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """Copy the digits bundle's manifest and link its networks, with one change made to the manifest."""
+def edited(
+    tmp_path: Path, digits: Bundle, graphs: Path
+) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """Link the digits bundle's networks, and copy its manifest with one change."""
 
     def edit(change: Callable[[dict[str, Any]], None]) -> Path:
         folder = tmp_path / "edited"
         folder.mkdir()
         for network in digits.networks.values():
-            (folder / network.graph.name).symlink_to(digits.path.resolve() / network.graph.name)
+            (folder / network.graph.name).hardlink_to(graphs / network.graph.name)
         manifest = json.loads((digits.path / "bundle.json").read_text())
         change(manifest)
         (folder / "bundle.json").write_text(json.dumps(manifest))

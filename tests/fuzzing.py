@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diver_trt.bundle import Bundle, _check_external_data, default_bundle
+from diver_trt.bundle import Bundle, _check_declared, _check_external_data, default_bundle
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import load_class_map
 from diver_trt.distilled.convert import convert_tensors
@@ -51,6 +51,7 @@ from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.shards import read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
+from diver_trt.tensors import TensorSpec
 from tests.distilled import methods
 from tests.recovered import fake_run
 from tests.stand_in import MACHINE, write_stand_in_plan
@@ -544,10 +545,14 @@ def open_bundle(folder: Path) -> None:
 
 
 def walk_graph(folder: Path) -> None:
-    """Look for the files that a graph reads."""
+    """Look for the files that a graph reads, and for what it declares."""
     _check_external_data(
         folder,
         replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")),
+    )
+    tensors = tuple(TensorSpec(name, "float32", (16,)) for name in "xy")
+    _check_declared(
+        folder, replace(digits().networks["encoder"], inputs=tensors[:1], outputs=tensors[1:])
     )
 
 
@@ -599,16 +604,16 @@ def decode(path: Path) -> object:
         return check_image(path)
 
 
-def linked_digits(folder: Path) -> Path:
+def copied_digits(folder: Path) -> Path:
     """Put the digits into a folder and return the manifest."""
     for network in digits().networks.values():
-        (folder / network.graph.name).symlink_to(digits().path.resolve() / network.graph.name)
+        shutil.copy(digits().path / network.graph.name, folder)
     (folder / "bundle.json").write_bytes((digits().path / "bundle.json").read_bytes())
     return folder / "bundle.json"
 
 
 def sidecars(folder: Path) -> list[Path]:
-    linked_digits(folder)
+    copied_digits(folder)
     return sorted(write_stand_in_plan(Bundle.open(folder), batch=2).folder.glob("*.json"))
 
 
@@ -903,7 +908,7 @@ KNOWN = (partial(read_images, options=ReadOptions(normalisation="imagenet")),)
 UNDONE = (undone,)
 
 TARGETS = (
-    Target("bundle.json", lambda folder: [linked_digits(folder)], in_json, (open_bundle,)),
+    Target("bundle.json", lambda folder: [copied_digits(folder)], in_json, (open_bundle,)),
     Target("sidecars", sidecars, in_json, (read_engines,)),
     Target("ONNX graph", graph, in_bytes, (walk_graph,)),
     Target("manifest", recovered, in_json, (inspect_recovered, read_images)),

@@ -204,6 +204,9 @@ class StandInCuda:
         return Error.cudaSuccess, self.limit_bytes - sum(self.device.values()), self.limit_bytes
 
 
+DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
+
+
 class Log:
     class Severity(enum.IntEnum):
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -257,9 +260,7 @@ class StandInContext:
             self._array(addresses[value.name], result.shape, value.type)[:] = result
 
     def _array(self, address: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
-        dtype = np.dtype(
-            {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(int64)": "i8"}[kind]
-        )
+        dtype = np.dtype(DTYPES[kind])
         size = int(np.prod(shape)) * dtype.itemsize
         assert self.cuda._inside(address, size), (
             "TensorRT was given memory that is freed or too small"
@@ -277,6 +278,16 @@ class StandInEngine:
 
     def get_tensor_mode(self, name: str) -> str:
         return "in" if name in [value.name for value in self.session.get_inputs()] else "out"
+
+    def _declared(self, name: str) -> Any:
+        values = [*self.session.get_inputs(), *self.session.get_outputs()]
+        return next(value for value in values if value.name == name)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(dim if isinstance(dim, int) else -1 for dim in self._declared(name).shape)
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return DTYPES[self._declared(name).type]
 
     def create_execution_context(self, strategy: str) -> StandInContext:
         assert strategy == "user managed"
@@ -298,6 +309,7 @@ def stand_in_tensorrt(cuda: StandInCuda) -> Any:
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=deserialize),
         ILogger=Log,
         Logger=Log,
+        **{name: name for name in ("float32", "float16", "int64", "int32", "bool")},
         TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
     )

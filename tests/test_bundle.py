@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import NETWORKS, Bundle, write_manifest
 from diver_trt.errors import BundleError
+from diver_trt.method.schedule import step_table
+from diver_trt.recipe import Recipe
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 
@@ -108,7 +113,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("image_size", to=64), "encoder: reads image"),
         (change("learned_variance", to=1), "learned_variance: found 1, expected true or false"),
         (change("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
-        (change("scaling_factor", to=float("nan")), "scaling_factor: found NaN, expected a number"),
+        (change("scaling_factor", to=float("nan")), r"not valid JSON \(NaN is not a JSON number\)"),
         (
             change("noise_schedule", "kind", to="cosine"),
             "noise_schedule.kind: found 'cosine', expected one of linear, scaled_linear",
@@ -174,7 +179,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (change("precision", to="x" * 5000), "precision: found 'x{199}…, expected one of"),
         (
-            change("networks", "decoder", "graph", "name", to="x" * 5000),
+            change("networks", "decoder", "graph", "name", to="x" * 1000),
             "name: found 'x{199}…, expected a plain file name",
         ),
         (
@@ -199,14 +204,35 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
                 "networks",
                 "decoder",
                 "inputs",
-                to=[{"name": "a" * 5000, "dtype": "int64", "shape": [1]}],
+                to=[{"name": "a" * 1000, "dtype": "int64", "shape": [1]}],
             ),
             "decoder: reads a{200}…; by the rest",
+        ),
+        (
+            change("model", "id", to="x" * 5_000_000),
+            "model.id: found .*expected a text on one line, of at most 1,000 characters",
+        ),
+        (
+            change("model", "licence", to="x" * 1001),
+            "model.licence: found .*expected a text on one",
+        ),
+        (
+            change("class_names", to=["x" * 1001] * 10),
+            "class_names: found .*expected a list of texts on one line, of at most 1,000 characters",
+        ),
+        (
+            change("exported_with", to={"x" * 1001: "1"}),
+            "exported_with: found .*expected an object of texts on one line",
+        ),
+        (change("exported_with", to={"torch": [[]]}), "exported_with: found .*expected an object"),
+        (
+            change("networks", "decoder", "parameters", to=0),
+            "decoder.parameters: found 0, expected a whole number, 1 or more",
         ),
         (change("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
         (
             change("class_names", to=["\u2028"] * 10),
-            "class_names: found .*expected a list of texts on one line each",
+            "class_names: found .*expected a list of texts on one line",
         ),
         (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
     ],
@@ -221,11 +247,12 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 
 
 def test_values_nested_as_deep_as_json_goes_are_one_line(tmp_path: Path) -> None:
-    """Just below the depth that reading refuses, saying what was found would need more of the stack."""
-    for depth in range(700, 1000):
+    """Around the depth at which the parser or the encoder of Python's own runs out of stack."""
+    for depth in range(700, 1000, 7):
         (tmp_path / "bundle.json").write_text(f'{{"schema": {"[" * depth}{"]" * depth}}}')
         with pytest.raises(
-            BundleError, match=r"bundle\.json: (schema: found|not valid JSON)"
+            BundleError,
+            match=r"bundle\.json: values are nested too deeply, expected 32 levels at most",
         ) as caught:
             Bundle.open(tmp_path)
         assert len(str(caught.value)) < 1000
@@ -236,3 +263,113 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, text: str) -> N
     (tmp_path / "bundle.json").write_text(text)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "timesteps"),
+    [
+        (1e-320, 0.02, 1000),
+        (1e-320, 1e-320, 2),
+        (1e-17, 0.02, 1000),
+        (0.9999999, 0.9999999, 1000),
+        (1e-4, 0.9999999, 1000),
+        (1e-4, 0.02, 100_000),
+        (1 - 2**-53, 1 - 2**-53, 2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear"])
+def test_betas_that_leave_nothing_to_compute_with_are_refused(
+    edited: Edit, kind: str, start: float, end: float, timesteps: int
+) -> None:
+    folder = edited(
+        change(
+            "noise_schedule",
+            to={"kind": kind, "beta_start": start, "beta_end": end, "train_timesteps": timesteps},
+        )
+    )
+    with pytest.raises(BundleError, match=r"beta_start: .* expected a share that falls with every"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "timesteps"),
+    [
+        (1e-4, 0.02, 1000),
+        (8.5e-4, 0.012, 1000),
+        (1e-15, 1e-15, 50),
+        (1e-4, 0.5, 100),
+        (0.4, 0.5, 50),
+    ],
+)
+@pytest.mark.parametrize("sigma", ["learned", "posterior", "marginal"])
+def test_betas_that_are_read_give_a_table_of_numbers(
+    edited: Edit, start: float, end: float, timesteps: int, sigma: Any
+) -> None:
+    """No division by zero and no logarithm of it: warnings are errors here."""
+    schedule = {"kind": "linear", "beta_start": start, "beta_end": end}
+    bundle = Bundle.open(
+        edited(change("noise_schedule", to={**schedule, "train_timesteps": timesteps}))
+    )
+    table = step_table(bundle.noise_schedule, Recipe(sigma=sigma), bundle.layout)
+    assert np.isfinite(table.astype(np.float32)).all()
+
+
+def link_out(path: Path) -> str:
+    path.rename(path.parent.parent / "real")
+    path.symlink_to("../real")
+    return r"is a link out of (the bundle|its folder); copy what it points to into its place"
+
+
+def device(path: Path) -> str:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    return "is a link out of"
+
+
+def fifo(path: Path) -> str:
+    path.unlink()
+    os.mkfifo(path)
+    return "is a FIFO, expected a regular file"
+
+
+def loop(path: Path) -> str:
+    path.unlink()
+    path.symlink_to(path.name)
+    return "Too many levels of symbolic links"
+
+
+@pytest.mark.parametrize("make", [link_out, device, fifo, loop])
+@pytest.mark.parametrize("name", ["bundle.json", "encoder.onnx", "denoiser.onnx"])
+def test_every_file_of_a_bundle_is_a_regular_file_inside_it(
+    edited: Edit, name: str, make: Callable[[Path], str]
+) -> None:
+    folder = edited(lambda manifest: None)
+    whole = Bundle.open(folder)
+    message = make(folder / name)
+    with pytest.raises(BundleError, match=rf"edited/{name}: .*{message}"):
+        Bundle.open(folder)
+    if name != "bundle.json":
+        with pytest.raises(BundleError, match=message):
+            whole.verified(name.removesuffix(".onnx"))  # type: ignore[arg-type]
+
+
+def test_a_bundle_that_is_itself_a_link_is_read(digits: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(digits.path.resolve())
+    assert Bundle.open(tmp_path / "link").sha256 == digits.sha256
+    assert Bundle.open(tmp_path / "link").verified("encoder").is_file()
+
+
+def test_a_byte_order_mark_and_line_ends_mean_nothing(digits: Bundle, edited: Edit) -> None:
+    folder = edited(lambda manifest: None)
+    text = (digits.path / "bundle.json").read_bytes().replace(b"\n", b"\r\n")
+    (folder / "bundle.json").write_bytes(b"\xef\xbb\xbf" + text)
+    assert Bundle.open(folder).noise_schedule == digits.noise_schedule
+
+
+def test_nothing_is_written_that_could_not_be_read_again(digits: Bundle, tmp_path: Path) -> None:
+    manifest = json.loads((digits.path / "bundle.json").read_text())
+    del manifest["schema"]
+    manifest["class_names"] = ["x" * 5000] * 10
+    with pytest.raises(BundleError, match="class_names: found"):
+        write_manifest(tmp_path, manifest)
+    assert not list(tmp_path.iterdir())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.cli import app
 from diver_trt.files import file_sha256
 from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
@@ -409,6 +411,95 @@ def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
     assert "is not the engine that was built" in fails(run("inspect", folder))
 
 
+def damage(path: Path) -> None:
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (Path.unlink, "missing (No such file or directory); build the engines again"),
+        (damage, "is not the engine that was built (its SHA-256 differs from its sidecar's)"),
+    ],
+)
+def test_inspect_of_a_bundle_finds_engines_that_are_missing_or_changed(
+    compiled: Path, spoil: Callable[[Path], None], problem: str
+) -> None:
+    assert json.loads(run("inspect", compiled, "--json").stdout)["damaged_engines"] == []
+    spoil(compiled / "plans" / "rtx-1.7.1.116-sm86-b2" / "denoiser.engine")
+    shown = run("inspect", compiled)
+    assert f"rtx-1.7.1.116-sm86-b2/denoiser.engine: {problem}" in fails(shown)
+    assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown.stdout
+    as_json = run("inspect", compiled, "--json")
+    assert as_json.exit_code == 1
+    (found,) = json.loads(as_json.stdout)["damaged_engines"]
+    assert problem in found
+
+
+def test_a_memory_table_adds_up_and_nothing_is_printed_as_python(compiled: Path) -> None:
+    shown = run("inspect", compiled).stdout
+    rows = re.findall(r"^  \w+ +([\d,.]+) MB  =  (.*)$", shown, re.MULTILINE)
+    assert len(rows) == 2 * 2 * 4
+    for total, parts in rows:
+        figures = re.findall(r"(weights|persistent|scratch|inputs and outputs) ([\d,.]+) MB", parts)
+        assert [name for name, _ in figures] == _PARTS
+        assert sum(Decimal(figure) for _, figure in figures) == Decimal(total)
+    for peak in re.findall(r"peak ([\d.]+) MB", shown):
+        assert any(total == peak for total, _ in rows)
+
+
+_PARTS = ["weights", "persistent", "scratch", "inputs and outputs"]
+
+
+@pytest.mark.parametrize("kind", ["bundle", "distilled", "recovered", "engines"])
+def test_inspect_prints_words_and_not_pythons_values(
+    compiled: Path, few: Path, tmp_path: Path, kind: str
+) -> None:
+    manifest = json.loads((compiled / "bundle.json").read_text())
+    manifest["model"]["licence"] = None
+    (compiled / "bundle.json").write_text(json.dumps(manifest))
+    if kind == "recovered":
+        run("recover", few, tmp_path / "out", *QUICK, "--no-inheritance")
+    paths = {
+        "bundle": compiled,
+        "distilled": few,
+        "recovered": tmp_path / "out",
+        "engines": compiled / "plans" / "rtx-1.7.1.116-sm86-b2",
+    }
+    result = run("inspect", paths[kind])
+    assert result.exit_code == 0, result.output
+    assert not re.search(r"None|\{\}|\[\]|: *$", result.stdout)
+    if kind == "bundle":
+        assert "licence               not stated\n" in result.stdout
+    if kind == "recovered":
+        assert re.search(r"^  inherit step +none$", result.stdout, re.MULTILINE)
+
+
+def test_an_output_inside_the_bundle_is_refused(few: Path, edited: Callable[..., Path]) -> None:
+    folder = edited(lambda manifest: None)
+    for output in (folder, folder / "out", folder / "plans" / "deeper"):
+        assert "edited" in fails(run("recover", few, output, "--bundle", folder, *QUICK))
+    assert "overlaps the bundle" in fails(
+        run("recover", few, folder / "out", "--bundle", folder, *QUICK)
+    )
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["bundle.json", *(f"{name}.onnx" for name in NETWORKS)]
+    )
+
+
+def test_a_text_of_the_bundle_does_not_widen_the_contact_sheet(
+    few: Path, tmp_path: Path, edited: Callable[..., Path]
+) -> None:
+    def long(manifest: dict[str, Any]) -> None:
+        manifest["model"]["id"] = "x" * 1000
+        manifest["class_names"] = ["y" * 1000] * 10
+
+    result = run("recover", few, tmp_path / "out", "--bundle", edited(long), *QUICK)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width <= 2032
+
+
 def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
     assert "has no engines to plan for" in fails(
         run("inspect", digits.path, "--memory-budget", "2GB")
@@ -446,10 +537,34 @@ def test_build_says_what_it_would_do_and_does_it(
     assert read_plan(Path(would["would_write"])).distrusted() is not None
 
 
+@pytest.mark.parametrize("capability", ["86", "8.6", "sm86", "sm_86", "SM86"])
+def test_a_compute_capability_is_read_as_people_write_it(
+    edited: Callable[..., Path], capability: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    folder = edited(lambda manifest: None)
+    would = json.loads(
+        run("build", folder, "--sm", capability, "--sm", "12.0", "--dry-run", "--json").stdout
+    )
+    assert would["targets"] == ["sm86", "sm120"]
+
+
 def test_build_refuses_what_it_cannot_do(edited: Callable[..., Path]) -> None:
     pytest.importorskip("tensorrt_rtx")
     folder = edited(lambda manifest: None)
-    assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", "90"))
+    for capability in ("90", "9.0", "sm90"):
+        assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", capability))
+    for capability in ("8,6", "ampere", "8.66", "8", "", "-86", "٨٦", "86.0"):
+        assert run("build", folder, f"--sm={capability}").exit_code == 2
+    for capability in ("75", "7.5"):
+        for options in ((), ("--dry-run",), ("--sm", "8.6")):
+            told = fails(run("build", folder, "--sm", capability, *options))
+            assert (
+                "is an fp32 bundle, and TensorRT-RTX has no float32 matrix products for sm75"
+                in told
+            )
+            assert "diver-trt export MODEL BUNDLE --precision fp16" in told
+            assert "GEMM" not in told
     assert "expected one size such as 8" in fails(run("build", folder, "--batch", "some"))
     assert "expected a size such as 512MB" in fails(run("build", folder, "--workspace", "some"))
     assert run("build", folder, "--backend", "openvino").exit_code == 2

@@ -57,7 +57,8 @@ def test_a_machine_with_a_cpu_only_is_usable(
     monkeypatch.setattr(cuda_module, "import_cuda", missing)
     found = findings(digits)
     assert found["ONNX Runtime, CPU"].state == "works"
-    assert found["ONNX Runtime, CUDA"].remedy == "pip install 'diver-trt[gpu]'"
+    assert found["ONNX Runtime, CUDA"].remedy is None
+    assert found["TensorRT"].remedy is None
     assert found["CUDA"].remedy == "pip install 'diver-trt[rtx]'"
     assert usable(list(found.values()))
 
@@ -117,6 +118,65 @@ def test_a_damaged_sidecar_is_a_finding(bundle: Bundle, gpu: StandInCuda) -> Non
     assert findings(bundle)["engines"].state == "broken"
 
 
+def test_folders_that_are_not_targets_are_one_note(bundle: Bundle) -> None:
+    for number in range(10):
+        (bundle.path / "plans" / f"{number:05}").mkdir(parents=True)
+    finding = findings(bundle)["engines"]
+    assert (finding.state, finding.remedy) == ("note", None)
+    assert "10 folders hold no engines" in finding.detail
+
+
+def test_beside_the_cpu_package_the_gpu_one_is_never_advised(
+    digits: Bundle, gpu: StandInCuda
+) -> None:
+    finding = findings(digits)["ONNX Runtime, CUDA"]
+    assert finding.state == "missing"
+    assert finding.remedy == (
+        "pip uninstall -y onnxruntime, then install onnxruntime-gpu in its place"
+    )
+    gpu.no_driver = True
+    finding = findings(digits)["ONNX Runtime, CUDA"]
+    assert finding.remedy is None
+    assert "no NVIDIA GPU was found" in finding.detail
+
+
+def test_on_a_jetson_nothing_is_advised_that_does_not_run_there(
+    digits: Bundle, gpu: StandInCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nv_tegra_release").write_text("# R39 (release), REVISION: 2.0\n")
+    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", tmp_path / "nv_tegra_release")
+    found = findings(digits)
+    assert found["ONNX Runtime, CUDA"].remedy == "diver-trt build BUNDLE --backend trt"
+    assert found["TensorRT"].remedy == "use JetPack's own, see docs/jetson.md"
+    assert not any("diver-trt[" in (finding.remedy or "") for finding in found.values())
+
+
+@pytest.mark.parametrize("no_driver", [True, False])
+def test_both_packages_are_reduced_to_the_one_that_serves(
+    digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch, no_driver: bool
+) -> None:
+    gpu.no_driver = no_driver
+    monkeypatch.setattr(
+        onnx_engine, "_installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"]
+    )
+    finding = findings(digits)["ONNX Runtime packages"]
+    assert "[gpu]" not in finding.detail + str(finding.remedy)
+    assert str(finding.remedy).endswith("no NVIDIA GPU here") == no_driver
+
+
+def test_a_network_that_opens_and_does_not_run_is_broken(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with CUDA code for other GPUs than the one that is here."""
+
+    def fails(engine: object) -> None:
+        raise EngineError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(onnx_engine.OnnxEngine, "run", fails)
+    finding = findings(digits)["ONNX Runtime, CPU"]
+    assert (finding.state, "no kernel image" in finding.detail) == ("broken", True)
+
+
 def test_a_driver_older_than_the_bindings_is_found(
     digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +208,7 @@ def test_a_jetson_environment_that_hides_tensorrt_is_found(
     release = tmp_path / "nv_tegra_release"
     release.write_text("# R36 (release), REVISION: 4.3\n")
     (tmp_path / "dist-packages" / "tensorrt").mkdir(parents=True)
-    monkeypatch.setattr(doctor, "JETSON_RELEASE", release)
+    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", release)
     monkeypatch.setattr(doctor, "SYSTEM_PACKAGES", tmp_path / "dist-packages")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     finding = findings(digits)["JetPack's TensorRT"]
@@ -162,4 +222,4 @@ def test_the_command_prints_every_finding_and_its_remedy() -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
     assert "works    ONNX Runtime, CPU: onnxruntime" in result.stdout
-    assert "-> pip install 'diver-trt[gpu]'" in result.stdout
+    assert "[gpu]" not in result.stdout

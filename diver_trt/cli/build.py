@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,9 @@ def build(
         ),
     ] = "rtx",
     sm: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
-            help="Compute capability to compile for, such as 86; repeatable.  [default: the GPU here, else 80 and up]",
+            help="Compute capability to compile for, such as 8.6 or 86; repeatable.  [default: the GPU here, else 8.0 and up]",
             show_default=False,
         ),
     ] = None,
@@ -42,15 +43,22 @@ def build(
 ) -> None:
     """Compile a bundle to TensorRT engines, with a sidecar each that says where they run and what memory they want."""
     chosen = choice("--backend", backend, ("rtx", "trt"))
+    sms = [_parse_capability(text) for text in sm or []]
     from diver_trt.bundle import NETWORKS, Bundle
-    from diver_trt.runtime.backends.tensorrt.builder import build_plan, io_bytes, resolve_target
-    from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
+    from diver_trt.runtime.backends.tensorrt.builder import (
+        build_plan,
+        check_target,
+        io_bytes,
+        resolve_target,
+    )
+    from diver_trt.runtime.backends.tensorrt.memory import format_sum, parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
 
     opened = Bundle.open(bundle)
     target = resolve_target(
-        chosen, sm or [], Profile.parse(batch), parse_bytes(workspace) if workspace else None
+        chosen, sms, Profile.parse(batch), parse_bytes(workspace) if workspace else None
     )
+    check_target(opened, target)
     folder = target.folder(opened)
     if dry_run:
         width = 2 if opened.precision == "fp16" else 4
@@ -69,7 +77,7 @@ def build(
         }
         print_json(**facts) if as_json else print_facts(facts)
         say(
-            "activations come on top: only the compiler knows them, and writes them into the sidecars"
+            "scratch memory comes on top: only the compiler knows it, and reports it in the sidecars"
         )
         return
     built = []
@@ -94,9 +102,25 @@ def build(
             if sidecar.skipped_tactics
             else ""
         )
+        parts = (
+            memory.weights_bytes,
+            memory.persistent_bytes,
+            memory.activation_bytes,
+            memory.io_bytes,
+        )
+        _, (weights, persistent, scratch, io) = format_sum(parts)
         print(
-            f"  {sidecar.network:<12} weights {format_bytes(memory.weights_bytes):>9}"
-            f"   activations {format_bytes(memory.activation_bytes):>9}"
-            f"   in and out {format_bytes(memory.io_bytes):>8}   {sidecar.build_seconds:.1f} s{skipped}"
+            f"  {sidecar.network:<12} weights {weights:>11}   persistent {persistent:>8}   scratch {scratch:>11}"
+            f"   inputs and outputs {io:>9}   {sidecar.build_seconds:.1f} s{skipped}"
         )
     print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
+
+
+def _parse_capability(text: str) -> int:
+    """Return a compute capability times ten, as its engines are named: 86 for `86`, `8.6`, `sm86` or `sm_86`."""
+    match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise typer.BadParameter(
+            f"--sm is {text!r}; expected a compute capability such as 8.6 or 86"
+        )
+    return int(match[1] + match[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +120,7 @@ def compare(
     )
     from diver_trt.comparison.runs import steps_in
     from diver_trt.comparison.verdict import compare_lineup
-    from diver_trt.files import reported
+    from diver_trt.files import reported, writing
 
     import_image_metrics()  # a missing package is better found before the work than after it
     import_onnx()
@@ -172,8 +173,8 @@ def compare(
             _print_comparison(comparison)
         print(f"{'passed' if result.passed else 'failed'}: {result.headline}")
     if report:
-        with reported(report):
-            report.write_text(render(result), encoding="utf-8")
+        with reported(report), writing(report) as file:
+            file.write(render(result).encode())
         if not as_json:
             print(f"wrote {report}; open it in a browser")
     if not result.passed:
@@ -203,10 +204,23 @@ def _load_reference_model(
 
 
 def _check_report(path: Path) -> None:
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; expected the name of an HTML file")
+    """Refuse a place for the report that cannot be written or holds something else, before any work.
+
+    Raises:
+        OutputError: If it is in no folder, or is there already and not a report of ours.
+    """
+    from diver_trt.comparison.report import is_report
+
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder; make it first")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; expected the name of an HTML file")
+    if os.path.lexists(path) and not is_report(path):
+        raise OutputError(
+            f"{path}: is there already and is not a report of diver-trt compare; choose another name, or remove it"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path.parent}: must not be written; choose another folder")
 
 
 def _print_comparison(comparison: Comparison) -> None:

@@ -112,6 +112,8 @@ def print_facts(facts: dict[str, Any], indent: str = "") -> None:
 
 
 def _shown(value: object) -> str:
+    if value is None or value in ([], {}, ""):
+        return "none"
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

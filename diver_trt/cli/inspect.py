@@ -82,9 +82,12 @@ def inspect(
         facts = _inspect_distilled(dataset, opened, contact_sheet)
     if as_json:
         print_json(**facts)
+        _end_if_damaged(facts.get("damaged_engines", []))
         return
     engines = {folder.name: facts.pop("memory")} if "memory" in facts else facts.pop("engines", {})
-    chosen = facts.pop("chosen", None)
+    chosen, damaged = facts.pop("chosen", None), facts.pop("damaged_engines", [])
+    if "licence" in facts:
+        facts["licence"] = facts["licence"] or "not stated"
     print_facts(facts)
     for name, memory in engines.items():
         _print_memory(name, memory)
@@ -92,6 +95,15 @@ def inspect(
         print(
             f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks {chosen['residency']}"
         )
+    _end_if_damaged(damaged)
+
+
+def _end_if_damaged(damaged: list[str]) -> None:
+    """Report engines that are missing or changed, and end with an error if there are any."""
+    for problem in damaged:
+        say(f"error: {problem}")
+    if damaged:
+        raise typer.Exit(1)
 
 
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
@@ -107,6 +119,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     plans = [plan for plan in found if isinstance(plan, Plan)]
     if found:
         facts["engines"] = {plan.folder.name: _memory_facts(plan) for plan in plans}
+        facts["damaged_engines"] = [str(error) for plan in plans for error in plan.check()]
         for error in (plan for plan in found if not isinstance(plan, Plan)):
             say(f"warning: {error}")
     if memory_budget:
@@ -213,19 +226,26 @@ def _memory_facts(plan: Plan) -> dict[str, Any]:
 
 def _print_memory(name: str, facts: dict[str, Any]) -> None:
     """Print a plan's phases, a line each: the total, and what it is made of."""
-    from diver_trt.runtime.backends.tensorrt.memory import format_bytes
+    from diver_trt.runtime.backends.tensorrt.memory import format_sum
 
     for residency in ("resident", "phased"):
-        print(f"{name}, {residency}: peak {format_bytes(facts[residency]['peak_bytes'])}")
+        peak, _ = format_sum([facts[residency]["peak_bytes"]])
+        print(f"{name}, {residency}: peak {peak}")
         for network, phase in facts[residency].items():
             if network != "peak_bytes":
+                total, sizes = format_sum([phase[f"{part}_bytes"] for part in _PARTS])
                 parts = (
-                    f"{part} {format_bytes(phase[f'{part}_bytes'])}"
-                    for part in ("weights", "persistent", "scratch", "io")
+                    f"{part} {size}" for part, size in zip(_PARTS.values(), sizes, strict=True)
                 )
-                print(
-                    f"  {network:<12} {format_bytes(phase['total_bytes']):>9}  =  {'  +  '.join(parts)}"
-                )
+                print(f"  {network:<12} {total:>11}  =  {'  +  '.join(parts)}")
+
+
+_PARTS = {
+    "weights": "weights",
+    "persistent": "persistent",
+    "scratch": "scratch",
+    "io": "inputs and outputs",
+}
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

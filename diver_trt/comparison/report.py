@@ -24,7 +24,8 @@ from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.metrics import ImageDifference
 from diver_trt.comparison.verdict import Check, Comparison, mean_psnr
-from diver_trt.errors import MissingExtraError
+from diver_trt.contained_file import open_contained
+from diver_trt.errors import MissingExtraError, OutputError
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
@@ -151,6 +152,16 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a path is a regular file that `render` wrote, in this release or an earlier one, and not a symlink to one."""
+    try:
+        with open_contained(path, path.parent, OutputError) as file:
+            start = file.read(1024)
+    except (OSError, OutputError):
+        return False
+    return not path.is_symlink() and b"<title>diver-trt compare: " in start
 
 
 def render(result: Result) -> str:

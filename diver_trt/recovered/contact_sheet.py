@@ -13,6 +13,8 @@ PER_CLASS = 10
 MAX_CLASSES = 100
 TILES_PER_ROW = 20
 GAP, MARGIN, CAPTION = 2, 16, 18
+MAX_TITLE_WIDTH = 2000
+"""Pixels by which a title may widen a sheet whose images are narrower; a longer title is cut."""
 BACKGROUND, INK, MUTED = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
@@ -57,11 +59,12 @@ class ContactSheet:
         per_row = max(1, min(len(shown), TILES_PER_ROW // widest))
         block_height = CAPTION + tallest * (self.tile + GAP)
         rows = -(-len(shown) // per_row)
-        legend = f"{self.title}{self._left_out()}"
         font = ImageFont.load_default(size=12)
-        width = max(
-            per_row * (block_width + MARGIN) + MARGIN, int(font.getlength(legend)) + 2 * MARGIN
-        )
+        grid_width = per_row * (block_width + MARGIN) + MARGIN
+        left_out = self._left_out()
+        room = max(grid_width - 2 * MARGIN, MAX_TITLE_WIDTH)
+        legend = f"{_fitted(self.title, font, room - int(font.getlength(left_out)))}{left_out}"
+        width = max(grid_width, int(font.getlength(legend)) + 2 * MARGIN)
         sheet = Image.new(
             "RGB", (width, rows * (block_height + MARGIN) + 2 * MARGIN + CAPTION), BACKGROUND
         )
@@ -98,7 +101,19 @@ class ContactSheet:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    text = text[:width]  # a character is a pixel wide at least
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…"
-    return text
+    """Return the text, or as much of it as fits into a width, with an ellipsis."""
+    if len(text) <= width and font.getlength(text) <= width:
+        return text
+
+    def cut(length: int) -> str:
+        return text[:length] + "…"
+
+    # Bisection: a character takes one pixel or more, and measuring takes time for each.
+    fits, beyond = 1, max(2, min(len(text), width) - 1)
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        if font.getlength(cut(middle)) <= width:
+            fits = middle
+        else:
+            beyond = middle
+    return cut(fits)

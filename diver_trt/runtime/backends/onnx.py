@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import MANIFEST, Bundle, NetworkName, run_size
+from diver_trt.bundle import MANIFEST, Bundle, Network, NetworkName, run_size
 from diver_trt.errors import (
     BundleError,
     DeviceMemoryError,
@@ -24,10 +25,11 @@ from diver_trt.errors import (
     shown,
 )
 from diver_trt.runtime.backends import BACKENDS, Finding
+from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
-from diver_trt.tensors import TensorSpec
+from diver_trt.tensors import TensorSpec, describe_declared
 
 Device = Literal["cpu", "cuda"]
 
@@ -73,24 +75,44 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
     if name == "onnx":
         for warning in caught:
             if issubclass(warning.category, RuntimeWarning):
-                yield Finding("ONNX Runtime packages", "broken", str(warning.message), _REINSTALL)
+                keep = (
+                    "one of them" if present_gpu() else "onnxruntime: there is no NVIDIA GPU here"
+                )
+                remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu, then install {keep}"
+                detail = str(warning.message).partition("; run ")[0]
+                yield Finding("ONNX Runtime packages", "broken", detail, remedy)
     elif "CUDAExecutionProvider" not in runtime.get_available_providers():
-        detail = f"onnxruntime {runtime.__version__} has no CUDA provider"
-        yield Finding(title, "missing", detail, "pip install 'diver-trt[gpu]'")
+        yield _no_cuda_provider(title, f"onnxruntime {runtime.__version__} has no CUDA provider")
         return
     yield _probe_session(OnnxSession(bundle, 1, _DEVICES[name]), title, runtime.__version__)
+
+
+def _no_cuda_provider(title: str, detail: str) -> Finding:
+    """Return the finding, with a remedy only where the provider could run."""
+    if on_jetson():
+        detail += ", and no prebuilt onnxruntime-gpu has code for a Jetson's GPU"
+        return Finding(title, "missing", detail, "diver-trt build BUNDLE --backend trt")
+    if present_gpu() is None:
+        return Finding(title, "missing", f"{detail}, and no NVIDIA GPU was found that needs it")
+    # Installing the GPU package over the CPU package overwrites its files.
+    remedy = "pip uninstall -y onnxruntime, then install onnxruntime-gpu in its place"
+    return Finding(title, "missing", detail, remedy)
 
 
 def _probe_session(session: OnnxSession, title: str, version: str) -> Finding:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # two packages are a finding of their own
         try:
-            session.open("encoder").close()
+            engine = session.open("encoder")
+            try:
+                engine.run()  # a provider may load and have no code for this GPU
+            finally:
+                engine.close()
         except DiverError as error:
             libraries = "install the CUDA and cuDNN libraries that this onnxruntime asks for"
             remedy = libraries if session.device == "cuda" else None
             return Finding(title, "broken", str(error), remedy)
-    return Finding(title, "works", f"onnxruntime {version} opened a session", recovers=True)
+    return Finding(title, "works", f"onnxruntime {version} ran a network", recovers=True)
 
 
 class OnnxSession:
@@ -292,10 +314,25 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     graph = bundle.verified(network)
     with _reported(f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    declared = bundle.networks[network]
+    _check_inferred(session, graph, bundle.networks[network])
+    if provider not in session.get_providers():
+        raise EngineError(
+            f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
+        )
+    return session
+
+
+def _check_inferred(session: Any, graph: Path, network: Network) -> None:
+    """Compare the inputs and outputs that ONNX Runtime finds in a graph with what the manifest says.
+
+    What the graph itself declares was compared before; this is what its nodes give.
+
+    Raises:
+        BundleError: If a name, a type or a shape differs.
+    """
     for direction, values, specs in (
-        ("reads", session.get_inputs(), declared.inputs),
-        ("writes", session.get_outputs(), declared.outputs),
+        ("reads", session.get_inputs(), network.inputs),
+        ("writes", session.get_outputs(), network.outputs),
     ):
         found, expected = (
             [value.name for value in values],
@@ -306,11 +343,20 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
             raise BundleError(
                 f"{graph}: {direction} {listed}, but {MANIFEST} says {', '.join(expected)}; export the model again"
             )
-    if provider not in session.get_providers():
-        raise EngineError(
-            f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
-        )
-    return session
+        declared = {value.name: (_dtype(value.type), value.shape) for value in values}
+        for spec in specs:
+            dtype, shape = declared[spec.name]
+            if not spec.agrees_with(dtype, shape):
+                raise BundleError(
+                    f"{graph}: {direction} {shown(describe_declared(spec.name, dtype, shape))}, but {MANIFEST} says {spec}; "
+                    "export the model again"
+                )
+
+
+def _dtype(kind: str) -> str:
+    """Return numpy's name of an ONNX Runtime type: `tensor(float16)` is `float16`."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -130,9 +131,99 @@ def test_a_graph_of_another_network_is_the_bundles_fault(
     (folder / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(
         BundleError,
-        match=rf"{network}\.onnx: reads \w+, but bundle\.json says [\w, ]+; export the model again",
+        match=rf"{network}\.onnx: reads \w+: .*, but bundle\.json says \w+: .*; export the model again",
     ):
         Recoverer(Bundle.open(folder))
+
+
+def declare(folder: Path, network: str, change: Callable[[Any], None]) -> Bundle:
+    """Change what a graph declares, and write its new hash into the manifest, as whoever makes a bundle can."""
+    path = folder / f"{network}.onnx"
+    model = onnx.load(path)
+    change(model.graph)
+    path.write_bytes(model.SerializeToString())
+    manifest = json.loads((folder / "bundle.json").read_text())
+    record = FileRecord.of(path)
+    manifest["networks"][network]["graph"] = {
+        "name": record.name,
+        "size_bytes": record.size_bytes,
+        "sha256": record.sha256,
+    }
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    return Bundle.open(folder)
+
+
+def channels(graph: Any) -> None:
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+
+def fixed_batch(graph: Any) -> None:
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def rank(graph: Any) -> None:
+    graph.output[0].type.tensor_type.shape.dim.add().dim_value = 1
+
+
+def element_type(graph: Any) -> None:
+    graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def no_shape(graph: Any) -> None:
+    graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def twice(graph: Any) -> None:
+    graph.output.append(graph.output[0])
+
+
+def nodes_give_more(graph: Any) -> None:
+    """The graph declares what the manifest says, and computes twice the channels."""
+    for node in graph.node:
+        for i, name in enumerate(node.output):
+            node.output[i] = "half" if name == "image" else name
+    graph.node.append(onnx.helper.make_node("Concat", ["half", "half"], ["image"], axis=1))
+
+
+def size_left_open(graph: Any) -> None:
+    graph.output[0].type.tensor_type.shape.dim[2].dim_param = "height"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (channels, r"writes image: float32\[n, 7, 32, 32\]"),
+        (fixed_batch, r"reads latent: float32\[1, 4, 8, 8\]"),
+        (rank, r"writes image: float32\[n, 3, 32, 32, 1\]"),
+        (element_type, r"writes image: float16\[n, 3, 32, 32\]"),
+        (no_shape, r"writes image: float32 of no shape\[\]"),
+        (twice, r"writes image: float32\[n, 3, 32, 32\], image: float32\[n, 3, 32, 32\]"),
+        (nodes_give_more, r"writes image: float32\[n, 6, 32, 32\]"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_shapes_and_types_of_graph_and_manifest_are_compared(
+    digits: Bundle, tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    folder = Path(shutil.copytree(digits.path, tmp_path / "changed"))
+    bundle = declare(folder, "decoder", change)
+    with pytest.raises(
+        BundleError,
+        match=rf"decoder\.onnx: {message}, but bundle\.json says \w+: float32\[n, .*; export the model",
+    ):
+        OnnxSession(bundle, 1).open("decoder")
+
+
+def test_a_size_that_a_graph_leaves_open_contradicts_nothing(
+    digits: Bundle, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(digits.path, tmp_path / "changed"))
+    bundle = declare(folder, "decoder", size_left_open)
+    engine, original = (OnnxSession(each, 1).open("decoder") for each in (bundle, digits))
+    for each in (engine, original):
+        each.write("latent", np.full((1, 4, 8, 8), 0.5, np.float32))
+        each.run()
+    np.testing.assert_array_equal(engine.read("image"), original.read("image"))
 
 
 def test_a_batch_that_no_memory_holds_is_short_of_memory(digits: Bundle) -> None:

@@ -57,7 +57,8 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
     """Start TensorRT, and hold the bundle's engines against this machine."""
     finding, machine = _start(cast("Backend", name))
     yield finding
-    for plan in _plans(name, bundle):
+    readable = (plan for plan in read_plans(bundle) if isinstance(plan, Plan))
+    for plan in (plan for plan in readable if plan.backend == name):
         subject = f"engines {plan.folder.name}"
         if machine is None:
             yield Finding(subject, "broken", f"are for {name}, which does not work here")
@@ -71,7 +72,14 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
 
 
 def _plans(name: str, bundle: Bundle) -> list[Plan]:
-    return [plan for plan in read_plans(bundle) if isinstance(plan, Plan) and plan.backend == name]
+    """Return the engines of this backend, and warn of folders that cannot be read."""
+    plans = []
+    for plan in read_plans(bundle):
+        if not isinstance(plan, Plan):
+            warnings.warn(f"engines are skipped: {plan}", RuntimeWarning, stacklevel=1)
+        elif plan.backend == name:
+            plans.append(plan)
+    return plans
 
 
 def _usable(name: str, bundle: Bundle, machine: Machine, placement: Placement) -> list[Plan]:
@@ -105,21 +113,22 @@ def _start(backend: Backend) -> tuple[Finding, Machine | None]:
     try:
         tensorrt = module.import_tensorrt(backend)
     except MissingExtraError as error:
-        return Finding(title, "missing", "not installed", error.command), None
+        return Finding(title, "missing", "not installed", _install(backend, error)), None
     except DiverError as error:
         return Finding(title, "broken", str(error)), None
     try:
         tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
     except Exception as cause:  # without a driver, each version refuses to start in its own way
         return Finding(title, "broken", f"{tensorrt.__version__} cannot start: {cause}"), None
-    gpu = _gpu()
+    gpu = cuda.present_gpu()
     builds = "; builds engines, runs none without a GPU" if gpu is None and backend == "rtx" else ""
     found = Finding(title, "works", f"{tensorrt.__version__}{builds}")
     return found, module.this_machine(backend, tensorrt, gpu)
 
 
-def _gpu() -> cuda.Gpu | None:
-    try:
-        return cuda.find_gpu(cuda.import_cuda())
-    except DiverError:  # doctor reports CUDA separately
-        return None
+def _install(backend: Backend, error: MissingExtraError) -> str | None:
+    """Return how to install a backend's package, or None where it would be of no use."""
+    if cuda.on_jetson():  # the package index has nothing for its GPU
+        return "use JetPack's own, see docs/jetson.md" if backend == "trt" else None
+    # TensorRT-RTX builds engines on any machine, TensorRT only where there is a GPU.
+    return None if backend == "trt" and cuda.present_gpu() is None else error.command

@@ -20,11 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt._version import __version__
-from diver_trt.bundle import NETWORKS, Bundle, Network, NetworkName, run_size
-from diver_trt.errors import EngineError, MissingExtraError, OutputError
+from diver_trt.bundle import MANIFEST, NETWORKS, Bundle, Network, NetworkName, run_size
+from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError, shown
 from diver_trt.files import FileRecord, file_sha256
 from diver_trt.runtime.backends.tensorrt.cuda import find_gpu, import_cuda
-from diver_trt.runtime.backends.tensorrt.module import EXTRAS, import_tensorrt, this_machine
+from diver_trt.runtime.backends.tensorrt.module import (
+    EXTRAS,
+    declared_shape,
+    dtype_name,
+    import_tensorrt,
+    this_machine,
+)
 from diver_trt.runtime.backends.tensorrt.sidecar import (
     PLANS,
     Backend,
@@ -34,6 +40,11 @@ from diver_trt.runtime.backends.tensorrt.sidecar import (
     Sidecar,
 )
 from diver_trt.runtime.backends.tensorrt.trust import register
+from diver_trt.tensors import describe_declared
+
+FLOAT32_FROM = 80
+"""First compute capability, times ten, with float32 matrix products in TensorRT-RTX 1.7, whose compiler says "FP32 GEMM is not supported"
+below it."""
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -97,7 +108,7 @@ def resolve_target(
 
     Args:
         backend: `"rtx"` or `"trt"`.
-        sms: Compute capabilities such as 86, for `"rtx"` only; none means the GPU that is here, or else 8.0 and up.
+        sms: Compute capabilities, times ten, such as 86, for `"rtx"` only; none means the GPU that is here, or else 8.0 and up.
         batches: Batches of images.
         workspace_bytes: Limit on the builder's scratch memory.
 
@@ -154,6 +165,24 @@ def resolve_target(
     )
 
 
+def check_target(bundle: Bundle, target: Target) -> None:
+    """Refuse a target that the compiler has no kernels for, before anything is compiled.
+
+    Raises:
+        EngineError: If TensorRT-RTX should compile an fp32 bundle for a GPU that it has no float32 matrix products for.
+    """
+    if target.backend != "rtx" or bundle.precision != "fp32":
+        return
+    without = [name for name in target.compute_capabilities if int(name[2:]) < FLOAT32_FROM]
+    if without:
+        turing = ", ".join(without)
+        raise EngineError(
+            f"{bundle.path}: is an fp32 bundle, and TensorRT-RTX has no float32 matrix products for {turing}, only for sm{FLOAT32_FROM} and "
+            "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and build that bundle, or name a later GPU "
+            f"with --sm, such as --sm 86; `--engine onnx` runs this one on any machine"
+        )
+
+
 def io_bytes(network: Network, size: int) -> int:
     """Return the bytes of a network's inputs and outputs with its dynamic axis set to `size`."""
     return sum(spec.size_bytes(size) for spec in (*network.inputs, *network.outputs))
@@ -176,9 +205,10 @@ def build_plan(
 
     Raises:
         BundleError: A network's files have changed since the export.
-        EngineError: TensorRT cannot compile a network, or compiled it in another precision than the bundle's.
+        EngineError: If TensorRT cannot compile a network for the target, or compiled it in another precision than the bundle's.
         OutputError: The folder or that list cannot be written, or another process builds there.
     """
+    check_target(bundle, target)
     folder = target.folder(bundle)
     try:
         folder.parent.mkdir(exist_ok=True)
@@ -264,6 +294,7 @@ def compile_graph(
     started = time.monotonic()
     log = _compiler_log(module)
     parsed = _parse(module, log, path)
+    _check_inferred(module, parsed[1], path, network)
     _fix_batch(parsed[1], network, profile)
     config = _configure(
         module,
@@ -358,6 +389,29 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
     return builder, definition, parser
 
 
+def _check_inferred(module: Any, definition: Any, path: Path, network: Network) -> None:
+    """Compare the inputs and outputs of a parsed graph, whose shapes follow from its nodes, with those that the manifest says.
+
+    Raises:
+        BundleError: If a name, a type or a shape differs.
+    """
+    for direction, count, tensor_at, specs in (
+        ("reads", definition.num_inputs, definition.get_input, network.inputs),
+        ("writes", definition.num_outputs, definition.get_output, network.outputs),
+    ):
+        declared = {}
+        for tensor in map(tensor_at, range(count)):
+            declared[tensor.name] = (dtype_name(module, tensor.dtype), declared_shape(tensor.shape))
+        found = ", ".join(describe_declared(name, *kind) for name, kind in declared.items())
+        wanted = {spec.name: spec for spec in specs}
+        if declared.keys() != wanted.keys() or not all(
+            wanted[name].agrees_with(*kind) for name, kind in declared.items()
+        ):
+            raise BundleError(
+                f"{path}: {direction} {shown(found) or 'nothing'}, but {MANIFEST} says {', '.join(map(str, specs))}; export the model again"
+            )
+
+
 def _fix_batch(definition: Any, network: Network, profile: Profile) -> None:
     """Give a static engine static inputs: it needs less memory and is captured as a graph."""
     if profile.static:
@@ -371,13 +425,6 @@ def _dtype_histogram(
     module: Any, definition: Any, kinds: tuple[str, ...] | None = None
 ) -> dict[str, int]:
     """Count the types of the layer outputs of a parsed network: with strong typing, the types that it computes in."""
-    names = {
-        module.float32: "float32",
-        module.float16: "float16",
-        module.int64: "int64",
-        module.int32: "int32",
-        module.bool: "bool",
-    }
     layers = [definition.get_layer(i) for i in range(definition.num_layers)]
     wanted = None if kinds is None else {getattr(module.LayerType, kind) for kind in kinds}
     outputs = (
@@ -386,7 +433,7 @@ def _dtype_histogram(
         if wanted is None or layer.type in wanted
         for i in range(layer.num_outputs)
     )
-    return dict(sorted(Counter(names.get(kind, "other") for kind in outputs).items()))
+    return dict(sorted(Counter(dtype_name(module, kind) for kind in outputs).items()))
 
 
 def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> None:

@@ -10,12 +10,15 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, MissingExtraError
+
+JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 ALIGNMENT_BYTES = 256
 """TensorRT wants tensor addresses aligned to this; cudaMalloc gives it, offsets into a block must keep it."""
@@ -85,6 +88,19 @@ def find_gpu(api: Any) -> Gpu | None:
         cuda=cuda,
         multiprocessors=int(properties.multiProcessorCount),
     )
+
+
+def present_gpu() -> Gpu | None:
+    """Return the first CUDA device, or None if there is none or the bindings are missing."""
+    try:
+        return find_gpu(import_cuda())
+    except DiverError:
+        return None
+
+
+def on_jetson() -> bool:
+    """Return whether this is a Jetson."""
+    return JETSON_RELEASE.exists()
 
 
 class Cuda:

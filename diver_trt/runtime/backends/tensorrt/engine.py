@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
+from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan
 from diver_trt.runtime.engine import Latents, Modulations, copy_checked
 from diver_trt.runtime.ports import Ports
-from diver_trt.tensors import TensorSpec
+from diver_trt.tensors import TensorSpec, describe_declared
 
 
 class TrtSession:
@@ -219,6 +220,14 @@ class TrtEngine:
                     raise EngineError(
                         f"the {self._name} engine has no tensor {name} where the bundle has one; build the engines again"
                     )
+        for spec in (*self._ports.inputs.values(), *self._ports.outputs.values()):
+            dtype = dtype_name(session.module, engine.get_tensor_dtype(spec.name))
+            shape = declared_shape(engine.get_tensor_shape(spec.name))
+            if not spec.agrees_with(dtype, shape, self.batch):
+                raise EngineError(
+                    f"the {self._name} engine has {describe_declared(spec.name, dtype, shape)}, expected {spec} at batch {self.batch}; "
+                    "build the engines again"
+                )
         return engine
 
     def _create_context(self, scratch: tuple[int, int]) -> Any:

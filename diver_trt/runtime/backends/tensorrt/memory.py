@@ -6,13 +6,16 @@ shapes. They are engine memory; the CUDA context that the driver makes for the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diver_trt.bundle import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Sidecar
+
+MEGABYTE = 10**6
+TENTH = MEGABYTE // 10
 
 Residency = Literal["resident", "phased"]
 RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
@@ -151,4 +154,21 @@ def parse_bytes(text: str) -> int:
 
 def format_bytes(size: int) -> str:
     """Return a size in MB, rounded up so that it is enough as a budget."""
-    return f"{-(-size // 10**6):,} MB"
+    return f"{-(-size // MEGABYTE):,} MB"
+
+
+def format_sum(sizes: Sequence[int]) -> tuple[str, list[str]]:
+    """Return a sum of sizes, rounded up, and the sizes, in tenths of a MB that add up as they are printed.
+
+    Of the sizes, those with the largest remainders are rounded up and the others down.
+    """
+    total = -(-sum(sizes) // TENTH)
+    rounded = [size // TENTH for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: sizes[i] % TENTH, reverse=True)
+    for i in by_remainder[: total - sum(rounded)]:
+        rounded[i] += 1
+    return _tenths(total), [_tenths(size) for size in rounded]
+
+
+def _tenths(size: int) -> str:
+    return f"{size // 10:,}.{size % 10} MB"

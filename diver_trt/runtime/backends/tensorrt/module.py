@@ -47,6 +47,20 @@ def import_tensorrt(backend: Backend) -> Any:
     return module
 
 
+def dtype_name(module: Any, dtype: Any) -> str:
+    """Return numpy's name of one of TensorRT's types, or `other`."""
+    names = ("float32", "float16", "int64", "int32", "bool")
+    return next((name for name in names if dtype == getattr(module, name)), "other")
+
+
+def declared_shape(dims: Any) -> tuple[int, ...]:
+    """Return TensorRT's dimensions as a tuple, -1 for an open size; the empty one where even their number is open."""
+    try:
+        return tuple(dims)
+    except ValueError:  # the bindings have no length for it
+        return ()
+
+
 def this_machine(backend: Backend, module: Any, gpu: Gpu | None) -> Machine:
     """Return what an engine may depend on here."""
     return Machine(

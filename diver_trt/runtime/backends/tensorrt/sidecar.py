@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
-from diver_trt.documents import Document
-from diver_trt.errors import EngineError, shown
-from diver_trt.files import FileRecord
+from diver_trt.contained_file import open_contained, resolved_inside
+from diver_trt.documents import Document, Limits
+from diver_trt.errors import EngineError, printable, shown
+from diver_trt.files import FileRecord, stream_sha256
 from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
 
 SIDECAR_SCHEMA = 1
 PLANS = "plans"
+LIMITS = Limits(64 * 1024, 1000)
+"""Of a sidecar, which takes 2 kB."""
+MAX_PLANS = 100
+"""Folders in `plans` that are looked at: one per backend, release, GPU and batch."""
+MAX_BATCH = 999_999
 
 Backend = Literal["rtx", "trt"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -169,7 +176,7 @@ class Sidecar:
         Raises:
             EngineError: It is missing, damaged, or of another schema.
         """
-        document = Document.read(path, EngineError)
+        document = Document.read(path, EngineError, LIMITS)
         if (schema := document.integer("schema", 1)) != SIDECAR_SCHEMA:
             raise EngineError(
                 f"{path}: schema {schema}, but this diver-trt reads schema {SIDECAR_SCHEMA}; build the engine again"
@@ -278,21 +285,43 @@ class Plan:
         """Return an engine. It is hashed in memory, so that what is checked is what is returned, whatever happens to the file.
 
         Raises:
-            EngineError: It is missing, or not the file that was built.
+            EngineError: If it is missing, not a regular file in the plan's folder, or not the file that was built.
         """
+        with self._open(network) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != self.sidecars[network].engine.sha256:
+            raise self._changed(network)
+        return data
+
+    def check(self) -> Iterator[EngineError]:
+        """Hash every engine, and yield what is wrong with each that is not the file that was built."""
+        for network, sidecar in self.sidecars.items():
+            try:
+                with self._open(network) as file:
+                    if stream_sha256(file) != sidecar.engine.sha256:
+                        yield self._changed(network)
+            except EngineError as error:
+                yield error
+
+    def _open(self, network: NetworkName) -> BinaryIO:
         record = self.sidecars[network].engine
         path = self.folder / record.name
         try:
-            data = path.read_bytes() if path.stat().st_size == record.size_bytes else b""
+            file = open_contained(path, self.folder, EngineError)
         except OSError as cause:
             raise EngineError(
                 f"{path}: missing ({cause.strerror}); build the engines again"
             ) from cause
-        if hashlib.sha256(data).hexdigest() != record.sha256:
-            raise EngineError(
-                f"{path}: is not the engine that was built (its SHA-256 differs from its sidecar's); build it again"
-            )
-        return data
+        if os.fstat(file.fileno()).st_size != record.size_bytes:
+            file.close()
+            raise self._changed(network)
+        return file
+
+    def _changed(self, network: NetworkName) -> EngineError:
+        return EngineError(
+            f"{self.folder / self.sidecars[network].engine.name}: is not the engine that was built (its SHA-256 differs from its "
+            "sidecar's); build it again"
+        )
 
 
 def read_plan(folder: Path) -> Plan:
@@ -312,22 +341,69 @@ def read_plan(folder: Path) -> Plan:
     return Plan(folder, sidecars)
 
 
+class StrayFoldersError(EngineError):
+    """Folders beside those of engines that hold none."""
+
+
 def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
-    """Yield every target of a bundle, or the error that kept it from being read."""
+    """Yield every target of a bundle, or the error that kept it from being read; last, one error for all folders that are not targets."""
     root = bundle.path / PLANS
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        if folder.is_dir() and not folder.name.startswith("."):
-            try:
-                yield read_plan(folder)
-            except EngineError as error:
-                yield error
+    read, others = 0, []
+    try:
+        folders = _folders(root, bundle)
+    except EngineError as error:
+        yield error
+        return
+    for folder in folders:
+        if not any(os.path.lexists(folder / f"{name}.json") for name in NETWORKS):
+            others.append(printable(folder.name))
+            continue
+        if (read := read + 1) > MAX_PLANS:
+            yield EngineError(
+                f"{root}: holds engines for more than {MAX_PLANS} targets, and only those of the first {MAX_PLANS} are used; remove some"
+            )
+            break
+        try:
+            yield _read_inside(folder, bundle)
+        except EngineError as error:
+            yield error
+    if others:
+        listed = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        found = f"{len(others)} folders hold" if len(others) > 1 else "one folder holds"
+        yield StrayFoldersError(
+            f"{root}: {found} no engines ({shown(listed)}); remove what does not belong there"
+        )
+
+
+def _folders(root: Path, bundle: Bundle) -> list[Path]:
+    """Return the folders in `plans`, by name, but for hidden ones, in which a build is under way."""
+    try:
+        resolved_inside(root, bundle.path, EngineError, "the bundle")
+        return sorted(
+            path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as cause:
+        raise EngineError(f"{root}: cannot be read ({cause.strerror or cause})") from cause
+
+
+def _read_inside(folder: Path, bundle: Bundle) -> Plan:
+    """Read a target of a bundle, whose folder others may have named and linked."""
+    if not folder.name.isprintable():
+        raise EngineError(
+            f"{printable(str(folder))}: has a name that cannot be printed; rename the folder"
+        )
+    try:
+        resolved_inside(folder, bundle.path, EngineError, "the bundle")
+    except OSError as cause:
+        raise EngineError(f"{folder}: cannot be read ({cause.strerror or cause})") from cause
+    return read_plan(folder)
 
 
 def _parse(document: Document) -> Sidecar:
     network = document.text("network", NETWORKS)
-    engine, built, profile, memory = (
-        document.document(key) for key in ("engine", "built_on", "profile", "memory")
-    )
+    engine, built, memory = (document.document(key) for key in ("engine", "built_on", "memory"))
     name = engine.text("name")
     if name != f"{network}.engine":
         raise engine.fail("name", f"found {shown(repr(name))}, expected {network}.engine")
@@ -349,7 +425,7 @@ def _parse(document: Document) -> Sidecar:
             total_bytes=built.optional("total_bytes", built.integer),
         ),
         compute_capabilities=document.texts("compute_capabilities"),
-        profile=Profile(*(profile.integer(key, 1) for key in ("minimum", "optimum", "maximum"))),
+        profile=_parse_profile(document.document("profile")),
         memory=Memory(
             **{
                 key: memory.integer(key)
@@ -368,6 +444,18 @@ def _parse(document: Document) -> Sidecar:
     )
 
 
+def _parse_profile(document: Document) -> Profile:
+    low, optimum, high = (
+        document.integer(key, 1, MAX_BATCH) for key in ("minimum", "optimum", "maximum")
+    )
+    if not low <= optimum <= high:
+        raise document.fail(
+            "minimum",
+            f"found sizes {low}, {optimum}, {high}, expected sizes that rise from minimum over optimum to maximum",
+        )
+    return Profile(low, optimum, high)
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
 
@@ -383,5 +471,8 @@ def sidecar_facts(sidecar: Sidecar) -> dict[str, Any]:
         "targets": list(sidecar.compute_capabilities),
         "batches": str(sidecar.profile),
         "size_bytes": sidecar.engine.size_bytes,
-        **asdict(sidecar.memory),
+        "weights_bytes": sidecar.memory.weights_bytes,
+        "persistent_bytes": sidecar.memory.persistent_bytes,
+        "scratch_bytes": sidecar.memory.activation_bytes,
+        "io_bytes": sidecar.memory.io_bytes,
     }

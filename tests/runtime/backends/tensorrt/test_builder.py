@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName, contract
-from diver_trt.errors import EngineError, MissingExtraError, OutputError
+from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError
 from diver_trt.export.checkpoint import load_model
 from diver_trt.export.networks import build_networks
 from diver_trt.export.onnx_graph import graph_from_network
@@ -75,8 +75,35 @@ def test_the_reference_bundle_compiles_from_ampere_on(
     bundle = Bundle.open(edited(lambda manifest: None))
     built = build(bundle, 86, 89, 120)
     assert all("float16" not in sidecar.dtypes for sidecar in built.values())
-    with pytest.raises(EngineError, match=r"FP32 GEMM is not supported|SM75"):
+    with pytest.raises(EngineError, match=r"has no float32 matrix products for sm75, .*fp16"):
         build(bundle, 75)
+    target = resolve_target("rtx", [75], STATIC)
+    with pytest.raises(
+        EngineError, match=r"FP32 GEMM is not supported|SM75"
+    ):  # so it is still true
+        compile_graph(
+            bundle.verified("conditioner"),
+            bundle.networks["conditioner"],
+            target.profile("conditioner"),
+            target,
+        )
+
+
+def test_what_a_graph_declares_is_what_its_manifest_says(digits: Bundle) -> None:
+    network = digits.networks["decoder"]
+    (latent,), (image,) = network.inputs, network.outputs
+    target = resolve_target("rtx", [86], STATIC)
+    for other, message in (
+        (replace(network, inputs=(replace(latent, name="z"),)), "reads latent: float32"),
+        (replace(network, inputs=(replace(latent, dtype="float16"),)), "reads latent: float32"),
+        (replace(network, outputs=(replace(image, shape=("n", 7, 32, 32)),)), "writes image: "),
+        (replace(network, outputs=(replace(image, shape=("n", 3, 32)),)), "writes image: "),
+        (replace(network, outputs=()), "writes image: "),
+    ):
+        with pytest.raises(
+            BundleError, match=rf"decoder\.onnx: {message}.*, but bundle\.json says"
+        ):
+            compile_graph(digits.verified("decoder"), other, target.profile("decoder"), target)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

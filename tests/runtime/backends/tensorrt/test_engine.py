@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser, TrtSession
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DISTILLED
 from tests.stand_in import Error, StandInCuda, stand_in_tensorrt, write_stand_in_plan
@@ -41,8 +42,6 @@ class Gpu:
     api: StandInCuda
 
     def session(self, batch: int = 2, shared_scratch: bool = True) -> TrtSession:
-        from diver_trt.runtime.backends.tensorrt.sidecar import read_plans
-
         (plan,) = read_plans(self.bundle)
         assert not isinstance(plan, Exception)
         return TrtSession(
@@ -162,7 +161,6 @@ def test_in_phases_only_one_network_is_there_at_a_time(
     gpu: Gpu, images: Any, digits: Bundle
 ) -> None:
     from diver_trt.runtime.backends.tensorrt.memory import plan_memory
-    from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
 
     (plan,) = read_plans(gpu.bundle)
     assert isinstance(plan, Plan)
@@ -436,3 +434,40 @@ def test_a_budget_that_nothing_fits_is_still_named_after_smaller_batches(
         "error: nothing fits a memory budget of 1 MB: the smallest that would do is"
         in result.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"shape": ("n", 5, 8, 8)},
+            r"has latent: float32\[\?, 4, 8, 8\], expected latent: float32\[n, 5",
+        ),
+        ({"shape": ("n", 4, 8)}, r"expected latent: float32\[n, 4, 8\] at batch 1"),
+        ({"dtype": "float16"}, "expected latent: float16"),
+    ],
+)
+def test_an_engine_of_other_shapes_or_types_is_not_run(
+    gpu: Gpu, changed: dict[str, Any], message: str
+) -> None:
+    bundle, (plan,) = gpu.bundle, read_plans(gpu.bundle)
+    assert isinstance(plan, Plan)
+    decoder = bundle.networks["decoder"]
+    other = replace(
+        bundle,
+        networks={
+            **bundle.networks,
+            "decoder": replace(decoder, inputs=(replace(decoder.inputs[0], **changed),)),
+        },
+    )
+    session = TrtSession(other, plan, 2, stand_in_tensorrt(gpu.api), Cuda(gpu.api))
+    with pytest.raises(EngineError, match=message):
+        session.open("decoder")
+
+
+def test_a_static_engine_is_of_its_batch(digits: Bundle) -> None:
+    latent = digits.networks["decoder"].inputs[0]
+    assert latent.agrees_with("float32", (2, 4, 8, 8), 2)
+    assert not latent.agrees_with("float32", (3, 4, 8, 8), 2)
+    assert not latent.agrees_with("float32", (2, 4, 8, 8))
+    assert latent.agrees_with("float32", (-1, 4, 8, 8), 2)

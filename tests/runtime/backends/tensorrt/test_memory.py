@@ -12,6 +12,7 @@ from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.memory import (
     choose_memory_plan,
     format_bytes,
+    format_sum,
     parse_bytes,
     plan_memory,
 )
@@ -129,3 +130,24 @@ def test_other_texts_are_no_sizes(text: str) -> None:
 
 def test_sizes_are_rounded_up_so_that_they_are_enough() -> None:
     assert format_bytes(1_000_001) == "2 MB"
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (4_250_000, 9_250_000, 250_000, 250_000),
+        (0, 0, 0, 0),
+        (1, 1, 1, 1),
+        (10**12 + 1, 0, 99_999, 50_000),
+        (33_333, 33_333, 33_333, 1),
+        (100_000, 200_000, 300_000, 400_000),
+    ],
+)
+def test_a_sum_adds_up_as_it_is_printed(sizes: tuple[int, ...]) -> None:
+    def tenths(text: str) -> int:
+        return round(float(text.removesuffix(" MB").replace(",", "")) * 10)
+
+    total, parts = format_sum(sizes)
+    assert tenths(total) == sum(map(tenths, parts)) == -(-sum(sizes) // 100_000)
+    for size, part in zip(sizes, parts, strict=True):
+        assert abs(tenths(part) * 100_000 - size) < 100_000

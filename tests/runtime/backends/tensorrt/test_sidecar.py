@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +15,15 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.sidecar import (
+    MAX_PLANS,
     Machine,
     Plan,
     Profile,
+    StrayFoldersError,
     read_plan,
     read_plans,
 )
+from diver_trt.runtime.session import engine_names
 from tests.stand_in import MACHINE, write_stand_in_plan
 
 
@@ -131,7 +135,7 @@ def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -
         ({"schema": 2}, "schema 2, but this diver-trt reads schema 1; build the engine again"),
         ({"network": "decoder"}, "found 'encoder.engine', expected decoder.engine"),
         (
-            {"engine": {"name": "x" * 5000, "size_bytes": 1, "sha256": ""}},
+            {"engine": {"name": "x" * 1000, "size_bytes": 1, "sha256": ""}},
             "name: found 'x{199}…, expected encoder.engine",
         ),
         (
@@ -164,3 +168,120 @@ def test_profiles_are_one_size_or_three_that_rise() -> None:
     for text in ("0", "8:4:1", "1:2", "many", "-1", "1:2:3:4", ""):
         with pytest.raises(EngineError, match="batch is"):
             Profile.parse(text)
+
+
+def test_sizes_that_do_not_rise_are_no_profile(plan: Plan) -> None:
+    path = plan.folder / "denoiser.json"
+    for sizes in ((100, 8, 8), (1, 9, 8), (0, 1, 1), (1, 1, 10**6)):
+        profile = dict(zip(("minimum", "optimum", "maximum"), sizes, strict=True))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "profile": profile}))
+        with pytest.raises(EngineError, match=r"denoiser\.json: profile\.\w+: found .*expected"):
+            read_plan(plan.folder)
+
+
+def device(path: Path) -> str:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    return "is a link out of its folder"
+
+
+def fifo(path: Path) -> str:
+    path.unlink()
+    os.mkfifo(path)
+    return "is a FIFO, expected a regular file"
+
+
+def link_out(path: Path) -> str:
+    path.rename(path.parent.parent.parent.parent / "real")
+    path.symlink_to("../../../real")
+    return "is a link out of its folder"
+
+
+@pytest.mark.parametrize("make", [device, fifo, link_out])
+def test_a_sidecar_is_a_regular_file_in_its_folder(
+    bundle: Bundle, plan: Plan, make: Callable[[Path], str]
+) -> None:
+    message = make(plan.folder / "denoiser.json")
+    (found,) = read_plans(bundle)
+    assert f"denoiser.json: {message}" in str(found)
+
+
+@pytest.mark.parametrize("make", [device, fifo, link_out])
+@pytest.mark.parametrize("size", [0, 2**62, None])
+def test_an_engine_is_a_regular_file_in_its_folder(
+    plan: Plan, make: Callable[[Path], str], size: int | None
+) -> None:
+    path = plan.folder / "denoiser.json"
+    sidecar = json.loads(path.read_text())
+    if size is not None:
+        sidecar["engine"]["size_bytes"] = size
+    path.write_text(json.dumps(sidecar))
+    message = make(plan.folder / "denoiser.engine")
+    hostile = read_plan(plan.folder)
+    with pytest.raises(EngineError, match=f"denoiser.engine: {message}"):
+        hostile.read("denoiser")
+    (error,) = hostile.check()
+    assert f"denoiser.engine: {message}" in str(error)
+
+
+def test_engines_are_looked_at_one_by_one(plan: Plan) -> None:
+    assert list(plan.check()) == []
+    (plan.folder / "encoder.engine").unlink()
+    data = (plan.folder / "decoder.engine").read_bytes()
+    (plan.folder / "decoder.engine").write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    (plan.folder / "conditioner.engine").write_bytes(data)
+    wrong = [Path(str(error).split(": ")[0]).name for error in plan.check()]
+    assert wrong == ["encoder.engine", "conditioner.engine", "decoder.engine"]
+
+
+def test_a_target_is_a_folder_of_the_bundle(bundle: Bundle, plan: Plan, tmp_path: Path) -> None:
+    plan.folder.rename(tmp_path / "elsewhere")
+    plan.folder.symlink_to("../../elsewhere")
+    (found,) = read_plans(bundle)
+    assert str(found).endswith(
+        "sm86-b2: is a link out of the bundle; copy what it points to into its place"
+    )
+    plan.folder.parent.rename(tmp_path / "plans")
+    plan.folder.parent.symlink_to("../plans")
+    (found,) = read_plans(bundle)
+    assert "plans: is a link out of the bundle" in str(found)
+
+
+def test_folders_without_engines_are_one_note(bundle: Bundle, plan: Plan) -> None:
+    for number in range(200):
+        (plan.folder.parent / f"{number:05}").mkdir()
+    (plan.folder.parent / ".hidden").mkdir()
+    (plan.folder.parent / "file").write_text("")
+    found, note = read_plans(bundle)
+    assert isinstance(found, Plan)
+    assert isinstance(note, StrayFoldersError)
+    assert str(note).endswith(
+        "plans: 200 folders hold no engines (00000, 00001, 00002, …); remove what does not belong there"
+    )
+
+
+def test_names_of_targets_are_printed_escaped(bundle: Bundle, plan: Plan) -> None:
+    plan.folder.rename(plan.folder.with_name("a\x1b[2J\nb"))
+    (plan.folder.parent / "c\x1b[2J\nd").mkdir()
+    for error in read_plans(bundle):
+        assert isinstance(error, EngineError)
+        assert str(error).isprintable()
+        assert r"\x1b[2J\n" in str(error)
+
+
+def test_thousands_of_targets_are_not_all_read(bundle: Bundle, plan: Plan) -> None:
+    for number in range(150):
+        folder = plan.folder.with_name(f"{number:05}")
+        folder.mkdir()
+        (folder / "denoiser.json").write_text("{}")
+    *read, last = read_plans(bundle)
+    assert len(read) == MAX_PLANS == 100
+    assert "holds engines for more than 100 targets, and only those of the first 100 are used" in (
+        str(last)
+    )
+
+
+def test_a_recovery_warns_of_engines_that_cannot_be_read(bundle: Bundle, plan: Plan) -> None:
+    (plan.folder / "encoder.json").write_text("{}")
+    with pytest.warns(RuntimeWarning, match=r"engines are skipped: .*encoder\.json: schema"):
+        assert engine_names("auto", bundle) == ["onnx-cuda", "onnx"]

@@ -1,0 +1,83 @@
+"""Opening a file that belongs to a folder from somebody else: a bundle, a plan of engines, a recovered dataset.
+
+Such a file is a regular file inside its folder. A symlink may lead to another place in the folder, never out of it, and a FIFO or a
+device is refused before it is opened: opening or reading one can block for ever or never end.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from diver_trt.errors import DiverError, printable
+
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO put there after the check must not block the open
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+def open_contained(
+    path: Path, folder: Path, error: type[DiverError], whole: str = "its folder"
+) -> BinaryIO:
+    """Open a file for reading.
+
+    Args:
+        path: The file.
+        folder: The folder that it must lie in; this one may itself be a symlink.
+        error: The class that is raised for a file of another kind or place.
+        whole: What messages call the folder: `"the bundle"`.
+
+    Raises:
+        error: If it is a symlink that leads out of the folder, or not a regular file.
+        OSError: If it is missing or cannot be read, or is a symlink to itself.
+    """
+    real = resolved_inside(path, folder, error, whole)
+    _require_regular(os.stat(real, follow_symlinks=False).st_mode, path, error)  # noqa: PTH116
+    file = os.fdopen(os.open(real, _FLAGS), "rb")
+    try:
+        _require_regular(os.fstat(file.fileno()).st_mode, path, error)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def resolved_inside(
+    path: Path, folder: Path, error: type[DiverError], whole: str = "its folder"
+) -> str:
+    """Return where a path leads, for one that stays inside a folder.
+
+    Raises:
+        error: If a symlink on the way leads out of the folder.
+        OSError: If it is missing, or a symlink to itself.
+    """
+    # Not Path.resolve, which raises RuntimeError for a loop before Python 3.13.
+    real = os.path.realpath(path, strict=True)
+    if not Path(real).is_relative_to(os.path.realpath(folder)):
+        raise error(
+            f"{printable(str(path))}: is a link out of {whole}; copy what it points to into its place"
+        )
+    return real
+
+
+def _require_regular(mode: int, path: Path, error: type[DiverError]) -> None:
+    if not stat.S_ISREG(mode):
+        raise error(f"{printable(str(path))}: is {_kind(mode)}, expected a regular file")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFLNK: "a symlink",
+    }
+    return kinds.get(stat.S_IFMT(mode), "of an unknown kind")

@@ -1,0 +1,107 @@
+"""What an ONNX graph declares of its inputs and outputs, read without the onnx package, which no device has.
+
+A runtime is not asked: where what a graph declares contradicts what its nodes give, ONNX Runtime 1.32 reports the latter. This walks the
+same wire format as `external_data`, and is as strict.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of
+from diver_trt.tensors import Dim
+
+Declared = tuple[str, str, tuple[Dim | None, ...]]
+"""Name, element type and shape; a text or None is a size that the graph leaves open."""
+
+Span = tuple[int, int]
+
+_MODEL_GRAPH = 7
+_GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+_TYPE_TENSOR = 1
+_TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
+_SHAPE_DIM = 1
+_DIM_VALUE, _DIM_PARAM = 1, 2
+
+_DTYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+
+
+def declared_tensors(path: Path) -> tuple[list[Declared], list[Declared]]:
+    """Return the inputs and the outputs that a graph declares, in its order.
+
+    Args:
+        path: The `.onnx` file.
+
+    Raises:
+        GraphError: If it is not an ONNX graph, or an ambiguous one.
+        OSError: If it cannot be read.
+    """
+    inputs: list[Declared] = []
+    outputs: list[Declared] = []
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return inputs, outputs
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for graph in _messages(data, (0, len(data)), _MODEL_GRAPH):
+                for number, tensors in ((_GRAPH_INPUT, inputs), (_GRAPH_OUTPUT, outputs)):
+                    tensors += [_declared(data, span) for span in _messages(data, graph, number)]
+    return inputs, outputs
+
+
+def _declared(data: Buffer, value: Span) -> Declared:
+    name = _text(data, value, _VALUE_NAME)
+    kind = _only(data, value, _VALUE_TYPE, BYTES)
+    tensor = kind and _only(data, kind, _TYPE_TENSOR, BYTES)
+    if not tensor:
+        return name, "no tensor", ()
+    element, shape = (
+        _number(data, tensor, _TENSOR_ELEMENT),
+        _only(data, tensor, _TENSOR_SHAPE, BYTES),
+    )
+    dtype = _DTYPES.get(element or 0, f"type {element or 0}")
+    if shape is None:
+        return name, f"{dtype} of no shape", ()
+    return name, dtype, tuple(_dim(data, dim) for dim in _messages(data, shape, _SHAPE_DIM))
+
+
+def _dim(data: Buffer, dim: Span) -> Dim | None:
+    size, name = _number(data, dim, _DIM_VALUE), _text(data, dim, _DIM_PARAM)
+    if size is not None and name:
+        raise GraphError("a size has both a value and a name")
+    return size if size is not None else name or None
+
+
+def _messages(data: Buffer, span: Span, wanted: int) -> list[Span]:
+    """Return where each value of a repeated field lies."""
+    found = []
+    for number, kind, first, last in fields_of(data, *span):
+        if number == wanted:
+            if kind != BYTES:
+                raise GraphError(f"field {number} is not a message")
+            found.append((first, last))
+    return found
+
+
+def _only(data: Buffer, span: Span, wanted: int, expected: int) -> Span | None:
+    """Return where the value of a field lies that occurs once at most: of several, one reader takes the last and another merges them."""
+    found = None
+    for number, kind, first, last in fields_of(data, *span):
+        if number == wanted:
+            if kind != expected or found is not None:
+                raise GraphError(f"field {number} of a tensor's description is ambiguous")
+            found = (first, last)
+    return found
+
+
+def _text(data: Buffer, span: Span, wanted: int) -> str:
+    found = _only(data, span, wanted, BYTES)
+    return data[found[0] : found[1]].decode("utf-8", "backslashreplace") if found else ""
+
+
+def _number(data: Buffer, span: Span, wanted: int) -> int | None:
+    found = _only(data, span, wanted, VARINT)
+    if found is None:
+        return None
+    return sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[found[0] : found[1]]))
