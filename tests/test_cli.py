@@ -459,7 +459,8 @@ def test_inspect_prints_words_and_not_pythons_values(
     manifest["model"]["licence"] = None
     (compiled / "bundle.json").write_text(json.dumps(manifest))
     if kind == "recovered":
-        run("recover", few, tmp_path / "out", *QUICK, "--no-inheritance")
+        options = ("--steps", 6, "--start-step", 6, "--window", "5:3", "--no-inheritance")
+        run("recover", few, tmp_path / "out", *options)
     paths = {
         "bundle": compiled,
         "distilled": few,
@@ -554,7 +555,7 @@ def test_build_refuses_what_it_cannot_do(edited: Callable[..., Path]) -> None:
     folder = edited(lambda manifest: None)
     for capability in ("90", "9.0", "sm90"):
         assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", capability))
-    for capability in ("8,6", "ampere", "8.66", "8", "", "-86", "٨٦", "86.0"):
+    for capability in ("8,6", "ampere", "8.66", "8", "", "-86", "٨٦"):
         assert run("build", folder, f"--sm={capability}").exit_code == 2
     for capability in ("75", "7.5"):
         for options in ((), ("--dry-run",), ("--sm", "8.6")):
