@@ -35,7 +35,7 @@ Format = Annotated[
 Normalisation = Annotated[
     str | None,
     typer.Option(
-        help="What tensors were normalised with: imagenet, cifar10, glad, none, …, or MEAN:STD.",
+        help="What tensors were normalised with: imagenet, cifar10, glad, none, minus1to1, …, or MEAN:STD.",
         show_default=False,
     ),
 ]
