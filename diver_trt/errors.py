@@ -1,7 +1,8 @@
 """Everything that diver-trt raises on purpose.
 
     DiverError
-    ├── RecipeError          settings that contradict each other, or a value out of range
+    ├── UsageError           an option's value that does not exist, is out of range or contradicts another; exit code 2
+    │   └── RecipeError          the same for the settings of the method
     ├── BundleError          a bundle that is missing, damaged, or of another schema
     ├── DatasetError         distilled images or class folders that cannot be read as asked
     ├── OutputError          a place that cannot or must not be written
@@ -22,7 +23,14 @@ class DiverError(Exception):
     """Base of all errors that a user can act on; the command line prints it as one line."""
 
 
-class RecipeError(DiverError, ValueError):
+class UsageError(DiverError, ValueError):
+    """A value of an option that does not exist, is out of range or contradicts another.
+
+    No file is at fault, and another run with the same value fails too: the command line exits with 2, as for an unknown option.
+    """
+
+
+class RecipeError(UsageError):
     """Settings of the method that contradict each other or lie out of range."""
 
 

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from diver_trt.errors import DiverError, RecipeError, printable
+from diver_trt.errors import DiverError, UsageError, printable
 
 P = ParamSpec("P")
 
@@ -37,7 +37,7 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
             say(f"error: {reason}")
             for remedy in remedies:
                 say(remedy)
-            raise typer.Exit(2 if isinstance(error, RecipeError) else 1) from error
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
         except OSError as error:
             say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
             raise typer.Exit(1) from error

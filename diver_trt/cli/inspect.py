@@ -18,7 +18,7 @@ from diver_trt.cli.options import (
     ZcaReference,
 )
 from diver_trt.cli.recover import check_images
-from diver_trt.errors import EngineError, OutputError
+from diver_trt.errors import EngineError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -126,7 +126,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 def _require_place(sheet: Path, dataset: Path) -> None:
     """Refuse to write a contact sheet over anything but a PNG, or among a dataset's images, where it would be one of them."""
     if sheet.suffix.lower() != ".png":
-        raise OutputError(
+        raise UsageError(
             f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png"
         )
     if dataset.resolve() in sheet.resolve().parent.parents:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
-from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError
+from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError, UsageError
 from diver_trt.runtime.engine import ENGINES, EngineName, Session
 from diver_trt.runtime.session import open_session
 
@@ -100,14 +100,15 @@ def line_up(
 
     Raises:
         BundleError: A bundle is given twice, or they are not of one model, or not of the model that is given.
-        EngineError: An engine's name is unknown, or the model computes other than its own code.
+        UsageError: If an engine's name is unknown, or a bundle is given twice.
+        EngineError: If the model computes other than its own code.
         NothingToCompareError: Fewer than two engines can take part.
     """
     if unknown := [name for name in engines if name not in ENGINE_NAMES]:
-        raise EngineError(f"there is no engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
+        raise UsageError(f"there is no engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
     places = [bundle.path.resolve() for bundle in bundles]
     if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
-        raise BundleError(f"{twice[0]}: is given twice; give each bundle once")
+        raise UsageError(f"{twice[0]}: is given twice; give each bundle once")
     _check_one_model(bundles, model)
     if model is not None:
         from diver_trt.comparison.torch_engine import check_reference

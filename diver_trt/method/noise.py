@@ -7,6 +7,28 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.errors import UsageError, shown
+
+MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
+"""Seeds that a manifest can hold: whole numbers of 64 bits, as JSON readers of other languages take them."""
+
+
+def checked_seed(seed: object) -> int:
+    """Return a seed as a Python integer; numpy's integers are taken too.
+
+    Raises:
+        UsageError: If it is not a whole number from -2^63 to 2^63 - 1. A float or a bool would be hashed as text and so give other noise
+            than the integer it equals.
+    """
+    is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not is_integer or not MIN_SEED <= int(seed) <= MAX_SEED:  # type: ignore[call-overload]
+        found = shown(repr(seed)) if is_integer else f"{shown(repr(seed))} ({type(seed).__name__})"
+        raise UsageError(
+            f"seed is {found}; expected a whole number from -2^63 to 2^63 - 1. "
+            "Take a larger one modulo 2^63."
+        )
+    return int(seed)  # type: ignore[call-overload, no-any-return]
+
 
 def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the standard normal noise of one sample, float32.
@@ -15,7 +37,7 @@ def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.floa
     The generator is numpy's Philox, seeded by SHA-256 of both; a test pins its values.
 
     Args:
-        seed: Seed of the run, any integer.
+        seed: Seed of the run, from `checked_seed`.
         key: Name of the sample within the dataset, such as `"00003/00007"`.
         shape: Shape of one latent, `(c, h, w)`.
     """

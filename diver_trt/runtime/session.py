@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, UsageError, shown
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan, choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Plan, read_plans
 from diver_trt.runtime.engine import ENGINES, EngineName, Session
@@ -33,14 +33,14 @@ def engine_names(engine: str, bundle: Bundle) -> list[EngineName]:
     """Return the engines to try, in order: one, or for `"auto"` those with engines in the bundle and then ONNX Runtime.
 
     Raises:
-        EngineError: There is no such engine.
+        UsageError: If there is no such engine.
     """
     if engine == "auto":
         built = {plan.backend for plan in read_plans(bundle) if isinstance(plan, Plan)}
         return [name for name in AUTO_ORDER if name in built or name.startswith("onnx")]
     if known := [name for name in ENGINES if name == engine]:
         return known
-    raise EngineError(f"there is no engine {engine!r}; expected auto, {', '.join(ENGINES)}")
+    raise UsageError(f"there is no engine {engine!r}; expected auto, {', '.join(ENGINES)}")
 
 
 def open_session(
@@ -63,11 +63,15 @@ def open_session(
         trust: Whether TensorRT engines that were not built on this machine may run; they are entered into the list of those that may.
 
     Raises:
-        EngineError: The engine cannot or must not run here, or nothing fits the batch or the budget.
+        UsageError: If a number is out of range.
+        EngineError: If the engine cannot or must not run here, or nothing fits the batch or the budget.
         MissingExtraError: The backend's package is not installed.
     """
-    if batch is not None and batch < 1:
-        raise EngineError(f"batch is {batch}; expected 1 or more")
+    for option, value in (("batch", batch), ("memory_budget", memory_budget), ("images", images)):
+        if value is not None and not (_is_whole(value) and value >= (option != "images")):
+            raise UsageError(
+                f"{option} is {shown(repr(value))}; expected a whole number, {int(option != 'images')} or more, or None"
+            )
     if name in ("rtx", "trt"):
         return _open_tensorrt(name, bundle, batch, memory_budget, images, trust)
     if memory_budget is not None:
@@ -78,6 +82,10 @@ def open_session(
 
     size = min(batch or balanced_batch(images), images or sys.maxsize)
     return Opened(OnnxSession(bundle, size, "cuda" if name == "onnx-cuda" else "cpu"), None)
+
+
+def _is_whole(value: object) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)  # numpy's integers too
 
 
 def balanced_batch(images: int | None) -> int:
