@@ -16,20 +16,21 @@ from diver_trt.cli.console import reporting
 
 app = typer.Typer(
     help="Recover distilled datasets with DIVER: abstract distilled images become realistic ones that any network learns from.",
-    epilog="Try it: diver-trt recover examples/digits/distilled/ipc10 recovered",
+    epilog="Try it: diver-trt recover digits recovered",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# An example runs where only the wheel is installed: with the digits that it carries, or after the examples before it.
 COMMANDS: dict[Callable[..., None], str] = {
-    recover.recover: "diver-trt recover examples/digits/distilled/ipc10 recovered",
+    recover.recover: "diver-trt recover digits recovered",
     merge.merge: "diver-trt merge part1 part2 part3 recovered",
     export.export: "diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256",
-    build.build: "diver-trt build engines/digits --sm 86 --batch 8",
+    build.build: "diver-trt build engines/dit-xl-2-256 --sm 86 --batch 8",
     convert.convert: "diver-trt convert images_best.pt images_best.npz",
-    compare.compare: "diver-trt compare engines/digits --model examples/digits/dit-digits",
+    compare.compare: "diver-trt compare engines/dit-xl-2-256 --model facebook/DiT-XL-2-256",
     doctor.doctor: "diver-trt doctor",
-    inspect.inspect: "diver-trt inspect engines/digits --memory-budget 2GB",
+    inspect.inspect: "diver-trt inspect digits",
 }
 for command, example in COMMANDS.items():
     app.command(epilog=f"Example: {example}")(reporting(command))

@@ -59,10 +59,12 @@ def inspect(
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
+    from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.manifest import inspect_recovered, is_recovered
     from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
+    path = find_source(path)
     folder = path.parent if path.suffix == ".engine" else path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)

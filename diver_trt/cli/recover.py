@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diver_trt.cli import completion
 from diver_trt.cli.console import phases, print_json, say
 from diver_trt.cli.options import (
     BundlePath,
@@ -31,7 +32,7 @@ def recover(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors).",
+            help="Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors); digits are those that come along.",
         ),
     ],
     output: Annotated[
@@ -46,24 +47,30 @@ def recover(
     layout: Annotated[
         str,
         typer.Option(
-            help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, npz, idc."
+            help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, npz, idc.",
+            autocompletion=completion.layouts,
         ),
     ] = "index",
     size: Annotated[
         str,
         typer.Option(
-            help="Side of the written images in pixels, such as 128 or 224; keep is the model's."
+            help="Side of the written images in pixels, such as 128 or 224; keep is the model's.",
+            autocompletion=completion.values(lambda: ["keep"]),
         ),
     ] = "keep",
     engine: Annotated[
         str,
         typer.Option(
-            help="onnx (CPU), onnx-cuda, rtx, trt, or auto: the fastest that really works here."
+            help="onnx (CPU), onnx-cuda, rtx, trt, or auto: the fastest that really works here.",
+            autocompletion=completion.engines,
         ),
     ] = "auto",
     batch: Annotated[
         str,
-        typer.Option(help="Images per batch, or auto. Changes speed and memory, never the result."),
+        typer.Option(
+            help="Images per batch, or auto. Changes speed and memory, never the result.",
+            autocompletion=completion.values(lambda: ["auto"]),
+        ),
     ] = "auto",
     memory_budget: Annotated[
         str | None,
@@ -82,7 +89,8 @@ def recover(
     preset: Annotated[
         str,
         typer.Option(
-            help="Recipe to start from: paper, ncfm (gamma 0.02), matched (t_r = t_f, half the steps)."
+            help="Recipe to start from: paper, ncfm (gamma 0.02), matched (t_r = t_f, half the steps).",
+            autocompletion=completion.presets,
         ),
     ] = "paper",
     steps: Annotated[
@@ -103,6 +111,7 @@ def recover(
         typer.Option(
             help="Step t_r sampling starts at, or matched (= the inherit step).  [paper: 50]",
             show_default=False,
+            autocompletion=completion.values(lambda: ["matched"]),
         ),
     ] = None,
     cfg_scale: Annotated[
@@ -127,12 +136,15 @@ def recover(
         typer.Option(
             help="Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full.  [paper: 40:25]",
             show_default=False,
+            autocompletion=completion.values(lambda: ["full"]),
         ),
     ] = None,
     sigma: Annotated[
         str | None,
         typer.Option(
-            help="Its scale: learned, posterior or marginal.  [learned]", show_default=False
+            help="Its scale: learned, posterior or marginal.  [learned]",
+            show_default=False,
+            autocompletion=completion.sigmas,
         ),
     ] = None,
     shard: Annotated[
@@ -145,7 +157,8 @@ def recover(
     on_error: Annotated[
         str,
         typer.Option(
-            help="What one bad image does: fail ends the run, skip leaves it out and reports it."
+            help="What one bad image does: fail ends the run, skip leaves it out and reports it.",
+            autocompletion=completion.values(lambda: ["fail", "skip"]),
         ),
     ] = "fail",
     overwrite: Annotated[

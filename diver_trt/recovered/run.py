@@ -12,6 +12,7 @@ from typing import Any
 
 from diver_trt.bundle import Bundle, default_bundle
 from diver_trt.distilled.dataset import Dataset, read_dataset
+from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError, UsageError, shown
@@ -105,7 +106,7 @@ def recover(
     """Recover a distilled dataset into a folder, or resume where an earlier call with the same arguments stopped.
 
     Args:
-        source: Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors).
+        source: Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors); `"digits"` are those that come along.
         output: New or empty folder, or that of the same recovery.
         bundle: The exported model, opened or its folder; None is the digits model.
         recipe: The method's settings, or the name of a preset; None is the paper's.
@@ -149,7 +150,7 @@ def recover(
     model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
     step_table(model.noise_schedule, settings, model.layout)  # refuses what does not fit the model
 
-    dataset = read_dataset(Path(source), model, reading)
+    dataset = read_dataset(find_source(Path(source)), model, reading)
     check_output(dataset, model, target, layout)
     skip_bad = on_error == "skip"
     job = Job(

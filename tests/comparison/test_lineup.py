@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.comparison.inputs import default_images, distilled_inputs, random_pixels
+from diver_trt.comparison.inputs import distilled_inputs, random_pixels
 from diver_trt.comparison.lineup import Lineup, line_up
+from diver_trt.distilled.digits import default_images
 from diver_trt.errors import BundleError, DatasetError, EngineError
 from diver_trt.export.checkpoint import Model, load_model
 from tests.comparison.faults import plant
