@@ -65,6 +65,10 @@ def checked_samples(
     given = {"images": images, "labels": labels, "keys": keys, "noise": noise}
     present = {name: values for name, values in given.items() if values is not None}
     iterators = {name: _iterator(name, values) for name, values in present.items()}
+    if (ndim := getattr(images, "ndim", 4)) != 4:
+        raise DatasetError(
+            f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image alone is image[None]"
+        )
     if isinstance(images, Sized):
         for name, values in present.items():
             if isinstance(values, Sized) and len(values) != len(images):

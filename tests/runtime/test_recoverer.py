@@ -357,6 +357,11 @@ def test_pil_images_and_tensors_are_taken(digits: Bundle, images: Images) -> Non
     np.testing.assert_array_equal(from_grey.image, from_rgb.image)
 
 
+def test_one_image_alone_is_not_a_list_of_its_rows(digits: Bundle, images: Images) -> None:
+    with pytest.raises(DatasetError, match=r"an array of 3 dimensions, expected uint8\[n, H, W, 3"):
+        recover(digits, images[0], [3])
+
+
 def test_whole_numbers_of_every_kind_are_labels_and_seeds(digits: Bundle, images: Images) -> None:
     import torch
 
