@@ -11,16 +11,18 @@ from diver_trt.tensors import describe
 Pixels = NDArray[np.uint8]
 
 
-def square(image: Pixels, size: int) -> Pixels:  # [H, W, 3] uint8 => [size, size, 3] uint8
+def square(
+    image: Pixels, size: int, name: str = "image"
+) -> Pixels:  # [H, W, 3] uint8 => [size, size, 3] uint8
     """Crop an image's longer side to the middle and resize it bicubically, as DiT's training did (which resized first).
 
     An image of that size is returned untouched.
 
     Raises:
-        DatasetError: The array is not uint8 [H, W, 3].
+        DatasetError: If the array is not uint8 [H, W, 3]; the message begins with `name`.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DatasetError(f"image: got {describe(image)}, expected uint8[H, W, 3]")
+        raise DatasetError(f"{name}: got {describe(image)}, expected uint8[H, W, 3]")
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image

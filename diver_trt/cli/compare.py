@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.options import Classes, Json, choice, parse_recipe
 from diver_trt.errors import MissingExtraError, OutputError, printable
@@ -23,7 +24,9 @@ def compare(
     bundles: Annotated[
         list[Path],
         typer.Argument(
-            metavar="BUNDLE...", help="Bundles of one model, such as its fp32 and its fp16 one."
+            metavar="BUNDLE...",
+            help="Bundles of one model, such as its fp32 and its fp16 one.",
+            autocompletion=completion.bundles,
         ),
     ],
     model: Annotated[
@@ -39,6 +42,7 @@ def compare(
             help=f"torch-fp16, torch-bf16, {', '.join(BACKENDS)}; repeatable.  "
             "[default: all that work here]",
             show_default=False,
+            autocompletion=completion.compared_engines,
         ),
     ] = None,
     report: Annotated[
@@ -62,7 +66,11 @@ def compare(
     ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
     preset: Annotated[
-        str, typer.Option(help="Recipe: paper, ncfm or matched; see recover.")
+        str,
+        typer.Option(
+            help="Recipe: paper, ncfm or matched; see recover.",
+            autocompletion=completion.presets,
+        ),
     ] = "paper",
     steps: Annotated[
         int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diver_trt.cli.console import print_facts, print_json, say
+from diver_trt.cli.console import phases, print_facts, print_json, say
 from diver_trt.cli.options import (
     BundlePath,
     Classes,
@@ -17,8 +17,7 @@ from diver_trt.cli.options import (
     Normalisation,
     ZcaReference,
 )
-from diver_trt.cli.recover import check_images, note_unlisted_images
-from diver_trt.errors import EngineError, OutputError
+from diver_trt.errors import EngineError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -60,10 +59,12 @@ def inspect(
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
+    from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.manifest import inspect_recovered, is_recovered
     from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
+    path = find_source(path)
     folder = path.parent if path.suffix == ".engine" else path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
@@ -71,7 +72,9 @@ def inspect(
         facts = _plan_facts(read_plan(folder))
     elif is_recovered(folder):
         facts = inspect_recovered(folder)
-        note_unlisted_images(folder)
+        from diver_trt.recovered.run import note_unlisted_images
+
+        note_unlisted_images(folder, say)
     else:
         if contact_sheet:
             _require_place(contact_sheet, path)
@@ -142,7 +145,7 @@ def _require_place(sheet: Path, dataset: Path) -> None:
     from diver_trt.files import resolved
 
     if sheet.suffix.lower() != ".png":
-        raise OutputError(
+        raise UsageError(
             f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png"
         )
     if dataset.resolve() in resolved(sheet).parent.parents:
@@ -164,8 +167,10 @@ def _inspect_distilled(
     dataset: Dataset, model: Bundle, contact_sheet: Path | None
 ) -> dict[str, Any]:
     from diver_trt.recovered.job import distilled_sheet, mean_clipped
+    from diver_trt.recovered.run import Notes, check_images
 
-    checked = check_images(dataset, model)
+    with phases() as show:
+        checked = check_images(dataset, model, Notes(say), show)
     if contact_sheet:
         from diver_trt.files import replacing, reported
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
-from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError
+from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError, UsageError
 from diver_trt.runtime.backends import BACKENDS, engine_choices, find_backend
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import open_session
@@ -100,18 +100,19 @@ def line_up(
         batch: Images per batch; TensorRT engines keep to what they were built for.
 
     Raises:
-        BundleError: A bundle is given twice, or they are not of one model, or not of the model that is given.
-        EngineError: An engine's name is unknown, or the model computes other than its own code.
+        BundleError: If they are not of one model, or not of the model that is given.
+        UsageError: If an engine's name is unknown, or a bundle is given twice.
+        EngineError: If the model computes other than its own code.
         NothingToCompareError: Fewer than two engines can take part.
     """
     if unknown := [
         name for name in engines if name not in TORCH_ENGINES and not find_backend(name)
     ]:
         known = f"{', '.join(TORCH_ENGINES)}, {engine_choices()}"
-        raise EngineError(f"unknown engine {unknown[0]!r}; expected one of {known}")
+        raise UsageError(f"unknown engine {unknown[0]!r}; expected one of {known}")
     places = [bundle.path.resolve() for bundle in bundles]
     if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
-        raise BundleError(f"{twice[0]}: is given twice; give each bundle once")
+        raise UsageError(f"{twice[0]}: is given twice; give each bundle once")
     _check_one_model(bundles, model)
     if model is not None:
         from diver_trt.comparison.torch_engine import check_reference

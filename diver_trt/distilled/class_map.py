@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError, UsageError, shown
 
 IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}", re.ASCII)
@@ -71,7 +71,8 @@ def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | Non
         class_names: The model's class names, if it has them.
 
     Raises:
-        DatasetError: There is no such subset or file, or the model lacks a class it names.
+        UsageError: If there is no such subset or file.
+        DatasetError: If the file is damaged, or the model lacks a class that it names.
     """
     if name == "model":
         return ClassMap(
@@ -89,8 +90,8 @@ def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | Non
         known = ", ".join(
             subset for subset in imagenet_subsets() if "@" not in subset and "-" not in subset
         )
-        raise DatasetError(
-            f"--classes {name}: neither a file nor a known subset; expected a file, model, {known}, imagenet-a to -e, -10 or -100"
+        raise UsageError(
+            f"--classes {shown(name)}: neither a file nor a known subset; expected a file, model, {known}, imagenet-a to -e, -10 or -100"
         )
     return _read_class_file(path, num_classes)
 

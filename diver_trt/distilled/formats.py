@@ -85,18 +85,16 @@ RECOVERED = Format("recovered", "images recovered by diver-trt", "folders")
 
 
 def find_format(name: str, holds: Literal["folders", "tensors"]) -> Format:
-    """Return the format that `--format` asks for.
+    """Return the format that `--format` asks for, a name of `FORMATS`.
 
     Raises:
-        DatasetError: There is none of that name, or it is of the other kind.
+        DatasetError: If it is a format of the other kind.
     """
     choices = [entry.name for entry in FORMATS.values() if entry.holds == holds]
-    if name in FORMATS and name not in choices:
+    if name not in choices:
         raise DatasetError(
             f"--format {name} is a format of {FORMATS[name].holds}, but the input holds {holds}; expected one of {', '.join(choices)}"
         )
-    if name not in FORMATS:
-        raise DatasetError(f"--format {name}: no such format; expected one of {', '.join(choices)}")
     return FORMATS[name]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diver_trt.errors import DatasetError
+from diver_trt.distilled.formats import FORMATS
+from diver_trt.distilled.normalisation import find_normalisation
+from diver_trt.errors import DatasetError, UsageError, shown
 
 MAX_COLLAGE = 16
 
@@ -24,6 +26,9 @@ class ReadOptions:
         normalisation: What values were normalised with (`find_normalisation`), or else what the method normalises with.
         collage: Images along a side of each stored one, or else the method's documented factor.
         zca_reference: Training images to fit a ZCA transform to again; needed if the values are whitened.
+
+    Raises:
+        UsageError: If `method` or `normalisation` does not exist, or `collage` is out of range.
     """
 
     classes: str | None = None
@@ -33,5 +38,18 @@ class ReadOptions:
     zca_reference: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.collage is not None and not 1 <= self.collage <= MAX_COLLAGE:
-            raise DatasetError(f"--collage {self.collage}: expected 1 to {MAX_COLLAGE}")
+        if self.method is not None and self.method not in FORMATS:
+            raise UsageError(
+                f"--format {shown(str(self.method))}: no such format; expected one of {', '.join(FORMATS)}"
+            )
+        if self.normalisation is not None:
+            try:
+                find_normalisation(self.normalisation)
+            except DatasetError as cause:  # a file may say it too, and is at fault then
+                raise UsageError(str(cause)) from cause
+        if self.collage is not None and not (
+            type(self.collage) is int and 1 <= self.collage <= MAX_COLLAGE
+        ):
+            raise UsageError(
+                f"--collage {self.collage}: expected a whole number from 1 to {MAX_COLLAGE}"
+            )

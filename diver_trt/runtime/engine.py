@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import NetworkName
-from diver_trt.errors import DeviceMemoryError, EngineError
+from diver_trt.errors import DeviceMemoryError, EngineError, UsageError, shown
 from diver_trt.tensors import describe
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class Placement:
         images: How many images there are, or None if that is unknown; no batch is larger.
         trust: Whether TensorRT engines that were not built on this machine may run; they are
             recorded as trusted.
+
+    Raises:
+        UsageError: If a number is not a whole one, or too small.
     """
 
     engine: str = "auto"
@@ -46,6 +49,17 @@ class Placement:
     memory_budget: int | None = None
     images: int | None = None
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("memory_budget", 1), ("images", 0)):
+            value = getattr(self, name)
+            # `__index__` takes numpy's integers too; True would pass as 1.
+            whole = hasattr(value, "__index__") and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
+                raise UsageError(
+                    f"{name} is {shown(repr(value))}; expected a whole number, {least} or more, "
+                    "or None"
+                )
 
     @property
     def balanced_batch(self) -> int:

@@ -6,21 +6,23 @@ Latents are [n, c, h, w] float32, images uint8 [H, W, 3].
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from threading import RLock
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
-from diver_trt.errors import DatasetError, EngineError, MissingExtraError
+from diver_trt.errors import BundleError, EngineError, MissingExtraError, RecipeError, shown
 from diver_trt.method.inheritance import start_latent
-from diver_trt.method.noise import sample_noise
+from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
@@ -36,10 +38,11 @@ from diver_trt.runtime.engine import (
     Session,
     within_host_memory,
 )
+from diver_trt.runtime.samples import Sample, checked_samples
 from diver_trt.runtime.session import engine_names, open_session
-from diver_trt.tensors import describe
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CHUNK_IMAGES = 64
 CHUNK_CLASSES = 16
@@ -67,16 +70,11 @@ class RecoveredSample:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    key: str
-    label: int
-    image: Pixels
-    noise: Latents
-
-
 class Recoverer:
     """A bundle and a recipe, ready to recover images.
+
+    Several threads may use one Recoverer: they take turns, one batch (with networks loaded phase by phase, one chunk of batches) at a time,
+    and each gets the images that it would get alone. A process that was forked from the one that opened it may not use it.
 
     Example:
         >>> with Recoverer(Bundle.open("engines/digits"), Recipe(), batch=8) as recoverer:
@@ -102,7 +100,8 @@ class Recoverer:
         BundleError: A network's files have changed since the export.
         EngineError: The engine cannot run here.
         DeviceMemoryError: There is no room for such a batch, on the device or on the host.
-        RecipeError: The recipe does not fit the model.
+        RecipeError: If `recipe` is not a Recipe, or does not fit the model.
+        UsageError: If there is no such engine, or a number is out of range.
     """
 
     def __init__(
@@ -110,13 +109,22 @@ class Recoverer:
         bundle: Bundle,
         recipe: Recipe | None = None,
         *,
-        engine: str = "onnx",
+        engine: str = "auto",
         batch: int | None = None,
         memory_budget: int | None = None,
         images: int | None = None,
         trust: bool = False,
     ) -> None:
+        if not isinstance(bundle, Bundle):
+            raise BundleError(
+                f"bundle is {shown(repr(bundle))} ({type(bundle).__name__}); expected a Bundle, from Bundle.open"
+            )
+        if recipe is not None and not isinstance(recipe, Recipe):
+            raise RecipeError(
+                f"recipe is {shown(repr(recipe))} ({type(recipe).__name__}); expected a Recipe, such as PRESETS['paper']"
+            )
         self.bundle, self.recipe = bundle, recipe or Recipe()
+        self._lock, self._process, self._turn = RLock(), os.getpid(), object()
         self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(
             np.float32
         )
@@ -156,12 +164,14 @@ class Recoverer:
         self.close()
 
     def close(self) -> None:
-        """Free the engines."""
-        self._networks.close()
+        """Free the engines. In a forked process nothing is freed: they are the parent's."""
+        if os.getpid() == self._process:
+            with self._lock:
+                self._networks.close()
 
     def __call__(
         self,
-        images: Iterable[Pixels],
+        images: Iterable[Pixels | Image],
         labels: Iterable[int],
         *,
         seed: int = 0,
@@ -173,10 +183,11 @@ class Recoverer:
         """Recover images, batch by batch, in the order they come.
 
         Args:
-            images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3]; other sizes than the model's are resized.
-            labels: The model's class of each image, [n].
-            seed: Seed of the noise.
-            keys: Name of each sample, which its noise follows from; by default its class and its number within the class.
+            images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3] or of PIL images without transparency; other sizes
+                than the model's are resized. What is kept of them is copied, so an iterable may reuse its buffer.
+            labels: The model's class of each image, [n] whole numbers.
+            seed: Seed of the noise, from -2^63 to 2^63 - 1.
+            keys: Name of each sample, which its noise follows from, each once; by default its class and its number within the class.
             noise: The noise itself, float32 [n, c, h, w], instead of the seed's.
             keep_bad: Whether an image that comes out with values that are no numbers, or all in one colour, is yielded with its `problem`
                 instead of ending the recovery.
@@ -186,34 +197,61 @@ class Recoverer:
             The recovered samples.
 
         Raises:
-            DatasetError: An image or label does not fit the model, or their numbers differ.
-            EngineError: The engine fails, or an image comes out with values that are no numbers.
-            DeviceMemoryError: There is no room for such a batch, on the device or on the host.
+            DatasetError: If an image, label, key or noise does not fit the model, or their numbers differ.
+            UsageError: If the seed is not such a number.
+            EngineError: If the engine fails, an image comes out with NaN or infinite values, or this process was forked from the one that
+                opened the engine.
+            DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
         """
-        with within_host_memory():
-            yield from self._recovered(
-                self._samples(images, labels, seed, keys, noise), keep_bad, on_step
-            )
+        samples = checked_samples(
+            self.bundle, images, labels, seed=checked_seed(seed), keys=keys, noise=noise
+        )
+        return self._recovered(samples, keep_bad, on_step)
 
     def _recovered(
-        self, samples: Iterator[_Sample], keep_bad: bool, on_step: Callable[[], None]
+        self, samples: Iterator[Sample], keep_bad: bool, on_step: Callable[[], None]
     ) -> Iterator[RecoveredSample]:
-        for batches in self._chunks(samples):
-            anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
-            self._condition({sample.label for batch in batches for sample in batch})
-            finals = []
-            for batch, anchor in zip(batches, anchors, strict=True):
-                start = start_latent(
-                    anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe
-                )
-                for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
-                    on_step()
-                finals.append(self.latent[: len(batch)].copy())
-            for batch, final in zip(batches, finals, strict=True):
-                for sample, (image, problem) in zip(batch, self._decoded(final), strict=True):
-                    if problem and not keep_bad:
-                        raise EngineError(f"{sample.key}: {problem}")
-                    yield RecoveredSample(sample.key, sample.label, image, problem)
+        with within_host_memory():
+            for batches in self._chunks(samples):
+                # The lock is never held at a yield: a generator that is left half-way would keep it.
+                with self._taking_turns():
+                    decoded = self._recover_chunk(batches, on_step)
+                for batch, images in zip(batches, decoded, strict=True):
+                    for sample, (image, problem) in zip(batch, images, strict=True):
+                        if problem and not keep_bad:
+                            raise EngineError(f"{sample.key}: {problem}")
+                        yield RecoveredSample(sample.key, sample.label, image, problem)
+
+    def _recover_chunk(
+        self, batches: list[list[Sample]], on_step: Callable[[], None]
+    ) -> list[list[tuple[Pixels, str | None]]]:
+        """Return the image of every sample, and what is wrong with it."""
+        anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
+        self._condition({sample.label for batch in batches for sample in batch})
+        finals = []
+        for batch, anchor in zip(batches, anchors, strict=True):
+            start = start_latent(
+                anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe
+            )
+            for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
+                on_step()
+            finals.append(self.latent[: len(batch)].copy())
+        return [list(self._decoded(final)) for final in finals]
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[None]:
+        """Let no other thread use the engines during the block.
+
+        Raises:
+            EngineError: If this process was forked from the one that opened them: their threads are not in it.
+        """
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"the recoverer was opened in process {self._process} and this one, {os.getpid()}, was forked from it; "
+                "open a Recoverer in each process"
+            )
+        with self._lock:
+            yield
 
     @property
     def steps_per_batch(self) -> int:
@@ -227,12 +265,13 @@ class Recoverer:
 
     def encode(self, images: Sequence[Pixels]) -> Latents:
         """Return z_0 of images, [n, c, h, w] float32."""
-        encoder, latents = self._networks.open("encoder"), []
-        for image in images:
-            encoder.write("image", to_network(square(image, self.bundle.image_size))[None])
-            encoder.run()
-            latents.append(encoder.read("latent").astype(np.float32))
-        return np.concatenate(latents)
+        with self._taking_turns():
+            encoder, latents = self._networks.open("encoder"), []
+            for image in images:
+                encoder.write("image", to_network(square(image, self.bundle.image_size))[None])
+                encoder.run()
+                latents.append(encoder.read("latent").astype(np.float32))
+            return np.concatenate(latents)
 
     def denoise(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Run the steps from `start_step` down to 1 on at most `batch` latents, yielding each step's number when it is done.
@@ -241,7 +280,30 @@ class Recoverer:
             start: The latent to start from, [n, c, h, w] float32.
             anchor: z_0 of the distilled images, [n, c, h, w] float32.
             labels: The model's class of each, [n].
+
+        Raises:
+            EngineError: If another batch has used the denoiser since the last step, from this thread or another.
         """
+        with self._taking_turns():
+            run = self._load_batch(start, anchor, labels)
+            self._turn = turn = object()
+        return self._steps(run, turn)
+
+    def _steps(self, run: Iterator[int], turn: object) -> Iterator[int]:
+        """Run the steps of a loaded batch, yielding each one's number."""
+        while True:
+            with self._taking_turns():
+                if self._turn is not turn:
+                    raise EngineError(
+                        "another batch has used the denoiser between two steps of this one; finish one before the next"
+                    )
+                k = next(run, None)
+            if k is None:
+                return
+            yield k
+
+    def _load_batch(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
+        """Load a batch into the denoiser and return its run."""
         if not self._modulations.keys() >= {*labels, self.bundle.null_label}:
             self._condition(set(labels))
         self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
@@ -259,15 +321,15 @@ class Recoverer:
         Raises:
             EngineError: An image holds values that are no numbers, or is all in one colour.
         """
-        images = []
-        for image, problem in self._decoded(latents):
+        with self._taking_turns():
+            decoded = list(self._decoded(latents))
+        for _, problem in decoded:
             if problem:
                 raise EngineError(problem)
-            images.append(image)
-        return images
+        return [image for image, _ in decoded]
 
     def _decoded(self, latents: Latents) -> Iterator[tuple[Pixels, str | None]]:
-        """Return images and what is wrong with them."""
+        """Yield images and what is wrong with them."""
         decoder = self._networks.open("decoder")
         hint = (
             "; the model may overflow in fp16, use its fp32 bundle"
@@ -304,13 +366,13 @@ class Recoverer:
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
         return _Networks(opened, self._table, self.recipe.start_step), opened.memory
 
-    def _chunks(self, samples: Iterator[_Sample]) -> Iterator[list[list[_Sample]]]:
+    def _chunks(self, samples: Iterator[Sample]) -> Iterator[list[list[Sample]]]:
         """Group samples into batches, and batches into chunks: a phase loads its network once per chunk.
 
         Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the modulations of its classes, which
         wait on the host.
         """
-        chunk: list[list[_Sample]] = []
+        chunk: list[list[Sample]] = []
         classes: set[int] = set()
         while batch := list(islice(samples, self.batch)):
             if self._networks.resident:
@@ -338,49 +400,6 @@ class Recoverer:
         for label in missing:
             assert conditioner is not None
             self._modulations[label] = class_modulations(conditioner, self._timesteps, label)
-
-    def _samples(
-        self,
-        images: Iterable[Pixels],
-        labels: Iterable[int],
-        seed: int,
-        keys: Iterable[str] | None,
-        noise: Iterable[Latents] | None,
-    ) -> Iterator[_Sample]:
-        keys = None if keys is None else iter(keys)
-        noise = None if noise is None else iter(noise)
-        shape, seen, missing = self.bundle.latent_shape, Counter[int](), object()
-        pairs = (int(label) for label in labels)
-        for number, image in enumerate(images):
-            label = _next(pairs, "labels", number)
-            if not 0 <= label < self.bundle.num_classes:
-                raise DatasetError(
-                    f"image {number} has label {label}; the model has classes 0 to {self.bundle.num_classes - 1}"
-                )
-            key = f"{label:05d}/{seen[label]:05d}" if keys is None else _next(keys, "keys", number)
-            own = (
-                sample_noise(seed, key, shape)
-                if noise is None
-                else np.asarray(_next(noise, "noise", number))
-            )
-            if own.shape != shape or own.dtype != np.float32:
-                raise DatasetError(
-                    f"noise of image {number}: got {describe(own)}, expected float32{list(shape)}"
-                )
-            seen[label] += 1
-            yield _Sample(key, label, image, own)
-        if next(pairs, missing) is not missing:
-            raise DatasetError(
-                f"there are {sum(seen.values())} images but more labels; expected one label per image"
-            )
-
-
-def _next(values: Iterator[T], name: str, number: int) -> T:
-    for value in values:
-        return value
-    raise DatasetError(
-        f"there are more than {number} images but only {number} {name}; expected one per image"
-    )
 
 
 def class_modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:

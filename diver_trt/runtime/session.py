@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, UsageError, shown
 from diver_trt.runtime.backends import AUTO, BACKENDS, engine_choices, find_backend
 from diver_trt.runtime.engine import Opened, Placement
 
@@ -12,15 +12,25 @@ def engine_names(engine: str, bundle: Bundle) -> list[str]:
     """Return the engines to try, in order: one, or for `"auto"` all that are available.
 
     Raises:
-        EngineError: If there is no such engine.
+        UsageError: If there is no such engine.
     """
+    require_engine(engine)
     if engine == AUTO:
         return [
             name for name, backend in BACKENDS.items() if backend.load().available(name, bundle)
         ]
-    if find_backend(engine):
-        return [engine]
-    raise EngineError(f"unknown engine {engine!r}; expected {engine_choices()}")
+    return [engine]
+
+
+def require_engine(engine: object) -> None:
+    """Check that an engine of this name exists.
+
+    Raises:
+        UsageError: If it does not.
+    """
+    known = isinstance(engine, str) and (engine == AUTO or find_backend(engine) is not None)
+    if not known:
+        raise UsageError(f"unknown engine {shown(repr(engine))}; expected {engine_choices()}")
 
 
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
@@ -35,8 +45,6 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
         EngineError: If the engine cannot or must not run here, or nothing fits the batch or budget.
         MissingExtraError: If the backend's package is not installed.
     """
-    if placement.batch is not None and placement.batch < 1:
-        raise EngineError(f"batch is {placement.batch}; expected 1 or more")
     backend = find_backend(name)
     assert backend is not None, "engine_names checks the name"
     if placement.memory_budget is not None and not backend.compiled:

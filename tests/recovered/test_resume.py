@@ -438,7 +438,7 @@ def started(
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Signals) -> None:
     process = started(DISTILLED, tmp_path / "out")
     process.send_signal(number)
@@ -474,13 +474,15 @@ def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(
     assert (result.exit_code, len(journal_keys(tmp_path / "out"))) == (130, 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_before_there_is_a_folder_both_signals_end_it_alike(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     in_front = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which the background ignores
-    asking = f"recover.check_images = lambda *_, **__: (signal.raise_signal({int(number)}), time.sleep(60))"
-    code = f"{in_front}; from diver_trt.cli import main, recover; {asking}; main()"
+    asking = (
+        f"run.check_images = lambda *_, **__: (signal.raise_signal({int(number)}), time.sleep(60))"
+    )
+    code = f"{in_front}; from diver_trt.cli import main; from diver_trt.recovered import run; {asking}; main()"
     command = [
         sys.executable,
         "-c",

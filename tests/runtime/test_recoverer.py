@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 import tracemalloc
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import DatasetError, EngineError, RecipeError
+from diver_trt.cli.recover import recover as recover_command
+from diver_trt.errors import (
+    BundleError,
+    DatasetError,
+    DiverError,
+    EngineError,
+    RecipeError,
+    UsageError,
+)
 from diver_trt.method.noise import sample_noise
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
@@ -21,8 +34,8 @@ QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5,
 
 def recover(
     bundle: Bundle,
-    images: Images,
-    labels: list[int],
+    images: Any,
+    labels: Any,
     *,
     batch: int = 8,
     recipe: Recipe = QUICK,
@@ -161,8 +174,8 @@ def test_other_sizes_are_resized_and_cropped_to_the_middle(digits: Bundle) -> No
 @pytest.mark.parametrize(
     ("images", "labels", "options", "message"),
     [
-        (np.zeros((2, 32, 32, 3), np.uint8), [1], {}, "more than 1 images but only 1 labels"),
-        (np.zeros((1, 32, 32, 3), np.uint8), [1, 2], {}, "1 images but more labels"),
+        (np.zeros((2, 32, 32, 3), np.uint8), [1], {}, "there are 2 images but 1 labels"),
+        (np.zeros((1, 32, 32, 3), np.uint8), [1, 2], {}, "there are 1 images but 2 labels"),
         (np.zeros((1, 32, 32, 3), np.uint8), [10], {}, "label 10; the model has classes 0 to 9"),
         (np.zeros((1, 32, 32, 3), np.uint8), [-1], {}, "label -1"),
         (
@@ -183,7 +196,7 @@ def test_other_sizes_are_resized_and_cropped_to_the_middle(digits: Bundle) -> No
             {"noise": [np.zeros((4, 8, 8))]},
             r"noise of image 0: got float64",
         ),
-        (np.zeros((1, 32, 32, 3), np.uint8), [1], {"keys": []}, "only 0 keys"),
+        (np.zeros((1, 32, 32, 3), np.uint8), [1], {"keys": []}, "there are 1 images but 0 keys"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(
@@ -196,8 +209,38 @@ def test_inputs_that_do_not_fit_are_refused(
 def test_settings_that_do_not_fit_the_model_are_refused(digits: Bundle) -> None:
     with pytest.raises(RecipeError, match="cfg_channels is 5"):
         Recoverer(digits, Recipe(cfg_channels=5))
-    with pytest.raises(EngineError, match="batch is 0; expected 1 or more"):
-        Recoverer(digits, batch=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "tpu"}, "there is no engine 'tpu'; expected auto, onnx"),
+        ({"batch": 0}, "batch is 0; expected a whole number, 1 or more"),
+        ({"batch": True}, "batch is True; expected a whole number"),
+        ({"batch": "auto"}, "batch is 'auto'; expected a whole number, 1 or more, or None"),
+        ({"images": -5}, "images is -5; expected a whole number, 0 or more"),
+        ({"memory_budget": "2GB"}, "memory_budget is '2GB'; expected a whole number"),
+        ({"recipe": {}}, r"recipe is \{\} \(dict\); expected a Recipe"),
+        ({"recipe": "paper"}, r"recipe is 'paper' \(str\); expected a Recipe"),
+    ],
+)
+def test_wrong_arguments_are_wrong_usage(
+    digits: Bundle, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recoverer(digits, **options)
+
+
+def test_a_path_is_not_a_bundle() -> None:
+    with pytest.raises(BundleError, match=r"expected a Bundle, from Bundle\.open"):
+        Recoverer("engines/digits")  # type: ignore[arg-type]
+
+
+def test_the_engine_is_chosen_as_on_the_command_line() -> None:
+    from inspect import signature
+
+    assert signature(Recoverer).parameters["engine"].default == "auto"
+    assert signature(recover_command).parameters["engine"].default == "auto"
 
 
 def test_values_that_are_no_numbers_never_become_an_image(digits: Bundle) -> None:
@@ -206,3 +249,202 @@ def test_values_that_are_no_numbers_never_become_an_image(digits: Bundle) -> Non
         pytest.raises(EngineError, match="values that are no numbers"),
     ):
         recoverer.decode(np.full((1, 4, 8, 8), np.nan, np.float32))
+
+
+def test_two_threads_get_what_each_would_get_alone(digits: Bundle, images: Images) -> None:
+    """Without taking turns every image is garbage: the engines' buffers are shared."""
+    with Recoverer(digits, QUICK, batch=1) as recoverer:
+
+        def one(number: int) -> Images:
+            (sample,) = recoverer([images[number % 6]], [number % 10], keys=[str(number)])
+            return sample.image
+
+        alone = [one(number) for number in range(12)]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(one, range(12)))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_threads_take_turns_batch_by_batch_in_phases_too(
+    digits: Bundle, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diver_trt.runtime.session.Opened.resident", False)
+    with Recoverer(digits, QUICK, batch=2) as recoverer:
+
+        def all_six(seed: int) -> list[Images]:
+            return [sample.image for sample in recoverer(images, LABELS, seed=seed)]
+
+        alone = [all_six(seed) for seed in (1, 2)]
+        with ThreadPoolExecutor(2) as pool:
+            together = list(pool.map(all_six, (1, 2)))
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_generator_that_is_left_half_way_keeps_nobody_waiting(
+    digits: Bundle, images: Images
+) -> None:
+    with Recoverer(digits, QUICK, batch=2) as recoverer:
+        expected = [sample.image for sample in recoverer(images, LABELS)]
+        left = recoverer(images[::-1], LABELS)
+        next(left)
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(lambda: [s.image for s in recoverer(images, LABELS)]).result(60)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_steps_of_two_batches_are_not_mixed(digits: Bundle, images: Images) -> None:
+    with Recoverer(digits, QUICK, batch=2) as recoverer:
+        anchor = recoverer.encode(list(images[:2]))
+        first = recoverer.denoise(anchor, anchor, [1, 2])
+        next(first)
+        assert list(recoverer.denoise(anchor, anchor, [3, 4])) == [5, 4, 3, 2, 1]
+        with pytest.raises(EngineError, match="another batch has used the denoiser"):
+            next(first)
+
+
+def _use(recoverer: Recoverer, images: Images) -> str:
+    try:
+        list(recoverer(images[:1], [3]))
+    except DiverError as error:
+        return str(error)
+    return "used"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_is_refused_where_it_would_hang(digits: Bundle, images: Images) -> None:
+    with Recoverer(digits, QUICK, batch=1) as recoverer:
+        context = multiprocessing.get_context("fork")
+        answers = context.Queue()
+        child = context.Process(target=lambda: answers.put(_use(recoverer, images)))
+        child.start()
+        answer = answers.get(timeout=60)
+        child.join(60)
+    assert "was forked from it; open a Recoverer in each process" in answer
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8])
+def test_an_iterable_may_reuse_its_buffers(digits: Bundle, images: Images, batch: int) -> None:
+    noise = np.stack([sample_noise(1, str(i), digits.latent_shape) for i in range(6)])
+
+    def reused(values: Any) -> Iterator[Any]:
+        buffer = np.empty_like(values[0])
+        for value in values:
+            buffer[:] = value
+            yield buffer
+        buffer[:] = 0
+
+    expected = recover(digits, images, LABELS, batch=batch, noise=noise)
+    found = recover(digits, reused(images), LABELS, batch=batch, noise=reused(noise))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours.image, theirs.image)
+
+
+def test_pil_images_and_tensors_are_taken(digits: Bundle, images: Images) -> None:
+    import torch
+
+    expected = [sample.image for sample in recover(digits, images, LABELS)]
+    for given in (
+        [Image.fromarray(image) for image in images],
+        torch.from_numpy(images),
+    ):
+        found = [sample.image for sample in recover(digits, given, LABELS)]
+        np.testing.assert_array_equal(found, expected)
+    grey = Image.fromarray(images[0]).convert("L")
+    (from_grey,) = recover(digits, [grey], [3])
+    (from_rgb,) = recover(digits, [np.asarray(grey.convert("RGB"))], [3])
+    np.testing.assert_array_equal(from_grey.image, from_rgb.image)
+
+
+def test_one_image_alone_is_not_a_list_of_its_rows(digits: Bundle, images: Images) -> None:
+    with pytest.raises(DatasetError, match=r"an array of 3 dimensions, expected uint8\[n, H, W, 3"):
+        recover(digits, images[0], [3])
+
+
+def test_whole_numbers_of_every_kind_are_labels_and_seeds(digits: Bundle, images: Images) -> None:
+    import torch
+
+    expected = [sample.image for sample in recover(digits, images, LABELS, seed=3)]
+    for labels in (np.array(LABELS, np.uint8), np.array(LABELS, ">i8"), torch.tensor(LABELS)):
+        found = [s.image for s in recover(digits, images, labels, seed=np.int16(3))]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        (3.0, r"3.0 \(float\)"),
+        (3.7, r"3.7 \(float\)"),
+        (float("nan"), r"nan \(float\)"),
+        (np.float32(3), r".*3.0.*float32.*"),
+        ("3", r"'3' \(str\)"),
+        (True, r"True \(bool\)"),
+        (np.True_, r".*True.*bool.*"),
+        (None, r"None \(NoneType\)"),
+        ([0, 1], r"\[0, 1\] \(list\)"),
+        (np.eye(10, dtype=int)[3], r"array.* \(ndarray\)"),
+    ],
+)
+def test_what_is_not_a_whole_number_is_not_a_label(
+    digits: Bundle, images: Images, label: Any, found: str
+) -> None:
+    with pytest.raises(DatasetError, match=f"label of image 1 is {found}; expected a whole number"):
+        recover(digits, images[:2], [0, label])
+
+
+@pytest.mark.parametrize("seed", [1.5, 0.0, None, True, "1", np.float64(1), 2**63, -(2**63) - 1])
+def test_what_is_not_a_whole_number_of_64_bits_is_not_a_seed(
+    digits: Bundle, images: Images, seed: Any
+) -> None:
+    with Recoverer(digits, QUICK, batch=1) as recoverer:
+        with pytest.raises(UsageError, match=r"seed is .*; expected a whole number from -2\^63"):
+            recoverer(images, LABELS, seed=seed)  # at once, not when the first image is asked for
+        for largest in (2**63 - 1, -(2**63)):
+            next(recoverer(images[:1], [0], seed=largest))
+
+
+def unsized(values: Iterable[Any]) -> Iterator[Any]:
+    yield from values
+
+
+NOISE = np.zeros((2, 4, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (unsized([1]), {}, "more than 1 images but only 1 labels"),
+        (unsized([1, 2, 3]), {}, "2 images but more labels; expected one per image"),
+        ([1, 2], {"keys": unsized("abc")}, "2 images but more keys"),
+        ([1, 2], {"keys": ["a", "b", "c"]}, "2 images but 3 keys"),
+        ([1, 2], {"noise": [*NOISE, NOISE[0]]}, "2 images but 3 noise"),
+        ([1, 2], {"noise": unsized([*NOISE, NOISE[0]])}, "2 images but more noise"),
+        ([1, 2], {"keys": ["a", "a"]}, "key 'a' of image 1 is another image's too"),
+        ([1, 2], {"keys": [0, 1]}, r"key of image 0 is 0 \(int\); expected a text"),
+        ([1, 2], {"keys": "ab"}, "keys is the text 'ab'; expected one per image"),
+        ([1, 2], {"keys": ["\udcff", "b"]}, "key of image 0 is .* expected a text that can be"),
+        (3, {}, r"labels is 3 \(int\); expected one per image"),
+        ("12", {}, "labels is the text '12'"),
+    ],
+)
+def test_labels_keys_and_noise_come_one_per_image(
+    digits: Bundle, images: Images, labels: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        recover(digits, images[:2], labels, **options)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGBA", (32, 32)), "image 0: got a PIL image of mode RGBA, expected RGB"),
+        (Image.new("I", (32, 32)), "image 0: got a PIL image of mode I, expected RGB"),
+        (np.zeros((32, 3), np.uint8), r"image 0: got uint8\[32, 3\], expected uint8"),
+        (None, "image 0: got object"),
+        ("0.png", "image 0: got"),
+    ],
+)
+def test_what_is_not_an_image_is_named(digits: Bundle, image: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        recover(digits, [image], [1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diver_trt.bundle import NETWORKS, NetworkName
-from diver_trt.errors import DeviceMemoryError
+from diver_trt.errors import DeviceMemoryError, UsageError
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Sidecar
 
 MEGABYTE = 10**6
@@ -130,7 +130,7 @@ def parse_bytes(text: str) -> int:
     """Read a size such as `2GB`, `512MB` or `1.5GiB`.
 
     Raises:
-        DeviceMemoryError: The text is no size.
+        UsageError: If the text is not a size.
     """
     units = {
         "b": 1,
@@ -148,7 +148,7 @@ def parse_bytes(text: str) -> int:
     except (ValueError, KeyError):
         size = -1.0
     if not 0 < size < 2**60:
-        raise DeviceMemoryError(f"found {text!r}, expected a size such as 512MB, 4GB or 1.5GiB")
+        raise UsageError(f"found {text!r}, expected a size such as 512MB, 4GB or 1.5GiB")
     return int(size)
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, get_args
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.contained_file import open_contained, resolved_inside
 from diver_trt.documents import Document, Limits
-from diver_trt.errors import EngineError, printable, shown
+from diver_trt.errors import EngineError, UsageError, printable, shown
 from diver_trt.files import FileRecord, stream_sha256
 from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
 
@@ -48,16 +48,16 @@ class Profile:
         """Read `8` (static) or `1:4:8` (minimum, optimum, maximum).
 
         Raises:
-            EngineError: The text is neither, or the sizes do not rise.
+            UsageError: If the text is neither, or the sizes do not rise.
         """
         if not re.fullmatch(r"\d{1,6}(:\d{1,6}:\d{1,6})?", text):
-            raise EngineError(
+            raise UsageError(
                 f"batch is {text!r}; expected one size such as 8, or MIN:OPT:MAX such as 1:4:8"
             )
         sizes = [int(part) for part in text.split(":")]
         profile = cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
         if not 1 <= profile.minimum <= profile.optimum <= profile.maximum:
-            raise EngineError(
+            raise UsageError(
                 f"batch is {text!r}; expected sizes of 1 or more that rise from MIN to MAX"
             )
         return profile

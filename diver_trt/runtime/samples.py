@@ -1,0 +1,190 @@
+"""What a caller hands to a `Recoverer`, checked and copied one sample at a time.
+
+The caller's values are read once and never kept: an iterable may yield one buffer again and again.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle
+from diver_trt.errors import DatasetError, shown
+from diver_trt.method.noise import sample_noise
+from diver_trt.pixels import Pixels, square
+from diver_trt.runtime.engine import Latents
+from diver_trt.tensors import describe
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image on its way through the model.
+
+    Attributes:
+        key: Its name, which its noise follows from.
+        label: Its class in the model.
+        image: Pixels of the model's size, [S, S, 3] uint8.
+        noise: Standard normal noise, [c, h, w] float32.
+    """
+
+    key: str
+    label: int
+    image: Pixels
+    noise: Latents
+
+
+def checked_samples(
+    bundle: Bundle,
+    images: Iterable[Any],
+    labels: Iterable[Any],
+    *,
+    seed: int,
+    keys: Iterable[Any] | None = None,
+    noise: Iterable[Any] | None = None,
+) -> Iterator[Sample]:
+    """Return the samples, each checked when it is asked for; counts are compared at once where they are known.
+
+    Args:
+        bundle: The model.
+        images: uint8 arrays [H, W, 3], what numpy makes such of, or PIL images.
+        labels: Whole numbers, one per image.
+        seed: Seed of the noise, from `checked_seed`.
+        keys: Texts, one per image and no two alike; None numbers the images of each class.
+        noise: float32 arrays [c, h, w], one per image, instead of the seed's.
+
+    Raises:
+        DatasetError: If a value is of another type, shape or range, a key is not unique, or the numbers differ.
+    """
+    given = {"images": images, "labels": labels, "keys": keys, "noise": noise}
+    present = {name: values for name, values in given.items() if values is not None}
+    iterators = {name: _iterator(name, values) for name, values in present.items()}
+    if (ndim := getattr(images, "ndim", 4)) != 4:
+        raise DatasetError(
+            f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image alone is image[None]"
+        )
+    if isinstance(images, Sized):
+        for name, values in present.items():
+            if isinstance(values, Sized) and len(values) != len(images):
+                raise DatasetError(
+                    f"there are {len(images)} images but {len(values)} {name}; expected one per image"
+                )
+    return _samples(bundle, seed, iterators)
+
+
+def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> Iterator[Sample]:
+    shape, in_class, seen = bundle.latent_shape, Counter[int](), set[str]()
+    images = iterators.pop("images")
+    count = 0
+    for count, image in enumerate(images, 1):
+        number = count - 1
+        values = {name: _next(name, iterator, number) for name, iterator in iterators.items()}
+        label = _label(values["labels"], number, bundle.num_classes)
+        if "keys" in values:
+            key = _key(values["keys"], number)
+            if key in seen:
+                raise DatasetError(
+                    f"key {shown(repr(key))} of image {number} is another image's too, and would give both the same noise; "
+                    "expected each key once"
+                )
+            seen.add(key)
+        else:
+            key = f"{label:05d}/{in_class[label]:05d}"
+        in_class[label] += 1
+        own = (
+            _noise(values["noise"], number, shape)
+            if "noise" in values
+            else sample_noise(seed, key, shape)
+        )
+        yield Sample(key, label, _pixels(image, number, bundle.image_size), own)
+    for name, iterator in iterators.items():
+        if next(iterator, iterators) is not iterators:
+            raise DatasetError(f"there are {count} images but more {name}; expected one per image")
+
+
+def _iterator(name: str, values: Any) -> Iterator[Any]:
+    if isinstance(values, (str, bytes)):
+        raise DatasetError(f"{name} is the text {shown(repr(values))}; expected one per image")
+    try:
+        return iter(values)
+    except TypeError as cause:
+        raise DatasetError(
+            f"{name} is {shown(repr(values))} ({type(values).__name__}); expected one per image"
+        ) from cause
+
+
+def _next(name: str, values: Iterator[Any], number: int) -> Any:
+    for value in values:
+        return value
+    raise DatasetError(
+        f"there are more than {number} images but only {number} {name}; expected one per image"
+    )
+
+
+def _label(value: Any, number: int, num_classes: int) -> int:
+    # A bool is an int in Python, and one of torch's has __index__; both come of a comparison that was not meant as a class.
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    try:
+        label = None if is_bool else operator.index(value)
+    except (TypeError, ValueError):
+        label = None
+    if label is None:
+        raise DatasetError(
+            f"label of image {number} is {shown(repr(value))} ({type(value).__name__}); expected a whole number"
+        )
+    if not 0 <= label < num_classes:
+        raise DatasetError(
+            f"image {number} has label {shown(str(label))}; the model has classes 0 to {num_classes - 1}"
+        )
+    return label
+
+
+def _key(value: Any, number: int) -> str:
+    # The noise is drawn from the key's UTF-8 bytes, which a lone surrogate does not have.
+    if not isinstance(value, str) or not value.isprintable():
+        raise DatasetError(
+            f"key of image {number} is {shown(repr(value))} ({type(value).__name__}); expected a text that can be printed"
+        )
+    return value
+
+
+def _noise(value: Any, number: int, shape: tuple[int, ...]) -> Latents:
+    own = _array(value, f"noise of image {number}")
+    if own.shape != shape or own.dtype != np.float32:
+        raise DatasetError(
+            f"noise of image {number}: got {describe(own)}, expected float32{list(shape)}"
+        )
+    kept: Latents = own.copy()
+    return kept
+
+
+def _pixels(value: Any, number: int, size: int) -> Pixels:
+    """Return an image in the model's size, in memory of its own."""
+    name = f"image {number}"
+    pillow = sys.modules.get("PIL.Image")  # a PIL image cannot be there without it
+    if pillow is not None and isinstance(value, pillow.Image):
+        if value.mode not in ("RGB", "L", "1", "P") or "transparency" in value.info:
+            raise DatasetError(
+                f"{name}: got a PIL image of mode {value.mode}"
+                f"{' with transparency' if 'transparency' in value.info else ''}, expected RGB; "
+                "convert it with .convert('RGB')"
+            )
+        value = value.convert("RGB")
+    kept: Pixels = square(_array(value, name), size, name).copy()
+    return kept
+
+
+def _array(value: Any, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.asarray(value)
+    except (
+        Exception
+    ) as cause:  # whatever an object's own conversion raises, as torch's for a tensor on a GPU
+        raise DatasetError(f"{name}: numpy cannot read it ({shown(str(cause))})") from cause
+    return array
