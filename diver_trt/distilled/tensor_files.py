@@ -25,13 +25,14 @@ def find_tensor_files(path: Path) -> list[Path]:
     """Return the files of images that a path stands for: itself, the best one of a folder, or the best one of each part in it.
 
     Raises:
-        DatasetError: A folder holds several that differ in more than their iteration, or several runs.
+        DatasetError: If a folder holds several that differ in more than their iteration, or several runs, or the
+            path is neither a folder nor a regular file.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise DatasetError(
-            f"{path}: is a FIFO, device or socket, expected a file of tensors or a folder"
+            f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a folder of images or of such files"
         )
     best = _best_of(path)
     folders = sorted(
