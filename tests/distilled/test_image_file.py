@@ -196,7 +196,7 @@ def lfs_pointer(path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
 
 
-def ppm(data: bytes) -> Callable[[Path], None]:
+def raw(data: bytes) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         path.write_bytes(data)
 
@@ -276,20 +276,21 @@ def short_webp(path: Path) -> None:
         (postscript, "holds PostScript, expected PNG, JPEG, WebP"),
         (foreign("GIF"), "holds a GIF image, expected .* Convert it to PNG"),
         (foreign("TIFF"), "holds a TIFF image"),
-        (foreign("JPEG2000"), "holds a JPEG 2000 image"),
-        (foreign("AVIF"), "holds an AVIF image"),
+        (raw(b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99)), "holds a JPEG 2000 image"),
+        (raw(b"\0\0\0\x20ftypavif" + bytes(99)), "holds an AVIF image"),
         (foreign("ICO"), "holds an icon"),
+        (raw(b"\0\0\0\x18ftypheic" + bytes(99)), "holds a HEIC image"),
         (foreign("DDS"), "holds a DDS texture"),
         (foreign("TGA"), "not an image, or a damaged one"),
         (foreign("PCX"), "not an image, or a damaged one"),
         (lfs_pointer, "holds a Git LFS pointer, .* Fetch the image with `git lfs pull`"),
-        (ppm(b"P6 2 1 65535\n" + bytes(12)), "holds 16-bit values"),
-        (ppm(b"P5 2 1 65535\n" + bytes(4)), "holds 16- or 32-bit values"),
-        (ppm(b"P6 2 1 100\n" + bytes(6)), "is encoded as PPM in a rare way"),
-        (ppm(b"P3 1 1 255\n1 2 3\n"), "is encoded as PPM in a rare way"),
-        (ppm(b"P6 9 9 255\n" + bytes(50)), "not an image, or a damaged one"),
-        (ppm(b"P5 9 9 255\n" + bytes(80)), "not an image, or a damaged one"),
-        (ppm(b"P4 9 9\n" + bytes(17)), "not an image, or a damaged one"),
+        (raw(b"P6 2 1 65535\n" + bytes(12)), "holds 16-bit values"),
+        (raw(b"P5 2 1 65535\n" + bytes(4)), "holds 16- or 32-bit values"),
+        (raw(b"P6 2 1 100\n" + bytes(6)), "is encoded as PPM in a rare way"),
+        (raw(b"P3 1 1 255\n1 2 3\n"), "is encoded as PPM in a rare way"),
+        (raw(b"P6 9 9 255\n" + bytes(50)), "not an image, or a damaged one"),
+        (raw(b"P5 9 9 255\n" + bytes(80)), "not an image, or a damaged one"),
+        (raw(b"P4 9 9\n" + bytes(17)), "not an image, or a damaged one"),
         (short_bmp, "not an image, or a damaged one"),
         (rows_missing, r"not an image, or a damaged one \(rows are missing at its end\)"),
         (broken_stream, r"not an image, or a damaged one \(damaged image data"),

@@ -49,29 +49,25 @@ def grown(what: str, folder: Path, *paths: Path) -> int:
     return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def test_the_budget_is_never_exceeded_and_all_get_their_part() -> None:
-    budget, in_use, most, lock = MemoryBudget(10), 0, 0, threading.Lock()
-    reached = threading.Barrier(2, timeout=30)
+def test_who_would_exceed_the_budget_waits_until_there_is_room() -> None:
+    budget, entered, leave = MemoryBudget(10), threading.Event(), threading.Event()
 
-    def take(size: int, meet: bool) -> None:
-        nonlocal in_use, most
+    def take(size: int) -> None:
         with budget.taking(size):
-            with lock:
-                in_use += size
-                most = max(most, in_use)
-            if meet:
-                reached.wait()  # both are inside at once
-            with lock:
-                in_use -= size
+            entered.set()
+            leave.wait(30)
 
-    threads = [threading.Thread(target=take, args=(5, True)) for _ in range(2)]
-    threads += [threading.Thread(target=take, args=(size, False)) for size in (10, 7, 3, 10, 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
-    assert most == 10
+    with budget.taking(4):
+        whole = threading.Thread(target=take, args=(7,))
+        whole.start()
+        assert not entered.wait(0.2)
+        with budget.taking(6):  # who fits in does not wait
+            assert not entered.is_set()
+    assert entered.wait(30)
+    leave.set()
+    whole.join(30)
+    with budget.taking(10):
+        pass
 
 
 def test_a_part_beyond_the_budget_is_refused_and_a_failed_block_gives_its_part_back() -> None:
