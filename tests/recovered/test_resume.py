@@ -581,9 +581,7 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "is a whole recovered dataset, not a shard" in merge(complete)
     (tmp_path / "part2" / "00003" / "00001.png").write_bytes(b"other")
     assert "part2/00003/00001.png: is not the file that was written" in merge(*parts.values())
-    assert "part1: overlaps the shard " in merge(
-        *parts.values(), output=parts["1/3"]
-    )
+    assert "part1: overlaps the shard " in merge(*parts.values(), output=parts["1/3"])
     assert "--shard is '4/3'" in recover(few, tmp_path / "x", "--shard", "4/3").output
 
 
@@ -617,7 +615,8 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
     )
     assert refused(
         lambda folder: in_manifest(
-            folder, lambda manifest: manifest["samples"].append(manifest["samples"][0])
+            folder,
+            lambda manifest: manifest["skipped"].append({**manifest["samples"][0], "problem": ""}),
         )
     ).endswith("error: sample 00003/00000: more than once, in spoilt; recover the shards again")
     assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(
