@@ -102,7 +102,8 @@ class Input:
         label: Its class in the model.
         sha256: Of the image.
         soft_label_sha256: Of its soft label, None without one.
-        left_out: Whether nothing was made of it.
+        left_out: Whether it was found not to be readable or recoverable.
+        made: Whether an image was made of it.
     """
 
     key: str
@@ -111,6 +112,20 @@ class Input:
     sha256: str
     soft_label_sha256: str | None
     left_out: bool = False
+    made: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedInputs:
+    """The distilled images of an earlier run.
+
+    Attributes:
+        images: Those that are recorded.
+        complete: Whether they are all that it had.
+    """
+
+    images: Sequence[Input]
+    complete: bool
 
 
 def listed_inputs(samples: Entries) -> list[list[Any]]:
@@ -128,21 +143,18 @@ def listed_inputs(samples: Entries) -> list[list[Any]]:
     ]
 
 
-def inputs_of_list(values: object, left_out: Collection[str]) -> list[Input]:
-    """Read what `listed_inputs` returned; what is damaged is not in it.
-
-    Args:
-        values: The list.
-        left_out: Keys of further samples of which nothing was made.
-    """
-    found = []
+def inputs_of_journal(head: Mapping[str, Any], entries: Iterable[object]) -> RecordedInputs:
+    """Return the distilled images of a journal: those that its first line lists, or without a list those that have an entry."""
+    done = {image.key: image for image in inputs_of_entries(entries)}
+    values, found = head.get("inputs"), []
     for value in values if isinstance(values, list) else ():
         if isinstance(value, list) and len(value) == 6:
             key, source, label, sha256, soft_label_sha256, is_bad = value
             if all(isinstance(text, str) for text in (key, source, sha256)):
-                is_left_out = is_bad is True or key in left_out
-                found.append(Input(key, source, label, sha256, soft_label_sha256, is_left_out))
-    return found
+                left_out = is_bad is True or (key in done and done[key].left_out)
+                made = key in done and done[key].made
+                found.append(Input(key, source, label, sha256, soft_label_sha256, left_out, made))
+    return RecordedInputs(found or list(done.values()), complete=bool(found))
 
 
 def inputs_of_entries(entries: Iterable[object]) -> list[Input]:
@@ -152,10 +164,9 @@ def inputs_of_entries(entries: Iterable[object]) -> list[Input]:
         if isinstance(entry, dict):
             key, source, sha256 = (entry.get(name) for name in ("key", "source", "source_sha256"))
             if isinstance(key, str) and isinstance(source, str) and isinstance(sha256, str):
-                soft_label, is_left_out = entry.get("soft_label_sha256"), "problem" in entry
-                found.append(
-                    Input(key, source, entry.get("label"), sha256, soft_label, is_left_out)
-                )
+                label, soft_label = entry.get("label"), entry.get("soft_label_sha256")
+                left_out, made = "problem" in entry, "file" in entry
+                found.append(Input(key, source, label, sha256, soft_label, left_out, made))
     return found
 
 
@@ -163,7 +174,7 @@ def require_same_run(
     root: Path,
     found: Mapping[str, Any],
     head: Mapping[str, Any],
-    recorded: Sequence[Input],
+    recorded: RecordedInputs,
     samples: Entries,
 ) -> bool:
     """Refuse to resume a run of other images, naming what differs.
@@ -172,7 +183,7 @@ def require_same_run(
         root: The output folder.
         found: The head of the run in it.
         head: The head of this run.
-        recorded: The distilled images of the run in it, as far as they are recorded.
+        recorded: The distilled images of the run in it.
         samples: The samples of this run.
 
     Returns:
@@ -200,8 +211,10 @@ def require_same_run(
     if count != expected and head.get("shard"):  # the part has moved within the input
         changes = f"{_short(count)} images, now {expected}"
     else:
-        changes = describe_changes(recorded, inputs_of_entries(samples.values()))
-    if not changes and not {image.key for image in recorded} >= samples.keys():
+        keys = samples.keys() if recorded.complete else {image.key for image in recorded.images}
+        current = [entry for key, entry in samples.items() if key in keys]
+        changes = describe_changes(recorded.images, inputs_of_entries(current))
+    if not changes and not recorded.complete:
         hashes = (_short(old.get("sha256"))[:13], str(new.get("sha256"))[:12])
         changes = f"source sha256 {hashes[0]}…, now {hashes[1]}…".replace('"', "")
     if changes:
@@ -210,7 +223,7 @@ def require_same_run(
 
 
 def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str:
-    """Return which images of an input were removed, added, changed or given other labels; "" if none of which something was made.
+    """Return which images of an input were removed, added, changed or given other labels; "" if only some that are left out were.
 
     Images are compared by their key first, so that other names alone are no change, and then by name, since an image that is
     removed renumbers those after it.
@@ -238,9 +251,9 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
 def _is_same(old: Input, new: Input) -> bool:
     if old.label != new.label:
         return False
-    return old.left_out or (
-        (old.sha256, old.soft_label_sha256) == (new.sha256, new.soft_label_sha256)
-    )
+    if old.left_out or (new.left_out and not old.made):  # nothing was made of it, or will be
+        return True
+    return (old.sha256, old.soft_label_sha256) == (new.sha256, new.soft_label_sha256)
 
 
 def _class(image: Input) -> tuple[str, object]:

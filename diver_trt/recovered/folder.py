@@ -8,7 +8,7 @@ the other is deleted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,9 @@ from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
 from diver_trt.pixels import Pixels
 from diver_trt.recovered.earlier_run import (
-    Input,
+    RecordedInputs,
     inputs_of_entries,
-    inputs_of_list,
+    inputs_of_journal,
     listed_inputs,
     require_same_run,
     with_names_of,
@@ -251,11 +251,18 @@ class _Run:
         """Leave a finished run as it is if its manifest is what this run would write, or else make an interrupted one of it."""
         manifest = Document.read(self.root / MANIFEST, OutputError)
         values = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
-        same_input = self._require_same(manifest.fields, inputs_of_entries(values))
+        recorded = RecordedInputs(inputs_of_entries(values), complete=True)
+        same_input = self._require_same(manifest.fields, recorded)
         found = verify(self.root, values, self.samples, same_input=same_input)
         notes = self._notes(manifest.fields, found, same_input=same_input)
-        is_whole = len(found.kept) == len(self.samples) and (self.root / CONTACT_SHEET).is_file()
-        if is_whole and _is_same_json(manifest.fields, self._manifest(manifest, found.kept)):
+        if (
+            len(found.kept) == len(self.samples)
+            and (self.root / CONTACT_SHEET).is_file()
+            and (companions := _whole_companions(self.root, manifest, self.names)) is not None
+            and _is_same_json(
+                manifest.fields, self._manifest(manifest.fields, found.kept, companions)
+            )
+        ):
             if (self.root / JOURNAL).exists():  # of a run that ended between the manifest and this
                 (self.root / JOURNAL).unlink()
             return DatasetWriter(self.root, self.head, Journal(self.root), finished=True)
@@ -268,12 +275,17 @@ class _Run:
         (self.root / MANIFEST).unlink()
         return writer
 
-    def _manifest(self, found: Document, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-        """Return the manifest that this run would write, with the companions and the names that an earlier one has."""
+    def _manifest(
+        self,
+        found: Mapping[str, Any],
+        kept: Mapping[str, dict[str, Any]],
+        companions: Sequence[Mapping[str, str]],
+    ) -> dict[str, Any]:
+        """Return the manifest that this run would write, with the names that an earlier one has."""
         entries = [kept[key] for key in self.samples]
         return {
-            **with_names_of(self.head, found.fields),
-            "companions": _whole_companions(self.root, found, self.names),
+            **with_names_of(self.head, found),
+            "companions": companions,
             "skipped": [entry for entry in entries if "file" not in entry],
             "classes": self.classes,
             "samples": [entry for entry in entries if "file" in entry],
@@ -287,14 +299,13 @@ class _Run:
             if head is None:
                 lost = images_without_journal(self.root, self.samples, self.names)
                 return self._begin(lost=lost)
-            listed = inputs_of_list(head.fields.get("inputs"), _left_out(journal.values()))
-            recorded = listed or inputs_of_entries(journal.values())
+            recorded = inputs_of_journal(head.fields, journal.values())
             same_input = self._require_same(head.fields, recorded)
             found = verify(self.root, journal.values(), self.samples, same_input=same_input)
         notes = self._notes(head.fields, found, same_input=same_input)
         return self._begin(found, lost=found.lost, notes=notes)
 
-    def _require_same(self, found: Mapping[str, Any], recorded: Sequence[Input]) -> bool:
+    def _require_same(self, found: Mapping[str, Any], recorded: RecordedInputs) -> bool:
         return require_same_run(self.root, found, self.head, recorded, self.samples)
 
     def _notes(self, head: Mapping[str, Any], found: Verified, *, same_input: bool) -> list[str]:
@@ -316,18 +327,14 @@ def _images(count: int) -> str:
     return "1 image was" if count == 1 else f"{count} images were"
 
 
-def _left_out(values: Iterable[object]) -> set[str]:
-    """Return the keys of the entries of samples that were left out."""
-    entries = (value for value in values if isinstance(value, dict) and "problem" in value)
-    return {entry["key"] for entry in entries if isinstance(entry.get("key"), str)}
-
-
 def _listed(manifest: Document, part: str) -> list[object]:
     value = manifest.fields.get(part)
     return value if isinstance(value, list) else []
 
 
-def _whole_companions(root: Path, manifest: Document, names: OutputNames) -> object:
+def _whole_companions(
+    root: Path, manifest: Document, names: OutputNames
+) -> list[dict[str, str]] | None:
     """Return the files beside the images as a manifest lists them, or None unless they are all that belong there, as they were written."""
     try:
         listed = {

@@ -617,7 +617,8 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
     )
     assert refused(
         lambda folder: in_manifest(
-            folder, lambda manifest: manifest["samples"].append(manifest["samples"][0])
+            folder,
+            lambda manifest: manifest["skipped"].append({**manifest["samples"][0], "problem": ""}),
         )
     ).endswith("error: sample 00003/00000: more than once, in spoilt; recover the shards again")
     assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(

@@ -1,0 +1,389 @@
+"""Images that cannot be read for a while, are repaired, changed or added between two runs of the same command."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from benchmarks.crash import RECIPE, different
+from diver_trt.cli import app
+from diver_trt.recovered.job import Job
+from diver_trt.recovered.journal import Journal
+from diver_trt.runtime.backends.onnx import OnnxEngine
+from tests.conftest import DISTILLED
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Six distilled digits of two classes."""
+    for index in (3, 8):
+        (tmp_path / "few" / str(index)).mkdir(parents=True)
+        for number in range(3):
+            shutil.copy(DISTILLED / str(index) / f"{number}.png", tmp_path / "few" / str(index))
+    return tmp_path / "few"
+
+
+def recover(source: Path, output: Path, *options: object) -> Result:
+    return CliRunner().invoke(
+        app, ["recover", str(source), str(output), *RECIPE, *map(str, options)]
+    )
+
+
+SKIP = ("--on-error", "skip")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return document
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in folder.rglob("0*.png")
+    }
+
+
+def during(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something once, while the first batch is denoised."""
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def acting(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) == 0:
+            action()
+        run(self)
+
+    monkeypatch.setattr(OnnxEngine, "run", acting)
+
+
+@pytest.mark.parametrize("how", ["deleted", "half-written"])
+def test_an_image_that_was_away_for_a_moment_is_recovered_by_the_same_command(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    image, out = few / "8" / "1.png", tmp_path / "out"
+    data = image.read_bytes()
+    assert recover(few, tmp_path / "expected").exit_code == 0
+    with monkeypatch.context() as patched:
+        during(patched, image.unlink if how == "deleted" else lambda: image.write_bytes(data[:99]))
+        assert recover(few, out, "--batch", 2, *SKIP).exit_code == 1
+    (skipped,) = manifest(out)["skipped"]
+    assert skipped["source"] == "8/1.png"
+    expected = "cannot be read any more" if how == "deleted" else "has changed while"
+    assert skipped["problem"].startswith(expected)
+    assert recover(few, out, *SKIP).exit_code == 1  # it is still away
+    image.write_bytes(data)
+    before = times(out)
+    result = recover(few, out, *SKIP)
+    assert result.exit_code == 0, result.output
+    assert "out: 1 image was left out before and can be read now" in result.stderr
+    assert "5 of 6 images are already there" in result.stderr
+    assert different(tmp_path / "expected", out) == []
+    assert times(out).items() >= before.items()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_repaired_image_is_added_and_nothing_else_is_done_again(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    image, out = few / "3" / "1.png", tmp_path / "out"
+    data = image.read_bytes()
+    assert recover(few, tmp_path / "expected").exit_code == 0
+    image.write_bytes(b"not a picture")
+    if not finished:
+        append, calls = Journal.append, iter(range(10_000))
+
+        def failing(self: Journal, entry: dict[str, Any]) -> None:
+            if next(calls) == 4:
+                raise OSError(errno.EIO, "Input/output error")
+            append(self, entry)
+
+        monkeypatch.setattr(Journal, "append", failing)
+    assert recover(few, out, "--batch", 1, *SKIP).exit_code == 1
+    assert (out / "manifest.json").exists() == finished
+    image.write_bytes(data)
+    before = times(out)
+    result = recover(few, out)
+    assert result.exit_code == 0, result.output
+    assert "out: the input differs only in images that were left out" in result.stderr
+    assert different(tmp_path / "expected", out) == []
+    done = {name: time for name, time in before.items() if finished or name < "00008"}
+    assert times(out).items() >= done.items()
+
+
+def test_a_repaired_image_in_one_shard_leaves_the_others_as_they_are(
+    few: Path, tmp_path: Path
+) -> None:
+    image = few / "8" / "1.png"
+    data = image.read_bytes()
+    assert recover(few, tmp_path / "expected").exit_code == 0
+    image.write_bytes(b"not a picture")
+    parts = [tmp_path / f"part{number}" for number in (1, 2)]
+
+    def shards(*options: object) -> list[int]:
+        return [
+            recover(few, part, "--shard", f"{number}/2", *options).exit_code
+            for number, part in enumerate(parts, 1)
+        ]
+
+    def merge(name: str) -> Result:
+        return CliRunner().invoke(app, ["merge", *map(str, parts), str(tmp_path / name)])
+
+    assert shards(*SKIP) == [0, 1]
+    assert merge("out").exit_code == 1
+    image.write_bytes(data)
+    before = [times(part) for part in parts]
+    assert recover(few, parts[1], "--shard", "2/2").exit_code == 0
+    result = merge("out")
+    assert result.exit_code == 1
+    assert (
+        "part1 and "
+        f"{parts[1]}: are of different inputs, their source sha256 differs. Run the command of each shard again on the same input"
+    ) in result.stderr
+    assert shards() == [0, 0]
+    assert all(
+        times(part).items() >= earlier.items() for part, earlier in zip(parts, before, strict=True)
+    )
+    assert merge("out").exit_code == 0
+    assert different(tmp_path / "expected", tmp_path / "out") == ["contact_sheet.png"]
+
+
+def repaint(few: Path) -> None:
+    Image.new("RGB", (32, 32), (9, 9, 200)).save(few / "8" / "2.png")
+
+
+def relabel(few: Path) -> None:
+    (few / "8").rename(few / "9")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (repaint, "1 changed: 8/2.png"),
+        (lambda few: (few / "8" / "2.png").write_bytes(b"not a picture"), "1 changed: 8/2.png"),
+        (lambda few: shutil.copy(DISTILLED / "8" / "5.png", few / "8"), "1 added: 8/5.png"),
+        (
+            lambda few: shutil.copy(DISTILLED / "3" / "5.png", few / "3" / "-1.png"),
+            "1 added: 3/-1.png",
+        ),
+        (lambda few: (few / "3" / "1.png").unlink(), "1 removed: 3/1.png"),
+        (
+            lambda few: shutil.move(few / "3" / "0.png", few / "8" / "7.png"),
+            "1 added: 8/7.png; 1 removed: 3/0.png",
+        ),
+        (relabel, "3 added: 9/0.png, 9/1.png, 9/2.png; 3 removed: 8/0.png, 8/1.png, 8/2.png"),
+    ],
+)
+def test_a_refusal_names_the_images(
+    few: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: bool,
+    change: Callable[[Path], object],
+    message: str,
+) -> None:
+    """Also those that the run has not come to."""
+    out, options = tmp_path / "out", SKIP if "not a" in message else ()
+    if not finished:
+        monkeypatch.setattr("diver_trt.cli.recover.stop_requested", AfterOneBatch)
+    assert recover(few, out, "--batch", 2).exit_code == (0 if finished else 130)
+    monkeypatch.undo()
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    change(few)
+    result = recover(few, out, *SKIP)
+    if (
+        not finished
+        and (few / "8" / "2.png").is_file()
+        and (few / "8" / "2.png").stat().st_size < 99
+    ):
+        assert "left out: 8/2.png: not an image" in result.stderr  # nothing was made of it
+        return
+    assert result.exit_code == 1, (result.output, options)
+    assert (
+        f"{out}: holds a run of another input ({message}); say the same to resume it"
+        in result.stderr
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+class AfterOneBatch:
+    """Stands in for `stop_requested`: an end is asked for as soon as the first batch has begun."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        asked = iter([False])
+        return lambda: next(asked, True)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_another_class_map_relabels_images(few: Path, tmp_path: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("3 3\n8 8\n")
+    assert recover(few, tmp_path / "out", "--classes", names).exit_code == 0
+    names.write_text("3 3\n8 9\n")
+    result = recover(few, tmp_path / "out", "--classes", names)
+    assert "another input (3 relabelled: 8/0.png, 8/1.png, 8/2.png)" in result.stderr
+
+
+# What a manifest says of the images that were left out
+
+
+def test_reasons_hold_no_path_of_this_machine(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the input is named by an absolute path or not, and wherever it lies."""
+    reasons = []
+    for place, relative in (("a", True), ("b/b", False), ("c", False)):
+        source = shutil.copytree(few, tmp_path / place / "set")
+        (source / "3" / "0.png").write_bytes(b"not a picture")
+        monkeypatch.chdir(tmp_path)
+        image = source / "8" / "2.png"
+        with monkeypatch.context() as patched:
+            during(patched, image.unlink if place == "a" else partial(image.write_bytes, b"other"))
+            name = Path(os.path.relpath(source)) if relative else source
+            assert recover(name, tmp_path / place / "out", "--batch", 1, *SKIP).exit_code == 1
+        assert str(tmp_path) not in (tmp_path / place / "out" / "manifest.json").read_text()
+        reasons.append(
+            [entry["problem"] for entry in manifest(tmp_path / place / "out")["skipped"]]
+        )
+    damaged = "not an image, or a damaged one"
+    changed = "has changed while it was being recovered; run again on a copy that stays as it is"
+    assert reasons == [
+        [damaged, "cannot be read any more (No such file or directory)"],
+        [damaged, changed],
+        [damaged, changed],
+    ]
+
+
+def test_reasons_of_rows_hold_no_path_either(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 10 * 3 * 32 * 32, dtype=np.float32).reshape(10, 3, 32, 32).copy()
+    values[4, 0, 5, 5] = np.nan
+    arrays = {
+        "images": values,
+        "labels": np.arange(10),
+        "format": np.array("mtt"),
+        "normalisation": np.array("none"),
+    }
+    np.savez(tmp_path / "set.npz", **arrays)  # type: ignore[arg-type]
+    result = recover(tmp_path / "set.npz", tmp_path / "out", *SKIP)
+    (skipped,) = manifest(tmp_path / "out")["skipped"]
+    assert (skipped["source"], skipped["problem"].split(" ")[:2]) == ("set.npz[4]", ["image", "4"])
+    assert f"left out: set.npz[4]: {skipped['problem']}" in result.stderr
+
+
+def test_what_the_model_cannot_recover_is_not_tried_at_every_run(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = OnnxEngine.read
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            OnnxEngine,
+            "read",
+            lambda self, name: read(self, name) * (np.nan if self._name == "decoder" else 1),
+        )
+        assert recover(few, tmp_path / "out", *SKIP).exit_code == 1
+    assert len(manifest(tmp_path / "out")["skipped"]) == 6
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    result = recover(few, tmp_path / "out", *SKIP)
+    assert "recovering on" not in result.stderr
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+
+
+# Seeds, shards, strays
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 2**64 - 1, 10**30])
+def test_a_seed_that_no_manifest_holds_is_refused_before_any_work(
+    few: Path, tmp_path: Path, seed: int
+) -> None:
+    result = recover(few, tmp_path / "out", "--seed", seed, "--shard", "1/2")
+    assert result.exit_code == 2, result.output
+    assert f"seed is {seed}; expected a whole number from -2^63 to 2^63 - 1. " in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, -(2**63)])
+def test_the_largest_and_the_smallest_seed_can_be_merged_and_read(
+    few: Path, tmp_path: Path, seed: int
+) -> None:
+    parts = [str(tmp_path / f"part{number}") for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        assert recover(few, Path(part), "--seed", seed, "--shard", f"{number}/2").exit_code == 0
+    assert CliRunner().invoke(app, ["merge", *parts, str(tmp_path / "out")]).exit_code == 0
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "out"), "--json"])
+    assert json.loads(result.stdout)["seed"] == seed
+
+
+def test_a_shard_without_images_is_announced(few: Path, tmp_path: Path) -> None:
+    result = recover(few, tmp_path / "out", "--shard", "1/7")
+    assert result.exit_code == 0
+    assert "diver-trt: shard 1/7 has no images: the input has 6\n" in result.stderr
+    assert "has no images" not in recover(few, tmp_path / "other", "--shard", "2/7").stderr
+
+
+def test_images_in_the_folder_that_are_not_of_the_recovery_are_named(
+    few: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert "warning" not in recover(few, out).stderr
+    assert (
+        json.loads(CliRunner().invoke(app, ["inspect", str(out), "--json"]).stdout)["not_listed"]
+        == []
+    )
+    for name in ("00003/99999.png", "cat.d/x.JPG", "00003/notes.txt", "loose.png"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"mine")
+    warning = f"warning: {out}: 00003/99999.png, cat.d/x.JPG: not of this recovery, but a trainer that reads the folders"
+    result = CliRunner().invoke(app, ["inspect", str(out), "--json"])
+    assert json.loads(result.stdout)["not_listed"] == ["00003/99999.png", "cat.d/x.JPG"]
+    assert warning in result.stderr
+    again = recover(few, out)
+    assert (again.exit_code, warning in again.stderr) == (0, True)
+    assert (out / "00003" / "99999.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("inside", ["part1/out", "part1/00003/out"])
+def test_shards_are_not_merged_into_one_of_them(few: Path, tmp_path: Path, inside: str) -> None:
+    parts = [tmp_path / f"part{number}" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        assert recover(few, part, "--shard", f"{number}/2").exit_code == 0
+    before = sorted(parts[0].rglob("*"))
+    result = CliRunner().invoke(app, ["merge", *map(str, parts), str(tmp_path / inside)])
+    assert (
+        f"{tmp_path / inside}: overlaps the shard {parts[0]}; choose a folder of its own"
+        in result.stderr
+    )
+    assert (result.exit_code, sorted(parts[0].rglob("*"))) == (1, before)
+
+
+def test_nothing_is_recovered_into_a_bundle(few: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(
+        DISTILLED.parent.parent.parent.parent / "engines" / "digits", tmp_path / "bundle"
+    )
+    result = recover(few, bundle / "plans", "--bundle", bundle)
+    assert f"{bundle / 'plans'}: overlaps the bundle {bundle}; " in result.stderr
+    assert not (bundle / "plans").exists()
+
+
+def test_a_job_takes_no_other_seed(few: Path, digits: Any) -> None:
+    from diver_trt.distilled.dataset import read_dataset
+    from diver_trt.errors import UsageError
+    from diver_trt.recipe import Recipe
+
+    dataset = read_dataset(few, digits)
+    checked = list(dataset.images.check())
+    for seed in (2**63, 1.5, None, "1", True):
+        with pytest.raises(UsageError, match="expected a whole number from"):
+            Job(dataset=dataset, checked=checked, bundle=digits, recipe=Recipe(), seed=seed)  # type: ignore[arg-type]
