@@ -6,8 +6,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test check clean
 
 demo: .venv/.demo  ## Recover the distilled digits with the digits bundle; no torch
-	rm -rf recovered
-	$(BIN)/diver-trt recover examples/digits/distilled/ipc10 recovered
+	rm -rf recovered-demo
+	$(BIN)/diver-trt recover examples/digits/distilled/ipc10 recovered-demo
+	@echo
+	@echo "The command is $(CURDIR)/$(BIN)/diver-trt; to call it by name in this shell, run"
+	@echo "  . '$(CURDIR)/$(BIN)/activate'"
 
 test: .venv/.dev  ## Run the tests
 	$(BIN)/python -m pytest
@@ -18,7 +21,7 @@ check: .venv/.dev  ## Lint, formatting and types
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build dist recovered .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist recovered-demo .mypy_cache .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

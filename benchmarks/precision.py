@@ -31,12 +31,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diver_trt.bundle import Bundle, Network, NetworkName, contract, default_bundle
+from diver_trt.comparison.figures import mean_psnr
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import torch_participant
 from diver_trt.comparison.metrics import difference
-from diver_trt.comparison.runs import Participant, record
+from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.torch_engine import TorchSession
-from diver_trt.comparison.verdict import Comparison, Reference, compare_engine, mean_psnr
+from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.export.checkpoint import Model, load_model, set_timestep_frequencies
 from diver_trt.export.networks import (
     Block,

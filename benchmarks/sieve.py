@@ -28,8 +28,8 @@ import torch
 from diver_trt.bundle import Bundle, NetworkName, Precision, default_bundle
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
-from diver_trt.comparison.runs import record
-from diver_trt.comparison.verdict import Comparison, Reference, compare_engine
+from diver_trt.comparison.runs import Reference, record
+from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.export.checkpoint import Model, load_model
 from diver_trt.export.exporter import export_bundle
 from diver_trt.recipe import Recipe
@@ -96,7 +96,7 @@ def judge(network: NetworkName, weight: str, comparison: Comparison) -> Outcome:
         inside=bool(failed & {f"{network} alone", "block by block"}),
         steps=bool(failed & {"every step alone", "what steps change"}),
         images="final images" in failed,
-        placed=place_of(network, weight) in cause and "scaling factor" not in cause,
+        placed=place_of(network, weight) in cause,
     )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, default_bundle
+
+# Before torch is imported, and for subprocesses too: the models here are so small that a second thread only waits for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
@@ -96,16 +100,20 @@ def random_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def export_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """Export a pipeline into a new bundle and open it."""
+    """Open a bundle of a pipeline in a folder of the caller's own; what was exported before is copied, as an export takes long."""
+    exported: dict[tuple[object, ...], Path] = {}
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
         from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
 
-        path = tmp_path_factory.mktemp("bundles") / f"{source.name}-{precision}"
-        for _ in export_bundle(load_model(str(source), **options), path, precision):
-            pass
-        return Bundle.open(path)
+        key = (source, precision, *sorted(options.items()))
+        if key not in exported:
+            exported[key] = tmp_path_factory.mktemp("exported") / f"{source.name}-{precision}"
+            for _ in export_bundle(load_model(str(source), **options), exported[key], precision):
+                pass
+        path = tmp_path_factory.mktemp("bundles") / exported[key].name
+        return Bundle.open(shutil.copytree(exported[key], path))
 
     return export
 

@@ -233,8 +233,8 @@ def _check_report(path: Path) -> None:
 
 def _print_comparison(comparison: Comparison) -> None:
     """Print an engine's verdict, a line for each check, and what seems to be at fault."""
+    from diver_trt.comparison.figures import mean_psnr
     from diver_trt.comparison.report import show_check, show_decibels, show_figure
-    from diver_trt.comparison.verdict import mean_psnr
 
     worst = comparison.worst_step
     print(f"{comparison.name}: {comparison.verdict}")

@@ -90,7 +90,7 @@ def recover(
     preset: Annotated[
         str,
         typer.Option(
-            help="Recipe to start from: paper, ncfm (gamma 0.02), matched (t_r = t_f, half the steps).",
+            help="Recipe to start from: paper (the defaults), ncfm (gamma 0.02), matched (t_r = t_f, half the steps).",
             autocompletion=completion.presets,
         ),
     ] = "paper",
@@ -117,7 +117,7 @@ def recover(
     ] = None,
     cfg_scale: Annotated[
         float | None,
-        typer.Option(help="Classifier-free guidance w.  [paper: 4.0]", show_default=False),
+        typer.Option(help="Classifier-free guidance w.  [4.0]", show_default=False),
     ] = None,
     cfg_channels: Annotated[
         int | None,

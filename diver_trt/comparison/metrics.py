@@ -25,7 +25,7 @@ class Difference:
     Attributes:
         max_abs: Largest absolute difference.
         mean_abs: Mean absolute difference.
-        relative_l2: L2 norm of the difference over that of the expected array; infinite if a value is no number, or all expected are 0.
+        relative_l2: L2 norm of the difference over that of the expected array; infinite if a value is NaN or infinite, or all expected values are 0.
         cosine: Cosine of the angle between the two.
         within_fp16: Share of the values, 0 to 1, that are at most one float16 spacing away from the expected one.
         finite: Whether every value is a number.

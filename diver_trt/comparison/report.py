@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from diver_trt._version import __version__
 from diver_trt.bundle import Bundle
+from diver_trt.comparison.checks import Check
+from diver_trt.comparison.figures import mean_psnr
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.metrics import ImageDifference
-from diver_trt.comparison.verdict import Check, Comparison, mean_psnr
+from diver_trt.comparison.verdict import Comparison
 from diver_trt.contained_file import open_contained
 from diver_trt.errors import MissingExtraError, OutputError
 from diver_trt.pixels import Pixels

@@ -79,7 +79,7 @@ class Recording:
 
     @property
     def images(self) -> list[Pixels]:
-        """The final images, each [H, W, 3] uint8; values that are no numbers become black."""
+        """The final images, each [H, W, 3] uint8; NaN becomes black."""
         return [from_network(np.nan_to_num(image, nan=-1.0)) for image in self.decoded]
 
 
@@ -96,6 +96,27 @@ class Trial:
     recording: Recording
     teacher_forced: Float32
     decoded_reference: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The engine that others are compared with.
+
+    Attributes:
+        participant: The engine, its bundle or model.
+        recording: What it made of the inputs.
+        probe: A look into its denoiser.
+    """
+
+    participant: Participant
+    recording: Recording
+    probe: Probe
+
+    def modulation_pair(self, inputs: Inputs, k: int, images: list[int]) -> Float32:
+        """Return the modulations of step k for some images, [2, n, M]: by class, then by null class."""
+        tables, null = self.recording.modulations, self.participant.bundle.null_label
+        by_class = [tables[inputs.labels[image]][k - 1] for image in images]
+        return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
 
 
 def record(

@@ -24,7 +24,7 @@ class Limit:
     at_least: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Return whether a figure passes; what is no number does not."""
+        """Return whether a figure passes; NaN never does."""
         return figure >= self.value if self.at_least else figure <= self.value
 
 

@@ -1,21 +1,51 @@
-"""A reference run of the digits in torch, shared by what is held against it."""
+"""Reference runs of the digits in torch, shared by what is compared with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import Inputs, distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
-from diver_trt.comparison.runs import Participant, record
-from diver_trt.comparison.verdict import Comparison, Reference, compare_engine
+from diver_trt.comparison.runs import Participant, Reference, record
+from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.export.checkpoint import Model, load_model
 from diver_trt.recipe import Recipe
 from tests.conftest import DIGITS_MODEL
 
-BATCH = 10
+FEW = 3
+
+
+def first(inputs: Inputs, n: int) -> Inputs:
+    return replace(
+        inputs,
+        keys=inputs.keys[:n],
+        labels=inputs.labels[:n],
+        images=inputs.images[:n],
+        noise=inputs.noise[:n],
+    )
+
+
+@dataclass(frozen=True)
+class Held:
+    """A reference run in torch by the paper's recipe; calling it compares a bundle on ONNX Runtime, or any participant, with it."""
+
+    reference: Reference
+    inputs: Inputs
+
+    def __call__(self, one: Bundle | Participant) -> Comparison:
+        batch = len(self.inputs)
+        found = bundle_participant("onnx", "onnx", one, batch) if isinstance(one, Bundle) else one
+        return compare_engine(self.reference, found, self.inputs, Recipe())
+
+
+def held(model: Model, digits: Bundle, inputs: Inputs) -> Held:
+    participant = torch_participant(model, digits, len(inputs), "fp32")
+    recording = record(participant, inputs, Recipe())
+    return Held(Reference(participant, recording, participant.probe()), inputs)
 
 
 @pytest.fixture(scope="session")
@@ -34,21 +64,12 @@ def inputs(digits: Bundle) -> Inputs:
 
 
 @pytest.fixture(scope="session")
-def reference(digits: Bundle, digits_model: Model, inputs: Inputs) -> Reference:
-    participant = torch_participant(digits_model, digits, BATCH, "fp32")
-    return Reference(participant, record(participant, inputs, Recipe()), participant.probe())
+def ten(digits_model: Model, digits: Bundle, inputs: Inputs) -> Held:
+    """Ten images: for engines that are right."""
+    return held(digits_model, digits, inputs)
 
 
 @pytest.fixture(scope="session")
-def held_against_torch(
-    reference: Reference, inputs: Inputs
-) -> Callable[[Bundle | Participant], Comparison]:
-    """Compare a bundle on ONNX Runtime, or any participant, by the paper's recipe."""
-
-    def hold(one: Bundle | Participant) -> Comparison:
-        participant = (
-            bundle_participant("onnx", "onnx", one, BATCH) if isinstance(one, Bundle) else one
-        )
-        return compare_engine(reference, participant, inputs, Recipe())
-
-    return hold
+def few(digits_model: Model, digits: Bundle, inputs: Inputs) -> Held:
+    """Three images: enough to see where a planted fault is."""
+    return held(digits_model, digits, first(inputs, FEW))

@@ -67,6 +67,15 @@ def scale_initializer(name: str, factor: float) -> Callable[[Any], None]:
     return edit
 
 
+def round_weights(graph: Any) -> None:
+    """Round every weight to a float16 number and keep it in float32: as far off as an fp16 bundle, and the same on every CPU."""
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            rounded = values.astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+
+
 def exchange_predictions(graph: Any) -> None:
     """Let guidance read the null class's prediction for the class's, and the other way round."""
     from diver_trt.comparison.blocks import PREDICTION, find_taps
@@ -95,23 +104,27 @@ def exchange_modulations(graph: Any) -> None:
     )
 
 
-def mistaking(bundle: Bundle, mistake: Mistake, batch: int) -> Participant:
+def judged_as_fp16(one: Bundle | Participant, batch: int = 3) -> Participant:
+    """Return a participant that is held to the limits of fp16, whatever it computes in.
+
+    What a fault does under those limits must not depend on how a CPU computes in float16, so these tests compute in float32.
+    """
+    found = bundle_participant("onnx", "onnx", one, batch) if isinstance(one, Bundle) else one
+    return replace(found, precision="fp16")
+
+
+def mistaking(bundle: Bundle, mistake: Mistake, batch: int = 3) -> Participant:
     """Return a bundle on an engine that reads another step table than it is given."""
 
     class Mistaken(OnnxSession):
         def open_denoiser(self, table: Any, steps: int) -> Any:
-            return super().open_denoiser(mistaken(table, mistake, self.bundle.layout), steps)
+            wrong = table.copy()
+            mistake(wrong, self.bundle.layout)
+            return super().open_denoiser(wrong, steps)
 
     return replace(
         bundle_participant("onnx", "onnx", bundle, batch), open=lambda: Mistaken(bundle, batch)
     )
-
-
-def mistaken(table: Any, mistake: Mistake, layout: StepLayout) -> Any:
-    """Return a step table with a mistake."""
-    wrong = table.copy()
-    mistake(wrong, layout)
-    return wrong
 
 
 def shifted_window(by: int) -> Mistake:

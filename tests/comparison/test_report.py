@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.report import (
     COLOURS,
@@ -29,9 +27,8 @@ from diver_trt.comparison.report import (
     show_figure,
     worst_samples,
 )
-from diver_trt.comparison.runs import Participant
-from diver_trt.comparison.verdict import Comparison, Reference
 from diver_trt.recipe import Recipe
+from tests.comparison.conftest import Held
 from tests.comparison.faults import plant, scale_weight_beside
 
 CHROMIUM = next(
@@ -53,16 +50,12 @@ FLAGS = [
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 SIZE = (1180, 3000)
 
-Hold = Callable[[Bundle | Participant], Comparison]
-
 ABSENT = Absent("rtx fp32", "backend rtx needs `tensorrt_rtx` & <a GPU>", asked=False)
 
 
 @pytest.fixture(scope="module")
 def result(
-    held_against_torch: Hold,
-    reference: Reference,
-    inputs: Inputs,
+    few: Held,
     digits: Bundle,
     digits_fp16: Bundle,
     tmp_path_factory: pytest.TempPathFactory,
@@ -78,10 +71,10 @@ def result(
     )
     return Result(
         reference="torch fp32",
-        reference_images=tuple(reference.recording.images),
-        comparisons=tuple(replace(held_against_torch(bundle), name=name) for name, bundle in named),
+        reference_images=tuple(few.reference.recording.images),
+        comparisons=tuple(replace(few(bundle), name=name) for name, bundle in named),
         absent=(ABSENT,),
-        inputs=inputs,
+        inputs=few.inputs,
         recipe=Recipe(),
         seed=0,
         bundles=(digits, digits_fp16, wrong),

@@ -1,0 +1,116 @@
+"""The figures of an engine against their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diver_trt.comparison.figures import Figures, mean_psnr, median_change
+from diver_trt.comparison.tolerances import Limit, Tolerances
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A figure and the limit it is held to.
+
+    Attributes:
+        subject: What is judged: `"encoder alone"`.
+        measure: What the figure is, with its unit: `"relative L2"`.
+        figure: The figure.
+        limit: The limit.
+        where: Where it was found, in words, or empty.
+    """
+
+    subject: str
+    measure: str
+    figure: float
+    limit: Limit
+    where: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit holds."""
+        return self.limit.holds(self.figure)
+
+
+def judge(figures: Figures, tolerances: Tolerances, keys: Sequence[str]) -> tuple[Check, ...]:
+    """Return every check of an engine.
+
+    Args:
+        figures: What was measured.
+        tolerances: The limits.
+        keys: The names of the images, in order.
+    """
+    return (
+        *_network_checks(figures, tolerances),
+        *_denoiser_checks(figures, tolerances),
+        *_image_checks(figures, tolerances, keys),
+    )
+
+
+def _network_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
+    return [
+        *(
+            Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name])
+            for name, apart in figures.networks.items()
+        ),
+        Check(
+            "every class alone",
+            "relative L2",
+            figures.classes[figures.worst_class],
+            tolerances.networks["conditioner"],
+            f"worst for {figures.worst_class}",
+        ),
+    ]
+
+
+def _denoiser_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
+    worst = max(figures.steps, key=lambda step: step.forced.relative_l2)
+    furthest = max(figures.stages, key=lambda stage: stage.difference.relative_l2)
+    return [
+        Check(
+            "every step alone",
+            "relative L2",
+            worst.forced.relative_l2,
+            tolerances.step,
+            f"worst in step {worst.k}, channel {worst.channel}",
+        ),
+        Check(
+            "what steps change",
+            "error over the change, median",
+            median_change(figures.steps),
+            tolerances.change,
+        ),
+        Check(
+            "block by block",
+            "relative L2",
+            furthest.difference.relative_l2,
+            tolerances.place,
+            f"worst at {furthest.place}, in step {figures.stage_step}",
+        ),
+        Check(
+            "the whole run against its own steps",
+            "relative L2",
+            figures.replay,
+            tolerances.step,
+        ),
+    ]
+
+
+def _image_checks(figures: Figures, tolerances: Tolerances, keys: Sequence[str]) -> list[Check]:
+    images = figures.images
+    lowest = min(range(len(images)), key=lambda i: images[i].psnr_db)
+    most = max(range(len(images)), key=lambda i: images[i].max_levels)
+    measured = {
+        "max_levels": (
+            "largest difference in 8-bit levels",
+            float(images[most].max_levels),
+            f"image {keys[most]}",
+        ),
+        "mean_psnr_db": ("mean PSNR in dB", mean_psnr(images), ""),
+        "min_psnr_db": ("lowest PSNR in dB", images[lowest].psnr_db, f"image {keys[lowest]}"),
+    }
+    return [
+        Check("final images", *measured[name][:2], limit, measured[name][2])
+        for name, limit in tolerances.images.items()
+    ]

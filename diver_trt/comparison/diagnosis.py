@@ -1,0 +1,106 @@
+"""Where an engine leaves the reference: the network, the step, the block.
+
+The levels are measured alone, so one fault does not hide behind what follows from it.
+"""
+
+from __future__ import annotations
+
+from diver_trt.comparison.blocks import StageDifference, first_beyond, steepest
+from diver_trt.comparison.figures import Figures, median_change
+from diver_trt.comparison.tolerances import Tolerances
+
+JUMP = 3.0
+"""Growth of the error from one place to the next that is worth naming: rounding alone adds little at each."""
+
+
+def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
+    """Return where an engine that fails a check leaves the reference, in words and in the order of a recovery."""
+    found = [
+        *_networks(figures, tolerances),
+        *_classes(figures, tolerances),
+        *_denoiser(figures, tolerances),
+    ]
+    if not tolerances.step.holds(figures.replay):
+        found.append(
+            f"the whole run ends a relative {figures.replay:.1e} away from where the same steps end one by one: look at the CUDA graph"
+        )
+    if not found:
+        end = figures.steps[-1].free.relative_l2
+        found.append(
+            f"every network and every step holds alone; over the free run the errors add up to a relative L2 of {end:.1e}"
+        )
+    return tuple(found)
+
+
+def _networks(figures: Figures, tolerances: Tolerances) -> list[str]:
+    """Return a line for each of encoder, conditioner and decoder that is wrong by itself."""
+    return [
+        f"the {name} is a relative {apart.relative_l2:.1e} away from the reference on the same input"
+        if apart.finite
+        else f"the {name} writes NaN or infinite values: it overflows"
+        for name, apart in figures.networks.items()
+        if not tolerances.networks[name].holds(apart.relative_l2)
+    ]
+
+
+def _classes(figures: Figures, tolerances: Tolerances) -> list[str]:
+    """Return a line if the conditioner is right for the classes of the images and wrong for others."""
+    limit = tolerances.networks["conditioner"]
+    wrong = [name for name, error in figures.classes.items() if not limit.holds(error)]
+    if not wrong or not limit.holds(figures.networks["conditioner"].relative_l2):
+        return []
+    return [
+        f"the conditioner is wrong for {len(wrong)} classes that no image is of, most for {figures.worst_class}: look at its table"
+    ]
+
+
+def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
+    """Return the steps that are wrong, and the first place inside the denoiser that is."""
+    compared = f"(compared in step {figures.stage_step})"
+    overflowing = [step.k for step in figures.steps if not step.forced.finite]
+    if overflowing:
+        place = next((stage.place for stage in figures.stages if not stage.difference.finite), None)
+        first_after = f", first after {place}" if place else ""
+        return [f"{_steps(overflowing)}: NaN or infinite values{first_after}: it overflows"]
+    failing = [
+        step.k for step in figures.steps if not tolerances.step.holds(step.forced.relative_l2)
+    ]
+    # Below the limit of one step, a fault can still be a large part of what the steps change: then all of them are meant.
+    where = _steps(failing) if failing else "all steps"
+    first = first_beyond(figures.stages, tolerances.place.value)
+    if first is not None:
+        return [f"{where}: {_place(first, figures.stages)} {compared}"]
+    if not failing and tolerances.change.holds(median_change(figures.steps)):
+        return []
+    prediction = figures.stages[-1].difference.relative_l2
+    return [
+        f"{where}: every block holds and the prediction is a relative {prediction:.1e} away {compared}, so look behind the network: "
+        "at guidance (which multiplies the rounding of the prediction), DDIM, semantic guidance, or what the engine made of the graph"
+    ]
+
+
+def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
+    """Return where the denoiser leaves the reference, in words."""
+    if first.swapped:
+        return f"{first.place} holds the class's row where the null class's belongs and the other way round"
+    # A small fault passes below the tolerance where it is, and exceeds it only further on: the jump is nearer to it.
+    jump = steepest(stages[: stages.index(first) + 1], JUMP)
+    jumps = f", and the error jumps at {jump.place}" if jump and jump is not first else ""
+    return f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e}{jumps}"
+
+
+def _steps(steps: list[int]) -> str:
+    """Return descending steps as text: `step 40`, `steps 40, 25`, `steps 50 to 41, 25`."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][-1] - 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    shown = [
+        text
+        for run in runs
+        for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else map(str, run))
+    ]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown[:8])}{more}"
