@@ -107,7 +107,7 @@ def test_the_default_frequencies_follow_the_weights_origin(
         attention_head_dim=head_dim,
         num_embeds_ada_norm=classes,
     )
-    assert _trained_frequencies(SimpleNamespace(config=config))[0] == expected  # type: ignore[arg-type]
+    assert _trained_frequencies(SimpleNamespace(config=config))[0] == expected
 
 
 def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:
