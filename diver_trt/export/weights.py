@@ -55,6 +55,8 @@ def read_torch_file(path: Path) -> Any:
 
 
 def _reading_failure(path: Path, cause: Exception) -> str:
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
     with path.open("rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
             return "it is a pointer of Git LFS, not the weights; run `git lfs pull`"

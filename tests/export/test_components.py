@@ -285,6 +285,10 @@ def kl(**config: Any) -> AutoencoderKL:
         (lambda: kl(latent_channels=16), "has 16 latent channels, expected the transformer's 4"),
         (lambda: kl(in_channels=1, out_channels=1), "in_channels is 1, expected 3"),
         (lambda: kl(latents_mean=[0.1, 0.2]), "latents_mean is [0.1, 0.2], expected 4 numbers"),
+        (
+            lambda: kl(latents_mean=[0.1] * 4, shift_factor=0.2),
+            "has both shift_factor and latents_m",
+        ),
         (lambda: kl(scaling_factor=0.0), "scaling_factor is 0.0, expected a positive number"),
     ],
 )

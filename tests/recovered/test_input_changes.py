@@ -276,7 +276,7 @@ def test_reasons_of_rows_hold_no_path_either(tmp_path: Path) -> None:
         "format": np.array("mtt"),
         "normalisation": np.array("none"),
     }
-    np.savez(tmp_path / "set.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(tmp_path / "set.npz", **arrays)
     result = recover(tmp_path / "set.npz", tmp_path / "out", *SKIP)
     (skipped,) = manifest(tmp_path / "out")["skipped"]
     assert (skipped["source"], skipped["problem"].split(" ")[:2]) == ("set.npz[4]", ["image", "4"])
@@ -291,7 +291,9 @@ def test_what_the_model_cannot_recover_is_not_tried_at_every_run(
         patched.setattr(
             OnnxEngine,
             "read",
-            lambda self, name: read(self, name) * (np.nan if self._name == "decoder" else 1),
+            lambda self, name: (
+                read(self, name) * np.float32(np.nan if self._name == "decoder" else 1)
+            ),
         )
         assert recover(few, tmp_path / "out", *SKIP).exit_code == 1
     assert len(manifest(tmp_path / "out")["skipped"]) == 6

@@ -118,19 +118,19 @@ BACKENDS: dict[str, Backend] = {
             module=_ONNX,
         ),
         Backend(
+            name="onnx",
+            title="ONNX Runtime, CPU",
+            extra="cpu",
+            packages=("onnxruntime",),
+            module=_ONNX,
+        ),
+        Backend(
             name="openvino",
             title="OpenVINO",
             extra="openvino",
             packages=("openvino",),
             module="diver_trt.runtime.backends.openvino",
             takes_device=True,
-        ),
-        Backend(
-            name="onnx",
-            title="ONNX Runtime, CPU",
-            extra="cpu",
-            packages=("onnxruntime",),
-            module=_ONNX,
         ),
     )
 }
