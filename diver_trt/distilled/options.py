@@ -12,8 +12,7 @@ from diver_trt.errors import DatasetError, UsageError, shown
 MAX_COLLAGE = 16
 
 MAX_IMAGES = 1_000_000
-"""Images of a dataset, each tile of a collage counted. ImageNet-21K with 50 images per class has 522,500; a file of 720
-bytes can claim any number of copies of one row."""
+"""Images of a dataset, each tile of a collage counted. ImageNet-21K with 50 images per class has 522,500."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,9 @@ MAX_LOADED_BYTES = 1 << 30
 _MAX_EXPANDED_BYTES = 1 << 26
 """How large a tensor may be that is larger than its file: one that repeats its values."""
 
+_MAX_EXPANDED_ROWS = 10_000
+"""How many rows such a tensor may have: each is looked at, which takes up to a millisecond, and none costs its maker a byte."""
+
 _MAX_TOLD_BYTES = 1 << 22
 """How much a file may say of its arrays: a zip's directory, a pickle, a header of safetensors. Real ones have some kilobytes."""
 
@@ -347,7 +350,9 @@ def _torch_content(
 
 def _torch_array(path: Path, file: _TorchFile, tensor: SavedTensor, room: _Room) -> Array:
     dtype, shape = np.dtype(tensor.storage.dtype).newbyteorder(file.order), tensor.shape
-    if prod(shape) * dtype.itemsize > max(path.stat().st_size, _MAX_EXPANDED_BYTES):
+    expanded, size = prod(shape) * dtype.itemsize, path.stat().st_size
+    repeated = expanded > size and max(shape[:1], default=0) > _MAX_EXPANDED_ROWS
+    if repeated or expanded > max(size, _MAX_EXPANDED_BYTES):
         raise DatasetError(
             f"{path}: a tensor of shape {list(shape)} is larger than the file; save it with .contiguous()"
         )
