@@ -816,7 +816,7 @@ def test_want_of_memory_anywhere_else_is_one_line(
     def short(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 2.00 TiB")
 
-    monkeypatch.setattr("diver_trt.distilled.dataset.read_dataset", short)
+    monkeypatch.setattr("diver_trt.recovered.run.read_dataset", short)
     assert "out of memory (Unable to allocate 2.00 TiB); close other programs" in error(
         recover(few, tmp_path / "out")
     )
