@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from diver_trt.errors import RecipeError
@@ -22,6 +22,17 @@ SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
 
 MAX_SCALE = 1000.0
 """Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from where float16 overflows on them."""
+
+
+def _setting(default: Any, help: str, *, paper: bool = False) -> Any:  # noqa: A002
+    """Return a field with what its option on the command line prints.
+
+    Args:
+        default: The default.
+        help: What it sets, for people.
+        paper: Whether the paper states this default.
+    """
+    return field(default=default, metadata={"help": help, "paper": paper})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +57,20 @@ class Recipe:
         RecipeError: If a value is out of range, or two settings contradict each other.
     """
 
-    steps: int = 50
-    inherit_step: int | None = 25
-    start_step: int = 50
-    cfg_scale: float = 4.0
-    cfg_channels: int = 3
-    gamma: float = 0.1
-    window: tuple[int, int] = (40, 25)
-    sigma: Sigma = "learned"
+    steps: int = _setting(50, "DDIM steps K", paper=True)
+    inherit_step: int | None = _setting(
+        25, "Noise level t_f the distilled latent is lifted to", paper=True
+    )
+    start_step: int = _setting(
+        50, "Step t_r sampling starts at, or matched (= the inherit step)", paper=True
+    )
+    cfg_scale: float = _setting(4.0, "Classifier-free guidance w")
+    cfg_channels: int = _setting(3, "Latent channels it guides: 3 as DiT, 4 as diffusers")
+    gamma: float = _setting(0.1, "Strength of semantic guidance", paper=True)
+    window: tuple[int, int] = _setting(
+        (40, 25), "Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full", paper=True
+    )
+    sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")
 
     def __post_init__(self) -> None:
         self._check_ranges()

@@ -125,7 +125,10 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess:  # type: 
 
 AT_IMPORT = """
 import os, signal, subprocess, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background process ignores
+# The tests may run in the background or under nohup, where some are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 class Finder:
     def find_spec(name, path=None, target=None):
         if name == {module!r}:

@@ -10,8 +10,10 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
-from diver_trt.cli.options import Classes, Json, choice, parse_recipe
+from diver_trt.cli.options import Classes, Json, choice
+from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import MissingExtraError, OutputError, printable
+from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from diver_trt.export.checkpoint import Model
 
 
+@takes_recipe
 def compare(
     bundles: Annotated[
         list[Path],
@@ -65,29 +68,6 @@ def compare(
         typer.Option(min=1, help="Images per batch; rtx and trt take what they were built for."),
     ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="Recipe: paper, ncfm or matched; see recover.",
-            autocompletion=completion.presets,
-        ),
-    ] = "paper",
-    steps: Annotated[
-        int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)
-    ] = None,
-    inherit_step: Annotated[
-        int | None, typer.Option(help="Noise level t_f.  [paper: 25]", show_default=False)
-    ] = None,
-    start_step: Annotated[
-        str | None,
-        typer.Option(help="Step t_r sampling starts at.  [paper: 50]", show_default=False),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Steps HIGH:LOW semantic guidance acts in.  [paper: 40:25]", show_default=False
-        ),
-    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
@@ -96,6 +76,8 @@ def compare(
         str | None, typer.Option(help="Another VAE, as at the export.", show_default=False)
     ] = None,
     as_json: Json = False,
+    *,
+    recipe: Recipe,
 ) -> None:
     """Show where engines leave the model, and by how much: networks alone, every step, the final images.
 
@@ -105,15 +87,6 @@ def compare(
         raise typer.BadParameter("--random and --images contradict each other; give one of them")
     if classes and not images:
         raise typer.BadParameter("--classes says which classes --images are; give both, or neither")
-    recipe = parse_recipe(
-        preset,
-        start_step=start_step,
-        window=window,
-        no_inheritance=False,
-        no_guidance=False,
-        steps=steps,
-        inherit_step=inherit_step,
-    )
     from diver_trt.bundle import Bundle
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.inputs import distilled_inputs, random_pixels

@@ -17,17 +17,19 @@ from diver_trt.cli.options import (
     Json,
     Normalisation,
     ZcaReference,
-    parse_recipe,
     positive,
 )
 from diver_trt.cli.process import stop_requested
+from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import printable
+from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import engine_choices
 
 if TYPE_CHECKING:
     from diver_trt.recovered.run import Recovery
 
 
+@takes_recipe
 def recover(
     source: Annotated[
         Path,
@@ -87,67 +89,6 @@ def recover(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="Recipe to start from: paper (the defaults), ncfm (gamma 0.02), matched (t_r = t_f, half the steps).",
-            autocompletion=completion.presets,
-        ),
-    ] = "paper",
-    steps: Annotated[
-        int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)
-    ] = None,
-    inherit_step: Annotated[
-        int | None,
-        typer.Option(
-            help="Noise level t_f the distilled latent is lifted to.  [paper: 25]",
-            show_default=False,
-        ),
-    ] = None,
-    no_inheritance: Annotated[
-        bool, typer.Option("--no-inheritance", help="Ablation: start from pure noise.")
-    ] = False,
-    start_step: Annotated[
-        str | None,
-        typer.Option(
-            help="Step t_r sampling starts at, or matched (= the inherit step).  [paper: 50]",
-            show_default=False,
-            autocompletion=completion.values(lambda: ["matched"]),
-        ),
-    ] = None,
-    cfg_scale: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance w.  [4.0]", show_default=False),
-    ] = None,
-    cfg_channels: Annotated[
-        int | None,
-        typer.Option(
-            help="Latent channels it guides: 3 as DiT, 4 as diffusers.  [3]", show_default=False
-        ),
-    ] = None,
-    gamma: Annotated[
-        float | None,
-        typer.Option(help="Strength of semantic guidance.  [paper: 0.1]", show_default=False),
-    ] = None,
-    no_guidance: Annotated[
-        bool, typer.Option("--no-guidance", help="Ablation: no semantic guidance (gamma 0).")
-    ] = False,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full.  [paper: 40:25]",
-            show_default=False,
-            autocompletion=completion.values(lambda: ["full"]),
-        ),
-    ] = None,
-    sigma: Annotated[
-        str | None,
-        typer.Option(
-            help="Its scale: learned, posterior or marginal.  [learned]",
-            show_default=False,
-            autocompletion=completion.sigmas,
-        ),
-    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -169,21 +110,10 @@ def recover(
         ),
     ] = False,
     as_json: Json = False,
+    *,
+    recipe: Recipe,
 ) -> None:
     """Recover a distilled dataset: one realistic image for each distilled one. Run again, it goes on where it was interrupted."""
-    recipe = parse_recipe(
-        preset,
-        start_step=start_step,
-        window=window,
-        no_inheritance=no_inheritance,
-        no_guidance=no_guidance,
-        steps=steps,
-        inherit_step=inherit_step,
-        cfg_scale=cfg_scale,
-        cfg_channels=cfg_channels,
-        gamma=gamma,
-        sigma=sigma,
-    )
     from diver_trt.recovered.run import recover as recover_folder
 
     with stop_requested() as stopping, phases() as show:

@@ -1,0 +1,142 @@
+"""The settings of `Recipe` as options, for every command that takes a recipe.
+
+The options are made from the fields of `Recipe`, so that a new setting is one field. Settings that
+have names besides numbers (`matched`, `full`) are read as text here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from diver_trt.cli import completion
+from diver_trt.cli.options import choice, positive
+from diver_trt.cli.process import say
+from diver_trt.errors import RecipeError
+from diver_trt.recipe import PRESETS, Recipe
+
+_WORDS = {"start_step": ["matched"], "window": ["full"]}
+"""Settings that take a word besides a number."""
+
+_OFF = {
+    "no_inheritance": ("inherit_step", None, "Ablation: start from pure noise."),
+    "no_guidance": ("gamma", 0.0, "Ablation: no semantic guidance (gamma 0)."),
+}
+"""Flags that switch a setting off: the setting, its value then, and the help text."""
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `recipe` of a command by an option for each setting of `Recipe`.
+
+    Typer reads the options from the signature; the command still gets one checked `Recipe`.
+    """
+    parameters = dict(inspect.signature(command).parameters)
+    del parameters["recipe"]
+    hints = get_type_hints(command, include_extras=True)
+    options = {name: (hints[name], parameter.default) for name, parameter in parameters.items()}
+    options |= dict(_recipe_options())
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        settings = {name: given.pop(name) for name in dict(_recipe_options())}
+        command(**given, recipe=parse_recipe(**settings))
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, keyword, default=default, annotation=hint)
+            for name, (hint, default) in options.items()
+        ]
+    )
+    wrapped.__annotations__ = {name: hint for name, (hint, _) in options.items()}
+    return wrapped
+
+
+def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the name, type and default of each option, in the order of the fields."""
+    presets = (
+        "Recipe to start from: paper (the defaults), ncfm (gamma 0.02), "
+        "matched (t_r = t_f, half the steps)."
+    )
+    yield "preset", (_option(str, presets, completion.presets), "paper")
+    off = {setting: (flag, text) for flag, (setting, _, text) in _OFF.items()}
+    for setting in fields(Recipe):
+        default = setting.default
+        shown = ":".join(map(str, default)) if isinstance(default, tuple) else default
+        # In parentheses: rich would take "[paper: 50]" for a style and print nothing.
+        source = "paper" if setting.metadata["paper"] else "default"
+        text = f"{setting.metadata['help']} ({source}: {shown})."
+        words = _WORDS.get(setting.name)
+        kind = str if words or isinstance(default, tuple) else type(default)
+        offered = completion.values(lambda words=words: words) if words else None  # type: ignore[misc]
+        if setting.name == "sigma":
+            offered = completion.sigmas
+        yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
+        if setting.name in off:
+            flag, meaning = off[setting.name]
+            option = typer.Option(f"--{flag.replace('_', '-')}", help=meaning)
+            yield flag, (Annotated[bool, option], False)
+
+
+def _option(kind: Any, text: str, offered: Any, **settings: Any) -> Any:
+    return Annotated[kind, typer.Option(help=text, autocompletion=offered, **settings)]
+
+
+def parse_recipe(preset: str, **given: Any) -> Recipe:
+    """Return a preset with the settings that were given on the command line.
+
+    Another number of steps than the preset's scales the settings that name a step, except those
+    that were given; what was scaled is printed.
+
+    Raises:
+        RecipeError: If settings contradict each other or lie out of range.
+    """
+    base = PRESETS[choice("--preset", preset, tuple(PRESETS))]
+    settings = {name: given[name] for name in given if name not in _OFF and given[name] is not None}
+    of, base = base.steps, base.scaled_to(settings.get("steps", base.steps))
+    for flag, (name, value, _) in _OFF.items():
+        if not given.get(flag):
+            continue
+        if name in settings:
+            options = f"--{flag.replace('_', '-')} and --{name.replace('_', '-')}"
+            raise RecipeError(f"{options} {settings[name]} contradict each other; give one of them")
+        settings[name] = value
+    if "start_step" in settings:
+        settings["start_step"] = _start_step(settings["start_step"], settings, base)
+    if "window" in settings:
+        settings["window"] = _window(settings["window"], settings, base)
+    if base.steps != of and (kept := _scaled(base, settings)):
+        say(f"--steps {base.steps}: {', '.join(kept)}, as {preset} has them among {of}")
+    return base.with_settings(**settings)
+
+
+def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int | None:
+    if text == "matched":
+        step: int | None = settings.get("inherit_step", base.inherit_step)
+        return step
+    return positive("--start-step", text)
+
+
+def _window(text: str, settings: dict[str, Any], base: Recipe) -> tuple[int, int]:
+    if text == "full":
+        return settings.get("start_step", settings.get("steps", base.steps)), 0
+    high, _, low = text.partition(":")
+    if not (text.isascii() and len(text) <= 20 and high.isdigit() and low.isdigit()):
+        raise RecipeError(f"--window is {text!r}; expected HIGH:LOW, such as 40:25, or full")
+    return int(high), int(low)
+
+
+def _scaled(recipe: Recipe, settings: dict[str, Any]) -> list[str]:
+    """Return the settings that were scaled to other steps, as options."""
+    high, low = recipe.window
+    texts = {
+        "inherit_step": f"--inherit-step {recipe.inherit_step}",
+        "start_step": f"--start-step {recipe.start_step}",
+        "window": f"--window {high}:{low}",
+    }
+    return [text for name, text in texts.items() if name not in settings]
