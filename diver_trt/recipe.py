@@ -70,7 +70,7 @@ class Recipe:
     window: tuple[int, int] = _setting(
         (40, 25), "Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full", paper=True
     )
-    sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")
+    sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         self._check_ranges()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -790,3 +791,12 @@ def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:
 
 def test_notes_are_said(dm: Path) -> None:
     assert "note: values lie in" in run("inspect", dm, "--normalisation", "none").stderr
+
+
+def test_help_texts_have_no_brackets_that_rich_takes_for_styles() -> None:
+    """`[default: 8]` in a help text is markup to rich, and nothing of it is printed."""
+    command = typer.main.get_command(app)
+    for name, sub in command.commands.items():  # type: ignore[attr-defined]
+        for parameter in sub.params:
+            text = getattr(parameter, "help", None) or ""
+            assert not re.search(r"\[[a-z#/@]", text), (name, parameter.name, text)

@@ -30,7 +30,7 @@ def build(
     sm: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compute capability to compile for, such as 8.6 or 86; repeatable.  [default: the GPU here, else 8.0 and up]",
+            help="Compute capability to compile for, such as 8.6 or 86; repeatable (default: the GPU here, else 8.0 and up).",
             show_default=False,
         ),
     ] = None,

@@ -42,8 +42,8 @@ def compare(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"torch-fp16, torch-bf16, {', '.join(BACKENDS)}; repeatable.  "
-            "[default: all that work here]",
+            help=f"torch-fp16, torch-bf16, {', '.join(BACKENDS)}; repeatable "
+            "(default: all that work here).",
             show_default=False,
             autocompletion=completion.compared_engines,
         ),
@@ -54,7 +54,7 @@ def compare(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Distilled images, as for recover.  [default: the digits that come along]",
+            help="Distilled images, as for recover (default: the digits that come along).",
             show_default=False,
         ),
     ] = None,

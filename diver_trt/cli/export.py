@@ -43,7 +43,7 @@ def export(
     timestep_frequencies: Annotated[
         str | None,
         typer.Option(
-            help="Sinusoids the weights were trained with: dit or diffusers.  [default: by where they come from]",
+            help="Sinusoids the weights were trained with: dit or diffusers (default: by where they come from).",
             show_default=False,
             autocompletion=completion.values(lambda: ["dit", "diffusers"]),
         ),

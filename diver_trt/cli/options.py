@@ -55,7 +55,7 @@ BundlePath = Annotated[
     Path | None,
     typer.Option(
         "--bundle",
-        help="Exported model.  [default: the digits model]",
+        help="Exported model (default: the digits model).",
         show_default=False,
         autocompletion=completion.bundles,
     ),
