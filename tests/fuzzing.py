@@ -709,7 +709,7 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
 def recovered(folder: Path) -> list[Path]:
     """A recovered dataset of two classes, as `recover` writes it."""
     from diver_trt.recovered.folder import MANIFEST_SCHEMA
-    from diver_trt.recovered.layout import MANIFEST
+    from diver_trt.recovered.leftovers import MANIFEST
 
     samples = []
     for index in range(2):

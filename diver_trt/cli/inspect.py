@@ -17,7 +17,7 @@ from diver_trt.cli.options import (
     Normalisation,
     ZcaReference,
 )
-from diver_trt.cli.recover import check_images, note_unlisted_images
+from diver_trt.cli.recover import check_images
 from diver_trt.errors import EngineError, OutputError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def inspect(
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.options import ReadOptions
-    from diver_trt.manifest import inspect_recovered, is_recovered
+    from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
     from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
     folder = path.parent if path.suffix == ".engine" else path
@@ -71,7 +71,8 @@ def inspect(
         facts = _plan_facts(read_plan(folder))
     elif is_recovered(folder):
         facts = inspect_recovered(folder)
-        note_unlisted_images(folder)
+        if note := unlisted_note(folder):
+            say(f"warning: {note}")
     else:
         if contact_sheet:
             _require_place(contact_sheet, path)
@@ -83,6 +84,8 @@ def inspect(
     if as_json:
         print_json(**facts)
         return
+    if not facts.get("not_listed"):
+        facts.pop("not_listed", None)
     engines = {folder.name: facts.pop("memory")} if "memory" in facts else facts.pop("engines", {})
     chosen = facts.pop("chosen", None)
     print_facts(facts)

@@ -9,7 +9,6 @@ import typer
 
 from diver_trt.cli.console import print_json, say
 from diver_trt.cli.options import Json
-from diver_trt.cli.recover import note_unlisted_images
 from diver_trt.errors import shown
 
 
@@ -29,13 +28,15 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Join the shards of a recovery, after checking that they belong together and that none is missing."""
+    from diver_trt.manifest import unlisted_note
     from diver_trt.recovered.merge import merge_shards
 
     if len(folders) < 2:
         raise typer.BadParameter("expected every shard of a recovery, and then a new folder")
     *shards, output = folders
     merged = merge_shards(shards, output, overwrite=overwrite)
-    note_unlisted_images(output)
+    if note := unlisted_note(output):
+        say(f"warning: {note}")
     if as_json:
         print_json(output=str(output), images=merged.images, skipped=merged.skipped)
     else:

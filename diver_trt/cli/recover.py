@@ -21,7 +21,7 @@ from diver_trt.cli.options import (
     parse_recipe,
     positive,
 )
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -179,6 +179,7 @@ def recover(
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.manifest import unlisted_note
     from diver_trt.method.noise import checked_seed
     from diver_trt.recovered.folder import open_output
     from diver_trt.recovered.job import (
@@ -256,7 +257,8 @@ def recover(
     if done < count:
         say(f"interrupted: {done} of {count} images are done; the same command goes on from there")
         raise typer.Exit(130)
-    note_unlisted_images(output)
+    if note := unlisted_note(output):
+        say(f"warning: {note}")
     if as_json:
         sheet = str(contact_sheet_path(output))
         facts = {
@@ -321,18 +323,6 @@ def _say_there(writer: DatasetWriter, output: Path, count: int) -> None:
         done, skipped = writer.totals()
         left_out = f", {len(skipped)} were left out" if skipped else ""
         say(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
-
-
-def note_unlisted_images(output: Path) -> None:
-    """Print which images in the folders of a recovered dataset are not of it."""
-    from diver_trt.manifest import open_recovered, unlisted_images
-
-    if names := unlisted_images(open_recovered(output)):
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        say(
-            f"warning: {output}: {', '.join(map(shown, names[:3]))}{more}: not of this recovery, but a trainer that reads the folders takes "
-            "it too; delete it if it does not belong there"
-        )
 
 
 class _Begun:

@@ -39,8 +39,14 @@ from diver_trt.recovered.journal import (
     storable,
     verify,
 )
-from diver_trt.recovered.layout import CONTACT_SHEET, MANIFEST, OutputNames
-from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
+from diver_trt.recovered.layout import OutputNames
+from diver_trt.recovered.leftovers import (
+    CONTACT_SHEET,
+    MANIFEST,
+    delete_run,
+    images_without_journal,
+    is_without_record,
+)
 
 MANIFEST_SCHEMA = 2
 

@@ -49,8 +49,6 @@ from diver_trt.recovered.folder import (
 )
 from diver_trt.recovered.journal import storable
 from diver_trt.recovered.layout import (
-    CONTACT_SHEET,
-    TOOL,
     Written,
     image_path,
     image_paths,
@@ -58,6 +56,7 @@ from diver_trt.recovered.layout import (
     tensor_normalisation,
     write_companions,
 )
+from diver_trt.recovered.leftovers import CONTACT_SHEET, TOOL
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
 from diver_trt.runtime.session import DEFAULT_BATCH
 

@@ -28,9 +28,6 @@ from diver_trt.files import reported, writing
 LAYOUTS = ("index", "wnid", "huggingface", "pt", "npz", "idc")
 TENSOR_LAYOUTS = ("pt", "npz", "idc")
 
-MANIFEST = "manifest.json"
-CONTACT_SHEET = "contact_sheet.png"
-TOOL = "diver-trt"
 MAX_SIDE = 4096
 STACKED = ".images.partial"
 """Where the images of a tensor layout are while its files are written."""
@@ -351,8 +348,10 @@ def _stacked(written: Written, normalisation: Normalisation) -> Iterator[Array]:
 @contextmanager
 def _file(written: Written, name: str) -> Iterator[BinaryIO]:
     path = written.root / name
-    with reported(path), writing(path) as file:
-        yield file
+    with reported(path):
+        path.parent.mkdir(exist_ok=True)  # `train` is missing if no image could be recovered
+        with writing(path) as file:
+            yield file
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

@@ -13,7 +13,11 @@ from diver_trt.errors import OutputError, shown
 from diver_trt.files import reported
 from diver_trt.lock import LOCK
 from diver_trt.recovered.journal import JOURNAL, Entries, Journal
-from diver_trt.recovered.layout import CONTACT_SHEET, MANIFEST, STACKED, TOOL, OutputNames
+from diver_trt.recovered.layout import STACKED, OutputNames
+
+MANIFEST = "manifest.json"
+CONTACT_SHEET = "contact_sheet.png"
+TOOL = "diver-trt"
 
 
 def images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:

@@ -26,11 +26,11 @@ from diver_trt.recovered.earlier_run import NAMES, OF_INPUT, first_difference, m
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layout import (
     LAYOUTS,
-    MANIFEST,
     MAX_SIDE,
     TENSOR_LAYOUTS,
     image_paths,
 )
+from diver_trt.recovered.leftovers import MANIFEST
 
 Entry = Mapping[str, Any]
 
