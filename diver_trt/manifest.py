@@ -22,6 +22,8 @@ TOOL = "diver-trt"
 _KEY = re.compile("([0-9]{5,9})/([0-9]{5,9})")
 _READ_BY_TRAINERS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image."""
+_NAMED = 3
+"""How many of several images a note names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,22 @@ def unlisted_images(folder: RecoveredFolder) -> list[str]:
         for name in files_in(folder.root)
         if "/" in name and name.lower().endswith(_READ_BY_TRAINERS) and name not in listed
     ]
+
+
+def unlisted_note(root: Path) -> str | None:
+    """Return which images in a recovered dataset's folders are not of it, in words, or None.
+
+    Raises:
+        DatasetError: If the manifest is damaged or of another schema.
+    """
+    names = unlisted_images(open_recovered(root))
+    if not names:
+        return None
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"{root}: {', '.join(map(shown, names[:_NAMED]))}{more}: not of this recovery, but a "
+        "trainer that reads the folders takes it too; delete it if it does not belong there"
+    )
 
 
 def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:

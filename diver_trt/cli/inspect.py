@@ -61,7 +61,7 @@ def inspect(
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
-    from diver_trt.manifest import inspect_recovered, is_recovered
+    from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
     from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
     path = find_source(path)
@@ -72,9 +72,8 @@ def inspect(
         facts = _plan_facts(read_plan(folder))
     elif is_recovered(folder):
         facts = inspect_recovered(folder)
-        from diver_trt.recovered.run import note_unlisted_images
-
-        note_unlisted_images(folder, say)
+        if note := unlisted_note(folder):
+            say(f"warning: {note}")
     else:
         if contact_sheet:
             _require_place(contact_sheet, path)
@@ -87,6 +86,8 @@ def inspect(
         print_json(**facts)
         _end_if_damaged(facts.get("damaged_engines", []))
         return
+    if not facts.get("not_listed"):
+        facts.pop("not_listed", None)
     engines = {folder.name: facts.pop("memory")} if "memory" in facts else facts.pop("engines", {})
     chosen, damaged = facts.pop("chosen", None), facts.pop("damaged_engines", [])
     if "licence" in facts:

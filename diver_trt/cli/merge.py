@@ -28,14 +28,15 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Join the shards of a recovery, after checking that they belong together and that none is missing."""
+    from diver_trt.manifest import unlisted_note
     from diver_trt.recovered.merge import merge_shards
-    from diver_trt.recovered.run import note_unlisted_images
 
     if len(folders) < 2:
         raise typer.BadParameter("expected every shard of a recovery, and then a new folder")
     *shards, output = folders
     merged = merge_shards(shards, output, overwrite=overwrite)
-    note_unlisted_images(output, say)
+    if note := unlisted_note(output):
+        say(f"warning: {note}")
     if as_json:
         print_json(output=str(output), images=merged.images, skipped=merged.skipped)
     else:

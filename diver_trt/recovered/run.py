@@ -16,7 +16,7 @@ from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError, UsageError, shown
-from diver_trt.manifest import open_recovered, unlisted_images
+from diver_trt.manifest import unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import PRESETS, Recipe
@@ -196,8 +196,8 @@ def recover(
         ):
             pass
         done, skipped = writer.totals()
-    if done == count:
-        note_unlisted_images(target, notes.doubt)
+    if done == count and (note := unlisted_note(target)):
+        notes.doubt(f"warning: {note}")
     return Recovery(
         output=target,
         total=count,
@@ -277,16 +277,6 @@ def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes)
         done, skipped = writer.totals()
         left_out = f", {len(skipped)} were left out" if skipped else ""
         notes.say(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
-
-
-def note_unlisted_images(output: Path, note: Note) -> None:
-    """Report images in the folders of a recovered dataset that are not of it."""
-    if names := unlisted_images(open_recovered(output)):
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        note(
-            f"warning: {output}: {', '.join(map(shown, names[:3]))}{more}: not of this recovery, "
-            "but a trainer that reads the folders takes it too; delete it if it does not belong there"
-        )
 
 
 class _Watch:

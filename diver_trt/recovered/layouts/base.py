@@ -66,8 +66,10 @@ class Written:
             OutputError: If it cannot be written.
         """
         path = self.root / name
-        with reported(path), writing(path) as file:
-            yield file
+        with reported(path):
+            path.parent.mkdir(exist_ok=True)  # `train` is missing if no image was recovered
+            with writing(path) as file:
+                yield file
 
 
 def by_index(index: int, number: int, wnid: str | None) -> str:  # noqa: ARG001
