@@ -23,7 +23,7 @@ def convert(
     collage: Collage = None,
     as_json: Json = False,
 ) -> None:
-    """Convert distilled tensors to one file that says what it is: same values, read without any guess."""
+    """Convert distilled tensors to one self-describing file with the same values."""
     from diver_trt.distilled.arrays import read_tensors
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.convert import convert_tensors
@@ -55,7 +55,11 @@ def convert(
         say(f"note: {note}")
     if whitening:
         say(
-            f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they are read, --zca-reference is needed"
+            f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they "
+            "are read, --zca-reference is needed"
         )
-    found = f"{len(tensors.images)} images, {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}"
+    found = (
+        f"{len(tensors.images)} images, {tensors.format.methods}, "
+        f"normalisation {tensors.normalisation.name}, collage {factor}"
+    )
     print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")

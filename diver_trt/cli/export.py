@@ -43,7 +43,8 @@ def export(
     timestep_frequencies: Annotated[
         str | None,
         typer.Option(
-            help="Sinusoids the weights were trained with: dit or diffusers (default: by where they come from).",
+            help="Sinusoids the weights were trained with: dit or diffusers (default: by where "
+            "they come from).",
             show_default=False,
             autocompletion=completion.values(lambda: ["dit", "diffusers"]),
         ),
@@ -51,7 +52,8 @@ def export(
     base: Annotated[
         str | None,
         typer.Option(
-            help="What a .pt file holds where it does not state it: dit, a DiT that predicts the noise.",
+            help="What a .pt file holds where it does not state it: dit, a DiT that predicts the "
+            "noise.",
             show_default=False,
         ),
     ] = None,
@@ -95,6 +97,7 @@ def export(
     else:
         for item in exported:
             print(
-                f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative L2 to torch {item.error:.1e}"
+                f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative "
+                f"L2 to torch {item.error:.1e}"
             )
         print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")

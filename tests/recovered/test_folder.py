@@ -184,7 +184,7 @@ def test_a_journal_that_cannot_be_read_is_not_said_to_be_unwritable(
         )
 
 
-# A journal that a power failure took
+# A journal lost in a power loss
 
 
 LOST_HEADS = {
@@ -247,7 +247,7 @@ def test_without_a_journal_nothing_of_anybody_elses_is_touched(
     (out / name).write_bytes(b"mine")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     complaint = refused(out, overwrite=overwrite)
-    assert f"is empty, as after a power failure, and beside it lies {name!r}" in complaint
+    assert f"empty, as after a power loss, and beside it is {name!r}" in complaint
     assert (
         "which is not of such a run; move it elsewhere to resume, or choose another folder"
         in complaint
@@ -264,7 +264,7 @@ def test_an_empty_journal_alone_makes_no_file_ours(out: Path, name: str) -> None
     assert (out / name).exists()
 
 
-# What outlasts a power failure
+# What survives a power loss
 
 
 @pytest.fixture

@@ -456,10 +456,7 @@ def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Sign
     keys = journal_keys(tmp_path / "out")
     assert 0 < len(keys) < 100
     assert len(keys) % 2 == 0
-    assert (
-        f"interrupted: {len(keys)} of 100 images are done; the same command goes on from there"
-        in said
-    )
+    assert f"interrupted: {len(keys)} of 100 images are done; the same command resumes it" in said
     assert "Traceback" not in said
 
 
