@@ -134,7 +134,7 @@ def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync_file(path: Path) -> None:
-    """fsync a file.
+    """Flush a file to the disk (fsync).
 
     Raises:
         OSError: It cannot be written to the disk.
@@ -144,7 +144,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """fsync a directory, where the platform supports it.
+    """Flush a directory to the disk (fsync), where the platform supports it.
 
     Raises:
         OSError: They cannot be written to the disk.
