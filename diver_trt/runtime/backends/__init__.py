@@ -1,4 +1,4 @@
-"""The registry of engines, which `auto`, `doctor`, `compare`, the report and every help text iterate.
+"""The registry of engines that `auto`, `doctor`, `compare`, reports and help texts iterate.
 
 An engine is one module that implements `BackendModule`, and one entry of `BACKENDS`. The entries
 come in the order in which `--engine auto` tries them. This file imports no engine, so that

@@ -1,6 +1,7 @@
-"""The few CUDA runtime calls that an engine needs, through cuda-bindings, every return code checked.
+"""The CUDA runtime calls that an engine needs, with every return code checked.
 
-Pointers, streams and graphs are plain integers or the bindings' own handles; nothing here knows TensorRT.
+Pointers, streams and graphs are plain integers or the bindings' own handles; nothing here knows
+TensorRT.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, Missing
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 ALIGNMENT_BYTES = 256
-"""TensorRT wants tensor addresses aligned to this; cudaMalloc gives it, offsets into a block must keep it."""
+"""TensorRT wants tensor addresses aligned to this; cudaMalloc gives it, offsets into a block must
+keep it.
+"""
 
 
 def aligned(size_bytes: int) -> int:
@@ -171,7 +174,7 @@ class Cuda:
     def copy_rows_to_device(
         self, target: int, source: int, source_stride: int, row_bytes: int, rows: int
     ) -> None:
-        """Enqueue a copy of rows that lie `source_stride` bytes apart in page-locked host memory; on the device they lie side by side."""
+        """Enqueue a copy of strided rows in page-locked host memory to contiguous device memory."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._check(
             "cudaMemcpy2DAsync",
@@ -193,7 +196,7 @@ class Cuda:
         self._check("cudaStreamSynchronize", self._api.cudaStreamSynchronize(self.stream))
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """Record what `enqueue` puts on the stream as a graph, without running it, and return the graph ready to launch.
+        """Capture what `enqueue` puts on the stream, without running it, as an executable graph.
 
         Only this thread's calls are watched, so other threads may use CUDA meanwhile.
 
@@ -253,7 +256,8 @@ class Cuda:
         name = _error_name(self._api, error)
         if name == "cudaErrorMemoryAllocation":
             raise DeviceMemoryError(
-                f"out of memory: {call} of {size_bytes or 0:,} bytes failed; use a smaller --batch or --memory-budget"
+                f"out of memory: {call} of {size_bytes or 0:,} bytes failed; use a smaller "
+                "--batch or --memory-budget"
             )
         if name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice"):
             raise EngineError(
