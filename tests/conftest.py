@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+
+
+def default_signals() -> None:
+    """Restore what shells ignore in background jobs and under nohup, for `preexec_fn`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

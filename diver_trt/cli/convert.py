@@ -31,10 +31,9 @@ def convert(
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
+    given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     file = find_one_tensor_file(source)
-    options = options_beside(
-        file, ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
-    )
+    options = options_beside(file, given)
     tensors = read_tensors(file, options, undo=False)
     factor = options.collage or tensors.collage or tensors.format.default_collage(tensors.side)
     classes = tensors.classes or options.classes or subset_of_path(tensors.path)

@@ -17,7 +17,7 @@ from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
 from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError, UsageError
-from diver_trt.runtime.backends import BACKENDS, engine_choices, find_backend
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import open_session
 
@@ -105,11 +105,8 @@ def line_up(
         EngineError: If the model computes other than its own code.
         NothingToCompareError: Fewer than two engines can take part.
     """
-    if unknown := [
-        name for name in engines if name not in TORCH_ENGINES and not find_backend(name)
-    ]:
-        known = f"{', '.join(TORCH_ENGINES)}, {engine_choices()}"
-        raise UsageError(f"unknown engine {unknown[0]!r}; expected one of {known}")
+    if unknown := [name for name in engines if name not in ENGINE_NAMES]:
+        raise UsageError(f"unknown engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
     places = [bundle.path.resolve() for bundle in bundles]
     if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
         raise UsageError(f"{twice[0]}: is given twice; give each bundle once")
@@ -179,8 +176,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
 
 def _open(engine: str, bundle: Bundle, batch: int) -> Session:
     """Open a bundle on one engine; compiled engines keep to the batch that they were built for."""
-    backend = find_backend(engine)
-    size = None if backend and backend.compiled else batch
+    size = None if BACKENDS[engine].compiled else batch
     return open_session(engine, bundle, Placement(batch=size)).session
 
 

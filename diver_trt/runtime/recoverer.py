@@ -26,7 +26,7 @@ from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import step_table
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends import find_backend
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.engine import (
     Denoiser,
@@ -357,7 +357,7 @@ class Recoverer:
             try:
                 return self._open_networks(open_session(name, self.bundle, placement))
             except (EngineError, MissingExtraError) as reason:
-                if (backend := find_backend(name)) and backend.compiled:
+                if BACKENDS[name].compiled:
                     warnings.warn(
                         f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3
                     )

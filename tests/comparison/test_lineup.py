@@ -97,7 +97,7 @@ def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        UsageError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"
+        UsageError, match="unknown engine 'openvino'; expected torch-fp32, torch-fp16"
     ):
         line_up([digits], None, ["openvino"], 4)
 

@@ -374,7 +374,7 @@ def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
     data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
     (note,) = as_woof(data, imagenet, normalisation="imagenet", collage=1).origin.notes
     assert note == (
-        "values lie in 0.00 to 1.00 with mean 0.55 and deviation 0.25, as pixels scaled to 0 to 1 have: is --normalisation "
+        "values lie in 0.00 to 1.00 with mean 0.51 and deviation 0.25, as pixels scaled to 0 to 1 have: is --normalisation "
         "imagenet right?"
     )
 

@@ -429,7 +429,6 @@ def test_of_an_interrupted_run_overwrite_deletes_what_has_no_line_yet(
         "00001/00005.png",
         ".soft_labels.npy.partial",
         "00001/.00004.png.partial",
-        ".images.stacked",
         "soft_labels.npy",
     )
     mine = plant(out, "00001/00006.png", "a", ".b.partial")  # six images have no number 6

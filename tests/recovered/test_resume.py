@@ -33,7 +33,7 @@ from diver_trt.recovered.job import _Run
 from diver_trt.recovered.journal import Journal
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.tensors import TensorSpec
-from tests.conftest import DISTILLED, ROOT
+from tests.conftest import DISTILLED, ROOT, default_signals
 
 
 @pytest.fixture
@@ -397,7 +397,7 @@ def test_merging_writes_nothing_elsewhere(few: Path, tmp_path: Path) -> None:
     shutil.rmtree(out / "00003")
     (tmp_path / "elsewhere").mkdir()
     (out / "00003").symlink_to(tmp_path / "elsewhere")
-    assert "out/00003: is a link" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
+    assert "out/00003: is a symlink" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -434,7 +434,12 @@ def started(
         *options,
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=default_signals,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -497,7 +502,14 @@ def test_before_there_is_a_folder_both_signals_end_it_alike(
         str(tmp_path / "out"),
         *RECIPE,
     ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=default_signals,
+    )
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
     assert not (tmp_path / "out").exists()
 

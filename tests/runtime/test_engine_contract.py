@@ -19,7 +19,6 @@ from diver_trt.errors import EngineError
 from diver_trt.method.schedule import step_table
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
-from diver_trt.runtime.backends.openvino import OpenVinoSession
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.engine import Session
@@ -49,19 +48,14 @@ def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
     return TrtSession(bundle, plan, BATCH, stand_in_tensorrt(api), Cuda(api))
 
 
-def openvino(bundle: Bundle, tmp_path: Path) -> Session:
-    return OpenVinoSession(bundle, BATCH)
-
-
 @pytest.fixture(
     params=[
         onnx,
-        openvino,
         torch,
         stand_in,
         pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu]),
     ],
-    ids=["onnx", "openvino", "torch", "stand-in", "rtx"],
+    ids=["onnx", "torch", "stand-in", "rtx"],
 )
 def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> Iterator[Session]:
     opened = request.param(digits, tmp_path)

@@ -214,7 +214,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(digits: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tpu"}, "there is no engine 'tpu'; expected auto, onnx"),
+        ({"engine": "tpu"}, "unknown engine 'tpu'; expected rtx, trt"),
         ({"batch": 0}, "batch is 0; expected a whole number, 1 or more"),
         ({"batch": True}, "batch is True; expected a whole number"),
         ({"batch": "auto"}, "batch is 'auto'; expected a whole number, 1 or more, or None"),

@@ -71,7 +71,7 @@ def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        UsageError, match="there is no engine 'tpu'; expected auto, onnx, onnx-cuda, rtx, trt"
+        UsageError, match="unknown engine 'tpu'; expected rtx, trt, onnx-cuda, onnx, auto"
     ):
         Recoverer(digits, engine="tpu")
 
