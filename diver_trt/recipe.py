@@ -6,7 +6,7 @@ Steps count down: of `steps` DDIM steps, step `k = steps` is the noisiest and st
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -146,8 +146,7 @@ def _require_float(name: str, value: object, low: float) -> None:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or value < low
+        or not low <= value <= sys.float_info.max
     ):
         raise RecipeError(f"{name} is {value!r}; expected a number, {low:g} or more.")
 
