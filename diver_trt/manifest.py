@@ -149,7 +149,7 @@ def _require_consistent(
         if (name := entry.optional("wnid", entry.text)) != wnid:
             raise entry.fail(
                 "wnid",
-                f"found {shown(str(name))}, expected {wnid} as in the manifest's class {index}",
+                f"found {shown(str(name))}, expected {shown(str(wnid))} as in the manifest's class {index}",
             )
 
 
