@@ -49,7 +49,7 @@ from diver_trt.export.networks import (
 )
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.files import FileRecord
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.onnx import import_onnxruntime
@@ -129,14 +129,14 @@ class PlannedDenoiser(Denoiser):
             PlannedBlock(block, plan) for block in transformer.transformer_blocks
         )
 
-    def predict(self, latent: Tensor, modulation: Tensor) -> Tensor:
+    def predict(self, latent: Tensor, condition: Tensor) -> Tensor:
         norms, residual = self.plan.norms, self.plan.residual
         patches = self.patch_projection(latent.to(HALF))
         grid = patches.shape[2]
         tokens = patches.flatten(2).transpose(1, 2).to(residual) + self.position.to(residual)
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation[:, 6 * self.width * i : 6 * self.width * (i + 1)])
-        shift, scale = modulation[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
+            tokens = block(tokens, condition[:, 6 * self.width * i : 6 * self.width * (i + 1)])
+        shift, scale = condition[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
         outputs = self.final_projection(
             (self.final_norm(tokens.to(norms)) * (1 + scale) + shift).to(HALF)
         ).float()
@@ -173,7 +173,7 @@ def planned_participant(model: Model, bundle: Bundle, batch: int, plan: Plan) ->
         return PlannedSession(model, bundle, size, plan)
 
     return Participant(
-        plan.name, "fp16", bundle, model.noise_schedule, open_session, lambda: open_session(1)
+        plan.name, "fp16", bundle, model.process, open_session, lambda: open_session(1)
     )
 
 
@@ -200,8 +200,8 @@ def measure_digits() -> None:
 def largest_residual(reference: Reference) -> float:
     recording, largest = reference.recording, 0.0
     by_class, null = (
-        recording.modulations[0],
-        recording.modulations[reference.participant.bundle.null_label],
+        recording.conditions[0],
+        recording.conditions[reference.participant.bundle.null_label],
     )
     for i, latent in enumerate(recording.latents[:-1, :1]):
         k = len(recording.latents) - 1 - i
@@ -248,7 +248,7 @@ def measure_real_size(folder: Path) -> None:
         path = folder / "plans" / plan.name.replace(" ", "-").replace(",", "") / "denoiser.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         inputs, outputs = contract(
-            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16"
+            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, "fp16"
         )["denoiser"]
         started = time.monotonic()
         denoiser = PlannedDenoiser(transformer, plan).eval().requires_grad_(False)
@@ -290,7 +290,7 @@ def measure_real_size_vae(folder: Path) -> None:
     )
     target = resolve_target("rtx", [86], Profile(1, 1, 1))
     tensors = contract(
-        bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16"
+        bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, "fp16"
     )
     print("\n| group norms | network | torch | activations, one image |")
     print("|---|---|---:|---:|")
@@ -354,21 +354,20 @@ def measure_summation(folder: Path) -> None:
 
 
 def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return a step's inputs: a random latent and anchor, and modulations as the conditioner makes them."""
+    """Return a step's inputs: a random latent and anchor, and conditions as the conditioner makes them."""
     generator = np.random.default_rng(1)
     latent, anchor = generator.standard_normal((2, 1, *bundle.latent_shape)).astype(np.float32)
-    timesteps = np.full(2, bundle.noise_schedule.timesteps(50)[STEP - 1])
+    schedule = Schedule(bundle.process, Recipe(), bundle.layout)
+    times = schedule.times[[STEP - 1, STEP - 1]]
     session = import_onnxruntime().InferenceSession(
         bundle.path / "conditioner.onnx", providers=["CPUExecutionProvider"]
     )
-    modulation = session.run(
-        None, {"timestep": timesteps, "label": np.array([207, bundle.null_label])}
-    )[0]
-    row = step_table(bundle.noise_schedule, Recipe(), bundle.layout)[STEP - 1].astype(np.float32)
+    condition = session.run(None, {"time": times, "label": np.array([207, bundle.null_label])})[0]
+    row = schedule.table[STEP - 1]
     return {
         "latent": latent,
         "anchor": anchor,
-        "modulation": modulation[:, None],
+        "condition": condition[:, None],
         "coefficients": row,
     }
 

@@ -47,8 +47,8 @@ class Stages:
 class Probe(Protocol):
     """Whatever can be looked into: the torch model, or a bundle's graph."""
 
-    def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
-        """Run the DiT on z_k [n, c, h, w] with the modulations [2, n, M]."""
+    def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
+        """Run the DiT on z_k [n, c, h, w] with the conditions [2, n, M]."""
 
 
 def stage_names(blocks: int) -> list[str]:
@@ -87,15 +87,15 @@ class GraphProbe:
         self._session: Any = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._modulation_dtype = bundle.networks["denoiser"].inputs[2].dtype
+        self._condition_dtype = bundle.networks["denoiser"].inputs[2].dtype
         self._row = np.zeros(bundle.layout.width, np.float32)
 
-    def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
+    def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
         """Run the graph; guidance and DDIM run too, on coefficients of 0, and are not looked at."""
         inputs = {
             "latent": latent,
             "anchor": latent,
-            "modulation": modulation.astype(self._modulation_dtype),
+            "condition": condition.astype(self._condition_dtype),
             "coefficients": self._row,
         }
         *stream, prediction = (

@@ -171,7 +171,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
         name,
         bundle.precision,
         bundle,
-        bundle.noise_schedule,
+        bundle.process,
         open_bundle,
         lambda: GraphProbe(bundle),
     )
@@ -196,9 +196,7 @@ def torch_participant(
     def probe() -> Probe:
         return TorchSession(model, bundle, 1, precision)
 
-    return Participant(
-        f"torch {precision}", precision, bundle, model.noise_schedule, open_model, probe
-    )
+    return Participant(f"torch {precision}", precision, bundle, model.process, open_model, probe)
 
 
 def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
@@ -244,11 +242,11 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
         "num_classes",
         "null_label",
         "learned_variance",
-        "modulation_width",
+        "condition_width",
         "timestep_frequencies",
     )
     for other in others:
-        for what in (*shared, "noise_schedule", "scaling_factor", "weights_sha256"):
+        for what in (*shared, "process", "scaling_factor", "weights_sha256"):
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(
@@ -275,10 +273,10 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
             f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "
             f"{digest[:12]}…; give the model that the bundle was exported from"
         )
-    if first.noise_schedule != model.noise_schedule:
+    if first.process != model.process:
         raise BundleError(
-            f"{first.path}: bundle.json says that it was trained with {first.noise_schedule}, "
-            f"{model.model_id} with {model.noise_schedule}; export the model again"
+            f"{first.path}: bundle.json says that it was trained with {first.process}, "
+            f"{model.model_id} with {model.process}; export the model again"
         )
     if first.scaling_factor != model.vae.config.scaling_factor:
         raise BundleError(

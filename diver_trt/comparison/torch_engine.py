@@ -39,7 +39,7 @@ class TorchSession:
         model: The loaded model.
         bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
-        precision: What the networks compute in, by the exporter's plan; None is the bundle's. Modulations are float16 for `"fp16"`, else
+        precision: What the networks compute in, by the exporter's plan; None is the bundle's. Conditions are float16 for `"fp16"`, else
             float32, whatever the bundle's are.
 
     Attributes:
@@ -55,7 +55,7 @@ class TorchSession:
         self.batch = batch
         borders: Precision = "fp16" if precision == "fp16" else "fp32"
         self._tensors = contract(
-            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, borders
+            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, borders
         )
         self.networks: dict[NetworkName, Any] = dict(build_networks(model, _DTYPES[precision]))
 
@@ -74,12 +74,12 @@ class TorchSession:
         return SteppedDenoiser(engine, tensors[0][2], table, steps)
 
     @torch.no_grad()
-    def stages(self, latent: NDArray[np.float32], modulation: NDArray[np.generic]) -> Stages:
+    def stages(self, latent: NDArray[np.float32], condition: NDArray[np.generic]) -> Stages:
         """Run the DiT once and keep the residual stream wherever it is normalised; see `diver_trt.comparison.blocks.Stages`.
 
         Args:
             latent: z_k, [n, c, h, w] float32.
-            modulation: Class, then null, [2, n, M].
+            condition: Class, then null, [2, n, M].
         """
         denoiser = self.networks["denoiser"]
         seen: list[NDArray[np.float32]] = []
@@ -94,7 +94,7 @@ class TorchSession:
         ]
         try:
             twice = torch.from_numpy(np.concatenate([latent, latent]))
-            prediction = denoiser.predict(twice, torch.from_numpy(modulation).flatten(0, 1)).numpy()
+            prediction = denoiser.predict(twice, torch.from_numpy(condition).flatten(0, 1)).numpy()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -123,15 +123,15 @@ def check_reference(model: Model, bundle: Bundle) -> None:
     image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn(
         (1, 3, bundle.image_size, bundle.image_size), generator=draw
     )
-    timestep = torch.tensor([bundle.noise_schedule.train_timesteps // 2] * 2)
+    time = torch.from_numpy(bundle.process.times(2)[1:]).expand(2)
     label = torch.tensor([0, model.transformer.config.num_embeds_ada_norm])
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
     row = torch.tensor([*scales, 0.9, 0.2, 0.1, -3.0, -2.0])
     ours = build_networks(model, torch.float32)
-    modulation = ours["conditioner"](timestep, label)[:, None]
+    condition = ours["conditioner"](time, label)[:, None]
     found = {
         "encoder": ours["encoder"](image),
-        "denoiser": ours["denoiser"](latent, anchor, modulation, row),
+        "denoiser": ours["denoiser"](latent, anchor, condition, row),
         "decoder": ours["decoder"](latent),
     }
     vae, channels = model.vae, bundle.latent_shape[0]
@@ -141,9 +141,9 @@ def check_reference(model: Model, bundle: Bundle) -> None:
     scale = vae.config.scaling_factor / torch.tensor(vae.config.latents_std or [1.0]).reshape(
         1, -1, 1, 1
     )
-    both = model.transformer(
-        torch.cat([latent, latent]), timestep, class_labels=label
-    ).sample.split(channels, dim=1)
+    both = model.transformer(torch.cat([latent, latent]), time, class_labels=label).sample.split(
+        channels, dim=1
+    )
     (eps_class, eps_null), variance = both[0].split(1), both[-1][:1]
     following = guided_step(
         latent, anchor, eps_class, eps_null, variance, row, bundle.layout, torch.exp

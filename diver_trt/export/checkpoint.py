@@ -23,15 +23,14 @@ from diver_trt.export.components import (
 )
 from diver_trt.export.dit_checkpoint import SUFFIXES, load_dit_checkpoint
 from diver_trt.export.model_files import ModelFiles
-from diver_trt.export.scheduler import noise_schedule
-from diver_trt.method.schedule import NoiseSchedule
+from diver_trt.export.scheduler import ddpm_process
+from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.process import Process
 
 TimestepFrequencies = Literal["dit", "diffusers"]
 Base = Literal["dit"]
 
-DIT_NOISE_SCHEDULE = NoiseSchedule(
-    kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000
-)
+DIT_PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 DIT_VAE = "stabilityai/sd-vae-ft-mse"
 INDEX = "model_index.json"
 
@@ -43,7 +42,7 @@ class Model:
     Attributes:
         transformer: The DiT; its timestep frequencies are already the right ones.
         vae: The autoencoder.
-        noise_schedule: The betas it was trained with.
+        process: The process that it was trained on.
         class_names: Name per class, if the pipeline has them.
         model_id: Name on the hub, or the local name.
         revision: Revision on the hub, if one was asked for.
@@ -55,7 +54,7 @@ class Model:
 
     transformer: DiTTransformer2DModel
     vae: AutoencoderKL
-    noise_schedule: NoiseSchedule
+    process: Process
     class_names: tuple[str, ...] | None
     model_id: str
     revision: str | None
@@ -106,7 +105,7 @@ def _from_file(
     return _finished(
         transformer,
         autoencoder,
-        noise_schedule=DIT_NOISE_SCHEDULE,
+        process=DIT_PROCESS,
         class_names=None,
         model_id=path.name,
         revision=None,
@@ -128,7 +127,7 @@ def _from_pipeline(
         _component(index, "vae", AUTOENCODERS, files)
     vae_files = files.within("vae") if vae is None else ModelFiles.at(vae)
     scheduler = files.within("scheduler")
-    schedule, schedule_notes = noise_schedule(
+    process, process_notes = ddpm_process(
         scheduler.read_json("scheduler_config.json", "expected the scheduler of a DiTPipeline"),
         kind,
         scheduler.where("scheduler_config.json"),
@@ -141,14 +140,14 @@ def _from_pipeline(
     return _finished(
         transformer,
         autoencoder,
-        noise_schedule=schedule,
+        process=process,
         class_names=names,
         model_id=Path(files.source).name if files.is_local else files.source,
         revision=files.revision,
         licence=_licence(files),
         timestep_frequencies=chosen,
         frequencies_reason=reason,
-        notes=(*notes, *schedule_notes, *vae_notes),
+        notes=(*notes, *process_notes, *vae_notes),
     )
 
 

@@ -112,7 +112,7 @@ def _image_size(model: Model) -> int:
 def _manifest(
     model: Model, networks: dict[NetworkName, Network], precision: Precision
 ) -> dict[str, Any]:
-    schedule, classes = model.noise_schedule, model.transformer.config.num_embeds_ada_norm
+    classes = model.transformer.config.num_embeds_ada_norm
     return {
         "model": {
             "id": model.model_id,
@@ -127,13 +127,7 @@ def _manifest(
         "num_classes": classes,
         "null_label": classes,
         "class_names": model.class_names,
-        "noise_schedule": {
-            "kind": schedule.kind,
-            "beta_start": schedule.beta_start,
-            "beta_end": schedule.beta_end,
-            "train_timesteps": schedule.train_timesteps,
-            **({} if schedule.betas is None else {"betas": schedule.betas}),
-        },
+        "process": model.process.to_json(),
         "learned_variance": step_layout(model.transformer).learned_variance,
         "timestep_frequencies": model.timestep_frequencies,
         "networks": {name: _describe(network) for name, network in networks.items()},

@@ -1,6 +1,6 @@
 """The four networks of a bundle as torch modules around diffusers' own layers.
 
-Every border is float32 (modulations have the bundle's precision), and so is everything that sums or normalises: in an fp16
+Every border is float32 (conditions have the bundle's precision), and so is everything that sums or normalises: in an fp16
 bundle the matrix products, convolutions and attention are float16, while the residual stream, normalisation, scale and shift,
 gates and the whole DIVER step stay float32. With `dtype=torch.float32` the casts vanish and the layers are the caller's own.
 """
@@ -59,7 +59,7 @@ def in_dtype(layer: ModuleT, dtype: torch.dtype) -> ModuleT:
 
 
 class Conditioner(nn.Module):
-    """(timestep [m], label [m]) => every adaLN-Zero modulation of the DiT, [m, M].
+    """(time [m] float32, label [m] int64) => every adaLN-Zero modulation of the DiT, [m, M].
 
     A block's modulation depends on nothing else (DiT, arXiv 2212.09748, section 3.2), so splitting it off is exact. diffusers
     stores the timestep and label embedder once per block; equal copies become one here, and the blocks behind one embedder
@@ -95,8 +95,8 @@ class Conditioner(nn.Module):
         self.section_embedders = [embedder for embedder, _ in sections]
         self.sections = nn.ModuleList(_joined(layers).to(dtype) for _, layers in sections)
 
-    def forward(self, timestep: Tensor, label: Tensor) -> Tensor:
-        sinusoids = self.time_proj(timestep).to(self.dtype)
+    def forward(self, time: Tensor, label: Tensor) -> Tensor:
+        sinusoids = self.time_proj(time).to(self.dtype)
         conditions = [
             F.silu(embed(sinusoids) + table(label))
             for embed, table in zip(self.timestep_embedders, self.label_tables, strict=True)
@@ -158,7 +158,7 @@ class Block(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """One DIVER step: (latent, anchor, modulation [2, n, M], coefficients [C]) => next latent, all float32 but the modulation.
+    """One DIVER step: (latent, anchor, condition [2, n, M], coefficients [C]) => next latent, all float32 but the condition.
 
     The network runs once on the latent under both conditions, class then null; guidance, DDIM and semantic guidance follow in
     float32 (`diver_trt.method.step.guided_step`).
@@ -180,9 +180,9 @@ class Denoiser(nn.Module):
         )
 
     def forward(
-        self, latent: Tensor, anchor: Tensor, modulation: Tensor, coefficients: Tensor
+        self, latent: Tensor, anchor: Tensor, condition: Tensor, coefficients: Tensor
     ) -> Tensor:
-        prediction = self.predict(torch.cat([latent, latent]), modulation.flatten(0, 1))
+        prediction = self.predict(torch.cat([latent, latent]), condition.flatten(0, 1))
         by_class, by_null = prediction.reshape(2, -1, *prediction.shape[1:])
         eps_class, eps_null = (
             by_class[:, : self.layout.channels],
@@ -194,14 +194,14 @@ class Denoiser(nn.Module):
         )
         return next_latent
 
-    def predict(self, latent: Tensor, modulation: Tensor) -> Tensor:
-        """Run the DiT itself: latent [n, c, h, w], modulation [n, M] => prediction [n, c or 2 c, h, w] float32."""
+    def predict(self, latent: Tensor, condition: Tensor) -> Tensor:
+        """Run the DiT itself: latent [n, c, h, w], condition [n, M] => prediction [n, c or 2 c, h, w] float32."""
         patches = self.patch_projection(latent.to(self.dtype))
         grid = patches.shape[2]
         tokens = patches.flatten(2).transpose(1, 2).float() + self.position
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation[:, 6 * self.width * i : 6 * self.width * (i + 1)])
-        shift, scale = modulation[:, -2 * self.width :].float().unsqueeze(1).chunk(2, dim=2)
+            tokens = block(tokens, condition[:, 6 * self.width * i : 6 * self.width * (i + 1)])
+        shift, scale = condition[:, -2 * self.width :].float().unsqueeze(1).chunk(2, dim=2)
         outputs = self.final_projection(
             (self.final_norm(tokens) * (1 + scale) + shift).to(self.dtype)
         ).float()

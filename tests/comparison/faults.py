@@ -89,17 +89,17 @@ def exchange_predictions(graph: Any) -> None:
     )  # starts and ends
 
 
-def exchange_modulations(graph: Any) -> None:
-    """Give the class's rows the null class's modulations, and the other way round."""
+def exchange_conditions(graph: Any) -> None:
+    """Give the class's rows the null class's conditions, and the other way round."""
     graph.initializer.append(numpy_helper.from_array(np.array([1, 0]), "exchanged"))
     for node in graph.node:
         node.input[:] = [
-            "modulation exchanged" if name == "modulation" else name for name in node.input
+            "condition exchanged" if name == "condition" else name for name in node.input
         ]
     graph.node.insert(
         0,
         onnx.helper.make_node(
-            "Gather", ["modulation", "exchanged"], ["modulation exchanged"], axis=0
+            "Gather", ["condition", "exchanged"], ["condition exchanged"], axis=0
         ),
     )
 

@@ -29,7 +29,7 @@ from tests.comparison.faults import plant
 def values(bundle: Bundle) -> tuple[Any, Any]:
     generator = np.random.default_rng(2)
     latent = generator.standard_normal((2, *bundle.latent_shape)).astype(np.float32)
-    return latent, 0.1 * generator.standard_normal((2, 2, bundle.modulation_width)).astype(
+    return latent, 0.1 * generator.standard_normal((2, 2, bundle.condition_width)).astype(
         np.float32
     )
 

@@ -308,8 +308,9 @@ def test_a_bundle_that_has_changed_does_not_cost_the_others(digits: Bundle, tmp_
         ),
         (
             {
-                "noise_schedule": {
-                    "kind": "linear",
+                "process": {
+                    "kind": "ddpm",
+                    "beta_schedule": "linear",
                     "beta_start": 0.0001,
                     "beta_end": 0.018,
                     "train_timesteps": 1000,
@@ -341,9 +342,9 @@ def test_the_exporters_rewriting_is_held_against_the_models_own_code(
     forward = Denoiser.forward
 
     def exchanged(
-        self: Denoiser, latent: Any, anchor: Any, modulation: Any, coefficients: Any
+        self: Denoiser, latent: Any, anchor: Any, condition: Any, coefficients: Any
     ) -> Any:
-        return forward(self, latent, anchor, modulation.flip(0), coefficients)
+        return forward(self, latent, anchor, condition.flip(0), coefficients)
 
     monkeypatch.setattr(Denoiser, "forward", exchanged)
     message = refused(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))

@@ -33,7 +33,7 @@ from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from tests.comparison.conftest import FEW, Held, first
 from tests.comparison.faults import (
     Mistake,
-    exchange_modulations,
+    exchange_conditions,
     exchange_predictions,
     gammas,
     guidance_scale,
@@ -139,10 +139,10 @@ def test_torch_computes_in_the_precision_that_it_is_called_by(
     }
     assert session.networks["decoder"].decoder.conv_in.weight.dtype == dtype
     conditioner = session.open("conditioner")
-    for name, value in (("timestep", 500), ("label", 3)):
+    for name, value in (("time", np.float32(500)), ("label", 3)):
         conditioner.write(name, np.full(conditioner.batch, value))
     conditioner.run()
-    assert conditioner.read("modulation").dtype == border
+    assert conditioner.read("condition").dtype == border
 
 
 def test_the_batch_changes_no_figure(ten: Held, digits: Bundle) -> None:
@@ -313,8 +313,8 @@ def test_guidance_that_reads_the_wrong_rows(few: Held, digits: Bundle, tmp_path:
     assert BEHIND in cause
 
 
-def test_modulations_in_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path) -> None:
-    found = few(plant(digits, tmp_path / "planted", {"denoiser": exchange_modulations}))
+def test_conditions_in_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path) -> None:
+    found = few(plant(digits, tmp_path / "planted", {"denoiser": exchange_conditions}))
     assert "every step alone" in failed(found)
     (cause,) = found.causes
     assert (
@@ -408,7 +408,7 @@ def test_a_schedule_that_is_not_the_model_s(
 ) -> None:
     wrong = plant(bundles[precision], tmp_path / "planted", {})
     manifest = json.loads((wrong.path / "bundle.json").read_text())
-    manifest["noise_schedule"]["beta_end"] = 0.018
+    manifest["process"]["beta_end"] = 0.018
     (wrong.path / "bundle.json").write_text(json.dumps(manifest))
     found = few(judged(precision, Bundle.open(wrong.path)))
     assert check in failed(found)

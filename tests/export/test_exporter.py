@@ -99,7 +99,7 @@ def test_fp16_weights_are_half_and_the_step_is_not(half: Bundle) -> None:
         value.name: value.type.tensor_type.elem_type
         for value in [*model.graph.input, *model.graph.output]
     }
-    assert types.pop("modulation") == onnx.TensorProto.FLOAT16
+    assert types.pop("condition") == onnx.TensorProto.FLOAT16
     assert set(types.values()) == {onnx.TensorProto.FLOAT}
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
     inferred = {
