@@ -44,6 +44,8 @@ MAX_WIDTH = 1 << 24
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
+TimestepFrequencies = Literal["dit", "diffusers"]
+
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -81,6 +83,7 @@ class Bundle:
     Attributes:
         path: The bundle's directory.
         sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the whole bundle.
+        base: The kind of base model, by its name in `diver_trt.models.BASES`.
         model_id: The model's name on the hub, or its directory.
         revision: Revision on the hub, if known.
         weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in every precision.
@@ -94,13 +97,16 @@ class Bundle:
         class_names: Name per class, if the model has them.
         process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
-        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with.
+        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with;
+            None if the model has no such choice.
+        places: Where `compare` looks into the denoiser: the name of each layer normalisation, in order.
         networks: The four graphs by name.
         exported_with: Versions of the packages that wrote it.
     """
 
     path: Path
     sha256: str
+    base: str
     model_id: str
     revision: str | None
     weights_sha256: str
@@ -114,7 +120,8 @@ class Bundle:
     class_names: tuple[str, ...] | None
     process: Process
     learned_variance: bool
-    timestep_frequencies: str
+    timestep_frequencies: TimestepFrequencies | None
+    places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
 
@@ -335,6 +342,7 @@ def _parse(path: Path, document: Document) -> Bundle:
     bundle = Bundle(
         path=path,
         sha256=document.file_sha256,
+        base=model.text("base"),
         model_id=model.text("id"),
         revision=model.optional("revision", model.text),
         weights_sha256=model.sha256("weights_sha256"),
@@ -348,12 +356,20 @@ def _parse(path: Path, document: Document) -> Bundle:
         class_names=names,
         process=parse_process(document.document("process")),
         learned_variance=document.flag("learned_variance"),
-        timestep_frequencies=document.text("timestep_frequencies", ("dit", "diffusers")),
+        timestep_frequencies=_parse_frequencies(document),
+        places=document.texts("places"),
         networks=networks,
         exported_with=document.text_mapping("exported_with"),
     )
     _check_contract(bundle, networks_document)
     return bundle
+
+
+def _parse_frequencies(document: Document) -> TimestepFrequencies | None:
+    if "timestep_frequencies" not in document:
+        return None
+    found = document.text("timestep_frequencies", get_args(TimestepFrequencies))
+    return "dit" if found == "dit" else "diffusers"
 
 
 def _check_contract(bundle: Bundle, document: Document) -> None:

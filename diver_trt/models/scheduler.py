@@ -29,8 +29,8 @@ from typing import Any
 from diffusers import DDPMScheduler
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.model_files import one_line
 from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
+from diver_trt.models.model_files import one_line
 
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
