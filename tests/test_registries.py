@@ -19,6 +19,10 @@ from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.cli import app
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.doctor import examine, usable
+from diver_trt.method.process import PROCESSES
+from diver_trt.models import BASES, Base
+from diver_trt.pixels import square
+from diver_trt.recipe import Recipe
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Layout, Written
 from diver_trt.runtime.backends import BACKENDS, Backend, Finding
@@ -143,3 +147,92 @@ def test_a_toy_layout_is_one_file_and_one_entry(
     (tmp_path / "out" / "class3" / "00000.png").unlink()
     assert "9 of 10 images are already there" in run(*command)
     assert (tmp_path / "out" / "class3" / "00000.png").is_file()
+
+
+# A toy base model on a toy process: `tests/toy_base.py`.
+
+
+@pytest.fixture
+def toy_base(monkeypatch: pytest.MonkeyPatch) -> Base:
+    from tests.toy_base import Straight
+
+    base = Base(name="toy", title="a toy", module="tests.toy_base")
+    monkeypatch.setitem(BASES, "toy", base)
+    monkeypatch.setitem(PROCESSES, "straight", Straight)
+    return base
+
+
+EULER = ("--steps", "4", "--inherit-step", "2", "--start-step", "3", "--window", "3:1")
+SETTINGS = (*EULER, "--cfg-channels", "1", "--cfg-scale", "2", "--gamma", "0.5")
+
+
+def recovered_by_hand(image: NDArray[np.uint8], key: str, label: int) -> NDArray[np.float32]:
+    """Return what the toy makes of an image by Euler steps written out, [H, W, 3] in [0, 255]."""
+    import torch
+
+    from diver_trt.method.noise import sample_noise
+    from tests import toy_base
+
+    model = toy_base.load_model("toy")
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    anchor = model.original_encode(pixels)
+    noise = torch.from_numpy(sample_noise(0, key, model.latent_shape))[None]
+    latent = 0.5 * anchor + 0.5 * noise
+    for k in (3, 2, 1):
+        labels = torch.tensor([label, toy_base.CLASSES])
+        both = model.original_predict(torch.cat([latent, latent]), torch.full((2,), k / 4), labels)
+        velocity, null = both[:1], both[1:]
+        velocity[:, :1] = null[:, :1] + 2 * (velocity - null)[:, :1]
+        pull = 0.5 * (k / 4) * (latent - anchor) if k > 1 else 0
+        latent = latent - velocity / 4 - pull
+    decoded: NDArray[np.float32] = model.original_decode(latent)[0].permute(1, 2, 0).numpy()
+    return (decoded + 1) * 127.5
+
+
+def test_a_toy_base_model_is_one_file_and_one_entry(toy_base: Base, tmp_path: Path) -> None:
+    run("export", "toy", tmp_path / "bundle", "--base", "toy")
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert (bundle.base, bundle.timestep_frequencies, bundle.places) == ("toy", None, ("lifted",))
+    assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
+    options = ("--bundle", tmp_path / "bundle", *SETTINGS, "--sigma", "marginal")
+    run("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
+    for digit in range(10):
+        distilled = DISTILLED.parent / "ipc1" / str(digit)
+        (source,) = distilled.iterdir()
+        with Image.open(source) as opened:
+            image = square(np.asarray(opened.convert("RGB")), 16)
+        expected = recovered_by_hand(image, f"{digit:05d}/00000", digit)
+        found = np.asarray(Image.open(tmp_path / "out" / f"{digit:05d}" / "00000.png"))
+        np.testing.assert_allclose(found, expected, atol=0.51)
+
+
+def test_a_toy_base_model_is_compared_with_its_own_code(toy_base: Base, tmp_path: Path) -> None:
+    from diver_trt.comparison.inputs import distilled_inputs
+    from diver_trt.comparison.lineup import line_up
+    from diver_trt.comparison.runs import Reference, record
+    from diver_trt.comparison.verdict import compare_engine
+    from tests.toy_base import load_model
+
+    run("export", "toy", tmp_path / "bundle", "--base", "toy")
+    bundle = Bundle.open(tmp_path / "bundle")
+    lineup = line_up([bundle], load_model("toy"), ["onnx"], 3)
+    recipe = Recipe(steps=4, inherit_step=2, start_step=3, window=(3, 1), sigma="marginal")
+    recipe = recipe.with_settings(cfg_channels=2)
+    inputs = distilled_inputs(bundle, 3)
+    recording = record(lineup.reference, inputs, recipe)
+    reference = Reference(lineup.reference, recording, lineup.reference.probe())
+    found = compare_engine(reference, lineup.others[0], inputs, recipe)
+    assert found.checks
+    assert all(check.passed for check in found.checks)
+    assert [stage.place for stage in found.stages] == ["lifted", "final layer"]
+
+
+def test_a_setting_that_a_process_does_not_define_is_refused(
+    toy_base: Base, tmp_path: Path
+) -> None:
+    run("export", "toy", tmp_path / "bundle", "--base", "toy")
+    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out")
+    options = ("--bundle", tmp_path / "bundle", *SETTINGS, "--sigma", "learned")
+    result = CliRunner().invoke(app, [str(argument) for argument in (*command, *options)])
+    assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()

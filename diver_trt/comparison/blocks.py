@@ -47,16 +47,8 @@ class Stages:
 class Probe(Protocol):
     """Whatever can be looked into: the torch model, or a bundle's graph."""
 
-    def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
-        """Run the DiT on z_k [n, c, h, w] with the modulations [2, n, M]."""
-
-
-def stage_names(blocks: int) -> list[str]:
-    """Return the places of the residual stream: `"patch embedding"`, then `"block 1, attention"`, `"block 1, MLP"` and so on."""
-    return [
-        "patch embedding",
-        *(f"block {block + 1}, {part}" for block in range(blocks) for part in ("attention", "MLP")),
-    ]
+    def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
+        """Run the DiT on z_k [n, c, h, w] with the conditions [2, n, M]."""
 
 
 class GraphProbe:
@@ -74,7 +66,7 @@ class GraphProbe:
         runtime, onnx = import_onnxruntime(), import_onnx()
         path = bundle.verified("denoiser")
         model = onnx.load(path, load_external_data=False)
-        self._taps = find_taps(model.graph, str(path))
+        self._taps = find_taps(model.graph, bundle.places, str(path))
         known = {value.name for value in model.graph.output}
         model.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known
@@ -87,15 +79,15 @@ class GraphProbe:
         self._session: Any = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._modulation_dtype = bundle.networks["denoiser"].inputs[2].dtype
+        self._condition_dtype = bundle.networks["denoiser"].inputs[2].dtype
         self._row = np.zeros(bundle.layout.width, np.float32)
 
-    def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
+    def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
         """Run the graph; guidance and DDIM run too, on coefficients of 0, and are not looked at."""
         inputs = {
             "latent": latent,
             "anchor": latent,
-            "modulation": modulation.astype(self._modulation_dtype),
+            "condition": condition.astype(self._condition_dtype),
             "coefficients": self._row,
         }
         *stream, prediction = (
@@ -168,7 +160,7 @@ def _exchanged(values: Float32) -> Float32:
     return np.concatenate([values[half:], values[:half]])
 
 
-def find_taps(graph: Any, where: str) -> dict[str, str]:
+def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
     """Return the name of a denoiser graph's value at every place, the prediction last.
 
     The prediction is the first value after the last normalisation that two nodes read: one takes the class's half, one the null class's.
@@ -179,9 +171,10 @@ def find_taps(graph: Any, where: str) -> dict[str, str]:
     writers = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
-    if len(norms) < 3 or len(norms) % 2 == 0:
+    if not places or len(norms) != len(places):
         raise BundleError(
-            f"{where}: has {len(norms)} layer normalisations, expected two per block and one more; export the model again"
+            f"{where}: has {len(norms)} layer normalisations, but bundle.json names {len(places)} "
+            "places to look at, expected as many, one or more; export the model again"
         )
     stream = [_before_casts(node.input[0], writers) for node in norms]
     value = norms[-1].output[0]
@@ -192,7 +185,7 @@ def find_taps(graph: Any, where: str) -> dict[str, str]:
         raise BundleError(
             f"{where}: nothing reads class and null predictions apart, so it holds no guidance; export the model again"
         )
-    return {**dict(zip(stage_names(len(norms) // 2), stream, strict=True)), PREDICTION: value}
+    return {**dict(zip(places, stream, strict=True)), PREDICTION: value}
 
 
 def _before_casts(name: str, writers: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ class Figures:
 
     Attributes:
         networks: Encoder, conditioner and decoder, each alone on the same input.
-        classes: Relative L2 of the modulations of every class of the model, by the class in words, whether an image is of it or not.
+        classes: Relative L2 of the conditions of every class of the model, by the class in words, whether an image is of it or not.
         steps: Every step, noisiest first.
         replay: Relative L2 between the end of a whole run and the end of its own single steps; infinite if only one of them is finite.
         stage_step: The step whose blocks are compared: the teacher-forced step with the largest relative L2.
@@ -67,7 +67,7 @@ class Figures:
 
     @property
     def worst_class(self) -> str:
-        """The class whose modulations are furthest off, in words."""
+        """The class whose conditions are furthest off, in words."""
         return max(self.classes, key=lambda name: self.classes[name])
 
 
@@ -103,9 +103,9 @@ def measure(
 
 
 def _compare_networks(trial: Trial, reference: Recording) -> dict[str, Difference]:
-    labels = sorted(reference.modulations)
+    labels = sorted(reference.conditions)
     ours, theirs = (
-        np.stack([made.modulations[label].astype(np.float32) for label in labels])
+        np.stack([made.conditions[label].astype(np.float32) for label in labels])
         for made in (trial.recording, reference)
     )
     return {
@@ -145,7 +145,7 @@ def _compare_blocks(
     )
     worst = [int(np.abs(gaps).max(axis=(1, 2, 3)).argmax())]
     latent = reference.recording.latents[i, worst]
-    pair = reference.modulation_pair(inputs, k, worst)
+    pair = reference.condition_pair(inputs, k, worst)
     found, expected = probe.stages(latent, pair), reference.probe.stages(latent, pair)
     return tuple(compare_stages(found, expected, tolerance))
 

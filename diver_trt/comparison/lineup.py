@@ -23,7 +23,7 @@ from diver_trt.runtime.session import open_session
 
 if TYPE_CHECKING:
     from diver_trt.comparison.torch_engine import TorchPrecision
-    from diver_trt.export.checkpoint import Model
+    from diver_trt.models.base import BaseModel
 
 TORCH_ENGINES: dict[str, TorchPrecision] = {
     "torch-fp32": "fp32",
@@ -88,7 +88,7 @@ class Lineup:
 
 
 def line_up(
-    bundles: Sequence[Bundle], model: Model | None, engines: Sequence[str], batch: int
+    bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
 ) -> Lineup:
     """Open everything once to see who can take part.
 
@@ -168,7 +168,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
         name,
         bundle.precision,
         bundle,
-        bundle.noise_schedule,
+        bundle.process,
         open_bundle,
         lambda: GraphProbe(bundle),
     )
@@ -181,7 +181,7 @@ def _open(engine: str, bundle: Bundle, batch: int) -> Session:
 
 
 def torch_participant(
-    model: Model, bundle: Bundle, batch: int, precision: TorchPrecision
+    model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision
 ) -> Participant:
     """Return the torch model in a precision."""
     from diver_trt.comparison.torch_engine import TorchSession
@@ -192,9 +192,7 @@ def torch_participant(
     def probe() -> Probe:
         return TorchSession(model, bundle, 1, precision)
 
-    return Participant(
-        f"torch {precision}", precision, bundle, model.noise_schedule, open_model, probe
-    )
+    return Participant(f"torch {precision}", precision, bundle, model.process, open_model, probe)
 
 
 def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
@@ -232,19 +230,21 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     return None
 
 
-def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
+def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None:
     first, *others = bundles
     shared = (
+        "base",
         "latent_shape",
         "image_size",
         "num_classes",
         "null_label",
         "learned_variance",
-        "modulation_width",
+        "condition_width",
         "timestep_frequencies",
+        "places",
     )
     for other in others:
-        for what in (*shared, "noise_schedule", "scaling_factor", "weights_sha256"):
+        for what in (*shared, "process", "scaling_factor", "weights_sha256"):
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(
@@ -252,15 +252,9 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
                 )
     if model is None:
         return
-    from diver_trt.export.checkpoint import weights_sha256
+    from diver_trt.models.base import weights_sha256
 
-    transformer = model.transformer
-    channels, side = transformer.config.in_channels, transformer.config.sample_size
-    found = _described(
-        (channels, side, side),
-        transformer.config.num_embeds_ada_norm,
-        transformer.out_channels == 2 * channels,
-    )
+    found = _described(model.latent_shape, model.num_classes, model.learned_variance)
     wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
     if found != wanted:
         raise BundleError(
@@ -271,15 +265,15 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
             f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "
             f"{digest[:12]}…; give the model that the bundle was exported from"
         )
-    if first.noise_schedule != model.noise_schedule:
+    if first.process != model.process:
         raise BundleError(
-            f"{first.path}: bundle.json says that it was trained with {first.noise_schedule}, "
-            f"{model.model_id} with {model.noise_schedule}; export the model again"
+            f"{first.path}: bundle.json says that it was trained with {first.process}, "
+            f"{model.model_id} with {model.process}; export the model again"
         )
-    if first.scaling_factor != model.vae.config.scaling_factor:
+    if first.scaling_factor != model.scaling_factor:
         raise BundleError(
             f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, the VAE of {model.model_id} scales by "
-            f"{model.vae.config.scaling_factor}; export the model again"
+            f"{model.scaling_factor}; export the model again"
         )
 
 

@@ -114,7 +114,7 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
     recording, steps = reference.recording, len(reference.recording.latents) - 1
     if not np.isfinite(recording.anchor).all():
         return "the encoder"
-    if not all(np.isfinite(table).all() for table in recording.modulations.values()):
+    if not all(np.isfinite(table).all() for table in recording.conditions.values()):
         return "the conditioner"
     for k, before, after in zip(
         range(steps, 0, -1), recording.latents[:-1], recording.latents[1:], strict=True
@@ -122,7 +122,7 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
         overflowing = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3))).tolist()[:1]
         if overflowing:
             stages = reference.probe.stages(
-                before[overflowing], reference.modulation_pair(inputs, k, overflowing)
+                before[overflowing], reference.condition_pair(inputs, k, overflowing)
             ).all()
             place = next(
                 (place for place, values in stages.items() if not np.isfinite(values).all()), None

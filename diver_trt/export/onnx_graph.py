@@ -72,14 +72,16 @@ def graph_from_network(
 
 
 def random_inputs(specs: tuple[TensorSpec, ...], size: int, seed: int) -> dict[str, np.ndarray]:
-    """Return standard normal values for floating inputs and small whole numbers for integer ones, a separate array each.
+    """Return standard normal values for floating inputs and 0 or 1 for labels, an array each.
+
+    The smallest model has one class and the null class.
 
     Separate matters: torch.export merges inputs that are one tensor object, and leaves a graph input that nothing reads.
     """
     generator = np.random.default_rng(seed)
     return {
         spec.name: (
-            generator.integers(0, 8, spec.concrete(size))
+            generator.integers(0, 2, spec.concrete(size))
             if spec.dtype == "int64"
             else generator.standard_normal(spec.concrete(size)).astype(spec.dtype)
         )

@@ -598,7 +598,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
     """Return the fp32 bundle of the same model in the same folder, for what overflows in fp16."""
     if bundle.precision == "fp32":
         return None
-    same = ("weights_sha256", "scaling_factor", "noise_schedule", "timestep_frequencies")
+    same = ("weights_sha256", "scaling_factor", "process", "timestep_frequencies")
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
         try:
             if not (folder / "bundle.json").is_file():

@@ -18,7 +18,7 @@ from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError, UsageError, shown
 from diver_trt.manifest import unlisted_note
 from diver_trt.method.noise import checked_seed
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.folder import DatasetWriter, open_output
 from diver_trt.recovered.job import (
@@ -159,7 +159,7 @@ def recover(
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     settings, target = _recipe(recipe), Path(output)
     model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
-    step_table(model.noise_schedule, settings, model.layout)  # refuses what does not fit the model
+    Schedule(model.process, settings, model.layout)  # refuses what does not fit the model
 
     dataset = read_dataset(find_source(Path(source)), model, reading)
     check_output(dataset, model, target, LAYOUTS[layout])

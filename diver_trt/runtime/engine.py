@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 
 Latents = NDArray[np.float32]
-Modulations = NDArray[np.generic]
+Conditions = NDArray[np.generic]
 
 
 DEFAULT_BATCH = 8
@@ -104,9 +104,9 @@ class Denoiser(Protocol):
         """Whether `latent` shows every step while `run` counts; a replayed graph only shows the last one."""
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
     ) -> None:
-        """Take a batch: latents [batch, c, h, w] float32, each image's modulations of all steps [steps, M], and the null class's."""
+        """Take a batch: latents [batch, c, h, w] float32, each image's conditions of all steps [steps, M], and the null class's."""
 
     def run(self) -> Iterator[int]:
         """Run the steps from the first down to 1, yielding each one's number when it is done."""
@@ -115,7 +115,7 @@ class Denoiser(Protocol):
         """Return the latent after the last step that is done, [batch, c, h, w] float32; the next step overwrites it."""
 
     def step(self, k: int, latent: Latents) -> Latents:
-        """Run step k alone, with the loaded batch's anchor and modulations, on a latent of the caller's.
+        """Run step k alone, with the loaded batch's anchor and conditions, on a latent of the caller's.
 
         Comparisons ask every engine for the same step of the same latent this way. The next `run` needs a `load` before it.
 

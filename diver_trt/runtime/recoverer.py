@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, RecipeError, shown
-from diver_trt.method.inheritance import start_latent
 from diver_trt.method.noise import checked_seed
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.engine import (
+    Conditions,
     Denoiser,
     Engine,
     Latents,
-    Modulations,
     Opened,
     Placement,
     Session,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 CHUNK_IMAGES = 64
 CHUNK_CLASSES = 16
-"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's modulations are 20 MB per class in fp16."""
+"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's conditions are 20 MB per class in fp16."""
 
 
 FLAT_LEVELS = 2
@@ -125,13 +124,7 @@ class Recoverer:
             )
         self.bundle, self.recipe = bundle, recipe or Recipe()
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
-        self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(
-            np.float32
-        )
-        self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[
-            : self.recipe.start_step
-        ]
-        self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
+        self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
         with within_host_memory():
             placement = Placement(
                 engine=engine,
@@ -150,7 +143,7 @@ class Recoverer:
             except MemoryError:
                 self.close()
                 raise
-        self._modulations: dict[int, Modulations] = {}
+        self._conditions: dict[int, Conditions] = {}
 
     def __enter__(self) -> Recoverer:
         return self
@@ -230,9 +223,8 @@ class Recoverer:
         self._condition({sample.label for batch in batches for sample in batch})
         finals = []
         for batch, anchor in zip(batches, anchors, strict=True):
-            start = start_latent(
-                anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe
-            )
+            noise = np.stack([sample.noise for sample in batch])
+            start = self._schedule.start(anchor, noise)
             for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
                 on_step()
             finals.append(self.latent[: len(batch)].copy())
@@ -304,12 +296,12 @@ class Recoverer:
 
     def _load_batch(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Load a batch into the denoiser and return its run."""
-        if not self._modulations.keys() >= {*labels, self.bundle.null_label}:
+        if not self._conditions.keys() >= {*labels, self.bundle.null_label}:
             self._condition(set(labels))
         self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
         tables, null = (
-            [self._modulations[label] for label in labels],
-            self._modulations[self.bundle.null_label],
+            [self._conditions[label] for label in labels],
+            self._conditions[self.bundle.null_label],
         )
         denoiser = self._networks.denoiser()
         denoiser.load(self._start, self._anchor, tables, null)
@@ -364,12 +356,12 @@ class Recoverer:
         return self._open_networks(open_session(last, self.bundle, placement))
 
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
-        return _Networks(opened, self._table, self.recipe.start_step), opened.memory
+        return _Networks(opened, self._schedule), opened.memory
 
     def _chunks(self, samples: Iterator[Sample]) -> Iterator[list[list[Sample]]]:
         """Group samples into batches, and batches into chunks: a phase loads its network once per chunk.
 
-        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the modulations of its classes, which
+        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the conditions of its classes, which
         wait on the host.
         """
         chunk: list[list[Sample]] = []
@@ -390,41 +382,41 @@ class Recoverer:
             yield chunk
 
     def _condition(self, labels: set[int]) -> None:
-        """Compute the modulations of all steps, [start_step, M], for these classes and the null class; others are dropped."""
+        """Compute the conditions of all steps, [start_step, M], for these classes and the null class; others are dropped."""
         wanted = {*labels, self.bundle.null_label}
-        self._modulations = {
-            label: table for label, table in self._modulations.items() if label in wanted
+        self._conditions = {
+            label: table for label, table in self._conditions.items() if label in wanted
         }
-        missing = sorted(wanted - self._modulations.keys())
+        missing = sorted(wanted - self._conditions.keys())
         conditioner = self._networks.open("conditioner") if missing else None
         for label in missing:
             assert conditioner is not None
-            self._modulations[label] = class_modulations(conditioner, self._timesteps, label)
+            self._conditions[label] = class_conditions(conditioner, self._schedule.times, label)
 
 
-def class_modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:
-    """Return the modulations of a class at every timestep, [len(timesteps), M], in as many runs as it takes."""
-    parts: list[Modulations] = []
-    for first in range(0, len(timesteps), conditioner.batch):
-        part = timesteps[first : first + conditioner.batch]
-        conditioner.write("timestep", np.resize(part, conditioner.batch))
+def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int) -> Conditions:
+    """Return the conditions of a class at every time, [len(times), M], in as many runs as it takes."""
+    parts: list[Conditions] = []
+    for first in range(0, len(times), conditioner.batch):
+        part = times[first : first + conditioner.batch]
+        conditioner.write("time", np.resize(part, conditioner.batch))
         conditioner.write("label", np.full(conditioner.batch, label, np.int64))
         conditioner.run()
-        parts.append(conditioner.read("modulation")[: len(part)].copy())
+        parts.append(conditioner.read("condition")[: len(part)].copy())
     return np.concatenate(parts)
 
 
 class _Networks:
     """The open networks of a session: all four, or in phases, only the one that was asked for last."""
 
-    def __init__(self, opened: Opened, table: NDArray[np.float32], steps: int) -> None:
+    def __init__(self, opened: Opened, schedule: Schedule) -> None:
         self._session: Session | None = opened.session
         self.engine, self.batch, self.resident = (
             opened.session.name,
             opened.session.batch,
             opened.resident,
         )
-        self._table, self._steps = table, steps
+        self._schedule = schedule
         self._engines: dict[NetworkName, Engine] = {}
         self._denoiser: Denoiser | None = None
         try:
@@ -443,7 +435,8 @@ class _Networks:
     def denoiser(self) -> Denoiser:
         """Return the denoiser."""
         if self._denoiser is None:
-            self._denoiser = self._prepared().open_denoiser(self._table, self._steps)
+            table, steps = self._schedule.table, len(self._schedule.times)
+            self._denoiser = self._prepared().open_denoiser(table, steps)
         return self._denoiser
 
     def close(self) -> None:

@@ -155,12 +155,12 @@ def test_the_denoise_loop_allocates_nothing_per_step(digits: Bundle, images: Ima
     assert len(addresses) == 2
 
 
-def test_only_the_modulations_of_the_current_classes_are_kept(
+def test_only_the_conditions_of_the_current_classes_are_kept(
     digits: Bundle, images: Images
 ) -> None:
     with Recoverer(digits, QUICK, batch=2) as recoverer:
         list(recoverer(images, LABELS))
-        assert recoverer._modulations.keys() == {0, 3, digits.null_label}
+        assert recoverer._conditions.keys() == {0, 3, digits.null_label}
 
 
 def test_other_sizes_are_resized_and_cropped_to_the_middle(digits: Bundle) -> None:

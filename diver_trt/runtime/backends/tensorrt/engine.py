@@ -18,7 +18,7 @@ from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
 from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan
-from diver_trt.runtime.engine import Latents, Modulations, copy_checked
+from diver_trt.runtime.engine import Conditions, Latents, copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.tensors import TensorSpec, describe_declared
 
@@ -264,7 +264,7 @@ class TrtEngine:
 class TrtDenoiser:
     """All denoising steps of a batch, captured once as a CUDA graph and replayed for every batch.
 
-    Step k reads row k - 1 of the coefficient table on the device, and its modulations from
+    Step k reads row k - 1 of the coefficient table on the device, and its conditions from
     page-locked host memory: for DiT-XL/2 those of 50 steps are 20 MB per class in fp16, more than a
     small card should keep for a batch, and copying one step's share takes a fraction of a step. The
     latent alternates between two buffers. Where capture is refused, the same calls are enqueued
@@ -283,7 +283,7 @@ class TrtDenoiser:
         self._engine, self._cuda, self._steps, self._batch = engine, cuda, steps, engine.batch
         self._latents = (engine.address("latent"), engine.address("next_latent"))
         self._done = 0
-        pair = engine.spec("modulation")
+        pair = engine.spec("condition")
         width = pair.concrete(1)[2]
         self._row_bytes = width * np.dtype(pair.dtype).itemsize
         self._classes = cuda.allocate_host((self._batch, steps, width), pair.dtype)
@@ -293,8 +293,8 @@ class TrtDenoiser:
         self._rows[:, : table.shape[1]] = table[:steps]
         self._table = cuda.allocate(self._rows.nbytes)
         cuda.upload(self._table, self._rows)
-        self._loaded: list[Modulations] = []
-        self._loaded_null: Modulations | None = None
+        self._loaded: list[Conditions] = []
+        self._loaded_null: Conditions | None = None
         self._enqueue_step(
             1
         )  # the first run of a context may still allocate, which a capture does not allow
@@ -302,9 +302,9 @@ class TrtDenoiser:
         self._graph = self._capture()
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
     ) -> None:
-        """Bring a batch to the device, and its modulations to where the steps copy them from."""
+        """Bring a batch to the device, and its conditions to where the steps copy them from."""
         self._engine.write("latent", start)
         self._engine.write("anchor", anchor)
         self._cuda.synchronize()
@@ -367,8 +367,8 @@ class TrtDenoiser:
         self._engine.close()
 
     def _enqueue_step(self, k: int) -> None:
-        """Enqueue step k: its modulations, class then null, and the network on its addresses."""
-        pair, offset = self._engine.address("modulation"), (k - 1) * self._row_bytes
+        """Enqueue step k: its conditions, class then null, and the network on its addresses."""
+        pair, offset = self._engine.address("condition"), (k - 1) * self._row_bytes
         stride = self._steps * self._row_bytes
         self._cuda.copy_rows_to_device(
             pair, self._classes.ctypes.data + offset, stride, self._row_bytes, self._batch

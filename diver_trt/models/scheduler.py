@@ -1,4 +1,4 @@
-"""The noise schedule of a diffusers scheduler: what of its configuration is honoured, noted or refused.
+"""The DDPM chain of a diffusers scheduler: what of its configuration is honoured, noted or refused.
 
     field                                       what is done
     num_train_timesteps, beta_start, beta_end   honoured
@@ -28,10 +28,9 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
-from diver_trt.bundle import MAX_TIMESTEPS
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.model_files import one_line
-from diver_trt.method.schedule import NoiseSchedule
+from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
+from diver_trt.models.model_files import one_line
 
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
@@ -64,9 +63,9 @@ LISTED_SCHEDULES = ("squaredcos_cap_v2", "sigmoid")
 _FAMILY = ("DDIM", "DDPM")  # beginnings of the classes whose own steps are compared with DIVER's
 
 
-def noise_schedule(
+def ddpm_process(
     config: Mapping[str, Any], kind: str, where: str, *, learned_variance: bool
-) -> tuple[NoiseSchedule, list[str]]:
+) -> tuple[Ddpm, list[str]]:
     """Return the betas of a scheduler, and notes on what is set aside.
 
     Args:
@@ -111,7 +110,7 @@ def noise_schedule(
     return _chain(chain, where), _notes(config, kind)
 
 
-def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
+def _chain(chain: dict[str, Any], where: str) -> Ddpm:
     timesteps, kind, trained = (
         chain[key] for key in ("num_train_timesteps", "beta_schedule", "trained_betas")
     )
@@ -140,8 +139,8 @@ def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
             "0 < beta_start <= beta_end < 1"
         )
     if trained is None and not chain["rescale_betas_zero_snr"] and kind not in LISTED_SCHEDULES:
-        return NoiseSchedule(
-            kind="linear" if kind == "linear" else "scaled_linear",
+        return Ddpm(
+            beta_schedule="linear" if kind == "linear" else "scaled_linear",
             beta_start=start,
             beta_end=end,
             train_timesteps=timesteps,
@@ -154,7 +153,7 @@ def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
         ) from cause
     if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
         raise ExportError(f"{where}: its betas are not all between 0 and 1")
-    return NoiseSchedule.listed(betas)
+    return Ddpm.listed(betas)
 
 
 def _is_fraction(value: object) -> bool:

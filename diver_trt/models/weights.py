@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.model_files import ModelFiles, one_line
+from diver_trt.models.model_files import ModelFiles, one_line
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("fp16", "bf16")

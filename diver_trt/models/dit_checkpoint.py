@@ -16,8 +16,8 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.training_args import check_base, count_classes, training_args
-from diver_trt.export.weights import (
+from diver_trt.models.training_args import check_base, count_classes, training_args
+from diver_trt.models.weights import (
     check_tensors,
     compare_shapes,
     first_few,
