@@ -1,9 +1,11 @@
-"""Inside the denoiser: the residual stream wherever the DiT normalises it, and the first place where it leaves the reference.
+"""Inside the denoiser: its residual stream, and where it first leaves the reference.
 
-The graph looked into is the bundle's own denoiser: its file is hashed, extra outputs are declared in memory, and not one node or weight is
-changed. A DiT block normalises its tokens twice, before the attention and before the MLP, and the final layer once more. So the inputs of
-the 2 B + 1 normalisations are the embedded patches, then the stream after every attention and every MLP: no names are needed to find them,
-and torch's modules are listened to at the same places. ONNX Runtime runs the graph; what a TensorRT engine made of it cannot be seen.
+The graph looked into is the bundle's own denoiser: its file is hashed, extra outputs are declared
+in memory, and not one node or weight is changed. A DiT block normalises its tokens twice, before
+the attention and before the MLP, and the final layer once more. So the inputs of the 2 B + 1
+normalisations are the embedded patches, then the stream after every attention and every MLP: no
+names are needed to find them, and torch's modules are listened to at the same places. ONNX Runtime
+runs the graph; what a TensorRT engine made of it cannot be seen.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ class Stages:
     """What one run of the DiT passes through.
 
     Attributes:
-        stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the class's rows, then the null class's.
-        prediction: Noise, and variance if it is learned, [2, n, c or 2 c, h, w] float32: by class, then by null class.
+        stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the
+            class's rows, then the null class's.
+        prediction: Noise, and variance if it is learned, [2, n, c or 2 c, h, w] float32: by class,
+            then by null class.
     """
 
     stream: Mapping[str, Float32]
@@ -52,13 +56,14 @@ class Probe(Protocol):
 
 
 class GraphProbe:
-    """A bundle's denoiser graph in ONNX Runtime on the CPU, with the residual stream and the prediction as further outputs.
+    """A bundle's denoiser graph on the CPU, with residual stream and prediction as outputs.
 
     Args:
         bundle: The bundle; the denoiser's files are hashed.
 
     Raises:
-        BundleError: A file has changed, or the graph is not built like a DiT that `diver-trt export` wrote.
+        BundleError: A file has changed, or the graph is not built like a DiT that `diver-trt
+            export` wrote.
         MissingExtraError: onnx or ONNX Runtime is not installed.
     """
 
@@ -105,7 +110,8 @@ class StageDifference:
     Attributes:
         place: Such as `"block 4, MLP"`.
         difference: Over both rows, class and null.
-        swapped: Whether exchanging the class's and the null class's rows brings it back within the tolerance.
+        swapped: Whether exchanging the class's and the null class's rows brings it back within the
+            tolerance.
     """
 
     place: str
@@ -122,7 +128,8 @@ def compare_stages(found: Stages, expected: Stages, tolerance: float) -> list[St
     ours, theirs = found.all(), expected.all()
     if list(ours) != list(theirs):
         raise BundleError(
-            f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; compare bundles of one model"
+            f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; "
+            "compare bundles of one model"
         )
     compared = []
     for place, values in ours.items():
@@ -141,9 +148,10 @@ def first_beyond(stages: Sequence[StageDifference], tolerance: float) -> StageDi
 
 
 def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference | None:
-    """Return the place where the error grows most over the place before, or None if it never grows by the factor `least`.
+    """Return the place where the error grows most, or None if never by the factor `least`.
 
-    In float16 a small fault passes below the tolerance where it is and only exceeds it further on; the jump is where it is.
+    In float16 a small fault passes below the tolerance where it is and only exceeds it further on;
+    the jump is where it is.
     """
     errors = [(stage, stage.difference.relative_l2) for stage in stages]
     grown = [
@@ -163,10 +171,12 @@ def _exchanged(values: Float32) -> Float32:
 def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
     """Return the name of a denoiser graph's value at every place, the prediction last.
 
-    The prediction is the first value after the last normalisation that two nodes read: one takes the class's half, one the null class's.
+    The prediction is the first value after the last normalisation that two nodes read: one takes
+    the class's half, one the null class's.
 
     Raises:
-        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names it.
+        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names
+            it.
     """
     writers = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
@@ -183,7 +193,8 @@ def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
         value = reader.output[0]
     if reads[value] == 0:
         raise BundleError(
-            f"{where}: nothing reads class and null predictions apart, so it holds no guidance; export the model again"
+            f"{where}: nothing reads class and null predictions apart, so it holds no guidance; "
+            "export the model again"
         )
     return {**dict(zip(places, stream, strict=True)), PREDICTION: value}
 

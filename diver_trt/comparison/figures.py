@@ -49,11 +49,15 @@ class Figures:
 
     Attributes:
         networks: Encoder, conditioner and decoder, each alone on the same input.
-        classes: Relative L2 of the conditions of every class of the model, by the class in words, whether an image is of it or not.
+        classes: Relative L2 of the conditions of every class of the model, by the class in words,
+            whether an image is of it or not.
         steps: Every step, noisiest first.
-        replay: Relative L2 between the end of a whole run and the end of its own single steps; infinite if only one of them is finite.
-        stage_step: The step whose blocks are compared: the teacher-forced step with the largest relative L2.
-        stages: The places of the denoiser in that step, in order, on the image that is furthest off.
+        replay: Relative L2 between the end of a whole run and the end of its own single steps;
+            infinite if only one of them is finite.
+        stage_step: The step whose blocks are compared: the teacher-forced step with the largest
+            relative L2.
+        stages: The places of the denoiser in that step, in order, on the image that is furthest
+            off.
         images: The final image of every input.
     """
 
@@ -135,7 +139,7 @@ def _compare_steps(trial: Trial, reference: Recording) -> tuple[StepDifference, 
 def _compare_blocks(
     reference: Reference, trial: Trial, probe: Probe, inputs: Inputs, k: int, tolerance: float
 ) -> tuple[StageDifference, ...]:
-    """Compare the places of both denoisers in step k, on the image that this step takes furthest from the reference."""
+    """Compare both denoisers inside step k, on the image with the largest difference."""
     i = len(trial.teacher_forced) - k
     gaps = np.nan_to_num(
         trial.teacher_forced[i] - reference.recording.latents[i + 1],
@@ -160,7 +164,10 @@ def _compare_classes(trial: Trial, reference: Recording) -> dict[str, float]:
 
 
 def _replay_error(recording: Recording) -> float:
-    """Return how far a whole run ends from where its own steps end; a value that is NaN or infinite in both is no difference."""
+    """Return how far a whole run ends from where its own steps end.
+
+    A value that is NaN or infinite in both does not differ.
+    """
     ends, steps_end = recording.final, recording.latents[-1]
     known = np.isfinite(steps_end)
     if not np.array_equal(np.isfinite(ends), known):

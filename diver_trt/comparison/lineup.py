@@ -1,4 +1,4 @@
-"""Who is compared: engines by name, on one or more bundles and a model, and who cannot take part and why.
+"""The participants of a comparison, and the engines that cannot take part, with reasons.
 
 name          runs
 torch-fp32    the model itself: the reference wherever a model is given
@@ -40,7 +40,8 @@ class Absent:
     Attributes:
         name: The engine and its precision.
         reason: Why not, in words.
-        asked: Whether it was asked for, by name or as a bundle that nothing else here runs: then the comparison as a whole has failed.
+        asked: Whether it was asked for, by name or as a bundle that nothing else here runs: then
+            the comparison as a whole has failed.
     """
 
     name: str
@@ -94,9 +95,10 @@ def line_up(
 
     Args:
         bundles: The bundles under test, one or more, of one model.
-        model: The model, or None; with it, torch in float32 is the reference, else the first engine that works on an fp32 bundle, or on
-            the first bundle if there is none.
-        engines: Engines by name; none means every one, and then those that are not here are no failure.
+        model: The model, or None; with it, torch in float32 is the reference, else the first engine
+            that works on an fp32 bundle, or on the first bundle if there is none.
+        engines: Engines by name; none means every one, and then those that are not here are no
+            failure.
         batch: Images per batch; TensorRT engines keep to what they were built for.
 
     Raises:
@@ -196,7 +198,7 @@ def torch_participant(
 
 
 def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
-    """Return an engine's name with the bundle's precision, its folder where that leaves two alike, and its path where that does."""
+    """Return an engine's name with precision, and folder or path where that is ambiguous."""
     alike = [other.path for other in bundles if other.precision == bundle.precision]
     if len(alike) == 1:
         return f"{engine} {bundle.precision}"
@@ -216,7 +218,10 @@ def _is_whole(bundle: Bundle, absent: list[Absent]) -> bool:
 
 
 def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
-    """Return why an engine cannot run a bundle here, or None; opening the smallest network is the only proof."""
+    """Return why an engine cannot run a bundle here, or None.
+
+    Opening the smallest network is the only proof.
+    """
     try:
         session = _open(engine, bundle, batch)
         try:
@@ -248,7 +253,8 @@ def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(
-                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model"
+                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare "
+                    "bundles of one model"
                 )
     if model is None:
         return
@@ -258,11 +264,13 @@ def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None
     wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
     if found != wanted:
         raise BundleError(
-            f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the bundle was exported from"
+            f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the "
+            "bundle was exported from"
         )
     if (digest := weights_sha256(model)) != first.weights_sha256:
         raise BundleError(
-            f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "
+            f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, "
+            f"those of {model.model_id} have "
             f"{digest[:12]}…; give the model that the bundle was exported from"
         )
     if first.process != model.process:
@@ -272,10 +280,12 @@ def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None
         )
     if first.scaling_factor != model.scaling_factor:
         raise BundleError(
-            f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, the VAE of {model.model_id} scales by "
+            f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, "
+            f"the VAE of {model.model_id} scales by "
             f"{model.scaling_factor}; export the model again"
         )
 
 
 def _described(latent_shape: tuple[int, int, int], classes: int, learned_variance: bool) -> str:
-    return f"latents {list(latent_shape)}, {classes} classes and {'a learned' if learned_variance else 'a fixed'} variance"
+    variance = "a learned" if learned_variance else "a fixed"
+    return f"latents {list(latent_shape)}, {classes} classes and {variance} variance"

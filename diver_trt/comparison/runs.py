@@ -1,11 +1,13 @@
-"""The same images through every engine, recorded on three levels: each network alone, each step, the final image.
+"""The same images through every engine: networks alone, single steps, final images.
 
-A `Recording` is what one engine makes of the inputs by itself: its own anchor, conditions, latents after every step, and images. A
-`Trial` adds what it makes of the reference's values: every step of the reference's latent with the reference's conditions
-("teacher-forced", so that errors do not pile up), and the image decoded from the reference's last latent. Encoder and conditioner
-read the same images and labels everywhere, so for them the recording is the network alone.
+A `Recording` is what one engine makes of the inputs by itself: its own anchor, conditions, latents
+after every step, and images. A `Trial` adds what it makes of the reference's values: every step of
+the reference's latent with the reference's conditions ("teacher-forced", so that errors do not pile
+up), and the image decoded from the reference's last latent. Encoder and conditioner read the same
+images and labels everywhere, so for them the recording is the network alone.
 
-Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent after step `start_step - i + 1`.
+Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent after step
+`start_step - i + 1`.
 """
 
 from __future__ import annotations
@@ -63,10 +65,13 @@ class Recording:
 
     Attributes:
         anchor: z_0 of every image, [n, c, h, w] float32.
-        conditions: By label of the inputs, null included, those of every step, [start_step, M] in the engine's type.
-        classes: The first of the conditions of every label that the model has, null included, at one time, [classes + 1, P] float32.
+        conditions: By label of the inputs, null included, those of every step, [start_step, M] in
+            the engine's type.
+        classes: The first of the conditions of every label that the model has, null included, at
+            one time, [classes + 1, P] float32.
         latents: The start and the latent after every step, [start_step + 1, n, c, h, w] float32.
-        final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph, where `latents` are of steps alone.
+        final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph,
+            where `latents` are of steps alone.
         decoded: What its decoder makes of `final`, [n, 3, H, W] float32.
     """
 
@@ -89,8 +94,10 @@ class Trial:
 
     Attributes:
         recording: What it makes of the inputs by itself.
-        teacher_forced: What it makes of the reference's latent in every step, [start_step, n, c, h, w] float32.
-        decoded_reference: What its decoder makes of the reference's last latent, [n, 3, H, W] float32.
+        teacher_forced: What it makes of the reference's latent in every step, [start_step, n, c, h,
+            w] float32.
+        decoded_reference: What its decoder makes of the reference's last latent, [n, 3, H, W]
+            float32.
     """
 
     recording: Recording
@@ -113,7 +120,7 @@ class Reference:
     probe: Probe
 
     def condition_pair(self, inputs: Inputs, k: int, images: list[int]) -> Float32:
-        """Return the conditions of step k for some images, [2, n, M]: by class, then by null class."""
+        """Return the conditions of step k for some images, [2, n, M]: class, then null class."""
         tables, null = self.recording.conditions, self.participant.bundle.null_label
         by_class = [tables[inputs.labels[image]][k - 1] for image in images]
         return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
@@ -137,14 +144,17 @@ def try_against(
     recipe: Recipe,
     on_step: Callable[[], None] = lambda: None,
 ) -> Trial:
-    """Run an engine by itself and on the reference's values; `on_step` is called after every step of every batch, twice in all."""
+    """Run an engine by itself and on the reference's values.
+
+    `on_step` is called after every step of every batch, twice in all.
+    """
     recording, forced = _run(participant, inputs, recipe, reference, on_step)
     assert forced is not None, "there was a reference"
     return Trial(recording, *forced)
 
 
 def steps_in(participants: int, inputs: Inputs, recipe: Recipe, batch: int) -> int:
-    """Return how often `on_step` is called for a reference and the engines held against it, in batches of `batch` images."""
+    """Return how often `on_step` is called for a reference and the engines compared with it."""
     return (2 * participants - 1) * recipe.start_step * -(-len(inputs) // batch)
 
 
@@ -155,7 +165,7 @@ def _run(
     reference: Recording | None,
     on_step: Callable[[], None],
 ) -> tuple[Recording, tuple[Float32, Float32] | None]:
-    """Open one network at a time, in a recovery's order, so that the largest alone decides the memory."""
+    """Open one network at a time, so that the largest one alone decides the memory."""
     session = participant.open()
     try:
         anchor = _encode(session, inputs)
@@ -194,7 +204,7 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Some of the images: where each starts (or, over steps, where each is), its anchor and its conditions."""
+    """Some of the images: the latent of each, its anchor and its conditions."""
 
     latents: Float32
     anchor: Latents
@@ -243,7 +253,10 @@ def _condition(
 
 
 def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
-    """Return the first conditions of every label, [classes + 1, P]: a few of them show all of a label's row in the table."""
+    """Return the first `P` conditions of every label, [classes + 1, P].
+
+    A few of them show a whole row of the label table.
+    """
     labels = np.arange(bundle.null_label + 1)
     rows = []
     for first in range(0, len(labels), conditioner.batch):
@@ -271,9 +284,10 @@ def _decode(session: Session, latents: Latents) -> Float32:
 def _free_run(
     denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
 ) -> tuple[Float32, Latents]:
-    """Return the path over the steps, [start_step + 1, n, c, h, w], and where the run ends, [n, c, h, w].
+    """Return the latents of all steps, [start_step + 1, n, c, h, w], and the last, [n, c, h, w].
 
-    A replayed graph only shows its end, so its path is made of steps alone, each on the last one's result.
+    A replayed graph only shows its end, so its path is made of steps alone, each on the last one's
+    result.
     """
     count = len(batch.anchor)
     _load(denoiser, batch, batch.latents, size)
@@ -294,7 +308,7 @@ def _free_run(
 def _forced_steps(
     denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
 ) -> Float32:
-    """Return what the engine makes of the reference's latent in every step, [start_step, n, c, h, w]."""
+    """Return each step's result on the reference's latent, [start_step, n, c, h, w]."""
     count, steps = len(batch.anchor), len(batch.latents) - 1
     _load(denoiser, batch, batch.latents[0], size)
     results = []

@@ -23,7 +23,9 @@ from diver_trt.tensors import TensorSpec
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
 
 REFERENCE_TOLERANCE = 1e-5
-"""Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in another order."""
+"""Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in
+another order.
+"""
 
 _DTYPES: dict[TorchPrecision, torch.dtype] = {
     "fp32": torch.float32,
@@ -33,14 +35,14 @@ _DTYPES: dict[TorchPrecision, torch.dtype] = {
 
 
 class TorchSession:
-    """A model's torch networks behind the runtime's contract (`diver_trt.runtime.engine.Session`), on the CPU.
+    """A model's torch networks on the CPU, behind the runtime's `Session` protocol.
 
     Args:
         model: The loaded model.
         bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
-        precision: What the networks compute in, by the exporter's plan; None is the bundle's. Conditions are float16 for `"fp16"`, else
-            float32, whatever the bundle's are.
+        precision: What the networks compute in, by the exporter's plan; None is the bundle's.
+            Conditions are float16 for `"fp16"`, else float32, whatever the bundle's are.
 
     Attributes:
         networks: The modules by name.
@@ -75,7 +77,7 @@ class TorchSession:
 
     @torch.no_grad()
     def stages(self, latent: NDArray[np.float32], condition: NDArray[np.generic]) -> Stages:
-        """Run the predictor once and keep the residual stream wherever it is normalised; see `diver_trt.comparison.blocks.Stages`.
+        """Run the predictor once and keep its residual stream (`comparison.blocks.Stages`).
 
         Args:
             latent: z_k, [n, c, h, w] float32.
@@ -108,10 +110,10 @@ class TorchSession:
 
 @torch.no_grad()
 def check_reference(model: BaseModel, bundle: Bundle) -> None:
-    """Hold the networks that stand for the model against the model's own code, on one image in one step.
+    """Compare the networks that stand for the model with its own code, on one image and step.
 
-    The reference of a comparison is the base model's rewriting of its original modules. A mistake in it
-    would be in the engines and in the reference alike, and so remain unseen.
+    The reference of a comparison is the base model's rewriting of its original modules. A mistake
+    in it would be in the engines and in the reference alike, and so remain unseen.
 
     Raises:
         EngineError: If they differ.
@@ -148,13 +150,15 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
         )
         if not error <= REFERENCE_TOLERANCE:
             raise EngineError(
-                f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in diffusers {version('diffusers')}, "
-                f"expected at most {REFERENCE_TOLERANCE:.0e}: this is a defect of diver-trt, or diffusers has changed; please report it"
+                f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in "
+                f"diffusers {version('diffusers')}, "
+                f"expected at most {REFERENCE_TOLERANCE:.0e}: this is a defect of diver-trt, or "
+                "diffusers has changed; please report it"
             )
 
 
 class TorchEngine:
-    """One torch module with fixed buffers; see `diver_trt.runtime.engine.Engine` for the contract."""
+    """One torch module with fixed buffers; see `runtime.engine.Engine` for the protocol."""
 
     def __init__(
         self,

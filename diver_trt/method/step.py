@@ -1,7 +1,7 @@
 """One DIVER step, from the network's prediction to the next latent.
 
-`guided_step` uses nothing but arithmetic and the `exp` it is given, so the exporter traces it with torch tensors into the
-denoiser graph and the tests run the very same lines on numpy arrays.
+`guided_step` uses nothing but arithmetic and the `exp` it is given, so the exporter traces it with
+torch tensors into the denoiser graph and the tests run the very same lines on numpy arrays.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Columns of one row of the step table: guidance scale per channel, then a, b, gamma and two log-variances.
+    """Columns of a row of the step table: scale per channel, a, b, gamma, two log-variances.
 
     Attributes:
         channels: Latent channels `c`.
-        learned_variance: Whether the network predicts, per value, where between the two log-variances its variance lies.
+        learned_variance: Whether the network predicts, per value, where between the two
+            log-variances its variance lies.
     """
 
     channels: int
@@ -64,14 +65,18 @@ def guided_step(
     layout: StepLayout,
     exp: Callable[[Any], Any],
 ) -> Any:
-    """Return z_{k-1} from z_k: classifier-free guidance, DDIM and semantic guidance (DIVER, semantic guidance and fusion; DDIM, Eq. 12).
+    """Return z_{k-1} from z_k: classifier-free guidance, DDIM and semantic guidance.
+
+    Sources: DIVER (arXiv 2605.12649), semantic guidance and fusion; DDIM (arXiv 2010.02502), Eq.
+    12.
 
     Args:
         latent: z_k, [n, c, h, w].
         anchor: z_0 of the distilled image, [n, c, h, w].
         eps_class: Predicted noise given the class, [n, c, h, w].
         eps_null: Predicted noise given the null class, [n, c, h, w].
-        variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if `layout.learned_variance`.
+        variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if
+            `layout.learned_variance`.
         row: Row k - 1 of the step table, [C].
         layout: The columns of `row`.
         exp: Elementwise exponential for these arrays: `np.exp`, `torch.exp`.

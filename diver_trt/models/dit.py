@@ -119,12 +119,13 @@ def load_model(
             sampler by default.
         timestep_frequencies: The sinusoids the weights were trained with; None decides by where the
             weights come from.
-        base: `"dit"` states that a file holds a DiT that predicts the noise, where nothing in the file
-            does.
+        base: `"dit"` states that a file holds a DiT that predicts the noise, where nothing in the
+            file does.
 
     Raises:
-        ExportError: If the source is not a DiT, cannot be read, or was trained in a way that DIVER's
-            equations do not cover; if a tensor is missing, unexpected, of another shape or not finite.
+        ExportError: If the source is not a DiT, cannot be read, or was trained in a way that
+            DIVER's equations do not cover; if a tensor is missing, unexpected, of another shape or
+            not finite.
     """
     diffusers_logging.set_verbosity_error()  # what it would warn about is checked here
     # The hub's client would print each retry while there is no network.
@@ -218,7 +219,8 @@ def _learned_variance(transformer: DiTTransformer2DModel) -> bool:
     channels, outputs = transformer.config.in_channels, transformer.out_channels
     if outputs not in (channels, 2 * channels):
         raise ExportError(
-            f"the transformer maps {channels} channels to {outputs}; expected {channels} (noise) or "
+            f"the transformer maps {channels} channels to {outputs}; expected {channels} (noise) "
+            "or "
             f"{2 * channels} (noise and variance)"
         )
     return bool(outputs == 2 * channels)
@@ -260,7 +262,8 @@ def _pipeline_index(files: ModelFiles) -> dict[str, Any]:
     index = files.read_json(INDEX, expected)
     if (kind := index.get("_class_name")) != "DiTPipeline":
         raise ExportError(
-            f"{files.where()}: holds a {shown(str(kind))}, expected a DiTPipeline (a class-conditional "
+            f"{files.where()}: holds a {shown(str(kind))}, expected a DiTPipeline (a "
+            "class-conditional "
             "diffusion transformer)"
         )
     return index
@@ -269,9 +272,10 @@ def _pipeline_index(files: ModelFiles) -> dict[str, Any]:
 class Conditioner(nn.Module):
     """(time [m] float32, label [m] int64) => every adaLN-Zero modulation of the DiT, [m, M].
 
-    A block's modulation depends on nothing else (DiT, arXiv 2212.09748, section 3.2), so splitting it off is exact. diffusers
-    stores the timestep and label embedder once per block; equal copies become one here, and the blocks behind one embedder
-    become one matrix product. A model whose copies really differ keeps each of them.
+    A block's modulation depends on nothing else (DiT, arXiv 2212.09748, section 3.2), so splitting
+    it off is exact. diffusers stores the timestep and label embedder once per block; equal copies
+    become one here, and the blocks behind one embedder become one matrix product. A model whose
+    copies really differ keeps each of them.
     """
 
     def __init__(self, transformer: DiTTransformer2DModel, dtype: torch.dtype) -> None:
@@ -333,7 +337,10 @@ def _joined(layers: list[nn.Linear]) -> nn.Linear:
 
 
 class Block(nn.Module):
-    """A DiT block without its conditioner: tokens [n, T, D] float32, modulation [n, 6 D] => tokens [n, T, D] float32."""
+    """A DiT block without its conditioner: tokens [n, T, D], modulation [n, 6 D] => tokens.
+
+    Tokens are float32.
+    """
 
     attention: Any  # diffusers' Attention
 
@@ -367,7 +374,7 @@ class Block(nn.Module):
 
 
 class Predictor(nn.Module):
-    """The DiT itself: latent [n, c, h, w], condition [n, M] => prediction [n, c or 2 c, h, w] float32."""
+    """The DiT: latent [n, c, h, w], condition [n, M] => prediction [n, c or 2 c, h, w] float32."""
 
     def __init__(self, transformer: DiTTransformer2DModel, dtype: torch.dtype) -> None:
         super().__init__()

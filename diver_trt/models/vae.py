@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion, diffusers' `AutoencoderKL`: loading it, and its two networks."""
+"""The VAE of latent diffusion, diffusers' `AutoencoderKL`: loading it, and its networks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
 def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
     if config.get("shift_factor") and config.get("latents_mean"):
         raise ExportError(
-            f"{where}: has both shift_factor and latents_mean, expected one of them: which of the two "
+            f"{where}: has both shift_factor and latents_mean, expected one of them: which of the "
+            "two "
             "latents are shifted by is not stated. Set the other one to null."
         )
     channels = config.get("latent_channels", 4)
@@ -151,7 +152,10 @@ def _original_scaling(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
 
 
 class Encoder(nn.Module):
-    """image [n, 3, H, W] float32 in [-1, 1] => latent [n, c, h, w] float32: the posterior mean in the DiT's units."""
+    """image [n, 3, H, W] in [-1, 1] => latent [n, c, h, w], both float32.
+
+    The latent is the posterior mean in the base model's units.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -175,7 +179,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """latent [n, c, h, w] float32 in the DiT's units => image [n, 3, H, W] float32, clipped to [-1, 1]."""
+    """latent [n, c, h, w] => image [n, 3, H, W] clipped to [-1, 1], both float32.
+
+    The latent is in the base model's units.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -210,7 +217,10 @@ def _latent_scale(vae: AutoencoderKL) -> Tensor:
 
 
 class Float32GroupNorm(nn.Module):
-    """A group normalisation that computes in float32 and answers in the type it was asked in: its sums overflow float16."""
+    """A group normalisation that computes in float32 and returns its input's type.
+
+    Its sums overflow float16.
+    """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -222,7 +232,10 @@ class Float32GroupNorm(nn.Module):
 
 
 def with_float32_norms(network: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """Wrap every group normalisation of a float16 network in `Float32GroupNorm`; a float32 network is returned untouched."""
+    """Wrap every group normalisation of a float16 network in `Float32GroupNorm`.
+
+    A float32 network is returned unchanged.
+    """
     if dtype != torch.float32:
         for parent in list(network.modules()):
             for name, child in list(parent.named_children()):

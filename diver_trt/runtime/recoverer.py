@@ -1,7 +1,7 @@
 """DIVER on a device: encode, condition, denoise, decode, one batch of images at a time.
 
-The engines hold every buffer; between two denoising steps the runtime copies one row of two tables and does no arithmetic.
-Latents are [n, c, h, w] float32, images uint8 [H, W, 3].
+The engines hold every buffer; between two denoising steps the runtime copies one row of two tables
+and does no arithmetic. Latents are [n, c, h, w] float32, images uint8 [H, W, 3].
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 CHUNK_IMAGES = 64
 CHUNK_CLASSES = 16
-"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's conditions are 20 MB per class in fp16."""
+"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's conditions are
+20 MB per class in fp16.
+"""
 
 
 FLAT_LEVELS = 2
@@ -57,7 +59,8 @@ class RecoveredSample:
     """One recovered image.
 
     Attributes:
-        key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of class 3.
+        key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of
+            class 3.
         label: Its class in the model.
         image: Pixels, [H, W, 3] uint8.
         problem: Why the image is none that anybody wants, or None; only with `keep_bad`.
@@ -72,8 +75,9 @@ class RecoveredSample:
 class Recoverer:
     """A bundle and a recipe, ready to recover images.
 
-    Several threads may use one Recoverer: they take turns, one batch (with networks loaded phase by phase, one chunk of batches) at a time,
-    and each gets the images that it would get alone. A process that was forked from the one that opened it may not use it.
+    Several threads may use one Recoverer: they take turns, one batch (with networks loaded phase by
+    phase, one chunk of batches) at a time, and each gets the images that it would get alone. A
+    process that was forked from the one that opened it may not use it.
 
     Example:
         >>> with Recoverer(Bundle.open("engines/digits"), Recipe(), batch=8) as recoverer:
@@ -84,11 +88,13 @@ class Recoverer:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
         engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
-        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight. On ONNX Runtime it is never more than
-            there are images. It changes speed and memory; on the CPU never the result.
+        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight.
+            On ONNX Runtime it is never more than there are images. It changes speed and memory; on
+            the CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
-        trust: Whether TensorRT engines that were not built on this machine may run; they are remembered, so once is enough.
+        trust: Whether TensorRT engines that were not built on this machine may run; they are
+            remembered, so once is enough.
 
     Attributes:
         engine: Name of the engine that was opened.
@@ -116,11 +122,13 @@ class Recoverer:
     ) -> None:
         if not isinstance(bundle, Bundle):
             raise BundleError(
-                f"bundle is {shown(repr(bundle))} ({type(bundle).__name__}); expected a Bundle, from Bundle.open"
+                f"bundle is {shown(repr(bundle))} ({type(bundle).__name__}); expected a Bundle, "
+                "from Bundle.open"
             )
         if recipe is not None and not isinstance(recipe, Recipe):
             raise RecipeError(
-                f"recipe is {shown(repr(recipe))} ({type(recipe).__name__}); expected a Recipe, such as PRESETS['paper']"
+                f"recipe is {shown(repr(recipe))} ({type(recipe).__name__}); expected a Recipe, "
+                "such as PRESETS['paper']"
             )
         self.bundle, self.recipe = bundle, recipe or Recipe()
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
@@ -176,24 +184,27 @@ class Recoverer:
         """Recover images, batch by batch, in the order they come.
 
         Args:
-            images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3] or of PIL images without transparency; other sizes
-                than the model's are resized. What is kept of them is copied, so an iterable may reuse its buffer.
+            images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3] or of PIL
+                images without transparency; other sizes than the model's are resized. What is kept
+                of them is copied, so an iterable may reuse its buffer.
             labels: The model's class of each image, [n] whole numbers.
             seed: Seed of the noise, from -2^63 to 2^63 - 1.
-            keys: Name of each sample, which its noise follows from, each once; by default its class and its number within the class.
+            keys: Name of each sample, which its noise follows from, each once; by default its class
+                and its number within the class.
             noise: The noise itself, float32 [n, c, h, w], instead of the seed's.
-            keep_bad: Whether an image that comes out with values that are no numbers, or all in one colour, is yielded with its `problem`
-                instead of ending the recovery.
+            keep_bad: Whether an image that comes out with values that are no numbers, or all in one
+                colour, is yielded with its `problem` instead of ending the recovery.
             on_step: Called after every denoising step of every batch, for a progress bar.
 
         Yields:
             The recovered samples.
 
         Raises:
-            DatasetError: If an image, label, key or noise does not fit the model, or their numbers differ.
+            DatasetError: If an image, label, key or noise does not fit the model, or their numbers
+                differ.
             UsageError: If the seed is not such a number.
-            EngineError: If the engine fails, an image comes out with NaN or infinite values, or this process was forked from the one that
-                opened the engine.
+            EngineError: If the engine fails, an image comes out with NaN or infinite values, or
+                this process was forked from the one that opened the engine.
             DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
         """
         samples = checked_samples(
@@ -206,7 +217,8 @@ class Recoverer:
     ) -> Iterator[RecoveredSample]:
         with within_host_memory():
             for batches in self._chunks(samples):
-                # The lock is never held at a yield: a generator that is left half-way would keep it.
+                # The lock is never held at a yield: a generator that is left half-way would keep
+                # it.
                 with self._taking_turns():
                     decoded = self._recover_chunk(batches, on_step)
                 for batch, images in zip(batches, decoded, strict=True):
@@ -235,11 +247,13 @@ class Recoverer:
         """Let no other thread use the engines during the block.
 
         Raises:
-            EngineError: If this process was forked from the one that opened them: their threads are not in it.
+            EngineError: If this process was forked from the one that opened them: their threads are
+                not in it.
         """
         if os.getpid() != self._process:
             raise EngineError(
-                f"the recoverer was opened in process {self._process} and this one, {os.getpid()}, was forked from it; "
+                f"the recoverer was opened in process {self._process} and this one, "
+                f"{os.getpid()}, was forked from it; "
                 "open a Recoverer in each process"
             )
         with self._lock:
@@ -266,7 +280,7 @@ class Recoverer:
             return np.concatenate(latents)
 
     def denoise(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
-        """Run the steps from `start_step` down to 1 on at most `batch` latents, yielding each step's number when it is done.
+        """Run steps `start_step` down to 1 on at most `batch` latents, yielding each number.
 
         Args:
             start: The latent to start from, [n, c, h, w] float32.
@@ -274,7 +288,8 @@ class Recoverer:
             labels: The model's class of each, [n].
 
         Raises:
-            EngineError: If another batch has used the denoiser since the last step, from this thread or another.
+            EngineError: If another batch has used the denoiser since the last step, from this
+                thread or another.
         """
         with self._taking_turns():
             run = self._load_batch(start, anchor, labels)
@@ -287,7 +302,8 @@ class Recoverer:
             with self._taking_turns():
                 if self._turn is not turn:
                     raise EngineError(
-                        "another batch has used the denoiser between two steps of this one; finish one before the next"
+                        "another batch has used the denoiser between two steps of this one; "
+                        "finish one before the next"
                     )
                 k = next(run, None)
             if k is None:
@@ -343,7 +359,7 @@ class Recoverer:
             yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
     def _open(self, placement: Placement) -> tuple[_Networks, MemoryPlan | None]:
-        """Open the first engine on which all networks open; only `"auto"` falls back to the next."""
+        """Open the first engine that opens all networks; only `"auto"` falls back to the next."""
         *others, last = engine_names(placement.engine, self.bundle)
         for name in others:
             try:
@@ -359,10 +375,10 @@ class Recoverer:
         return _Networks(opened, self._schedule), opened.memory
 
     def _chunks(self, samples: Iterator[Sample]) -> Iterator[list[list[Sample]]]:
-        """Group samples into batches, and batches into chunks: a phase loads its network once per chunk.
+        """Group samples into batches and chunks: a phase loads its network once per chunk.
 
-        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the conditions of its classes, which
-        wait on the host.
+        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the
+        conditions of its classes, which wait on the host.
         """
         chunk: list[list[Sample]] = []
         classes: set[int] = set()
@@ -382,7 +398,10 @@ class Recoverer:
             yield chunk
 
     def _condition(self, labels: set[int]) -> None:
-        """Compute the conditions of all steps, [start_step, M], for these classes and the null class; others are dropped."""
+        """Compute all steps' conditions, [start_step, M], of these classes and the null class.
+
+        Those of other classes are dropped.
+        """
         wanted = {*labels, self.bundle.null_label}
         self._conditions = {
             label: table for label, table in self._conditions.items() if label in wanted
@@ -395,7 +414,7 @@ class Recoverer:
 
 
 def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int) -> Conditions:
-    """Return the conditions of a class at every time, [len(times), M], in as many runs as it takes."""
+    """Return the conditions of a class at every time, [len(times), M], in several runs."""
     parts: list[Conditions] = []
     for first in range(0, len(times), conditioner.batch):
         part = times[first : first + conditioner.batch]
@@ -407,7 +426,7 @@ def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int
 
 
 class _Networks:
-    """The open networks of a session: all four, or in phases, only the one that was asked for last."""
+    """The open networks of a session: all four, or in phases, only the last one requested."""
 
     def __init__(self, opened: Opened, schedule: Schedule) -> None:
         self._session: Session | None = opened.session

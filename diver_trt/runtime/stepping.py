@@ -1,4 +1,4 @@
-"""The denoising loop over any engine: each step writes its conditions and its row of the table, and runs."""
+"""The denoising loop over any engine: each step writes its conditions and its table row."""
 
 from __future__ import annotations
 
