@@ -193,7 +193,7 @@ def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
         value = reader.output[0]
     if reads[value] == 0:
         raise BundleError(
-            f"{where}: nothing reads class and null predictions apart, so it holds no guidance; "
+            f"{where}: no node separates class and null predictions, so it has no guidance; "
             "export the model again"
         )
     return {**dict(zip(places, stream, strict=True)), PREDICTION: value}

@@ -78,8 +78,8 @@ class Lineup:
     """Who takes part.
 
     Attributes:
-        reference: What the others are held against.
-        others: The engines held against it.
+        reference: What the others are compared with.
+        others: The engines compared with it.
         absent: Engines that cannot take part.
     """
 

@@ -20,7 +20,7 @@ Values = NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far an array is from the one it is held against.
+    """How far an array is from its reference.
 
     Attributes:
         max_abs: Largest absolute difference.
@@ -88,7 +88,7 @@ def worst_channel(found: Values, expected: Values) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ImageDifference:
-    """How far an image is from the one it is held against.
+    """How far an image is from its reference.
 
     Attributes:
         psnr_db: Peak signal-to-noise ratio in dB, infinite for equal images.

@@ -58,7 +58,7 @@ class Result:
     """A whole comparison.
 
     Attributes:
-        reference: Name of what the engines were held against.
+        reference: Name of what the engines were compared with.
         reference_images: Its final images.
         comparisons: Every engine that was compared.
         absent: Engines that were not.
@@ -97,25 +97,25 @@ class Result:
             for kind in ("passed", "failed")
         }
         missing = [absent.name for absent in self.absent if absent.asked]
-        said = []
+        parts = []
         if failed := by_verdict["failed"]:
-            said.append(
+            parts.append(
                 f"{_listed(failed)} {'leaves' if len(failed) == 1 else 'leave'} {self.reference} "
                 "by more than the tolerances allow"
             )
         elif held := by_verdict["passed"]:
-            said.append(
+            parts.append(
                 f"{_listed(held)} {'stays' if len(held) == 1 else 'stay'} with {self.reference}"
             )
         elif not missing:
-            said.append("nothing was judged: bfloat16 has no tolerances")
+            parts.append("nothing was judged: bfloat16 has no tolerances")
         if missing:
-            said.append(f"{_listed(missing)} could not be compared")
-        return "; ".join(said)
+            parts.append(f"{_listed(missing)} could not be compared")
+        return "; ".join(parts)
 
 
 def result_facts(result: Result) -> dict[str, Any]:
-    """Return everything as JSON values; a figure that is infinite or no number is null."""
+    """Return everything as JSON values; infinite figures and NaN become null."""
     facts: dict[str, Any] = _finite(
         {
             "passed": result.passed,
@@ -228,9 +228,9 @@ def import_report_packages() -> Any:
 
 
 def show_figure(figure: float) -> str:
-    """Return a figure as text: `2.6e-04`, `0`, or `no number`."""
+    """Return a figure as text: `2.6e-04`, `0`, or `not finite`."""
     if not math.isfinite(figure):
-        return "no number"
+        return "not finite"
     return (
         f"{figure:.1e}"
         if figure and (abs(figure) < 0.01 or abs(figure) >= 1000)
@@ -252,7 +252,7 @@ def show_check(check: Check) -> str:
 # -------------------------------------------------------------------------------------------------
 
 COLOURS = ("#3987d6", "#e08a1e", "#2ba37a", "#c765a6", "#8a7fe0", "#d4573b", "#8c8c3a", "#5aa9b5")
-"""Mid tones that are told apart on white and on black."""
+"""Mid tones that can be distinguished on white and on black."""
 
 _INK = "#123456"
 """Stands for the page's own text colour, which is put in its place when the SVG is done."""
@@ -387,7 +387,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
 
 
 def _label(comparison: Comparison) -> str:
-    """Return an engine's name for a legend: a dollar sign in a folder's name is no formula."""
+    """Return an engine's name for a legend, with dollar signs escaped: they start formulas."""
     return comparison.name.replace("$", r"\$")
 
 
@@ -433,7 +433,7 @@ def _make_logarithmic(axes: Any) -> None:
         axes.text(
             0.5,
             0.5,
-            "every value is 0, or no number",
+            "every value is 0 or not finite",
             transform=axes.transAxes,
             ha="center",
             va="center",
@@ -465,7 +465,7 @@ def _svg(figure: Any, title: str) -> str:
 
 
 def _drawable(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return values for a logarithmic axis: what is 0 or no number leaves a gap."""
+    """Return values for a logarithmic axis: 0 and non-finite values leave a gap."""
     array = np.asarray(values, np.float64)
     return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 

@@ -90,7 +90,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """An engine held against a reference.
+    """An engine compared with a reference.
 
     Attributes:
         recording: What it makes of the inputs by itself.

@@ -154,7 +154,7 @@ def _check_graph(
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
         raise ExportError(
-            f"{path.name}: is no valid ONNX graph: {str(cause).strip().splitlines()[0]}"
+            f"{path.name}: not a valid ONNX graph: {str(cause).strip().splitlines()[0]}"
         ) from cause
     model = onnx.load(str(path), load_external_data=False)
     for direction, found, wanted in (

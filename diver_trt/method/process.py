@@ -31,21 +31,21 @@ class Process(Protocol):
         """Return the time that the network is given at each step, [K] float32, in its own unit.
 
         Raises:
-            RecipeError: If the process has no so many steps.
+            RecipeError: If the process has fewer steps.
         """
 
     def levels(self, steps: int) -> tuple[Float64, Float64]:
         """Return alpha_k and sigma_k of each level, two arrays [K + 1] float64; entry 0 is 1 and 0.
 
         Raises:
-            RecipeError: If the process has no so many steps, or none that can be computed with.
+            RecipeError: If the process has fewer steps, or steps that cannot be computed.
         """
 
     def coefficients(self, steps: int) -> tuple[Float64, Float64]:
         """Return a_k and b_k of the step `z_{k-1} = a_k z_k + b_k p`, each [K] float64.
 
         Raises:
-            RecipeError: As `levels`.
+            RecipeError: See `levels`.
         """
 
     def log_variance_bounds(
@@ -61,7 +61,7 @@ class Process(Protocol):
             learned: Whether the network predicts its variance.
 
         Raises:
-            RecipeError: As `levels`, or if the process does not define this variance.
+            RecipeError: See `levels`; also if the process does not define this variance.
         """
 
     def to_json(self) -> dict[str, Any]:

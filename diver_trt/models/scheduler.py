@@ -1,4 +1,4 @@
-"""The DDPM chain of a diffusers scheduler: what of its configuration is honoured, noted or refused.
+"""The DDPM chain of a diffusers scheduler: which fields are honoured, noted or refused.
 
     field                                       what is done
     num_train_timesteps, beta_start, beta_end   honoured

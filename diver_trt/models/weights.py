@@ -44,7 +44,7 @@ def read_torch_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # A file of torch before 1.6 is no archive, and such a file cannot be mapped into memory.
+        # A file of torch before 1.6 is not an archive, and cannot be mapped into memory.
         mapped = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

@@ -163,7 +163,7 @@ class Opened:
 
 @contextmanager
 def within_host_memory() -> Iterator[None]:
-    """Let want of host memory be the error after which a recovery goes on in smaller batches.
+    """Re-raise MemoryError as DeviceMemoryError, so that the caller retries a smaller batch.
 
     Raises:
         DeviceMemoryError: The block raised a MemoryError.

@@ -63,7 +63,8 @@ class RecoveredSample:
             class 3.
         label: Its class in the model.
         image: Pixels, [H, W, 3] uint8.
-        problem: Why the image is none that anybody wants, or None; only with `keep_bad`.
+        problem: Why the image is unusable (not finite, or of a single colour), or None. Only with
+            `keep_bad`.
     """
 
     key: str
@@ -104,7 +105,7 @@ class Recoverer:
     Raises:
         BundleError: A network's files have changed since the export.
         EngineError: The engine cannot run here.
-        DeviceMemoryError: There is no room for such a batch, on the device or on the host.
+        DeviceMemoryError: If the device or the host has no room for such a batch.
         RecipeError: If `recipe` is not a Recipe, or does not fit the model.
         UsageError: If there is no such engine, or a number is out of range.
     """
@@ -192,7 +193,7 @@ class Recoverer:
             keys: Name of each sample, which its noise follows from, each once; by default its class
                 and its number within the class.
             noise: The noise itself, float32 [n, c, h, w], instead of the seed's.
-            keep_bad: Whether an image that comes out with values that are no numbers, or all in one
+            keep_bad: Whether an image that comes out with NaN or infinite values, or all in one
                 colour, is yielded with its `problem` instead of ending the recovery.
             on_step: Called after every denoising step of every batch, for a progress bar.
 
@@ -327,7 +328,7 @@ class Recoverer:
         """Return the images of latents [n, c, h, w] float32, each [H, W, 3] uint8.
 
         Raises:
-            EngineError: An image holds values that are no numbers, or is all in one colour.
+            EngineError: If an image holds NaN or infinite values, or is all in one colour.
         """
         with self._taking_turns():
             decoded = list(self._decoded(latents))
@@ -351,7 +352,7 @@ class Recoverer:
             if not np.isfinite(values).all():
                 yield (
                     from_network(np.nan_to_num(values)),
-                    f"the decoded image holds values that are no numbers{hint}",
+                    f"the decoded image holds NaN or infinite values{hint}",
                 )
                 continue
             image = from_network(values)

@@ -430,7 +430,7 @@ def test_a_bundle_and_its_copy_do_not_differ_at_all(digits: Bundle, tmp_path: Pa
     )
     assert again.exit_code == 0, again.output  # an earlier report is replaced, and not written into
     assert (tmp_path / "report.html").stat().st_ino != first
-    assert "every value is 0, or no number" in (tmp_path / "report.html").read_text(
+    assert "every value is 0 or not finite" in (tmp_path / "report.html").read_text(
         encoding="utf-8"
     )
 
@@ -448,7 +448,7 @@ def test_a_report_shows_an_engine_that_writes_no_numbers(digits: Bundle, tmp_pat
     assert result.stdout.splitlines()[-2].startswith(
         "failed: onnx fp32 (broken) leaves onnx fp32 (digits)"
     )
-    assert "no number" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "not finite" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_nothing_can_be_compared_with_is_json_too(digits: Bundle) -> None:

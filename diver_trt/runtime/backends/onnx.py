@@ -43,7 +43,7 @@ _OUT_OF_MEMORY = re.compile(
     "|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
-"""ONNX Runtime has no class of its own for want of memory; these are the words of its arenas, of
+"""ONNX Runtime has no class for a lack of memory; these are the words of its arenas, of
 CUDA and of C++.
 """
 
@@ -138,7 +138,7 @@ class OnnxSession:
             BundleError: The network's files have changed since the export, or are not of the
                 network that the bundle says.
             EngineError: ONNX Runtime cannot run it here.
-            DeviceMemoryError: There is no room for it, on the device or on the host.
+            DeviceMemoryError: If the device or the host has no room for it.
             MissingExtraError: ONNX Runtime is not installed.
         """
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)

@@ -267,7 +267,7 @@ class Compiled:
         dtypes: Number of layer outputs per type, read back from the parsed network.
         products: The same for matrix products and convolutions alone: what it computes in.
         seconds: How long it took.
-        skipped_tactics: Tactics left out for want of memory.
+        skipped_tactics: Tactics left out for lack of memory.
         opset: The graph's.
         flags: The builder's flags.
         optimization_level: The builder's.

@@ -22,7 +22,7 @@ from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, Missing
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 ALIGNMENT_BYTES = 256
-"""TensorRT wants tensor addresses aligned to this; cudaMalloc gives it, offsets into a block must
+"""TensorRT requires tensor addresses aligned to this; cudaMalloc gives it, offsets in a block must
 keep it.
 """
 
@@ -67,7 +67,7 @@ def import_cuda() -> Any:
 
 
 def find_gpu(api: Any) -> Gpu | None:
-    """Return the first CUDA device, or None where there is none or no driver that works."""
+    """Return the first CUDA device, or None without a device or a working driver."""
     error, count = api.cudaGetDeviceCount()
     if int(error) != 0 or count < 1:
         return None
@@ -130,7 +130,7 @@ class Cuda:
         """Return a block of device memory, aligned to `ALIGNMENT_BYTES`.
 
         Raises:
-            DeviceMemoryError: The device has no room for it.
+            DeviceMemoryError: If the device has no room for it.
         """
         (pointer,) = self._check("cudaMalloc", self._api.cudaMalloc(max(1, size_bytes)), size_bytes)
         self._releases[int(pointer)] = ("cudaFree", pointer)
@@ -140,7 +140,7 @@ class Cuda:
         """Return a zeroed array in page-locked host memory, from which copies need no staging.
 
         Raises:
-            DeviceMemoryError: The host has no room for it.
+            DeviceMemoryError: If the host has no room for it.
         """
         kind = np.dtype(dtype)
         size_bytes = max(1, math.prod(shape) * kind.itemsize)

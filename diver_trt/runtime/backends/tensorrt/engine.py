@@ -28,7 +28,7 @@ class TrtSession:
 
     Args:
         bundle: The bundle that the plan was built from.
-        plan: The engines, which fit this machine; each is hashed, and held against the list of
+        plan: The engines, which fit this machine; each is hashed, and looked up in the list of
             those that may, before it is deserialized.
         batch: Images per batch, within the plan's.
         module: `tensorrt_rtx` or `tensorrt`.
@@ -70,7 +70,7 @@ class TrtSession:
         Raises:
             EngineError: TensorRT refuses the engine, or it is not the one that its sidecar
                 describes.
-            DeviceMemoryError: The device has no room for it.
+            DeviceMemoryError: If the device has no room for it.
         """
         return TrtEngine(self, network, run_size(network, self.batch), self._scratch)
 
@@ -239,7 +239,7 @@ class TrtEngine:
         address, size_bytes = scratch
         if (needed := self._engine.device_memory_size_v2) > size_bytes:
             warnings.warn(
-                f"the {self._name} engine wants {needed:,} bytes of scratch memory, by the "
+                f"the {self._name} engine needs {needed:,} bytes of scratch memory, by the "
                 f"sidecars it has {size_bytes:,}; it gets its own",
                 RuntimeWarning,
                 stacklevel=2,
@@ -349,7 +349,7 @@ class TrtDenoiser:
 
     @property
     def stepwise(self) -> bool:
-        """Whether steps are enqueued one by one, for want of a graph."""
+        """Whether steps are enqueued one by one, since there is no graph."""
         return self._graph is None
 
     def close(self) -> None:

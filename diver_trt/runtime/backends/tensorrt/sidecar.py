@@ -1,7 +1,7 @@
 """The sidecar of an engine: a file beside it with its identity, its memory and its target.
 
 Engines lie in the bundle under `plans/TARGET/NETWORK.engine`, each with `NETWORK.json`. An engine
-is code: it is deserialized only after its sidecar has been held against this machine, its bytes
+is code: it is deserialized only after its sidecar was compared with this machine, its bytes
 against the sidecar's hash, and that hash against the list of engines that may run here
 (`runtime/backends/tensorrt/trust.py`).
 """
@@ -133,7 +133,7 @@ class Sidecar:
             it.
         compute_capabilities: GPUs that it runs on: `("sm75", "sm86")`.
         profile: Its batches; for the conditioner, conditions.
-        memory: What it wants on the device.
+        memory: What it needs on the device.
         dtypes: Number of layer outputs per type, read back from the network that was compiled.
         flags: The builder's flags; the types of a strongly typed network are not among them.
         optimization_level: The builder's.
@@ -141,7 +141,7 @@ class Sidecar:
         timing_cache_sha256: Hash of the timing cache after the build, for backend `"trt"`.
         build_seconds: How long the build took.
         build_peak_bytes: Largest host memory of the building process until then.
-        skipped_tactics: Tactics that the builder left out for want of memory; harmless, but the
+        skipped_tactics: Tactics that the builder left out for lack of memory; harmless, but the
             engine may be slower.
         tool_version: diver-trt's.
     """

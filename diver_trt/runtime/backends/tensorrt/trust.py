@@ -2,8 +2,8 @@
 
 An engine is code, and nothing in it or beside it says who made it: a sidecar's hash tells damage,
 not origin. So `build` enters every engine that it writes here, and no other is loaded until the
-user has said `--trust`, which enters it too. The list holds SHA-256 hashes and nothing else; a line
-that is none is passed over. To take trust back, delete a line, or the file.
+user passes `--trust`, which enters it too. The list holds SHA-256 hashes; other lines are ignored.
+To revoke trust, delete a line, or the file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def register(hashes: Iterable[str] = ()) -> None:
     A line is added in one write, so that several processes may enter engines at once, and none is
     glued to the remains of another. Where the list seems to end in such remains, a line break goes
     first; if another process was only in the middle of its write (a file system may show the half
-    of it), that leaves an empty line, which is passed over like any line that is no hash.
+    of it), that leaves an empty line, which is ignored like any line that is not a hash.
 
     Args:
         hashes: SHA-256 of each engine, in hex.

@@ -215,7 +215,7 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gp
     session.runtime.deserialize_cuda_engine = hungry
     with pytest.warns(
         RuntimeWarning,
-        match="wants 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own",
+        match="needs 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own",
     ):
         engine = session.open("decoder")
     assert engine._context.scratch[1] == 10**6
