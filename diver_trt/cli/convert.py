@@ -27,8 +27,8 @@ def convert(
     from diver_trt.distilled.arrays import read_tensors
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.convert import convert_tensors
-    from diver_trt.distilled.formats import subset_of_path
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.distilled.subset_names import subset_of_path
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
     file = find_one_tensor_file(source)
@@ -57,5 +57,5 @@ def convert(
         say(
             f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they are read, --zca-reference is needed"
         )
-    found = f"{len(tensors.images)} images, {tensors.format.methods}, normalisation {tensors.normalisation.name}, collage {factor}"
+    found = f"{len(tensors.images)} images, {tensors.format.title}, normalisation {tensors.normalisation.name}, collage {factor}"
     print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")
