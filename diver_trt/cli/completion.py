@@ -89,17 +89,17 @@ def layouts() -> Iterable[str]:
 @values
 def formats() -> Iterable[str]:
     """Formats of distilled sets."""
-    from diver_trt.distilled.formats import FORMATS
+    from diver_trt.distilled.methods import METHODS
 
-    return FORMATS
+    return METHODS
 
 
 @values
 def normalisations() -> Iterable[str]:
     """Named statistics."""
-    from diver_trt.distilled.normalisation import NORMALISATIONS
+    from diver_trt.distilled.normalisation import normalisation_names
 
-    return NORMALISATIONS
+    return normalisation_names()
 
 
 @values

@@ -27,8 +27,8 @@ def convert(
     from diver_trt.distilled.arrays import read_tensors
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.convert import convert_tensors
-    from diver_trt.distilled.formats import subset_of_path
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.distilled.subset_names import subset_of_path
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
@@ -58,7 +58,7 @@ def convert(
             "are read, --zca-reference is needed"
         )
     found = (
-        f"{len(tensors.images)} images, {tensors.format.methods}, "
+        f"{len(tensors.images)} images, {tensors.format.title}, "
         f"normalisation {tensors.normalisation.name}, collage {factor}"
     )
     print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from diver_trt.cli import completion
+from diver_trt.distilled.methods import names_of
 
 Json = Annotated[
     bool,
@@ -26,8 +27,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="Who wrote it: mtt, glad, dc, idc, dream, ncfm, frepo, kip, arrays; sre2l, rded, "
-        "d4m, minimax, folders.",
+        help=f"Who wrote it: {', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
         show_default=False,
         autocompletion=completion.formats,
     ),

@@ -13,24 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.folders import natural
-from diver_trt.distilled.formats import Format, collage_of_path, find_format
 from diver_trt.distilled.labels import Labels, read_labels
-from diver_trt.distilled.normalisation import (
-    NORMALISATIONS,
-    Normalisation,
-    absurdity,
-    find_normalisation,
-)
+from diver_trt.distilled.methods import find_method
+from diver_trt.distilled.methods.base import Kind, Method, Stored
+from diver_trt.distilled.normalisation import Normalisation, absurdity, find_normalisation
 from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
+from diver_trt.distilled.sampling import look_at
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array
-from diver_trt.distilled.structure import TensorStructure, look_at, read_structure
-from diver_trt.distilled.tensor_files import unwhitened_twin
+from diver_trt.distilled.structure import TensorStructure, read_structure
 from diver_trt.distilled.value_range import contradiction, read_range
 from diver_trt.distilled.whitening import (
     SIDE,
-    Kind,
     Whitening,
     brightness_share,
     looks_whitened,
@@ -38,8 +32,6 @@ from diver_trt.distilled.whitening import (
 )
 from diver_trt.distilled.zca_reference import fit_reference
 from diver_trt.errors import DatasetError
-
-_TINY_IMAGENET_CLASSES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +52,7 @@ class Tensors:
     """
 
     path: Path
-    format: Format
+    format: Method
     images: Array
     labels: Labels
     normalisation: Normalisation
@@ -96,7 +88,7 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
     for option, unknown in found.unknown.items():
         if getattr(options, option) is None:
             raise DatasetError(f"{path}: {unknown}")
-    entry = find_format(options.method, "tensors") if options.method else found.format
+    method = find_method(options.method, "tensors") if options.method else found.format
     last = channels_last(path, found.images)
     if (count := len(found.images)) > MAX_IMAGES:
         raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
@@ -106,15 +98,10 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
     if problem := absurdity(sample):
         raise DatasetError(f"{path}: {problem}")
     labels = read_labels(
-        found.label_path, found.labels, len(found.images), centred=entry.name in ("frepo", "kip")
+        found.label_path, found.labels, len(found.images), centred=method.centred_labels
     )
-    values = _read_values(path, entry, found, options, sample, labels.num_classes, undo=undo)
-    notes = [*found.notes, *([entry.advice] if entry.advice else []), *values.notes]
-    best = path.with_name(f"images_best{path.suffix}")
-    if path.stem.startswith("images_zca_") and best.is_file() and not unwhitened_twin(best):
-        notes.append(
-            f"{best.name} is whitened, and of which iteration it is, nothing here tells; {path.name} may be of another"
-        )
+    values = _read_values(path, method, found, options, sample, labels.num_classes, undo=undo)
+    notes = [*found.notes, *filter(None, (method.remark(path), method.advice)), *values.notes]
     if labels.note:
         notes.append(labels.note)
     if labels.form == "logits" and (wrong := _misplaced(labels)):
@@ -127,13 +114,13 @@ def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tens
         )
     return Tensors(
         path=path,
-        format=entry,
+        format=method,
         images=found.images,
         labels=labels,
         normalisation=values.normalisation,
         whitened=values.whitened,
         whitening=values.whitening,
-        collage=found.collage or collage_of_path(path.parent, entry),
+        collage=found.collage or method.collage_in_path(path.parent),
         classes=found.classes,
         notes=tuple(notes),
     )
@@ -149,7 +136,7 @@ class _Values:
 
 def _read_values(
     path: Path,
-    entry: Format,
+    method: Method,
     found: TensorStructure,
     options: ReadOptions,
     sample: NDArray[Any],
@@ -163,8 +150,9 @@ def _read_values(
         options.zca_reference,
         sample.shape[1:],
     )
-    seen = _seen_whitening(entry, found.whitening, path, sample)
-    whitened = seen if _is_believed(entry, found, options, num_classes) else None
+    stored = Stored(path, min(sample.shape[2:]), num_classes)
+    seen = _seen_whitening(method, found.whitening, path, sample)
+    whitened = seen if _is_believed(method, found, options, stored) else None
     if reference and not seen:
         raise DatasetError(
             f"--zca-reference: {path} does not look ZCA-whitened ({_brightness(sample)}). Leave it out."
@@ -176,20 +164,21 @@ def _read_values(
     rows = whitened_rows(whitened, shape) if whitened and undo else None
     if whitened and undo and (rows is None or not reference):
         raise DatasetError(
-            _whitening_remedy(path, entry, whitened, sample, named=found.whitening is not None)
+            _whitening_remedy(path, method, whitened, sample, named=found.whitening is not None)
         )
     doubt = None
     if whitened and whitened is not Kind.FREPO:
-        chosen = NORMALISATIONS["none"]
+        chosen = find_normalisation("none")
     elif stated:
         chosen = find_normalisation(stated)
         doubt = _doubt(sample, chosen)
     else:
-        default = _default_normalisation(entry, path, sample, num_classes)
+        name = "none" if sample.dtype == np.uint8 else method.normalisation(stored)
+        default = find_normalisation(name)
         if seen:
             chosen = default
         else:
-            reading = read_range(path, entry, sample, default)
+            reading = read_range(path, method, sample, default)
             chosen, doubt = reading.normalisation, reading.note
     if whitened and reference and rows is not None:
         whitening, chosen, note = fit_reference(reference, whitened, rows, chosen, shape)
@@ -222,47 +211,48 @@ def _brightness(sample: NDArray[Any]) -> str:
 
 
 def _seen_whitening(
-    entry: Format, named: Kind | None, path: Path, sample: NDArray[Any]
+    method: Method, named: Kind | None, path: Path, sample: NDArray[Any]
 ) -> Kind | None:
     """Return how images were whitened, by what the file says, or else by their values; None if they do not look like it."""
     if sample.dtype.kind != "f" or sample.shape[1] != 3:
         return None
     if named or path.stem.startswith("images_zca_"):
         return named
-    kinds = {"frepo": Kind.FREPO, "kip": Kind.KIP}
-    looks = (min(sample.shape[2:]) <= SIDE or entry.name in kinds) and looks_whitened(sample)
+    kind = method.whitens.kind if method.whitens else Kind.KORNIA
+    looks = (min(sample.shape[2:]) <= SIDE or kind is not Kind.KORNIA) and looks_whitened(sample)
     called = (
-        entry.name == "kip"
-        and "_zca_" in path.stem
-        and contradiction(sample, NORMALISATIONS["none"])
+        method.whitens is not None
+        and method.whitens.names is not None
+        and re.search(method.whitens.names, path.stem)
+        and contradiction(sample, find_normalisation("none"))
     )
-    return kinds.get(entry.name, Kind.KORNIA) if looks or called else None
+    return kind if looks or called else None
 
 
 def _is_believed(
-    entry: Format, found: TensorStructure, options: ReadOptions, num_classes: int
+    method: Method, found: TensorStructure, options: ReadOptions, stored: Stored
 ) -> bool:
-    """Say whether images that look whitened are taken for it: not where a normalisation is stated, which FRePo alone does before it.
+    """Return whether images that look whitened are taken for it.
 
-    By default only those of methods that whiten are: MTT and its family do so for CIFAR and Tiny-ImageNet.
+    A stated normalisation says that they are not, except of methods that normalise before they
+    whiten. Where nothing is stated, only those of methods that whiten are.
     """
-    if options.normalisation and entry.name != "frepo":
+    whitens = method.whitens
+    normalises_first = whitens is not None and whitens.kind is Kind.FREPO
+    if options.normalisation and not normalises_first:
         return False
-    if options.zca_reference or found.whitening or entry.name == "frepo":
+    if options.zca_reference or found.whitening or normalises_first:
         return True
-    whitens = entry.name in ("kip", "arrays") or (
-        entry.name == "mtt" and num_classes <= _TINY_IMAGENET_CLASSES
-    )
-    return whitens and found.normalisation is None
+    return whitens is not None and whitens.usual(stored) and found.normalisation is None
 
 
 def _whitening_remedy(
-    path: Path, entry: Format, kind: Kind, sample: NDArray[Any], *, named: bool
+    path: Path, method: Method, kind: Kind, sample: NDArray[Any], *, named: bool
 ) -> str:
     shape = sample.shape[1:]
     seen = "is ZCA-whitened" if named else f"looks ZCA-whitened ({_brightness(sample)})"
     reason = f"{path}: {seen}, and the transform is not in the file"
-    otherwise = f"if it is not whitened, say {'' if entry.name in ('mtt', 'arrays') else '--format arrays and '}--normalisation"
+    otherwise = f"if it is not whitened, say {'--format arrays and ' if method.centred_labels else ''}--normalisation"
     if whitened_rows(kind, shape) is None:
         return (
             f"{reason}; it can be fitted again for up to {SIDE} x {SIDE} pixels, FRePo's also for 128 x 128, not for {shape[2]} x "
@@ -271,49 +261,9 @@ def _whitening_remedy(
     fit = "name the training images with --zca-reference, so that it can be fitted again"
     if kind is Kind.FREPO:
         fit = "name FRePo's own, data/zca/*.npz, with --zca-reference, or the training images, so that it can be fitted again"
-    if entry.name != "mtt":
-        return f"{reason}; {fit}; or, {otherwise}"
-    twins = sorted(path.parent.glob("images_zca_*"), key=natural)
-    twin = (
-        f"{twins[-1].name}, which is not whitened"
-        if twins
-        else "the file that is not whitened (images_zca_*.pt, if there is one)"
-    )
-    return f"{reason}; give {twin}, or {fit}; or, {otherwise}"
-
-
-def _default_normalisation(
-    entry: Format, path: Path, sample: NDArray[Any], num_classes: int
-) -> Normalisation:
-    """Return what the method's code normalises with."""
-    side = min(sample.shape[2:])
-    if (
-        sample.dtype == np.uint8
-        or entry.name in ("idc", "dream", "ncfm", "kip", "arrays")
-        or path.stem.startswith("images_zca_")
-    ):
-        return NORMALISATIONS["none"]
-    if entry.name == "frepo":
-        if side != 32:
-            raise DatasetError(
-                f"{path}: FRePo normalises each data set with its own statistics; name them, such as --normalisation frepo-imagenette"
-            )
-        return NORMALISATIONS["frepo-cifar10"]
-    if entry.name == "glad" and side > 32:
-        return NORMALISATIONS["glad"]
-    if entry.name == "dc" and (match := re.match(r"res_[^_]+_([^_]+)_", path.name)):
-        known = {
-            "CIFAR10": "cifar10",
-            "CIFAR100": "cifar100-dc",
-            "MNIST": "mnist",
-            "FashionMNIST": "fashionmnist",
-            "SVHN": "svhn",
-        }
-        if match[1] in known:
-            return NORMALISATIONS[known[match[1]]]
-    if entry.name == "dc" and side == 32 and num_classes == 100:
-        return NORMALISATIONS["cifar100-dc"]
-    return NORMALISATIONS["cifar10" if side == 32 else "mnist" if side == 28 else "imagenet"]
+    if method.whitens and method.whitens.instead:
+        return f"{reason}; give {method.whitens.instead(path)}, or {fit}; or, {otherwise}"
+    return f"{reason}; {fit}; or, {otherwise}"
 
 
 def _misplaced(labels: Labels) -> int:

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from diver_trt.distilled.methods import METHODS
 from diver_trt.errors import DatasetError, UsageError, shown
 
 IMAGENET_CLASSES = 1000
@@ -48,12 +49,23 @@ def imagenet_wnids() -> tuple[str, ...]:
     return tuple(_data("imagenet_wnids.txt").split())
 
 
-@cache
 def imagenet_subsets() -> dict[str, tuple[int, ...]]:
-    """Return the ImageNet-1K labels of each known subset, in the order of the method that uses it."""
-    return {
-        name: tuple(labels) for name, labels in json.loads(_data("imagenet_subsets.json")).items()
+    """Return the ImageNet-1K labels of each known subset, in the order of the method that uses it.
+
+    What a method has of its own is `SUBSET@METHOD`.
+    """
+    own = {
+        f"{name}@{method.name}": labels
+        for method in METHODS.values()
+        for name, labels in method.subsets.items()
     }
+    return _shared_subsets() | own
+
+
+@cache
+def _shared_subsets() -> dict[str, tuple[int, ...]]:
+    subsets = json.loads(_data("imagenet_subsets.json"))
+    return {name: tuple(labels) for name, labels in subsets.items()}
 
 
 def wnid_of(label: int, num_classes: int) -> str | None:

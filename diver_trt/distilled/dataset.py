@@ -25,16 +25,11 @@ from diver_trt.distilled.class_map import (
 from diver_trt.distilled.collage import collage_note
 from diver_trt.distilled.companion import options_beside
 from diver_trt.distilled.folders import read_class_folders
-from diver_trt.distilled.formats import (
-    RECOVERED,
-    Format,
-    collage_of_path,
-    find_format,
-    format_of_folders,
-    subset_of_path,
-)
+from diver_trt.distilled.methods import find_method, recognise
+from diver_trt.distilled.methods.base import Found, Method
 from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
 from diver_trt.distilled.source import ImageFiles, ImageSource, Joined, StoredImages, Tiles
+from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import is_recovered, read_recovered
@@ -42,6 +37,11 @@ from diver_trt.recovered.journal import JOURNAL
 
 _OPENED = 1000
 """Images that are tried where the first cannot be opened."""
+
+_RECOVERED = Method(
+    name="recovered", title="images recovered by diver-trt", structures=("folders",)
+)
+"""Our own output, which `--format` does not name: its manifest says what it is."""
 
 SoftLabel = NDArray[np.float32]
 
@@ -78,7 +78,7 @@ class Origin:
         notes: What a user should know.
     """
 
-    format: Format
+    format: Method
     files: tuple[str, ...] = ()
     normalisation: str | None = None
     whitening: str | None = None
@@ -122,7 +122,7 @@ class Dataset:
         width, height = origin.image_size
         tensors = " tensors" if origin.files else ""
         parts = [
-            f"{origin.format.methods}{tensors}",
+            f"{origin.format.title}{tensors}",
             f"{len(counts)} classes x {each}",
             f"{width} px" if width == height else f"{width} x {height} px",
         ]
@@ -190,15 +190,15 @@ _OPTIONS = {"method": "format", "zca_reference": "zca-reference"}
 
 def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     found = read_class_folders(path, bundle, options.classes)
-    entry = (
-        find_format(options.method, "folders")
+    method = (
+        find_method(options.method, "folders")
         if options.method
-        else format_of_folders(found.folder_of(0), found.files[0])
+        else recognise(Found("folders", found.files[0], found.folder_of(0)))
     )
     images = ImageFiles(found.root, found.files)
-    stated = options.collage or collage_of_path(found.root, entry)
-    collage = stated or entry.default_collage(min(_first_size(path, images)))
-    notes = [entry.advice] if entry.advice else []
+    stated = options.collage or method.collage_in_path(found.root)
+    collage = stated or method.default_collage(min(_first_size(path, images)))
+    notes = [method.advice] if method.advice else []
     notes += [*found.notes, *_shared_labels(found.class_map)]
     if doubt := collage_note(images, collage, stated=stated is not None):
         notes.append(doubt)
@@ -206,7 +206,7 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
         notes.append(
             f"it has {folders} class folders, but {_owner(found.class_map)} {len(found.class_map)} classes: is --classes right?"
         )
-    origin = Origin(entry, collage=collage, notes=tuple(notes))
+    origin = Origin(method, collage=collage, notes=tuple(notes))
     return _assemble(
         path,
         origin,
@@ -221,7 +221,7 @@ def _from_recovered(path: Path, bundle: Bundle) -> Dataset:
     found = read_recovered(path, bundle)
     return _assemble(
         path,
-        Origin(RECOVERED),
+        Origin(_RECOVERED),
         ImageFiles(path, found.files),
         found.indices,
         found.class_map,

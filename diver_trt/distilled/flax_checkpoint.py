@@ -6,7 +6,6 @@ walk goes past everything else without building it.
 
 from __future__ import annotations
 
-import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,34 +15,12 @@ import numpy as np
 from diver_trt.distilled.stored_array import MAX_LOADED_BYTES, InPlaceArray
 from diver_trt.errors import DatasetError, MissingExtraError
 
-_NAME = re.compile(r"checkpoint_\d+(\.\d+)?")
-"""What flax calls a checkpoint: by its step, or by its metric."""
-
-_LOOKED_AT = 64
-"""Bytes in which a training state names its params."""
-
 _NDARRAY = 1
 """flax's code for an array among msgpack's extension types: `(shape, dtype, bytes)`, packed once more."""
 
 _ARRAYS = {"x_proto": "image", "y_proto": "label"}
 _MAX_KEYS, _MAX_KEY_BYTES = 1000, 200
 _DTYPES = ("float16", "float32", "float64")
-
-
-def is_flax_checkpoint(path: Path) -> bool:
-    """Return whether a file is called as flax calls its checkpoints, or has no suffix and begins like one."""
-    if _NAME.fullmatch(path.name):
-        return True
-    if path.suffix:
-        return False
-    try:
-        with path.open("rb") as file:
-            head = file.read(_LOOKED_AT)
-    except OSError:
-        return False
-    return (
-        head[:1] in {bytes([0x80 + count]) for count in range(16)} and b"\xa6params" in head
-    )  # a msgpack map, and a text of six bytes
 
 
 def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:

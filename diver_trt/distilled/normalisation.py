@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.methods import METHODS
+from diver_trt.distilled.methods.base import Colour
 from diver_trt.errors import DatasetError, shown
 from diver_trt.pixels import Pixels
-
-Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +57,32 @@ def _grey(mean: float, std: float) -> tuple[Colour, Colour]:
     return (mean, mean, mean), (std, std, std)
 
 
-_IMAGENET_STD: Colour = (0.229, 0.224, 0.225)
-
-NORMALISATIONS = {
-    name: Normalisation(name, mean, std)
-    for name, (mean, std) in {
-        "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        "minus1to1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        "0to255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
-        "imagenet": ((0.485, 0.456, 0.406), _IMAGENET_STD),
-        "glad": ((0.4377, 0.4438, 0.4728), _IMAGENET_STD),
-        "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-        "cifar100-dc": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-        "cifar100-dwa": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-        "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-        "mnist": _grey(0.1307, 0.3081),
-        "fashionmnist": _grey(0.2861, 0.3530),
-        "frepo-cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        "frepo-imagenette": ((0.4626, 0.4588, 0.4251), (0.2790, 0.2745, 0.2973)),
-        "frepo-imagewoof": ((0.4917, 0.4613, 0.3931), (0.2513, 0.2442, 0.2530)),
-    }.items()
+_SHARED: dict[str, tuple[Colour, Colour]] = {
+    "none": _grey(0.0, 1.0),
+    "minus1to1": _grey(0.5, 0.5),
+    "0to255": _grey(0.0, 1 / 255),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "mnist": _grey(0.1307, 0.3081),
+    "fashionmnist": _grey(0.2861, 0.3530),
 }
-"""Named statistics. `none`, `minus1to1` and `0to255` are pixels scaled to 0 to 1, -1 to 1 and 0 to 255.
-`glad` is ImageNet's deviation with SVHN's mean, which GLaD applies to what its decoder makes (`--space wp`);
-`cifar10` also serves CIFAR-100 in MTT, TESLA, DATM, SeqMatch, IDC and NCFM, while DC, DSA and DM use `cifar100-dc`."""
+"""Statistics that several methods share. `none`, `minus1to1` and `0to255` are pixels scaled to 0 to
+1, -1 to 1 and 0 to 255; `cifar10` also serves CIFAR-100 in MTT, TESLA, DATM, SeqMatch, IDC and NCFM,
+while DC, DSA and DM have their own."""
+
+
+def _named() -> dict[str, tuple[Colour, Colour]]:
+    """Return the shared statistics and those of each method, by name."""
+    named = dict(_SHARED)
+    for method in METHODS.values():
+        named |= method.statistics
+    return named
+
+
+def normalisation_names() -> list[str]:
+    """Return the names that `find_normalisation` knows."""
+    return list(_named())
 
 
 _MAX_STATISTIC = 1e6
@@ -94,8 +96,8 @@ def find_normalisation(name: str) -> Normalisation:
     Raises:
         DatasetError: The text is neither.
     """
-    if name in NORMALISATIONS:
-        return NORMALISATIONS[name]
+    if statistics := _named().get(name):
+        return Normalisation(name, *statistics)
     parts = [part.split(",") for part in name.split(":")]
     try:
         mean, std = ([float(number) for number in part] for part in parts)
@@ -106,7 +108,7 @@ def find_normalisation(name: str) -> Normalisation:
     )
     if not name.isprintable() or len(mean) not in (1, 3) or len(std) not in (1, 3) or not sensible:
         raise DatasetError(
-            f"--normalisation {shown(name)}: expected {', '.join(NORMALISATIONS)}, or MEAN:STD such as 0.5,0.5,0.5:0.5,0.5,0.5"
+            f"--normalisation {shown(name)}: expected {', '.join(_named())}, or MEAN:STD such as 0.5,0.5,0.5:0.5,0.5,0.5"
         )
     red, green, blue = mean * (3 // len(mean))
     deviations = std * (3 // len(std))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diver_trt.distilled.formats import FORMATS
+from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, UsageError, shown
 
@@ -21,7 +21,7 @@ class ReadOptions:
 
     Attributes:
         classes: A class map (`load_class_map`), or else the subset that the path names, or the model's own classes.
-        method: A name of `FORMATS`, or else what the files look like.
+        method: A name of `METHODS`, or else what the files look like.
         normalisation: What values were normalised with (`find_normalisation`), or else what the method normalises with.
         collage: Images along a side of each stored one, or else the method's documented factor.
         zca_reference: Training images to fit a ZCA transform to again; needed if the values are whitened.
@@ -37,9 +37,9 @@ class ReadOptions:
     zca_reference: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.method is not None and self.method not in FORMATS:
+        if self.method is not None and self.method not in METHODS:
             raise UsageError(
-                f"--format {shown(str(self.method))}: no such format; expected one of {', '.join(FORMATS)}"
+                f"--format {shown(str(self.method))}: no such format; expected one of {', '.join(METHODS)}"
             )
         if self.normalisation is not None:
             try:

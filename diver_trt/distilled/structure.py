@@ -15,27 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diver_trt.distilled.class_map import imagenet_subsets
-from diver_trt.distilled.flax_checkpoint import is_flax_checkpoint, open_flax_checkpoint
-from diver_trt.distilled.formats import (
-    FORMATS,
-    Format,
-    format_of_experiments,
-    format_of_list,
-    format_of_tensors,
-)
+from diver_trt.distilled.flax_checkpoint import open_flax_checkpoint
 from diver_trt.distilled.labels import describe_array
+from diver_trt.distilled.methods import METHODS, names_of, recognise
+from diver_trt.distilled.methods.base import Found, Kind, Method, Structure
+from diver_trt.distilled.methods.frepo import is_flax_checkpoint
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import MAX_COLLAGE
-from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array, Content, StoredArray, open_stored
-from diver_trt.distilled.whitening import Kind, looks_whitened
 from diver_trt.errors import DatasetError, DiverError, shown
-
-_LOOKED_AT, _LOOKED_AT_BYTES = 256, 1 << 26
-"""Images, and their bytes, that decide what a file may have been normalised with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,7 @@ class TensorStructure:
     images: Array
     labels: Array
     label_path: Path
-    format: Format
+    format: Method
     normalisation: str | None = None
     collage: int | None = None
     whitening: Kind | None = None
@@ -79,9 +69,8 @@ def read_structure(path: Path) -> TensorStructure:
     if isinstance(content, Mapping):
         return _named(path, content)
     if isinstance(content, Sequence) and len(content) == 2 and all(map(_is_array, content)):
-        initial = path.stem in ("data0", "data_init")
-        notes = ("it is the initialisation, from before any distillation",) if initial else ()
-        return TensorStructure(content[0], content[1], path, format_of_list(path), notes=notes)
+        images, labels = content
+        return TensorStructure(images, labels, path, _method_of("list", path, images, labels))
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 
 
@@ -111,7 +100,8 @@ def _bare(path: Path, images: Array) -> TensorStructure:
                 raise DatasetError(
                     f"{candidate}: holds {_describe(labels)}; expected a tensor of labels"
                 )
-            return TensorStructure(images, labels, candidate, format_of_tensors(path))
+            method = _method_of("tensor", path, images, labels)
+            return TensorStructure(images, labels, candidate, method)
     raise DatasetError(
         f"{path}: is {describe_array(images)} without labels; expected {candidates[0].name} beside it"
     )
@@ -126,11 +116,19 @@ def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
             notes = (
                 (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
             )
-            return TensorStructure(pair[0], pair[1], path, format_of_experiments(path), notes=notes)
-    for images, labels in _NAMES:
-        if _is_array(content.get(images)) and _is_array(content.get(labels)):
-            return _with_texts(path, content, images, content[images], content[labels])
+            images, labels = pair
+            method = _method_of("experiments", path, images, labels)
+            return TensorStructure(images, labels, path, method, notes=notes)
+    for name, label_name in _NAMES:
+        if _is_array(content.get(name)) and _is_array(content.get(label_name)):
+            return _with_texts(path, content, name, content[name], content[label_name])
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+def _method_of(
+    structure: Structure, path: Path, images: Array, labels: Array, name: str = ""
+) -> Method:
+    return recognise(Found(structure, path, path.parent, name, images, labels))
 
 
 _NAMES = (("images", "labels"), ("image", "label"))
@@ -149,14 +147,14 @@ def _with_texts(
             "not used: --classes says what its classes are"
         )
         classes = None
-    said = texts["format"]
+    stated = texts["format"]
     return TensorStructure(
         images=images,
         labels=labels,
         label_path=path,
-        format=FORMATS[said]
-        if said is not None and "method" not in unknown
-        else _format_of_arrays(path, name, images, labels),
+        format=METHODS[stated]
+        if stated is not None and "method" not in unknown
+        else _method_of("arrays", path, images, labels, name),
         normalisation=None if "normalisation" in unknown else texts["normalisation"],
         collage=None if "collage" in unknown or not texts["collage"] else int(texts["collage"]),
         whitening=next((kind for kind in Kind if kind.value == texts["whitening"]), None),
@@ -173,7 +171,7 @@ def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
     """Return what is wrong with texts in a file, by the option of `ReadOptions` that replaces each."""
     problems = {}
     for option, key, flag, expected in (
-        ("method", "format", "format", [f.name for f in FORMATS.values() if f.holds == "tensors"]),
+        ("method", "format", "format", names_of("tensors")),
         ("collage", "collage", "collage", [str(factor) for factor in range(1, MAX_COLLAGE + 1)]),
         ("normalisation", "whitening", "normalisation", [kind.value for kind in Kind]),
     ):
@@ -212,21 +210,6 @@ def may_hold_images(path: Path) -> bool:
     return any(_is_array(array) and len(array.shape) == 4 for array in candidates)
 
 
-def _format_of_arrays(path: Path, name: str, images: Array, labels: Array) -> Format:
-    """Return whose named arrays are: FRePo and KIP write floats, channels last, and rows of floats as labels; KIP's are whitened."""
-    theirs = (
-        images.dtype.kind == labels.dtype.kind == "f"
-        and len(labels.shape) == 2
-        and channels_last(path, images)
-    )
-    if name == "image":
-        return FORMATS["frepo" if theirs else "arrays"]
-    named = re.search(r"^kip_|_ssize\d+_", path.stem)
-    return FORMATS[
-        "kip" if named or (theirs and looks_whitened(look_at(images, last=True))) else "arrays"
-    ]
-
-
 def _text(value: Content) -> str | None:
     """Return a text, or a whole number as one, that was stored as an array; None for anything else.
 
@@ -252,11 +235,3 @@ def _describe(content: Content) -> str:
     if isinstance(content, Mapping):
         return f"a dictionary of {', '.join(shown(str(key)[:30]) for key in list(content)[:8]) or 'nothing'}"
     return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"
-
-
-def look_at(images: Array, *, last: bool) -> NDArray[Any]:  # => [n, c, H, W]
-    """Return some images from all over an array, as many as fit into `_LOOKED_AT_BYTES`; `last` says that their channels come last."""
-    count = min(_LOOKED_AT, max(1, _LOOKED_AT_BYTES // max(1, images.nbytes // len(images))))
-    positions = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
-    values = np.stack([images[int(position)] for position in positions])
-    return values.transpose(0, 3, 1, 2) if last else values

@@ -6,17 +6,20 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
-
-from diver_trt.distilled.flax_checkpoint import is_flax_checkpoint
 from diver_trt.distilled.folders import holds_images, natural
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
-from diver_trt.distilled.stored_array import SUFFIXES, StoredArray, open_stored
+from diver_trt.distilled.methods import (
+    are_parts,
+    is_beside_images,
+    is_named_as_images,
+    parts_examples,
+    series_of,
+)
+from diver_trt.distilled.methods.base import Series
+from diver_trt.distilled.methods.frepo import is_flax_checkpoint
+from diver_trt.distilled.stored_array import SUFFIXES
 from diver_trt.distilled.structure import may_hold_images
 from diver_trt.errors import DatasetError
-
-_PART = re.compile(r"S\d+(_.*)?|(?P<stem>.+)_phase\d+")
-"""How the folders of the parts of one set are called: SeqMatch's `S1`, `S2`; IDC's `NAME_phase0`, `NAME_phase1`."""
 
 _PREVIEWS = re.compile(r"images?|img|imgs|png|vis|figures?|plots?", re.IGNORECASE)
 """Folders of pictures for people that methods write beside their tensors."""
@@ -57,19 +60,14 @@ def find_tensor_files(path: Path) -> list[Path]:
     if best:
         return [best]
     found = [best for folder in folders if folder not in pictures and (best := _best_of(folder))]
-    if len(found) > 1 and not _are_parts([file.parent.name for file in found]):
+    if len(found) > 1 and not are_parts([file.parent.name for file in found]):
         names = ", ".join(file.parent.name for file in found[:6])
         raise DatasetError(
-            f"{path}: holds several sets ({names}); name one of them (parts of one set are called S1, S2 or …_phase0, …_phase1)"
+            f"{path}: holds several sets ({names}); name one of them (parts of one set are called {parts_examples()})"
         )
     if found or folders:
         return found
     return _tensors_in(path)[:1]  # so that what it holds instead of images is reported
-
-
-def _are_parts(names: list[str]) -> bool:
-    matches = [_PART.fullmatch(name) for name in names]
-    return len({match and match["stem"] for match in matches}) == 1 and all(matches)
 
 
 def find_one_tensor_file(path: Path) -> Path:
@@ -93,31 +91,19 @@ def _best_of(folder: Path) -> Path | None:
     Files whose names tell nothing count if they hold images: what a run leaves beside those (networks, optimisers,
     learning rates, trajectories) has names without number.
     """
-    families: dict[str, list[Path]] = {}
+    families: dict[Series | None, list[Path]] = {}
     for file in _tensors_in(folder):
-        if family := "checkpoint" if is_flax_checkpoint(file) else _family(file.stem):
-            families.setdefault(family, []).append(file)
-    if "images_zca" in families:
-        families.pop("images", None)
-    if "other" in families:
-        families["other"] = [file for file in families["other"] if _is_of_images(file)]
-        if not families["other"]:
-            del families["other"]
-    if len(families) > 1 or any(
-        len(found) > 1 for family, found in families.items() if family == "other"
-    ):
+        if is_beside_images(file):
+            continue
+        series = series_of(file)
+        if series or is_named_as_images(file) or may_hold_images(file):
+            families.setdefault(series, []).append(file)
+    if len(families) > 1 or len(families.get(None, [])) > 1:
         names = ", ".join(sorted(file.name for found in families.values() for file in found)[:6])
         raise DatasetError(f"{folder}: holds several files of images ({names}); name one of them")
-    if not families:
-        return None
-    (kept,) = families.values()
-    last = (
-        max(kept, key=natural)
-        if "checkpoint" in families
-        else max(kept, key=lambda file: _rank(file.stem))
-    )
-    best = last.with_name(f"images_best{last.suffix}")
-    return (best.is_file() and unwhitened_twin(best)) or last
+    for series, files in families.items():
+        return series.choose(files) if series else files[0]
+    return None
 
 
 def _tensors_in(folder: Path) -> list[Path]:
@@ -131,32 +117,6 @@ def _tensors_in(folder: Path) -> list[Path]:
     return sorted(files, key=natural)
 
 
-def _is_of_images(file: Path) -> bool:
-    """Return whether a file has a name of DC's or KIP's, so that a damaged one is not passed over, or holds images."""
-    return bool(re.match(r"res_|kip_", file.stem)) or may_hold_images(file)
-
-
-def unwhitened_twin(best: Path) -> Path | None:
-    """Return the `images_zca_N` of the iteration that `images_best` holds, if the whitened `images_N` is still there to tell which."""
-    for file in sorted(best.parent.glob(f"images_zca_*{best.suffix}"), key=natural):
-        whitened = file.with_name(file.name.replace("_zca", ""))
-        if whitened.is_file() and _same_array(best, whitened):
-            return file
-    return None
-
-
-def _same_array(first: Path, second: Path) -> bool:
-    ours, theirs = open_stored(first), open_stored(second)
-    if not (
-        isinstance(ours, (StoredArray, np.ndarray))
-        and isinstance(theirs, (StoredArray, np.ndarray))
-    ):
-        return False
-    return ours.shape == theirs.shape and all(
-        np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
-    )
-
-
 def _is_of_tensors(file: Path) -> bool:
     return file.is_file() and (file.name.lower().endswith(SUFFIXES) or is_flax_checkpoint(file))
 
@@ -166,26 +126,3 @@ def _require_printable(path: Path) -> None:
         raise DatasetError(
             f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
         )
-
-
-def _family(stem: str) -> str | None:
-    """Return which files belong to one run and differ in their iteration only; None for labels and learning rates."""
-    if re.match(
-        r"(ema_)?(labels?|lr|best_lr|soft_labels|weights|styles|data_com)(_|$)", stem
-    ) or stem in ("data_init", "data0"):
-        return None
-    for family, pattern in (
-        ("images_zca", r"images_zca_\d+"),
-        ("images", r"images(_(\d+|best))?"),
-        ("ema_images", r"ema_images(_(\d+|best))?"),
-        ("data", r"data(_?(\d+|best))?"),
-        ("step", r"step\d+"),
-    ):
-        if re.fullmatch(pattern, stem):
-            return family
-    return "other"
-
-
-def _rank(stem: str) -> tuple[bool, int]:
-    digits = re.findall(r"\d+", stem)
-    return stem.endswith("best"), int(digits[-1]) if digits else -1

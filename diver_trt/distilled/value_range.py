@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.formats import Format
-from diver_trt.distilled.normalisation import NORMALISATIONS, Normalisation
+from diver_trt.distilled.methods.base import Method
+from diver_trt.distilled.normalisation import Normalisation, find_normalisation
 from diver_trt.errors import DatasetError
 
 _RANGES = {"none": (0.0, 1.0), "minus1to1": (-1.0, 1.0), "0to255": (0.0, 255.0)}
@@ -70,7 +70,7 @@ def recognise(values: NDArray[Any]) -> Normalisation | None:
     for name, (first, last) in _RANGES.items():
         slack, empty = _TOLERANCE * (last - first), _FILLED * (last - first)
         if first - slack <= low <= first + empty and last - empty <= high <= last + slack:
-            return NORMALISATIONS[name]
+            return find_normalisation(name)
     return None
 
 
@@ -95,20 +95,20 @@ def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | N
         kind = "values that are not normalised"
     if outside(values, normalisation) > _MANY:
         return f"{statistics(values)}; most {kind} should lie in {low:.3g} to {high:.3g}"
-    scaled = any(_alike(normalisation, NORMALISATIONS[name]) for name in _RANGES)
+    scaled = any(_alike(normalisation, find_normalisation(name)) for name in _RANGES)
     if _deviation(values, normalisation) < (_BLANK if scaled else _FLAT):
         return f"{statistics(values)}; {kind} should spread over {low:.3g} to {high:.3g}"
     return None
 
 
-def read_range(path: Path, entry: Format, values: NDArray[Any], default: Normalisation) -> Reading:
+def read_range(path: Path, method: Method, values: NDArray[Any], default: Normalisation) -> Reading:
     """Return what values are read as where nobody says it: the default, or what they plainly are instead.
 
     Args:
         path: The file, for messages.
-        entry: Its format.
+        method: Which method wrote it.
         values: Some of its images as stored, [n, c, H, W].
-        default: What the format's methods normalise with.
+        default: What the method normalises with.
 
     Raises:
         DatasetError: The values contradict the default, and do not show what else they are.
@@ -124,9 +124,9 @@ def read_range(path: Path, entry: Format, values: NDArray[Any], default: Normali
         return Reading(
             seen,
             f"{statistics(values)}, so they are read as pixels scaled to {first:.0f} to {last:.0f}, while those of "
-            f"{entry.methods} tensors are {usual}: if that is wrong, --normalisation {default.name}",
+            f"{method.title} tensors are {usual}: if that is wrong, --normalisation {default.name}",
         )
-    if entry.name == "arrays" or outside(values, default) > _MOST:
+    if method.guesses or outside(values, default) > _MOST:
         raise DatasetError(
             f"{path}: {problem}, and the file does not say what they were normalised with. "
             "Say --normalisation, such as cifar10, imagenet or minus1to1, or --format if another method wrote it."
@@ -146,7 +146,7 @@ def outside(values: NDArray[Any], normalisation: Normalisation) -> float:
 
 def _narrow(values: NDArray[Any], default: Normalisation) -> str | None:
     """Return a doubt about images of little contrast that would have an ordinary one if they were in -1 to 1."""
-    half = NORMALISATIONS["minus1to1"]
+    half = find_normalisation("minus1to1")
     if default.name in _RANGES or _deviation(values, default) >= _NARROW:
         return None
     if outside(values, half) > _FEW:
@@ -166,7 +166,7 @@ def _fitting(values: NDArray[Any], default: Normalisation) -> Normalisation | No
         ("none", _NARROW),
         ("0to255", _BLANK),
     ):  # nothing else has values of 0 to 255
-        convention = NORMALISATIONS[name]
+        convention = find_normalisation(name)
         if (
             not _alike(convention, default)
             and outside(values, convention) <= _FEW

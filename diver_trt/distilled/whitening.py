@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.methods.base import Kind
 from diver_trt.errors import DatasetError
 
 SIDE = 64
@@ -27,19 +27,6 @@ _WHITENED = 0.05
 
 _GREY = 0.95
 """Least correlation between the channels of grey images, whatever was done to each channel; of whitened photographs it is below 0.5."""
-
-
-class Kind(Enum):
-    """Whose whitening: what is added to the eigenvalues, and what the images are before.
-
-    KORNIA is MTT's, TESLA's, DATM's and SeqMatch's: 0.1 is added; images are in [0, 1]. FREPO adds a tenth of the mean eigenvalue, and
-    leaves alone all directions but as many as there are images; each channel is normalised. KIP adds as much, to images of mean 0 and
-    length 1, without taking off the mean of all: what an image's own brightness and contrast were, nothing tells.
-    """
-
-    KORNIA = "kornia"
-    FREPO = "FRePo"
-    KIP = "KIP"
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ def recover(
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
         classes: Which classes these are: a subset of ImageNet, a file, or `"model"`; None leaves it
             to the files, as do the next four.
-        format: Who wrote it, a name of `diver_trt.distilled.formats.FORMATS`.
+        format: Who wrote it, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
         zca_reference: Training images, to fit a ZCA transform to again.

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diver_trt.distilled.normalisation import NORMALISATIONS
+from diver_trt.distilled.normalisation import find_normalisation
 
 Pixels = NDArray[np.uint8]
 
 
 def normalised(images: Pixels, statistics: str) -> torch.Tensor:  # => [n, 3, H, W] float32
-    values = NORMALISATIONS[statistics]
+    values = find_normalisation(statistics)
     pixels = (images.astype(np.float64) / 255 - np.array(values.mean)) / np.array(values.std)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32))
 

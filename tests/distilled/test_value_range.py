@@ -13,8 +13,8 @@ import torch
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import Dataset, read_dataset
-from diver_trt.distilled.formats import FORMATS
-from diver_trt.distilled.normalisation import NORMALISATIONS
+from diver_trt.distilled.methods import METHODS
+from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.value_range import contradiction, outside, read_range, recognise
 from diver_trt.errors import DatasetError
@@ -160,7 +160,9 @@ def test_normalised_values_are_left_to_the_method(statistics: str) -> None:
         values = methods.normalised(pixels, statistics).numpy()
         noise = np.random.default_rng(0).normal(0, 0.5, values.shape).astype(np.float32)
         for unclamped in (values, values + noise):
-            reading = read_range(Path("a"), FORMATS["mtt"], unclamped, NORMALISATIONS[statistics])
+            reading = read_range(
+                Path("a"), METHODS["mtt"], unclamped, find_normalisation(statistics)
+            )
             assert (reading.normalisation.name, reading.note) == (statistics, None)
 
 
@@ -170,11 +172,11 @@ def test_unclamped_pixels_are_recognised_or_doubted() -> None:
     for convention in ("none", "0to255"):
         values = scaled(32, convention).numpy() + SCALED[convention][0] * noise
         assert recognise(values) is None
-        reading = read_range(Path("a"), FORMATS["mtt"], values, NORMALISATIONS["imagenet"])
+        reading = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
         assert reading.normalisation.name == convention
         assert reading.note is not None
     values = scaled(32, "minus1to1").numpy() + 2 * noise
-    reading = read_range(Path("a"), FORMATS["mtt"], values, NORMALISATIONS["imagenet"])
+    reading = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
     assert reading.normalisation.name == "imagenet"
     assert str(reading.note).endswith(
         "which is little for imagenet-normalised values: if they are pixels scaled to -1 to 1, --normalisation minus1to1"
@@ -183,15 +185,15 @@ def test_unclamped_pixels_are_recognised_or_doubted() -> None:
 
 def test_pixels_divided_by_255_twice_or_cast_to_zero_and_one_are_doubted() -> None:
     dark = methods.normalised(known_images(20, 32), "none").numpy() / 255
-    assert "should spread over 0 to 1" in str(contradiction(dark, NORMALISATIONS["none"]))
+    assert "should spread over 0 to 1" in str(contradiction(dark, find_normalisation("none")))
     cast = (known_images(20, 32) > 127).astype(np.uint8).transpose(0, 3, 1, 2)
-    reading = read_range(Path("a"), FORMATS["idc"], cast, NORMALISATIONS["none"])
+    reading = read_range(Path("a"), METHODS["idc"], cast, find_normalisation("none"))
     assert str(reading.note).endswith("were pixels in 0 to 1 cast to integers?")
 
 
 def test_contradictions_are_told_from_the_values() -> None:
     images = np.random.default_rng(0).uniform(0, 1, (20, 3, 8, 8)).astype(np.float32)
-    imagenet, none = NORMALISATIONS["imagenet"], NORMALISATIONS["none"]
+    imagenet, none = find_normalisation("imagenet"), find_normalisation("none")
     normalised = (images - 0.45) / 0.225
     assert contradiction(images, none) is None
     assert contradiction(normalised, imagenet) is None
@@ -208,5 +210,5 @@ def test_contradictions_are_told_from_the_values() -> None:
 
 def test_the_fraction_outside_is_that_of_the_pixels() -> None:
     values = np.array([-0.1, 0, 0.5, 1, 1.01, 2, 2.1, 3], np.float32).reshape(1, 1, 2, 4)
-    assert outside(values, NORMALISATIONS["none"]) == 4 / 8
-    assert outside(values, NORMALISATIONS["minus1to1"]) == 3 / 8
+    assert outside(values, find_normalisation("none")) == 4 / 8
+    assert outside(values, find_normalisation("minus1to1")) == 3 / 8

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.distilled.dataset import read_dataset
-from diver_trt.distilled.normalisation import NORMALISATIONS
+from diver_trt.distilled.methods.base import Kind
+from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.distilled.whitening import Kind, fit_whitening, looks_whitened, whitened_rows
+from diver_trt.distilled.whitening import fit_whitening, looks_whitened, whitened_rows
 from diver_trt.errors import DatasetError
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, known_images
@@ -335,7 +336,7 @@ def test_the_unwhitened_twin_is_taken_as_it_is(
 def test_frepos_whitening_is_undone(
     photographs: NDArray[np.uint8], tmp_path: Path, imagenet: Bundle
 ) -> None:
-    statistics = NORMALISATIONS["frepo-cifar10"]
+    statistics = find_normalisation("frepo-cifar10")
     rows = ((photographs / 255 - statistics.mean) / statistics.std).reshape(len(photographs), -1)
     whitened = ((rows - rows.mean(axis=0)) @ tenth_of_the_mean(rows - rows.mean(axis=0)))[
         :20
@@ -521,7 +522,7 @@ def test_frepos_blocks_are_undone_with_the_training_images_or_its_own_transform(
 ) -> None:
     """With blocks of 8 pixels for FRePo's 64, and fewer images than the 192 dimensions, as ImageNette has fewer than its 12,288."""
     monkeypatch.setattr("diver_trt.distilled.whitening.SIDE", 8)
-    statistics, photographs = NORMALISATIONS["frepo-imagewoof"], photographs[:150]
+    statistics, photographs = find_normalisation("frepo-imagewoof"), photographs[:150]
     whitened, inverse, mean = frepos_blocks(
         (photographs / 255 - statistics.mean) / statistics.std, 8
     )

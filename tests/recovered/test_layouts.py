@@ -22,7 +22,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
-from diver_trt.distilled.normalisation import NORMALISATIONS
+from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import OutputError
 from diver_trt.recovered.layouts import LAYOUTS
@@ -156,7 +156,7 @@ def test_tensors_are_normalised_and_in_class_order(
     assert labels.tolist() == [index for index in range(10) for _ in range(2)]
     order = [i for index in range(10) for i in (index, index + 10)]
     torch.testing.assert_close(soft, methods.logits([i % 10 for i in range(20)], 10)[order])
-    statistics = NORMALISATIONS["cifar10" if side == 32 else "imagenet"]
+    statistics = find_normalisation("cifar10" if side == 32 else "imagenet")
     assert manifest["layout"] == {
         "name": "pt",
         "size": side,

@@ -21,7 +21,7 @@ from diver_trt.bundle import Bundle, default_bundle
 from diver_trt.cli import app
 from diver_trt.cli.recipe_options import parse_recipe
 from diver_trt.distilled.dataset import Dataset, Origin, Sample
-from diver_trt.distilled.formats import FORMATS
+from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered, open_recovered, read_recovered
@@ -135,7 +135,7 @@ class Opener:
     size=st.sampled_from([None, 1, 7]),
     soft=st.booleans(),
     origin=st.tuples(
-        st.sampled_from(list(FORMATS.values())),
+        st.sampled_from(list(METHODS.values())),
         st.sampled_from([None, "none", "cifar10"]),
         st.floats(0, 1),
     ),

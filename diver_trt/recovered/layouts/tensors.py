@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diver_trt.distilled.image_file import read_image
-from diver_trt.distilled.normalisation import NORMALISATIONS, Normalisation
+from diver_trt.distilled.normalisation import Normalisation, find_normalisation
 from diver_trt.errors import shown
 from diver_trt.files import reported
 from diver_trt.recovered.layouts.base import Array, Layout, Written, write_header
@@ -62,12 +62,12 @@ def write_idc(written: Written, normalisation: Normalisation | None) -> list[str
 def trainers_normalisation(source: str | None, size: int) -> Normalisation:
     """Return the source's statistics if trainers share them, else those of the image size."""
     if source in SHARED:
-        return NORMALISATIONS[source]
-    return NORMALISATIONS["cifar10" if size == 32 else "imagenet"]
+        return find_normalisation(source)
+    return find_normalisation("cifar10" if size == 32 else "imagenet")
 
 
 def _identity(source: str | None, size: int) -> Normalisation:  # noqa: ARG001
-    return NORMALISATIONS["none"]  # IDC's and NCFM's trainers normalise themselves
+    return find_normalisation("none")  # IDC's and NCFM's trainers normalise themselves
 
 
 def _labels(written: Written) -> Array:

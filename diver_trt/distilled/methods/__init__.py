@@ -1,0 +1,106 @@
+"""The methods whose files are read: one file per family, and this registry.
+
+Adding a method is one file that makes a `base.Method`, and one entry of `METHODS`. All other code
+asks the method and never branches on its name. Nothing here imports numpy, so that
+`diver-trt --help`, which lists the methods, stays fast.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diver_trt.distilled.methods.base import Found, Holds, Method, Series
+from diver_trt.distilled.methods.d4m import D4M
+from diver_trt.distilled.methods.dc import DC
+from diver_trt.distilled.methods.frepo import FREPO, KIP
+from diver_trt.distilled.methods.glad import GLAD
+from diver_trt.distilled.methods.idc import DREAM, IDC
+from diver_trt.distilled.methods.minimax import MINIMAX
+from diver_trt.distilled.methods.mtt import MTT
+from diver_trt.distilled.methods.ncfm import NCFM
+from diver_trt.distilled.methods.plain import ARRAYS, FOLDERS
+from diver_trt.distilled.methods.rded import RDED
+from diver_trt.distilled.methods.sre2l import SRE2L
+from diver_trt.errors import DatasetError
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        FOLDERS,
+        SRE2L,
+        RDED,
+        D4M,
+        MINIMAX,
+        MTT,
+        GLAD,
+        DC,
+        IDC,
+        DREAM,
+        NCFM,
+        FREPO,
+        KIP,
+        ARRAYS,
+    )
+}
+
+
+def names_of(holds: Holds) -> list[str]:
+    """Return the names of the methods that write image folders, or of those that write tensors."""
+    return [method.name for method in METHODS.values() if method.holds == holds]
+
+
+def find_method(name: str, holds: Holds) -> Method:
+    """Return the method that `--format` names, a name of `METHODS`.
+
+    Raises:
+        DatasetError: If that method does not write what the input holds.
+    """
+    method = METHODS[name]
+    if method.holds != holds:
+        raise DatasetError(
+            f"--format {name} is a format of {method.holds}, but the input holds {holds}; expected "
+            f"one of {', '.join(names_of(holds))}"
+        )
+    return method
+
+
+def recognise(found: Found) -> Method:
+    """Return the first method that recognises files, or the usual one of their structure."""
+    writers = [method for method in METHODS.values() if found.structure in method.structures]
+    for method in writers:
+        if method.recognises and method.recognises(found):
+            return method
+    return next(method for method in writers if not method.recognises)
+
+
+def series_of(file: Path) -> Series | None:
+    """Return the series that a file is a state of, or None if its name does not tell."""
+    series = (series for method in METHODS.values() for series in method.series)
+    return next((one for one in series if one.matches(file)), None)
+
+
+def is_beside_images(file: Path) -> bool:
+    """Return whether a file's name is one of those that methods save beside their images."""
+    return any(re.match(method.beside, file.stem) for method in METHODS.values() if method.beside)
+
+
+def is_named_as_images(file: Path) -> bool:
+    """Return whether only the images of some method have such a file name."""
+    return any(
+        re.match(method.file_names, file.stem) for method in METHODS.values() if method.file_names
+    )
+
+
+def are_parts(folders: list[str]) -> bool:
+    """Return whether folder names are those that a method gives to the parts of one set."""
+    for parts in (method.parts for method in METHODS.values() if method.parts):
+        matches = [re.fullmatch(parts.pattern, name) for name in folders]
+        if all(matches) and len({match and match.groupdict().get("set") for match in matches}) == 1:
+            return True
+    return False
+
+
+def parts_examples() -> str:
+    """Return how methods call the parts of one set, as messages print it."""
+    return " or ".join(method.parts.example for method in METHODS.values() if method.parts)

@@ -1,0 +1,114 @@
+"""KIP and FRePo, which distil by kernel regression.
+
+Named arrays of floats with the channels last, and labels that are regression targets: one-hot rows
+minus their mean, perhaps trained further. FRePo calls them `image` and `label`, in `step500000.npz`
+or in a training state of flax, `checkpoint_500000`; KIP calls them `images` and `labels`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from diver_trt.distilled.methods.base import (
+    Found,
+    Kind,
+    Method,
+    Series,
+    Stored,
+    Whitens,
+    latest,
+    stems,
+)
+from diver_trt.errors import DatasetError
+
+_CHECKPOINT = r"checkpoint_\d+(\.\d+)?"
+"""The names that flax gives to checkpoints: by the step, or by the metric."""
+
+_HEAD_BYTES = 64
+"""Bytes within which a training state names its params."""
+
+
+def is_flax_checkpoint(path: Path) -> bool:
+    """Return whether a file has a checkpoint's name, or no suffix and a training state's start."""
+    if re.fullmatch(_CHECKPOINT, path.name):
+        return True
+    if path.suffix:
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    # a msgpack map of at most 15 entries, and a text of six bytes
+    return head[:1] in {bytes([0x80 + count]) for count in range(16)} and b"\xa6params" in head
+
+
+def _are_regression_targets(found: Found) -> bool:
+    from diver_trt.distilled.source import channels_last
+
+    assert found.images is not None and found.labels is not None, "tensors have both"
+    return (
+        found.images.dtype.kind == found.labels.dtype.kind == "f"
+        and len(found.labels.shape) == 2
+        and channels_last(found.path, found.images)
+    )
+
+
+def _is_frepos(found: Found) -> bool:
+    return found.name == "image" and _are_regression_targets(found)
+
+
+def _is_kips(found: Found) -> bool:
+    if found.name != "images":
+        return False
+    targets = _are_regression_targets(found)
+    if re.search(r"^kip_|_ssize\d+_", found.path.stem):
+        return True
+    if not targets:
+        return False
+    from diver_trt.distilled.sampling import look_at
+    from diver_trt.distilled.whitening import looks_whitened
+
+    assert found.images is not None, "tensors have images"
+    return looks_whitened(look_at(found.images, last=True))
+
+
+def _frepo_statistics(stored: Stored) -> str:
+    if stored.side != 32:
+        raise DatasetError(
+            f"{stored.path}: FRePo normalises each data set with its own statistics; name them, "
+            "such as --normalisation frepo-imagenette"
+        )
+    return "frepo-cifar10"
+
+
+FREPO = Method(
+    name="frepo",
+    title="FRePo",
+    structures=("arrays",),
+    recognises=_is_frepos,
+    statistics={
+        "frepo-cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "frepo-imagenette": ((0.4626, 0.4588, 0.4251), (0.2790, 0.2745, 0.2973)),
+        "frepo-imagewoof": ((0.4917, 0.4613, 0.3931), (0.2513, 0.2442, 0.2530)),
+    },
+    normalisation=_frepo_statistics,
+    subsets={"imagewoof": (182, 167, 207, 159, 229, 193, 162, 273, 258, 155)},
+    centred_labels=True,
+    whitens=Whitens(kind=Kind.FREPO, usual=lambda _: True),
+    series=(
+        Series(is_flax_checkpoint, lambda files: files[-1]),
+        Series(stems(r"step\d+"), latest),
+    ),
+)
+
+KIP = Method(
+    name="kip",
+    title="KIP",
+    structures=("arrays",),
+    recognises=_is_kips,
+    centred_labels=True,
+    whitens=Whitens(kind=Kind.KIP, usual=lambda _: True, names="_zca_"),
+    file_names="kip_",
+)

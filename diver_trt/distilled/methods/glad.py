@@ -1,0 +1,49 @@
+"""GLaD, which distils into the latents of a generator.
+
+It pads its iterations to five digits (`images_05000.pt`) and names its data sets in its own way. Its
+own DC and DM write `res_*.pt` files as theirs do, of those data sets.
+"""
+
+from __future__ import annotations
+
+import re
+
+from diver_trt.distilled.methods.base import Found, Method, Stored, by_side
+
+_DATASETS = r"imagenet-(fruits|yellow|cats|birds|[a-e])"
+"""Names of data sets that GLaD's code alone has."""
+
+
+def _recognises(found: Found) -> bool:
+    if found.structure == "experiments":
+        return bool(re.match(rf"res_[^_]+_{_DATASETS}_", found.path.stem))
+    padded = any(
+        re.fullmatch(r"images_0\d{4}", sibling.stem)
+        for sibling in found.folder.glob("images_0????.*")
+    )
+    folders = [part.lower() for part in found.path.resolve().parts[-5:-1]]
+    named = any(
+        re.search(r"(^|[^a-z])glad([^a-z]|$)", part) or re.fullmatch(_DATASETS, part)
+        for part in folders
+    )
+    return padded or named
+
+
+def _normalisation(stored: Stored) -> str:
+    usual = by_side(stored)
+    return "glad" if usual == "imagenet" and stored.side > 32 else usual
+
+
+GLAD = Method(
+    name="glad",
+    title="GLaD",
+    structures=("tensor", "experiments"),
+    recognises=_recognises,
+    # ImageNet's deviation with SVHN's mean, which its code applies to what the decoder makes
+    statistics={"glad": ((0.4377, 0.4438, 0.4728), (0.229, 0.224, 0.225))},
+    normalisation=_normalisation,
+    advice=(
+        "GLaD's latents (--space wp) are normalised with SVHN's mean; for --space p say "
+        "--normalisation imagenet"
+    ),
+)

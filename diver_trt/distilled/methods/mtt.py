@@ -1,0 +1,105 @@
+"""MTT and what is built on its code: TESLA, DATM, EDF and SeqMatch.
+
+`images_best.pt` with `labels_best.pt` beside it, and the same of other iterations. MTT whitens CIFAR
+(DATM Tiny-ImageNet, too) and saves each iteration twice: `images_500.pt` is what it optimises, which
+may be whitened, and `images_zca_500.pt`, despite its name, is never whitened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diver_trt.distilled.methods.base import (
+    Kind,
+    Method,
+    Parts,
+    Series,
+    Stored,
+    Whitens,
+    by_side,
+    latest,
+    stems,
+)
+
+_UNWHITENED = "images_zca_"
+_TINY_IMAGENET_CLASSES = 200
+
+
+def _whitens(stored: Stored) -> bool:
+    return stored.num_classes <= _TINY_IMAGENET_CLASSES
+
+
+def _unwhitened(path: Path) -> str:
+    twins = _numbered(path.parent, "*")
+    if twins:
+        return f"{twins[-1].name}, which is not whitened"
+    return "the file that is not whitened (images_zca_*.pt, if there is one)"
+
+
+def _numbered(folder: Path, suffix: str) -> list[Path]:
+    from diver_trt.distilled.folders import natural
+
+    return sorted(folder.glob(f"{_UNWHITENED}*{suffix}"), key=natural)
+
+
+def _choose(files: Sequence[Path]) -> Path:
+    """Return the best or last file, of those that are not whitened if there are any."""
+    last = latest([file for file in files if file.stem.startswith(_UNWHITENED)] or files)
+    best = last.with_name(f"images_best{last.suffix}")
+    return (best.is_file() and _unwhitened_twin(best)) or last
+
+
+def _unwhitened_twin(best: Path) -> Path | None:
+    """Return the `images_zca_N` of the iteration that `images_best` holds.
+
+    Only the whitened `images_N` tells which that is; None without it.
+    """
+    for file in _numbered(best.parent, best.suffix):
+        whitened = file.with_name(file.name.replace("_zca", ""))
+        if whitened.is_file() and _same_array(best, whitened):
+            return file
+    return None
+
+
+def _same_array(first: Path, second: Path) -> bool:
+    import numpy as np  # nothing of numpy may be loaded by `diver-trt --help`
+
+    from diver_trt.distilled.stored_array import StoredArray, open_stored
+
+    ours, theirs = open_stored(first), open_stored(second)
+    if not (
+        isinstance(ours, (StoredArray, np.ndarray))
+        and isinstance(theirs, (StoredArray, np.ndarray))
+    ):
+        return False
+    return ours.shape == theirs.shape and all(
+        np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
+    )
+
+
+def _remark(path: Path) -> str | None:
+    best = path.with_name(f"images_best{path.suffix}")
+    if not path.stem.startswith(_UNWHITENED) or not best.is_file() or _unwhitened_twin(best):
+        return None
+    return (
+        f"{best.name} is whitened, and nothing here tells which iteration it is of; {path.name} may "
+        "be of another"
+    )
+
+
+MTT = Method(
+    name="mtt",
+    title="MTT, TESLA, DATM, EDF or SeqMatch",
+    structures=("tensor",),
+    normalisation=by_side,
+    whitens=Whitens(kind=Kind.KORNIA, usual=_whitens, instead=_unwhitened),
+    series=(
+        Series(stems(r"images(_(zca_\d+|\d+|best))?"), _choose),
+        Series(stems(r"ema_images(_(\d+|best))?"), latest),
+    ),
+    # weights and styles are HaBa's, whose images cannot be read without its networks
+    beside=r"(ema_)?(labels?|lr|best_lr|soft_labels|weights|styles)(_|$)",
+    parts=Parts(r"S\d+(_.*)?", "S1, S2"),
+    remark=_remark,
+)

@@ -1,0 +1,15 @@
+"""Images that no method's own names tell apart: class folders, and named arrays."""
+
+from __future__ import annotations
+
+from diver_trt.distilled.methods.base import Kind, Method, Whitens
+
+FOLDERS = Method(name="folders", title="class folders", structures=("folders",))
+
+ARRAYS = Method(
+    name="arrays",
+    title="plain",
+    structures=("arrays",),
+    guesses=True,
+    whitens=Whitens(kind=Kind.KORNIA, usual=lambda _: True),
+)
