@@ -152,14 +152,17 @@ def test_a_toy_layout_is_one_file_and_one_entry(
 # A toy base model on a toy process: `tests/toy_base.py`.
 
 
-@pytest.fixture
-def toy_base(monkeypatch: pytest.MonkeyPatch) -> Base:
+@pytest.fixture(scope="module")
+def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    """The toy base model, registered and exported."""
     from tests.toy_base import Straight
 
-    base = Base(name="toy", title="a toy", module="tests.toy_base")
-    monkeypatch.setitem(BASES, "toy", base)
-    monkeypatch.setitem(PROCESSES, "straight", Straight)
-    return base
+    folder = tmp_path_factory.mktemp("toy") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASES, "toy", Base(name="toy", title="a toy", module="tests.toy_base"))
+        patch.setitem(PROCESSES, "straight", Straight)
+        run("export", "toy", folder, "--base", "toy")
+        yield Bundle.open(folder)
 
 
 EULER = ("--steps", "4", "--inherit-step", "2", "--start-step", "3", "--window", "3:1")
@@ -174,7 +177,7 @@ def recovered_by_hand(image: NDArray[np.uint8], key: str, label: int) -> NDArray
     from tests import toy_base
 
     model = toy_base.load_model("toy")
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = torch.tensor(image).permute(2, 0, 1)[None] / 127.5 - 1
     anchor = model.original_encode(pixels)
     noise = torch.from_numpy(sample_noise(0, key, model.latent_shape))[None]
     latent = 0.5 * anchor + 0.5 * noise
@@ -189,12 +192,11 @@ def recovered_by_hand(image: NDArray[np.uint8], key: str, label: int) -> NDArray
     return (decoded + 1) * 127.5
 
 
-def test_a_toy_base_model_is_one_file_and_one_entry(toy_base: Base, tmp_path: Path) -> None:
-    run("export", "toy", tmp_path / "bundle", "--base", "toy")
-    bundle = Bundle.open(tmp_path / "bundle")
+def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = toy_bundle
     assert (bundle.base, bundle.timestep_frequencies, bundle.places) == ("toy", None, ("lifted",))
     assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
-    options = ("--bundle", tmp_path / "bundle", *SETTINGS, "--sigma", "marginal")
+    options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
     run("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
     for digit in range(10):
         distilled = DISTILLED.parent / "ipc1" / str(digit)
@@ -206,19 +208,17 @@ def test_a_toy_base_model_is_one_file_and_one_entry(toy_base: Base, tmp_path: Pa
         np.testing.assert_allclose(found, expected, atol=0.51)
 
 
-def test_a_toy_base_model_is_compared_with_its_own_code(toy_base: Base, tmp_path: Path) -> None:
+def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> None:
     from diver_trt.comparison.inputs import distilled_inputs
     from diver_trt.comparison.lineup import line_up
     from diver_trt.comparison.runs import Reference, record
     from diver_trt.comparison.verdict import compare_engine
     from tests.toy_base import load_model
 
-    run("export", "toy", tmp_path / "bundle", "--base", "toy")
-    bundle = Bundle.open(tmp_path / "bundle")
-    lineup = line_up([bundle], load_model("toy"), ["onnx"], 3)
+    lineup = line_up([toy_bundle], load_model("toy"), ["onnx"], 3)
     recipe = Recipe(steps=4, inherit_step=2, start_step=3, window=(3, 1), sigma="marginal")
     recipe = recipe.with_settings(cfg_channels=2)
-    inputs = distilled_inputs(bundle, 3)
+    inputs = distilled_inputs(toy_bundle, 3)
     recording = record(lineup.reference, inputs, recipe)
     reference = Reference(lineup.reference, recording, lineup.reference.probe())
     found = compare_engine(reference, lineup.others[0], inputs, recipe)
@@ -228,11 +228,11 @@ def test_a_toy_base_model_is_compared_with_its_own_code(toy_base: Base, tmp_path
 
 
 def test_a_setting_that_a_process_does_not_define_is_refused(
-    toy_base: Base, tmp_path: Path
+    toy_bundle: Bundle, tmp_path: Path
 ) -> None:
-    run("export", "toy", tmp_path / "bundle", "--base", "toy")
     command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out")
-    options = ("--bundle", tmp_path / "bundle", *SETTINGS, "--sigma", "learned")
+    options = ("--bundle", toy_bundle.path, *SETTINGS, "--sigma", "learned")
     result = CliRunner().invoke(app, [str(argument) for argument in (*command, *options)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    assert "sigma is 'learned'" in result.output
     assert not (tmp_path / "out").exists()
