@@ -7,6 +7,7 @@ Steps count down: of `steps` DDIM steps, step `k = steps` is the noisiest and st
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,9 @@ from diver_trt.errors import RecipeError
 
 Sigma = Literal["learned", "posterior", "marginal"]
 SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
+
+MAX_SCALE = 1000.0
+"""Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from where float16 overflows on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +30,10 @@ class Recipe:
             (ablation "inheritance off").
         start_step: Step `t_r` at which sampling starts, 1 to `steps`. With `start_step == inherit_step` (a *matched*
             start) the model is told the noise level that it really gets, and only those steps are run.
-        cfg_scale: Classifier-free guidance `w`, 1 (off) or more.
+        cfg_scale: Classifier-free guidance `w`, 1 (off) to `MAX_SCALE`.
         cfg_channels: How many latent channels it guides, from the first; the others keep the class-conditional
             prediction. DiT's own sampler guides three of four, diffusers all four.
-        gamma: Strength of semantic guidance, 0 (ablation "guidance off") or more.
+        gamma: Strength of semantic guidance, 0 (ablation "guidance off") to `MAX_SCALE`.
         window: `(t_h, t_l)`: semantic guidance acts at steps `t_h >= k > t_l`; `(steps, 0)` is every step.
         sigma: Scale of semantic guidance per step: `"learned"` is the model's own standard deviation (a model without
             one uses `"posterior"`), `"posterior"` that of q(z_{k-1} | z_k, z_0), `"marginal"` sqrt(1 - abar_k).
@@ -58,13 +62,13 @@ class Recipe:
 
     def _check_ranges(self) -> None:
         _require_int("steps", self.steps, 2, None)
-        hint = self._proportions_hint()
+        hint = self._proportions_hint
         _require_int("start_step", self.start_step, 1, self.steps, hint)
         if self.inherit_step is not None:
             _require_int("inherit_step", self.inherit_step, 1, self.steps, hint)
         _require_int("cfg_channels", self.cfg_channels, 1, None)
-        _require_float("cfg_scale", self.cfg_scale, 1.0)
-        _require_float("gamma", self.gamma, 0.0)
+        _require_float("cfg_scale", self.cfg_scale, 1.0, MAX_SCALE)
+        _require_float("gamma", self.gamma, 0.0, MAX_SCALE)
         if self.sigma not in SIGMAS:
             raise RecipeError(f"sigma is {self.sigma!r}; expected one of {', '.join(SIGMAS)}.")
 
@@ -74,7 +78,7 @@ class Recipe:
                 f"window is {self.window!r}; expected two steps (t_h, t_l), such as (40, 25)."
             )
         high, low = self.window
-        _require_int("window's first step", high, 1, self.steps, self._proportions_hint())
+        _require_int("window's first step", high, 1, self.steps, self._proportions_hint)
         _require_int("window's last step", low, 0, self.steps)
         if low >= high:
             raise RecipeError(
@@ -89,10 +93,11 @@ class Recipe:
 
     def _proportions_hint(self) -> str:
         """Return the paper's settings, which are steps of 50, at the same fractions of `steps`."""
-        inherit, high, low = (max(1, round(self.steps * paper / 50)) for paper in (25, 40, 25))
+        paper = PRESETS["paper"].scaled_to(self.steps)
+        high, low = paper.window
         return (
-            f" The paper's settings are for 50 steps; for {self.steps} they are: "
-            f"--inherit-step {inherit} --start-step {self.steps} --window {high}:{low}."
+            f" The paper's settings are for 50 steps; for {self.steps} they are Recipe().scaled_to({self.steps}): "
+            f"--inherit-step {paper.inherit_step} --start-step {paper.start_step} --window {high}:{low}."
         )
 
     @property
@@ -104,6 +109,25 @@ class Recipe:
     def with_settings(self, **settings: Any) -> Recipe:
         """Return this recipe with some settings replaced, checked again as a whole."""
         return replace(self, **settings)
+
+    def scaled_to(self, steps: int) -> Recipe:
+        """Return this recipe with `steps` steps, the steps that other settings name at the same fractions of them, rounded.
+
+        Raises:
+            RecipeError: If `steps` is not a whole number, 2 or more.
+        """
+        _require_int("steps", steps, 2, None)
+
+        def scaled(step: int) -> int:
+            return (2 * step * steps + self.steps) // (2 * self.steps)
+
+        inherit = None if self.inherit_step is None else max(1, scaled(self.inherit_step))
+        start, high = max(1, scaled(self.start_step)), max(1, scaled(self.window[0]))
+        # Among few steps both ends may round to one step, and the window would be empty.
+        low = min(scaled(self.window[1]), high - 1, start - 1)
+        return self.with_settings(
+            steps=steps, inherit_step=inherit, start_step=start, window=(high, low)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -127,7 +151,9 @@ class Recipe:
         )
 
 
-def _require_int(name: str, value: object, low: int, high: int | None, hint: str = "") -> None:
+def _require_int(
+    name: str, value: object, low: int, high: int | None, hint: Callable[[], str] = str
+) -> None:
     if (
         isinstance(value, bool)
         or not isinstance(value, int)
@@ -139,17 +165,17 @@ def _require_int(name: str, value: object, low: int, high: int | None, hint: str
             if high is not None
             else f"a whole number, {low} or more"
         )
-        raise RecipeError(f"{name} is {value!r}; expected {expected}.{hint}")
+        raise RecipeError(f"{name} is {value!r}; expected {expected}.{hint()}")
 
 
-def _require_float(name: str, value: object, low: float) -> None:
+def _require_float(name: str, value: object, low: float, high: float) -> None:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
         or not math.isfinite(value)
-        or value < low
+        or not low <= value <= high
     ):
-        raise RecipeError(f"{name} is {value!r}; expected a number, {low:g} or more.")
+        raise RecipeError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
 
 
 # Measured on ImageFruit with MTT at 10 images per class, five architectures (the paper's table): distilled 18.9 %.

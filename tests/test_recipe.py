@@ -48,15 +48,18 @@ def test_an_unknown_setting_is_named() -> None:
         ({"steps": 1}, "steps is 1; expected a whole number, 2 or more"),
         (
             {"steps": 20},
-            "start_step is 50; expected a whole number from 1 to 20.*--inherit-step 10 --start-step 20 --window 16:10",
+            r"start_step is 50; expected a whole number from 1 to 20.*scaled_to\(20\): --inherit-step 10 --start-step 20 --window 16:10",
         ),
         ({"inherit_step": 51}, "inherit_step is 51; expected a whole number from 1 to 50"),
         ({"inherit_step": 0}, "inherit_step is 0"),
         ({"inherit_step": 2.5}, "inherit_step is 2.5"),
-        ({"cfg_scale": 0.5}, "cfg_scale is 0.5; expected a number, 1 or more"),
+        ({"cfg_scale": 0.5}, "cfg_scale is 0.5; expected a number from 1 to 1000"),
+        ({"cfg_scale": 1e308}, "cfg_scale is 1e[+]308; expected a number from 1 to 1000"),
+        ({"gamma": 1e308}, "gamma is 1e[+]308; expected a number from 0 to 1000"),
+        ({"gamma": float("inf")}, "gamma is inf"),
         ({"cfg_scale": float("nan")}, "cfg_scale is nan"),
         ({"cfg_channels": 0}, "cfg_channels is 0"),
-        ({"gamma": -0.1}, "gamma is -0.1; expected a number, 0 or more"),
+        ({"gamma": -0.1}, "gamma is -0.1; expected a number from 0 to 1000"),
         ({"gamma": True}, "gamma is True"),
         ({"sigma": "big"}, "sigma is 'big'; expected one of learned, posterior, marginal"),
         (
@@ -82,3 +85,41 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], mes
 
 def test_without_guidance_the_window_does_not_matter() -> None:
     assert list(Recipe(start_step=25, gamma=0).guided_steps) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "settings"),
+    [
+        ("paper", 50, {"inherit_step": 25, "start_step": 50, "window": (40, 25)}),
+        ("paper", 20, {"inherit_step": 10, "start_step": 20, "window": (16, 10)}),
+        ("paper", 250, {"inherit_step": 125, "start_step": 250, "window": (200, 125)}),
+        ("paper", 3, {"inherit_step": 2, "start_step": 3, "window": (2, 1)}),
+        ("matched", 20, {"inherit_step": 10, "start_step": 10, "window": (10, 4)}),
+        ("ncfm", 10, {"gamma": 0.02, "inherit_step": 5, "start_step": 10, "window": (8, 5)}),
+    ],
+)
+def test_a_preset_scales_to_other_steps(preset: str, steps: int, settings: dict[str, Any]) -> None:
+    assert PRESETS[preset].scaled_to(steps) == PRESETS[preset].with_settings(
+        steps=steps, **settings
+    )
+
+
+def test_every_preset_scales_to_every_number_of_steps() -> None:
+    for preset in PRESETS.values():
+        for steps in range(2, 1001):
+            scaled = preset.scaled_to(steps)
+            assert scaled.guided_steps
+            assert preset.inherit_step is not None
+            assert scaled.inherit_step is not None
+            for ours, theirs in (
+                (scaled.inherit_step, preset.inherit_step),
+                (scaled.start_step, preset.start_step),
+                (scaled.window[0], preset.window[0]),
+            ):
+                assert 2 * abs(ours * preset.steps - theirs * steps) <= preset.steps
+
+
+def test_without_inheritance_it_stays_off_when_scaled() -> None:
+    assert Recipe(inherit_step=None).scaled_to(20).inherit_step is None
+    with pytest.raises(RecipeError, match="steps is 1; expected a whole number, 2 or more"):
+        Recipe().scaled_to(1)
