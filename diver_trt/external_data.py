@@ -58,7 +58,11 @@ def external_locations(path: Path) -> set[str]:
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:
             return set()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as cause:  # which names no file
+            raise OSError(cause.errno, cause.strerror, str(path)) from cause
+        with mapped as data:
             return {_location(data, *span) for span in _entries(data)} - {""}
 
 

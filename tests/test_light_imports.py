@@ -69,5 +69,5 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
 
 
 def test_importing_the_command_line_loads_no_numpy() -> None:
-    loaded = modules_after("import diver_trt.cli")
+    loaded = modules_after("import diver_trt.cli.commands")
     assert loaded.isdisjoint({"numpy", "onnxruntime", "PIL", *HEAVY})

@@ -1,61 +1,34 @@
-"""The command line, a module for each command: it parses, calls the library and prints. Nothing else in the package prints or exits.
+"""The command line. `main` is what `diver-trt` runs; the commands themselves are in `diver_trt.cli.commands`, a module for each.
 
-Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage, 130 interrupted. Heavy packages are imported inside the
-commands that need them, so that `--help` answers at once.
+Importing this package loads next to nothing, so that signals and streams are seen to before the first heavy import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING
 
-import typer
+from diver_trt.cli.process import run_program
 
-from diver_trt.cli import build, compare, convert, doctor, export, inspect, merge, recover
-from diver_trt.cli.console import reporting
-
-app = typer.Typer(
-    help="Recover distilled datasets with DIVER: abstract distilled images become realistic ones that any network learns from.",
-    epilog="Try it: diver-trt recover examples/digits/distilled/ipc10 recovered",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-COMMANDS: dict[Callable[..., None], str] = {
-    recover.recover: "diver-trt recover examples/digits/distilled/ipc10 recovered",
-    merge.merge: "diver-trt merge part1 part2 part3 recovered",
-    export.export: "diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256",
-    build.build: "diver-trt build engines/digits --sm 86 --batch 8",
-    convert.convert: "diver-trt convert images_best.pt images_best.npz",
-    compare.compare: "diver-trt compare engines/digits --model examples/digits/dit-digits",
-    doctor.doctor: "diver-trt doctor",
-    inspect.inspect: "diver-trt inspect engines/digits --memory-budget 2GB",
-}
-for command, example in COMMANDS.items():
-    app.command(epilog=f"Example: {example}")(reporting(command))
+if TYPE_CHECKING:
+    from diver_trt.cli.commands import app as app
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line and end the process with its exit code."""
+    sys.exit(run_program(_program))
+
+
+def _program() -> None:
+    from diver_trt.cli.commands import app
+
     app()
 
 
-def version(asked: bool) -> None:
-    """Print the version and stop."""
-    if asked:
-        from diver_trt._version import __version__
+def __getattr__(name: str) -> object:
+    """Import the Typer application when it is first asked for."""
+    if name == "app":
+        from diver_trt.cli.commands import app
 
-        print(f"diver-trt {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    _: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=version, is_eager=True, help="Print the version and exit."
-        ),
-    ] = False,
-) -> None:
-    """Options of the command line as a whole."""
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

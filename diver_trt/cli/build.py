@@ -7,16 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
+from diver_trt.cli import completion
 from diver_trt.cli.console import print_facts, print_json, progress, say
 from diver_trt.cli.options import Json, choice
 
 
 def build(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to compile.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="The bundle to compile.", autocompletion=completion.bundles
+        ),
+    ],
     backend: Annotated[
         str,
         typer.Option(
-            help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device)."
+            help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).",
+            autocompletion=completion.values(lambda: ["rtx", "trt"]),
         ),
     ] = "rtx",
     sm: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.options import Classes, Json, choice, parse_recipe
 from diver_trt.errors import MissingExtraError, OutputError
@@ -21,7 +22,9 @@ def compare(
     bundles: Annotated[
         list[Path],
         typer.Argument(
-            metavar="BUNDLE...", help="Bundles of one model, such as its fp32 and its fp16 one."
+            metavar="BUNDLE...",
+            help="Bundles of one model, such as its fp32 and its fp16 one.",
+            autocompletion=completion.bundles,
         ),
     ],
     model: Annotated[
@@ -36,6 +39,7 @@ def compare(
         typer.Option(
             help="torch-fp16, torch-bf16, onnx, onnx-cuda, rtx or trt; repeatable.  [default: whatever works here]",
             show_default=False,
+            autocompletion=completion.compared_engines,
         ),
     ] = None,
     report: Annotated[
@@ -59,7 +63,11 @@ def compare(
     ] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
     preset: Annotated[
-        str, typer.Option(help="Recipe: paper, ncfm or matched; see recover.")
+        str,
+        typer.Option(
+            help="Recipe: paper, ncfm or matched; see recover.",
+            autocompletion=completion.presets,
+        ),
     ] = "paper",
     steps: Annotated[
         int | None, typer.Option(help="DDIM steps K.  [paper: 50]", show_default=False)

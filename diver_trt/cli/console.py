@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
-import signal
+import math
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 
+from diver_trt.cli.process import (
+    import_numpy,
+    stopping_signals_interrupt,
+    where,
+)
+from diver_trt.cli.process import say as say
 from diver_trt.errors import DiverError, UsageError, printable
 
 P = ParamSpec("P")
@@ -24,14 +30,17 @@ T = TypeVar("T")
 
 
 def reporting(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn this package's errors, warnings, Ctrl-C and SIGTERM into one line and an exit code."""
+    """Turn this package's errors, warnings and signals into one line and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         try:
-            with _sigterm_is_ctrl_c():
-                return command(*args, **kwargs)
+            with stopping_signals_interrupt():
+                import_numpy()
+                result = command(*args, **kwargs)
+            sys.stdout.flush()
+            return result
         except DiverError as error:
             reason, *remedies = str(error).splitlines()
             say(f"error: {reason}")
@@ -39,12 +48,16 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
                 say(remedy)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
         except OSError as error:
-            say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+            if error.errno == errno.ENOMEM:
+                say(_out_of_memory(error))
+            else:
+                say(f"error: {where(error)}: {error.strerror or error}")
             raise typer.Exit(1) from error
         except MemoryError as error:
-            say(
-                f"error: out of memory ({str(error) or 'no size is known'}); close other programs, or ask for less at once"
-            )
+            say(_out_of_memory(error))
+            raise typer.Exit(1) from error
+        except RecursionError as error:
+            say("error: a document is nested too deeply")
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             say("interrupted")
@@ -53,49 +66,24 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-@contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM interrupt the block as Ctrl-C does, unless somebody ignores or handles it already."""
-    ours = (
-        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        and threading.current_thread() is threading.main_thread()
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM ask for an end, which the block looks out for; the second one ends it at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        asked.append(number)
-        say("finishing the batch in hand; once more to stop at once")
-        for kept, handler in before.items():
-            signal.signal(kept, handler)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def say(text: str) -> None:
-    """Say it on standard error, under the program's name."""
-    print(f"diver-trt: {text}", file=sys.stderr, flush=True)
+def _out_of_memory(error: Exception) -> str:
+    reason = str(error) or "no size is known"
+    return f"error: out of memory ({reason}); close other programs, or ask for less at once"
 
 
 def print_json(**values: Any) -> None:
-    """Print one JSON object."""
-    print(json.dumps(values, indent=1))
+    """Print one JSON object; NaN and the infinities, which JSON lacks, as the texts `"NaN"`, `"Infinity"` and `"-Infinity"`."""
+    print(json.dumps(_finite(values), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def print_facts(facts: dict[str, Any], indent: str = "") -> None:
@@ -121,29 +109,32 @@ class Progress:
     """Counts up to a total on standard error: a bar on a terminal, else a line every ten seconds."""
 
     def __init__(self, what: str, total: int, bar: Any = None) -> None:
-        self._what, self._total, self._bar = what, total, bar
+        self.what, self._total, self._bar = what, total, bar
         self._task = bar.add_task(what, total=total) if bar else None
         self._done, self._told = 0, time.monotonic()
 
     def __call__(self) -> None:
         """Count one more."""
         self._done += 1
-        if self._bar:
-            self._bar.advance(self._task)
-        elif time.monotonic() - self._told > 10:
-            self._told = time.monotonic()
-            say(f"{self._what}: {self._done} of {self._total}")
+        self.show(self._done + 1, self._total)
 
-    def restart(self, total: int) -> None:
-        """Count again from nothing, up to another total."""
-        self._total, self._done = total, 0
+    def show(self, done: int, total: int) -> None:
+        """Show how much is done, and of how much."""
+        self._done, self._total = done, total
         if self._bar:
-            self._bar.reset(self._task, total=total)
+            self._bar.update(self._task, completed=done, total=total)
+        else:
+            self._note_now_and_then()
+
+    def _note_now_and_then(self) -> None:
+        if time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            say(f"{self.what}: {self._done} of {self._total}")
 
     def note(self, text: str) -> None:
         """Show what is going on beside the bar."""
         if self._bar:
-            self._bar.update(self._task, description=f"{self._what} {text}")
+            self._bar.update(self._task, description=f"{self.what} {text}")
 
 
 @contextmanager
@@ -165,3 +156,19 @@ def progress(what: str, total: int) -> Iterator[Progress]:
     )
     with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield Progress(what, total, bar)
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far one piece of work after another has come: each call names the piece, how much of it is done, and of how much."""
+    with ExitStack() as stack:
+        current = None
+
+        def show(phase: str, done: int, total: int) -> None:
+            nonlocal current
+            if current is None or current.what != phase:
+                stack.close()
+                current = stack.enter_context(progress(phase, total))
+            current.show(done, total)
+
+        yield show

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
@@ -23,7 +24,11 @@ def export(
     ],
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="New folder for the bundle.")],
     precision: Annotated[
-        str, typer.Option(help="fp32 (the reference) or fp16 (what ships to GPUs).")
+        str,
+        typer.Option(
+            help="fp32 (the reference) or fp16 (what ships to GPUs).",
+            autocompletion=completion.values(lambda: ["fp32", "fp16"]),
+        ),
     ] = "fp32",
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
@@ -40,6 +45,7 @@ def export(
         typer.Option(
             help="Sinusoids the weights were trained with: dit or diffusers.  [default: by where they come from]",
             show_default=False,
+            autocompletion=completion.values(lambda: ["dit", "diffusers"]),
         ),
     ] = None,
     as_json: Json = False,

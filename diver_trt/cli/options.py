@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diver_trt.cli import completion
+from diver_trt.cli.process import say
 from diver_trt.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ Classes = Annotated[
     typer.Option(
         help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.",
         show_default=False,
+        autocompletion=completion.classes,
     ),
 ]
 Format = Annotated[
@@ -30,6 +33,7 @@ Format = Annotated[
         "--format",
         help="Who wrote it: mtt, glad, dc, idc, dream, ncfm, frepo, kip, arrays; sre2l, rded, d4m, minimax, folders.",
         show_default=False,
+        autocompletion=completion.formats,
     ),
 ]
 Normalisation = Annotated[
@@ -37,6 +41,7 @@ Normalisation = Annotated[
     typer.Option(
         help="What tensors were normalised with: imagenet, cifar10, glad, none, …, or MEAN:STD.",
         show_default=False,
+        autocompletion=completion.normalisations,
     ),
 ]
 Collage = Annotated[
@@ -55,7 +60,10 @@ ZcaReference = Annotated[
 BundlePath = Annotated[
     Path | None,
     typer.Option(
-        "--bundle", help="Exported model.  [default: the digits model]", show_default=False
+        "--bundle",
+        help="Exported model.  [default: the digits model]",
+        show_default=False,
+        autocompletion=completion.bundles,
     ),
 ]
 
@@ -83,11 +91,15 @@ def parse_recipe(
     no_guidance: bool,
     **given: Any,
 ) -> Recipe:
-    """Return the preset with the settings that were given on the command line."""
+    """Return the preset with the settings that were given on the command line.
+
+    Other steps than the preset's scale what it says in steps, except for what is given itself; what is scaled is printed.
+    """
     from diver_trt.recipe import PRESETS
 
     base = PRESETS[choice("--preset", preset, tuple(PRESETS))]
     settings = {name: value for name, value in given.items() if value is not None}
+    of, base = base.steps, base.scaled_to(settings.get("steps", base.steps))
     for off, option, name, value in (
         (no_inheritance, "inheritance", "inherit_step", None),
         (no_guidance, "guidance", "gamma", 0.0),
@@ -109,4 +121,17 @@ def parse_recipe(
         if not (window.isascii() and len(window) <= 20 and high.isdigit() and low.isdigit()):
             raise RecipeError(f"--window is {window!r}; expected HIGH:LOW, such as 40:25, or full")
         settings["window"] = (int(high), int(low))
+    if base.steps != of and (kept := _kept(base, settings)):
+        say(f"--steps {base.steps}: {', '.join(kept)}, as {preset} has them among {of}")
     return base.with_settings(**settings)
+
+
+def _kept(scaled: Recipe, settings: dict[str, Any]) -> list[str]:
+    """Return what a recipe that was scaled to other steps keeps of them, as options."""
+    high, low = scaled.window
+    texts = {
+        "inherit_step": f"--inherit-step {scaled.inherit_step}",
+        "start_step": f"--start-step {scaled.start_step}",
+        "window": f"--window {high}:{low}",
+    }
+    return [text for name, text in texts.items() if name not in settings]

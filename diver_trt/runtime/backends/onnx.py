@@ -33,7 +33,7 @@ Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
 
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
+    r"out of memory|failed to allocate|cannot allocate memory|failed to map segment|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
 """ONNX Runtime has no class of its own for want of memory; these are the words of its arenas, of CUDA and of C++."""
@@ -209,6 +209,10 @@ def import_onnxruntime() -> Any:
     except ModuleNotFoundError as cause:
         raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
     except ImportError as cause:
+        if _OUT_OF_MEMORY.search(str(cause)):
+            raise EngineError(
+                f"there is too little memory to load onnxruntime ({cause}); close other programs, or raise `ulimit -v`"
+            ) from cause
         raise EngineError(
             f"onnxruntime is installed but cannot be loaded ({cause}); {_REINSTALL}"
         ) from cause

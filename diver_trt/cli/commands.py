@@ -1,0 +1,57 @@
+"""The commands, a module for each: it parses, calls the library and prints. Nothing outside `diver_trt.cli` prints or exits.
+
+Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage, 130 interrupted. Heavy packages are imported inside the
+commands that need them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from diver_trt.cli import build, compare, convert, doctor, export, inspect, merge, recover
+from diver_trt.cli.console import reporting
+
+app = typer.Typer(
+    help="Recover distilled datasets with DIVER: abstract distilled images become realistic ones that any network learns from.",
+    epilog="Try it: diver-trt recover digits recovered",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# An example runs where only the wheel is installed: with the digits that it carries, or after the examples before it.
+COMMANDS: dict[Callable[..., None], str] = {
+    recover.recover: "diver-trt recover digits recovered",
+    merge.merge: "diver-trt merge part1 part2 part3 recovered",
+    export.export: "diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256",
+    build.build: "diver-trt build engines/dit-xl-2-256 --sm 86 --batch 8",
+    convert.convert: "diver-trt convert images_best.pt images_best.npz",
+    compare.compare: "diver-trt compare engines/dit-xl-2-256 --model facebook/DiT-XL-2-256",
+    doctor.doctor: "diver-trt doctor",
+    inspect.inspect: "diver-trt inspect digits",
+}
+for command, example in COMMANDS.items():
+    app.command(epilog=f"Example: {example}")(reporting(command))
+
+
+def version(asked: bool) -> None:
+    """Print the version and stop."""
+    if asked:
+        from diver_trt._version import __version__
+
+        print(f"diver-trt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the command line as a whole."""

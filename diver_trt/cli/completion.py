@@ -1,0 +1,107 @@
+"""What a shell offers when an option's value is completed; the lists are loaded then, and not when the program starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+Completion = Callable[[str], list[str]]
+
+MAX_ENTRIES = 1000
+"""Entries of a folder that are looked at: a shell waits for the answer."""
+
+
+def values(load: Callable[[], Iterable[str]]) -> Completion:
+    """Return a completion from a list of values; where none fits, shells fall back to file names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in load() if value.startswith(incomplete)]
+
+    return complete
+
+
+def bundles(incomplete: str) -> list[str]:
+    """Return the bundles whose paths begin with a text, or that are in a folder whose path does."""
+    typed = Path(incomplete).expanduser()
+    folder, start = (typed, "") if incomplete.endswith("/") else (typed.parent, typed.name)
+    found = []
+    for entry in _folders(folder):
+        if entry.name.startswith(start):
+            inside = () if _is_bundle(entry) else _folders(entry)
+            found += [str(path) for path in (entry, *inside) if _is_bundle(path)]
+    return sorted(found)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (path for path in islice(folder.iterdir(), MAX_ENTRIES) if path.is_dir())
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / "bundle.json").is_file()
+
+
+@values
+def presets() -> Iterable[str]:
+    """Recipes by name."""
+    from diver_trt.recipe import PRESETS
+
+    return PRESETS
+
+
+@values
+def sigmas() -> Iterable[str]:
+    """Scales of semantic guidance."""
+    from diver_trt.recipe import SIGMAS
+
+    return SIGMAS
+
+
+@values
+def engines() -> Iterable[str]:
+    """Engines that recover."""
+    from diver_trt.runtime.engine import ENGINES
+
+    return ("auto", *ENGINES)
+
+
+@values
+def compared_engines() -> Iterable[str]:
+    """Engines that are compared."""
+    from diver_trt.comparison.lineup import ENGINE_NAMES
+
+    return ENGINE_NAMES
+
+
+@values
+def layouts() -> Iterable[str]:
+    """Layouts of a recovered set."""
+    from diver_trt.recovered.layout import LAYOUTS
+
+    return LAYOUTS
+
+
+@values
+def formats() -> Iterable[str]:
+    """Formats of distilled sets."""
+    from diver_trt.distilled.formats import FORMATS
+
+    return FORMATS
+
+
+@values
+def normalisations() -> Iterable[str]:
+    """Named statistics."""
+    from diver_trt.distilled.normalisation import NORMALISATIONS
+
+    return NORMALISATIONS
+
+
+@values
+def classes() -> Iterable[str]:
+    """Subsets of ImageNet, and the model's own classes."""
+    from diver_trt.distilled.class_map import imagenet_subsets
+
+    return ("model", *(name for name in imagenet_subsets() if "@" not in name))
