@@ -1,6 +1,9 @@
 """Recover distilled datasets with DIVER on small GPUs, Jetsons and CPUs, without torch on the device.
 
-Example:
+Examples:
+    >>> from diver_trt import recover
+    >>> recover("distilled", "recovered", bundle="engines/digits").images
+
     >>> from diver_trt import Bundle, Recipe, Recoverer
     >>> with Recoverer(Bundle.open("engines/digits"), Recipe()) as recoverer:
     ...     for sample in recoverer(images, labels, seed=0):
@@ -23,10 +26,20 @@ if TYPE_CHECKING:
     from diver_trt.bundle import Bundle as Bundle
     from diver_trt.recipe import PRESETS as PRESETS
     from diver_trt.recipe import Recipe as Recipe
+    from diver_trt.recovered.run import Recovery as Recovery
+    from diver_trt.recovered.run import recover as recover
     from diver_trt.runtime.recoverer import RecoveredSample as RecoveredSample
     from diver_trt.runtime.recoverer import Recoverer as Recoverer
 
-__all__ = ["PRESETS", "Bundle", "Recipe", "RecoveredSample", "Recoverer"]
+__all__ = [
+    "PRESETS",
+    "Bundle",
+    "Recipe",
+    "RecoveredSample",
+    "Recoverer",
+    "Recovery",
+    "recover",
+]
 
 _HOMES = {
     "Bundle": "diver_trt.bundle",
@@ -34,6 +47,8 @@ _HOMES = {
     "Recipe": "diver_trt.recipe",
     "RecoveredSample": "diver_trt.runtime.recoverer",
     "Recoverer": "diver_trt.runtime.recoverer",
+    "Recovery": "diver_trt.recovered.run",
+    "recover": "diver_trt.recovered.run",
 }
 
 

@@ -120,6 +120,18 @@ def test_recover_answers_in_json(few: Path, tmp_path: Path) -> None:
         ((), {"steps": 50, "inherit_step": 25, "start_step": 50, "gamma": 0.1, "window": [40, 25]}),
         (("--preset", "ncfm"), {"gamma": 0.02}),
         (("--preset", "matched"), {"start_step": 25, "window": [25, 10]}),
+        (
+            ("--steps", "20"),
+            {"steps": 20, "inherit_step": 10, "start_step": 20, "window": [16, 10], "gamma": 0.1},
+        ),
+        (
+            ("--steps", "20", "--window", "8:2"),
+            {"inherit_step": 10, "start_step": 20, "window": [8, 2]},
+        ),
+        (
+            ("--preset", "matched", "--steps", "20"),
+            {"inherit_step": 10, "start_step": 10, "window": [10, 4]},
+        ),
         (("--no-inheritance",), {"inherit_step": None}),
         (("--no-guidance",), {"gamma": 0.0}),
         (("--window", "full"), {"window": [50, 0]}),
@@ -146,7 +158,13 @@ def test_every_setting_reaches_the_manifest(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--steps", "20"), "--inherit-step 10 --start-step 20 --window 16:10"),
+        (
+            ("--steps", "20", "--start-step", "30"),
+            "start_step is 30; expected a whole number from 1",
+        ),
+        (("--cfg-scale", "1e308"), "cfg_scale is 1e+308; expected a number from 1 to 1000"),
+        (("--gamma", "1e308"), "gamma is 1e+308; expected a number from 0 to 1000"),
+        (("--steps", "1001"), "steps is 1001, but the model was trained with 1000 timesteps"),
         (("--start-step", "matched"), "semantic guidance would never act"),
         (("--no-inheritance", "--start-step", "40"), "inheritance is off"),
         (("--window", "soon"), "--window is 'soon'; expected HIGH:LOW"),
@@ -171,10 +189,57 @@ def test_a_recipe_that_contradicts_itself_is_wrong_usage(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_scaled_is_printed(few: Path, tmp_path: Path) -> None:
+    result = run("recover", few, tmp_path / "out", "--steps", "10", "--start-step", "10")
+    said = "--steps 10: --inherit-step 5, --window 8:5, as paper has them among 50"
+    assert f"diver-trt: {said}" in result.stderr
+    assert "as paper has them" not in run("recover", few, tmp_path / "b", *QUICK).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "digits", "--classes", "nope"),
+        ("inspect", "digits", "--contact-sheet", "sheet.jpg"),
+        ("convert", "a.pt", "b.npz", "--format", "x"),
+        ("compare", "engines/digits", "--engine", "nope"),
+        ("compare", "engines/digits", "engines/digits"),
+        ("build", "engines/digits", "--batch", "some"),
+        ("build", "engines/digits", "--workspace", "some"),
+        ("export", "model", "bundle", "--precision", "int8"),
+        ("merge", "one"),
+    ],
+)
+def test_wrong_usage_of_every_command_exits_2(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engines").symlink_to(ROOT / "engines")
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engines"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ("--preset", "fast"),
+        ("--engine", "nope"),
+        ("--memory-budget", "x"),
+        ("--format", "x"),
+        ("--collage", "33"),
+        ("--collage", "0"),
+        ("--normalisation", "x"),
+        ("--classes", "nope"),
+        ("--layout", "x"),
+        ("--size", "x"),
+        ("--size", "5000"),
+        ("--on-error", "x"),
+        ("--sigma", "x"),
+        ("--shard", "x"),
+        ("--shard", "3/2"),
+        ("--cfg-channels", "9"),
+        ("--seed", str(2**63)),
         ("--shard", "1/" + "1" * 5000),
         ("--batch", "0"),
         ("--batch", "many"),
@@ -395,7 +460,7 @@ def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
         run("inspect", compiled, "--memory-budget", "1MB")
     )
     assert "expected a size such as 512MB" in fails(
-        run("inspect", compiled, "--memory-budget", "much")
+        run("inspect", compiled, "--memory-budget", "much"), code=2
     )
 
 
@@ -450,8 +515,10 @@ def test_build_refuses_what_it_cannot_do(edited: Callable[..., Path]) -> None:
     pytest.importorskip("tensorrt_rtx")
     folder = edited(lambda manifest: None)
     assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", "90"))
-    assert "expected one size such as 8" in fails(run("build", folder, "--batch", "some"))
-    assert "expected a size such as 512MB" in fails(run("build", folder, "--workspace", "some"))
+    assert "expected one size such as 8" in fails(run("build", folder, "--batch", "some"), code=2)
+    assert "expected a size such as 512MB" in fails(
+        run("build", folder, "--workspace", "some"), code=2
+    )
     assert run("build", folder, "--backend", "openvino").exit_code == 2
     assert not (folder / "plans").exists()
 
@@ -592,7 +659,7 @@ def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path
         (tmp_path / "set", image.with_name("new.png"), "lies in a folder within the dataset"),
     ):
         assert f"--contact-sheet {sheet}: {message}" in fails(
-            run("inspect", source, "--contact-sheet", sheet)
+            run("inspect", source, "--contact-sheet", sheet), code=2 if sheet == dm else 1
         )
     assert (dm.read_bytes(), text.read_text(), image.read_bytes()) == (tensors, "a thesis", kept)
     assert not image.with_name("new.png").exists()

@@ -8,7 +8,15 @@ import diver_trt
 
 
 def test_the_public_names_are_these() -> None:
-    assert diver_trt.__all__ == ["PRESETS", "Bundle", "Recipe", "RecoveredSample", "Recoverer"]
+    assert diver_trt.__all__ == [
+        "PRESETS",
+        "Bundle",
+        "Recipe",
+        "RecoveredSample",
+        "Recoverer",
+        "Recovery",
+        "recover",
+    ]
     for name in diver_trt.__all__:
         assert getattr(diver_trt, name).__doc__
 
@@ -18,5 +26,5 @@ def test_every_public_name_has_a_home() -> None:
 
 
 def test_other_names_are_missing_in_the_usual_way() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'recover'"):
-        diver_trt.recover  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'export'"):
+        diver_trt.export  # noqa: B018

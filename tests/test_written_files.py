@@ -45,7 +45,7 @@ def files_below(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", ["recover", "inspect", "doctor"])
 def test_a_command_writes_nothing_but_its_output(tmp_path: Path, command: str) -> None:
-    arguments = {
+    arguments: dict[str, list[object]] = {
         "recover": ["recover", IPC1, tmp_path / "out", "--preset", "matched", "--layout", "npz"],
         "inspect": ["inspect", IPC1, "--contact-sheet", tmp_path / "out.png"],
         "doctor": ["doctor"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diver_trt.cli.console import print_facts, print_json, say
+from diver_trt.cli.console import phases, print_facts, print_json, say
 from diver_trt.cli.options import (
     BundlePath,
     Classes,
@@ -17,7 +17,6 @@ from diver_trt.cli.options import (
     Normalisation,
     ZcaReference,
 )
-from diver_trt.cli.recover import check_images
 from diver_trt.errors import EngineError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -60,10 +59,12 @@ def inspect(
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
+    from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.manifest import inspect_recovered, is_recovered
     from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
+    path = find_source(path)
     folder = path.parent if path.suffix == ".engine" else path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
@@ -148,8 +149,10 @@ def _inspect_distilled(
     dataset: Dataset, model: Bundle, contact_sheet: Path | None
 ) -> dict[str, Any]:
     from diver_trt.recovered.job import distilled_sheet, mean_clipped
+    from diver_trt.recovered.run import Notes, check_images
 
-    checked = check_images(dataset, model)
+    with phases() as show:
+        checked = check_images(dataset, model, Notes(say), show)
     if contact_sheet:
         from diver_trt.files import replacing, reported
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, default_bundle
 from diver_trt.distilled.dataset import read_dataset
+from diver_trt.distilled.digits import default_images, find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square
@@ -59,7 +60,7 @@ def distilled_inputs(
     Raises:
         DatasetError: The folder cannot be read as asked.
     """
-    root = folder or default_images()
+    root = find_source(folder) if folder else default_images()
     options = ReadOptions(classes=classes if folder else None)
     dataset = read_dataset(root, bundle if folder else Bundle.open(default_bundle()), options)
     by_class = defaultdict(list)
@@ -97,17 +98,6 @@ def random_pixels(bundle: Bundle, count: int, *, seed: int = 0) -> Inputs:
         labels=tuple(int(label) for label in generator.integers(0, bundle.num_classes, count)),
         images=tuple(generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)),
         noise=_noise(seed, keys, bundle),
-    )
-
-
-def default_images() -> Path:
-    """Return where the distilled digits lie: inside an installed wheel, or among the examples of a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "engines" / "digits-distilled"
-    return (
-        installed
-        if installed.is_dir()
-        else package.parent / "examples" / "digits" / "distilled" / "ipc1"
     )
 
 

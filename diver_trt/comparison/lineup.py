@@ -99,7 +99,7 @@ def line_up(
         batch: Images per batch; TensorRT engines keep to what they were built for.
 
     Raises:
-        BundleError: A bundle is given twice, or they are not of one model, or not of the model that is given.
+        BundleError: If they are not of one model, or not of the model that is given.
         UsageError: If an engine's name is unknown, or a bundle is given twice.
         EngineError: If the model computes other than its own code.
         NothingToCompareError: Fewer than two engines can take part.

@@ -22,10 +22,10 @@ def checked_seed(seed: object) -> int:
     """
     is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
     if not is_integer or not MIN_SEED <= int(seed) <= MAX_SEED:  # type: ignore[call-overload]
-        found = shown(repr(seed)) if is_integer else f"{shown(repr(seed))} ({type(seed).__name__})"
+        kind = "" if is_integer else f" ({type(seed).__name__})"
+        remedy = ". Take it modulo 2^63." if is_integer else ""
         raise UsageError(
-            f"seed is {found}; expected a whole number from -2^63 to 2^63 - 1. "
-            "Take a larger one modulo 2^63."
+            f"seed is {shown(repr(seed))}{kind}; expected a whole number from -2^63 to 2^63 - 1{remedy}"
         )
     return int(seed)  # type: ignore[call-overload, no-any-return]
 

@@ -7,6 +7,7 @@ nothing that depends on when, in how many runs, or in which batches it was done.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from diver_trt.errors import (
     DiverError,
     EngineError,
     OutputError,
+    UsageError,
+    shown,
 )
 from diver_trt.files import file_sha256
 from diver_trt.pixels import Pixels, square
@@ -75,6 +78,18 @@ class Shard:
 
     number: int
     of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `3/8`.
+
+        Raises:
+            UsageError: If the text is not such a fraction, at most 1.
+        """
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(text))
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UsageError(f"shard is {shown(repr(text))}; expected NUMBER/OF, such as 3/8")
+        return cls(int(found[1]), int(found[2]))
 
     def part(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """Return the samples of this part; over all parts each sample comes once."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import DatasetError, shown
@@ -64,6 +65,10 @@ def checked_samples(
     given = {"images": images, "labels": labels, "keys": keys, "noise": noise}
     present = {name: values for name, values in given.items() if values is not None}
     iterators = {name: _iterator(name, values) for name, values in present.items()}
+    if (ndim := getattr(images, "ndim", 4)) != 4:
+        raise DatasetError(
+            f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image alone is image[None]"
+        )
     if isinstance(images, Sized):
         for name, values in present.items():
             if isinstance(values, Sized) and len(values) != len(images):
@@ -155,7 +160,8 @@ def _noise(value: Any, number: int, shape: tuple[int, ...]) -> Latents:
         raise DatasetError(
             f"noise of image {number}: got {describe(own)}, expected float32{list(shape)}"
         )
-    return own.copy()
+    kept: Latents = own.copy()
+    return kept
 
 
 def _pixels(value: Any, number: int, size: int) -> Pixels:
@@ -170,13 +176,15 @@ def _pixels(value: Any, number: int, size: int) -> Pixels:
                 "convert it with .convert('RGB')"
             )
         value = value.convert("RGB")
-    return square(_array(value, name), size, name).copy()
+    kept: Pixels = square(_array(value, name), size, name).copy()
+    return kept
 
 
-def _array(value: Any, name: str) -> Any:
+def _array(value: Any, name: str) -> NDArray[Any]:
     try:
-        return np.asarray(value)
+        array: NDArray[Any] = np.asarray(value)
     except (
         Exception
     ) as cause:  # whatever an object's own conversion raises, as torch's for a tensor on a GPU
         raise DatasetError(f"{name}: numpy cannot read it ({shown(str(cause))})") from cause
+    return array

@@ -35,12 +35,23 @@ def engine_names(engine: str, bundle: Bundle) -> list[EngineName]:
     Raises:
         UsageError: If there is no such engine.
     """
+    require_engine(engine)
     if engine == "auto":
         built = {plan.backend for plan in read_plans(bundle) if isinstance(plan, Plan)}
         return [name for name in AUTO_ORDER if name in built or name.startswith("onnx")]
-    if known := [name for name in ENGINES if name == engine]:
-        return known
-    raise UsageError(f"there is no engine {engine!r}; expected auto, {', '.join(ENGINES)}")
+    return [name for name in ENGINES if name == engine]
+
+
+def require_engine(engine: object) -> None:
+    """Refuse what is not the name of an engine.
+
+    Raises:
+        UsageError: If it is neither `"auto"` nor one of `ENGINES`.
+    """
+    if engine != "auto" and engine not in ENGINES:
+        raise UsageError(
+            f"there is no engine {shown(repr(engine))}; expected auto, {', '.join(ENGINES)}"
+        )
 
 
 def open_session(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.comparison.inputs import default_images, distilled_inputs, random_pixels
+from diver_trt.comparison.inputs import distilled_inputs, random_pixels
 from diver_trt.comparison.lineup import Lineup, line_up
-from diver_trt.errors import BundleError, DatasetError, EngineError
+from diver_trt.distilled.digits import default_images
+from diver_trt.errors import BundleError, DatasetError, EngineError, UsageError
 from diver_trt.export.checkpoint import Model, load_model
 from tests.comparison.faults import plant
 from tests.conftest import DIGITS_MODEL, DISTILLED
@@ -58,7 +59,7 @@ def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_p
     assert names(line_up([digits, other], None, ["onnx", "onnx"], 4))[1] == [
         f"onnx fp32 ({tmp_path / 'digits'})"
     ]
-    with pytest.raises(BundleError, match="is given twice; give each bundle once"):
+    with pytest.raises(UsageError, match="is given twice; give each bundle once"):
         line_up([digits, other, digits], None, ["onnx"], 4)
 
 
@@ -96,7 +97,7 @@ def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        EngineError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"
+        UsageError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"
     ):
         line_up([digits], None, ["openvino"], 4)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids, load_class_map, wnid_of
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, UsageError
 
 
 def test_wnids_are_sorted_and_thousand() -> None:
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_maps_and_wrong_models_are_refused() -> None:
     with pytest.raises(
-        DatasetError,
+        UsageError,
         match="--classes imagefruits: neither a file nor a known subset; expected a file, model, imagenette",
     ):
         load_class_map("imagefruits", 1000, None)

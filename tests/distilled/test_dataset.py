@@ -16,7 +16,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, UsageError
 from tests.distilled import methods
 
 Pixels = NDArray[np.uint8]
@@ -563,9 +563,9 @@ def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle)
         match="--format mtt is a format of tensors, but the input holds folders; expected one of folders, sre2l",
     ):
         as_woof(folders, imagenet, method="mtt")
-    with pytest.raises(DatasetError, match="--format nonsense: no such format"):
+    with pytest.raises(UsageError, match="--format nonsense: no such format"):
         as_woof(folders, imagenet, method="nonsense")
-    with pytest.raises(DatasetError, match="--collage 0: expected 1 to 16"):
+    with pytest.raises(UsageError, match="--collage 0: expected a whole number from 1 to 16"):
         as_woof(folders, imagenet, collage=0)
     with pytest.raises(DatasetError, match="32 x 32 pixels are no collage of 15 x 15 images"):
         as_woof(folders, imagenet, collage=15)

@@ -408,14 +408,23 @@ def test_a_run_that_comes_to_nothing_leaves_nothing(few: Path, tmp_path: Path) -
 # Signals
 
 
+IN_FRONT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+"""Code that undoes what a process inherits where the tests run in the background, or under nohup: signals that are ignored."""
+
+
 def started(
     source: Path, output: Path, *options: str, after_images: int = 1
 ) -> subprocess.Popen[str]:
     """Start a recovery as a process of its own and wait until it has some images on disk."""
     command = [
         sys.executable,
-        "-m",
-        "diver_trt",
+        "-c",
+        f"{IN_FRONT}from diver_trt.cli import main; main()",
         "recover",
         str(source),
         str(output),
@@ -437,7 +446,7 @@ def started(
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Signals) -> None:
     process = started(DISTILLED, tmp_path / "out")
     process.send_signal(number)
@@ -473,13 +482,14 @@ def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(
     assert (result.exit_code, len(journal_keys(tmp_path / "out"))) == (130, 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_before_there_is_a_folder_both_signals_end_it_alike(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    in_front = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which the background ignores
-    asking = f"recover.check_images = lambda *_, **__: (signal.raise_signal({int(number)}), time.sleep(60))"
-    code = f"{in_front}; from diver_trt.cli import main, recover; {asking}; main()"
+    asking = (
+        f"run.check_images = lambda *_, **__: (signal.raise_signal({int(number)}), time.sleep(60))"
+    )
+    code = f"{IN_FRONT}import time; from diver_trt.cli import main; from diver_trt.recovered import run; {asking}; main()"
     command = [
         sys.executable,
         "-c",
@@ -583,7 +593,10 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "is one of the shards; the last folder is where they are merged" in merge(
         *parts.values(), output=parts["1/3"]
     )
-    assert "--shard is '4/3'" in recover(few, tmp_path / "x", "--shard", "4/3").output
+    assert (
+        "shard is '4/3'; expected NUMBER/OF"
+        in recover(few, tmp_path / "x", "--shard", "4/3").output
+    )
 
 
 def merge(*folders: Path, options: tuple[str, ...] = ()) -> Result:
@@ -803,7 +816,7 @@ def test_want_of_memory_anywhere_else_is_one_line(
     def short(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 2.00 TiB")
 
-    monkeypatch.setattr("diver_trt.distilled.dataset.read_dataset", short)
+    monkeypatch.setattr("diver_trt.recovered.run.read_dataset", short)
     assert "out of memory (Unable to allocate 2.00 TiB); close other programs" in error(
         recover(few, tmp_path / "out")
     )

@@ -15,7 +15,13 @@ import onnxruntime
 import pytest
 
 from diver_trt.bundle import NETWORKS, Bundle
-from diver_trt.errors import BundleError, DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.errors import (
+    BundleError,
+    DeviceMemoryError,
+    EngineError,
+    MissingExtraError,
+    UsageError,
+)
 from diver_trt.files import FileRecord
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
@@ -64,7 +70,7 @@ def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        EngineError, match="there is no engine 'tpu'; expected auto, onnx, onnx-cuda, rtx, trt"
+        UsageError, match="there is no engine 'tpu'; expected auto, onnx, onnx-cuda, rtx, trt"
     ):
         Recoverer(digits, engine="tpu")
 

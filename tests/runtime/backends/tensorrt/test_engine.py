@@ -26,6 +26,7 @@ from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser, TrtSession
 from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.samples import checked_samples
 from tests.conftest import DISTILLED
 from tests.stand_in import Error, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
@@ -289,7 +290,7 @@ def test_chunks_of_phases_are_whole_batches_with_few_classes(
     images = np.zeros((9, 32, 32, 3), np.uint8)
     steps: list[None] = []
     with Recoverer(gpu.bundle, QUICK, engine="rtx") as recoverer:
-        samples = recoverer._samples(images, labels, 0, None, None)
+        samples = checked_samples(gpu.bundle, images, labels, seed=0)
         assert [
             [[s.label for s in batch] for batch in chunk] for chunk in recoverer._chunks(samples)
         ] == [

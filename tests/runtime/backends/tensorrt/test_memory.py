@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diver_trt.bundle import NETWORKS, NetworkName
-from diver_trt.errors import DeviceMemoryError
+from diver_trt.errors import DeviceMemoryError, UsageError
 from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.memory import (
     choose_memory_plan,
@@ -123,7 +123,7 @@ def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "4", "-1GB", "4XB", "nanGB", "infGB", "1e99GB", "0MB"])
 def test_other_texts_are_no_sizes(text: str) -> None:
-    with pytest.raises(DeviceMemoryError, match="expected a size such as 512MB"):
+    with pytest.raises(UsageError, match="expected a size such as 512MB"):
         parse_bytes(text)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, UsageError
 from diver_trt.runtime.backends.tensorrt.sidecar import (
     Machine,
     Plan,
@@ -162,5 +162,5 @@ def test_profiles_are_one_size_or_three_that_rise() -> None:
     assert 3 in Profile.parse("1:4:8")
     assert 3 not in Profile.parse("8")
     for text in ("0", "8:4:1", "1:2", "many", "-1", "1:2:3:4", ""):
-        with pytest.raises(EngineError, match="batch is"):
+        with pytest.raises(UsageError, match="batch is"):
             Profile.parse(text)

@@ -1,0 +1,322 @@
+"""A distilled dataset in, a folder of recovered images out, in one call: what `diver-trt recover` does."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.distilled.dataset import Dataset, read_dataset
+from diver_trt.distilled.digits import find_source
+from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.source import Checked
+from diver_trt.errors import DatasetError, UsageError, shown
+from diver_trt.method.noise import checked_seed
+from diver_trt.method.schedule import step_table
+from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.recovered.folder import DatasetWriter, open_output
+from diver_trt.recovered.job import (
+    Job,
+    ModelOpener,
+    Shard,
+    check_output,
+    contact_sheet_path,
+    mean_clipped,
+    recover_job,
+)
+from diver_trt.recovered.layout import LAYOUTS, MAX_SIDE
+from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
+from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.session import require_engine
+
+AnyPath = str | os.PathLike[str]
+
+Note = Callable[[str], None]
+"""Receives one line of text."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Receives a phase, `"checking"` or `"recovering"`, how much of it is done, and of how much; images, then denoising steps of batches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What `recover` did.
+
+    Attributes:
+        output: The folder of recovered images.
+        total: Images that belong there.
+        done: Images that are dealt with, by this run or an earlier one; fewer than `total` if the run was stopped.
+        skipped: Of these, the entries of the images that were left out, each with its `source` and `problem`; as in the manifest.
+        engine: The engine that was opened, or None if everything was done already.
+        batch: Images per batch, or None.
+        seconds: How long it took.
+        contact_sheet: A picture of distilled and recovered images, there when the run is finished.
+    """
+
+    output: Path
+    total: int
+    done: int
+    skipped: tuple[dict[str, Any], ...]
+    engine: str | None
+    batch: int | None
+    seconds: float
+    contact_sheet: Path
+
+    @property
+    def images(self) -> int:
+        """Recovered images in the folder."""
+        return self.done - len(self.skipped)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every image is dealt with and the manifest is written."""
+        return self.done == self.total
+
+
+def recover(
+    source: AnyPath,
+    output: AnyPath,
+    *,
+    bundle: Bundle | AnyPath | None = None,
+    recipe: Recipe | str | None = None,
+    seed: int = 0,
+    classes: str | None = None,
+    format: str | None = None,  # noqa: A002
+    normalisation: str | None = None,
+    collage: int | None = None,
+    zca_reference: AnyPath | None = None,
+    layout: str = "index",
+    size: int | None = None,
+    engine: str = "auto",
+    batch: int | None = None,
+    memory_budget: int | str | None = None,
+    trust: bool = False,
+    shard: str | None = None,
+    on_error: str = "fail",
+    overwrite: bool = False,
+    on_note: Note | None = None,
+    on_progress: OnProgress = lambda *_: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Recovery:
+    """Recover a distilled dataset into a folder, or resume where an earlier call with the same arguments stopped.
+
+    Args:
+        source: Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors); `"digits"` are those that come along.
+        output: New or empty folder, or that of the same recovery.
+        bundle: The exported model, opened or its folder; None is the digits model.
+        recipe: The method's settings, or the name of a preset; None is the paper's.
+        seed: Seed of the noise, from -2^63 to 2^63 - 1.
+        classes: Which classes these are: a subset of ImageNet, a file, or `"model"`; None leaves it to the files, as do the next four.
+        format: Who wrote it, a name of `diver_trt.distilled.formats.FORMATS`.
+        normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
+        collage: Images along a side of each stored one.
+        zca_reference: Training images, to fit a ZCA transform to again.
+        layout: What to write: `"index"`, `"wnid"`, `"huggingface"`, `"pt"`, `"npz"` or `"idc"`.
+        size: Side of the written images in pixels; None keeps the model's.
+        engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
+        batch: Images per batch; None leaves it to the engine.
+        memory_budget: Limit on engine memory for `"rtx"` and `"trt"`, in bytes or as a text such as `"2GB"`.
+        trust: Whether engines that were built elsewhere may run.
+        shard: The part of the set to recover, such as `"3/8"`.
+        on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
+        overwrite: Whether to delete what an earlier run left, and begin again.
+        on_note: Receives what is found and what happens. Without it, doubts about the dataset are Python warnings, the rest is dropped.
+        on_progress: Receives how far it has come.
+        stopping: Asked before every batch; once true, the batch in hand is finished and written, and the call returns.
+
+    Raises:
+        UsageError: If an argument does not exist, is out of range or contradicts another.
+        DatasetError: If the images cannot be read as asked.
+        BundleError: If the bundle is missing or damaged.
+        OutputError: If the output folder holds something else, is in use, or cannot be written.
+        EngineError: If no engine can run.
+    """
+    started, notes = time.monotonic(), Notes(on_note)
+    _require_choice("layout", layout, LAYOUTS)
+    _require_choice("on_error", on_error, ("fail", "skip"))
+    _require_whole("size", size, MAX_SIDE)
+    _require_whole("batch", batch)
+    require_engine(engine)
+    reference = None if zca_reference is None else Path(zca_reference)
+    reading = ReadOptions(classes, format, normalisation, collage, reference)
+    part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
+    budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
+    settings, target = _recipe(recipe), Path(output)
+    model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
+    step_table(model.noise_schedule, settings, model.layout)  # refuses what does not fit the model
+
+    dataset = read_dataset(find_source(Path(source)), model, reading)
+    check_output(dataset, model, target, layout)
+    skip_bad = on_error == "skip"
+    job = Job(
+        dataset=dataset,
+        checked=check_images(dataset, model, notes, on_progress, skip_bad=skip_bad),
+        bundle=model,
+        recipe=settings,
+        seed=number,
+        layout=layout,
+        size=size,
+        shard=part,
+        skip_bad=skip_bad,
+    )
+    count = len(job.samples)
+
+    def open_model(limit: int | None, chosen: str | None) -> Recoverer:
+        return Recoverer(
+            model,
+            settings,
+            engine=chosen or engine,
+            batch=limit,
+            memory_budget=budget,
+            images=count,
+            trust=trust,
+        )
+
+    opener = ModelOpener(open_model, count, batch)
+    if overwrite:
+        opener.prepare()  # nothing is deleted before it is sure that something can come in its place
+    with open_output(target, job.head(), samples=job.entries(), overwrite=overwrite) as writer:
+        _note_earlier(writer, target, count, notes)
+        watch = _Watch(count, writer, notes, on_progress)
+        for _ in recover_job(
+            job, writer, opener, on_open=watch.opened, on_step=watch.stepped, stopping=stopping
+        ):
+            pass
+        done, skipped = writer.totals()
+    return Recovery(
+        output=target,
+        total=count,
+        done=done,
+        skipped=tuple(skipped),
+        engine=watch.engine,
+        batch=watch.batch,
+        seconds=time.monotonic() - started,
+        contact_sheet=contact_sheet_path(target),
+    )
+
+
+class Notes:
+    """Where notes go: to the caller, or, if nobody receives them, doubts about the input to Python's warnings.
+
+    Args:
+        receive: Receives one line of text, or None.
+    """
+
+    def __init__(self, receive: Note | None) -> None:
+        self._receive = receive
+
+    def say(self, text: str) -> None:
+        """Pass on what was found or what happens."""
+        if self._receive:
+            self._receive(text)
+
+    def doubt(self, text: str) -> None:
+        """Pass on why the images may not be what they were taken for."""
+        if self._receive:
+            self._receive(text)
+        else:
+            warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def check_images(
+    dataset: Dataset,
+    model: Bundle,
+    notes: Notes,
+    on_progress: OnProgress,
+    *,
+    skip_bad: bool = False,
+) -> list[Checked]:
+    """Say what a dataset was found to be, and look at every image of it.
+
+    Raises:
+        DatasetError: If an image cannot be read; with `skip_bad` it is left for the report.
+    """
+    files = dataset.origin.files if dataset.root.is_dir() else ()
+    where = f"{dataset.root} ({', '.join(files)})" if files else str(dataset.root)
+    notes.say(f"{where}: {dataset.summary}; model {model.model_id} {model.precision}")
+    for note in dataset.origin.notes:
+        notes.doubt(f"note: {note}")
+    notes.say("if that is wrong: --format, --classes, --normalisation, --collage")
+    checked: list[Checked] = []
+    on_progress("checking", 0, len(dataset.samples))
+    for found in dataset.images.check():
+        if found.problem and not skip_bad:
+            raise DatasetError(found.problem)
+        checked.append(found)
+        on_progress("checking", len(checked), len(dataset.samples))
+    if clipped := mean_clipped(checked):
+        notes.doubt(
+            f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped optimisation leaves them, and are clipped"
+        )
+    return checked
+
+
+def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes) -> None:
+    """Say what an earlier run left."""
+    if writer.lost:
+        notes.say(
+            f"{output}: {writer.lost} images are not on disk as the journal says, and are done again"
+        )
+    if writer.finished or writer.done:
+        done, skipped = writer.totals()
+        left_out = f", {len(skipped)} were left out" if skipped else ""
+        notes.say(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
+
+
+class _Watch:
+    """Says on what a recovery runs, each time that the model is opened, and counts its steps from there."""
+
+    engine: str | None = None
+    batch: int | None = None
+
+    def __init__(
+        self, count: int, writer: DatasetWriter, notes: Notes, on_progress: OnProgress
+    ) -> None:
+        self._count, self._writer, self._notes = count, writer, notes
+        self._on_progress, self._step, self._steps = on_progress, 0, 0
+
+    def opened(self, recoverer: Recoverer) -> None:
+        """Say it, and count anew."""
+        self.engine, self.batch = recoverer.engine, recoverer.batch
+        batches = -(-(self._count - len(self._writer.done)) // recoverer.batch)
+        self._step, self._steps = 0, batches * recoverer.steps_per_batch
+        self._on_progress("recovering", 0, self._steps)
+        self._notes.say(
+            f"recovering on {recoverer.engine} in {batches} batches of up to {recoverer.batch}, {recoverer.steps_per_batch} steps each"
+        )
+        if recoverer.memory:
+            peak = format_bytes(recoverer.memory.peak_bytes)
+            self._notes.say(
+                f"networks {recoverer.memory.residency}, {peak} of engine memory at the peak"
+            )
+
+    def stepped(self) -> None:
+        """Count a denoising step of a batch."""
+        self._step += 1
+        self._on_progress("recovering", self._step, self._steps)
+
+
+def _recipe(recipe: Recipe | str | None) -> Recipe:
+    if recipe is None or isinstance(recipe, Recipe):
+        return recipe or Recipe()
+    _require_choice("recipe", recipe, tuple(PRESETS))
+    return PRESETS[recipe]
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {shown(repr(value))}; expected one of {', '.join(choices)}")
+
+
+def _require_whole(name: str, value: object, high: int | None = None) -> None:
+    """Refuse what is neither None nor a whole number of 1 or more."""
+    if value is None:
+        return
+    if type(value) is not int or value < 1 or (high is not None and value > high):
+        expected = "1 or more" if high is None else f"1 to {high}"
+        raise UsageError(f"{name} is {shown(repr(value))}; expected a whole number, {expected}")

@@ -1,0 +1,156 @@
+"""`diver_trt.recover`: the same folder as the command writes, events instead of prints, and errors before the work."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from diver_trt import PRESETS, Bundle, Recipe, recover
+from diver_trt.cli import app
+from diver_trt.errors import DatasetError, OutputError, UsageError
+from tests.conftest import DISTILLED
+
+IPC1 = DISTILLED.parent / "ipc1"
+QUICK = Recipe().scaled_to(6)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
+    options = ["--steps", "6", "--seed", "7", "--layout", "npz", "--size", "48", "--batch", "3"]
+    result = CliRunner().invoke(app, ["recover", str(IPC1), str(tmp_path / "a"), *options])
+    assert result.exit_code == 0, result.output
+    recovery = recover(
+        str(IPC1), str(tmp_path / "b"), recipe=QUICK, seed=7, layout="npz", size=48, batch=3
+    )
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert (recovery.images, recovery.total, recovery.skipped) == (10, 10, ())
+    assert (recovery.engine, recovery.batch, recovery.finished) == ("onnx", 3, True)
+    assert recovery.contact_sheet.is_file()
+
+
+def test_defaults_are_those_of_the_command(tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["recover", "digits", str(tmp_path / "a")]).exit_code == 0
+    assert recover("digits", tmp_path / "b").images == 10
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_it_reports_what_it_finds_and_how_far_it_is(tmp_path: Path, digits: Bundle) -> None:
+    notes: list[str] = []
+    steps: list[tuple[str, int, int]] = []
+    recover(
+        IPC1,
+        tmp_path / "out",
+        bundle=digits,
+        recipe=QUICK,
+        batch=4,
+        on_note=notes.append,
+        on_progress=lambda *step: steps.append(step),
+    )
+    assert notes[0].startswith(f"{IPC1}: class folders, 10 classes x 1, 32 px")
+    assert notes[-1] == "recovering on onnx in 3 batches of up to 4, 6 steps each"
+    assert steps == [("checking", n, 10) for n in range(11)] + [
+        ("recovering", n, 18) for n in range(19)
+    ]
+
+
+def test_a_stopped_recovery_is_resumed_by_the_same_call(tmp_path: Path) -> None:
+    whole = recover(IPC1, tmp_path / "whole", recipe=QUICK)
+    asked = iter([False, False, True])
+    arguments: dict[str, Any] = {"bundle": None, "recipe": QUICK, "batch": 2}
+    stopped = recover(IPC1, tmp_path / "out", **arguments, stopping=lambda: next(asked))
+    assert (stopped.done, stopped.finished) == (4, False)
+    notes: list[str] = []
+    resumed = recover(IPC1, tmp_path / "out", **arguments, on_note=notes.append)
+    assert f"{tmp_path / 'out'}: 4 of 10 images are already there" in notes
+    assert (resumed.done, resumed.finished) == (10, True)
+    assert files(tmp_path / "out") == files(whole.output)
+    again = recover(IPC1, tmp_path / "out", **arguments)
+    assert (again.images, again.engine, again.batch) == (10, None, None)
+
+
+def test_a_preset_may_be_named(tmp_path: Path) -> None:
+    recover(IPC1, tmp_path / "out", recipe="matched", shard="1/5")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert Recipe.from_json(manifest["recipe"]) == PRESETS["matched"]
+    assert manifest["shard"] == {"number": 1, "of": 5}
+
+
+def test_bad_images_are_skipped_or_end_it(tmp_path: Path) -> None:
+    for label in ("3", "8"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (int(label), 80, 200)).save(tmp_path / "in" / label / "0.png")
+    (tmp_path / "in" / "8" / "1.png").write_bytes(b"no image")
+    options: dict[str, Any] = {"recipe": QUICK, "on_note": lambda _: None}
+    with pytest.raises(DatasetError, match=r"8/1\.png: not an image"):
+        recover(tmp_path / "in", tmp_path / "out", **options)
+    recovery = recover(tmp_path / "in", tmp_path / "out", **options, on_error="skip")
+    assert [entry["source"] for entry in recovery.skipped] == ["8/1.png"]
+    assert recovery.images == 2
+
+
+def test_doubts_that_nobody_receives_are_warnings(tmp_path: Path) -> None:
+    values = np.full((10, 3, 32, 32), 1.5, np.float32)
+    values[:, :, ::2] = 0
+    np.savez(tmp_path / "a.npz", images=values, labels=np.arange(10), normalisation="none")
+    with pytest.warns(UserWarning) as record:
+        recover(tmp_path / "a.npz", tmp_path / "out", recipe=QUICK)
+    doubts = [str(warning.message) for warning in record]
+    assert any("is --normalisation none right?" in doubt for doubt in doubts)
+    assert any("50.0% of the values lie outside the range" in doubt for doubt in doubts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recover(tmp_path / "a.npz", tmp_path / "out", recipe=QUICK, on_note=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engine": "nope"}, "there is no engine 'nope'; expected auto, onnx"),
+        ({"layout": "x"}, "layout is 'x'; expected one of index, wnid"),
+        ({"on_error": "x"}, "on_error is 'x'; expected one of fail, skip"),
+        ({"size": 0}, "size is 0; expected a whole number, 1 to 4096"),
+        ({"size": True}, "size is True"),
+        ({"batch": "8"}, "batch is '8'; expected a whole number, 1 or more"),
+        ({"memory_budget": "x"}, "found 'x', expected a size such as 512MB"),
+        ({"format": "x"}, "--format x: no such format; expected one of folders"),
+        ({"normalisation": "x"}, "--normalisation x: expected none, imagenet"),
+        ({"collage": 33}, "--collage 33: expected a whole number from 1 to 16"),
+        ({"collage": 2.0}, "--collage 2.0: expected a whole number"),
+        ({"classes": "nope"}, "--classes nope: neither a file nor a known subset"),
+        ({"shard": "4/3"}, "shard is '4/3'; expected NUMBER/OF, such as 3/8"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; expected a whole number"),
+        ({"seed": 1.5}, r"seed is 1.5 \(float\)"),
+        ({"recipe": "fast"}, "recipe is 'fast'; expected one of paper, ncfm, matched"),
+        ({"recipe": Recipe().scaled_to(1001)}, "steps is 1001, but the model was trained with"),
+        ({"recipe": Recipe(cfg_channels=5)}, "cfg_channels is 5"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_work(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    def no_work(*_: object) -> None:
+        raise AssertionError("images were looked at")
+
+    with pytest.raises(UsageError, match=message):
+        recover(IPC1, tmp_path / "out", **{"recipe": QUICK, "on_progress": no_work, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(OutputError, match="already holds something"):
+        recover(IPC1, tmp_path, recipe=QUICK)
