@@ -1,4 +1,4 @@
-"""Writing a bundle: four networks, each exported, checked against torch, hashed and described in `bundle.json`."""
+"""Writing a bundle: four networks, exported, checked against torch, hashed and described."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from diver_trt.models.denoiser import build_networks
 
 @dataclass(frozen=True, slots=True)
 class ExportedNetwork:
-    """A finished network and its relative L2 distance to torch at the worst of the checked batch sizes."""
+    """A finished network, and the larger of its relative L2 distances to torch."""
 
     network: Network
     error: float
@@ -35,7 +35,8 @@ def export_bundle(
 ) -> Iterator[ExportedNetwork]:
     """Write a bundle network by network, yielding each when it is written and checked.
 
-    The bundle appears under its name when all four are done; until then, and after a failure, nothing is there.
+    The bundle appears under its name when all four are done; until then, and after a failure,
+    nothing is there.
 
     Args:
         model: The loaded model.

@@ -57,8 +57,8 @@ class BaseModule(Protocol):
             base: The base's own name where the user states it, or None.
 
         Raises:
-            ExportError: If the source cannot be read, is another kind of model, or does not have what
-                an argument asks for.
+            ExportError: If the source cannot be read, is another kind of model, or does not have
+                what an argument asks for.
         """
 
 

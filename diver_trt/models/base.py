@@ -21,12 +21,13 @@ class Modules:
     """The networks of a base model. Borders are float32, but for the condition.
 
     Attributes:
-        encoder: image [n, 3, H, W] in [-1, 1] => latent [n, c, h, w], scaled as the predictor reads it.
-        conditioner: (time [m] float32, label [m] int64) => condition [m, M] in the modules' dtype: all
-            that time and class give the predictor. It does not depend on the image, so a recovery
-            computes it once per class and step.
-        predictor: (latent [n, c, h, w], condition [n, M]) => prediction [n, c, h, w], or
-            [n, 2 c, h, w] with a learned variance after it.
+        encoder: image [n, 3, H, W] in [-1, 1] => latent [n, c, h, w], scaled as the predictor reads
+            it.
+        conditioner: (time [m] float32, label [m] int64) => condition [m, M] in the modules' dtype:
+            all that time and class give the predictor. It does not depend on the image, so a
+            recovery computes it once per class and step.
+        predictor: (latent [n, c, h, w], condition [n, M]) => prediction [n, c, h, w], or [n, 2 c,
+            h, w] with a learned variance after it.
         decoder: latent [n, c, h, w] => image [n, 3, H, W] in [-1, 1].
     """
 
@@ -96,7 +97,7 @@ class BaseModel(ABC):
 
     @abstractmethod
     def probe_points(self, predictor: nn.Module) -> Mapping[str, nn.Module]:
-        """Return the layers of `Modules.predictor` whose input `compare` looks at, by place, in order.
+        """Return the layers whose input `compare` looks at, by place, in order.
 
         They are all its layer normalisations, one or more, in the order in which they run: the same
         places are found in a bundle's graph by its LayerNormalization nodes.
@@ -122,7 +123,7 @@ class BaseModel(ABC):
 
 
 def weights_sha256(model: BaseModel) -> str:
-    """Return a hash of every weight of a model, in hex: it tells models apart, whatever their names."""
+    """Return a hash of every weight of a model, in hex, whatever the model is called."""
     digest = hashlib.sha256()
     for part in model.parts:
         for name, parameter in sorted(part.named_parameters()):

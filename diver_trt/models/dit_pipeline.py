@@ -1,7 +1,7 @@
 """The transformer of a diffusers `DiTPipeline`, loaded from its folder.
 
-diffusers' own `from_pretrained` leaves a tensor that a file lacks uninitialised, and one that it has
-too many unused. Here the module is built from `config.json`, and `weights` fills it.
+diffusers' own `from_pretrained` leaves a tensor that a file lacks uninitialised, and one that it
+has too many unused. Here the module is built from `config.json`, and `weights` fills it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
             )
     if config.get("sample_size", 32) % (patch := config.get("patch_size", 2)):
         raise ExportError(
-            f"{where}: sample_size is {config['sample_size']}, expected a multiple of patch_size {patch}"
+            f"{where}: sample_size is {config['sample_size']}, expected a multiple of patch_size "
+            f"{patch}"
         )
     state, notes = stored_weights(files)
     state, prefix = unwrapped(state, "proj_out_2.weight")
@@ -69,7 +70,8 @@ def _check_blocks(config: Mapping[str, Any], state: Mapping[str, Tensor], where:
     # Without any, the names are others altogether, and are listed later.
     if stored and (layers := config.get("num_layers", 28)) != len(stored):
         raise ExportError(
-            f"{where}: num_layers is {layers}, but the weights have {len(stored)} transformer blocks. "
+            f"{where}: num_layers is {layers}, but the weights have {len(stored)} transformer "
+            "blocks. "
             "Give the weights and the configuration of one model."
         )
 
@@ -78,6 +80,7 @@ def _check_null_class(classes: int, state: Mapping[str, Tensor], where: str) -> 
     for name, table in state.items():
         if name.endswith(_TABLE) and table.ndim == 2 and len(table) == classes:
             raise ExportError(
-                f"{where}: {name} has {classes} rows for {classes} classes, so there is no null class, "
+                f"{where}: {name} has {classes} rows for {classes} classes, so there is no null "
+                "class, "
                 "which DIVER guides with. Export a model that was trained with class dropout."
             )

@@ -1,4 +1,4 @@
-"""What every diffusers pipeline has: an index of its components, their configurations, a model card."""
+"""What every diffusers pipeline has: an index, configurations, a model card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INDEX = "model_index.json"
 def component_class(
     index: Mapping[str, Any], name: str, classes: tuple[str, ...] | None, files: ModelFiles
 ) -> str:
-    """Return the class of a component; `classes` are those that are accepted, None for any of diffusers'."""
+    """Return the class of a component, one of `classes`; None accepts any of diffusers'."""
     library, kind = (
         entry if isinstance(entry := index.get(name), list) and len(entry) == 2 else (None, None)
     )
@@ -33,7 +33,7 @@ def component_class(
 
 
 def class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...] | None:
-    """Return `id2label` of model_index.json in the order of its classes, or None where it is empty."""
+    """Return `id2label` of model_index.json in class order, or None if it is empty."""
     names = index.get("id2label")
     if not names:
         return None
@@ -45,7 +45,8 @@ def class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[str
     for key, name in names.items():
         if not (key.isascii() and key.isdigit() and key == str(int(key))):
             raise ExportError(
-                f"{where}: id2label has the key {shown(repr(key))}, expected class numbers. {remedy}"
+                f"{where}: id2label has the key {shown(repr(key))}, expected class numbers. "
+                f"{remedy}"
             )
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             raise ExportError(
@@ -56,7 +57,8 @@ def class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[str
     if wrong := sorted(wanted ^ names.keys(), key=int):
         what = "has no" if wrong[0] in wanted else "has a"
         raise ExportError(
-            f"{where}: id2label {what} class {wrong[0]}: it names {len(names)} classes, the transformer "
+            f"{where}: id2label {what} class {wrong[0]}: it names {len(names)} classes, the "
+            "transformer "
             f"has {classes}, 0 to {classes - 1}. {remedy}"
         )
     return tuple(names[str(label)] for label in range(classes))
@@ -82,7 +84,8 @@ def check_class(config: Mapping[str, Any], classes: tuple[str, ...], where: str)
         raise ExportError(f"{where}: holds a {shown(str(found))}, expected {classes[0]}")
     if config.get("quantization_config"):
         raise ExportError(
-            f"{where}: its weights are quantised (quantization_config). Give the weights as they were "
+            f"{where}: its weights are quantised (quantization_config). Give the weights as they "
+            "were "
             "before."
         )
 

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion, diffusers' `AutoencoderKL`: loading it, and its two networks."""
+"""diffusers' `AutoencoderKL`: loading it, and the encoder and decoder of a bundle."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
 def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
     if config.get("shift_factor") and config.get("latents_mean"):
         raise ExportError(
-            f"{where}: has both shift_factor and latents_mean, expected one of them: which of the two "
+            f"{where}: has both shift_factor and latents_mean, expected one of them: which of the "
+            "two "
             "latents are shifted by is not stated. Set the other one to null."
         )
     channels = config.get("latent_channels", 4)
@@ -151,7 +152,7 @@ def _original_scaling(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
 
 
 class Encoder(nn.Module):
-    """image [n, 3, H, W] float32 in [-1, 1] => latent [n, c, h, w] float32: the posterior mean in the DiT's units."""
+    """image [n, 3, H, W] float32 in [-1, 1] => scaled latent [n, c, h, w] float32."""
 
     shift: Tensor
     scale: Tensor
@@ -175,7 +176,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """latent [n, c, h, w] float32 in the DiT's units => image [n, 3, H, W] float32, clipped to [-1, 1]."""
+    """scaled latent [n, c, h, w] float32 => image [n, 3, H, W] float32 in [-1, 1]."""
 
     shift: Tensor
     scale: Tensor
@@ -210,7 +211,7 @@ def _latent_scale(vae: AutoencoderKL) -> Tensor:
 
 
 class Float32GroupNorm(nn.Module):
-    """A group normalisation that computes in float32 and answers in the type it was asked in: its sums overflow float16."""
+    """A group normalisation in float32, since its sums overflow float16; the type is kept."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ class Float32GroupNorm(nn.Module):
 
 
 def with_float32_norms(network: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """Wrap every group normalisation of a float16 network in `Float32GroupNorm`; a float32 network is returned untouched."""
+    """Wrap each group normalisation of a float16 network in `Float32GroupNorm`."""
     if dtype != torch.float32:
         for parent in list(network.modules()):
             for name, child in list(parent.named_children()):
