@@ -42,7 +42,8 @@ from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.files import FileRecord
 from diver_trt.method.schedule import Schedule
 from diver_trt.models.denoiser import Denoiser
-from diver_trt.models.dit import Block, Dit, Predictor, load_model, set_timestep_frequencies
+from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
+from diver_trt.models.dit_networks import Block, Predictor
 from diver_trt.models.vae import Decoder, Encoder, Float32GroupNorm
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe

@@ -9,7 +9,7 @@ It holds `bundle.json` and four ONNX graphs, big ones with their weights in a fi
     denoiser      latent, anchor [n,c,h,w] f32,                 next_latent [n,c,h,w] f32 (one step)
                   condition [2,n,M] (class, then null),
                   coefficients [C] f32 (one row of the step table)
-    decoder       latent [n,c,h,w] f32                          image [n,3,H,W] f32 in [-1,1]
+    decoder       latent [n,c,h,w] f32              image [n,3,H,W] f32 in [-1,1]
 """
 
 from __future__ import annotations

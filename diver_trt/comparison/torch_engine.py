@@ -135,9 +135,9 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
         "decoder": ours["decoder"](latent),
     }
     both = model.original_predict(torch.cat([latent, latent]), time, label)
-    eps, variance = both[:, : len(scales)], both[:1, len(scales) :]
+    predicted, variance = both[:, : len(scales)], both[:1, len(scales) :]
     following = guided_step(
-        latent, anchor, eps[:1], eps[1:], variance, row, bundle.layout, torch.exp
+        latent, anchor, predicted[:1], predicted[1:], variance, row, bundle.layout, torch.exp
     )
     expected = {
         "encoder": model.original_encode(image),

@@ -58,8 +58,8 @@ class StepLayout:
 def guided_step(
     latent: Any,
     anchor: Any,
-    eps_class: Any,
-    eps_null: Any,
+    by_class: Any,
+    by_null: Any,
     variance: Any,
     row: Any,
     layout: StepLayout,
@@ -82,10 +82,11 @@ def guided_step(
         exp: Elementwise exponential for these arrays: `np.exp`, `torch.exp`.
     """
     scale = row[: layout.channels].reshape(1, layout.channels, 1, 1)
-    eps = eps_null + scale * (eps_class - eps_null)
-    ddim = row[layout.a] * latent + row[layout.b] * eps
+    guided = by_null + scale * (by_class - by_null)
+    # The deterministic step of any process; with DDPM's coefficients it is DDIM's.
+    following = row[layout.a] * latent + row[layout.b] * guided
     log_variance = row[layout.log_var_low]
     if layout.learned_variance:
         fraction = (variance + 1) / 2
         log_variance = log_variance + fraction * (row[layout.log_var_high] - log_variance)
-    return ddim - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)
+    return following - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import logging as hub_logging
@@ -21,8 +20,8 @@ from diver_trt.bundle import TimestepFrequencies
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.models.base import BaseModel, Modules
-from diver_trt.models.denoiser import in_dtype
 from diver_trt.models.dit_checkpoint import SUFFIXES, load_dit_checkpoint
+from diver_trt.models.dit_networks import Conditioner, Predictor
 from diver_trt.models.dit_pipeline import TRANSFORMERS, load_transformer
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import INDEX, class_names, component_class, licence

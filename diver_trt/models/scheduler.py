@@ -22,7 +22,6 @@ read, with a note. Others (flow matching, EDM, consistency models) have no betas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -163,7 +162,7 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
 
 
 def _is_fraction(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 < value < 1  # type: ignore[arg-type,operator]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
 
 
 def _notes(config: Mapping[str, Any], kind: str) -> list[str]:
