@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Columns of a row of the step table: scale per channel, a, b, gamma, two log-variances.
+    """Columns of a row of the step table: a scale per channel, a, b, gamma, two log-variances.
 
     Attributes:
         channels: Latent channels `c`.
@@ -65,16 +65,15 @@ def guided_step(
     layout: StepLayout,
     exp: Callable[[Any], Any],
 ) -> Any:
-    """Return z_{k-1} from z_k: classifier-free guidance, DDIM and semantic guidance.
+    """Return z_{k-1} from z_k: classifier-free guidance, a step, semantic guidance.
 
-    Sources: DIVER (arXiv 2605.12649), semantic guidance and fusion; DDIM (arXiv 2010.02502), Eq.
-    12.
+    Sources: DIVER (semantic guidance and fusion); DDIM, Eq. 12, for the step of a DDPM chain.
 
     Args:
         latent: z_k, [n, c, h, w].
         anchor: z_0 of the distilled image, [n, c, h, w].
-        eps_class: Predicted noise given the class, [n, c, h, w].
-        eps_null: Predicted noise given the null class, [n, c, h, w].
+        by_class: Prediction given the class, noise for DDPM, [n, c, h, w].
+        by_null: Prediction given the null class, [n, c, h, w].
         variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if
             `layout.learned_variance`.
         row: Row k - 1 of the step table, [C].
