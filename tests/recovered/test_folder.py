@@ -219,7 +219,7 @@ def test_the_journal_of_another_layout_was_lost(out: Path) -> None:
     recover(out, 4, layout="huggingface")
     (out / "journal.jsonl").write_bytes(b"")
     for overwrite in (False, True):
-        assert "beside it lies 'train/00000/00000.png', which is not of such a run" in refused(
+        assert "beside it is 'train/00000/00000.png', which no run writes" in refused(
             out, overwrite=overwrite
         )
 
@@ -248,10 +248,7 @@ def test_without_a_journal_nothing_of_anybody_elses_is_touched(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     complaint = refused(out, overwrite=overwrite)
     assert f"empty, as after a power loss, and beside it is {name!r}" in complaint
-    assert (
-        "which is not of such a run; move it elsewhere to resume, or choose another folder"
-        in complaint
-    )
+    assert "which no run writes; move it elsewhere to resume, or choose another folder" in complaint
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
