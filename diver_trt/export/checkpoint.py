@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -248,7 +249,7 @@ def _class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[st
             f"{where}: id2label is a {type(names).__name__}, expected an object. {remedy}"
         )
     for key, name in names.items():
-        if not (key.isascii() and key.isdigit() and key == str(int(key))):
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", key):  # int() raises at thousands of digits
             raise ExportError(
                 f"{where}: id2label has the key {shown(repr(key))}, expected class numbers. {remedy}"
             )

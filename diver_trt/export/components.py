@@ -91,7 +91,7 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
     load_weights(transformer, state, files.where(), "config.json")
     if position is not None:
         notes += use_position_embedding(transformer, position, files.where())
-    return transformer, notes + _unknown_fields(DiTTransformer2DModel, config, where)
+    return transformer, notes + unknown_fields(DiTTransformer2DModel, config, where)
 
 
 def _check_blocks(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:
@@ -149,7 +149,7 @@ def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
     if "scaling_factor" not in config and widths != _SD_WIDTHS:
         factor = autoencoder.config.scaling_factor
         notes.append(f"{where}: has no scaling_factor; {factor}, Stable Diffusion's, is assumed")
-    return autoencoder, notes + _unknown_fields(AutoencoderKL, config, where)
+    return autoencoder, notes + unknown_fields(AutoencoderKL, config, where)
 
 
 def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
@@ -162,7 +162,7 @@ def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
     fields = {
         name: config[name]
         for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-        if config.get(name) is not None
+        if config.get(name) is not None or (name == "scaling_factor" and name in config)
     }
     for name, field in fields.items():
         values = field if isinstance(field, list) else [field]
@@ -199,7 +199,7 @@ def _built(kind: Any, config: Mapping[str, Any], where: str) -> Any:
         ) from cause
 
 
-def _unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str]:
+def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str]:
     """Return a note on fields that are set, and that the class does not have."""
     known = inspect.signature(kind.__init__).parameters
     unknown = [
