@@ -69,6 +69,15 @@ def printable(foreign: str) -> str:
     )
 
 
+def shown_value(value: object) -> str:
+    """Return a value as messages show it: its `repr`, and a whole number that Python refuses to write out by its length."""
+    try:
+        return shown(repr(value))
+    except ValueError:
+        bits = value.bit_length() if isinstance(value, int) else 0
+        return f"a number of {bits:,} bits" if bits else f"a {type(value).__name__}"
+
+
 def shown(foreign: str) -> str:
     """Return the same for a message, which quotes the first `MAX_SHOWN` characters only."""
     return printable(foreign) if len(foreign) <= MAX_SHOWN else f"{printable(foreign[:MAX_SHOWN])}…"

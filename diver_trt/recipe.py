@@ -12,11 +12,12 @@ what DiT's sampler and the mode-guided samplers built on it use.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from diver_trt.errors import RecipeError
+from diver_trt.errors import RecipeError, shown_value
 
 Sigma = Literal["learned", "posterior", "marginal"]
 SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
@@ -82,6 +83,10 @@ class Recipe:
     sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")  # noqa: RUF009
 
     def __post_init__(self) -> None:
+        for name in ("steps", "inherit_step", "start_step", "cfg_scale", "cfg_channels", "gamma"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        if isinstance(self.window, tuple):
+            object.__setattr__(self, "window", tuple(map(_plain, self.window)))
         self._check_ranges()
         self._check_window()
         if self.inherit_step is None and self.start_step != self.steps:
@@ -189,6 +194,15 @@ class Recipe:
         )
 
 
+def _plain(value: Any) -> Any:
+    """Return a number of numpy's as Python's own, which JSON can hold; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
 def _require_int(
     name: str, value: object, low: int, high: int | None, hint: Callable[[], str] = str
 ) -> None:
@@ -203,7 +217,7 @@ def _require_int(
             if high is not None
             else f"a whole number, {low} or more"
         )
-        raise RecipeError(f"{name} is {value!r}; expected {expected}.{hint()}")
+        raise RecipeError(f"{name} is {shown_value(value)}; expected {expected}.{hint()}")
 
 
 def _require_float(name: str, value: object, low: float, high: float) -> None:
@@ -212,7 +226,9 @@ def _require_float(name: str, value: object, low: float, high: float) -> None:
         or not isinstance(value, (int, float))
         or not low <= value <= high  # False for NaN, and exact for integers beyond float64
     ):
-        raise RecipeError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
+        raise RecipeError(
+            f"{name} is {shown_value(value)}; expected a number from {low:g} to {high:g}."
+        )
 
 
 # Measured on ImageFruit with MTT at 10 images per class, five architectures (the paper's table):

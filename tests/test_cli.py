@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.cli import app
+from diver_trt.cli.console import Progress
 from diver_trt.files import file_sha256
 from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 from tests.conftest import DISTILLED, ROOT
@@ -724,6 +725,28 @@ def test_what_tensors_were_taken_for_is_said_before_work_begins(dm: Path, tmp_pa
     source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
     assert (source["format"], source["normalisation"], source["collage"]) == ("dc", "mnist", 1)
     assert source["clipped"] == pytest.approx(16 / 1024)
+
+
+def test_inspect_prints_the_facts_of_tensors(dm: Path) -> None:
+    result = run("inspect", dm)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^clipped +0\.015625$", result.stdout, re.MULTILINE)
+    assert re.search(r"^normalisation +mnist$", result.stdout, re.MULTILINE)
+
+
+def test_progress_counts_each_call_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 11))
+    monkeypatch.setattr("diver_trt.cli.console.time.monotonic", lambda: next(clock))
+    count = Progress("exporting", 3)
+    for _ in range(3):
+        count()
+    assert re.findall(r"exporting: (\d of \d)", capsys.readouterr().err) == [
+        "1 of 3",
+        "2 of 3",
+        "3 of 3",
+    ]
 
 
 def test_inspect_shows_what_would_be_fed_to_the_model(dm: Path, tmp_path: Path) -> None:

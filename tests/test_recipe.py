@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diver_trt.errors import RecipeError
@@ -35,6 +37,20 @@ def test_matched_runs_half_the_steps() -> None:
 def test_json_round_trip() -> None:
     recipe = Recipe(gamma=0.02, window=(30, 10), inherit_step=None)
     assert Recipe.from_json({**recipe.to_json(), "window": [30, 10]}) == recipe
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    recipe = Recipe(
+        steps=np.int64(20),
+        inherit_step=np.int32(10),
+        start_step=np.uint8(20),
+        window=(np.int64(16), 10),
+        gamma=np.float64(0.1),
+    )
+    assert recipe == Recipe(steps=20, inherit_step=10, start_step=20, window=(16, 10))
+    assert json.loads(json.dumps(recipe.to_json()))["window"] == [16, 10]
+    with pytest.raises(RecipeError, match=r"steps is a number of 16,610 bits; expected a whole"):
+        Recipe(steps=-(10**5000))
 
 
 def test_an_unknown_setting_is_named() -> None:

@@ -103,7 +103,7 @@ def print_facts(facts: dict[str, Any], indent: str = "") -> None:
 
 
 def _shown(value: object) -> str:
-    if value is None or value in ([], {}, ""):
+    if value is None or (isinstance(value, (list, dict, str)) and not value):
         return "none"
     if isinstance(value, list):
         return ", ".join(map(str, value))
@@ -120,7 +120,6 @@ class Progress:
 
     def __call__(self) -> None:
         """Count one more."""
-        self._done += 1
         self.show(self._done + 1, self._total)
 
     def show(self, done: int, total: int) -> None:

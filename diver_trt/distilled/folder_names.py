@@ -15,7 +15,7 @@ from diver_trt.distilled.class_map import (
     imagenet_wnids,
     wnid_of,
 )
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, shown
 
 _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
 """A class index, as SRe2L and its descendants write it too: `new007`."""
@@ -58,10 +58,17 @@ class ClassNames:
 
     def __init__(self, class_map: ClassMap, bundle: Bundle) -> None:
         self._class_map, self._bundle = class_map, bundle
-        self._indices: dict[str, list[int]] = {}
-        for index in range(len(class_map)):
-            for name in _names(class_map, index, bundle):
-                self._indices.setdefault(name, []).append(index)
+        own: dict[str, list[int]] = {}
+        models: dict[str, list[int]] = {}
+        for index, (name, label) in enumerate(zip(class_map.names, class_map.labels, strict=True)):
+            if name:
+                own.setdefault(_plain(name), []).append(index)
+            # ImageNet's names are lists of synonyms
+            synonyms = bundle.class_names[label].split(",") if bundle.class_names else []
+            for synonym in {_plain(synonym) for synonym in synonyms} - {""}:
+                models.setdefault(synonym, []).append(index)
+        # A name of the map is meant as the map says, whatever the model calls so.
+        self._indices = {**models, **own}
 
     def find(self, folder: Path) -> int:
         """Return the class of a folder that is called by a wnid or a name.
@@ -80,9 +87,17 @@ class ClassNames:
             else "is not a class index, wnid or known class name"
         )
         raise DatasetError(
-            f"{folder}: {folder.name!r} {problem}; rename it to its index, or give a class map: --classes FILE with "
-            "lines NAME LABEL. If it is not a class, move it out of the dataset."
+            f"{folder}: {folder.name!r} {problem}; {self._remedy()} If it is not a class, move it out of the dataset."
         )
+
+    def _remedy(self) -> str:
+        names = [name for name in self._class_map.names if name]
+        if self._class_map.name == "model" or not names:
+            return (
+                "rename it to its index, or give a class map: --classes FILE with lines NAME LABEL."
+            )
+        few = ", ".join(shown(repr(name)) for name in names[:3])
+        return f"{self._class_map.name} names {few}{', …' if len(names) > 3 else ''}. Correct it, or rename the folder."
 
 
 def _plain(name: str) -> str:
@@ -113,11 +128,3 @@ def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
             f"{folder}: this wnid {problem} {class_map.name}; choose another class map with --classes"
         )
     return matches[0]
-
-
-def _names(class_map: ClassMap, index: int, bundle: Bundle) -> set[str]:
-    names = {class_map.names[index]} if class_map.names[index] else set()
-    if bundle.class_names:
-        # ImageNet's names are lists of synonyms
-        names.update(bundle.class_names[class_map.labels[index]].split(","))
-    return {_plain(name) for name in names if name}

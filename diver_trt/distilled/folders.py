@@ -151,6 +151,10 @@ def _by_index(
             unknown = unknown or error
             left_out.strays.append(folder)
             continue
+        if twin := next((other for other in found.values() if _are_one(other, folder)), None):
+            raise DatasetError(
+                f"{folder}: is the same folder as {twin.name}, by a link; expected one folder per class. Copy it, or remove the link."
+            )
         if index in found:
             raise DatasetError(
                 f"{folder.parent}: {found[index].name} and {folder.name} are both class {index}; expected one folder per class"
@@ -159,6 +163,10 @@ def _by_index(
     if unknown and not found:
         raise unknown
     return found
+
+
+def _are_one(first: Path, second: Path) -> bool:
+    return (first.is_symlink() or second.is_symlink()) and first.samefile(second)
 
 
 def _refuse_odd_one_out(folders: Sequence[Path]) -> None:
@@ -209,6 +217,15 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
             f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder of the images"
         )
     if not any(map(holds_images, folders)) and (deeper := _sets_below(root)):
+        if any(
+            folder.name == Path(name).parts[0]
+            for name in deeper
+            for folder in filter(is_index, folders)
+        ):
+            raise DatasetError(
+                f"{root}: its class folders hold no images, but folders in them do; expected CLASS/IMAGE or "
+                f"CLASS/{_NESTED}/IMAGE. Move the images up."
+            )
         raise DatasetError(
             f"{root}: holds no images itself; name the set that is meant, perhaps {' or '.join(deeper)}"
         )

@@ -200,7 +200,7 @@ def open_stored(path: Path) -> Content:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DatasetError(
-            f"{path}: is no file of tensors; expected {', '.join(SUFFIXES)}, or a folder with one folder of images per class"
+            f"{path}: is not a file of tensors; expected {', '.join(SUFFIXES)}, or a folder with one folder of images per class"
         )
     if path.exists() and not path.is_file():
         raise DatasetError(f"{path}: is not a regular file, expected a file of tensors")
@@ -338,14 +338,23 @@ def _torch_content(
         return _torch_array(path, file, value, room)
     if isinstance(value, dict):
         return {
-            key: np.array(item[:_MAX_TEXT])
-            if isinstance(item, str)
+            key: _plain_array(item)
+            if isinstance(item, (str, int, float))
             else _torch_content(path, file, item, room, budget, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [_torch_content(path, file, item, room, budget, depth + 1) for item in value]
     return None
+
+
+def _plain_array(value: str | int | float) -> Array:
+    """Return a text or number as the array that `.npz` files have in its place; a number that no array holds as a text."""
+    if isinstance(value, str):
+        return np.array(value[:_MAX_TEXT])
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return np.array(hex(value))
+    return np.array(value)
 
 
 def _torch_array(path: Path, file: _TorchFile, tensor: SavedTensor, room: _Room) -> Array:

@@ -140,7 +140,7 @@ def _with_texts(
     """Return named arrays with what the texts beside them say, and what is wrong with those texts."""
     texts = {key: _text(content.get(key)) for key in _TEXTS}
     unknown = _unknown_texts(texts)
-    classes, notes = texts["classes"], []
+    classes, notes = texts["classes"], _other_images(content, (images, labels))
     if classes is not None and classes not in imagenet_subsets():
         notes.append(
             f"its text classes is {shown(repr(classes))}, which is not a subset of ImageNet that is known here, and is "
@@ -165,6 +165,18 @@ def _with_texts(
 
 
 _TEXTS = ("format", "normalisation", "collage", "whitening", "classes")
+
+
+def _other_images(content: Mapping[Any, Any], used: Sequence[Array]) -> list[str]:
+    """Return a note on arrays that may be images, too, and are not read."""
+    others = [
+        f"{shown(str(name)[:30])} ({describe_array(array)})"
+        for name, array in content.items()
+        if _is_array(array) and len(array.shape) == 4 and not any(array is one for one in used)
+    ]
+    return (
+        [f"not read: {', '.join(others[:4])}{', …' if len(others) > 4 else ''}"] if others else []
+    )
 
 
 def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
@@ -211,17 +223,22 @@ def may_hold_images(path: Path) -> bool:
 
 
 def _text(value: Content) -> str | None:
-    """Return a text, or a whole number as one, that was stored as an array; None for anything else.
+    """Return a text, or a whole number as one, that was stored as an array; None where there is none.
 
-    Also for characters that do not exist, which numpy would raise at.
+    Of anything else a description, which is no known text, so that it is refused by name.
     """
-    if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.itemsize):
+    if value is None:
         return None
+    if not _is_array(value) or not isinstance(value, np.ndarray) or value.ndim or not value.nbytes:
+        return _describe(value)
     if value.dtype.kind in "iu":
         return str(value)
+    if value.dtype.kind == "S":
+        return value.item().decode("ascii", "backslashreplace")  # type: ignore[no-any-return]
     if value.dtype.kind != "U":
-        return None
+        return f"{_describe(value)} {value}"
     codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
+    # numpy raises at characters that do not exist
     return str(value) if (codes <= sys.maxunicode).all() else None
 
 

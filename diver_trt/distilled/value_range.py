@@ -149,7 +149,7 @@ def _narrow(values: NDArray[Any], default: Normalisation) -> str | None:
     half = find_normalisation("minus1to1")
     if default.name in _RANGES or _deviation(values, default) >= _NARROW:
         return None
-    if outside(values, half) > _FEW:
+    if outside(values, half) > _MANY:
         return None
     return (
         f"{statistics(values)}, which is little for {default.name}-normalised values: if they are pixels scaled to -1 to 1, "

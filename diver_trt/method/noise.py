@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import UsageError, shown
+from diver_trt.errors import UsageError, shown_value
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """Seeds that a manifest can hold: whole numbers of 64 bits, as JSON readers of other languages take
@@ -27,7 +27,7 @@ def checked_seed(seed: object) -> int:
         kind = "" if is_integer else f" ({type(seed).__name__})"
         remedy = ". Take it modulo 2^63." if is_integer else ""
         raise UsageError(
-            f"seed is {shown(repr(seed))}{kind}; expected a whole number from -2^63 to 2^63 - "
+            f"seed is {shown_value(seed)}{kind}; expected a whole number from -2^63 to 2^63 - "
             f"1{remedy}"
         )
     return int(seed)  # type: ignore[call-overload, no-any-return]

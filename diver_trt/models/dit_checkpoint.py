@@ -6,7 +6,7 @@ qkv is split, the timestep and label embedder are repeated per block; the rest i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ HOLDERS = (
     *("model", "model_state_dict", "state_dict", "module"),
 )
 """Where trainers put the network's state dict, the averaged one first."""
+_AVERAGED = re.compile(
+    r"(?<![a-z])ema(?![a-z])|averag|shadow|(?<![a-z])swa(?![a-z])", re.IGNORECASE
+)
 _DEEPEST = 4
 _TABLE = "y_embedder.embedding_table.weight"
 
@@ -91,7 +94,9 @@ def load_dit_checkpoint(
     sizes = _sizes(state, where)
     compare_shapes(_expected_shapes(sizes), state, where, "a DiT of its size")
     notes += _doubts(sizes, args, where)
-    transformer = _transformer(sizes, count_classes(sizes.rows, args, where))
+    classes, doubts = count_classes(sizes.rows, args, where)
+    notes += doubts
+    transformer = _transformer(sizes, classes)
     load_weights(transformer, diffusers_state(state), where, "a DiT of its size")
     notes += use_position_embedding(transformer, state["pos_embed"], where)
     embedder = transformer.transformer_blocks[0].norm1.emb
@@ -102,30 +107,31 @@ def load_dit_checkpoint(
 
 def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the DiT's tensors under DiT's names, out of whatever a trainer put around them."""
-    state: Mapping[Any, Any] = held
-    notes: list[str] = []
-    for _ in range(_DEEPEST):
-        if any(str(name).endswith(PROBE) for name in state):
-            break
-        holders = [key for key in HOLDERS if key in state]
-        full = [key for key in holders if isinstance(state[key], Mapping) and state[key]]
-        if not full:
-            raise ExportError(
-                f"{where}: holds no {PROBE}, but "
-                f"{first_few([str(key) for key in state]) or 'nothing'}"
-                "; expected a checkpoint in the layout of facebookresearch/DiT. Save the network's "
-                "state dict alone."
+    found = sorted(_state_dicts(held, ()), key=lambda pair: _preference(pair[0]))
+    if not found:
+        names = [
+            name
+            for key, value in held.items()
+            for name in (
+                [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else [str(key)]
             )
-        if full[0] != holders[0]:
-            if state[holders[0]]:
-                raise ExportError(
-                    f"{where}: {holders[0]} is a {type(state[holders[0]]).__name__}, expected a "
-                    "state dict. Save the averaged weights as a state dict."
-                )
-            notes.append(
-                f"its {holders[0]} is empty; the weights under {full[0]}, not averaged, are read"
-            )
-        state = state[full[0]]
+        ]
+        raise ExportError(
+            f"{where}: holds no {PROBE}, but {first_few(names) or 'nothing'}"
+            "; expected a checkpoint in the layout of facebookresearch/DiT. Save the network's "
+            "state dict alone."
+        )
+    path, state = found[0]
+    if len(found) > 1 and _preference(found[1][0]) == _preference(path):
+        networks = first_few([".".join(path) for path, _ in found])
+        raise ExportError(
+            f"{where}: holds several networks ({networks}). Save one state dict alone."
+        )
+    notes = _averages_without_weights(held, path, where)
+    if others := [part for part in path if part not in HOLDERS]:
+        notes.append(
+            f"the weights under {shown('.'.join(path))} are read ({others[0]} is not a usual name)"
+        )
     tensors = {str(name): tensor for name, tensor in state.items()}
     tensors, prefix = unwrapped(tensors, PROBE)
     if prefix:
@@ -137,6 +143,62 @@ def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tenso
             "layout of facebookresearch/DiT. Save the network's state dict alone."
         )
     return tensors, notes
+
+
+def _state_dicts(
+    held: Mapping[Any, Any], path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Yield the state dicts of DiTs in nested dictionaries, each with the keys that lead to it."""
+    if any(str(name).endswith(PROBE) for name in held):
+        yield path, held
+    elif len(path) < _DEEPEST:
+        for key, value in held.items():
+            if isinstance(value, Mapping):
+                yield from _state_dicts(value, (*path, str(key)))
+
+
+def _preference(path: tuple[str, ...]) -> tuple[bool, int]:
+    """Return a key that sorts averaged weights to the front, then names that trainers use."""
+    known = [HOLDERS.index(part) for part in path if part in HOLDERS]
+    return not any(map(_AVERAGED.search, path)), min(known, default=len(HOLDERS))
+
+
+def _averages_without_weights(
+    held: Mapping[Any, Any], path: tuple[str, ...], where: str
+) -> list[str]:
+    """Return notes on averages that are empty where other weights are read.
+
+    Raises:
+        ExportError: If averaged weights are there in a form that is not a state dict.
+    """
+    notes: list[str] = []
+    if any(map(_AVERAGED.search, path)):
+        return notes
+    level: Any = held
+    for part in path:
+        for key, value in level.items():
+            if not _AVERAGED.search(str(key)):
+                continue
+            if value is None or (isinstance(value, (Mapping, list)) and not value):
+                notes.append(
+                    f"its {shown(str(key))} is empty; the weights under {part}, not averaged, are "
+                    "read"
+                )
+            elif _holds_tensors(value):
+                raise ExportError(
+                    f"{where}: {shown(str(key))} is a {type(value).__name__} without {PROBE}, "
+                    "expected a "
+                    "state dict. Save the averaged weights as a state dict."
+                )
+        level = level[next(key for key in level if str(key) == part)]
+    return notes
+
+
+def _holds_tensors(value: Any) -> bool:
+    values = value.values() if isinstance(value, Mapping) else value
+    return isinstance(value, (Mapping, list, tuple)) and any(
+        isinstance(item, Tensor) or _holds_tensors(item) for item in values
+    )
 
 
 def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:

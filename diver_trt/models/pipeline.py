@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,8 @@ def class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[str
             f"{where}: id2label is a {type(names).__name__}, expected an object. {remedy}"
         )
     for key, name in names.items():
-        if not (key.isascii() and key.isdigit() and key == str(int(key))):
+        # int() raises ValueError at thousands of digits.
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", key):
             raise ExportError(
                 f"{where}: id2label has the key {shown(repr(key))}, expected class numbers. "
                 f"{remedy}"

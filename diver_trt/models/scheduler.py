@@ -25,11 +25,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import diffusers
 from diffusers import DDPMScheduler
 
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
 from diver_trt.models.model_files import one_line
+from diver_trt.models.pipeline import unknown_fields
 
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
@@ -109,9 +111,13 @@ def ddpm_process(
         "beta_schedule": config.get("beta_schedule", beta_schedule),
         "num_train_timesteps": config.get("num_train_timesteps", 1000),
         "trained_betas": config.get("trained_betas"),
-        "rescale_betas_zero_snr": bool(config.get("rescale_betas_zero_snr")),
+        "rescale_betas_zero_snr": config.get("rescale_betas_zero_snr") or False,
     }
-    return _chain(chain, where), _notes(config, kind)
+    for field in ("rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "thresholding"):
+        if not isinstance(value := config.get(field), (bool, type(None))):
+            raise ExportError(f"{where}: {field} is {shown(repr(value))}, expected true or false")
+    notes = _notes(config, kind) + unknown_fields(getattr(diffusers, kind), config, where)
+    return _chain(chain, where), notes
 
 
 def _chain(chain: dict[str, Any], where: str) -> Ddpm:

@@ -1,8 +1,9 @@
 """What the settings that trainers store beside a checkpoint's weights say about the model.
 
 Trainers write their command line (`args`, a Namespace) or configuration (nested dictionaries) into
-the file. What is read here decides whether the weights are a DiT that predicts the noise of DDPM's
-linear chain of 1,000 steps, the only base that is supported, and whether it has a null class.
+the file, each under a name of its own. What is read here decides whether the weights are a DiT that
+predicts the noise of DDPM's linear chain of 1,000 steps, the only base that is supported, and
+whether it has a null class.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 
 from diver_trt.errors import ExportError, shown
 
-HOLDERS = ("args", "config", "cfg", "hyper_parameters", "hparams", "model_args")
 NOISE = ("epsilon", "eps", "noise", "pred_noise", "pred_eps", "ddpm")
 CLASS_COUNTS = (10, 100, 200, 365, 1000, 21_841)
 """Classes of common data sets: a label table with exactly so many rows has no null class."""
 
 _PREDICTIONS = (
     "prediction",
+    "predict",
+    "parametrization",
+    "parameterisation",
     "prediction_type",
     "pred_type",
     "model_prediction",
@@ -34,11 +37,19 @@ _FLOWS = ("path_type", "flow", "use_flow", "use_flow_matching", "flow_matching",
 _MODELS = ("model", "model_name", "model_type", "arch")
 _SWITCHES = (
     *("predict_xstart", "predict_x0", "pred_x0", "predict_v", "v_prediction", "v_pred"),
-    *("rescale_betas_zero_snr", "zero_terminal_snr", "rescale_timesteps"),
+    *("rescale_betas_zero_snr", "zero_terminal_snr", "enforce_zero_terminal_snr", "zero_snr"),
+    *("zsnr", "rescale_timesteps"),
 )
 _SCHEDULES = ("noise_schedule", "beta_schedule", "schedule_name")
 _LENGTHS = ("diffusion_steps", "num_train_timesteps", "train_timesteps", "num_diffusion_steps")
 _NUMBERS = {"beta_start": 1e-4, "beta_end": 0.02}
+_OPTION = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)[ =]([^\s-][^\s]*)")
+_LONGEST = 1000
+"""Items of a list that may be settings; longer ones are histories."""
+_DROPOUTS = (
+    *("class_dropout_prob", "class_drop_prob", "label_dropout_prob", "label_drop_prob"),
+    *("cfg_prob", "cfg_dropout", "uncond_prob", "p_uncond", "cond_drop_prob"),
+)
 _OTHER_MODELS = re.compile(
     r"(?<![a-z])(sit|repa|(?:lightning|light|u|fast|flow|mask|sd|m)-?dit|mdt(?:v2)?|fit|u-?vit|mar"
     r"|edm2?|jit|dim|pixart|sana)(?![a-z])",
@@ -51,23 +62,35 @@ _OTHER_NAMES = re.compile(
 
 
 def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
-    """Return every plain value of a checkpoint's settings by its last key in lower case."""
+    """Return every plain value of a checkpoint by its last key, in lower case."""
     found: dict[str, list[Any]] = {}
-    for holder in HOLDERS:
-        for key, value in _leaves(checkpoint.get(holder), depth=6):
-            found.setdefault(key, []).append(value)
+    for key, value in _leaves(checkpoint, depth=7):
+        found.setdefault(key, []).append(value)
     return found
 
 
 def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
+        words = [item for item in value if isinstance(item, str)]
+        yield from _options(" ".join(words))
+        for item in value:
+            yield from _leaves(item, depth - 1)
     fields = vars(value) if isinstance(value, argparse.Namespace) else value
-    if not isinstance(fields, Mapping) or depth == 0:
+    if not isinstance(fields, Mapping) or depth <= 0:
         return
     for key, field in fields.items():
         if isinstance(field, (str, int, float, bool)):
             yield str(key).lower(), field
+            if isinstance(field, str):
+                yield from _options(field)
         else:
             yield from _leaves(field, depth - 1)
+
+
+def _options(command: str) -> Iterator[tuple[str, str]]:
+    """Yield the options of a command line that was stored as it was typed."""
+    for key, value in _OPTION.findall(command):
+        yield key.lower().replace("-", "_"), value
 
 
 def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> str | None:
@@ -92,7 +115,7 @@ def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> s
                     f"{reason}. Export a DiT that was trained with DiT's own settings."
                 )
     stated = any(
-        (key in _MODELS and _is_dit(value)) or key in _PREDICTIONS
+        (key in _MODELS and _is_dit(value)) or (key in _PREDICTIONS and isinstance(value, str))
         for key, values in args.items()
         for value in values
     )
@@ -136,8 +159,8 @@ def _unsupported(key: str, value: Any) -> str | None:
     return None
 
 
-def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> int:
-    """Return the number of classes of a label table, whose last row is the null class.
+def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> tuple[int, list[str]]:
+    """Return the number of classes of a label table, whose last row is the null class, and notes.
 
     A DiT trained with `class_dropout_prob=0` has a row per class and no other; its last class must
     not be taken for the null class of classifier-free guidance.
@@ -155,11 +178,11 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> int:
         "DIVER guides with a null class. Export a model that was trained with "
         "class_dropout_prob above 0"
     )
-    if any(value == 0 for value in args.get("class_dropout_prob", [])):
-        raise ExportError(
-            f"{where}: was trained with class_dropout_prob=0, so it has no trained null class; "
-            f"{no_null}."
-        )
+    for key in _DROPOUTS:
+        if any(value in (0, "0", "0.0") for value in args.get(key, [])):
+            raise ExportError(
+                f"{where}: was trained with {key}=0, so it has no trained null class; {no_null}."
+            )
     stated = [value for value in args.get("num_classes", []) if type(value) is int]
     if stated and rows - 1 not in stated:
         if rows in stated:
@@ -178,4 +201,10 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> int:
             f"class; {no_null}. If it is {rows - 1} classes and a null class, save it with "
             f"args=argparse.Namespace(num_classes={rows - 1})."
         )
-    return rows - 1
+    if not stated and rows - 1 not in CLASS_COUNTS:
+        return rows - 1, [
+            f"nothing in the file says how many classes it has; its label table of {rows} rows is "
+            "taken "
+            f"for {rows - 1} classes and a null class"
+        ]
+    return rows - 1, []

@@ -83,7 +83,7 @@ def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
     fields = {
         name: config[name]
         for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-        if config.get(name) is not None
+        if config.get(name) is not None or (name == "scaling_factor" and name in config)
     }
     for name, field in fields.items():
         values = field if isinstance(field, list) else [field]

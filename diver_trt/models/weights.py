@@ -25,7 +25,10 @@ WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("fp16", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-WRAPPERS = ("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module")
+WRAPPERS = (
+    *("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module"),
+    *("diffusion_model", "transformer", "network", "denoiser", "backbone", "shadow"),
+)
 """Prefixes that DistributedDataParallel, torch.compile, Lightning and trainers add to names."""
 
 # "Unsupported global: GLOBAL a.b was …", "Trying to load unsupported GLOBAL a.b whose …"
@@ -64,6 +67,9 @@ def _reading_failure(path: Path, cause: Exception) -> str:
     message = one_line(cause, 10_000)
     if foreign := _FOREIGN.search(message):
         return f"it refers to {foreign[1]}, which is not data; save the state dict alone"
+    if message.startswith("Weights only load failed"):
+        # The rest of the message advises weights_only=False, which runs what a file holds.
+        return "it is not a file of torch.save, or a damaged one"
     return one_line(message)
 
 

@@ -647,4 +647,4 @@ def class_title(bundle: Bundle, sample: Sample) -> str:
 
 def mean_clipped(checked: Sequence[Checked]) -> float:
     """Return the fraction of distilled values that lay outside the range of pixels."""
-    return sum(entry.clipped for entry in checked) / max(1, len(checked))
+    return float(sum(entry.clipped for entry in checked) / max(1, len(checked)))

@@ -15,7 +15,7 @@ from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import Checked
-from diver_trt.errors import DatasetError, UsageError, shown
+from diver_trt.errors import DatasetError, UsageError, shown_value
 from diver_trt.manifest import unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
@@ -333,7 +333,7 @@ def _recipe(recipe: Recipe | str | None) -> Recipe:
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{name} is {shown(repr(value))}; expected one of {', '.join(choices)}")
+        raise UsageError(f"{name} is {shown_value(value)}; expected one of {', '.join(choices)}")
 
 
 def _require_whole(name: str, value: object, high: int | None = None) -> None:
@@ -342,4 +342,4 @@ def _require_whole(name: str, value: object, high: int | None = None) -> None:
         return
     if type(value) is not int or value < 1 or (high is not None and value > high):
         expected = "1 or more" if high is None else f"1 to {high}"
-        raise UsageError(f"{name} is {shown(repr(value))}; expected a whole number, {expected}")
+        raise UsageError(f"{name} is {shown_value(value)}; expected a whole number, {expected}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import NetworkName
-from diver_trt.errors import DeviceMemoryError, EngineError, UsageError, shown
+from diver_trt.errors import DeviceMemoryError, EngineError, UsageError, shown_value
 from diver_trt.tensors import describe
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Placement:
             whole = hasattr(value, "__index__") and not isinstance(value, bool)
             if value is not None and not (whole and value >= least):
                 raise UsageError(
-                    f"{name} is {shown(repr(value))}; expected a whole number, {least} or more, "
+                    f"{name} is {shown_value(value)}; expected a whole number, {least} or more, "
                     "or None"
                 )
 

@@ -6,6 +6,7 @@ and does no arithmetic. Latents are [n, c, h, w] float32, images uint8 [H, W, 3]
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from itertools import islice
 from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,19 @@ CHUNK_CLASSES = 16
 
 FLAT_LEVELS = 2
 """An image whose values differ by no more, of 255, shows nothing."""
+
+
+_OPENED: WeakSet[Recoverer] = WeakSet()
+
+
+def _keep_engines() -> None:
+    """Let a forked process never free engines: that would wait for threads which are in its parent only."""
+    for recoverer in _OPENED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(recoverer._networks))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_keep_engines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +158,7 @@ class Recoverer:
                 trust=trust,
             )
             self._networks, self.memory = self._open(placement)
+            _OPENED.add(self)
             self.engine: str = self._networks.engine
             self.batch: int = self._networks.batch
             try:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError, shown, shown_value
 from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square
 from diver_trt.runtime.engine import Latents
@@ -65,8 +65,10 @@ def checked_samples(
         DatasetError: If a value is of another type, shape or range, a key is not unique, or the
             numbers differ.
     """
-    given = {"images": images, "labels": labels, "keys": keys, "noise": noise}
-    present = {name: values for name, values in given.items() if values is not None}
+    present = {"images": images, "labels": labels}
+    present |= {
+        name: given for name, given in (("keys", keys), ("noise", noise)) if given is not None
+    }
     iterators = {name: _iterator(name, values) for name, values in present.items()}
     if (ndim := getattr(images, "ndim", 4)) != 4:
         raise DatasetError(
@@ -95,7 +97,7 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
             key = _key(values["keys"], number)
             if key in seen:
                 raise DatasetError(
-                    f"key {shown(repr(key))} of image {number} is another image's too, and would "
+                    f"key {shown_value(key)} of image {number} is another image's too, and would "
                     "give both the same noise; "
                     "expected each key once"
                 )
@@ -116,12 +118,12 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
 
 def _iterator(name: str, values: Any) -> Iterator[Any]:
     if isinstance(values, (str, bytes)):
-        raise DatasetError(f"{name} is the text {shown(repr(values))}; expected one per image")
+        raise DatasetError(f"{name} is the text {shown_value(values)}; expected one per image")
     try:
         return iter(values)
     except TypeError as cause:
         raise DatasetError(
-            f"{name} is {shown(repr(values))} ({type(values).__name__}); expected one per image"
+            f"{name} is {shown_value(values)} ({type(values).__name__}); expected one per image"
         ) from cause
 
 
@@ -143,12 +145,12 @@ def _label(value: Any, number: int, num_classes: int) -> int:
         label = None
     if label is None:
         raise DatasetError(
-            f"label of image {number} is {shown(repr(value))} ({type(value).__name__}); expected "
+            f"label of image {number} is {shown_value(value)} ({type(value).__name__}); expected "
             "a whole number"
         )
     if not 0 <= label < num_classes:
         raise DatasetError(
-            f"image {number} has label {shown(str(label))}; the model has classes 0 to "
+            f"image {number} has label {shown_value(label)}; the model has classes 0 to "
             f"{num_classes - 1}"
         )
     return label
@@ -158,7 +160,7 @@ def _key(value: Any, number: int) -> str:
     # The noise is drawn from the key's UTF-8 bytes, which a lone surrogate does not have.
     if not isinstance(value, str) or not value.isprintable():
         raise DatasetError(
-            f"key of image {number} is {shown(repr(value))} ({type(value).__name__}); expected a "
+            f"key of image {number} is {shown_value(value)} ({type(value).__name__}); expected a "
             "text that can be printed"
         )
     return value

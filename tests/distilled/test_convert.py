@@ -90,6 +90,52 @@ def test_unknown_texts_in_a_file_are_named(
     assert not dataset.origin.notes
 
 
+@pytest.mark.parametrize("save", ["npz", "pt"])
+@pytest.mark.parametrize(
+    ("key", "said", "found"),
+    [
+        ("collage", 2.5, "float64[] 2.5"),
+        ("collage", 17, "17"),
+        ("normalisation", [0.5, 0.5, 0.5], "float64[3]"),
+        ("format", b"nobody's", "nobody's"),
+    ],
+)
+def test_texts_that_are_not_texts_are_named_too(
+    tmp_path: Path, digits: Bundle, save: str, key: str, said: Any, found: str
+) -> None:
+    images = known_images(20, 32).transpose(0, 3, 1, 2)
+    path = tmp_path / f"set.{save}"
+    if save == "npz":
+        arrays: dict[str, Any] = {"images": images, "labels": np.array(CLASSES)}
+        np.savez(path, **arrays, **{key: np.array(said)})  # type: ignore[arg-type]
+    elif isinstance(said, bytes):
+        pytest.skip("torch.save writes no bytes that are read without pickle")
+    else:
+        value = torch.tensor(said, dtype=torch.float64) if isinstance(said, list) else said
+        torch.save(
+            {"images": torch.from_numpy(images), "labels": torch.tensor(CLASSES), key: value}, path
+        )
+    with pytest.raises(DatasetError) as raised:
+        read_dataset(path, digits)
+    assert str(raised.value).startswith(f"{path}: its text {key} is {found!r}; expected ")
+
+
+def test_a_number_in_a_torch_file_says_the_collage_as_in_an_npz(
+    tmp_path: Path, digits: Bundle
+) -> None:
+    images = torch.from_numpy(known_images(10, 32).transpose(0, 3, 1, 2))
+    torch.save({"images": images, "labels": torch.arange(10), "collage": 2}, tmp_path / "a.pt")
+    dataset = read_dataset(tmp_path / "a.pt", digits)
+    assert (dataset.origin.collage, len(dataset.samples)) == (2, 40)
+
+
+def test_other_images_in_a_file_are_named_as_not_read(tmp_path: Path, digits: Bundle) -> None:
+    images = known_images(20, 32).transpose(0, 3, 1, 2)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.array(CLASSES), images_ema=images[:4])
+    notes = read_dataset(tmp_path / "a.npz", digits).origin.notes
+    assert notes == ("not read: images_ema (uint8[4, 3, 32, 32])",)
+
+
 def test_an_unknown_subset_in_a_file_is_named(tmp_path: Path, digits: Bundle) -> None:
     np.savez(
         tmp_path / "a.npz",

@@ -159,6 +159,54 @@ def test_a_map_may_call_the_folders_by_numbers_of_its_own(
     }
 
 
+def test_a_name_of_the_map_is_meant_as_the_map_says(
+    tree: Callable[..., Path], digits: Bundle, tmp_path: Path
+) -> None:
+    """The digits model calls its classes by digits, too."""
+    (tmp_path / "map.txt").write_text("1 8\n2 7\n3 1\n")
+    assert classes(read_class_folders(tree("1", "2", "3"), digits, str(tmp_path / "map.txt"))) == {
+        "1": (0, 8),
+        "2": (1, 7),
+        "3": (2, 1),
+    }
+
+
+def test_a_folder_that_a_map_does_not_name_is_refused_with_what_it_names(
+    tree: Callable[..., Path], digits: Bundle, tmp_path: Path
+) -> None:
+    root, path = tree("cat"), tmp_path / "map.yaml"
+    path.write_text("cat: 3\ndog: 4\n")
+    with pytest.raises(DatasetError) as error:
+        read_class_folders(root, digits, str(path))
+    assert str(error.value) == (
+        f"{root}/cat: 'cat' is not a class index, wnid or known class name; {path} names 'cat:', 'dog:'. Correct it, or "
+        "rename the folder. If it is not a class, move it out of the dataset."
+    )
+
+
+def test_a_class_that_is_a_link_to_another_is_refused(
+    tree: Callable[..., Path], digits: Bundle
+) -> None:
+    root = tree("7", "8")
+    (root / "9").symlink_to("8")
+    with pytest.raises(DatasetError, match=r"set/9: is the same folder as 8, by a link"):
+        read_class_folders(root, digits)
+
+
+@pytest.mark.parametrize("deeper", ["images/images", "Images", "png"])
+def test_class_folders_with_images_in_other_folders_are_told_so(
+    tmp_path: Path, digits: Bundle, deeper: str
+) -> None:
+    (tmp_path / "set" / "3" / deeper).mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "set" / "3" / deeper / "0.png")
+    with pytest.raises(DatasetError) as error:
+        read_class_folders(tmp_path / "set", digits)
+    assert str(error.value) == (
+        f"{tmp_path}/set: its class folders hold no images, but folders in them do; expected CLASS/IMAGE or "
+        "CLASS/images/IMAGE. Move the images up."
+    )
+
+
 def test_a_few_index_folders_for_imagenet_are_never_guessed(
     tree: Callable[..., Path], imagenet: Bundle
 ) -> None:

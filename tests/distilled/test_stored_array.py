@@ -825,7 +825,7 @@ def test_other_files_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     (tmp_path / "a.pt").touch()
     with pytest.raises(
-        DatasetError, match=r"is no file of tensors; expected .pt, .pth, .npz, .safetensors"
+        DatasetError, match=r"is not a file of tensors; expected .pt, .pth, .npz, .safetensors"
     ):
         open_stored(tmp_path / "a.txt")
     with pytest.raises(DatasetError, match="is empty"):

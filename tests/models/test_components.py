@@ -291,6 +291,7 @@ def kl(**config: Any) -> AutoencoderKL:
             "has both shift_factor and latents_m",
         ),
         (lambda: kl(scaling_factor=0.0), "scaling_factor is 0.0, expected a positive number"),
+        (lambda: kl(scaling_factor=None), "scaling_factor is None, expected a positive number"),
     ],
 )
 def test_another_autoencoder_is_refused_alone_and_in_a_pipeline(
@@ -338,6 +339,7 @@ NAMES = {str(i): f"class {i}" for i in range(7)}
             "id2label has the key '03', expected class numbers",
         ),
         ({"id2label": {**NAMES, "²": "odd"}}, "id2label has the key '²', expected class numbers"),
+        ({"id2label": {**NAMES, "1" * 10_000: "long"}}, "…, expected class numbers"),
         ({"id2label": {**NAMES, "5": 5}}, "id2label names class 5 5, expected a text on one line"),
         ({"id2label": {**NAMES, "5": "a\nb"}}, "id2label names class 5 'a\\nb', expected a text"),
         ({"id2label": list(NAMES.values())}, "id2label is a list, expected an object"),

@@ -26,6 +26,10 @@ from tests.models.original_dit import OriginalDiT
 State = dict[str, Tensor]
 ASSUMED = "nothing in the file says what it predicts; taken to be a DiT that predicts the noise"
 BLOCKS = "it has 2 blocks, where DiT-S has 12"
+ROWS = (
+    "nothing in the file says how many classes it has; its label table of 8 rows is taken for 7 classes "
+    "and a null class"
+)
 TABLE = "y_embedder.embedding_table.weight"
 
 
@@ -78,6 +82,20 @@ def under(prefix: str, state: State) -> State:
         ),
         (lambda s, _: {"model": s, "ema": None}, "its ema is empty; the weights under model, not"),
         (lambda s, _: {"model": s, "ema": {}}, "its ema is empty; the weights under model, not"),
+        # Names that other trainers give to averaged weights, and to what is around a network.
+        (
+            lambda s, z: {"state_dict": z, "state_dict_ema": s},
+            "the weights under state_dict_ema are",
+        ),
+        (lambda s, z: {"params": z, "params_ema": s}, "the weights under params_ema are read"),
+        (lambda s, z: {"net": z, "ema": {"shadow": s}}, "the weights under ema.shadow are read"),
+        (lambda s, z: {"model": z, "averaged": {"module": s}}, "under averaged.module are read"),
+        (lambda s, _: {"mine": {"weights": s}}, "the weights under mine.weights are read"),
+        (
+            lambda s, _: {"state_dict": under("model.diffusion_model.", s)},
+            "'model.diffusion_model.'",
+        ),
+        (lambda s, _: {"model": s, "ema_decay": 0.9999, "use_ema": True}, None),
     ],
 )
 def test_the_right_weights_are_found_in_what_trainers_write(
@@ -91,7 +109,7 @@ def test_the_right_weights_are_found_in_what_trainers_write(
     path = saved(wrap(state, zeros), tmp_path / "0400000.pt")
     assert is_the_network(path, dit)
     _, notes = load_dit_checkpoint(path)
-    own = [text for text in notes if text != BLOCKS and not text.startswith(ASSUMED)]
+    own = [text for text in notes if text not in (BLOCKS, ROWS) and not text.startswith(ASSUMED)]
     assert [note is not None and note in text for text in own] == ([True] if note else [])
 
 
@@ -150,11 +168,16 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
         ),
         (changed("pos_embed", lambda t: t[:, :15]), "15 tokens, which is not a square number"),
         (lambda s: {**s, "projectors.0.0.weight": torch.ones(1)}, "REPA"),
-        (lambda s: {"ema": [torch.ones(1)], "model": s}, "ema is a list, expected a state dict"),
+        (lambda s: {"ema": [torch.ones(1)], "model": s}, "ema is a list without"),
         (
             lambda s: {"ema": {"decay": 0.9, "shadow_params": [torch.ones(1)]}},
-            r"holds no x_embedder\.proj\.weight, but decay, shadow_params",
+            r"holds no x_embedder\.proj\.weight, but ema\.decay, ema\.shadow_params",
         ),
+        (
+            lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": [torch.ones(1)]}},
+            r"ema is a dict without x_embedder\.proj\.weight, expected a state dict",
+        ),
+        (lambda s: {"a": s, "b": s}, r"holds several networks \(a, b\)"),
         (lambda s: [1], "holds a list, expected a DiT's state dict"),
         (lambda s: {"a": torch.zeros(1)}, r"holds no x_embedder\.proj\.weight, but a"),
         (
@@ -194,6 +217,10 @@ def test_files_that_are_not_of_tensors_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(ExportError, match="cannot be loaded safely as tensors"):
         load_dit_checkpoint(tmp_path / "text.pt")
+    (tmp_path / "packed.pt").write_bytes(b"\x1f\x8b" + bytes(99))
+    with pytest.raises(ExportError) as caught:  # and not torch's advice, weights_only=False
+        load_dit_checkpoint(tmp_path / "packed.pt")
+    assert str(caught.value).endswith("(it is not a file of torch.save, or a damaged one)")
     (tmp_path / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     with pytest.raises(ExportError, match="is a pointer of Git LFS, not the weights"):
         load_dit_checkpoint(tmp_path / "pointer.pt")
@@ -225,6 +252,15 @@ def settings(**values: Any) -> argparse.Namespace:
         ({"args": settings(diffusion_steps=4000)}, "diffusion_steps=4000, expected 1000"),
         ({"args": settings(model="DiT-XL/2")}, "but its tensors are those of a DiT-S/2"),
         ({"args": settings(model="DiT-S/4")}, "but its tensors are those of a DiT-S/2"),
+        # Whatever the settings are called, and however a command line was stored.
+        ({"opts": settings(prediction="velocity")}, "prediction='velocity'"),
+        ({"transport": {"path_type": "Linear"}}, "path_type='Linear'"),
+        ({"prediction": "velocity"}, "prediction='velocity'"),
+        ({"meta": [{"train": {"prediction": "v"}}]}, "prediction='v'"),
+        ({"args": "train.py --model SiT-S/2 --prediction velocity"}, "model='SiT-S/2'"),
+        ({"args": ["--path-type=Linear", "--lr", "1e-4"]}, "path_type='Linear'"),
+        ({"argv": ("--prediction", "velocity")}, "prediction='velocity'"),
+        ({"args": settings(zero_snr=True)}, "zero_snr=True"),
     ],
 )
 def test_settings_of_another_kind_of_model_are_refused_by_name(
@@ -245,10 +281,10 @@ def test_what_a_bare_state_dict_is_taken_for_is_said_unless_stated(
     state: State, tmp_path: Path
 ) -> None:
     path = saved(state, tmp_path / "transition.pt")  # not a SiT
-    blocks, assumed = load_dit_checkpoint(path)[1]
-    assert blocks == BLOCKS
+    blocks, rows, assumed = load_dit_checkpoint(path)[1]
+    assert (blocks, rows) == (BLOCKS, ROWS)
     assert assumed.startswith(ASSUMED)
-    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS]
+    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS, ROWS]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +297,7 @@ def test_a_path_that_names_another_model_is_refused_unless_stated(
     path = saved(state, tmp_path / name)
     with pytest.raises(ExportError, match="say so with --base dit"):
         load_dit_checkpoint(path)
-    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS]
+    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS, ROWS]
 
 
 def test_the_command_takes_the_statement_and_prints_what_is_assumed(
@@ -293,6 +329,8 @@ def test_the_command_takes_the_statement_and_prints_what_is_assumed(
         (1, None, "1 rows, taken to be 1 classes without a null class"),
         (7, settings(), "7 rows for 7 classes, so there is no null class"),
         (8, settings(class_dropout_prob=0.0), "class_dropout_prob=0, so it has no trained null"),
+        (8, settings(cfg_prob=0), "cfg_prob=0, so it has no trained null"),
+        (8, settings(label_dropout_prob=0.0), "label_dropout_prob=0, so it has no trained null"),
         (5, settings(), "5 rows, but its training settings have num_classes=7, expected 8"),
     ],
 )
@@ -311,7 +349,9 @@ def test_the_last_row_of_a_label_table_is_the_null_class(
 ) -> None:
     state[TABLE] = torch.randn(rows, 384)
     path = saved({"ema": state, **({"args": args} if args else {})}, tmp_path / "model.pt")
-    assert load_dit_checkpoint(path)[0].config.num_embeds_ada_norm == rows - 1
+    transformer, notes = load_dit_checkpoint(path)
+    assert transformer.config.num_embeds_ada_norm == rows - 1
+    assert not any("how many classes" in note for note in notes)
 
 
 # --- the position embedding
@@ -323,7 +363,7 @@ def test_the_sine_table_is_recognised_in_every_precision(
 ) -> None:
     path = saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path / "dit.pt")
     transformer, notes = load_dit_checkpoint(path, "dit")
-    assert notes == [BLOCKS]
+    assert notes == [BLOCKS, ROWS]
     assert torch.equal(
         transformer.pos_embed.proj.weight, state["x_embedder.proj.weight"].to(dtype).float()
     )

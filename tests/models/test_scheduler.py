@@ -130,6 +130,19 @@ def test_other_chains_are_refused_by_name(kind: str, fields: dict[str, Any], mes
         read(kind, **fields)
 
 
+@pytest.mark.parametrize(
+    "field", ["rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "thresholding"]
+)
+def test_a_switch_that_is_neither_true_nor_false_is_refused(field: str) -> None:
+    with pytest.raises(ExportError, match=f"{field} is 'false', expected true or false"):
+        read(**{field: "false"})
+
+
+def test_a_field_that_the_scheduler_does_not_have_is_noted() -> None:
+    (note,) = read(flow_shift=3.0, base_shift=None)[1]
+    assert note == "scheduler_config.json: DDIMScheduler does not have flow_shift=3.0; ignored"
+
+
 def test_listed_betas_come_back_from_a_bundle(
     random_pipeline: Path, random_bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterable, Iterator
@@ -324,6 +325,23 @@ def test_a_forked_process_is_refused_where_it_would_hang(digits: Bundle, images:
     assert child.exitcode == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_ends_though_the_engines_threads_are_not_in_it() -> None:
+    code = """
+import os, sys
+from diver_trt import Bundle, Recipe, Recoverer
+from diver_trt.bundle import default_bundle
+recoverer = Recoverer(Bundle.open(default_bundle()), Recipe(), batch=1)
+child = os.fork()
+if child == 0:
+    sys.exit(7)  # frees everything, unlike os._exit
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
 @pytest.mark.parametrize("batch", [1, 4, 8])
 def test_an_iterable_may_reuse_its_buffers(digits: Bundle, images: Images, batch: int) -> None:
     noise = np.stack([sample_noise(1, str(i), digits.latent_shape) for i in range(6)])
@@ -425,6 +443,12 @@ NOISE = np.zeros((2, 4, 8, 8), np.float32)
         ([1, 2], {"keys": "ab"}, "keys is the text 'ab'; expected one per image"),
         ([1, 2], {"keys": ["\udcff", "b"]}, "key of image 0 is .* expected a text that can be"),
         (3, {}, r"labels is 3 \(int\); expected one per image"),
+        (None, {}, r"labels is None \(NoneType\); expected one per image"),
+        (
+            [10**5000, 1],
+            {},
+            "image 0 has label a number of 16,610 bits; the model has classes 0 to 9",
+        ),
         ("12", {}, "labels is the text '12'"),
     ],
 )
