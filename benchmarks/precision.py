@@ -38,18 +38,13 @@ from diver_trt.comparison.metrics import difference
 from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, compare_engine
-from diver_trt.export.checkpoint import Model, load_model, set_timestep_frequencies
-from diver_trt.export.networks import (
-    Block,
-    Decoder,
-    Denoiser,
-    Encoder,
-    Float32GroupNorm,
-    step_layout,
-)
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.files import FileRecord
 from diver_trt.method.schedule import Schedule
+from diver_trt.models.denoiser import Denoiser
+from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
+from diver_trt.models.dit_networks import Block, Predictor
+from diver_trt.models.vae import Decoder, Encoder, Float32GroupNorm
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.onnx import import_onnxruntime
@@ -119,17 +114,17 @@ class PlannedBlock(Block):
         return projected
 
 
-class PlannedDenoiser(Denoiser):
-    """The exporter's denoiser by another plan."""
+class PlannedPredictor(Predictor):
+    """The exporter's DiT by another plan."""
 
     def __init__(self, transformer: Any, plan: Plan) -> None:
-        super().__init__(transformer, step_layout(transformer), HALF)
+        super().__init__(transformer, HALF)
         self.plan = plan
         self.blocks = nn.ModuleList(
             PlannedBlock(block, plan) for block in transformer.transformer_blocks
         )
 
-    def predict(self, latent: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         norms, residual = self.plan.norms, self.plan.residual
         patches = self.patch_projection(latent.to(HALF))
         grid = patches.shape[2]
@@ -160,15 +155,17 @@ def without_float32_norms(network: nn.Module) -> nn.Module:
 class PlannedSession(TorchSession):
     """The torch model in float16 by another plan."""
 
-    def __init__(self, model: Model, bundle: Bundle, batch: int, plan: Plan) -> None:
+    def __init__(self, model: Dit, bundle: Bundle, batch: int, plan: Plan) -> None:
         super().__init__(model, bundle, batch, "fp16")
-        self.networks["denoiser"] = PlannedDenoiser(model.transformer, plan).eval()
+        self.networks["denoiser"] = Denoiser(
+            PlannedPredictor(model.transformer, plan), model.layout
+        ).eval()
         if plan.vae_only:
             self.networks["encoder"] = without_float32_norms(Encoder(model.vae, HALF)).eval()
             self.networks["decoder"] = without_float32_norms(Decoder(model.vae, HALF)).eval()
 
 
-def planned_participant(model: Model, bundle: Bundle, batch: int, plan: Plan) -> Participant:
+def planned_participant(model: Dit, bundle: Bundle, batch: int, plan: Plan) -> Participant:
     def open_session(size: int = batch) -> Any:
         return PlannedSession(model, bundle, size, plan)
 
@@ -236,7 +233,7 @@ def measure_real_size(folder: Path) -> None:
     )
     set_timestep_frequencies(transformer, "dit")
     values = step_inputs(bundle)
-    expected = run_torch(Denoiser(transformer, step_layout(transformer), SINGLE).eval(), values)
+    expected = run_torch(Denoiser(Predictor(transformer, SINGLE), bundle.layout).eval(), values)
     target = resolve_target("rtx", [86], Profile(BATCH, BATCH, BATCH))
     print(
         "| plan | step, ONNX Runtime | step, torch | graph file | weights | activations, batch 8 |"
@@ -251,7 +248,8 @@ def measure_real_size(folder: Path) -> None:
             bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, "fp16"
         )["denoiser"]
         started = time.monotonic()
-        denoiser = PlannedDenoiser(transformer, plan).eval().requires_grad_(False)
+        denoiser = Denoiser(PlannedPredictor(transformer, plan), bundle.layout).eval()
+        denoiser.requires_grad_(False)
         rounded = difference(run_torch(denoiser, values), expected).relative_l2
         weights = graph_from_network(denoiser, inputs, outputs, path)
         del denoiser

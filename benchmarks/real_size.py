@@ -25,10 +25,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 from diver_trt.bundle import NETWORKS, Bundle, Precision
-from diver_trt.export.checkpoint import load_model, set_timestep_frequencies
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
 from diver_trt.method.schedule import Schedule
+from diver_trt.models.dit import load_model, set_timestep_frequencies
 from diver_trt.recipe import Recipe
 
 STEP = 30

@@ -1,15 +1,15 @@
 """A bundle: one exported model in one directory, and the only contract between export and runtime.
 
-It holds `bundle.json` and four ONNX graphs, big ones with their weights in a file beside them. Axis `n` counts images, `m`
-conditions; both are dynamic.
+It holds `bundle.json` and four ONNX graphs, big ones with their weights in a file beside them. Axis
+`n` counts images, `m` conditions; both are dynamic.
 
-    network       inputs                                        outputs
-    encoder       image [n,3,H,W] f32 in [-1,1]                 latent [n,c,h,w] f32: posterior mean x scaling factor
-    conditioner   time [m] f32, label [m] i64                   condition [m,M]: all that time and class give the denoiser
-    denoiser      latent, anchor [n,c,h,w] f32,                 next_latent [n,c,h,w] f32: one whole DIVER step
+    network       inputs                            outputs
+    encoder       image [n,3,H,W] f32 in [-1,1]     latent [n,c,h,w] f32: posterior mean, scaled
+    conditioner   time [m] f32, label [m] i64       condition [m,M]: what time and class give
+    denoiser      latent, anchor [n,c,h,w] f32,     next_latent [n,c,h,w] f32: one DIVER step
                   condition [2,n,M] (class, then null),
                   coefficients [C] f32 (one row of the step table)
-    decoder       latent [n,c,h,w] f32                          image [n,3,H,W] f32 in [-1,1]
+    decoder       latent [n,c,h,w] f32              image [n,3,H,W] f32 in [-1,1]
 """
 
 from __future__ import annotations
@@ -35,14 +35,21 @@ from diver_trt.tensors import DTYPES, TensorSpec, describe_declared
 SCHEMA = 2
 MANIFEST = "bundle.json"
 LIMITS = Limits(8 * 1024**2, 1000)
-"""Of `bundle.json`: 100,000 classes with names of 80 bytes. A text is a name, and no file system allows one of more than 255 bytes."""
+"""Of `bundle.json`: 100,000 classes with names of 80 bytes.
+
+A text is a name, and no file system allows one of more than 255 bytes.
+"""
 MAX_CLASSES = 100_000
 MAX_SIDE = 4096
 MAX_WIDTH = 1 << 24
-"""What a manifest may ask for: far more classes, pixels and values of a condition than any model has."""
+"""What a manifest may ask for: far more classes, pixels and values of a condition than any model
+has.
+"""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+
+TimestepFrequencies = Literal["dit", "diffusers"]
 
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -80,10 +87,13 @@ class Bundle:
 
     Attributes:
         path: The bundle's directory.
-        sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the whole bundle.
+        sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the
+            whole bundle.
+        base: The kind of base model, by its name in `diver_trt.models.BASES`.
         model_id: The model's name on the hub, or its directory.
         revision: Revision on the hub, if known.
-        weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in every precision.
+        weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in
+            every precision.
         licence: Licence of the weights as the model card states it, if it does.
         precision: `"fp32"` (the reference) or `"fp16"`.
         image_size: Side of the images in pixels.
@@ -94,13 +104,17 @@ class Bundle:
         class_names: Name per class, if the model has them.
         process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
-        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with.
+        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with;
+            None if the model has no such choice.
+        places: Where `compare` looks into the denoiser: the name of each layer normalisation, in
+            order.
         networks: The four graphs by name.
         exported_with: Versions of the packages that wrote it.
     """
 
     path: Path
     sha256: str
+    base: str
     model_id: str
     revision: str | None
     weights_sha256: str
@@ -114,7 +128,8 @@ class Bundle:
     class_names: tuple[str, ...] | None
     process: Process
     learned_variance: bool
-    timestep_frequencies: str
+    timestep_frequencies: TimestepFrequencies | None
+    places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
 
@@ -125,13 +140,15 @@ class Bundle:
         Contents are hashed later, by `verified`, before a network is loaded.
 
         Raises:
-            BundleError: No bundle is there, a file is missing or of another size, or the manifest is not of this schema.
+            BundleError: No bundle is there, a file is missing or of another size, or the manifest
+                is not of this schema.
         """
         path = Path(path)
         manifest = path / MANIFEST
         if not os.path.lexists(manifest):
             raise BundleError(
-                f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export MODEL {path}`"
+                f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export "
+                f"MODEL {path}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
         schema = document.integer("schema", 1)
@@ -163,11 +180,11 @@ class Bundle:
         return width
 
     def verified(self, name: NetworkName) -> Path:
-        """Return the path of a network's graph after hashing all its files, and making sure that it reads no others.
+        """Return the path of a network's graph after hashing its files and checking what it reads.
 
         Raises:
-            BundleError: If a file has changed since the export, the graph or a link would have another file read, or the graph declares
-                other inputs or outputs than the manifest.
+            BundleError: If a file has changed since the export, the graph or a link would have
+                another file read, or the graph declares other inputs or outputs than the manifest.
         """
         network = self.networks[name]
         for record in network.files:
@@ -175,7 +192,8 @@ class Bundle:
                 found = stream_sha256(file)
             if found != record.sha256:
                 raise BundleError(
-                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed "
+                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says "
+                    f"{record.sha256[:12]}…: the file has changed "
                     "since the export. Restore it, or export the model again."
                 )
         _check_external_data(self.path, network)
@@ -184,10 +202,11 @@ class Bundle:
 
 
 def run_size(network: NetworkName, batch: int) -> int:
-    """Return the size of a network's dynamic axis in one run of a recovery in batches of `batch` images.
+    """Return the size of a network's dynamic axis in one run, for batches of `batch` images.
 
-    The VAE takes one image at a time: its activations would otherwise be the largest thing on the device, and it runs twice per image
-    where the denoiser runs fifty times. The conditioner takes the paper's fifty steps of one class.
+    The VAE takes one image at a time: its activations would otherwise be the largest thing on the
+    device, and it runs twice per image where the denoiser runs fifty times. The conditioner takes
+    the paper's fifty steps of one class.
     """
     return {"encoder": 1, "conditioner": 50, "denoiser": batch, "decoder": 1}[network]
 
@@ -235,14 +254,14 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def default_bundle() -> Path:
-    """Return where the digits bundle lies: inside an installed wheel, or beside the package in a checkout."""
+    """Return the folder of the digits bundle, in an installed wheel or beside the package."""
     package = Path(__file__).resolve().parent
     installed = package / "engines" / "digits"
     return installed if installed.is_dir() else package.parent / "engines" / "digits"
 
 
 def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
-    """Open a file of the bundle that is there, a regular file inside the bundle, and of the right size."""
+    """Open a regular file inside the bundle, of the size that the manifest has."""
     path = folder / record.name
     try:
         file = open_contained(path, folder, BundleError, "the bundle")
@@ -255,7 +274,8 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
     if (size := os.fstat(file.fileno()).st_size) != record.size_bytes:
         file.close()
         raise BundleError(
-            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again"
+            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is "
+            "damaged, export the model again"
         )
     return file
 
@@ -272,7 +292,8 @@ def _check_external_data(folder: Path, network: Network) -> None:
     for location in sorted(locations - {weights.name if weights else ""}):
         listed = f"only {weights.name}" if weights else "no such file"
         raise BundleError(
-            f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again"
+            f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; "
+            "export the model again"
         )
 
 
@@ -300,7 +321,8 @@ def _check_declared(folder: Path, network: Network) -> None:
         ):
             listed = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
             raise BundleError(
-                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; export the model again"
+                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; "
+                "export the model again"
             )
 
 
@@ -318,7 +340,8 @@ def _parse(path: Path, document: Document) -> Bundle:
     if (values := math.prod(shape)) > (most := 3 * image_size**2):
         raise document.fail(
             "latent_shape",
-            f"found {values:,} values, expected at most {most:,}, as many as an image of the model has",
+            f"found {values:,} values, expected at most {most:,}, as many as an image of the "
+            "model has",
         )
     num_classes = document.integer("num_classes", 1, MAX_CLASSES)
     names = document.optional("class_names", document.texts)
@@ -327,7 +350,8 @@ def _parse(path: Path, document: Document) -> Bundle:
     if (null_label := document.integer("null_label")) != num_classes:
         raise document.fail(
             "null_label",
-            f"found {null_label}, expected {num_classes}: the null class comes right after the classes",
+            f"found {null_label}, expected {num_classes}: the null class comes right after the "
+            "classes",
         )
     networks_document = document.document("networks")
     networks = {name: _parse_network(networks_document.document(name), name) for name in NETWORKS}
@@ -335,6 +359,7 @@ def _parse(path: Path, document: Document) -> Bundle:
     bundle = Bundle(
         path=path,
         sha256=document.file_sha256,
+        base=model.text("base"),
         model_id=model.text("id"),
         revision=model.optional("revision", model.text),
         weights_sha256=model.sha256("weights_sha256"),
@@ -348,12 +373,20 @@ def _parse(path: Path, document: Document) -> Bundle:
         class_names=names,
         process=parse_process(document.document("process")),
         learned_variance=document.flag("learned_variance"),
-        timestep_frequencies=document.text("timestep_frequencies", ("dit", "diffusers")),
+        timestep_frequencies=_parse_frequencies(document),
+        places=document.texts("places"),
         networks=networks,
         exported_with=document.text_mapping("exported_with"),
     )
     _check_contract(bundle, networks_document)
     return bundle
+
+
+def _parse_frequencies(document: Document) -> TimestepFrequencies | None:
+    if "timestep_frequencies" not in document:
+        return None
+    found = document.text("timestep_frequencies", get_args(TimestepFrequencies))
+    return "dit" if found == "dit" else "diffusers"
 
 
 def _check_contract(bundle: Bundle, document: Document) -> None:
@@ -371,7 +404,8 @@ def _check_contract(bundle: Bundle, document: Document) -> None:
             if found != wanted:
                 raise document.fail(
                     name,
-                    f"{direction} {shown(_join(found))}; by the rest of the manifest expected {_join(wanted)}",
+                    f"{direction} {shown(_join(found))}; by the rest of the manifest expected "
+                    f"{_join(wanted)}",
                 )
 
 

@@ -104,8 +104,8 @@ def export_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]
     exported: dict[tuple[object, ...], Path] = {}
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
-        from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
+        from diver_trt.models.dit import load_model
 
         key = (source, precision, *sorted(options.items()))
         if key not in exported:

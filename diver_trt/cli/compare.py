@@ -10,14 +10,15 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
-from diver_trt.cli.options import Classes, Json, choice, parse_recipe
-from diver_trt.errors import MissingExtraError, OutputError, printable
+from diver_trt.cli.options import Classes, Json, parse_recipe
+from diver_trt.errors import BundleError, MissingExtraError, OutputError, printable, shown
+from diver_trt.models import BASES
 from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
     from diver_trt.comparison.verdict import Comparison
-    from diver_trt.export.checkpoint import Model
+    from diver_trt.models.base import BaseModel
 
 
 def compare(
@@ -191,15 +192,20 @@ def compare(
 
 def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
-) -> Model:
+) -> BaseModel:
+    if bundle.base not in BASES:
+        raise BundleError(
+            f"{bundle.path}: was exported from the base model {shown(repr(bundle.base))}, expected one "
+            f"of {', '.join(BASES)}; update diver-trt"
+        )
     try:
-        from diver_trt.export.checkpoint import load_model, with_timestep_frequencies
+        load_model = BASES[bundle.base].load().load_model
     except ImportError as cause:
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
     # What the file does not state was stated or noted when the bundle was exported from it.
-    loaded = load_model(source, revision=revision, vae=vae, base="dit")
+    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
@@ -207,8 +213,14 @@ def _load_reference_model(
             f"note: {bundle.path} was exported with the timestep frequencies of {bundle.timestep_frequencies}, "
             f"which the reference follows; those of {loaded.model_id} seem to be {loaded.timestep_frequencies}: {loaded.frequencies_reason}"
         )
-    frequencies = choice("timestep frequencies", bundle.timestep_frequencies, ("dit", "diffusers"))
-    return with_timestep_frequencies(loaded, frequencies)
+        loaded = load_model(
+            source,
+            revision=revision,
+            vae=vae,
+            timestep_frequencies=bundle.timestep_frequencies,
+            base=bundle.base,
+        )
+    return loaded
 
 
 def _check_report(path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Inside the denoiser: the residual stream wherever the DiT normalises it, and the first place where it leaves the reference.
+"""Inside the denoiser: the residual stream at each normalisation, and where it first differs.
 
-The graph looked into is the bundle's own denoiser: its file is hashed, extra outputs are declared in memory, and not one node or weight is
-changed. A DiT block normalises its tokens twice, before the attention and before the MLP, and the final layer once more. So the inputs of
-the 2 B + 1 normalisations are the embedded patches, then the stream after every attention and every MLP: no names are needed to find them,
-and torch's modules are listened to at the same places. ONNX Runtime runs the graph; what a TensorRT engine made of it cannot be seen.
+The graph is the bundle's own denoiser: its file is hashed, extra outputs are declared in memory, and
+no node or weight is changed. The inputs of its layer normalisations are the stream, and `bundle.json`
+names these places in order: of a DiT the embedded patches, then the stream after every attention and
+every MLP. Hooks on torch's modules read the same places (`BaseModel.probe_points`). ONNX Runtime runs
+the graph; what a TensorRT engine made of it cannot be seen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PREDICTION = "final layer"
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What one run of the DiT passes through.
+    """The values that one run of the predictor passes through.
 
     Attributes:
         stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the class's rows, then the null class's.
@@ -48,15 +49,7 @@ class Probe(Protocol):
     """Whatever can be looked into: the torch model, or a bundle's graph."""
 
     def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
-        """Run the DiT on z_k [n, c, h, w] with the conditions [2, n, M]."""
-
-
-def stage_names(blocks: int) -> list[str]:
-    """Return the places of the residual stream: `"patch embedding"`, then `"block 1, attention"`, `"block 1, MLP"` and so on."""
-    return [
-        "patch embedding",
-        *(f"block {block + 1}, {part}" for block in range(blocks) for part in ("attention", "MLP")),
-    ]
+        """Run the predictor on z_k [n, c, h, w] with the conditions [2, n, M]."""
 
 
 class GraphProbe:
@@ -66,7 +59,7 @@ class GraphProbe:
         bundle: The bundle; the denoiser's files are hashed.
 
     Raises:
-        BundleError: A file has changed, or the graph is not built like a DiT that `diver-trt export` wrote.
+        BundleError: A file has changed, or the graph does not have the places that `bundle.json` names.
         MissingExtraError: onnx or ONNX Runtime is not installed.
     """
 
@@ -74,7 +67,7 @@ class GraphProbe:
         runtime, onnx = import_onnxruntime(), import_onnx()
         path = bundle.verified("denoiser")
         model = onnx.load(path, load_external_data=False)
-        self._taps = find_taps(model.graph, str(path))
+        self._taps = find_taps(model.graph, bundle.places, str(path))
         known = {value.name for value in model.graph.output}
         model.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known
@@ -168,20 +161,21 @@ def _exchanged(values: Float32) -> Float32:
     return np.concatenate([values[half:], values[:half]])
 
 
-def find_taps(graph: Any, where: str) -> dict[str, str]:
+def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
     """Return the name of a denoiser graph's value at every place, the prediction last.
 
     The prediction is the first value after the last normalisation that two nodes read: one takes the class's half, one the null class's.
 
     Raises:
-        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names it.
+        BundleError: If the graph does not have these places; `where` names it.
     """
     writers = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
-    if len(norms) < 3 or len(norms) % 2 == 0:
+    if not places or len(norms) != len(places):
         raise BundleError(
-            f"{where}: has {len(norms)} layer normalisations, expected two per block and one more; export the model again"
+            f"{where}: has {len(norms)} layer normalisations, but bundle.json names {len(places)} "
+            "places to look at, expected as many, one or more; export the model again"
         )
     stream = [_before_casts(node.input[0], writers) for node in norms]
     value = norms[-1].output[0]
@@ -192,7 +186,7 @@ def find_taps(graph: Any, where: str) -> dict[str, str]:
         raise BundleError(
             f"{where}: nothing reads class and null predictions apart, so it holds no guidance; export the model again"
         )
-    return {**dict(zip(stage_names(len(norms) // 2), stream, strict=True)), PREDICTION: value}
+    return {**dict(zip(places, stream, strict=True)), PREDICTION: value}
 
 
 def _before_casts(name: str, writers: Mapping[str, Any]) -> str:

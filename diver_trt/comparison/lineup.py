@@ -23,7 +23,7 @@ from diver_trt.runtime.session import open_session
 
 if TYPE_CHECKING:
     from diver_trt.comparison.torch_engine import TorchPrecision
-    from diver_trt.export.checkpoint import Model
+    from diver_trt.models.base import BaseModel
 
 TORCH_ENGINES: dict[str, TorchPrecision] = {
     "torch-fp32": "fp32",
@@ -88,7 +88,7 @@ class Lineup:
 
 
 def line_up(
-    bundles: Sequence[Bundle], model: Model | None, engines: Sequence[str], batch: int
+    bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
 ) -> Lineup:
     """Open everything once to see who can take part.
 
@@ -185,7 +185,7 @@ def _open(engine: str, bundle: Bundle, batch: int) -> Session:
 
 
 def torch_participant(
-    model: Model, bundle: Bundle, batch: int, precision: TorchPrecision
+    model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision
 ) -> Participant:
     """Return the torch model in a precision."""
     from diver_trt.comparison.torch_engine import TorchSession
@@ -234,9 +234,10 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     return None
 
 
-def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
+def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None:
     first, *others = bundles
     shared = (
+        "base",
         "latent_shape",
         "image_size",
         "num_classes",
@@ -244,6 +245,7 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
         "learned_variance",
         "condition_width",
         "timestep_frequencies",
+        "places",
     )
     for other in others:
         for what in (*shared, "process", "scaling_factor", "weights_sha256"):
@@ -254,15 +256,9 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
                 )
     if model is None:
         return
-    from diver_trt.export.checkpoint import weights_sha256
+    from diver_trt.models.base import weights_sha256
 
-    transformer = model.transformer
-    channels, side = transformer.config.in_channels, transformer.config.sample_size
-    found = _described(
-        (channels, side, side),
-        transformer.config.num_embeds_ada_norm,
-        transformer.out_channels == 2 * channels,
-    )
+    found = _described(model.latent_shape, model.num_classes, model.learned_variance)
     wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
     if found != wanted:
         raise BundleError(
@@ -278,10 +274,10 @@ def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
             f"{first.path}: bundle.json says that it was trained with {first.process}, "
             f"{model.model_id} with {model.process}; export the model again"
         )
-    if first.scaling_factor != model.vae.config.scaling_factor:
+    if first.scaling_factor != model.scaling_factor:
         raise BundleError(
             f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, the VAE of {model.model_id} scales by "
-            f"{model.vae.config.scaling_factor}; export the model again"
+            f"{model.scaling_factor}; export the model again"
         )
 
 

@@ -85,7 +85,10 @@ class Ddpm:
         return np.sqrt(abar), np.sqrt(1 - abar)
 
     def coefficients(self, steps: int) -> tuple[Float64, Float64]:
-        """Return a_k and b_k of DDIM (arXiv 2010.02502, Eq. 12 with sigma = 0), of predicted noise."""
+        """Return a_k and b_k of DDIM (arXiv 2010.02502, Eq.
+
+        12 with sigma = 0), of predicted noise.
+        """
         abar = self.respaced(steps)
         sigma = np.sqrt(1 - abar)
         # The root of the quotient, since the quotient of two roots would round once more.
@@ -98,8 +101,9 @@ class Ddpm:
         """Return the log-variances between which a step's variance is interpolated.
 
         For `"learned"` they are those of Improved DDPM (arXiv 2102.09672, Eq. 15), log betatilde_k
-        and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by betatilde_2. The other
-        choices fix the variance. A model without a learned variance uses `"posterior"` for it.
+        and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by betatilde_2. The
+        other choices fix the variance. A model without a learned variance uses `"posterior"` for
+        it.
         """
         abar = self.respaced(steps)
         now, before = abar[1:], abar[:-1]
@@ -128,7 +132,7 @@ class Ddpm:
         return np.cumprod(1.0 - betas, dtype=np.float64)
 
     def respaced(self, steps: int) -> Float64:
-        """Return abar of the respaced chain, [K + 1] float64: entry k is abar at tau_k, entry 0 is 1.
+        """Return abar of the respaced chain, [K + 1] float64: entry k is abar at tau_k.
 
         Raises:
             RecipeError: If there are fewer training timesteps than steps, or if a step would add no
@@ -138,7 +142,8 @@ class Ddpm:
         abar = np.concatenate([[1.0], self.alphas_cumprod()[timesteps]])
         if abar[-1] < MIN_ABAR:
             raise RecipeError(
-                f"at timestep {timesteps[-1]} the model's chain ({self}) keeps no signal; use fewer "
+                f"at timestep {timesteps[-1]} the model's chain ({self}) keeps no signal; use "
+                "fewer "
                 f"steps than {steps}, or another model."
             )
         if not np.all(abar[1:] < abar[:-1] * (1 - MIN_BETA)):
@@ -151,7 +156,8 @@ class Ddpm:
     def _timesteps(self, steps: int) -> NDArray[np.int64]:
         if steps > self.train_timesteps:
             raise RecipeError(
-                f"steps is {steps}, but the model was trained with {self.train_timesteps} timesteps; "
+                f"steps is {steps}, but the model was trained with {self.train_timesteps} "
+                "timesteps; "
                 "use at most that many."
             )
         return np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
@@ -201,7 +207,8 @@ def _check_signal(chain: Ddpm, document: Document) -> None:
     if not falls.all() or abar[-1] < MIN_SIGNAL:
         raise document.fail(
             "beta_start",
-            f"{chain} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after the last, "
+            f"{chain} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after the "
+            "last, "
             "expected a share that falls with every timestep and does not end below "
             f"{MIN_SIGNAL:g}",
         )

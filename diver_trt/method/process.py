@@ -2,8 +2,8 @@
 
 A process is the path from an image to noise that a model was trained on. Its level `k` of `K` holds
 `z_k = alpha_k z_0 + sigma_k n`, with `z_0` the clean latent and `n ~ N(0, I)`. Every deterministic
-step is `z_{k-1} = a_k z_k + b_k p`, with `p` what the network predicts, so the graph of a step is the
-same for all of them. A new process is one file and one entry of `PROCESSES`.
+step is `z_{k-1} = a_k z_k + b_k p`, with `p` what the network predicts, so the graph of a step is
+the same for all of them. A new process is one file and one entry of `PROCESSES`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Process(Protocol):
         """
 
     def coefficients(self, steps: int) -> tuple[Float64, Float64]:
-        """Return a_k and b_k of the deterministic step `z_{k-1} = a_k z_k + b_k p`, each [K] float64.
+        """Return a_k and b_k of the step `z_{k-1} = a_k z_k + b_k p`, each [K] float64.
 
         Raises:
             RecipeError: As `levels`.
@@ -51,7 +51,7 @@ class Process(Protocol):
     def log_variance_bounds(
         self, steps: int, sigma: Sigma, learned: bool
     ) -> tuple[Float64, Float64]:
-        """Return the log-variances between which a step's variance is interpolated, each [K] float64.
+        """Return the log-variances that a step interpolates between, each [K] float64.
 
         Both are equal where the variance is fixed.
 

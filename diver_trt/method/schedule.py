@@ -1,4 +1,4 @@
-"""All that a recovery's steps need beside the networks: their times, their coefficients, the start."""
+"""What a recovery's steps need beside the networks: times, coefficients, the start."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Schedule:
             step k.
 
     Raises:
-        RecipeError: If the recipe does not fit the model: it has more steps or guided channels, or a
-            variance that the process does not define.
+        RecipeError: If the recipe does not fit the model: it has more steps or guided channels, or
+            a variance that the process does not define.
     """
 
     process: Process
@@ -48,9 +48,9 @@ class Schedule:
     def start(self, anchor: Float32, noise: Float32) -> Float32:
         """Return the latent that sampling starts from, [n, c, h, w] float32.
 
-        It is z_{t_f} = alpha_{t_f} z_0 + sigma_{t_f} n (DIVER, semantic inheritance). Sampling starts
-        with it at step `t_r`, which the paper deliberately puts above t_f. With inheritance off it is
-        the noise itself.
+        It is z_{t_f} = alpha_{t_f} z_0 + sigma_{t_f} n (DIVER, semantic inheritance). Sampling
+        starts with it at step `t_r`, which the paper deliberately puts above t_f. With inheritance
+        off it is the noise itself.
 
         Args:
             anchor: z_0, the scaled latents of the distilled images, [n, c, h, w] float32.
@@ -74,13 +74,14 @@ def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[
             their meaning.
 
     Raises:
-        RecipeError: If the recipe asks for more steps or guided channels than the model has, or for a
-            variance that the process does not define.
+        RecipeError: If the recipe asks for more steps or guided channels than the model has, or for
+            a variance that the process does not define.
     """
     channels = layout.channels
     if recipe.cfg_channels > channels:
         raise RecipeError(
-            f"cfg_channels is {recipe.cfg_channels}, but the model's latents have {channels} channels; "
+            f"cfg_channels is {recipe.cfg_channels}, but the model's latents have {channels} "
+            "channels; "
             f"use 1 to {channels}."
         )
     k = np.arange(1, recipe.steps + 1)

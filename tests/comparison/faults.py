@@ -80,7 +80,8 @@ def exchange_predictions(graph: Any) -> None:
     """Let guidance read the null class's prediction for the class's, and the other way round."""
     from diver_trt.comparison.blocks import PREDICTION, find_taps
 
-    prediction = find_taps(graph, "the graph")[PREDICTION]
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    prediction = find_taps(graph, [str(i) for i in range(len(norms))], "the graph")[PREDICTION]
     by_class, by_null = (node for node in graph.node if prediction in node.input)
     assert by_class.op_type == by_null.op_type == "Slice"
     by_class.input[1:3], by_null.input[1:3] = (

@@ -23,7 +23,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.comparison import torch_engine
 from diver_trt.errors import DeviceMemoryError, MissingExtraError
-from diver_trt.export.networks import Denoiser
+from diver_trt.models.denoiser import Denoiser
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.comparison.faults import (

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.errors import ExportError, OutputError
 from diver_trt.export import exporter, onnx_graph
-from diver_trt.export.checkpoint import load_model
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.exporter import export_bundle
-from diver_trt.export.networks import build_networks
 from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.models.denoiser import build_networks
+from diver_trt.models.dit import load_model
 from diver_trt.tensors import TensorSpec
 from tests.conftest import save_random_pipeline
 

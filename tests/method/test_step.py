@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 @pytest.fixture
 def tensors() -> dict[str, Array]:
     generator = np.random.default_rng(1)
-    names = ("latent", "anchor", "eps_class", "eps_null", "variance")
+    names = ("latent", "anchor", "by_class", "by_null", "variance")
     return {name: generator.standard_normal((2, 4, 8, 8)) for name in names}
 
 
@@ -34,9 +34,9 @@ def step(tensors: dict[str, Array], k: int, **settings: Any) -> Array:
 def plain_ddim(tensors: dict[str, Array], k: int, scale: float = 4.0, channels: int = 3) -> Array:
     """DDIM as diffusers writes it: predict z0, then go to the next level."""
     abar = PROCESS.respaced(50)
-    eps = tensors["eps_class"].copy()
+    eps = tensors["by_class"].copy()
     guided = slice(None, channels)
-    eps[:, guided] = (tensors["eps_null"] + scale * (tensors["eps_class"] - tensors["eps_null"]))[
+    eps[:, guided] = (tensors["by_null"] + scale * (tensors["by_class"] - tensors["by_null"]))[
         :, guided
     ]
     z0 = (tensors["latent"] - np.sqrt(1 - abar[k]) * eps) / np.sqrt(abar[k])

@@ -37,7 +37,7 @@ def onnx(bundle: Bundle, tmp_path: Path) -> Session:
 
 def torch(bundle: Bundle, tmp_path: Path) -> Session:
     from diver_trt.comparison.torch_engine import TorchSession
-    from diver_trt.export.checkpoint import load_model
+    from diver_trt.models.dit import load_model
 
     session: Any = TorchSession(load_model(str(DIGITS_MODEL)), bundle, BATCH)
     return session  # type: ignore[no-any-return]

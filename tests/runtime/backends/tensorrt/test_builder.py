@@ -15,9 +15,9 @@ import torch
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName, contract
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError
-from diver_trt.export.checkpoint import load_model
-from diver_trt.export.networks import build_networks
 from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.models.denoiser import build_networks
+from diver_trt.models.dit import load_model
 from diver_trt.runtime.backends.tensorrt import builder as engine_builder
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.builder import (

@@ -15,12 +15,12 @@ import torch
 from diver_trt.bundle import Bundle
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, ExportError, RecipeError
-from diver_trt.export.checkpoint import load_model
 from diver_trt.export.exporter import _manifest
-from diver_trt.export.scheduler import CHAINS, ddpm_process
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.process import parse_process
 from diver_trt.method.schedule import Schedule
+from diver_trt.models.dit import load_model
+from diver_trt.models.scheduler import CHAINS, ddpm_process
 from diver_trt.recipe import Recipe
 
 # facebook/DiT-XL-2-256's, as diffusers writes it.

@@ -16,21 +16,20 @@
     clip_sample_range, sample_max_value,        no effect without the two above
     dynamic_thresholding_ratio
 
-The schedulers of `CHAINS` differ in how they sample; of any but DDIM and DDPM only the betas are read,
-with a note. Others (flow matching, EDM, consistency models) have no betas and are refused.
+The schedulers of `CHAINS` differ in how they sample; of any but DDIM and DDPM only the betas are
+read, with a note. Others (flow matching, EDM, consistency models) have no betas and are refused.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from diffusers import DDPMScheduler
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.model_files import one_line
 from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
+from diver_trt.models.model_files import one_line
 
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
@@ -57,7 +56,9 @@ CHAINS: dict[str, tuple[float, float, str]] = {
     ),
     **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _LATENT_SCALED),
 }
-"""Schedulers over a DDPM chain: beta_start, beta_end and beta_schedule where a configuration omits them."""
+"""Schedulers over a DDPM chain: beta_start, beta_end and beta_schedule where a configuration omits
+them.
+"""
 
 LISTED_SCHEDULES = ("squaredcos_cap_v2", "sigmoid")
 _FAMILY = ("DDIM", "DDPM")  # beginnings of the classes whose own steps are compared with DIVER's
@@ -80,18 +81,21 @@ def ddpm_process(
     for name in (kind, config.get("_class_name", kind)):
         if name not in CHAINS:
             raise ExportError(
-                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, such "
+                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, "
+                "such "
                 "as DDIMScheduler: DIVER's equations are for models that predict its noise. Export "
                 "such a model."
             )
     if (predicted := config.get("prediction_type", "epsilon")) != "epsilon":
         raise ExportError(
-            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise ('epsilon'), "
+            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise "
+            "('epsilon'), "
             "which DIVER's equations are for. Export such a model."
         )
     if config.get("use_flow_sigmas"):
         raise ExportError(
-            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a model."
+            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a "
+            "model."
         )
     if learned_variance and config.get("variance_type") == "learned":
         raise ExportError(
@@ -116,7 +120,8 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
     )
     if type(timesteps) is not int or not 2 <= timesteps <= MAX_TIMESTEPS:
         raise ExportError(
-            f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to {MAX_TIMESTEPS:,}"
+            f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to "
+            f"{MAX_TIMESTEPS:,}"
         )
     if trained is not None:
         if not isinstance(trained, list) or len(trained) != timesteps:
@@ -157,7 +162,7 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
 
 
 def _is_fraction(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 < value < 1  # type: ignore[arg-type,operator]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
 
 
 def _notes(config: Mapping[str, Any], kind: str) -> list[str]:

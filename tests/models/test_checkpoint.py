@@ -12,8 +12,8 @@ import torch
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import ExportError
-from diver_trt.export.checkpoint import load_model
-from tests.export.original_dit import OriginalDiT
+from diver_trt.models.dit import load_model
+from tests.models.original_dit import OriginalDiT
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_default_frequencies_follow_the_weights_origin(
 ) -> None:
     from types import SimpleNamespace
 
-    from diver_trt.export.checkpoint import _trained_frequencies
+    from diver_trt.models.dit import _trained_frequencies
 
     config = SimpleNamespace(
         num_layers=layers,
