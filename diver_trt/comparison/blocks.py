@@ -31,7 +31,7 @@ PREDICTION = "final layer"
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What one run of the DiT passes through.
+    """The values that one run of the predictor passes through.
 
     Attributes:
         stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the
