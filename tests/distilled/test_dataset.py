@@ -374,7 +374,7 @@ def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
     data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
     (note,) = as_woof(data, imagenet, normalisation="imagenet", collage=1).origin.notes
     assert note == (
-        "values lie in 0.00 to 1.00 with mean 0.55 and deviation 0.25, as pixels scaled to 0 to 1 have: is --normalisation "
+        "values lie in 0.00 to 1.00 with mean 0.51 and deviation 0.25, as pixels scaled to 0 to 1 have: is --normalisation "
         "imagenet right?"
     )
 
@@ -475,7 +475,7 @@ def test_the_unwhitened_file_of_the_best_iteration_is_taken(
     dataset = as_woof(tmp_path, imagenet)
     assert dataset.origin.files == ("images_zca_5000.pt",)
     assert any(
-        "images_best.pt is whitened, and of which iteration it is, nothing here tells" in note
+        "images_best.pt is whitened, and nothing here tells which iteration it is of" in note
         for note in dataset.origin.notes
     )
 
