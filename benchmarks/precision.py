@@ -38,18 +38,13 @@ from diver_trt.comparison.metrics import difference
 from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, compare_engine
-from diver_trt.export.checkpoint import Model, load_model, set_timestep_frequencies
-from diver_trt.export.networks import (
-    Block,
-    Decoder,
-    Denoiser,
-    Encoder,
-    Float32GroupNorm,
-    step_layout,
-)
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.files import FileRecord
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
+from diver_trt.models.denoiser import Denoiser
+from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
+from diver_trt.models.dit_networks import Block, Predictor
+from diver_trt.models.vae import Decoder, Encoder, Float32GroupNorm
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.onnx import import_onnxruntime
@@ -119,24 +114,24 @@ class PlannedBlock(Block):
         return projected
 
 
-class PlannedDenoiser(Denoiser):
-    """The exporter's denoiser by another plan."""
+class PlannedPredictor(Predictor):
+    """The exporter's DiT by another plan."""
 
     def __init__(self, transformer: Any, plan: Plan) -> None:
-        super().__init__(transformer, step_layout(transformer), HALF)
+        super().__init__(transformer, HALF)
         self.plan = plan
         self.blocks = nn.ModuleList(
             PlannedBlock(block, plan) for block in transformer.transformer_blocks
         )
 
-    def predict(self, latent: Tensor, modulation: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         norms, residual = self.plan.norms, self.plan.residual
         patches = self.patch_projection(latent.to(HALF))
         grid = patches.shape[2]
         tokens = patches.flatten(2).transpose(1, 2).to(residual) + self.position.to(residual)
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation[:, 6 * self.width * i : 6 * self.width * (i + 1)])
-        shift, scale = modulation[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
+            tokens = block(tokens, condition[:, 6 * self.width * i : 6 * self.width * (i + 1)])
+        shift, scale = condition[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
         outputs = self.final_projection(
             (self.final_norm(tokens.to(norms)) * (1 + scale) + shift).to(HALF)
         ).float()
@@ -160,20 +155,22 @@ def without_float32_norms(network: nn.Module) -> nn.Module:
 class PlannedSession(TorchSession):
     """The torch model in float16 by another plan."""
 
-    def __init__(self, model: Model, bundle: Bundle, batch: int, plan: Plan) -> None:
+    def __init__(self, model: Dit, bundle: Bundle, batch: int, plan: Plan) -> None:
         super().__init__(model, bundle, batch, "fp16")
-        self.networks["denoiser"] = PlannedDenoiser(model.transformer, plan).eval()
+        self.networks["denoiser"] = Denoiser(
+            PlannedPredictor(model.transformer, plan), model.layout
+        ).eval()
         if plan.vae_only:
             self.networks["encoder"] = without_float32_norms(Encoder(model.vae, HALF)).eval()
             self.networks["decoder"] = without_float32_norms(Decoder(model.vae, HALF)).eval()
 
 
-def planned_participant(model: Model, bundle: Bundle, batch: int, plan: Plan) -> Participant:
+def planned_participant(model: Dit, bundle: Bundle, batch: int, plan: Plan) -> Participant:
     def open_session(size: int = batch) -> Any:
         return PlannedSession(model, bundle, size, plan)
 
     return Participant(
-        plan.name, "fp16", bundle, model.noise_schedule, open_session, lambda: open_session(1)
+        plan.name, "fp16", bundle, model.process, open_session, lambda: open_session(1)
     )
 
 
@@ -200,8 +197,8 @@ def measure_digits() -> None:
 def largest_residual(reference: Reference) -> float:
     recording, largest = reference.recording, 0.0
     by_class, null = (
-        recording.modulations[0],
-        recording.modulations[reference.participant.bundle.null_label],
+        recording.conditions[0],
+        recording.conditions[reference.participant.bundle.null_label],
     )
     for i, latent in enumerate(recording.latents[:-1, :1]):
         k = len(recording.latents) - 1 - i
@@ -236,7 +233,7 @@ def measure_real_size(folder: Path) -> None:
     )
     set_timestep_frequencies(transformer, "dit")
     values = step_inputs(bundle)
-    expected = run_torch(Denoiser(transformer, step_layout(transformer), SINGLE).eval(), values)
+    expected = run_torch(Denoiser(Predictor(transformer, SINGLE), bundle.layout).eval(), values)
     target = resolve_target("rtx", [86], Profile(BATCH, BATCH, BATCH))
     print(
         "| plan | step, ONNX Runtime | step, torch | graph file | weights | activations, batch 8 |"
@@ -248,10 +245,11 @@ def measure_real_size(folder: Path) -> None:
         path = folder / "plans" / plan.name.replace(" ", "-").replace(",", "") / "denoiser.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
         inputs, outputs = contract(
-            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16"
+            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, "fp16"
         )["denoiser"]
         started = time.monotonic()
-        denoiser = PlannedDenoiser(transformer, plan).eval().requires_grad_(False)
+        denoiser = Denoiser(PlannedPredictor(transformer, plan), bundle.layout).eval()
+        denoiser.requires_grad_(False)
         rounded = difference(run_torch(denoiser, values), expected).relative_l2
         weights = graph_from_network(denoiser, inputs, outputs, path)
         del denoiser
@@ -290,7 +288,7 @@ def measure_real_size_vae(folder: Path) -> None:
     )
     target = resolve_target("rtx", [86], Profile(1, 1, 1))
     tensors = contract(
-        bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, "fp16"
+        bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, "fp16"
     )
     print("\n| group norms | network | torch | activations, one image |")
     print("|---|---|---:|---:|")
@@ -354,21 +352,20 @@ def measure_summation(folder: Path) -> None:
 
 
 def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return a step's inputs: a random latent and anchor, and modulations as the conditioner makes them."""
+    """Return a step's inputs: a random latent and anchor, and conditions as the conditioner makes them."""
     generator = np.random.default_rng(1)
     latent, anchor = generator.standard_normal((2, 1, *bundle.latent_shape)).astype(np.float32)
-    timesteps = np.full(2, bundle.noise_schedule.timesteps(50)[STEP - 1])
+    schedule = Schedule(bundle.process, Recipe(), bundle.layout)
+    times = schedule.times[[STEP - 1, STEP - 1]]
     session = import_onnxruntime().InferenceSession(
         bundle.path / "conditioner.onnx", providers=["CPUExecutionProvider"]
     )
-    modulation = session.run(
-        None, {"timestep": timesteps, "label": np.array([207, bundle.null_label])}
-    )[0]
-    row = step_table(bundle.noise_schedule, Recipe(), bundle.layout)[STEP - 1].astype(np.float32)
+    condition = session.run(None, {"time": times, "label": np.array([207, bundle.null_label])})[0]
+    row = schedule.table[STEP - 1]
     return {
         "latent": latent,
         "anchor": anchor,
-        "modulation": modulation[:, None],
+        "condition": condition[:, None],
         "coefficients": row,
     }
 

@@ -25,10 +25,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
 from diver_trt.bundle import NETWORKS, Bundle, Precision
-from diver_trt.export.checkpoint import load_model, set_timestep_frequencies
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
+from diver_trt.models.dit import load_model, set_timestep_frequencies
 from diver_trt.recipe import Recipe
 
 STEP = 30
@@ -85,19 +85,19 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     t = scheduler.timesteps[50 - STEP].expand(2)
     labels = torch.tensor([207, 1000])
 
-    conditions = {"timestep": t.numpy(), "label": labels.numpy()}
-    modulation = run(bundle, "conditioner", conditions)
+    inputs = {"time": t.float().numpy(), "label": labels.numpy()}
+    condition = run(bundle, "conditioner", inputs)
     blocks = transformer.transformer_blocks
     silu = torch.nn.functional.silu
     layers = [block.norm1.linear for block in blocks] + [transformer.proj_out_1]
     embedded = silu(blocks[0].norm1.emb(t, labels, torch.float32))
-    expected_modulation = torch.cat([layer(embedded) for layer in layers], dim=1).numpy()
+    expected_condition = torch.cat([layer(embedded) for layer in layers], dim=1).numpy()
 
-    row = step_table(bundle.noise_schedule, Recipe(), bundle.layout)[STEP - 1].astype(np.float32)
+    row = Schedule(bundle.process, Recipe(), bundle.layout).table[STEP - 1]
     step = {
         "latent": latent.numpy(),
         "anchor": anchor.numpy(),
-        "modulation": modulation[:, None],
+        "condition": condition[:, None],
         "coefficients": row,
     }
     found = run(bundle, "denoiser", step)
@@ -108,7 +108,7 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     fraction = (variance + 1) / 2
     sigma = torch.exp((fraction * row[-1] + (1 - fraction) * row[-2]) / 2)
     expected = following - 0.1 * sigma * (latent - anchor)
-    return relative_l2(modulation, expected_modulation), relative_l2(found, expected.numpy())
+    return relative_l2(condition, expected_condition), relative_l2(found, expected.numpy())
 
 
 def run(bundle: Bundle, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:

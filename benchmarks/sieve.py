@@ -30,8 +30,8 @@ from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
-from diver_trt.export.checkpoint import Model, load_model
 from diver_trt.export.exporter import export_bundle
+from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
 from tests.comparison.faults import plant, scale_initializer
 
@@ -127,7 +127,7 @@ def show(
     print(f"| {precision} | {network} | {factor:g} | {' | '.join(map(str, counts))} |", flush=True)
 
 
-def comparing(model: Model, samples: int) -> Callable[[Bundle], Comparison]:
+def comparing(model: Dit, samples: int) -> Callable[[Bundle], Comparison]:
     """Return a comparison of a bundle with the model."""
     digits, recipe = Bundle.open(default_bundle()), Recipe()
     inputs = distilled_inputs(digits, samples)

@@ -1,15 +1,15 @@
 """A bundle: one exported model in one directory, and the only contract between export and runtime.
 
-It holds `bundle.json` and four ONNX graphs, big ones with their weights in a file beside them. Axis `n` counts images, `m`
-conditions; both are dynamic.
+It holds `bundle.json` and four ONNX graphs, big ones with their weights in a file beside them. Axis
+`n` counts images, `m` conditions; both are dynamic.
 
     network       inputs                                        outputs
-    encoder       image [n,3,H,W] f32 in [-1,1]                 latent [n,c,h,w] f32: posterior mean x scaling factor
-    conditioner   timestep [m] i64, label [m] i64               modulation [m,M]: every adaLN modulation, blocks then final
-    denoiser      latent, anchor [n,c,h,w] f32,                 next_latent [n,c,h,w] f32: one whole DIVER step
-                  modulation [2,n,M] (class, then null),
+    encoder       image [n,3,H,W] f32 in [-1,1]                 latent [n,c,h,w] f32 (mean)
+    conditioner   time [m] f32, label [m] i64                   condition [m,M]
+    denoiser      latent, anchor [n,c,h,w] f32,                 next_latent [n,c,h,w] f32 (one step)
+                  condition [2,n,M] (class, then null),
                   coefficients [C] f32 (one row of the step table)
-    decoder       latent [n,c,h,w] f32                          image [n,3,H,W] f32 in [-1,1]
+    decoder       latent [n,c,h,w] f32              image [n,3,H,W] f32 in [-1,1]
 """
 
 from __future__ import annotations
@@ -22,32 +22,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
-import numpy as np
-
 from diver_trt.contained_file import open_contained
 from diver_trt.declared_tensors import declared_tensors
 from diver_trt.documents import Document, Limits, parse_json
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
 from diver_trt.files import MAX_NAME_BYTES, FileRecord, stream_sha256
-from diver_trt.method.schedule import BETA_SCHEDULES, NoiseSchedule
+from diver_trt.method.process import Process, parse_process
 from diver_trt.method.step import StepLayout
 from diver_trt.tensors import DTYPES, TensorSpec, describe_declared
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "bundle.json"
 LIMITS = Limits(8 * 1024**2, 1000)
-"""Of `bundle.json`: 100,000 classes with names of 80 bytes. A text is a name, and no file system allows one of more than 255 bytes."""
+"""Of `bundle.json`: 100,000 classes with names of 80 bytes.
+
+A text is a name, and no file system allows one of more than 255 bytes.
+"""
 MAX_CLASSES = 100_000
-MAX_TIMESTEPS = 100_000
 MAX_SIDE = 4096
 MAX_WIDTH = 1 << 24
-MIN_SIGNAL = 1e-15
-"""What a manifest may ask for: far more classes, steps, pixels and modulations than any model has, and a last abar far below any model's
-(cosine schedules reach 2e-9), of which a step's coefficients still fit float32."""
+"""What a manifest may ask for: far more classes, pixels and values of a condition than any model
+has.
+"""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+
+TimestepFrequencies = Literal["dit", "diffusers"]
 
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -85,10 +87,13 @@ class Bundle:
 
     Attributes:
         path: The bundle's directory.
-        sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the whole bundle.
+        sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the
+            whole bundle.
+        base: The kind of base model, by its name in `diver_trt.models.BASES`.
         model_id: The model's name on the hub, or its directory.
         revision: Revision on the hub, if known.
-        weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in every precision.
+        weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in
+            every precision.
         licence: Licence of the weights as the model card states it, if it does.
         precision: `"fp32"` (the reference) or `"fp16"`.
         image_size: Side of the images in pixels.
@@ -97,15 +102,19 @@ class Bundle:
         num_classes: Number of classes; labels run from 0.
         null_label: Label of the null class of classifier-free guidance.
         class_names: Name per class, if the model has them.
-        noise_schedule: The betas of the training chain.
+        process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
-        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with.
+        timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with;
+            None if the model has no such choice.
+        places: Where `compare` looks into the denoiser: the name of each layer normalisation, in
+            order.
         networks: The four graphs by name.
         exported_with: Versions of the packages that wrote it.
     """
 
     path: Path
     sha256: str
+    base: str
     model_id: str
     revision: str | None
     weights_sha256: str
@@ -117,9 +126,10 @@ class Bundle:
     num_classes: int
     null_label: int
     class_names: tuple[str, ...] | None
-    noise_schedule: NoiseSchedule
+    process: Process
     learned_variance: bool
-    timestep_frequencies: str
+    timestep_frequencies: TimestepFrequencies | None
+    places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
 
@@ -130,18 +140,24 @@ class Bundle:
         Contents are hashed later, by `verified`, before a network is loaded.
 
         Raises:
-            BundleError: No bundle is there, a file is missing or of another size, or the manifest is not of this schema.
+            BundleError: No bundle is there, a file is missing or of another size, or the manifest
+                is not of this schema.
         """
         path = Path(path)
         manifest = path / MANIFEST
         if not os.path.lexists(manifest):
             raise BundleError(
-                f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export MODEL {path}`"
+                f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export "
+                f"MODEL {path}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
         schema = document.integer("schema", 1)
         if schema != SCHEMA:
-            remedy = "update diver-trt" if schema > SCHEMA else "export the model again"
+            remedy = (
+                "update diver-trt"
+                if schema > SCHEMA
+                else f"remove the folder and export the model again: diver-trt export MODEL {path}"
+            )
             raise BundleError(
                 f"{manifest}: schema {schema}, but this diver-trt reads schema {SCHEMA}; {remedy}"
             )
@@ -157,18 +173,20 @@ class Bundle:
         return StepLayout(self.latent_shape[0], self.learned_variance)
 
     @property
-    def modulation_width(self) -> int:
-        """Number of modulation values `M` per condition."""
+    def condition_width(self) -> int:
+        """Number of values `M` of a condition."""
         width = self.networks["conditioner"].outputs[0].shape[1]
         assert isinstance(width, int), "checked when the bundle was opened"
         return width
 
     def verified(self, name: NetworkName) -> Path:
-        """Return the path of a network's graph after hashing all its files, and making sure that it reads no others.
+        """Return the path of a network's graph after verifying its files.
+
+        All its files are hashed, and the graph is checked not to read any others.
 
         Raises:
-            BundleError: If a file has changed since the export, the graph or a link would have another file read, or the graph declares
-                other inputs or outputs than the manifest.
+            BundleError: If a file has changed since the export, the graph or a link would have
+                another file read, or the graph declares other inputs or outputs than the manifest.
         """
         network = self.networks[name]
         for record in network.files:
@@ -176,7 +194,8 @@ class Bundle:
                 found = stream_sha256(file)
             if found != record.sha256:
                 raise BundleError(
-                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says {record.sha256[:12]}…: the file has changed "
+                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says "
+                    f"{record.sha256[:12]}…: the file has changed "
                     "since the export. Restore it, or export the model again."
                 )
         _check_external_data(self.path, network)
@@ -185,10 +204,11 @@ class Bundle:
 
 
 def run_size(network: NetworkName, batch: int) -> int:
-    """Return the size of a network's dynamic axis in one run of a recovery in batches of `batch` images.
+    """Return the size of a network's dynamic axis in one run with `batch` images per batch.
 
-    The VAE takes one image at a time: its activations would otherwise be the largest thing on the device, and it runs twice per image
-    where the denoiser runs fifty times. The conditioner takes the paper's fifty steps of one class.
+    The VAE takes one image at a time: its activations would otherwise be the largest thing on the
+    device, and it runs twice per image where the denoiser runs fifty times. The conditioner takes
+    the paper's fifty steps of one class.
     """
     return {"encoder": 1, "conditioner": 50, "denoiser": batch, "decoder": 1}[network]
 
@@ -197,7 +217,7 @@ def contract(
     image_size: int,
     latent_shape: tuple[int, int, int],
     layout: StepLayout,
-    modulation_width: int,
+    condition_width: int,
     precision: Precision,
 ) -> dict[NetworkName, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]:
     """Return the inputs and outputs that each network of a bundle must have."""
@@ -206,14 +226,14 @@ def contract(
         TensorSpec(name, "float32", ("n", *latent_shape))
         for name in ("latent", "anchor", "next_latent")
     )
-    modulation_dtype = "float16" if precision == "fp16" else "float32"
-    timestep, label = (TensorSpec(name, "int64", ("m",)) for name in ("timestep", "label"))
-    conditions = TensorSpec("modulation", modulation_dtype, ("m", modulation_width))
-    pair = TensorSpec("modulation", modulation_dtype, (2, "n", modulation_width))
+    condition_dtype = "float16" if precision == "fp16" else "float32"
+    time, label = TensorSpec("time", "float32", ("m",)), TensorSpec("label", "int64", ("m",))
+    condition = TensorSpec("condition", condition_dtype, ("m", condition_width))
+    pair = TensorSpec("condition", condition_dtype, (2, "n", condition_width))
     coefficients = TensorSpec("coefficients", "float32", (layout.width,))
     return {
         "encoder": ((image,), (latent,)),
-        "conditioner": ((timestep, label), (conditions,)),
+        "conditioner": ((time, label), (condition,)),
         "denoiser": ((latent, anchor, pair, coefficients), (next_latent,)),
         "decoder": ((latent,), (image,)),
     }
@@ -236,14 +256,14 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def default_bundle() -> Path:
-    """Return where the digits bundle lies: inside an installed wheel, or beside the package in a checkout."""
+    """Return the folder of the digits bundle, in an installed wheel or in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "engines" / "digits"
     return installed if installed.is_dir() else package.parent / "engines" / "digits"
 
 
 def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
-    """Open a file of the bundle that is there, a regular file inside the bundle, and of the right size."""
+    """Open a regular file inside the bundle that has the right size."""
     path = folder / record.name
     try:
         file = open_contained(path, folder, BundleError, "the bundle")
@@ -256,7 +276,8 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
     if (size := os.fstat(file.fileno()).st_size) != record.size_bytes:
         file.close()
         raise BundleError(
-            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is damaged, export the model again"
+            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is "
+            "damaged, export the model again"
         )
     return file
 
@@ -273,7 +294,8 @@ def _check_external_data(folder: Path, network: Network) -> None:
     for location in sorted(locations - {weights.name if weights else ""}):
         listed = f"only {weights.name}" if weights else "no such file"
         raise BundleError(
-            f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; export the model again"
+            f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; "
+            "export the model again"
         )
 
 
@@ -301,7 +323,8 @@ def _check_declared(folder: Path, network: Network) -> None:
         ):
             listed = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
             raise BundleError(
-                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; export the model again"
+                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; "
+                "export the model again"
             )
 
 
@@ -319,7 +342,8 @@ def _parse(path: Path, document: Document) -> Bundle:
     if (values := math.prod(shape)) > (most := 3 * image_size**2):
         raise document.fail(
             "latent_shape",
-            f"found {values:,} values, expected at most {most:,}, as many as an image of the model has",
+            f"found {values:,} values, expected at most {most:,}, as many as an image of the "
+            "model has",
         )
     num_classes = document.integer("num_classes", 1, MAX_CLASSES)
     names = document.optional("class_names", document.texts)
@@ -328,15 +352,16 @@ def _parse(path: Path, document: Document) -> Bundle:
     if (null_label := document.integer("null_label")) != num_classes:
         raise document.fail(
             "null_label",
-            f"found {null_label}, expected {num_classes}: the null class comes right after the classes",
+            f"found {null_label}, expected {num_classes}: the null class comes right after the "
+            "classes",
         )
     networks_document = document.document("networks")
     networks = {name: _parse_network(networks_document.document(name), name) for name in NETWORKS}
-    schedule = document.document("noise_schedule")
     model = document.document("model")
     bundle = Bundle(
         path=path,
         sha256=document.file_sha256,
+        base=model.text("base"),
         model_id=model.text("id"),
         revision=model.optional("revision", model.text),
         weights_sha256=model.sha256("weights_sha256"),
@@ -348,9 +373,10 @@ def _parse(path: Path, document: Document) -> Bundle:
         num_classes=num_classes,
         null_label=null_label,
         class_names=names,
-        noise_schedule=_parse_schedule(schedule),
+        process=parse_process(document.document("process")),
         learned_variance=document.flag("learned_variance"),
-        timestep_frequencies=document.text("timestep_frequencies", ("dit", "diffusers")),
+        timestep_frequencies=_parse_frequencies(document),
+        places=document.texts("places"),
         networks=networks,
         exported_with=document.text_mapping("exported_with"),
     )
@@ -358,11 +384,18 @@ def _parse(path: Path, document: Document) -> Bundle:
     return bundle
 
 
+def _parse_frequencies(document: Document) -> TimestepFrequencies | None:
+    if "timestep_frequencies" not in document:
+        return None
+    found = document.text("timestep_frequencies", get_args(TimestepFrequencies))
+    return "dit" if found == "dit" else "diffusers"
+
+
 def _check_contract(bundle: Bundle, document: Document) -> None:
     conditions = bundle.networks["conditioner"].outputs
     width = conditions[0].shape[-1] if len(conditions) == 1 else None
     if not isinstance(width, int):
-        raise document.fail("conditioner", "expected one output, modulation [m, M]")
+        raise document.fail("conditioner", "expected one output, condition [m, M]")
     expected = contract(
         bundle.image_size, bundle.latent_shape, bundle.layout, width, bundle.precision
     )
@@ -373,58 +406,13 @@ def _check_contract(bundle: Bundle, document: Document) -> None:
             if found != wanted:
                 raise document.fail(
                     name,
-                    f"{direction} {shown(_join(found))}; by the rest of the manifest expected {_join(wanted)}",
+                    f"{direction} {shown(_join(found))}; by the rest of the manifest expected "
+                    f"{_join(wanted)}",
                 )
 
 
 def _join(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(map(str, specs)) or "nothing"
-
-
-def _parse_schedule(document: Document) -> NoiseSchedule:
-    kind = document.text("kind", BETA_SCHEDULES)
-    if kind == "listed":
-        return _parse_listed_betas(document)
-    start, end = document.number("beta_start"), document.number("beta_end")
-    if not 0 < start <= end < 1:
-        raise document.fail(
-            "beta_start",
-            f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1",
-        )
-    schedule = NoiseSchedule(
-        kind="linear" if kind == "linear" else "scaled_linear",
-        beta_start=start,
-        beta_end=end,
-        train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS),
-    )
-    _check_signal(schedule, document)
-    return schedule
-
-
-def _check_signal(schedule: NoiseSchedule, document: Document) -> None:
-    """Refuse betas after which some timestep adds no noise in float64, or leaves next to nothing of the image.
-
-    Raises:
-        BundleError: If the share of the image does not fall with every timestep, or falls below `MIN_SIGNAL`.
-    """
-    abar = schedule.alphas_cumprod()
-    falls = np.diff(abar, prepend=1.0) < 0
-    if not falls.all() or abar[-1] < MIN_SIGNAL:
-        raise document.fail(
-            "beta_start",
-            f"{schedule} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after the last, expected a share that falls with "
-            f"every timestep and does not end below {MIN_SIGNAL:g}",
-        )
-
-
-def _parse_listed_betas(document: Document) -> NoiseSchedule:
-    expected = f"2 to {MAX_TIMESTEPS:,} numbers above 0 and below 1, of which the last may be 1"
-    betas = document.values(
-        "betas", expected, lambda beta: type(beta) in (int, float) and 0 < beta <= 1
-    )
-    if not 2 <= len(betas) <= MAX_TIMESTEPS or 1 in betas[:-1]:
-        raise document.fail("betas", f"found {len(betas):,} numbers, expected {expected}")
-    return NoiseSchedule.listed([float(beta) for beta in betas])
 
 
 def _parse_network(document: Document, name: NetworkName) -> Network:

@@ -1,7 +1,8 @@
-"""Opening a file that belongs to a folder from somebody else: a bundle, a plan of engines, a recovered dataset.
+"""Opening files inside a folder from somebody else, such as a bundle, without leaving it.
 
-Such a file is a regular file inside its folder. A symlink may lead to another place in the folder, never out of it, and a FIFO or a
-device is refused before it is opened: opening or reading one can block for ever or never end.
+Such a file is a regular file inside its folder. A symlink may lead to another place in the folder,
+never out of it, and a FIFO or a device is refused before it is opened: opening or reading one can
+block for ever or never end.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def resolved_inside(
     real = os.path.realpath(path, strict=True)
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise error(
-            f"{printable(str(path))}: is a link out of {whole}; copy what it points to into its place"
+            f"{printable(str(path))}: is a link out of {whole}; copy what it points to into its "
+            "place"
         )
     return real
 

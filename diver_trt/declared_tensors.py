@@ -1,7 +1,9 @@
-"""What an ONNX graph declares of its inputs and outputs, read without the onnx package, which no device has.
+"""The inputs and outputs that an ONNX graph declares, read without the onnx package.
 
-A runtime is not asked: where what a graph declares contradicts what its nodes give, ONNX Runtime 1.32 reports the latter. This walks the
-same wire format as `external_data`, and is as strict.
+Devices do not have that package.
+
+A runtime is not asked: where what a graph declares contradicts what its nodes give, ONNX Runtime
+1.32 reports the latter. This walks the same wire format as `external_data`, and is as strict.
 """
 
 from __future__ import annotations
@@ -85,7 +87,10 @@ def _messages(data: Buffer, span: Span, wanted: int) -> list[Span]:
 
 
 def _only(data: Buffer, span: Span, wanted: int, expected: int) -> Span | None:
-    """Return where the value of a field lies that occurs once at most: of several, one reader takes the last and another merges them."""
+    """Return where the value of a field lies that may occur only once.
+
+    Of several, one reader takes the last and another merges them.
+    """
     found = None
     for number, kind, first, last in fields_of(data, *span):
         if number == wanted:

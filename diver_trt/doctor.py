@@ -1,7 +1,7 @@
 """What this machine can run, found by trying it, and the command that mends what it cannot.
 
-A package that is listed may not import, and a provider that is listed may not load: importing and opening a session are the only
-proofs, so that is what happens here.
+A package that is listed may not import, and a provider that is listed may not load: importing and
+opening a session are the only proofs, so that is what happens here.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
     """Try everything that a recovery may need, one finding at a time.
 
     Args:
-        bundle: A bundle whose smallest network is opened, and whose engines are held against this machine.
+        bundle: A bundle whose smallest network is opened, and whose engines are held against this
+            machine.
     """
     yield Finding(
         "diver-trt",
         "note",
-        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"{__version__}, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}",
     )
     yield from _gpu()
     for name, backend in BACKENDS.items():
@@ -86,6 +88,7 @@ def _jetson() -> Iterator[Finding]:
     hidden = in_environment and not any(Path(entry) == SYSTEM_PACKAGES for entry in sys.path)
     if hidden and (SYSTEM_PACKAGES / "tensorrt").exists():
         yield Finding(
-            "JetPack's TensorRT", "broken", f"is in {SYSTEM_PACKAGES}, which this virtual environment hides",
+            "JetPack's TensorRT", "broken", f"is in {SYSTEM_PACKAGES}, which this virtual "
+                                            "environment hides",
             "python3 -m venv --system-site-packages .venv",
         )  # fmt: skip

@@ -1,7 +1,8 @@
-"""JSON documents read from disk: every value is checked where it is taken, and an error names the file and the field.
+"""JSON documents read from disk; every access checks the value and names the faulty field.
 
-JSON is read strictly, because another program may understand the rest differently: no NaN or Infinity, no number that overflows, no key
-twice in one object. A byte order mark is skipped, as RFC 8259 allows.
+JSON is read strictly, because another program may understand the rest differently: no NaN or
+Infinity, no number that overflows, no key twice in one object. A byte order mark is skipped, as RFC
+8259 allows.
 """
 
 from __future__ import annotations
@@ -43,20 +44,27 @@ class Limits:
 
     @property
     def separators(self) -> int:
-        """Commas and opening brackets, which bound the number of values: a value that takes two bytes on disk takes 64 in memory."""
+        """Limit on commas and opening brackets, and so on the number of values.
+
+        A value of two bytes on disk takes 64 bytes in memory.
+        """
         return self.size_bytes // 32
 
 
 MANIFEST_LIMITS = Limits(512 * 1024**2, 8192)
-"""Of a recovered dataset's manifest. One of ImageNet-1k's 1.28 million images takes 300 bytes and 10 separators per image, 384 MB; a text
-may be a path, of at most 4,096 bytes on Linux, with a sentence about it."""
+"""Of a recovered dataset's manifest.
+
+One of ImageNet-1k's 1.28 million images takes 300 bytes and 10 separators per image, 384 MB; a text
+may be a path, of at most 4,096 bytes on Linux, with a sentence about it.
+"""
 
 
 class Document:
     """One JSON object, with typed access to its fields.
 
     Attributes:
-        where: The file and the path of fields down to here, as errors print it: `bundle.json: networks.encoder`.
+        where: The file and the path of fields down to here, as errors print it: `bundle.json:
+            networks.encoder`.
         error: The class that is raised for a bad field.
         file_sha256: Hash of the file that was read, in hex, or "" for an object from elsewhere.
     """
@@ -84,7 +92,8 @@ class Document:
         """Read a file, which must be a regular file in its folder.
 
         Raises:
-            error: If the file is missing, unreadable, a link out of its folder, larger than the limits, or not a JSON object.
+            error: If the file is missing, unreadable, a link out of its folder, larger than the
+                limits, or not a JSON object.
         """
         where = printable(str(path))
         try:
@@ -94,12 +103,14 @@ class Document:
             raise error(f"{where}: {cause.strerror or cause}") from cause
         if len(data) > limits.size_bytes:
             raise error(
-                f"{where}: more than {limits.size_bytes:,} bytes, expected no more in a file of this kind. Is it the right one?"
+                f"{where}: more than {limits.size_bytes:,} bytes, expected no more in a file of "
+                "this kind. Is it the right one?"
             )
         separators = sum(data.count(mark) for mark in (b",", b"[", b"{"))
         if separators > limits.separators:
             raise error(
-                f"{where}: about {separators:,} values, expected at most {limits.separators:,}. Is it the right file?"
+                f"{where}: about {separators:,} values, expected at most {limits.separators:,}. "
+                "Is it the right file?"
             )
         digest, text = hashlib.sha256(data).hexdigest(), _decoded(data, where, error)
         del data  # a large manifest need not be in memory twice while it is parsed
@@ -219,7 +230,10 @@ class Document:
         )
 
     def optional(self, key: str, read: Callable[[str], T]) -> T | None:
-        """Return `read(key)`, or None where the field is missing or null: `document.optional("revision", document.text)`."""
+        """Return `read(key)`, or None if the field is missing or null.
+
+        For example, `document.optional("revision", document.text)`.
+        """
         return read(key) if key in self else None
 
     def _is_text(self, value: object) -> bool:
@@ -306,7 +320,7 @@ def _short(number: str) -> str:
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Return whether lists and objects lie more than so many levels within each other; it needs no stack to find out."""
+    """Return whether lists and objects are nested deeper than a limit, without recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(levels):
         level = [

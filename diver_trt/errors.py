@@ -1,17 +1,18 @@
 """Everything that diver-trt raises on purpose.
 
     DiverError
-    ├── UsageError           an option's value that does not exist, is out of range or contradicts another; exit code 2
+    ├── UsageError           an argument that is unknown, out of range or contradictory; exit code 2
     │   └── RecipeError          the same for the settings of the method
     ├── BundleError          a bundle that is missing, damaged, or of another schema
     ├── DatasetError         distilled images or class folders that cannot be read as asked
     ├── OutputError          a place that cannot or must not be written
-    ├── ExportError          a model that cannot become a bundle, or a graph that fails its own checks
+    ├── ExportError          a model that cannot be exported, or a graph that fails its checks
     ├── EngineError          an engine that cannot be built, opened, fed or run
     │   └── DeviceMemoryError    there is not enough memory on the device
     └── MissingExtraError    an optional package is not installed; the message is the install line
 
-A message says what was found, what was expected, and what to do. What it quotes from a file goes through `shown`.
+A message says what was found, what was expected, and what to do. What it quotes from a file goes
+through `shown`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class DiverError(Exception):
 class UsageError(DiverError, ValueError):
     """A value of an option that does not exist, is out of range or contradicts another.
 
-    No file is at fault, and another run with the same value fails too: the command line exits with 2, as for an unknown option.
+    No file is at fault, and another run with the same value fails too: the command line exits with
+    2, as for an unknown option.
     """
 
 
@@ -59,7 +61,7 @@ class DeviceMemoryError(EngineError):
 
 
 def printable(foreign: str) -> str:
-    """Return a text from somebody else's file on one line, and without what it would do to a terminal."""
+    """Escape line breaks and control characters in untrusted text."""
     return (
         foreign
         if foreign.isprintable()

@@ -1,13 +1,17 @@
-"""Which files an ONNX graph would read besides itself, found without the onnx package, which no device has.
+"""The files that an ONNX graph would read besides itself, without the onnx package.
 
-`bundle.json` pins every file of a bundle by its hash, but whoever makes a hostile bundle writes its `bundle.json` too. What remains is what
-the graph names: a tensor may lie in another file, and its runtime opens whatever file that is. ONNX Runtime 1.32 refuses `../secret`,
-absolute paths and links that lead out of the graph's folder, but reads any other file in it; TensorRT-RTX 1.7's parser follows such links
-as well, and what other releases do is theirs to change. So the names are read here, and anything but the file that the bundle lists is
-refused before a runtime sees the graph.
+Devices do not have that package.
 
-This walks the protobuf wire format (protobuf.dev/programming-guides/encoding) along the fields of onnx.proto that lead to a tensor, and
-skips everything else. It is stricter than protobuf: where two readers could understand a message differently, it is refused.
+`bundle.json` pins every file of a bundle by its hash, but whoever makes a hostile bundle writes its
+`bundle.json` too. What remains is what the graph names: a tensor may lie in another file, and its
+runtime opens whatever file that is. ONNX Runtime 1.32 refuses `../secret`, absolute paths and links
+that lead out of the graph's folder, but reads any other file in it; TensorRT-RTX 1.7's parser
+follows such links as well, and what other releases do is theirs to change. So the names are read
+here, and anything but the file that the bundle lists is refused before a runtime sees the graph.
+
+This walks the protobuf wire format (protobuf.dev/programming-guides/encoding) along the fields of
+onnx.proto that lead to a tensor, and skips everything else. It is stricter than protobuf: where two
+readers could understand a message differently, it is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "TrainingInfo": {1: "Graph", 2: "Graph"},
     "Function": {7: "Node", 11: "Attribute"},
 }
-"""Fields that lead to a tensor's external data, by message; `Entry` is onnx.proto's StringStringEntryProto."""
+"""Fields that lead to a tensor's external data, by message; `Entry` is onnx.proto's
+StringStringEntryProto.
+"""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _KEYS = (b"location", b"offset", b"length", b"checksum")
@@ -46,7 +52,7 @@ class GraphError(ValueError):
 
 
 def external_locations(path: Path) -> set[str]:
-    """Return the names of the files that a graph's tensors lie in, as the graph has them; the empty set if it is whole by itself.
+    """Return the names of a graph's external data files, or the empty set without any.
 
     Args:
         path: The `.onnx` file.
@@ -92,7 +98,8 @@ def _location(data: Buffer, position: int, end: int) -> str:
     key, value = said.get(1, b""), said.get(2, b"")
     if key not in _KEYS:
         raise GraphError(
-            f"external data is described by {key[:30]!r}, which is none of {', '.join(known.decode() for known in _KEYS)}"
+            f"external data is described by {key[:30]!r}, which is none of "
+            f"{', '.join(known.decode() for known in _KEYS)}"
         )
     if key != b"location":
         return ""
@@ -102,7 +109,7 @@ def _location(data: Buffer, position: int, end: int) -> str:
 
 
 def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each field of a message: its number, its wire type, and where its value starts and ends.
+    """Yield each field of a message: number, wire type, start and end of its value.
 
     Raises:
         GraphError: If the bytes are not a message.

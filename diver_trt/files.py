@@ -52,26 +52,28 @@ def resolved(path: Path, error: type[DiverError] = OutputError) -> Path:
     """Return a path without symlinks and `..`; it need not exist.
 
     Raises:
-        error: If a symlink on the way leads back to itself. `Path.resolve` raises a RuntimeError there until Python 3.12, and
-            nothing from 3.13 on.
+        error: If a symlink on the way leads back to itself. `Path.resolve` raises a RuntimeError
+            there until Python 3.12, and nothing from 3.13 on.
     """
     try:
         path.stat()
     except OSError as cause:
         if cause.errno == errno.ELOOP:
             raise error(
-                f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
+                f"{path}: leads through a symlink to itself, expected a file or folder. Delete "
+                "the symlink."
             ) from cause
     try:
         return path.resolve()
     except RuntimeError as cause:
         raise error(
-            f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
+            f"{path}: leads through a symlink to itself, expected a file or folder. Delete the "
+            "symlink."
         ) from cause
 
 
 def is_inside(name: str) -> bool:
-    """Return whether a name in a manifest can be printed and is a path inside the manifest's folder."""
+    """Return whether a name is printable and a relative path without `..`."""
     path = Path(name)
     return (
         name.isprintable()
@@ -97,7 +99,7 @@ def temporary_of(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the block a new file to write, and the file its name at the end; of a block that fails nothing is left.
+    """Write to a temporary file and rename it to `path` on success; delete it on failure.
 
     What lay under the temporary name is deleted first, never written into: it may be a link.
     """
@@ -119,7 +121,8 @@ def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: Its name at the end.
-        lasting: Whether the file and its name are on the disk, and not only on their way there, when the block has ended.
+        lasting: Whether the file and its name are on the disk, and not only on their way there,
+            when the block has ended.
     """
     with replacing(path) as temporary, temporary.open("r+b") as file:
         yield file
@@ -131,7 +134,7 @@ def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync_file(path: Path) -> None:
-    """Let what is in a file outlast a power failure.
+    """Flush a file to the disk (fsync).
 
     Raises:
         OSError: It cannot be written to the disk.
@@ -141,7 +144,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in a folder outlast a power failure, where the system can be asked for that.
+    """Flush a directory to the disk (fsync), where the platform supports it.
 
     Raises:
         OSError: They cannot be written to the disk.

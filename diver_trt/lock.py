@@ -1,4 +1,4 @@
-"""One process per output folder: a lock on a file in it, which the system drops when its holder ends, however it ends."""
+"""One process per output folder: a file lock that the system releases when its holder ends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from pathlib import Path
 from diver_trt.errors import OutputError
 
 LOCK = ".diver-trt.lock"
-"""The file is there only while somebody holds the folder, or after a kill; network drives lock nothing but files open for writing."""
+"""The file is there only while somebody holds the folder, or after a kill; network drives lock
+nothing but files open for writing.
+"""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for the time of the block.
 
-    Where that cannot be done (some network drives, folders that cannot be written) a warning is printed; on Windows nothing is held.
+    Where that cannot be done (some network drives, folders that cannot be written) a warning is
+    printed; on Windows nothing is held.
 
     Raises:
-        OutputError: If another process holds it, or if there is something else under the name of the lock.
+        OutputError: If another process holds it, or if there is something else under the name of
+            the lock.
     """
     if sys.platform == "win32":
         yield
@@ -54,7 +58,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _require_file(path: Path) -> None:
-    """Refuse a folder, symlink or device in the place of the lock: without a lock, two processes might write at once.
+    """Refuse a folder, symlink or device in the place of the lock file.
+
+    Without a lock, two processes might write at once.
 
     Raises:
         OutputError: If there is one.

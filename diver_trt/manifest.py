@@ -1,4 +1,4 @@
-"""Reading back a recovered dataset: its manifest, its images as a dataset, and whether they are still those that were written."""
+"""The manifest of a recovered dataset: reading it, and verifying the files that it lists."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RecoveredImages:
 
 
 def is_recovered(root: Path) -> bool:
-    """Return whether a path is a folder with a manifest of ours, perhaps a damaged one, and not some other program's."""
+    """Return whether a folder has a manifest of ours, even a damaged one."""
     if not (root / MANIFEST).is_file():
         return False
     try:
@@ -71,7 +71,7 @@ def open_recovered(root: Path) -> RecoveredFolder:
     """Read the manifest of a recovered dataset and check every field.
 
     Raises:
-        DatasetError: There is none, or it is damaged or of another schema.
+        DatasetError: If it is missing, damaged or of another schema.
     """
     path = root / MANIFEST
     manifest = Document.read(path, DatasetError)
@@ -121,9 +121,10 @@ def _classes(manifest: Document) -> dict[int, tuple[int, str | None]]:
 def _require_consistent(
     manifest: Document, part: str, classes: Mapping[int, tuple[int, str | None]]
 ) -> None:
-    """Require the entries of samples to be in order, and the class of each to be the one that its key and the list of classes give.
+    """Require the samples in order, each with the class that its key and the classes give.
 
-    The number within a class decides the noise of an image that is recovered from this one, and so does the order.
+    The number within a class decides the noise of an image that is recovered from this one, and so
+    does the order.
     """
     last = (-1, -1)
     for entry in manifest.documents(part):
@@ -148,12 +149,12 @@ def _require_consistent(
         if (name := entry.optional("wnid", entry.text)) != wnid:
             raise entry.fail(
                 "wnid",
-                f"found {shown(str(name))}, expected {wnid} as in the manifest's class {index}",
+                f"found {shown(str(name))}, expected {shown(str(wnid))} as in the manifest's class {index}",
             )
 
 
 def unlisted_images(folder: RecoveredFolder) -> list[str]:
-    """Return the images in the folders of a recovered dataset that its manifest does not list, and that trainers read all the same."""
+    """Return images that a trainer would read but the manifest does not list."""
     manifest = folder.manifest
     listed = {entry["file"] for part in ("companions", "samples") for entry in manifest[part]}
     return [
@@ -183,7 +184,8 @@ def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
     """List a recovered dataset as its manifest has it.
 
     Raises:
-        DatasetError: The manifest is damaged, an image is missing, or the model has other classes than the one it was recovered with.
+        DatasetError: The manifest is damaged, an image is missing, or the model has other classes
+            than the one it was recovered with.
     """
     manifest = open_recovered(root).manifest
     labels = {}
@@ -191,7 +193,8 @@ def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
         label = entry["label"]
         if label >= bundle.num_classes or entry.get("wnid") != wnid_of(label, bundle.num_classes):
             raise DatasetError(
-                f"{root}: has class {label} of another model; expected one with the classes of {bundle.model_id}"
+                f"{root}: has class {label} of another model; expected one with the classes of "
+                f"{bundle.model_id}"
             )
         labels[entry["index"]] = label
     files = tuple(_existing(root, entry["file"]) for entry in manifest["samples"])
@@ -201,10 +204,11 @@ def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
 
 
 def inspect_recovered(root: Path) -> dict[str, Any]:
-    """Return what the manifest of a recovered dataset lists, after hashing every file, and the images that it does not list.
+    """Return what a manifest lists, after hashing every file, and images that it does not list.
 
     Raises:
-        DatasetError: The manifest is damaged or of another schema, or a file is missing or has changed.
+        DatasetError: The manifest is damaged or of another schema, or a file is missing or has
+            changed.
     """
     folder = open_recovered(root)
     manifest = folder.manifest

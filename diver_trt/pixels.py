@@ -14,7 +14,9 @@ Pixels = NDArray[np.uint8]
 def square(
     image: Pixels, size: int, name: str = "image"
 ) -> Pixels:  # [H, W, 3] uint8 => [size, size, 3] uint8
-    """Crop an image's longer side to the middle and resize it bicubically, as DiT's training did (which resized first).
+    """Crop an image to its central square and resize it bicubically.
+
+    DiT's training did the same in the other order.
 
     An image of that size is returned untouched.
 

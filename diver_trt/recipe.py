@@ -1,16 +1,17 @@
 """The settings of DIVER (arXiv 2605.12649) as one frozen, checked object.
 
-Steps count down: of `steps` DDIM steps, step `k = steps` is the noisiest and step 1 the last. The paper's symbols are
-`t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` = `window`, `w` = `cfg_scale`.
+Steps count down: of `steps` DDIM steps, step `k = steps` is the noisiest and step 1 the last. The
+paper's symbols are `t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` = `window`, `w` =
+`cfg_scale`.
 
-The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, and so is that the gradient is scaled by
-sigma_t. Its text does not give the others: the guidance scale 4.0, three guided channels, which sigma_t is meant, and that DDIM adds no
-noise (eta 0). Those are what DiT's sampler and the mode-guided samplers built on it use.
+The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, and so
+is that the gradient is scaled by sigma_t. Its text does not give the others: the guidance scale
+4.0, three guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0). Those are
+what DiT's sampler and the mode-guided samplers built on it use.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -21,7 +22,9 @@ Sigma = Literal["learned", "posterior", "marginal"]
 SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
 
 MAX_SCALE = 1000.0
-"""Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from where float16 overflows on them."""
+"""Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from where
+float16 overflows on them.
+"""
 
 
 def _setting(default: Any, help: str, *, paper: bool = False) -> Any:  # noqa: A002
@@ -37,21 +40,27 @@ def _setting(default: Any, help: str, *, paper: bool = False) -> Any:  # noqa: A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a distilled image is recovered. The module's docstring says which defaults are the paper's.
+    """How a distilled image is recovered.
+
+    The module's docstring says which defaults are the paper's.
 
     Attributes:
         steps: DDIM steps `K`, 2 to the model's number of training timesteps.
-        inherit_step: Noise level `t_f` that the distilled latent is lifted to, 1 to `steps`; None starts from pure noise
-            (ablation "inheritance off").
-        start_step: Step `t_r` at which sampling starts, 1 to `steps`. With `start_step == inherit_step` (a *matched*
-            start) the model is told the noise level that it really gets, and only those steps are run.
+        inherit_step: Noise level `t_f` that the distilled latent is lifted to, 1 to `steps`; None
+            starts from pure noise (ablation "inheritance off").
+        start_step: Step `t_r` at which sampling starts, 1 to `steps`. With `start_step ==
+            inherit_step` (a *matched* start) the stated noise level is the actual one,
+            and only those steps are run.
         cfg_scale: Classifier-free guidance `w`, 1 (off) to `MAX_SCALE`.
-        cfg_channels: How many latent channels it guides, from the first; the others keep the class-conditional
-            prediction. DiT's own sampler guides three of four, diffusers all four.
+        cfg_channels: How many latent channels it guides, from the first; the others keep the
+            class-conditional prediction. DiT's own sampler guides three of four, diffusers all
+            four.
         gamma: Strength of semantic guidance, 0 (ablation "guidance off") to `MAX_SCALE`.
-        window: `(t_h, t_l)`: semantic guidance acts at steps `t_h >= k > t_l`; `(steps, 0)` is every step.
-        sigma: Scale of semantic guidance per step: `"learned"` is the model's own standard deviation (a model without
-            one uses `"posterior"`), `"posterior"` that of q(z_{k-1} | z_k, z_0), `"marginal"` sqrt(1 - abar_k).
+        window: `(t_h, t_l)`: semantic guidance acts at steps `t_h >= k > t_l`; `(steps, 0)` is
+            every step.
+        sigma: Scale of semantic guidance per step: `"learned"` is the model's own standard
+            deviation (a model without one uses `"posterior"`), `"posterior"` that of q(z_{k-1} |
+            z_k, z_0), `"marginal"` sqrt(1 - abar_k).
 
     Raises:
         RecipeError: If a value is out of range, or two settings contradict each other.
@@ -77,8 +86,10 @@ class Recipe:
         self._check_window()
         if self.inherit_step is None and self.start_step != self.steps:
             raise RecipeError(
-                f"start_step is {self.start_step} of {self.steps} but inheritance is off: pure noise is what the model "
-                f"expects at step {self.steps} only. Set start_step to {self.steps}, or give an inherit_step."
+                f"start_step is {self.start_step} of {self.steps} but inheritance is off: pure "
+                "noise is what the model "
+                f"expects at step {self.steps} only. Set start_step to {self.steps}, or give an "
+                "inherit_step."
             )
 
     def _check_ranges(self) -> None:
@@ -103,12 +114,15 @@ class Recipe:
         _require_int("window's last step", low, 0, self.steps)
         if low >= high:
             raise RecipeError(
-                f"window is {high}:{low}; it runs downwards, so expected the larger step first, {low}:{high}."
+                f"window is {high}:{low}; it runs downwards, so expected the larger step first, "
+                f"{low}:{high}."
             )
         if self.gamma > 0 and low >= self.start_step:
             raise RecipeError(
-                f"window is {high}:{low} but sampling starts at step {self.start_step}, so semantic guidance would never "
-                f"act. Set the window to {self.start_step}:{round(self.start_step * 0.4)} (as the preset `matched` does), "
+                f"window is {high}:{low} but sampling starts at step {self.start_step}, so "
+                "semantic guidance would never "
+                f"act. Set the window to {self.start_step}:{round(self.start_step * 0.4)} (as the "
+                "preset `matched` does), "
                 "or gamma to 0."
             )
 
@@ -117,8 +131,10 @@ class Recipe:
         paper = PRESETS["paper"].scaled_to(self.steps)
         high, low = paper.window
         return (
-            f" The paper's settings are for 50 steps; for {self.steps} they are Recipe().scaled_to({self.steps}): "
-            f"--inherit-step {paper.inherit_step} --start-step {paper.start_step} --window {high}:{low}."
+            f" The paper's settings are for 50 steps; for {self.steps} they are "
+            f"Recipe().scaled_to({self.steps}): "
+            f"--inherit-step {paper.inherit_step} --start-step {paper.start_step} --window "
+            f"{high}:{low}."
         )
 
     @property
@@ -132,7 +148,7 @@ class Recipe:
         return replace(self, **settings)
 
     def scaled_to(self, steps: int) -> Recipe:
-        """Return this recipe with `steps` steps, the steps that other settings name at the same fractions of them, rounded.
+        """Return this recipe for another number of steps; steps in other settings are scaled.
 
         Raises:
             RecipeError: If `steps` is not a whole number, 2 or more.
@@ -164,7 +180,8 @@ class Recipe:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise RecipeError(
-                f"unknown settings {', '.join(unknown)}; expected some of {', '.join(sorted(known))}."
+                f"unknown settings {', '.join(unknown)}; expected some of "
+                f"{', '.join(sorted(known))}."
             )
         window = settings.get("window")
         return cls(
@@ -193,17 +210,17 @@ def _require_float(name: str, value: object, low: float, high: float) -> None:
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= high
+        or not low <= value <= high  # False for NaN, and exact for integers beyond float64
     ):
         raise RecipeError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}.")
 
 
-# Measured on ImageFruit with MTT at 10 images per class, five architectures (the paper's table): distilled 18.9 %.
+# Measured on ImageFruit with MTT at 10 images per class, five architectures (the paper's table):
+# distilled 18.9 %.
 # fmt: off
 PRESETS: dict[str, Recipe] = {
-    "paper":   Recipe(),                                     # 29.8 % reported for the paper's own settings
-    "ncfm":    Recipe(gamma=0.02),                           # the paper's setting for sets distilled with NCFM
-    "matched": Recipe(start_step=25, window=(25, 10)),       # ours: half the steps; see examples/digits/README.md
+    "paper":   Recipe(),                                # 29.8 % in the paper
+    "ncfm":    Recipe(gamma=0.02),                      # the paper's, for sets distilled with NCFM
+    "matched": Recipe(start_step=25, window=(25, 10)),  # ours: half the steps; examples/digits
 }
 # fmt: on

@@ -42,12 +42,13 @@ class TensorSpec:
         return np.zeros(self.concrete(size), dtype=self.dtype)
 
     def agrees_with(self, dtype: str, shape: Sequence[Dim | None], size: int | None = None) -> bool:
-        """Return whether a graph or an engine that declares this type and shape can be what is described here.
+        """Return whether a declared type and shape agree with this specification.
 
         Args:
             dtype: Its element type.
             shape: Its sizes; a text, None or -1 is a size that it leaves open.
-            size: Size of the dynamic axis that it may be fixed to; None means that it must leave that axis open.
+            size: Size of the dynamic axis that it may be fixed to; None means that it must leave
+                that axis open.
         """
         if dtype != self.dtype or len(shape) != len(self.shape):
             return False
@@ -63,7 +64,7 @@ class TensorSpec:
 
 
 def describe_declared(name: str, dtype: str, shape: Sequence[Dim | None]) -> str:
-    """Return what a graph or an engine declares of a tensor, as `TensorSpec` is printed: `image: float32[?, 3, 32, 32]`."""
+    """Return a declared tensor as `TensorSpec` prints it: `image: float32[?, 3, 32, 32]`."""
     sizes = ("?" if dim is None or dim == -1 else str(dim) for dim in shape)
     return f"{name}: {dtype}[{', '.join(sizes)}]"
 

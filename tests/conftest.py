@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+
+
+def default_signals() -> None:
+    """Restore what shells ignore in background jobs and under nohup, for `preexec_fn`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,8 +111,8 @@ def export_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]
     exported: dict[tuple[object, ...], Path] = {}
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
-        from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
+        from diver_trt.models.dit import load_model
 
         key = (source, precision, *sorted(options.items()))
         if key not in exported:

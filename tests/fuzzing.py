@@ -44,7 +44,7 @@ from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DiverError
 from diver_trt.files import FileRecord
 from diver_trt.manifest import inspect_recovered
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
 from diver_trt.recovered.journal import JOURNAL, Journal
 from diver_trt.recovered.merge import merge_shards
@@ -540,7 +540,7 @@ def digits() -> Bundle:
 def open_bundle(folder: Path) -> None:
     """Open a bundle, and plan with it what a recovery plans before it loads a network."""
     bundle = Bundle.open(folder)
-    step_table(bundle.noise_schedule, Recipe(), bundle.layout)
+    Schedule(bundle.process, Recipe(), bundle.layout)
     load_class_map("model", bundle.num_classes, bundle.class_names)
 
 

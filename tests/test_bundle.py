@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from diver_trt.bundle import NETWORKS, Bundle, write_manifest
-from diver_trt.errors import BundleError
-from diver_trt.method.schedule import step_table
+from diver_trt.errors import BundleError, RecipeError
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
@@ -33,7 +33,7 @@ def test_the_digits_bundle_says_what_it_is(digits: Bundle) -> None:
         "diffusers",
     )
     assert digits.class_names == tuple("0123456789")
-    assert digits.modulation_width == 6 * 6 * 128 + 2 * 128
+    assert digits.condition_width == 6 * 6 * 128 + 2 * 128
     assert tuple(digits.networks) == NETWORKS
 
 
@@ -97,7 +97,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (change("schema", to=2), "schema 2, but this diver-trt reads schema 1; update diver-trt"),
+        (change("schema", to=3), "schema 3, but this diver-trt reads schema 2; update diver-trt"),
         (
             change("schema", to="1"),
             'bundle.json: schema: found "1", expected a whole number, 1 or more',
@@ -115,10 +115,11 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
         (change("scaling_factor", to=float("nan")), r"not valid JSON \(NaN is not a JSON number\)"),
         (
-            change("noise_schedule", "kind", to="cosine"),
-            "noise_schedule.kind: found 'cosine', expected one of linear, scaled_linear",
+            change("process", "beta_schedule", to="cosine"),
+            "process.beta_schedule: found 'cosine', expected one of linear, scaled_linear",
         ),
-        (change("noise_schedule", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
+        (change("process", "kind", to="flow"), "process.kind: found 'flow', expected one of ddpm"),
+        (change("process", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
         (change("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
         (
             change("networks", "decoder", "graph", "name", to="../decoder.onnx"),
@@ -146,14 +147,14 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             ),
             "shape: found",
         ),
-        (change("networks", "conditioner", "outputs", to=[]), "expected one output, modulation"),
+        (change("networks", "conditioner", "outputs", to=[]), "expected one output, condition"),
         (change("scaling_factor", to=10**400), "scaling_factor: found 1000.*expected a number"),
         (
             change("num_classes", to=10**30),
             "num_classes: found 1000.*expected a whole number from 1 to 100,000",
         ),
         (
-            change("noise_schedule", "train_timesteps", to=2**60),
+            change("process", "train_timesteps", to=2**60),
             "train_timesteps: found .*expected a whole number from 2 to 100,000",
         ),
         (
@@ -173,7 +174,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
                 "networks",
                 "conditioner",
                 "outputs",
-                to=[{"name": "modulation", "dtype": "float32", "shape": ["m", 10**12]}],
+                to=[{"name": "condition", "dtype": "float32", "shape": ["m", 10**12]}],
             ),
             "shape: found .*expected a list of sizes from 1 to 16,777,216",
         ),
@@ -246,6 +247,18 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_bundle_of_an_earlier_schema_is_refused_with_the_command_that_renews_it(
+    edited: Edit,
+) -> None:
+    folder = edited(change("schema", to=1))
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(folder)
+    assert str(caught.value) == (
+        f"{folder}/bundle.json: schema 1, but this diver-trt reads schema 2; remove the folder and "
+        f"export the model again: diver-trt export MODEL {folder}"
+    )
+
+
 def test_values_nested_as_deep_as_json_goes_are_one_line(tmp_path: Path) -> None:
     """Around the depth at which the parser or the encoder of Python's own runs out of stack."""
     for depth in range(700, 1000, 7):
@@ -283,35 +296,58 @@ def test_betas_that_leave_nothing_to_compute_with_are_refused(
 ) -> None:
     folder = edited(
         change(
-            "noise_schedule",
-            to={"kind": kind, "beta_start": start, "beta_end": end, "train_timesteps": timesteps},
+            "process",
+            to={**linear(start, end, timesteps), "beta_schedule": kind},
         )
     )
     with pytest.raises(BundleError, match=r"beta_start: .* expected a share that falls with every"):
         Bundle.open(folder)
 
 
+def linear(start: float, end: float, timesteps: int) -> dict[str, Any]:
+    return {
+        "kind": "ddpm",
+        "beta_schedule": "linear",
+        "beta_start": start,
+        "beta_end": end,
+        "train_timesteps": timesteps,
+    }
+
+
 @pytest.mark.parametrize(
-    ("start", "end", "timesteps"),
+    "process",
     [
-        (1e-4, 0.02, 1000),
-        (8.5e-4, 0.012, 1000),
-        (1e-15, 1e-15, 50),
-        (1e-4, 0.5, 100),
-        (0.4, 0.5, 50),
+        linear(1e-4, 0.02, 1000),
+        linear(8.5e-4, 0.012, 1000),
+        linear(1e-11, 1e-11, 50),
+        linear(1e-4, 0.4, 100),
+        linear(0.3, 0.4, 50),
     ],
 )
 @pytest.mark.parametrize("sigma", ["learned", "posterior", "marginal"])
 def test_betas_that_are_read_give_a_table_of_numbers(
-    edited: Edit, start: float, end: float, timesteps: int, sigma: Any
+    edited: Edit, process: dict[str, Any], sigma: Any
 ) -> None:
     """No division by zero and no logarithm of it: warnings are errors here."""
-    schedule = {"kind": "linear", "beta_start": start, "beta_end": end}
-    bundle = Bundle.open(
-        edited(change("noise_schedule", to={**schedule, "train_timesteps": timesteps}))
-    )
-    table = step_table(bundle.noise_schedule, Recipe(sigma=sigma), bundle.layout)
-    assert np.isfinite(table.astype(np.float32)).all()
+    bundle = Bundle.open(edited(change("process", to=process)))
+    schedule = Schedule(bundle.process, Recipe(sigma=sigma), bundle.layout)
+    assert np.isfinite(schedule.table).all()
+
+
+@pytest.mark.parametrize(
+    ("process", "message"),
+    [
+        (linear(1e-15, 1e-15, 50), "has steps that add no noise; use fewer steps than 50"),
+        (linear(1e-4, 0.5, 100), "at timestep 98 the model's chain .* keeps no signal"),
+        (linear(0.4, 0.5, 50), "at timestep 49 the model's chain .* keeps no signal"),
+    ],
+)
+def test_betas_that_are_read_but_not_exact_enough_for_a_recipe_are_refused_with_it(
+    edited: Edit, process: dict[str, Any], message: str
+) -> None:
+    bundle = Bundle.open(edited(change("process", to=process)))
+    with pytest.raises(RecipeError, match=message):
+        Schedule(bundle.process, Recipe(), bundle.layout)
 
 
 def link_out(path: Path) -> str:
@@ -363,7 +399,7 @@ def test_a_byte_order_mark_and_line_ends_mean_nothing(digits: Bundle, edited: Ed
     folder = edited(lambda manifest: None)
     text = (digits.path / "bundle.json").read_bytes().replace(b"\n", b"\r\n")
     (folder / "bundle.json").write_bytes(b"\xef\xbb\xbf" + text)
-    assert Bundle.open(folder).noise_schedule == digits.noise_schedule
+    assert Bundle.open(folder).process == digits.process
 
 
 def test_nothing_is_written_that_could_not_be_read_again(digits: Bundle, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ RUNNERS = {"eval", "exec", "compile", "__import__"}
 
 PERMITTED = {
     (
-        "export/weights.py",
+        "models/weights.py",
         "torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)",
     ),  # with torch's own names alone
 }

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from diver_trt.cli import app
 from diver_trt.cli.console import print_json
-from tests.conftest import DISTILLED, ROOT
+from tests.conftest import DISTILLED, ROOT, default_signals
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX signals and descriptors")
 
@@ -120,6 +120,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess:  # type: 
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=default_signals,
     )
 
 
@@ -193,7 +194,7 @@ def test_json_is_valid_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> 
     ("words", "expected"),
     [
         ("recover --preset ", "paper ncfm matched"),
-        ("recover --engine o", "onnx onnx-cuda"),
+        ("recover --engine o", "onnx-cuda onnx"),
         ("recover --layout h", "huggingface"),
         ("recover --format d", "d4m dc dream"),
         ("recover --normalisation ci", "cifar10 cifar100-dc cifar100-dwa"),

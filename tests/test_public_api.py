@@ -26,5 +26,5 @@ def test_every_public_name_has_a_home() -> None:
 
 
 def test_other_names_are_missing_in_the_usual_way() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'export'"):
-        diver_trt.export  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'distill'"):
+        diver_trt.distill  # noqa: B018

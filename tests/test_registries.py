@@ -22,6 +22,10 @@ from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.methods.base import Found, Method
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.doctor import examine, usable
+from diver_trt.method.process import PROCESSES
+from diver_trt.models import BASES, Base
+from diver_trt.pixels import square
+from diver_trt.recipe import Recipe
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Layout, Written
 from diver_trt.runtime.backends import BACKENDS, Backend, Finding
@@ -215,3 +219,92 @@ def test_help_and_completion_list_every_method() -> None:
     (option,) = (one for one in command.params if "--format" in one.opts)
     listed = option.help.removeprefix("Who wrote it: ").rstrip(".").replace(";", ",")
     assert sorted(listed.split(", ")) == sorted(METHODS)
+
+
+# A toy base model on a toy process: `tests/toy_base.py`.
+
+
+@pytest.fixture(scope="module")
+def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+    """The toy base model, registered and exported."""
+    from tests.toy_base import Straight
+
+    folder = tmp_path_factory.mktemp("toy") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASES, "toy", Base(name="toy", title="a toy", module="tests.toy_base"))
+        patch.setitem(PROCESSES, "straight", Straight)
+        run("export", "toy", folder, "--base", "toy")
+        yield Bundle.open(folder)
+
+
+EULER = ("--steps", "4", "--inherit-step", "2", "--start-step", "3", "--window", "3:1")
+SETTINGS = (*EULER, "--cfg-channels", "1", "--cfg-scale", "2", "--gamma", "0.5")
+
+
+def recovered_by_hand(image: NDArray[np.uint8], key: str, label: int) -> NDArray[np.float32]:
+    """Return what the toy makes of an image by Euler steps written out, [H, W, 3] in [0, 255]."""
+    import torch
+
+    from diver_trt.method.noise import sample_noise
+    from tests import toy_base
+
+    model = toy_base.load_model("toy")
+    pixels = torch.tensor(image).permute(2, 0, 1)[None] / 127.5 - 1
+    anchor = model.original_encode(pixels)
+    noise = torch.from_numpy(sample_noise(0, key, model.latent_shape))[None]
+    latent = 0.5 * anchor + 0.5 * noise
+    for k in (3, 2, 1):
+        labels = torch.tensor([label, toy_base.CLASSES])
+        both = model.original_predict(torch.cat([latent, latent]), torch.full((2,), k / 4), labels)
+        velocity, null = both[:1], both[1:]
+        velocity[:, :1] = null[:, :1] + 2 * (velocity - null)[:, :1]
+        pull = 0.5 * (k / 4) * (latent - anchor) if k > 1 else 0
+        latent = latent - velocity / 4 - pull
+    decoded: NDArray[np.float32] = model.original_decode(latent)[0].permute(1, 2, 0).numpy()
+    return (decoded + 1) * 127.5
+
+
+def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = toy_bundle
+    assert (bundle.base, bundle.timestep_frequencies, bundle.places) == ("toy", None, ("lifted",))
+    assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
+    options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
+    run("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
+    for digit in range(10):
+        distilled = DISTILLED.parent / "ipc1" / str(digit)
+        (source,) = distilled.iterdir()
+        with Image.open(source) as opened:
+            image = square(np.asarray(opened.convert("RGB")), 16)
+        expected = recovered_by_hand(image, f"{digit:05d}/00000", digit)
+        found = np.asarray(Image.open(tmp_path / "out" / f"{digit:05d}" / "00000.png"))
+        np.testing.assert_allclose(found, expected, atol=0.51)
+
+
+def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> None:
+    from diver_trt.comparison.inputs import distilled_inputs
+    from diver_trt.comparison.lineup import line_up
+    from diver_trt.comparison.runs import Reference, record
+    from diver_trt.comparison.verdict import compare_engine
+    from tests.toy_base import load_model
+
+    lineup = line_up([toy_bundle], load_model("toy"), ["onnx"], 3)
+    recipe = Recipe(steps=4, inherit_step=2, start_step=3, window=(3, 1), sigma="marginal")
+    recipe = recipe.with_settings(cfg_channels=2)
+    inputs = distilled_inputs(toy_bundle, 3)
+    recording = record(lineup.reference, inputs, recipe)
+    reference = Reference(lineup.reference, recording, lineup.reference.probe())
+    found = compare_engine(reference, lineup.others[0], inputs, recipe)
+    assert found.checks
+    assert all(check.passed for check in found.checks)
+    assert [stage.place for stage in found.stages] == ["lifted", "final layer"]
+
+
+def test_a_setting_that_a_process_does_not_define_is_refused(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out")
+    options = ("--bundle", toy_bundle.path, *SETTINGS, "--sigma", "learned")
+    result = CliRunner().invoke(app, [str(argument) for argument in (*command, *options)])
+    assert result.exit_code == 2
+    assert "sigma is 'learned'" in result.output
+    assert not (tmp_path / "out").exists()

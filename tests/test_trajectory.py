@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
-from diver_trt.method.inheritance import start_latent
 from diver_trt.method.noise import sample_noise
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
@@ -45,7 +45,7 @@ def assert_same_trajectory(
 
     with Recoverer(bundle, recipe, batch=3) as recoverer:
         anchor = recoverer.encode(list(images))
-        start = start_latent(anchor, noise, bundle.noise_schedule.respaced(recipe.steps), recipe)
+        start = Schedule(bundle.process, recipe, bundle.layout).start(anchor, noise)
         found = [
             start,
             *(recoverer.latent.copy() for _ in recoverer.denoise(start, anchor, labels)),

@@ -1,6 +1,9 @@
-"""The command line. `main` is what `diver-trt` runs; the commands themselves are in `diver_trt.cli.commands`, a module for each.
+"""The command line: `main` is what `diver-trt` runs.
 
-Importing this package loads next to nothing, so that signals and streams are seen to before the first heavy import.
+The commands are in `diver_trt.cli.commands`, a module for each.
+
+Importing this package loads next to nothing, so that signals and streams are seen to before the
+first heavy import.
 """
 
 from __future__ import annotations

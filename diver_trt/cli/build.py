@@ -30,7 +30,8 @@ def build(
     sm: Annotated[
         list[str] | None,
         typer.Option(
-            help="Compute capability to compile for, such as 8.6 or 86; repeatable (default: the GPU here, else 8.0 and up).",
+            help="Compute capability to compile for, such as 8.6 or 86; repeatable (default: the "
+            "GPU here, else 8.0 and up).",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +49,7 @@ def build(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compile a bundle to TensorRT engines, with a sidecar each that says where they run and what memory they want."""
+    """Compile a bundle to TensorRT engines, each with a sidecar of its target and memory."""
     chosen = choice("--backend", backend, ("rtx", "trt"))
     sms = [_parse_capability(text) for text in sm or []]
     from diver_trt.bundle import NETWORKS, Bundle
@@ -84,7 +85,8 @@ def build(
         }
         print_json(**facts) if as_json else print_facts(facts)
         say(
-            "scratch memory comes on top: only the compiler knows it, and reports it in the sidecars"
+            "scratch memory comes on top: only the compiler knows it, and reports it in the "
+            "sidecars"
         )
         return
     built = []
@@ -105,7 +107,7 @@ def build(
     for sidecar in built:
         memory = sidecar.memory
         skipped = (
-            f"   {sidecar.skipped_tactics} tactics skipped for want of memory: harmless"
+            f"   {sidecar.skipped_tactics} tactics skipped for lack of memory: harmless"
             if sidecar.skipped_tactics
             else ""
         )
@@ -117,14 +119,15 @@ def build(
         )
         _, (weights, persistent, scratch, io) = format_sum(parts)
         print(
-            f"  {sidecar.network:<12} weights {weights:>11}   persistent {persistent:>8}   scratch {scratch:>11}"
+            f"  {sidecar.network:<12} weights {weights:>11}   persistent {persistent:>8}   "
+            f"scratch {scratch:>11}"
             f"   inputs and outputs {io:>9}   {sidecar.build_seconds:.1f} s{skipped}"
         )
     print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
 
 
 def _parse_capability(text: str) -> int:
-    """Return a compute capability times ten, as its engines are named: 86 for `86`, `8.6`, `sm86` or `sm_86`."""
+    """Return a compute capability times ten: 86 for `86`, `8.6`, `sm86` or `sm_86`."""
     match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower(), re.ASCII)
     if match is None:
         raise typer.BadParameter(

@@ -1,7 +1,9 @@
-"""The commands, a module for each: it parses, calls the library and prints. Nothing outside `diver_trt.cli` prints or exits.
+"""The commands, one module each: it parses, calls the library and prints.
 
-Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage, 130 interrupted. Heavy packages are imported inside the
-commands that need them, so that `--help` answers at once.
+Nothing outside `diver_trt.cli` prints or exits.
+
+Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage, 130 interrupted. Heavy packages
+are imported inside the commands that need them, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from diver_trt.cli import build, compare, convert, doctor, export, inspect, merg
 from diver_trt.cli.console import reporting
 
 app = typer.Typer(
-    help="Recover distilled datasets with DIVER: abstract distilled images become realistic ones that any network learns from.",
+    help="Recover distilled datasets with DIVER: abstract distilled images become realistic ones "
+    "that any network learns from.",
     epilog="Try it: diver-trt recover digits recovered",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# An example runs where only the wheel is installed: with the digits that it carries, or after the examples before it.
+# An example runs where only the wheel is installed: with the digits that it carries, or after the
+# examples before it.
 COMMANDS: dict[Callable[..., None], str] = {
     recover.recover: "diver-trt recover digits recovered",
     merge.merge: "diver-trt merge part1 part2 part3 recovered",

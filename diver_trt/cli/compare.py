@@ -10,16 +10,17 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
-from diver_trt.cli.options import Classes, Json, choice
+from diver_trt.cli.options import Classes, Json
 from diver_trt.cli.recipe_options import takes_recipe
-from diver_trt.errors import MissingExtraError, OutputError, printable
+from diver_trt.errors import BundleError, MissingExtraError, OutputError, printable, shown
+from diver_trt.models import BASES
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
     from diver_trt.comparison.verdict import Comparison
-    from diver_trt.export.checkpoint import Model
+    from diver_trt.models.base import BaseModel
 
 
 @takes_recipe
@@ -35,7 +36,8 @@ def compare(
     model: Annotated[
         str | None,
         typer.Option(
-            help="The model they were exported from (directory, hub name or .pt file): torch in fp32 is then the reference.",
+            help="The model they were exported from (directory, hub name or .pt file): torch in "
+            "fp32 is then the reference.",
             show_default=False,
         ),
     ] = None,
@@ -79,9 +81,10 @@ def compare(
     *,
     recipe: Recipe,
 ) -> None:
-    """Show where engines leave the model, and by how much: networks alone, every step, the final images.
+    """Show where and how far engines leave the model: in networks, steps and final images.
 
-    Exits with 1 if an engine is further away than its precision allows, or one that was asked for cannot be compared.
+    Exits with 1 if an engine is further away than its precision allows, or one that was asked for
+    cannot be compared.
     """
     if random and images:
         raise typer.BadParameter("--random and --images contradict each other; give one of them")
@@ -130,7 +133,8 @@ def compare(
     for absent in lineup.absent:
         say(f"not compared: {absent.name}: {absent.reason}")
     say(
-        f"{inputs.origin}; reference {lineup.reference.name}, held against it {', '.join(one.name for one in lineup.others)}"
+        f"{inputs.origin}; reference {lineup.reference.name}, held against it "
+        f"{', '.join(one.name for one in lineup.others)}"
     )
     with progress("comparing", steps_in(1 + len(lineup.others), inputs, recipe, batch)) as advance:
         reference, comparisons, absent_ones = compare_lineup(lineup, inputs, recipe, advance)
@@ -164,28 +168,41 @@ def compare(
 
 def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
-) -> Model:
+) -> BaseModel:
+    if bundle.base not in BASES:
+        raise BundleError(
+            f"{bundle.path}: was exported from the base model {shown(repr(bundle.base))}, expected one "
+            f"of {', '.join(BASES)}; update diver-trt"
+        )
     try:
-        from diver_trt.export.checkpoint import load_model, with_timestep_frequencies
+        load_model = BASES[bundle.base].load().load_model
     except ImportError as cause:
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
     # What the file does not state was stated or noted when the bundle was exported from it.
-    loaded = load_model(source, revision=revision, vae=vae, base="dit")
+    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
         say(
-            f"note: {bundle.path} was exported with the timestep frequencies of {bundle.timestep_frequencies}, "
-            f"which the reference follows; those of {loaded.model_id} seem to be {loaded.timestep_frequencies}: {loaded.frequencies_reason}"
+            f"note: {bundle.path} was exported with the timestep frequencies of "
+            f"{bundle.timestep_frequencies}, "
+            f"which the reference follows; those of {loaded.model_id} seem to be "
+            f"{loaded.timestep_frequencies}: {loaded.frequencies_reason}"
         )
-    frequencies = choice("timestep frequencies", bundle.timestep_frequencies, ("dit", "diffusers"))
-    return with_timestep_frequencies(loaded, frequencies)
+        loaded = load_model(
+            source,
+            revision=revision,
+            vae=vae,
+            timestep_frequencies=bundle.timestep_frequencies,
+            base=bundle.base,
+        )
+    return loaded
 
 
 def _check_report(path: Path) -> None:
-    """Refuse a place for the report that cannot be written or holds something else, before any work.
+    """Refuse, before any work, a report path that cannot be written or holds another file.
 
     Raises:
         OutputError: If it is in no folder, or is there already and not a report of ours.
@@ -198,7 +215,8 @@ def _check_report(path: Path) -> None:
         raise OutputError(f"{path}: is a folder; expected the name of an HTML file")
     if os.path.lexists(path) and not is_report(path):
         raise OutputError(
-            f"{path}: is there already and is not a report of diver-trt compare; choose another name, or remove it"
+            f"{path}: is there already and is not a report of diver-trt compare; choose another "
+            "name, or remove it"
         )
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path.parent}: must not be written; choose another folder")
@@ -214,14 +232,16 @@ def _print_comparison(comparison: Comparison) -> None:
     if not comparison.checks:
         psnr = mean_psnr(comparison.images)
         print(
-            f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: mean PSNR {show_decibels(psnr)}"
+            f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: "
+            f"mean PSNR {show_decibels(psnr)}"
         )
     for check in comparison.checks:
         sense = "at least" if check.limit.at_least else "at most"
         where = f"   {check.where}" if check.where else ""
         mark = "ok  " if check.passed else "FAIL"
         print(
-            f"  {mark} {check.subject}: {check.measure} {show_check(check)} ({sense} {check.limit.value:g}){where}"
+            f"  {mark} {check.subject}: {check.measure} {show_check(check)} ({sense} "
+            f"{check.limit.value:g}){where}"
         )
     for cause in comparison.causes:
         print(f"  -> {cause}")

@@ -1,4 +1,7 @@
-"""What a shell offers when an option's value is completed; the lists are loaded then, and not when the program starts."""
+"""Shell completion of option values.
+
+The lists are loaded when a shell asks for them, not when the program starts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ MAX_ENTRIES = 1000
 
 
 def values(load: Callable[[], Iterable[str]]) -> Completion:
-    """Return a completion from a list of values; where none fits, shells fall back to file names."""
+    """Return a completion from a list of values; shells fall back to file names if none fits."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in load() if value.startswith(incomplete)]

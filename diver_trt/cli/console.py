@@ -72,7 +72,10 @@ def _out_of_memory(error: Exception) -> str:
 
 
 def print_json(**values: Any) -> None:
-    """Print one JSON object; NaN and the infinities, which JSON lacks, as the texts `"NaN"`, `"Infinity"` and `"-Infinity"`."""
+    """Print one JSON object.
+
+    JSON has no NaN or infinities; they become the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+    """
     print(json.dumps(_finite(values), indent=1, allow_nan=False))
 
 
@@ -108,7 +111,7 @@ def _shown(value: object) -> str:
 
 
 class Progress:
-    """Counts up to a total on standard error: a bar on a terminal, else a line every ten seconds."""
+    """Progress on standard error: a bar on a terminal, else a line every ten seconds."""
 
     def __init__(self, what: str, total: int, bar: Any = None) -> None:
         self.what, self._total, self._bar = what, total, bar
@@ -162,7 +165,10 @@ def progress(what: str, total: int) -> Iterator[Progress]:
 
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far one piece of work after another has come: each call names the piece, how much of it is done, and of how much."""
+    """Show the progress of consecutive phases.
+
+    Each call names the phase, how much of it is done, and its total.
+    """
     with ExitStack() as stack:
         current = None
 

@@ -23,7 +23,7 @@ def convert(
     collage: Collage = None,
     as_json: Json = False,
 ) -> None:
-    """Convert distilled tensors to one file that says what it is: same values, read without any guess."""
+    """Convert distilled tensors to one self-describing file with the same values."""
     from diver_trt.distilled.arrays import read_tensors
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.convert import convert_tensors
@@ -31,10 +31,9 @@ def convert(
     from diver_trt.distilled.subset_names import subset_of_path
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
+    given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     file = find_one_tensor_file(source)
-    options = options_beside(
-        file, ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
-    )
+    options = options_beside(file, given)
     tensors = read_tensors(file, options, undo=False)
     factor = options.collage or tensors.collage or tensors.format.default_collage(tensors.side)
     classes = tensors.classes or options.classes or subset_of_path(tensors.path)
@@ -55,7 +54,11 @@ def convert(
         say(f"note: {note}")
     if whitening:
         say(
-            f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they are read, --zca-reference is needed"
+            f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they "
+            "are read, --zca-reference is needed"
         )
-    found = f"{len(tensors.images)} images, {tensors.format.title}, normalisation {tensors.normalisation.name}, collage {factor}"
+    found = (
+        f"{len(tensors.images)} images, {tensors.format.title}, "
+        f"normalisation {tensors.normalisation.name}, collage {factor}"
+    )
     print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")

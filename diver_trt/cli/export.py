@@ -12,6 +12,7 @@ from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
 from diver_trt.errors import MissingExtraError, printable
+from diver_trt.models import BASES, DEFAULT_BASE
 
 
 def export(
@@ -43,7 +44,8 @@ def export(
     timestep_frequencies: Annotated[
         str | None,
         typer.Option(
-            help="Sinusoids the weights were trained with: dit or diffusers (default: by where they come from).",
+            help="Sinusoids the weights were trained with: dit or diffusers (default: by where "
+            "they come from).",
             show_default=False,
             autocompletion=completion.values(lambda: ["dit", "diffusers"]),
         ),
@@ -51,7 +53,8 @@ def export(
     base: Annotated[
         str | None,
         typer.Option(
-            help="What a .pt file holds where it does not state it: dit, a DiT that predicts the noise.",
+            help="What a .pt file holds where it does not state it: "
+            f"{'; '.join(f'{base.name}, {base.title}' for base in BASES.values())}.",
             show_default=False,
         ),
     ] = None,
@@ -64,10 +67,11 @@ def export(
         if timestep_frequencies
         else None
     )
-    stated = choice("--base", base, ("dit",)) if base else None
+    stated = choice("--base", base, tuple(BASES)) if base else None
     try:
-        from diver_trt.export.checkpoint import load_model
         from diver_trt.export.exporter import export_bundle
+
+        load_model = BASES[stated or DEFAULT_BASE].load().load_model
     except ImportError as cause:
         extra = "cpu" if cause.name == "onnxruntime" else "export"
         raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
@@ -77,8 +81,11 @@ def export(
     )
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
-    found = f"timestep frequencies of {loaded.timestep_frequencies} ({loaded.frequencies_reason})"
-    say(f"{loaded.model_id}: {found}; --timestep-frequencies overrides")
+    if loaded.timestep_frequencies:
+        found = (
+            f"timestep frequencies of {loaded.timestep_frequencies} ({loaded.frequencies_reason})"
+        )
+        say(f"{loaded.model_id}: {found}; --timestep-frequencies overrides")
     exported = []
     with progress("exporting", 4) as advance:
         for network in export_bundle(loaded, bundle, chosen):
@@ -95,6 +102,7 @@ def export(
     else:
         for item in exported:
             print(
-                f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative L2 to torch {item.error:.1e}"
+                f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative "
+                f"L2 to torch {item.error:.1e}"
             )
         print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")

@@ -97,7 +97,8 @@ def inspect(
         _print_memory(name, memory)
     if chosen:
         print(
-            f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks {chosen['residency']}"
+            f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks "
+            f"{chosen['residency']}"
         )
     _end_if_damaged(damaged)
 
@@ -142,7 +143,10 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 
 
 def _require_place(sheet: Path, dataset: Path) -> None:
-    """Refuse to write a contact sheet over anything but a PNG, or among a dataset's images, where it would be one of them."""
+    """Refuse to write a contact sheet over another file or among a dataset's images.
+
+    Among the images it would be read as one of them.
+    """
     from diver_trt.files import resolved
 
     if sheet.suffix.lower() != ".png":
@@ -151,7 +155,8 @@ def _require_place(sheet: Path, dataset: Path) -> None:
         )
     if dataset.resolve() in resolved(sheet).parent.parents:
         raise OutputError(
-            f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; choose another place"
+            f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; "
+            "choose another place"
         )
     if sheet.is_file():
         with sheet.open("rb") as file:

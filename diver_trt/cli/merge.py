@@ -27,7 +27,7 @@ def merge(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Join the shards of a recovery, after checking that they belong together and that none is missing."""
+    """Join the shards of a recovery after checking that they belong together and are complete."""
     from diver_trt.manifest import unlisted_note
     from diver_trt.recovered.merge import merge_shards
 

@@ -17,7 +17,8 @@ Json = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.",
+        help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, "
+        "or 'model'.",
         show_default=False,
         autocompletion=completion.classes,
     ),
@@ -34,7 +35,8 @@ Format = Annotated[
 Normalisation = Annotated[
     str | None,
     typer.Option(
-        help="What tensors were normalised with: imagenet, cifar10, glad, none, minus1to1, …, or MEAN:STD.",
+        help="What tensors were normalised with: imagenet, cifar10, glad, none, minus1to1, …, or "
+        "MEAN:STD.",
         show_default=False,
         autocompletion=completion.normalisations,
     ),
@@ -48,7 +50,8 @@ Collage = Annotated[
 ZcaReference = Annotated[
     Path | None,
     typer.Option(
-        help="Training images, to fit a ZCA transform again that the file does not have, or FRePo's own.",
+        help="Training images, to fit a ZCA transform again that the file does not have, or "
+        "FRePo's own.",
         show_default=False,
     ),
 ]

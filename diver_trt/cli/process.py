@@ -1,7 +1,9 @@
-"""What a command-line process sees to besides its work: signals from its first moment on, and streams that are closed, full or not UTF-8.
+"""Signals and standard streams of a command-line process.
 
-Standard output carries results: where it cannot be written the command fails. Standard error carries notes: where it cannot be written
-they are lost, and the work goes on.
+Signals are handled from its first moment on; streams may be closed, full or not UTF-8.
+
+Standard output carries results: where it cannot be written the command fails. Standard error
+carries notes: where it cannot be written they are lost, and the work continues.
 """
 
 from __future__ import annotations
@@ -56,7 +58,10 @@ def where(error: OSError) -> str:
 
 @contextmanager
 def stopping_signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt in the block as Ctrl-C does, unless they are ignored (`nohup`) or handled already."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as Ctrl-C does.
+
+    Signals that are ignored (`nohup`) or already handled stay so.
+    """
     ours = []
     if threading.current_thread() is threading.main_thread():
         ours = [number for number in STOPPING if signal.getsignal(number) is signal.SIG_DFL]
@@ -71,10 +76,12 @@ def stopping_signals_interrupt() -> Iterator[None]:
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP request an end, which the block looks out for; the second one ends it at once.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a stop request that the block polls.
 
-    So it is from the first time on that the block asks; before, there is nothing in hand that should be finished. A signal that the caller
-    ignores, as a shell does for what runs in the background, stays ignored.
+    The second one interrupts immediately.
+
+    Before the block first polls, there is no batch to finish, and a signal interrupts at once.
+    A signal that the caller ignores, as a shell does for background jobs, stays ignored.
     """
     asked: list[int] = []
     before: dict[int, Any] = {}
@@ -84,7 +91,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         asked.append(number)
         for kept, handler in before.items():
             signal.signal(kept, handler)
-        say("finishing the batch in hand; once more to stop at once")
+        say("finishing the current batch; press Ctrl-C again to stop now")
 
     def stopping() -> bool:
         nonlocal watching
@@ -104,7 +111,9 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 
 def import_numpy() -> None:
-    """Import numpy, and tell the SIGINT that its OpenBLAS raises where it cannot start threads from one that somebody sends.
+    """Import numpy, and tell the SIGINT that OpenBLAS may raise from one that a user sends.
+
+    OpenBLAS raises SIGINT where it cannot start its threads.
 
     Raises:
         MemoryError: If OpenBLAS raised it.
@@ -132,8 +141,9 @@ def import_numpy() -> None:
 def open_streams() -> None:
     """Make the standard streams usable whatever they are.
 
-    A closed one becomes the null device: the next file that is opened would get its number, and with it what C libraries print. Texts
-    that its encoding lacks are written with backslash escapes.
+    A closed one becomes the null device: the next file that is opened would get its number, and
+    with it what C libraries print. Texts that its encoding lacks are written with backslash
+    escapes.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -150,7 +160,7 @@ def open_streams() -> None:
 
 
 class _Results:
-    """Standard output whose errors name it, and which takes and drops everything after the first one.
+    """Standard output whose first error is reported by name; later output is discarded.
 
     So the interpreter does not fail again when it flushes at its end, with an exit code of its own.
     """
@@ -181,7 +191,10 @@ class _Results:
 
 
 class _Notes:
-    """Standard error that loses what cannot be written, instead of failing: a full device, a closed pipe, a terminal that is gone."""
+    """Standard error that discards what cannot be written instead of failing.
+
+    The device may be full, the pipe closed, or the terminal gone.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

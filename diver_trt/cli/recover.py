@@ -35,7 +35,8 @@ def recover(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors); digits are those that come along.",
+            help="Distilled images: class folders, or a method's own tensors (.pt, .npz, "
+            ".safetensors); digits are those that come along.",
         ),
     ],
     output: Annotated[
@@ -50,7 +51,8 @@ def recover(
     layout: Annotated[
         str,
         typer.Option(
-            help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, npz, idc.",
+            help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, "
+            "npz, idc.",
             autocompletion=completion.layouts,
         ),
     ] = "index",
@@ -85,7 +87,8 @@ def recover(
         bool,
         typer.Option(
             "--trust",
-            help="Run engines that were built elsewhere: they are code. Said once, it is remembered.",
+            help="Run engines that were built elsewhere: they are code. Said once, it is "
+            "remembered.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
@@ -113,7 +116,10 @@ def recover(
     *,
     recipe: Recipe,
 ) -> None:
-    """Recover a distilled dataset: one realistic image for each distilled one. Run again, it goes on where it was interrupted."""
+    """Recover a distilled dataset: one realistic image for each distilled one.
+
+    An interrupted run is resumed by the same command.
+    """
     from diver_trt.recovered.run import recover as recover_folder
 
     with stop_requested() as stopping, phases() as show:
@@ -143,7 +149,8 @@ def recover(
         )
     if not recovery.finished:
         say(
-            f"interrupted: {recovery.done} of {recovery.total} images are done; the same command goes on from there"
+            f"interrupted: {recovery.done} of {recovery.total} images are done; the same command "
+            "resumes it"
         )
         raise typer.Exit(130)
     _print_recovery(recovery, as_json=as_json)
@@ -168,5 +175,6 @@ def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
     for entry in recovery.skipped:
         say(f"left out: {entry['source']}: {entry['problem']}")
     print(
-        f"recovered {recovery.images} images into {printable(output)} in {recovery.seconds:.1f} s; look at {printable(sheet)}"
+        f"recovered {recovery.images} images into {printable(output)} in {recovery.seconds:.1f} "
+        f"s; look at {printable(sheet)}"
     )

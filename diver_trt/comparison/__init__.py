@@ -1,1 +1,1 @@
-"""Holding engines against the model they came from, or against each other; nothing of the runtime imports it."""
+"""Comparing engines with the model they came from, or with each other."""

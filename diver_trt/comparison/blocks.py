@@ -1,9 +1,11 @@
-"""Inside the denoiser: the residual stream wherever the DiT normalises it, and the first place where it leaves the reference.
+"""Inside the denoiser: its residual stream, and where it first leaves the reference.
 
-The graph looked into is the bundle's own denoiser: its file is hashed, extra outputs are declared in memory, and not one node or weight is
-changed. A DiT block normalises its tokens twice, before the attention and before the MLP, and the final layer once more. So the inputs of
-the 2 B + 1 normalisations are the embedded patches, then the stream after every attention and every MLP: no names are needed to find them,
-and torch's modules are listened to at the same places. ONNX Runtime runs the graph; what a TensorRT engine made of it cannot be seen.
+The graph looked into is the bundle's own denoiser: its file is hashed, extra outputs are declared
+in memory, and not one node or weight is changed. A DiT block normalises its tokens twice, before
+the attention and before the MLP, and the final layer once more. So the inputs of the 2 B + 1
+normalisations are the embedded patches, then the stream after every attention and every MLP: no
+names are needed to find them, and torch's modules are listened to at the same places. ONNX Runtime
+runs the graph; what a TensorRT engine made of it cannot be seen.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ class Stages:
     """What one run of the DiT passes through.
 
     Attributes:
-        stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the class's rows, then the null class's.
-        prediction: Noise, and variance if it is learned, [2, n, c or 2 c, h, w] float32: by class, then by null class.
+        stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the
+            class's rows, then the null class's.
+        prediction: Noise, and variance if it is learned, [2, n, c or 2 c, h, w] float32: by class,
+            then by null class.
     """
 
     stream: Mapping[str, Float32]
@@ -47,26 +51,19 @@ class Stages:
 class Probe(Protocol):
     """Whatever can be looked into: the torch model, or a bundle's graph."""
 
-    def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
-        """Run the DiT on z_k [n, c, h, w] with the modulations [2, n, M]."""
-
-
-def stage_names(blocks: int) -> list[str]:
-    """Return the places of the residual stream: `"patch embedding"`, then `"block 1, attention"`, `"block 1, MLP"` and so on."""
-    return [
-        "patch embedding",
-        *(f"block {block + 1}, {part}" for block in range(blocks) for part in ("attention", "MLP")),
-    ]
+    def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
+        """Run the DiT on z_k [n, c, h, w] with the conditions [2, n, M]."""
 
 
 class GraphProbe:
-    """A bundle's denoiser graph in ONNX Runtime on the CPU, with the residual stream and the prediction as further outputs.
+    """A bundle's denoiser graph on the CPU, with residual stream and prediction as outputs.
 
     Args:
         bundle: The bundle; the denoiser's files are hashed.
 
     Raises:
-        BundleError: A file has changed, or the graph is not built like a DiT that `diver-trt export` wrote.
+        BundleError: A file has changed, or the graph is not built like a DiT that `diver-trt
+            export` wrote.
         MissingExtraError: onnx or ONNX Runtime is not installed.
     """
 
@@ -74,7 +71,7 @@ class GraphProbe:
         runtime, onnx = import_onnxruntime(), import_onnx()
         path = bundle.verified("denoiser")
         model = onnx.load(path, load_external_data=False)
-        self._taps = find_taps(model.graph, str(path))
+        self._taps = find_taps(model.graph, bundle.places, str(path))
         known = {value.name for value in model.graph.output}
         model.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known
@@ -87,15 +84,15 @@ class GraphProbe:
         self._session: Any = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._modulation_dtype = bundle.networks["denoiser"].inputs[2].dtype
+        self._condition_dtype = bundle.networks["denoiser"].inputs[2].dtype
         self._row = np.zeros(bundle.layout.width, np.float32)
 
-    def stages(self, latent: Float32, modulation: NDArray[np.generic]) -> Stages:
+    def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
         """Run the graph; guidance and DDIM run too, on coefficients of 0, and are not looked at."""
         inputs = {
             "latent": latent,
             "anchor": latent,
-            "modulation": modulation.astype(self._modulation_dtype),
+            "condition": condition.astype(self._condition_dtype),
             "coefficients": self._row,
         }
         *stream, prediction = (
@@ -113,7 +110,8 @@ class StageDifference:
     Attributes:
         place: Such as `"block 4, MLP"`.
         difference: Over both rows, class and null.
-        swapped: Whether exchanging the class's and the null class's rows brings it back within the tolerance.
+        swapped: Whether exchanging the class's and the null class's rows brings it back within the
+            tolerance.
     """
 
     place: str
@@ -130,7 +128,8 @@ def compare_stages(found: Stages, expected: Stages, tolerance: float) -> list[St
     ours, theirs = found.all(), expected.all()
     if list(ours) != list(theirs):
         raise BundleError(
-            f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; compare bundles of one model"
+            f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; "
+            "compare bundles of one model"
         )
     compared = []
     for place, values in ours.items():
@@ -149,9 +148,10 @@ def first_beyond(stages: Sequence[StageDifference], tolerance: float) -> StageDi
 
 
 def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference | None:
-    """Return the place where the error grows most over the place before, or None if it never grows by the factor `least`.
+    """Return the place where the error grows most, or None if never by the factor `least`.
 
-    In float16 a small fault passes below the tolerance where it is and only exceeds it further on; the jump is where it is.
+    In float16 a small fault passes below the tolerance where it is and only exceeds it further on;
+    the jump is where it is.
     """
     errors = [(stage, stage.difference.relative_l2) for stage in stages]
     grown = [
@@ -168,20 +168,23 @@ def _exchanged(values: Float32) -> Float32:
     return np.concatenate([values[half:], values[:half]])
 
 
-def find_taps(graph: Any, where: str) -> dict[str, str]:
+def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
     """Return the name of a denoiser graph's value at every place, the prediction last.
 
-    The prediction is the first value after the last normalisation that two nodes read: one takes the class's half, one the null class's.
+    The prediction is the first value after the last normalisation that two nodes read: one takes
+    the class's half, one the null class's.
 
     Raises:
-        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names it.
+        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names
+            it.
     """
     writers = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
-    if len(norms) < 3 or len(norms) % 2 == 0:
+    if not places or len(norms) != len(places):
         raise BundleError(
-            f"{where}: has {len(norms)} layer normalisations, expected two per block and one more; export the model again"
+            f"{where}: has {len(norms)} layer normalisations, but bundle.json names {len(places)} "
+            "places to look at, expected as many, one or more; export the model again"
         )
     stream = [_before_casts(node.input[0], writers) for node in norms]
     value = norms[-1].output[0]
@@ -190,9 +193,10 @@ def find_taps(graph: Any, where: str) -> dict[str, str]:
         value = reader.output[0]
     if reads[value] == 0:
         raise BundleError(
-            f"{where}: nothing reads class and null predictions apart, so it holds no guidance; export the model again"
+            f"{where}: no node separates class and null predictions, so it has no guidance; "
+            "export the model again"
         )
-    return {**dict(zip(stage_names(len(norms) // 2), stream, strict=True)), PREDICTION: value}
+    return {**dict(zip(places, stream, strict=True)), PREDICTION: value}
 
 
 def _before_casts(name: str, writers: Mapping[str, Any]) -> str:

@@ -10,11 +10,13 @@ from diver_trt.comparison.figures import Figures, median_change
 from diver_trt.comparison.tolerances import Tolerances
 
 JUMP = 3.0
-"""Growth of the error from one place to the next that is worth naming: rounding alone adds little at each."""
+"""Growth of the error from one place to the next that is worth naming: rounding alone adds little
+at each.
+"""
 
 
 def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
-    """Return where an engine that fails a check leaves the reference, in words and in the order of a recovery."""
+    """Return where a failing engine leaves the reference, in the order of a recovery."""
     found = [
         *_networks(figures, tolerances),
         *_classes(figures, tolerances),
@@ -22,12 +24,14 @@ def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
     ]
     if not tolerances.step.holds(figures.replay):
         found.append(
-            f"the whole run ends a relative {figures.replay:.1e} away from where the same steps end one by one: look at the CUDA graph"
+            f"the whole run ends a relative {figures.replay:.1e} away from where the same steps "
+            "end one by one: look at the CUDA graph"
         )
     if not found:
         end = figures.steps[-1].free.relative_l2
         found.append(
-            f"every network and every step holds alone; over the free run the errors add up to a relative L2 of {end:.1e}"
+            "every network and every step holds alone; over the free run the errors add up to a "
+            f"relative L2 of {end:.1e}"
         )
     return tuple(found)
 
@@ -35,7 +39,8 @@ def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
 def _networks(figures: Figures, tolerances: Tolerances) -> list[str]:
     """Return a line for each of encoder, conditioner and decoder that is wrong by itself."""
     return [
-        f"the {name} is a relative {apart.relative_l2:.1e} away from the reference on the same input"
+        f"the {name} is a relative {apart.relative_l2:.1e} away from the reference on the same "
+        "input"
         if apart.finite
         else f"the {name} writes NaN or infinite values: it overflows"
         for name, apart in figures.networks.items()
@@ -44,13 +49,14 @@ def _networks(figures: Figures, tolerances: Tolerances) -> list[str]:
 
 
 def _classes(figures: Figures, tolerances: Tolerances) -> list[str]:
-    """Return a line if the conditioner is right for the classes of the images and wrong for others."""
+    """Return a line if the conditioner is only wrong for classes that no image has."""
     limit = tolerances.networks["conditioner"]
     wrong = [name for name, error in figures.classes.items() if not limit.holds(error)]
     if not wrong or not limit.holds(figures.networks["conditioner"].relative_l2):
         return []
     return [
-        f"the conditioner is wrong for {len(wrong)} classes that no image is of, most for {figures.worst_class}: look at its table"
+        f"the conditioner is wrong for {len(wrong)} classes that no image is of, most for "
+        f"{figures.worst_class}: look at its table"
     ]
 
 
@@ -65,7 +71,8 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
     failing = [
         step.k for step in figures.steps if not tolerances.step.holds(step.forced.relative_l2)
     ]
-    # Below the limit of one step, a fault can still be a large part of what the steps change: then all of them are meant.
+    # Below the limit of one step, a fault can still be a large part of what the steps change: then
+    # all of them are meant.
     where = _steps(failing) if failing else "all steps"
     first = first_beyond(figures.stages, tolerances.place.value)
     if first is not None:
@@ -74,19 +81,23 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
         return []
     prediction = figures.stages[-1].difference.relative_l2
     return [
-        f"{where}: every block holds and the prediction is a relative {prediction:.1e} away {compared}, so look behind the network: "
-        "at guidance (which multiplies the rounding of the prediction), DDIM, semantic guidance, or what the engine made of the graph"
+        f"{where}: every block holds and the prediction is a relative {prediction:.1e} away "
+        f"{compared}, so look behind the network: "
+        "at guidance (which multiplies the rounding of the prediction), DDIM, semantic guidance, "
+        "or what the engine made of the graph"
     ]
 
 
 def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
     """Return where the denoiser leaves the reference, in words."""
     if first.swapped:
-        return f"{first.place} holds the class's row where the null class's belongs and the other way round"
-    # A small fault passes below the tolerance where it is, and exceeds it only further on: the jump is nearer to it.
+        return f"{first.place} has the class's row in place of the null class's, and vice versa"
+    # A small fault passes below the tolerance where it is, and exceeds it only further on: the jump
+    # is nearer to it.
     jump = steepest(stages[: stages.index(first) + 1], JUMP)
     jumps = f", and the error jumps at {jump.place}" if jump and jump is not first else ""
-    return f"{first.place} is the first to leave the reference, by a relative {first.difference.relative_l2:.1e}{jumps}"
+    error = first.difference.relative_l2
+    return f"{first.place} is the first to leave the reference, by a relative {error:.1e}{jumps}"
 
 
 def _steps(steps: list[int]) -> str:

@@ -49,11 +49,15 @@ class Figures:
 
     Attributes:
         networks: Encoder, conditioner and decoder, each alone on the same input.
-        classes: Relative L2 of the modulations of every class of the model, by the class in words, whether an image is of it or not.
+        classes: Relative L2 of the conditions of every class of the model, by the class in words,
+            whether an image is of it or not.
         steps: Every step, noisiest first.
-        replay: Relative L2 between the end of a whole run and the end of its own single steps; infinite if only one of them is finite.
-        stage_step: The step whose blocks are compared: the teacher-forced step with the largest relative L2.
-        stages: The places of the denoiser in that step, in order, on the image that is furthest off.
+        replay: Relative L2 between the end of a whole run and the end of its own single steps;
+            infinite if only one of them is finite.
+        stage_step: The step whose blocks are compared: the teacher-forced step with the largest
+            relative L2.
+        stages: The places of the denoiser in that step, in order, on the image that is furthest
+            off.
         images: The final image of every input.
     """
 
@@ -67,7 +71,7 @@ class Figures:
 
     @property
     def worst_class(self) -> str:
-        """The class whose modulations are furthest off, in words."""
+        """The class whose conditions are furthest off, in words."""
         return max(self.classes, key=lambda name: self.classes[name])
 
 
@@ -103,9 +107,9 @@ def measure(
 
 
 def _compare_networks(trial: Trial, reference: Recording) -> dict[str, Difference]:
-    labels = sorted(reference.modulations)
+    labels = sorted(reference.conditions)
     ours, theirs = (
-        np.stack([made.modulations[label].astype(np.float32) for label in labels])
+        np.stack([made.conditions[label].astype(np.float32) for label in labels])
         for made in (trial.recording, reference)
     )
     return {
@@ -135,7 +139,7 @@ def _compare_steps(trial: Trial, reference: Recording) -> tuple[StepDifference, 
 def _compare_blocks(
     reference: Reference, trial: Trial, probe: Probe, inputs: Inputs, k: int, tolerance: float
 ) -> tuple[StageDifference, ...]:
-    """Compare the places of both denoisers in step k, on the image that this step takes furthest from the reference."""
+    """Compare both denoisers inside step k, on the image with the largest difference."""
     i = len(trial.teacher_forced) - k
     gaps = np.nan_to_num(
         trial.teacher_forced[i] - reference.recording.latents[i + 1],
@@ -145,7 +149,7 @@ def _compare_blocks(
     )
     worst = [int(np.abs(gaps).max(axis=(1, 2, 3)).argmax())]
     latent = reference.recording.latents[i, worst]
-    pair = reference.modulation_pair(inputs, k, worst)
+    pair = reference.condition_pair(inputs, k, worst)
     found, expected = probe.stages(latent, pair), reference.probe.stages(latent, pair)
     return tuple(compare_stages(found, expected, tolerance))
 
@@ -160,7 +164,10 @@ def _compare_classes(trial: Trial, reference: Recording) -> dict[str, float]:
 
 
 def _replay_error(recording: Recording) -> float:
-    """Return how far a whole run ends from where its own steps end; a value that is NaN or infinite in both is no difference."""
+    """Return how far a whole run ends from where its own steps end.
+
+    A value that is NaN or infinite in both does not differ.
+    """
     ends, steps_end = recording.final, recording.latents[-1]
     known = np.isfinite(steps_end)
     if not np.array_equal(np.isfinite(ends), known):

@@ -52,8 +52,9 @@ def distilled_inputs(
     Args:
         bundle: The model under test.
         count: Images to read at most.
-        folder: A distilled dataset, whatever `read_dataset` reads; None means the ten distilled digits that come with the package. Their
-            classes are the digits model's; for a model with fewer or other classes they only serve as pictures, under labels it has.
+        folder: A distilled dataset, whatever `read_dataset` reads; None means the ten distilled
+            digits that come with the package. Their classes are the digits model's; for a model
+            with fewer or other classes they only serve as pictures, under labels it has.
         classes: Which classes these are (`diver_trt.distilled.class_map.load_class_map`).
         seed: Seed of the noise.
 

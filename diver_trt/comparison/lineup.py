@@ -1,4 +1,4 @@
-"""Who is compared: engines by name, on one or more bundles and a model, and who cannot take part and why.
+"""The participants of a comparison, and the engines that cannot take part, with reasons.
 
 name          runs
 torch-fp32    the model itself: the reference wherever a model is given
@@ -17,13 +17,13 @@ from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
 from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError, UsageError
-from diver_trt.runtime.backends import BACKENDS, engine_choices, find_backend
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import open_session
 
 if TYPE_CHECKING:
     from diver_trt.comparison.torch_engine import TorchPrecision
-    from diver_trt.export.checkpoint import Model
+    from diver_trt.models.base import BaseModel
 
 TORCH_ENGINES: dict[str, TorchPrecision] = {
     "torch-fp32": "fp32",
@@ -40,7 +40,8 @@ class Absent:
     Attributes:
         name: The engine and its precision.
         reason: Why not, in words.
-        asked: Whether it was asked for, by name or as a bundle that nothing else here runs: then the comparison as a whole has failed.
+        asked: Whether it was asked for, by name or as a bundle that nothing else here runs: then
+            the comparison as a whole has failed.
     """
 
     name: str
@@ -77,8 +78,8 @@ class Lineup:
     """Who takes part.
 
     Attributes:
-        reference: What the others are held against.
-        others: The engines held against it.
+        reference: What the others are compared with.
+        others: The engines compared with it.
         absent: Engines that cannot take part.
     """
 
@@ -88,15 +89,16 @@ class Lineup:
 
 
 def line_up(
-    bundles: Sequence[Bundle], model: Model | None, engines: Sequence[str], batch: int
+    bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
 ) -> Lineup:
     """Open everything once to see who can take part.
 
     Args:
         bundles: The bundles under test, one or more, of one model.
-        model: The model, or None; with it, torch in float32 is the reference, else the first engine that works on an fp32 bundle, or on
-            the first bundle if there is none.
-        engines: Engines by name; none means every one, and then those that are not here are no failure.
+        model: The model, or None; with it, torch in float32 is the reference, else the first engine
+            that works on an fp32 bundle, or on the first bundle if there is none.
+        engines: Engines by name; none means every one, and then those that are not here are no
+            failure.
         batch: Images per batch; TensorRT engines keep to what they were built for.
 
     Raises:
@@ -105,11 +107,8 @@ def line_up(
         EngineError: If the model computes other than its own code.
         NothingToCompareError: Fewer than two engines can take part.
     """
-    if unknown := [
-        name for name in engines if name not in TORCH_ENGINES and not find_backend(name)
-    ]:
-        known = f"{', '.join(TORCH_ENGINES)}, {engine_choices()}"
-        raise UsageError(f"unknown engine {unknown[0]!r}; expected one of {known}")
+    if unknown := [name for name in engines if name not in ENGINE_NAMES]:
+        raise UsageError(f"unknown engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
     places = [bundle.path.resolve() for bundle in bundles]
     if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
         raise UsageError(f"{twice[0]}: is given twice; give each bundle once")
@@ -171,7 +170,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
         name,
         bundle.precision,
         bundle,
-        bundle.noise_schedule,
+        bundle.process,
         open_bundle,
         lambda: GraphProbe(bundle),
     )
@@ -179,13 +178,12 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
 
 def _open(engine: str, bundle: Bundle, batch: int) -> Session:
     """Open a bundle on one engine; compiled engines keep to the batch that they were built for."""
-    backend = find_backend(engine)
-    size = None if backend and backend.compiled else batch
+    size = None if BACKENDS[engine].compiled else batch
     return open_session(engine, bundle, Placement(batch=size)).session
 
 
 def torch_participant(
-    model: Model, bundle: Bundle, batch: int, precision: TorchPrecision
+    model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision
 ) -> Participant:
     """Return the torch model in a precision."""
     from diver_trt.comparison.torch_engine import TorchSession
@@ -196,13 +194,11 @@ def torch_participant(
     def probe() -> Probe:
         return TorchSession(model, bundle, 1, precision)
 
-    return Participant(
-        f"torch {precision}", precision, bundle, model.noise_schedule, open_model, probe
-    )
+    return Participant(f"torch {precision}", precision, bundle, model.process, open_model, probe)
 
 
 def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
-    """Return an engine's name with the bundle's precision, its folder where that leaves two alike, and its path where that does."""
+    """Return an engine's name with precision, and folder or path where that is ambiguous."""
     alike = [other.path for other in bundles if other.precision == bundle.precision]
     if len(alike) == 1:
         return f"{engine} {bundle.precision}"
@@ -222,7 +218,10 @@ def _is_whole(bundle: Bundle, absent: list[Absent]) -> bool:
 
 
 def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
-    """Return why an engine cannot run a bundle here, or None; opening the smallest network is the only proof."""
+    """Return why an engine cannot run a bundle here, or None.
+
+    Opening the smallest network is the only proof.
+    """
     try:
         session = _open(engine, bundle, batch)
         try:
@@ -236,56 +235,57 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     return None
 
 
-def _check_one_model(bundles: Sequence[Bundle], model: Model | None) -> None:
+def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None:
     first, *others = bundles
     shared = (
+        "base",
         "latent_shape",
         "image_size",
         "num_classes",
         "null_label",
         "learned_variance",
-        "modulation_width",
+        "condition_width",
         "timestep_frequencies",
+        "places",
     )
     for other in others:
-        for what in (*shared, "noise_schedule", "scaling_factor", "weights_sha256"):
+        for what in (*shared, "process", "scaling_factor", "weights_sha256"):
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(
-                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare bundles of one model"
+                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare "
+                    "bundles of one model"
                 )
     if model is None:
         return
-    from diver_trt.export.checkpoint import weights_sha256
+    from diver_trt.models.base import weights_sha256
 
-    transformer = model.transformer
-    channels, side = transformer.config.in_channels, transformer.config.sample_size
-    found = _described(
-        (channels, side, side),
-        transformer.config.num_embeds_ada_norm,
-        transformer.out_channels == 2 * channels,
-    )
+    found = _described(model.latent_shape, model.num_classes, model.learned_variance)
     wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
     if found != wanted:
         raise BundleError(
-            f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the bundle was exported from"
+            f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the "
+            "bundle was exported from"
         )
     if (digest := weights_sha256(model)) != first.weights_sha256:
         raise BundleError(
-            f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, those of {model.model_id} have "
+            f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, "
+            f"those of {model.model_id} have "
             f"{digest[:12]}…; give the model that the bundle was exported from"
         )
-    if first.noise_schedule != model.noise_schedule:
+    if first.process != model.process:
         raise BundleError(
-            f"{first.path}: bundle.json says that it was trained with {first.noise_schedule}, "
-            f"{model.model_id} with {model.noise_schedule}; export the model again"
+            f"{first.path}: bundle.json says that it was trained with {first.process}, "
+            f"{model.model_id} with {model.process}; export the model again"
         )
-    if first.scaling_factor != model.vae.config.scaling_factor:
+    if first.scaling_factor != model.scaling_factor:
         raise BundleError(
-            f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, the VAE of {model.model_id} scales by "
-            f"{model.vae.config.scaling_factor}; export the model again"
+            f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, "
+            f"the VAE of {model.model_id} scales by "
+            f"{model.scaling_factor}; export the model again"
         )
 
 
 def _described(latent_shape: tuple[int, int, int], classes: int, learned_variance: bool) -> str:
-    return f"latents {list(latent_shape)}, {classes} classes and {'a learned' if learned_variance else 'a fixed'} variance"
+    variance = "a learned" if learned_variance else "a fixed"
+    return f"latents {list(latent_shape)}, {classes} classes and {variance} variance"

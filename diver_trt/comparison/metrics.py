@@ -20,14 +20,16 @@ Values = NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far an array is from the one it is held against.
+    """How far an array is from its reference.
 
     Attributes:
         max_abs: Largest absolute difference.
         mean_abs: Mean absolute difference.
-        relative_l2: L2 norm of the difference over that of the expected array; infinite if a value is NaN or infinite, or all expected values are 0.
+        relative_l2: L2 norm of the difference over that of the expected array; infinite if a value
+            is NaN or infinite, or all expected values are 0.
         cosine: Cosine of the angle between the two.
-        within_fp16: Share of the values, 0 to 1, that are at most one float16 spacing away from the expected one.
+        within_fp16: Share of the values, 0 to 1, that are at most one float16 spacing away from the
+            expected one.
         finite: Whether every value is a number.
     """
 
@@ -66,10 +68,12 @@ def difference(found: Values, expected: Values) -> Difference:
 
 
 def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distance between float16 numbers around each value; 0 beyond their range, 65504, where there are none."""
+    """Return the spacing of float16 numbers around each value; 0 beyond their range, 65504."""
     _, exponents = np.frexp(
         values
-    )  # a value is f 2^exponent with f in [1/2, 1): float16 has ten more bits, and 2^-14 is its least normal
+        # A value is f 2^exponent with f in [1/2, 1): float16 has ten more bits, and its
+        # smallest normal number is 2^-14.
+    )
     spacing: NDArray[np.float64] = np.ldexp(
         1.0, np.where(values == 0, -14, np.maximum(exponents - 1, -14)) - 10
     )
@@ -77,14 +81,14 @@ def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def worst_channel(found: Values, expected: Values) -> int:
-    """Return the channel of [n, c, h, w] arrays in which the difference is largest, by its L2 norm."""
+    """Return the channel of [n, c, h, w] arrays with the largest L2 difference."""
     gap = np.nan_to_num(found.astype(np.float64) - expected.astype(np.float64), nan=np.inf)
     return int(np.argmax((gap**2).sum(axis=(0, 2, 3))))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageDifference:
-    """How far an image is from the one it is held against.
+    """How far an image is from its reference.
 
     Attributes:
         psnr_db: Peak signal-to-noise ratio in dB, infinite for equal images.

@@ -1,4 +1,7 @@
-"""A comparison as JSON values, and as one HTML page that needs nothing but a browser: plots are inline SVG, pictures inline PNG."""
+"""A comparison as JSON values and as one self-contained HTML page.
+
+Plots are inline SVG, pictures inline PNG.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class Result:
     """A whole comparison.
 
     Attributes:
-        reference: Name of what the engines were held against.
+        reference: Name of what the engines were compared with.
         reference_images: Its final images.
         comparisons: Every engine that was compared.
         absent: Engines that were not.
@@ -78,7 +81,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether no engine failed, none that was asked for by name is absent, and at least one was judged."""
+        """Whether an engine was judged, none failed, and none that was requested is absent."""
         verdicts = [comparison.verdict for comparison in self.comparisons]
         return (
             "failed" not in verdicts
@@ -94,24 +97,25 @@ class Result:
             for kind in ("passed", "failed")
         }
         missing = [absent.name for absent in self.absent if absent.asked]
-        said = []
+        parts = []
         if failed := by_verdict["failed"]:
-            said.append(
-                f"{_listed(failed)} {'leaves' if len(failed) == 1 else 'leave'} {self.reference} by more than the tolerances allow"
+            parts.append(
+                f"{_listed(failed)} {'leaves' if len(failed) == 1 else 'leave'} {self.reference} "
+                "by more than the tolerances allow"
             )
         elif held := by_verdict["passed"]:
-            said.append(
+            parts.append(
                 f"{_listed(held)} {'stays' if len(held) == 1 else 'stay'} with {self.reference}"
             )
         elif not missing:
-            said.append("nothing was judged: bfloat16 has no tolerances")
+            parts.append("nothing was judged: bfloat16 has no tolerances")
         if missing:
-            said.append(f"{_listed(missing)} could not be compared")
-        return "; ".join(said)
+            parts.append(f"{_listed(missing)} could not be compared")
+        return "; ".join(parts)
 
 
 def result_facts(result: Result) -> dict[str, Any]:
-    """Return everything as JSON values; a figure that is infinite or no number is null."""
+    """Return everything as JSON values; infinite figures and NaN become null."""
     facts: dict[str, Any] = _finite(
         {
             "passed": result.passed,
@@ -141,7 +145,7 @@ def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, str]:
-    """Return what the figures depend on: the machine in general terms, and the versions of the packages that computed them."""
+    """Return what the figures depend on: kind of machine, and versions of packages."""
     found = {
         "date": str(datetime.date.today()),
         "diver-trt": __version__,
@@ -157,7 +161,7 @@ def environment() -> dict[str, str]:
 
 
 def is_report(path: Path) -> bool:
-    """Return whether a path is a regular file that `render` wrote, in this release or an earlier one, and not a symlink to one."""
+    """Return whether a path is a regular file that `render` of any release wrote."""
     try:
         with open_contained(path, path.parent, OutputError) as file:
             start = file.read(1024)
@@ -224,9 +228,9 @@ def import_report_packages() -> Any:
 
 
 def show_figure(figure: float) -> str:
-    """Return a figure as text: `2.6e-04`, `0`, or `no number`."""
+    """Return a figure as text: `2.6e-04`, `0`, or `not finite`."""
     if not math.isfinite(figure):
-        return "no number"
+        return "not finite"
     return (
         f"{figure:.1e}"
         if figure and (abs(figure) < 0.01 or abs(figure) >= 1000)
@@ -244,10 +248,11 @@ def show_check(check: Check) -> str:
     return show_decibels(check.figure) if check.limit.at_least else show_figure(check.figure)
 
 
-# --- plots -----------------------------------------------------------------------------------------------------------------------------
+# --- plots
+# -------------------------------------------------------------------------------------------------
 
 COLOURS = ("#3987d6", "#e08a1e", "#2ba37a", "#c765a6", "#8a7fe0", "#d4573b", "#8c8c3a", "#5aa9b5")
-"""Mid tones that are told apart on white and on black."""
+"""Mid tones that can be distinguished on white and on black."""
 
 _INK = "#123456"
 """Stands for the page's own text colour, which is put in its place when the SVG is done."""
@@ -311,7 +316,7 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
 
 
 def blocks_plot(comparisons: Sequence[Comparison]) -> str:
-    """Return the error through the denoiser as SVG: after every attention and MLP of the worst step."""
+    """Return the error after every attention and MLP of the worst step as SVG."""
     figure, (axes,) = _axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
     for i, comparison in enumerate(comparisons):
         errors = [stage.difference.relative_l2 for stage in comparison.stages]
@@ -341,7 +346,7 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
 
 
 def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) -> str:
-    """Return how differences are spread as SVG: latents of all steps alone on the left, pixels of the final images on the right."""
+    """Return the distribution of differences as SVG: latents of all steps, and final pixels."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = _axes(2, "", "Share of all values, %")
@@ -382,7 +387,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
 
 
 def _label(comparison: Comparison) -> str:
-    """Return an engine's name for a legend: a dollar sign in a folder's name is no formula."""
+    """Return an engine's name for a legend, with dollar signs escaped: they start formulas."""
     return comparison.name.replace("$", r"\$")
 
 
@@ -428,7 +433,7 @@ def _make_logarithmic(axes: Any) -> None:
         axes.text(
             0.5,
             0.5,
-            "every value is 0, or no number",
+            "every value is 0 or not finite",
             transform=axes.transAxes,
             ha="center",
             va="center",
@@ -438,7 +443,7 @@ def _make_logarithmic(axes: Any) -> None:
 
 
 def _svg(figure: Any, title: str) -> str:
-    """Return a figure as an inline SVG element in the page's own text colour, with its legend below."""
+    """Return a figure as inline SVG in the page's text colour, with its legend below."""
     from matplotlib import rc_context
 
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -460,12 +465,13 @@ def _svg(figure: Any, title: str) -> str:
 
 
 def _drawable(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return values for a logarithmic axis: what is 0 or no number leaves a gap."""
+    """Return values for a logarithmic axis: 0 and non-finite values leave a gap."""
     array = np.asarray(values, np.float64)
     return np.where(np.isfinite(array) & (array > 0), array, np.nan)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------------------------
+# --- pictures
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,7 +527,8 @@ def _data_url(image: Pixels) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-# --- values ----------------------------------------------------------------------------------------------------------------------------
+# --- values
+# -------------------------------------------------------------------------------------------------
 
 
 def _comparison_facts(comparison: Comparison, inputs: Inputs) -> dict[str, Any]:

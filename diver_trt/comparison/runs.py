@@ -1,11 +1,13 @@
-"""The same images through every engine, recorded on three levels: each network alone, each step, the final image.
+"""The same images through every engine: networks alone, single steps, final images.
 
-A `Recording` is what one engine makes of the inputs by itself: its own anchor, modulations, latents after every step, and images. A
-`Trial` adds what it makes of the reference's values: every step of the reference's latent with the reference's modulations
-("teacher-forced", so that errors do not pile up), and the image decoded from the reference's last latent. Encoder and conditioner
-read the same images and labels everywhere, so for them the recording is the network alone.
+A `Recording` is what one engine makes of the inputs by itself: its own anchor, conditions, latents
+after every step, and images. A `Trial` adds what it makes of the reference's values: every step of
+the reference's latent with the reference's conditions ("teacher-forced", so that errors do not pile
+up), and the image decoded from the reference's last latent. Encoder and conditioner read the same
+images and labels everywhere, so for them the recording is the network alone.
 
-Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent after step `start_step - i + 1`.
+Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent after step
+`start_step - i + 1`.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import Probe
 from diver_trt.comparison.inputs import Inputs
-from diver_trt.method.inheritance import start_latent
-from diver_trt.method.schedule import NoiseSchedule, step_table
+from diver_trt.method.process import Process
+from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, from_network, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.engine import Denoiser, Engine, Latents, Modulations, Session
-from diver_trt.runtime.recoverer import class_modulations
+from diver_trt.runtime.engine import Conditions, Denoiser, Engine, Latents, Session
+from diver_trt.runtime.recoverer import class_conditions
 
 Float32 = NDArray[np.float32]
 
 _SHOWN = 1024
-"""Modulations of every class that are compared."""
+"""Conditions of every class that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Participant:
         name: What reports call it: `"onnx fp16"`.
         precision: `"fp32"`, `"fp16"` or `"bf16"`.
         bundle: Its bundle; for the torch model, the one whose shapes it follows.
-        schedule: The noise schedule it believes in, its bundle's or the model's own.
+        process: The diffusion process that it follows, its bundle's or the model's own.
         open: Opens a session on it.
         probe: Opens what can be looked into: the torch model itself, or the bundle's graph.
     """
@@ -48,13 +50,13 @@ class Participant:
     name: str
     precision: str
     bundle: Bundle
-    schedule: NoiseSchedule
+    process: Process
     open: Callable[[], Session]
     probe: Callable[[], Probe]
 
-    def table(self, recipe: Recipe) -> Float32:
-        """Return its step table, [K, C] float32."""
-        return step_table(self.schedule, recipe, self.bundle.layout).astype(np.float32)
+    def schedule(self, recipe: Recipe) -> Schedule:
+        """Return its process under a recipe."""
+        return Schedule(self.process, recipe, self.bundle.layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,18 @@ class Recording:
 
     Attributes:
         anchor: z_0 of every image, [n, c, h, w] float32.
-        modulations: By label of the inputs, null included, those of every step, [start_step, M] in the engine's type.
-        classes: The first of the modulations of every label that the model has, null included, at one timestep, [classes + 1, P] float32.
+        conditions: By label of the inputs, null included, those of every step, [start_step, M] in
+            the engine's type.
+        classes: The first of the conditions of every label that the model has, null included, at
+            one time, [classes + 1, P] float32.
         latents: The start and the latent after every step, [start_step + 1, n, c, h, w] float32.
-        final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph, where `latents` are of steps alone.
+        final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph,
+            where `latents` are of steps alone.
         decoded: What its decoder makes of `final`, [n, 3, H, W] float32.
     """
 
     anchor: Latents
-    modulations: Mapping[int, Modulations]
+    conditions: Mapping[int, Conditions]
     classes: Float32
     latents: Float32
     final: Latents
@@ -85,12 +90,14 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """An engine held against a reference.
+    """An engine compared with a reference.
 
     Attributes:
         recording: What it makes of the inputs by itself.
-        teacher_forced: What it makes of the reference's latent in every step, [start_step, n, c, h, w] float32.
-        decoded_reference: What its decoder makes of the reference's last latent, [n, 3, H, W] float32.
+        teacher_forced: What it makes of the reference's latent in every step, [start_step, n, c, h,
+            w] float32.
+        decoded_reference: What its decoder makes of the reference's last latent, [n, 3, H, W]
+            float32.
     """
 
     recording: Recording
@@ -112,9 +119,9 @@ class Reference:
     recording: Recording
     probe: Probe
 
-    def modulation_pair(self, inputs: Inputs, k: int, images: list[int]) -> Float32:
-        """Return the modulations of step k for some images, [2, n, M]: by class, then by null class."""
-        tables, null = self.recording.modulations, self.participant.bundle.null_label
+    def condition_pair(self, inputs: Inputs, k: int, images: list[int]) -> Float32:
+        """Return the conditions of step k for some images, [2, n, M]: class, then null class."""
+        tables, null = self.recording.conditions, self.participant.bundle.null_label
         by_class = [tables[inputs.labels[image]][k - 1] for image in images]
         return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
 
@@ -137,14 +144,17 @@ def try_against(
     recipe: Recipe,
     on_step: Callable[[], None] = lambda: None,
 ) -> Trial:
-    """Run an engine by itself and on the reference's values; `on_step` is called after every step of every batch, twice in all."""
+    """Run an engine by itself and on the reference's values.
+
+    `on_step` is called after every step of every batch, twice in all.
+    """
     recording, forced = _run(participant, inputs, recipe, reference, on_step)
     assert forced is not None, "there was a reference"
     return Trial(recording, *forced)
 
 
 def steps_in(participants: int, inputs: Inputs, recipe: Recipe, batch: int) -> int:
-    """Return how often `on_step` is called for a reference and the engines held against it, in batches of `batch` images."""
+    """Return how often `on_step` is called for a reference and the engines compared with it."""
     return (2 * participants - 1) * recipe.start_step * -(-len(inputs) // batch)
 
 
@@ -155,17 +165,16 @@ def _run(
     reference: Recording | None,
     on_step: Callable[[], None],
 ) -> tuple[Recording, tuple[Float32, Float32] | None]:
-    """Open one network at a time, in a recovery's order, so that the largest alone decides the memory."""
+    """Open one network at a time, so that the largest one alone decides the memory."""
     session = participant.open()
     try:
         anchor = _encode(session, inputs)
-        modulations, classes = _condition(session, participant, inputs, recipe)
-        start = start_latent(
-            anchor, inputs.noise, participant.schedule.respaced(recipe.steps), recipe
-        )
-        denoiser = session.open_denoiser(participant.table(recipe), recipe.start_step)
+        schedule = participant.schedule(recipe)
+        conditions, classes = _condition(session, participant, inputs, schedule.times)
+        start = schedule.start(anchor, inputs.noise)
+        denoiser = session.open_denoiser(schedule.table, recipe.start_step)
         try:
-            batches = _batches(session, participant, inputs, start, anchor, modulations)
+            batches = _batches(session, participant, inputs, start, anchor, conditions)
             free = [_free_run(denoiser, batch, session.batch, on_step) for batch in batches]
             latents, final = (
                 np.concatenate([path for path, _ in free], axis=1),
@@ -173,7 +182,7 @@ def _run(
             )
             forced = None
             if reference is not None:
-                given = _in_type(reference.modulations, modulations)
+                given = _in_type(reference.conditions, conditions)
                 batches = _batches(
                     session, participant, inputs, reference.latents, reference.anchor, given
                 )
@@ -184,7 +193,7 @@ def _run(
         finally:
             denoiser.close()
         decoded = _decode(session, final)
-        recording = Recording(anchor, modulations, classes, latents, final, decoded)
+        recording = Recording(anchor, conditions, classes, latents, final, decoded)
         return recording, None if reference is None or forced is None else (
             forced,
             _decode(session, reference.final),
@@ -195,12 +204,12 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Some of the images: where each starts (or, over steps, where each is), its anchor and its modulations."""
+    """Some of the images: the latent of each, its anchor and its conditions."""
 
     latents: Float32
     anchor: Latents
-    tables: list[Modulations]
-    null: Modulations
+    tables: list[Conditions]
+    null: Conditions
 
 
 def _batches(
@@ -209,12 +218,12 @@ def _batches(
     inputs: Inputs,
     latents: Float32,
     anchor: Latents,
-    modulations: Mapping[int, Modulations],
+    conditions: Mapping[int, Conditions],
 ) -> Iterator[_Batch]:
-    null = modulations[participant.bundle.null_label]
+    null = conditions[participant.bundle.null_label]
     for first in range(0, len(inputs), session.batch):
         part = slice(first, first + session.batch)
-        tables = [modulations[label] for label in inputs.labels[part]]
+        tables = [conditions[label] for label in inputs.labels[part]]
         yield _Batch(latents[..., part, :, :, :], anchor[part], tables, null)
 
 
@@ -232,28 +241,30 @@ def _encode(session: Session, inputs: Inputs) -> Latents:
 
 
 def _condition(
-    session: Session, participant: Participant, inputs: Inputs, recipe: Recipe
-) -> tuple[dict[int, Modulations], Float32]:
-    timesteps = participant.schedule.timesteps(recipe.steps)[: recipe.start_step]
+    session: Session, participant: Participant, inputs: Inputs, times: Float32
+) -> tuple[dict[int, Conditions], Float32]:
     conditioner = session.open("conditioner")
     try:
         labels = sorted({*inputs.labels, participant.bundle.null_label})
-        modulations = {label: class_modulations(conditioner, timesteps, label) for label in labels}
-        return modulations, _every_class(conditioner, participant.bundle, timesteps[-1])
+        conditions = {label: class_conditions(conditioner, times, label) for label in labels}
+        return conditions, _every_class(conditioner, participant.bundle, times[-1])
     finally:
         conditioner.close()
 
 
-def _every_class(conditioner: Engine, bundle: Bundle, timestep: np.int64) -> Float32:
-    """Return the first modulations of every label, [classes + 1, P]: a few of them show all of a label's row in the table."""
+def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
+    """Return the first `P` conditions of every label, [classes + 1, P].
+
+    A few of them show a whole row of the label table.
+    """
     labels = np.arange(bundle.null_label + 1)
     rows = []
     for first in range(0, len(labels), conditioner.batch):
         part = labels[first : first + conditioner.batch]
-        conditioner.write("timestep", np.full(conditioner.batch, timestep))
+        conditioner.write("time", np.full(conditioner.batch, time))
         conditioner.write("label", np.resize(part, conditioner.batch))
         conditioner.run()
-        rows.append(conditioner.read("modulation")[: len(part), :_SHOWN].astype(np.float32))
+        rows.append(conditioner.read("condition")[: len(part), :_SHOWN].astype(np.float32))
     return np.concatenate(rows)
 
 
@@ -273,9 +284,10 @@ def _decode(session: Session, latents: Latents) -> Float32:
 def _free_run(
     denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
 ) -> tuple[Float32, Latents]:
-    """Return the path over the steps, [start_step + 1, n, c, h, w], and where the run ends, [n, c, h, w].
+    """Return the latents of all steps, [start_step + 1, n, c, h, w], and the last, [n, c, h, w].
 
-    A replayed graph only shows its end, so its path is made of steps alone, each on the last one's result.
+    A replayed graph only shows its end, so its path is made of steps alone, each on the last one's
+    result.
     """
     count = len(batch.anchor)
     _load(denoiser, batch, batch.latents, size)
@@ -296,7 +308,7 @@ def _free_run(
 def _forced_steps(
     denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
 ) -> Float32:
-    """Return what the engine makes of the reference's latent in every step, [start_step, n, c, h, w]."""
+    """Return each step's result on the reference's latent, [start_step, n, c, h, w]."""
     count, steps = len(batch.anchor), len(batch.latents) - 1
     _load(denoiser, batch, batch.latents[0], size)
     results = []
@@ -320,7 +332,7 @@ def _padded(latents: Latents, size: int) -> Latents:
 
 
 def _in_type(
-    given: Mapping[int, Modulations], own: Mapping[int, Modulations]
-) -> dict[int, Modulations]:
-    """Return the reference's modulations in the type that the engine reads."""
+    given: Mapping[int, Conditions], own: Mapping[int, Conditions]
+) -> dict[int, Conditions]:
+    """Return the reference's conditions in the type that the engine reads."""
     return {label: table.astype(own[label].dtype) for label, table in given.items()}

@@ -1,6 +1,7 @@
 """What an engine is held to, and why just that.
 
-The same limits hold on every machine and for every model. bfloat16 is shown and not judged: no bundle is made in it.
+The same limits hold on every machine and for every model. bfloat16 is shown and not judged: no
+bundle is made in it.
 """
 
 from __future__ import annotations
@@ -33,12 +34,16 @@ class Tolerances:
     """The limits of one precision.
 
     Attributes:
-        networks: Relative L2 of the encoder's, the conditioner's and the decoder's output, each alone.
+        networks: Relative L2 of the encoder's, the conditioner's and the decoder's output, each
+            alone.
         step: Relative L2 of the next latent, of every teacher-forced step.
-        change: Error of a teacher-forced step over what the step changes, as the median over the steps. A latent hides what a small step
-            does wrong; its change does not. The median, because the first steps hardly change anything, and divide by nearly nothing.
-        place: Relative L2 of the residual stream and of the prediction, at every place of the bundle's graph.
-        images: Limits on the final images, by figure: `"max_levels"`, `"mean_psnr_db"`, `"min_psnr_db"`.
+        change: Error of a teacher-forced step over what the step changes, as the median over the
+            steps. A latent hides what a small step does wrong; its change does not. The median,
+            because the first steps hardly change anything, and divide by nearly nothing.
+        place: Relative L2 of the residual stream and of the prediction, at every place of the
+            bundle's graph.
+        images: Limits on the final images, by figure: `"max_levels"`, `"mean_psnr_db"`,
+            `"min_psnr_db"`.
     """
 
     networks: Mapping[str, Limit]
@@ -48,9 +53,18 @@ class Tolerances:
     images: dict[str, Limit]
 
 
-_GROUP_NORMS = "ONNX Runtime's group normalisation sums up to 262,144 values in float32 and is 4e-5 from float64 on flat 256-pixel images, torch 7e-7"
-_ROUNDING = "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; the exporter holds to the same"
-_SUMMATION = "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far above 1e-5"
+_GROUP_NORMS = (
+    "ONNX Runtime's group normalisation sums up to 262,144 values in float32 and is 4e-5 from "
+    "float64 on flat 256-pixel images, torch 7e-7"
+)
+_ROUNDING = (
+    "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; "
+    "the exporter holds to the same"
+)
+_SUMMATION = (
+    "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far "
+    "above 1e-5"
+)
 
 TOLERANCES: dict[str, Tolerances] = {
     "fp32": Tolerances(
@@ -62,13 +76,14 @@ TOLERANCES: dict[str, Tolerances] = {
         step=Limit(1e-5, _SUMMATION),
         change=Limit(
             1e-4,
-            "float32 sums in another order, which guidance and a small step multiply: 4e-6 on the digits",
+            "float32 sums in another order, which guidance and a small step multiply: 4e-6 on the "
+            "digits",
         ),
         place=Limit(1e-5, _SUMMATION),
         images={
             "max_levels": Limit(
                 1,
-                "a value that lies on the border between two 8-bit levels may be rounded either way",
+                "a value on the border between two 8-bit levels may be rounded either way",
             )
         },
     ),
@@ -76,15 +91,18 @@ TOLERANCES: dict[str, Tolerances] = {
         networks=dict.fromkeys(("encoder", "conditioner", "decoder"), Limit(1e-2, _ROUNDING)),
         step=Limit(
             5e-3,
-            "the latent stays float32, but guidance multiplies the rounding of its two predictions by up to 2 w - 1, seven times",
+            "the latent stays float32, but guidance multiplies the rounding of its two "
+            "predictions by up to 2 w - 1, seven times",
         ),
         change=Limit(
             1.5e-2,
-            "torch's own float16 is off by 4e-3 on the digits; most weights of the denoiser that are wrong by 5 % lie above",
+            "torch's own float16 is off by 4e-3 on the digits; most weights of the denoiser that "
+            "are wrong by 5 % lie above",
         ),
         place=Limit(
             5e-3,
-            "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the digits",
+            "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the "
+            "digits",
         ),
         images={
             "mean_psnr_db": Limit(
@@ -92,7 +110,8 @@ TOLERANCES: dict[str, Tolerances] = {
             ),
             "min_psnr_db": Limit(
                 30,
-                "below it, a picture has visibly changed: one bad image must not hide in a good average",
+                "below it, a picture has visibly changed: one bad image must not hide in a good "
+                "average",
                 at_least=True,
             ),
         },
@@ -101,6 +120,6 @@ TOLERANCES: dict[str, Tolerances] = {
 
 
 def tolerances_for(*precisions: str) -> Tolerances | None:
-    """Return what two engines of these precisions are held to: the coarser one's limits, or None where it has none."""
+    """Return the limits of the coarser of two precisions, or None if it has none."""
     coarsest = max(precisions, key=("fp32", "fp16", "bf16").index)
     return TOLERANCES.get(coarsest)

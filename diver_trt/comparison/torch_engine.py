@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, NetworkName, Precision, contract, run_size
-from diver_trt.comparison.blocks import Stages, stage_names
+from diver_trt.comparison.blocks import Stages
 from diver_trt.errors import EngineError
-from diver_trt.export.checkpoint import Model
-from diver_trt.export.networks import build_networks
 from diver_trt.method.step import guided_step
+from diver_trt.models.base import BaseModel
+from diver_trt.models.denoiser import build_networks
 from diver_trt.runtime.engine import copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
@@ -23,7 +23,9 @@ from diver_trt.tensors import TensorSpec
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
 
 REFERENCE_TOLERANCE = 1e-5
-"""Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in another order."""
+"""Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in
+another order.
+"""
 
 _DTYPES: dict[TorchPrecision, torch.dtype] = {
     "fp32": torch.float32,
@@ -33,14 +35,14 @@ _DTYPES: dict[TorchPrecision, torch.dtype] = {
 
 
 class TorchSession:
-    """A model's torch networks behind the runtime's contract (`diver_trt.runtime.engine.Session`), on the CPU.
+    """A model's torch networks on the CPU, behind the runtime's `Session` protocol.
 
     Args:
         model: The loaded model.
         bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
-        precision: What the networks compute in, by the exporter's plan; None is the bundle's. Modulations are float16 for `"fp16"`, else
-            float32, whatever the bundle's are.
+        precision: What the networks compute in, by the exporter's plan; None is the bundle's.
+            Conditions are float16 for `"fp16"`, else float32, whatever the bundle's are.
 
     Attributes:
         networks: The modules by name.
@@ -49,13 +51,13 @@ class TorchSession:
     name: Any = "torch"  # no EngineName: only a comparison opens it
 
     def __init__(
-        self, model: Model, bundle: Bundle, batch: int, precision: TorchPrecision | None = None
+        self, model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision | None = None
     ) -> None:
         precision = precision or bundle.precision
-        self.batch = batch
+        self._model, self.batch = model, batch
         borders: Precision = "fp16" if precision == "fp16" else "fp32"
         self._tensors = contract(
-            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.modulation_width, borders
+            bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, borders
         )
         self.networks: dict[NetworkName, Any] = dict(build_networks(model, _DTYPES[precision]))
 
@@ -74,32 +76,30 @@ class TorchSession:
         return SteppedDenoiser(engine, tensors[0][2], table, steps)
 
     @torch.no_grad()
-    def stages(self, latent: NDArray[np.float32], modulation: NDArray[np.generic]) -> Stages:
-        """Run the DiT once and keep the residual stream wherever it is normalised; see `diver_trt.comparison.blocks.Stages`.
+    def stages(self, latent: NDArray[np.float32], condition: NDArray[np.generic]) -> Stages:
+        """Run the predictor once and keep its residual stream (`comparison.blocks.Stages`).
 
         Args:
             latent: z_k, [n, c, h, w] float32.
-            modulation: Class, then null, [2, n, M].
+            condition: Class, then null, [2, n, M].
         """
-        denoiser = self.networks["denoiser"]
+        predictor = self.networks["denoiser"].predictor
+        points = self._model.probe_points(predictor)
         seen: list[NDArray[np.float32]] = []
-        norms = [
-            norm for block in denoiser.blocks for norm in (block.attention_norm, block.mlp_norm)
-        ] + [denoiser.final_norm]
         hooks = [
-            norm.register_forward_pre_hook(
+            layer.register_forward_pre_hook(
                 lambda _, inputs: seen.append(inputs[0].float().numpy().copy())
             )
-            for norm in norms
+            for layer in points.values()
         ]
         try:
             twice = torch.from_numpy(np.concatenate([latent, latent]))
-            prediction = denoiser.predict(twice, torch.from_numpy(modulation).flatten(0, 1)).numpy()
+            prediction = predictor(twice, torch.from_numpy(condition).flatten(0, 1)).numpy()
         finally:
             for hook in hooks:
                 hook.remove()
         return Stages(
-            dict(zip(stage_names(len(denoiser.blocks)), seen, strict=True)),
+            dict(zip(points, seen, strict=True)),
             prediction.reshape(2, len(latent), *prediction.shape[1:]),
         )
 
@@ -109,49 +109,40 @@ class TorchSession:
 
 
 @torch.no_grad()
-def check_reference(model: Model, bundle: Bundle) -> None:
-    """Hold the networks that stand for the model against the model's own code, on one image in one step.
+def check_reference(model: BaseModel, bundle: Bundle) -> None:
+    """Compare the networks that stand for the model with its own code, on one image and step.
 
-    The reference of a comparison is the exporter's rewriting of diffusers' modules. A mistake in that would be in the engines and in the
-    reference alike, and so remain unseen.
+    The reference of a comparison is the base model's rewriting of its original modules. A mistake
+    in it would be in the engines and in the reference alike, and so remain unseen.
 
     Raises:
-        EngineError: They differ.
+        EngineError: If they differ.
     """
     draw = torch.Generator().manual_seed(0)
     latent, anchor = (torch.randn((1, *bundle.latent_shape), generator=draw) for _ in range(2))
     image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn(
         (1, 3, bundle.image_size, bundle.image_size), generator=draw
     )
-    timestep = torch.tensor([bundle.noise_schedule.train_timesteps // 2] * 2)
-    label = torch.tensor([0, model.transformer.config.num_embeds_ada_norm])
+    time = torch.from_numpy(bundle.process.times(2)[1:]).expand(2)
+    label = torch.tensor([0, model.num_classes])
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
     row = torch.tensor([*scales, 0.9, 0.2, 0.1, -3.0, -2.0])
     ours = build_networks(model, torch.float32)
-    modulation = ours["conditioner"](timestep, label)[:, None]
+    condition = ours["conditioner"](time, label)[:, None]
     found = {
         "encoder": ours["encoder"](image),
-        "denoiser": ours["denoiser"](latent, anchor, modulation, row),
+        "denoiser": ours["denoiser"](latent, anchor, condition, row),
         "decoder": ours["decoder"](latent),
     }
-    vae, channels = model.vae, bundle.latent_shape[0]
-    shift = torch.tensor(vae.config.latents_mean or [vae.config.shift_factor or 0.0]).reshape(
-        1, -1, 1, 1
-    )
-    scale = vae.config.scaling_factor / torch.tensor(vae.config.latents_std or [1.0]).reshape(
-        1, -1, 1, 1
-    )
-    both = model.transformer(
-        torch.cat([latent, latent]), timestep, class_labels=label
-    ).sample.split(channels, dim=1)
-    (eps_class, eps_null), variance = both[0].split(1), both[-1][:1]
+    both = model.original_predict(torch.cat([latent, latent]), time, label)
+    predicted, variance = both[:, : len(scales)], both[:1, len(scales) :]
     following = guided_step(
-        latent, anchor, eps_class, eps_null, variance, row, bundle.layout, torch.exp
+        latent, anchor, predicted[:1], predicted[1:], variance, row, bundle.layout, torch.exp
     )
     expected = {
-        "encoder": (vae.encode(image).latent_dist.mean - shift) * scale,
+        "encoder": model.original_encode(image),
         "denoiser": following,
-        "decoder": vae.decode(latent / scale + shift).sample.clamp(-1, 1),
+        "decoder": model.original_decode(latent),
     }
     for name in found:
         error = float(
@@ -159,13 +150,15 @@ def check_reference(model: Model, bundle: Bundle) -> None:
         )
         if not error <= REFERENCE_TOLERANCE:
             raise EngineError(
-                f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in diffusers {version('diffusers')}, "
-                f"expected at most {REFERENCE_TOLERANCE:.0e}: this is a defect of diver-trt, or diffusers has changed; please report it"
+                f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in "
+                f"diffusers {version('diffusers')}, "
+                f"expected at most {REFERENCE_TOLERANCE:.0e}: this is a defect of diver-trt, or "
+                "diffusers has changed; please report it"
             )
 
 
 class TorchEngine:
-    """One torch module with fixed buffers; see `diver_trt.runtime.engine.Engine` for the contract."""
+    """One torch module with fixed buffers; see `runtime.engine.Engine` for the protocol."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One engine compared with a reference: the figures, the checks they pass or fail, and where the engine leaves the reference."""
+"""One engine compared with a reference: figures, checks, and where it leaves the reference."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Comparison:
         stage_step: The step whose blocks are compared: the worst one.
         stages: The places of the denoiser in that step, in order.
         checks: All checks; none where the precision is not judged.
-        causes: Where the engine leaves the reference, in words (network, step, block); empty if all checks pass.
+        causes: Where the engine leaves the reference, in words (network, step, block); empty if all
+            checks pass.
         gaps: Absolute differences of all teacher-forced latents, [values] float32.
         recovered: The engine's final images.
         seconds: How long it took.
@@ -79,19 +80,22 @@ def compare_lineup(
 ) -> tuple[Reference, tuple[Comparison, ...], tuple[Absent, ...]]:
     """Run the reference, and every other engine against it.
 
-    An engine that fails on the way does not end the comparison of the others: it is returned among the absent ones, as requested by name.
+    An engine that fails on the way does not end the comparison of the others: it is returned among
+    the absent ones, as requested by name.
 
     Returns:
         The reference, the comparisons, and the engines that could not be compared.
 
     Raises:
-        DiverError: If the reference fails or writes NaN or infinite values, or a bundle's files have changed.
+        DiverError: If the reference fails or writes NaN or infinite values, or a bundle's files
+            have changed.
     """
     recording = record(lineup.reference, inputs, recipe, on_step)
     reference = Reference(lineup.reference, recording, lineup.reference.probe())
     if (where := _first_overflow(reference, inputs)) is not None:
         raise EngineError(
-            f"{lineup.reference.name}: the reference itself is not finite, first in {where}; expected finite values to compare "
+            f"{lineup.reference.name}: the reference itself is not finite, first in {where}; "
+            "expected finite values to compare "
             "engines with. Use another bundle or model as the reference."
         )
     comparisons, absent = [], list(lineup.absent)
@@ -110,11 +114,11 @@ def compare_lineup(
 
 
 def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
-    """Return where a reference first writes NaN or infinite values, in words, or None if it does not."""
+    """Return where a reference first writes NaN or infinite values, or None."""
     recording, steps = reference.recording, len(reference.recording.latents) - 1
     if not np.isfinite(recording.anchor).all():
         return "the encoder"
-    if not all(np.isfinite(table).all() for table in recording.modulations.values()):
+    if not all(np.isfinite(table).all() for table in recording.conditions.values()):
         return "the conditioner"
     for k, before, after in zip(
         range(steps, 0, -1), recording.latents[:-1], recording.latents[1:], strict=True
@@ -122,7 +126,7 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
         overflowing = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3))).tolist()[:1]
         if overflowing:
             stages = reference.probe.stages(
-                before[overflowing], reference.modulation_pair(inputs, k, overflowing)
+                before[overflowing], reference.condition_pair(inputs, k, overflowing)
             ).all()
             place = next(
                 (place for place, values in stages.items() if not np.isfinite(values).all()), None
@@ -151,7 +155,8 @@ def compare_engine(
 
     Raises:
         EngineError: If the engine cannot be opened or run.
-        BundleError: If its files have changed, or its denoiser is built differently from the reference's.
+        BundleError: If its files have changed, or its denoiser is built differently from the
+            reference's.
         MissingExtraError: If a package that it needs is not installed.
     """
     started = time.monotonic()

@@ -1,1 +1,1 @@
-"""From a diffusers model to a bundle: needs torch and diffusers, and nothing of the runtime imports it."""
+"""From a torch model to a bundle; needs torch and diffusers."""

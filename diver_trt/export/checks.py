@@ -1,4 +1,4 @@
-"""What the exporter holds its own graphs to: ONNX Runtime against the model they came from, at two batch sizes."""
+"""The exporter's own check: ONNX Runtime against the torch model, at two batch sizes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from diver_trt.tensors import TensorSpec
 
 BATCHES = (1, 3)
 
-# Largest relative L2 distance to the float32 module. float32: rounding in another order of summation; a wrong weight, axis or
-# coefficient is far above it. float16 has 11 bits, 5e-4 a rounding, and a network rounds many times on one path.
+# Largest relative L2 distance to the float32 module. float32: rounding in another order of
+# summation; a wrong weight, axis or
+# coefficient is far above it. float16 has 11 bits, 5e-4 a rounding, and a network rounds many times
+# on one path.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-2}
 
 
@@ -45,7 +47,8 @@ def check_against_module(
         The largest relative L2 distance found.
 
     Raises:
-        ExportError: An output has another shape, is not finite, or is further away than `TOLERANCES` allows.
+        ExportError: An output has another shape, is not finite, or is further away than
+            `TOLERANCES` allows.
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     worst = 0.0
@@ -60,11 +63,13 @@ def check_against_module(
         for spec, array in zip(outputs, found, strict=True):
             if array.shape != spec.concrete(batch):
                 raise ExportError(
-                    f"{path.name}: {spec.name} has shape {list(array.shape)} at batch {batch}, expected {spec}"
+                    f"{path.name}: {spec.name} has shape {list(array.shape)} at batch {batch}, "
+                    f"expected {spec}"
                 )
             if not np.isfinite(array).all():
                 raise ExportError(
-                    f"{path.name}: {spec.name} is not finite at batch {batch}; {_overflow(expected, precision)}"
+                    f"{path.name}: {spec.name} is not finite at batch {batch}; "
+                    f"{_overflow(expected, precision)}"
                 )
         error = relative_l2(found[0], expected)
         on_batch(batch, error)
@@ -78,7 +83,7 @@ def check_against_module(
 
 
 def _overflow(expected: NDArray[np.generic], precision: Precision) -> str:
-    """Return whose values are too large: the weights', or the chosen precision's range is too small."""
+    """Return the cause of an overflow: the weights, or the range of the precision."""
     if not np.isfinite(expected).all():
         return "neither is torch's in fp32: the weights are too large. Give other weights."
     return (
@@ -87,7 +92,10 @@ def _overflow(expected: NDArray[np.generic], precision: Precision) -> str:
 
 
 def relative_l2(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
-    """Return the L2 norm of the difference over that of `expected`; 0 where both are zero, as a network is that was not trained."""
+    """Return the L2 norm of the difference over that of `expected`; 0 if both are zero.
+
+    The outputs of an untrained network may be zero.
+    """
     difference = np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64))
     if difference == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""Writing a bundle: four networks, each exported, checked against torch, hashed and described in `bundle.json`."""
+"""Writing a bundle: four networks, exported, checked, hashed, described in `bundle.json`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from torch import nn
 
 from diver_trt.bundle import NETWORKS, Network, NetworkName, Precision, contract, write_manifest
 from diver_trt.errors import OutputError
-from diver_trt.export.checkpoint import Model, weights_sha256
 from diver_trt.export.checks import check_against_module
-from diver_trt.export.networks import build_networks, step_layout
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.files import FileRecord
+from diver_trt.models.base import BaseModel, weights_sha256
+from diver_trt.models.denoiser import build_networks
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedNetwork:
-    """A finished network and its relative L2 distance to torch at the worst of the checked batch sizes."""
+    """A finished network, and its largest relative L2 distance to torch."""
 
     network: Network
     error: float
 
 
 def export_bundle(
-    model: Model, path: Path, precision: Precision = "fp32"
+    model: BaseModel, path: Path, precision: Precision = "fp32"
 ) -> Iterator[ExportedNetwork]:
     """Write a bundle network by network, yielding each when it is written and checked.
 
-    The bundle appears under its name when all four are done; until then, and after a failure, nothing is there.
+    The bundle appears under its name when all four are done; until then, and after a failure,
+    nothing is there.
 
     Args:
         model: The loaded model.
@@ -67,15 +68,15 @@ def export_bundle(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _export_networks(model: Model, folder: Path, precision: Precision) -> Iterator[ExportedNetwork]:
+def _export_networks(
+    model: BaseModel, folder: Path, precision: Precision
+) -> Iterator[ExportedNetwork]:
     references: dict[NetworkName, Any] = build_networks(model, torch.float32)
     networks: dict[NetworkName, Any] = (
         references if precision == "fp32" else build_networks(model, torch.float16)
     )
-    width = sum(layer.out_features for layer in references["conditioner"].sections)
-    tensors = contract(
-        _image_size(model), _latent_shape(model), step_layout(model.transformer), width, precision
-    )
+    width = _condition_width(references["conditioner"])
+    tensors = contract(model.image_size, model.latent_shape, model.layout, width, precision)
     for name in NETWORKS:
         inputs, outputs = tensors[name]
         graph = folder / f"{name}.onnx"
@@ -97,45 +98,39 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _latent_shape(model: Model) -> tuple[int, int, int]:
-    config = model.transformer.config
-    return config.in_channels, config.sample_size, config.sample_size
+@torch.no_grad()
+def _condition_width(conditioner: nn.Module) -> int:
+    """Return the number of values `M` of a condition."""
+    return int(conditioner(torch.zeros(1), torch.zeros(1, dtype=torch.int64)).shape[1])
 
 
-def _image_size(model: Model) -> int:
-    """Return the side of the decoded image: every level of the VAE but one halves it."""
-    return int(
-        model.transformer.config.sample_size * 2 ** (len(model.vae.config.block_out_channels) - 1)
-    )
+def _places(model: BaseModel) -> list[str]:
+    """Return where `compare` looks into the denoiser; the graph is searched for the same places."""
+    return list(model.probe_points(model.modules(torch.float32).predictor))
 
 
 def _manifest(
-    model: Model, networks: dict[NetworkName, Network], precision: Precision
+    model: BaseModel, networks: dict[NetworkName, Network], precision: Precision
 ) -> dict[str, Any]:
-    schedule, classes = model.noise_schedule, model.transformer.config.num_embeds_ada_norm
     return {
         "model": {
+            "base": model.base,
             "id": model.model_id,
             "revision": model.revision,
             "licence": model.licence,
             "weights_sha256": weights_sha256(model),
         },
         "precision": precision,
-        "image_size": _image_size(model),
-        "latent_shape": _latent_shape(model),
-        "scaling_factor": model.vae.config.scaling_factor,
-        "num_classes": classes,
-        "null_label": classes,
+        "image_size": model.image_size,
+        "latent_shape": model.latent_shape,
+        "scaling_factor": model.scaling_factor,
+        "num_classes": model.num_classes,
+        "null_label": model.num_classes,
         "class_names": model.class_names,
-        "noise_schedule": {
-            "kind": schedule.kind,
-            "beta_start": schedule.beta_start,
-            "beta_end": schedule.beta_end,
-            "train_timesteps": schedule.train_timesteps,
-            **({} if schedule.betas is None else {"betas": schedule.betas}),
-        },
-        "learned_variance": step_layout(model.transformer).learned_variance,
+        "process": model.process.to_json(),
+        "learned_variance": model.learned_variance,
         "timestep_frequencies": model.timestep_frequencies,
+        "places": _places(model),
         "networks": {name: _describe(network) for name, network in networks.items()},
         "exported_with": {
             package: version(package)

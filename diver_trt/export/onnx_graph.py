@@ -1,4 +1,4 @@
-"""A torch module as an ONNX file, through torch.export, that TensorRT 10.3's parser reads as well as ONNX Runtime."""
+"""A torch module as an ONNX file that ONNX Runtime and TensorRT 10.3 read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from diver_trt.errors import ExportError
 from diver_trt.tensors import TensorSpec
 
 OPSET = 18
-"""torch's own opset for this exporter; TensorRT 10.3 parses up to 20, and the fused Attention node only exists from 23 on."""
+"""torch's own opset for this exporter; TensorRT 10.3 parses up to 20, and the fused Attention node
+only exists from 23 on.
+"""
 
 EMBED_LIMIT_BYTES = 64 * 1024**2
-"""Larger weights go to a file beside the graph: a protobuf ends at 2 GB, and external data can be mapped instead of parsed."""
+"""Larger weights go to a file beside the graph: a protobuf ends at 2 GB, and external data can be
+mapped instead of parsed.
+"""
 
 
 def graph_from_network(
@@ -36,11 +40,12 @@ def graph_from_network(
         path: The `.onnx` file to write.
 
     Raises:
-        ExportError: torch cannot export the network, the graph's tensors are not those declared, an input is dead, or it holds a fused
-            Attention node.
+        ExportError: torch cannot export the network, the graph's tensors are not those declared, an
+            input is dead, or it holds a fused Attention node.
     """
     arrays = random_inputs(inputs, size=2, seed=0)
-    # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such limit.
+    # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such
+    # limit.
     dynamic = {
         dim: torch.export.Dim(dim, max=63)
         for spec in inputs
@@ -72,14 +77,17 @@ def graph_from_network(
 
 
 def random_inputs(specs: tuple[TensorSpec, ...], size: int, seed: int) -> dict[str, np.ndarray]:
-    """Return standard normal values for floating inputs and small whole numbers for integer ones, a separate array each.
+    """Return standard normal values for floating inputs and 0 or 1 for labels, an array each.
 
-    Separate matters: torch.export merges inputs that are one tensor object, and leaves a graph input that nothing reads.
+    The smallest model has one class and the null class.
+
+    Separate matters: torch.export merges inputs that are one tensor object, and leaves a graph
+    input that nothing reads.
     """
     generator = np.random.default_rng(seed)
     return {
         spec.name: (
-            generator.integers(0, 8, spec.concrete(size))
+            generator.integers(0, 2, spec.concrete(size))
             if spec.dtype == "int64"
             else generator.standard_normal(spec.concrete(size)).astype(spec.dtype)
         )
@@ -102,7 +110,8 @@ def _export_quietly(
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
-            # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one falls back to a static graph in silence.
+            # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one
+            # falls back to a static graph in silence.
             traced = torch.export.export(network, arguments, dynamic_shapes=dynamic_shapes)
             program = torch.onnx.export(
                 traced,
@@ -127,7 +136,10 @@ def _export_quietly(
 
 
 def _forget_origins(model: onnx_ir.Model) -> None:
-    """Drop the stack traces that torch notes on every node: they hold this machine's paths and half the small graph's size."""
+    """Drop the stack traces that torch writes on every node.
+
+    They hold this machine's paths, and make up half of a small graph.
+    """
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
@@ -142,7 +154,7 @@ def _check_graph(
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
         raise ExportError(
-            f"{path.name}: is no valid ONNX graph: {str(cause).strip().splitlines()[0]}"
+            f"{path.name}: not a valid ONNX graph: {str(cause).strip().splitlines()[0]}"
         ) from cause
     model = onnx.load(str(path), load_external_data=False)
     for direction, found, wanted in (
@@ -152,11 +164,13 @@ def _check_graph(
         declared = tuple(_spec(value) for value in found)
         if declared != wanted:
             raise ExportError(
-                f"{path.name} {direction} {', '.join(map(str, declared))}; expected {', '.join(map(str, wanted))}"
+                f"{path.name} {direction} {', '.join(map(str, declared))}; expected "
+                f"{', '.join(map(str, wanted))}"
             )
     if any(node.op_type == "Attention" for node in model.graph.node):
         raise ExportError(
-            f"{path.name} holds a fused Attention node, which TensorRT 10 cannot run; export with opset {OPSET}"
+            f"{path.name} holds a fused Attention node, which TensorRT 10 cannot run; export with "
+            f"opset {OPSET}"
         )
     if dead := dead_inputs(model):
         raise ExportError(

@@ -10,22 +10,25 @@ from numpy.typing import NDArray
 from diver_trt.errors import UsageError, shown
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
-"""Seeds that a manifest can hold: whole numbers of 64 bits, as JSON readers of other languages take them."""
+"""Seeds that a manifest can hold: whole numbers of 64 bits, as JSON readers of other languages take
+them.
+"""
 
 
 def checked_seed(seed: object) -> int:
     """Return a seed as a Python integer; numpy's integers are taken too.
 
     Raises:
-        UsageError: If it is not a whole number from -2^63 to 2^63 - 1. A float or a bool would be hashed as text and so give other noise
-            than the integer it equals.
+        UsageError: If it is not a whole number from -2^63 to 2^63 - 1. A float or a bool would be
+            hashed as text and so give other noise than the integer it equals.
     """
     is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
     if not is_integer or not MIN_SEED <= int(seed) <= MAX_SEED:  # type: ignore[call-overload]
         kind = "" if is_integer else f" ({type(seed).__name__})"
         remedy = ". Take it modulo 2^63." if is_integer else ""
         raise UsageError(
-            f"seed is {shown(repr(seed))}{kind}; expected a whole number from -2^63 to 2^63 - 1{remedy}"
+            f"seed is {shown(repr(seed))}{kind}; expected a whole number from -2^63 to 2^63 - "
+            f"1{remedy}"
         )
     return int(seed)  # type: ignore[call-overload, no-any-return]
 
@@ -33,8 +36,9 @@ def checked_seed(seed: object) -> int:
 def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the standard normal noise of one sample, float32.
 
-    It follows from `(seed, key)` alone, so neither batch size, order, shard nor restart changes it (per-image seeding as in EDM2).
-    The generator is numpy's Philox, seeded by SHA-256 of both; a test pins its values.
+    It follows from `(seed, key)` alone, so neither batch size, order, shard nor restart changes it
+    (per-image seeding as in EDM2). The generator is numpy's Philox, seeded by SHA-256 of both; a
+    test pins its values.
 
     Args:
         seed: Seed of the run, from `checked_seed`.

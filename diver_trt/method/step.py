@@ -1,7 +1,7 @@
 """One DIVER step, from the network's prediction to the next latent.
 
-`guided_step` uses nothing but arithmetic and the `exp` it is given, so the exporter traces it with torch tensors into the
-denoiser graph and the tests run the very same lines on numpy arrays.
+`guided_step` uses nothing but arithmetic and the `exp` it is given, so the exporter traces it with
+torch tensors into the denoiser graph and the tests run the very same lines on numpy arrays.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Columns of one row of the step table: guidance scale per channel, then a, b, gamma and two log-variances.
+    """Columns of a row of the step table: a scale per channel, a, b, gamma, two log-variances.
 
     Attributes:
         channels: Latent channels `c`.
-        learned_variance: Whether the network predicts, per value, where between the two log-variances its variance lies.
+        learned_variance: Whether the network predicts, per value, where between the two
+            log-variances its variance lies.
     """
 
     channels: int
@@ -57,30 +58,34 @@ class StepLayout:
 def guided_step(
     latent: Any,
     anchor: Any,
-    eps_class: Any,
-    eps_null: Any,
+    by_class: Any,
+    by_null: Any,
     variance: Any,
     row: Any,
     layout: StepLayout,
     exp: Callable[[Any], Any],
 ) -> Any:
-    """Return z_{k-1} from z_k: classifier-free guidance, DDIM and semantic guidance (DIVER, semantic guidance and fusion; DDIM, Eq. 12).
+    """Return z_{k-1} from z_k: classifier-free guidance, a step, semantic guidance.
+
+    Sources: DIVER (semantic guidance and fusion); DDIM, Eq. 12, for the step of a DDPM chain.
 
     Args:
         latent: z_k, [n, c, h, w].
         anchor: z_0 of the distilled image, [n, c, h, w].
-        eps_class: Predicted noise given the class, [n, c, h, w].
-        eps_null: Predicted noise given the null class, [n, c, h, w].
-        variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if `layout.learned_variance`.
+        by_class: Prediction given the class, noise for DDPM, [n, c, h, w].
+        by_null: Prediction given the null class, [n, c, h, w].
+        variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if
+            `layout.learned_variance`.
         row: Row k - 1 of the step table, [C].
         layout: The columns of `row`.
         exp: Elementwise exponential for these arrays: `np.exp`, `torch.exp`.
     """
     scale = row[: layout.channels].reshape(1, layout.channels, 1, 1)
-    eps = eps_null + scale * (eps_class - eps_null)
-    ddim = row[layout.a] * latent + row[layout.b] * eps
+    guided = by_null + scale * (by_class - by_null)
+    # The deterministic step of any process; with DDPM's coefficients it is DDIM's.
+    following = row[layout.a] * latent + row[layout.b] * guided
     log_variance = row[layout.log_var_low]
     if layout.learned_variance:
         fraction = (variance + 1) / 2
         log_variance = log_variance + fraction * (row[layout.log_var_high] - log_variance)
-    return ddim - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)
+    return following - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)

@@ -1,4 +1,4 @@
-"""What a contact sheet says of a recovery: the model, and the command that recovers the same images."""
+"""The caption of a contact sheet: the model, and the command that recovers the same images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCALED_BY_STEPS = ("inherit_step", "start_step", "window")
 
 
 def recipe_options(recipe: Recipe) -> list[str]:
-    """Return the options that give a recipe: the preset that is nearest to it, and every setting that differs from the preset's."""
+    """Return the options of a recipe: the nearest preset and every setting that differs from it."""
 
     def differing(preset: Recipe) -> list[str]:
         names = [field.name for field in fields(Recipe)]
@@ -45,7 +45,7 @@ def _option(name: str, value: Any) -> list[str]:
 
 
 def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:
-    """Return the command line of a run without its folders, engine and bundle, from the head of its journal."""
+    """Return a run's command line, without folders, engine and bundle, from its journal's head."""
     layout, shard = head["layout"], head["shard"]
     options = [*recipe_options(recipe), "--seed", str(head["seed"])]
     if layout["name"] != "index":

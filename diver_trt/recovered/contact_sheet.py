@@ -1,4 +1,4 @@
-"""One picture of a whole dataset, class by class: a row of images, or several that belong together, one above the other."""
+"""One picture of a dataset, class by class: rows of images, one above the other."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ class _Class:
 class ContactSheet:
     """Collects thumbnails one sample at a time, and draws them at the end.
 
-    A class shows its first ten samples, the sheet the first hundred classes; the legend says what is left out.
+    A class shows its first ten samples, the sheet the first hundred classes; the legend says what
+    is left out.
 
     Args:
         title: Line above the picture.
-        image_size: Side of the images in pixels; small ones are enlarged by whole pixels, large ones reduced.
+        image_size: Side of the images in pixels; small ones are enlarged by whole pixels, large
+            ones reduced.
         counts: Number of samples of each class index.
     """
 
@@ -46,7 +48,10 @@ class ContactSheet:
         return index in self._classes and len(self._classes[index].columns) < PER_CLASS
 
     def add(self, index: int, name: str, *images: Pixels) -> None:
-        """Add one sample of the class with this index and name: its images [H, W, 3] uint8 from the top, as many for every sample."""
+        """Add a sample: its class's index and name, and its images from the top.
+
+        Images are [H, W, 3] uint8, equally many for every sample.
+        """
         self._classes[index].name = name
         self._classes[index].columns.append([self._thumbnail(image) for image in images])
 

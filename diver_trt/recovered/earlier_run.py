@@ -1,7 +1,8 @@
 """Whether the run that an output folder holds may be resumed, and if not, what differs.
 
-It may if the same images would come of it: bundle, recipe, seed, layout and input are the same, and the version of this tool makes the
-same images. Of the input, images that were left out may differ, because nothing was made of them.
+It may if the same images would come of it: bundle, recipe, seed, layout and input are the same, and
+the version of this tool makes the same images. Of the input, images that were left out may differ,
+because nothing was made of them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from diver_trt.errors import OutputError, printable, shown
 from diver_trt.recovered.journal import Entries
 
 SAME_IMAGES_SINCE = "0.1.0"
-"""The first version whose images are those of this one. A change to the method, to what is read from the input or to the noise sets it to
-the version that is to be released; see CONTRIBUTING.md."""
+"""The first version whose images are those of this one.
+
+A change to the method, to what is read from the input or to the noise sets it to the version that
+is to be released; see CONTRIBUTING.md.
+"""
 
 NAMES = ("source name", "class_map", "tool version")
-"""Fields that two runs of the same images may differ in: names of files and folders, and the version, which is checked apart."""
+"""Fields that two runs of the same images may differ in: names of files and folders, and the
+version, which is checked apart.
+"""
 OF_INPUT = ("source sha256", "source images", "source clipped")
-"""Fields that follow from the images of the input, whose differences are described image by image."""
+"""Fields derived from the input's images; their differences are reported image by image."""
 
 _NAMED = 3
 """How many images a message names of each kind of change."""
@@ -51,7 +57,7 @@ def first_difference(
     ignored: Collection[str] = NAMES,
     prefix: str = "",
 ) -> FirstDifference | None:
-    """Return the first field of `wanted` that differs in `found`, or None; the paths in `ignored` are not compared."""
+    """Return the first field of `wanted` that differs in `found`, or None; skip `ignored` paths."""
     for name, value in wanted.items():
         path, old = f"{prefix}{name}", found.get(name)
         if path in ignored:
@@ -65,7 +71,10 @@ def first_difference(
 
 
 def with_names_of(head: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the head of a run with the fields in `NAMES` as an earlier run recorded them, where those are texts that can be printed."""
+    """Return a run's head with the fields in `NAMES` as an earlier run recorded them.
+
+    Recorded values that are not printable strings are not taken.
+    """
     named: dict[str, Any] = json.loads(json.dumps(head))
     for path in NAMES:
         *outer, name = path.split(" ")
@@ -78,7 +87,10 @@ def with_names_of(head: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
 
 
 def makes_same_images(version: object) -> bool:
-    """Return whether a version of this tool makes the images that this one makes; of a newer one that is not known."""
+    """Return whether another version makes the same images as this one.
+
+    It is unknown for newer versions, so they do not.
+    """
     if version == __version__:
         return True
     release = _release(version)
@@ -144,7 +156,7 @@ def listed_inputs(samples: Entries) -> list[list[Any]]:
 
 
 def inputs_of_journal(head: Mapping[str, Any], entries: Iterable[object]) -> RecordedInputs:
-    """Return the distilled images of a journal: those that its first line lists, or without a list those that have an entry."""
+    """Return the distilled images that a journal's first line lists, else those with an entry."""
     done = {image.key: image for image in inputs_of_entries(entries)}
     values, found = head.get("inputs"), []
     for value in values if isinstance(values, list) else ():
@@ -158,7 +170,7 @@ def inputs_of_journal(head: Mapping[str, Any], entries: Iterable[object]) -> Rec
 
 
 def inputs_of_entries(entries: Iterable[object]) -> list[Input]:
-    """Return the distilled images of the entries of a manifest or a journal; what is damaged is not in it."""
+    """Return the distilled images of a manifest's or journal's entries, without damaged ones."""
     found = []
     for entry in entries:
         if isinstance(entry, dict):
@@ -187,7 +199,8 @@ def require_same_run(
         samples: The samples of this run.
 
     Returns:
-        Whether the input is the same. If not, it differs only in images of which nothing was made, or outside this shard.
+        Whether the input is the same. If not, it differs only in images of which nothing was made,
+        or outside this shard.
 
     Raises:
         OutputError: If the run differs.
@@ -196,12 +209,14 @@ def require_same_run(
         name = different.name
         raise _refusal(
             root,
-            f"a run with {name} {_short(different.found)}, and this one has {name} {_short(different.wanted)}",
+            f"a run with {name} {_short(different.found)}, and this one has {name} "
+            f"{_short(different.wanted)}",
         )
     version = found["tool"].get("version")
     if version != head["tool"]["version"] and not makes_same_images(version):
         raise OutputError(
-            f"{root}: holds a run of version {_short(version)}, whose images may differ from those of {__version__}. Install that version "
+            f"{root}: holds a run of version {_short(version)}, whose images may differ from "
+            f"those of {__version__}. Install that version "
             "to resume it, say --overwrite to begin again, or choose another folder"
         )
     old, new = found["source"], head["source"]
@@ -223,10 +238,12 @@ def require_same_run(
 
 
 def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str:
-    """Return which images of an input were removed, added, changed or given other labels; "" if only some that are left out were.
+    """Return which input images were removed, added, changed or relabelled.
 
-    Images are compared by their key first, so that other names alone are no change, and then by name, since an image that is
-    removed renumbers those after it.
+    The result is "" if only images that are left out differ.
+
+    Images are compared by their key first, so that a renamed image is not a change, and then by
+    name, since an image that is removed renumbers those after it.
     """
     now = {image.key: image for image in current}
     same = {image.key for image in recorded if image.key in now and _is_same(image, now[image.key])}
@@ -267,7 +284,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _refusal(root: Path, what: str) -> OutputError:
     return OutputError(
-        f"{root}: holds {what}; say the same to resume it, --overwrite to begin again, or choose another folder"
+        f"{root}: holds {what}; say the same to resume it, --overwrite to begin again, or choose "
+        "another folder"
     )
 
 

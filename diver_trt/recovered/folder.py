@@ -1,8 +1,8 @@
-"""Writing a recovered dataset into a folder, so that nothing is lost or half-written whenever it ends.
+"""Writing a recovered dataset so that no interruption loses or half-writes anything.
 
-A file appears under its name only when it is whole: first the image, then its line in the journal, at the very end the manifest, which
-replaces the journal. A folder with a journal can be resumed; one with a manifest is finished. Each of the two is flushed to the disk before
-the other is deleted.
+A file appears under its name only when it is whole: first the image, then its line in the journal,
+at the very end the manifest, which replaces the journal. A folder with a journal can be resumed;
+one with a manifest is finished. Each of the two is flushed to the disk before the other is deleted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from diver_trt.recovered.leftovers import delete_run, images_without_journal, is
 from diver_trt.recovered.output_names import OutputNames
 
 SYNC_EVERY = 50
-"""How long a recovery goes on before it flushes its images again, in times that the last flush took: so it costs two percent at most."""
+"""Minimum interval between fsyncs, as a multiple of the last one's duration: at most 2 % overhead."""
 
 
 class DatasetWriter:
@@ -54,7 +54,8 @@ class DatasetWriter:
         root: The folder.
         head: What decides the images, as the journal and the manifest begin.
         done: Keys of the samples that are on disk, or that were left out.
-        lost: How many samples an earlier run recorded whose images are missing or have changed, and are made again.
+        lost: How many samples an earlier run recorded whose images are missing or have changed, and
+            are made again.
         notes: What else was found of an earlier run, in words.
         finished: Whether an earlier run finished the same dataset.
     """
@@ -104,7 +105,7 @@ class DatasetWriter:
         return path
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Append a sample to the journal, when its image is on disk; now and then, see to it that what is there outlasts a power failure.
+        """Append a sample to the journal once its image is written; fsync from time to time.
 
         Raises:
             OutputError: It cannot be written.
@@ -139,7 +140,7 @@ class DatasetWriter:
     def finish(
         self, manifest: Mapping[str, Any], keys: Sequence[str], contact_sheet: Image.Image
     ) -> None:
-        """Write the contact sheet and, last of all, the manifest with the samples of these keys in their order.
+        """Write the contact sheet and, last, the manifest with the samples in the given order.
 
         Raises:
             OutputError: One of them cannot be written.
@@ -168,18 +169,19 @@ def open_output(
     classes: Sequence[Mapping[str, Any]],
     overwrite: bool = False,
 ) -> Iterator[DatasetWriter]:
-    """Hold an output folder: a new or empty one, one in which the same run stopped, or one in which it finished.
+    """Lock an output folder: a new or empty one, or one in which the same run stopped or ended.
 
     Args:
         root: The folder; it is made if need be.
         head: What decides the images. That of an earlier run in the folder must be the same.
-        samples: What is known of each sample, by key. Of the record of an earlier run only engines, problems and hashes are used.
+        samples: What is known of each sample, by key. Of the record of an earlier run only engines,
+            problems and hashes are used.
         classes: The classes, as the manifest lists them.
         overwrite: Whether to delete what an earlier run left there, and begin again.
 
     Raises:
-        OutputError: If the folder holds something else, or an earlier run that differs; if another process is writing there; or if it
-            cannot be written.
+        OutputError: If the folder holds something else, or an earlier run that differs; if another
+            process is writing there; or if it cannot be written.
     """
     made = not root.exists()
     with reported(root, "made"):
@@ -206,7 +208,7 @@ def open_output(
 
 
 def _leave_nothing(root: Path) -> None:
-    """Take the journal away again from a folder in which nothing else is; if there is more, it stays, so that a run can go on there."""
+    """Delete the journal if the folder holds nothing else; otherwise it stays for resuming."""
     with suppress(OSError):
         if all(path.name in (JOURNAL, LOCK) for path in root.iterdir()):
             (root / JOURNAL).unlink()
@@ -232,8 +234,10 @@ class _Run:
                 return self._open_interrupted()
             if is_without_record(self.root, self.samples, self.names):
                 raise OutputError(
-                    f"{self.root}: holds images of a run whose {MANIFEST} is missing, so that what they were made from is not known. "
-                    f"Restore {MANIFEST}, say --overwrite to make the images again, or choose another folder"
+                    f"{self.root}: holds images of a run whose {MANIFEST} is missing, so that "
+                    "what they were made from is not known. "
+                    f"Restore {MANIFEST}, say --overwrite to make the images again, or choose "
+                    "another folder"
                 )
             _require_free(self.root)
         return self._begin()
@@ -248,7 +252,7 @@ class _Run:
         return DatasetWriter(self.root, self.head, journal, lost=lost, notes=notes)
 
     def _open_finished(self) -> DatasetWriter:
-        """Leave a finished run as it is if its manifest is what this run would write, or else make an interrupted one of it."""
+        """Keep a finished run whose manifest this run would write; else make it resumable."""
         manifest = Document.read(self.root / MANIFEST, OutputError)
         values = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
         recorded = RecordedInputs(inputs_of_entries(values), complete=True)
@@ -269,7 +273,8 @@ class _Run:
         lost = len(self.samples) - len(found.kept) - found.retried
         if not (lost or found.retried) and same_input:
             notes.append(
-                f"{MANIFEST} or a file beside the images is not as it was written, and is written again"
+                f"{MANIFEST} or a file beside the images is not as it was written, and is written "
+                "again"
             )
         writer = self._begin(found, lost=lost, notes=notes)
         (self.root / MANIFEST).unlink()
@@ -292,7 +297,7 @@ class _Run:
         }
 
     def _open_interrupted(self) -> DatasetWriter:
-        """Resume an interrupted run with what of it is on disk."""
+        """Resume an interrupted run from what is on disk."""
         journal = Journal(self.root)
         with reported(self.root / JOURNAL, "read"):
             head = journal.head()
@@ -335,7 +340,7 @@ def _listed(manifest: Document, part: str) -> list[object]:
 def _whole_companions(
     root: Path, manifest: Document, names: OutputNames
 ) -> list[dict[str, str]] | None:
-    """Return the files beside the images as a manifest lists them, or None unless they are all that belong there, as they were written."""
+    """Return the companion files as a manifest lists them, or None if any is missing or changed."""
     try:
         listed = {
             entry.text("file"): entry.text("sha256") for entry in manifest.documents("companions")
@@ -365,7 +370,8 @@ def require_usable(root: Path) -> None:
     """Refuse a path, before any work, that no run can write into.
 
     Raises:
-        OutputError: If there is a file, or a folder that cannot be listed, or one that is not empty and has no file that runs leave.
+        OutputError: If there is a file, or a folder that cannot be listed, or one that is not empty
+            and has no file that runs leave.
     """
     with suppress(OSError):
         if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
@@ -382,7 +388,8 @@ def _require_free(root: Path) -> None:
         raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
     if taken:
         raise OutputError(
-            f"{root}: already holds something; choose a new or empty folder for the recovered images"
+            f"{root}: already holds something; choose a new or empty folder for the recovered "
+            "images"
         )
 
 
@@ -395,10 +402,11 @@ def require_apart(output: Path, other: Path, what: str) -> None:
     written, read = resolved(output), resolved(other)
     if written == read or written in read.parents or read in written.parents:
         raise OutputError(
-            f"{output}: overlaps {what} {other}; choose a folder of its own for the recovered images"
+            f"{output}: overlaps {what} {other}; choose a folder of its own for the recovered "
+            "images"
         )
 
 
 def _is_beginning(path: Path) -> bool:
-    """Return whether a file is all that a run leaves that was killed before its journal had a name."""
+    """Return whether a file is what a run leaves if killed before its journal was renamed."""
     return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)

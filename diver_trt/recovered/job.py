@@ -1,7 +1,7 @@
 """A distilled dataset on disk becomes a recovered one on disk: what `diver-trt recover` does.
 
-A `Job` holds what decides the images; `recover_job` recovers those that are not on disk yet. The manifest holds nothing that depends on
-when, in how many runs, or in which batches that was done.
+A `Job` holds what decides the images; `recover_job` recovers those that are not on disk yet. The
+manifest holds nothing that depends on when, in how many runs, or in which batches that was done.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _ASKED = 16
 """Other images that are tried where one cannot be read any more."""
 
 OpenRecoverer = Callable[[int | None, str | None], Recoverer]
-"""Opens the model for a number of images per batch, on an engine; None leaves either choice to it."""
+"""Opens the model for a batch size on an engine; None leaves the choice to the callee."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ class Job:
         layout: How the recovered images are laid out.
         size: Side of the written images in pixels; None keeps the model's.
         shard: The part that is to be done; None is all.
-        skip_bad: Whether an image that cannot be read or recovered is left out instead of ending the recovery.
+        skip_bad: Whether an image that cannot be read or recovered is left out instead of ending
+            the recovery.
         base: The folder that names of images are relative to.
 
     Raises:
@@ -190,7 +191,7 @@ class Job:
         )
 
     def entry(self, sample: Sample) -> dict[str, Any]:
-        """Return what is known of a sample before it is recovered, as the journal and the manifest begin its entry."""
+        """Return a sample's entry as journal and manifest begin it, before it is recovered."""
         soft_label = self.dataset.soft_label
         entry: dict[str, Any] = {
             "key": sample.key,
@@ -204,7 +205,7 @@ class Job:
         return storable(entry)  # type: ignore[no-any-return]
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each sample of this job, where it goes, and why it cannot be read, by key, for `open_output`."""
+        """Return each sample's entry by key: source, destination, and why it cannot be read."""
         files, entries = self.files(), {}
         for sample in self.samples:
             problem = self.checked[sample.position].problem
@@ -228,7 +229,7 @@ class Job:
         return storable(classes)  # type: ignore[no-any-return]
 
     def reason(self, sample: Sample, problem: str) -> str:
-        """Return why a sample is left out, for the manifest: without where the dataset is, and without the name that stands beside it."""
+        """Return why a sample is left out, without the dataset's path or the sample's own name."""
         problem = problem.removeprefix(f"{self.base}/")
         for base in {self.base.absolute(), self.base.resolve()} - {Path(self.base.anchor)}:
             problem = problem.replace(f"{base}/", "")
@@ -238,7 +239,7 @@ class Job:
         return str(storable(rest if colon and is_its_name else problem))
 
     def _source_sha256(self) -> str:
-        """Return a hash of every sample's name, class, content and soft label, over the whole dataset whatever the shard."""
+        """Return a hash of all names, classes, contents and soft labels of the whole dataset."""
         digest, soft_label = hashlib.sha256(), self.dataset.soft_label
         for sample in self.dataset.samples:
             digest.update(
@@ -254,7 +255,9 @@ def _sha256(values: NDArray[np.float32]) -> str:
 
 
 def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
-    """Refuse an output folder that holds something else or overlaps what is read, and a layout that cannot be written, before any work.
+    """Refuse, before any work, an unusable output folder or a layout that cannot be written.
+
+    The folder is unusable if it holds something else or overlaps what is read.
 
     Raises:
         OutputError: If it does, or cannot.
@@ -267,7 +270,9 @@ def check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout)
 
 
 class ModelOpener:
-    """Opens the model of a job: again in half the batch each time that memory runs out, and always on the engine that came first.
+    """Opens the model of a job, with half the batch each time that memory runs out.
+
+    It stays on the engine that was opened first.
 
     Args:
         open_recoverer: Opens it.
@@ -287,7 +292,7 @@ class ModelOpener:
         """Open the model ahead of the first `open`.
 
         Raises:
-            As `open`.
+            BundleError, EngineError, DeviceMemoryError: See `open`.
         """
         self._ready = self.open()
 
@@ -297,7 +302,8 @@ class ModelOpener:
         Raises:
             BundleError: Its files have changed since the export.
             EngineError: The engine cannot run here.
-            DeviceMemoryError: There is no room even for one image at a time, or for the smallest batch that the engine takes.
+            DeviceMemoryError: If there is no room even for one image at a time, or for the smallest
+                batch that the engine takes.
         """
         recoverer, self._ready = self._ready, None
         while recoverer is None:
@@ -342,9 +348,9 @@ def recover_job(
     on_step: Callable[[], None] = lambda: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Path]:
-    """Recover what of a job is not on disk yet, yielding each image's path when it is; at the end write what stands beside the images.
+    """Recover images that are not on disk yet, yielding each path; then write companions.
 
-    When memory runs out, on the device or on the host, the batch is halved and the rest goes on.
+    When memory runs out, on the device or on the host, the batch is halved and the run continues.
 
     Args:
         job: What is to be recovered.
@@ -352,13 +358,14 @@ def recover_job(
         opener: Opens the model.
         on_open: Called with the opened model, again when it is opened anew.
         on_step: Called after every denoising step of every batch.
-        stopping: Asked before every batch; once true, the batch in hand is finished and written, and nothing more is begun.
+        stopping: Asked before every batch; once true, the current batch is finished and written,
+            and nothing more is begun.
 
     Raises:
-        DatasetError: An image is bad, or has changed or vanished since it was looked at, and such are not skipped; or the input as a whole
-            has vanished.
+        DatasetError: An image is bad, or has changed or vanished since it was looked at, and such
+            are not skipped; or the input as a whole has vanished.
         OutputError: A file cannot be written.
-        EngineError: The engine fails, or an image comes to nothing and bad ones are not skipped.
+        EngineError: If the engine fails, or an image is unusable and bad ones are not skipped.
     """
     run = _Run(job, writer, stopping)
     while run.remaining:
@@ -460,7 +467,10 @@ class _Run:
     def _images(
         self, batch: int, taken: deque[Sample], labels: deque[int], keys: deque[str]
     ) -> Iterator[Pixels]:
-        """Yield the images that can be read, and note the sample of each; the recoverer asks for label and key right after the image."""
+        """Yield the readable images and record the sample of each.
+
+        The recoverer requests label and key right after the image.
+        """
         count = 0
         for sample in self.remaining:
             if count % batch == 0 and self._stopping():
@@ -486,12 +496,16 @@ class _Run:
         if images.sha256(sample.position) != checked.sha256:
             path = self._job.base / images.name(sample.position)
             raise DatasetError(
-                f"{path}: has changed while it was being recovered; run again on a copy that stays as it is"
+                f"{path}: has changed while it was being recovered; run again on a copy that "
+                "stays as it is"
             )
         return images.read(sample.position)
 
     def _input_is_gone(self, unreadable: Sample) -> bool:
-        """Return whether no other image can be read any more either, as where a drive went away: that is no fault of one image."""
+        """Return whether the whole input has become unreadable, not only this image.
+
+        An unmounted drive is not the fault of one image.
+        """
         images, checked = self._job.dataset.images, self._job.checked
         others = (
             sample.position
@@ -519,7 +533,10 @@ class _Run:
         return path
 
     def _leave_out(self, sample: Sample, record: dict[str, Any], problem: str) -> None:
-        """Leave out a sample of which the model made nothing; its entry has the engine, so that no later run tries again."""
+        """Leave out a sample whose image is unusable.
+
+        Its entry names the engine, so that no later run retries it.
+        """
         if not self._job.skip_bad:
             raise DatasetError(f"{sample.key}: {problem}")
         try:
@@ -530,7 +547,10 @@ class _Run:
             self._writer.record({**record, "problem": problem})
 
     def _leave_out_unread(self, sample: Sample, error: DatasetError) -> None:
-        """Leave out a sample whose source cannot be read; without an engine in its entry, a later run tries again."""
+        """Leave out a sample whose source cannot be read.
+
+        Its entry names no engine, so that a later run retries it.
+        """
         if not self._job.skip_bad:
             raise error
         problem = self._job.reason(sample, str(error))
@@ -542,7 +562,7 @@ class _Run:
         self._twin, self._looked_for_twin = None, False
 
     def _with_twin(self, sample: Sample) -> RecoveredSample | None:
-        """Recover one sample again with the fp32 bundle of the same model, if one lies beside this one and is of any help."""
+        """Retry one sample with the fp32 bundle of the same model, if there is one beside this."""
         try:
             if not self._looked_for_twin:
                 self._looked_for_twin = True
@@ -578,7 +598,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
     """Return the fp32 bundle of the same model in the same folder, for what overflows in fp16."""
     if bundle.precision == "fp32":
         return None
-    same = ("weights_sha256", "scaling_factor", "noise_schedule", "timestep_frequencies")
+    same = ("weights_sha256", "scaling_factor", "process", "timestep_frequencies")
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
         try:
             if not (folder / "bundle.json").is_file():
@@ -616,7 +636,7 @@ def contact_sheet_path(output: Path) -> Path:
 
 
 def class_title(bundle: Bundle, sample: Sample) -> str:
-    """Return how a class is called on screen: its index, then its name or its class in the model."""
+    """Return a class's title: its index, then its name or its number in the model."""
     name = (
         bundle.class_names[sample.label].split(",")[0]
         if bundle.class_names

@@ -1,9 +1,10 @@
 """The journal of a recovery: what the run is, and a line for every image that is on disk.
 
-The first line holds what decides the images (the bundle, the recipe, the seed, the input) and lists the distilled images. A later run with
-the same first line resumes; one that differs is refused. A line is appended after its image has been renamed to its final name, so a kill
-at any moment costs at most the images of one batch. After a power failure the images are hashed again, and those that were not flushed to
-the disk are made again.
+The first line holds what decides the images (the bundle, the recipe, the seed, the input) and lists
+the distilled images. A later run with the same first line resumes; one that differs is refused. A
+line is appended after its image has been renamed to its final name, so a kill at any moment costs
+at most the images of one batch. After a power loss the images are hashed again, and those that
+were not flushed to the disk are made again.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from diver_trt.files import file_sha256, is_inside, sync_file, writing
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 16 * 1024**2
 MAX_TEXT = 4096
-"""Characters of one text in a journal or a manifest. A longer one is cut, so that every reader takes it."""
+"""Characters of one text in a journal or a manifest.
+
+A longer one is cut, so that every reader takes it.
+"""
 
 Entries = Mapping[str, Mapping[str, Any]]
-"""What is known of each sample before it is recovered, by key: its source, its class, the `file` it is written to, and the `problem` of a
-source that cannot be read."""
+"""What is known of each sample before it is recovered, by key: its source, its class, the `file` it
+is written to, and the `problem` of a source that cannot be read.
+"""
 
 
 class Journal:
@@ -55,7 +60,8 @@ class Journal:
         Args:
             head: What decides the images.
             entries: The samples that are done.
-            inputs: The distilled images, from `listed_inputs`. They are left out where the line would be too long to be read again.
+            inputs: The distilled images, from `listed_inputs`. They are left out where the line
+                would be too long to be read again.
 
         Raises:
             OSError: If it cannot be written.
@@ -69,7 +75,7 @@ class Journal:
                 offset += file.write(_line(entry))
 
     def head(self) -> Document | None:
-        """Return the first line, or None where a power failure left nothing or only a part of it.
+        """Return the first line, or None if a power loss left it empty or truncated.
 
         Raises:
             OutputError: If it is not the first line of a journal.
@@ -82,7 +88,8 @@ class Journal:
             if isinstance(value := json.loads(first), dict):
                 return Document(value, str(self.path), OutputError)
         raise OutputError(
-            f"{self.path}: is not a journal of diver-trt; delete it by hand, or choose another folder"
+            f"{self.path}: is not a journal of diver-trt; delete it by hand, or choose another "
+            "folder"
         )
 
     def values(self) -> Iterator[object]:
@@ -130,9 +137,11 @@ class Verified:
     """What an earlier run recorded, compared with its folder and with the samples of this run.
 
     Attributes:
-        kept: The entry of each sample that need not be done again, by key, with the fields that a new run would write.
+        kept: The entry of each sample that need not be done again, by key, with the fields that a
+            new run would write.
         lost: How many samples are recorded whose image is missing or is not the recorded one.
-        retried: How many samples were left out because their source could not be read, and can be read now.
+        retried: How many samples were left out because their source could not be read, and can be
+            read now.
         ignored: How many records are not of a sample.
     """
 
@@ -147,13 +156,15 @@ def verify(
 ) -> Verified:
     """Compare what an earlier run recorded with its folder.
 
-    Of a record the key, the engine, and either the problem or the hash of the image are used. Everything else follows from `samples`.
+    Of a record the key, the engine, and either the problem or the hash of the image are used.
+    Everything else follows from `samples`.
 
     Args:
         root: The output folder.
         recorded: A value from a journal or a manifest for each sample.
         samples: What is known of each sample.
-        same_input: Whether the run had the same input. If not, an image is kept only where its own source is recorded to be the same.
+        same_input: Whether the run had the same input. If not, an image is kept only where its own
+            source is recorded to be the same.
     """
     kept: dict[str, dict[str, Any]] = {}
     named, retried, ignored = set[str](), set[str](), 0
@@ -185,16 +196,17 @@ def has_same_source(recorded: Mapping[str, Any], known: Mapping[str, Any]) -> bo
 
 
 def _can_be_retried(entry: Document, known: Mapping[str, Any], same: bool) -> bool:
-    """Return whether a sample was left out because of its source, or had another source, and can be read now.
+    """Return whether a sample's source was unreadable or different before and is readable now.
 
-    What the model could not recover (its entry has an engine) fails again, so it is not tried at every run.
+    What the model could not recover (its entry has an engine) fails again, so it is not tried at
+    every run.
     """
     left_out = "problem" in entry and "file" not in entry
     return left_out and "problem" not in known and ("engine" not in entry or not same)
 
 
 def _verified(root: Path, entry: Document, known: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the entry of a sample as a new run would write it, or None if the recorded image or problem cannot be used.
+    """Return the verified entry of a sample, or None if what was recorded does not hold.
 
     Raises:
         OutputError: If a field is missing or of another type.
@@ -215,7 +227,7 @@ def _verified(root: Path, entry: Document, known: Mapping[str, Any]) -> dict[str
 
 
 def is_there(root: Path, name: str, sha256: str) -> bool:
-    """Return whether a file in a folder has a hash; a symlink or a file that cannot be read does not count."""
+    """Return whether a regular, readable file in a folder has the given hash."""
     path = root / name
     try:
         return (
@@ -229,7 +241,9 @@ def is_there(root: Path, name: str, sha256: str) -> bool:
 
 
 def storable(value: Any) -> Any:
-    """Return a JSON value whose texts every reader of journals and manifests takes: on one line, of at most `MAX_TEXT` characters.
+    """Return a JSON value whose strings are printable and at most `MAX_TEXT` characters.
+
+    Every reader of journals and manifests accepts them.
 
     File names may hold line breaks, escape sequences and bytes that are not UTF-8.
     """

@@ -1,4 +1,4 @@
-"""What earlier runs left in an output folder: which of its files are theirs, and deleting them for `--overwrite`."""
+"""Files that earlier runs left in an output folder, and deleting them for `--overwrite`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from diver_trt.recovered.output_names import OutputNames
 
 
 def images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:
-    """Return how many images a run has left whose journal a power failure emptied.
+    """Return how many images a run left whose journal was lost in a power loss.
 
     Raises:
-        OutputError: If the folder holds files that this run would not write, or would not have written yet.
+        OutputError: If the folder holds files that this run would not write, or would not have
+            written yet.
     """
     images, others = _images_and_others(root, samples, names)
     for name in others:
         if not (images and _is_beside(name, names)):
-            what = f"{root / JOURNAL}: is empty, as after a power failure, and beside it lies {shown(repr(name))}"
             raise OutputError(
-                f"{what}, which is not of such a run; move it elsewhere to resume, or choose another folder"
+                f"{root / JOURNAL}: empty, as after a power loss, and beside it is "
+                f"{shown(repr(name))}, which no run writes; move it elsewhere to resume, or "
+                "choose another folder"
             )
     return len(images)
 
 
 def is_without_record(root: Path, samples: Entries | None, names: OutputNames) -> bool:
-    """Return whether a folder holds a finished run, and nothing else, whose manifest was deleted."""
+    """Return whether a folder holds nothing but a finished run whose manifest was deleted."""
     images, others = _images_and_others(root, samples, names)
     beside = all(_is_beside(name, names) for name in others)
     return bool(images) and beside and CONTACT_SHEET in others
@@ -54,11 +56,12 @@ def _images_and_others(
 
 
 def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
-    """Delete what an earlier run of ours wrote, but for its journal, and return whether there was one.
+    """Delete the files of an earlier run, except its journal; return whether there was one.
 
-    Of a finished run that is what its manifest lists. Of any other run it is every file with a name that the run gives, since it may have
-    been killed between writing a file and its line; if its journal is lost, the names are those of the run that is to begin. A journal
-    marks the folder as ours until the end, so that this can be interrupted at any moment.
+    Of a finished run that is what its manifest lists. Of any other run it is every file with a name
+    that the run gives, since it may have been killed between writing a file and its line; if its
+    journal is lost, the names are those of the run that is to begin. A journal marks the folder as
+    ours until the end, so that this can be interrupted at any moment.
 
     Raises:
         OutputError: If the folder is not of ours, or its manifest lists files that no run writes.
@@ -70,7 +73,7 @@ def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     if not (root / JOURNAL).is_file():
         if not is_without_record(root, samples, names):
             return False
-        (root / JOURNAL).touch(exist_ok=False)  # empty, as after a power failure
+        (root / JOURNAL).touch(exist_ok=False)  # empty, as after a power loss
     with reported(root / JOURNAL, "read"):
         found = Journal(root).head()
     names = names if found is None else _names_of_ours(found)
@@ -91,7 +94,8 @@ def _delete_finished(root: Path) -> None:
     ]
     if not_ours:
         raise OutputError(
-            f"{root / MANIFEST}: lists {shown(repr(not_ours[0]))}, which no such run writes; delete the folder by hand"
+            f"{root / MANIFEST}: lists {shown(repr(not_ours[0]))}, which no such run writes; "
+            "delete the folder by hand"
         )
     names.refuse_links(root)
     derived = ("samples", "skipped", "companions", "classes")

@@ -1,7 +1,7 @@
 """Shards of a recovery become one recovered dataset: what `diver-trt merge` does.
 
-The images and the manifest are those of a recovery in one go. The distilled images need not be at hand, so the contact sheet shows the
-recovered ones only.
+The images and the manifest are those of a recovery in one go. The distilled images need not be at
+hand, so the contact sheet shows the recovered ones only.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         overwrite: Whether to delete what an earlier run left in the output, and begin again.
 
     Raises:
-        DatasetError: If a folder is not a shard or an unfinished one, if a shard or a sample is missing or given twice, if the shards are
-            of different recoveries, or if a file is missing, has changed or is not what the manifest says.
+        DatasetError: If a folder is not a shard or an unfinished one, if a shard or a sample is
+            missing or given twice, if the shards are of different recoveries, or if a file is
+            missing, has changed or is not what the manifest says.
         OutputError: If the output cannot be written, or holds something else.
     """
     shards = open_shards(folders)

@@ -1,4 +1,4 @@
-"""A distilled dataset in, a folder of recovered images out, in one call: what `diver-trt recover` does."""
+"""A distilled dataset in, a folder of recovered images out: what `diver-trt recover` does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError, UsageError, shown
 from diver_trt.manifest import unlisted_note
 from diver_trt.method.noise import checked_seed
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.folder import DatasetWriter, open_output
 from diver_trt.recovered.job import (
@@ -42,7 +42,9 @@ Note = Callable[[str], None]
 """Receives one line of text."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Receives a phase, `"checking"` or `"recovering"`, how much of it is done, and of how much; images, then denoising steps of batches."""
+"""Receives a phase, `"checking"` or `"recovering"`, how much of it is done, and of how much;
+images, then denoising steps of batches.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,10 @@ class Recovery:
     Attributes:
         output: The folder of recovered images.
         total: Images that belong there.
-        done: Images that are dealt with, by this run or an earlier one; fewer than `total` if the run was stopped.
-        skipped: Of these, the entries of the images that were left out, each with its `source` and `problem`; as in the manifest.
+        done: Images that are dealt with, by this run or an earlier one; fewer than `total` if the
+            run was stopped.
+        skipped: Of these, the entries of the images that were left out, each with its `source` and
+            `problem`; as in the manifest.
         engine: The engine that was opened, or None if everything was done already.
         batch: Images per batch, or None.
         seconds: How long it took.
@@ -105,15 +109,17 @@ def recover(
     on_progress: OnProgress = lambda *_: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Recovery:
-    """Recover a distilled dataset into a folder, or resume where an earlier call with the same arguments stopped.
+    """Recover a distilled dataset into a folder, or resume an earlier call with these arguments.
 
     Args:
-        source: Distilled images: class folders, or a method's own tensors (.pt, .npz, .safetensors); `"digits"` are those that come along.
+        source: Distilled images: class folders, or a method's own tensors (.pt, .npz,
+            .safetensors); `"digits"` are those that come along.
         output: New or empty folder, or that of the same recovery.
         bundle: The exported model, opened or its folder; None is the digits model.
         recipe: The method's settings, or the name of a preset; None is the paper's.
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
-        classes: Which classes these are: a subset of ImageNet, a file, or `"model"`; None leaves it to the files, as do the next four.
+        classes: Which classes these are: a subset of ImageNet, a file, or `"model"`; None leaves it
+            to the files, as do the next four.
         format: Who wrote it, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
@@ -122,14 +128,17 @@ def recover(
         size: Side of the written images in pixels; None keeps the model's.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
         batch: Images per batch; None leaves it to the engine.
-        memory_budget: Limit on engine memory for `"rtx"` and `"trt"`, in bytes or as a text such as `"2GB"`.
+        memory_budget: Limit on engine memory for `"rtx"` and `"trt"`, in bytes or as a text such as
+            `"2GB"`.
         trust: Whether engines that were built elsewhere may run.
         shard: The part of the set to recover, such as `"3/8"`.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
         overwrite: Whether to delete what an earlier run left, and begin again.
-        on_note: Receives what is found and what happens. Without it, doubts about the dataset are Python warnings, the rest is dropped.
+        on_note: Receives what is found and what happens. Without it, doubts about the dataset are
+            Python warnings, the rest is dropped.
         on_progress: Receives how far it has come.
-        stopping: Asked before every batch; once true, the batch in hand is finished and written, and the call returns.
+        stopping: Asked before every batch; once true, the current batch is finished and written,
+            and the call returns.
 
     Raises:
         UsageError: If an argument does not exist, is out of range or contradicts another.
@@ -150,7 +159,7 @@ def recover(
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     settings, target = _recipe(recipe), Path(output)
     model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
-    step_table(model.noise_schedule, settings, model.layout)  # refuses what does not fit the model
+    Schedule(model.process, settings, model.layout)  # refuses what does not fit the model
 
     dataset = read_dataset(find_source(Path(source)), model, reading)
     check_output(dataset, model, target, LAYOUTS[layout])
@@ -184,7 +193,8 @@ def recover(
 
     opener = ModelOpener(open_model, count, batch)
     if overwrite:
-        opener.prepare()  # nothing is deleted before it is sure that something can come in its place
+        # nothing is deleted before it is sure that something can come in its place
+        opener.prepare()
     opening = open_output(
         target, job.head(), samples=job.entries(), classes=job.classes(), overwrite=overwrite
     )
@@ -211,7 +221,7 @@ def recover(
 
 
 class Notes:
-    """Where notes go: to the caller, or, if nobody receives them, doubts about the input to Python's warnings.
+    """Receiver of notes; without one, doubts about the input become Python warnings.
 
     Args:
         receive: Receives one line of text, or None.
@@ -261,7 +271,8 @@ def check_images(
         on_progress("checking", len(checked), len(dataset.samples))
     if clipped := mean_clipped(checked):
         notes.doubt(
-            f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped optimisation leaves them, and are clipped"
+            f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped "
+            "optimisation leaves them, and are clipped"
         )
     return checked
 
@@ -280,7 +291,7 @@ def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes)
 
 
 class _Watch:
-    """Says on what a recovery runs, each time that the model is opened, and counts its steps from there."""
+    """Reports the engine each time the model is opened, and counts the steps from there."""
 
     engine: str | None = None
     batch: int | None = None
@@ -298,7 +309,8 @@ class _Watch:
         self._step, self._steps = 0, batches * recoverer.steps_per_batch
         self._on_progress("recovering", 0, self._steps)
         self._notes.say(
-            f"recovering on {recoverer.engine} in {batches} batches of up to {recoverer.batch}, {recoverer.steps_per_batch} steps each"
+            f"recovering on {recoverer.engine} in {batches} batches of up to {recoverer.batch}, "
+            f"{recoverer.steps_per_batch} steps each"
         )
         if recoverer.memory:
             peak = format_bytes(recoverer.memory.peak_bytes)

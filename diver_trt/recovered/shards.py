@@ -1,4 +1,7 @@
-"""The shards of a recovery, read and compared before they are merged. They come from other machines, so everything in them is checked."""
+"""The shards of a recovery, read and compared before they are merged.
+
+They come from other machines, so everything in them is checked.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ def open_shards(folders: Sequence[Path]) -> list[RecoveredFolder]:
     """Read the manifests of all shards of one recovery, and return them in order.
 
     Raises:
-        DatasetError: If a folder is not a finished shard, or its manifest is damaged; if a shard is missing or given twice; or if they
-            are of different recoveries.
+        DatasetError: If a folder is not a finished shard, or its manifest is damaged; if a shard is
+            missing or given twice; or if they are of different recoveries.
     """
     return _in_order([_open_shard(folder) for folder in folders])
 
@@ -70,16 +73,18 @@ def _open_shard(folder: Path) -> RecoveredFolder:
     """Read the manifest of a shard, and check what merging needs of it.
 
     Raises:
-        DatasetError: There is none, it is damaged, or it is not of a shard.
+        DatasetError: If it is missing, damaged, or not a shard's.
     """
     path = folder / MANIFEST
     if not path.is_file():
         if (folder / JOURNAL).is_file():
             raise DatasetError(
-                f"{folder}: is a shard that has not come to its end; run the same command again to finish it first"
+                f"{folder}: is a shard that has not come to its end; run the same command again "
+                "to finish it first"
             )
         raise DatasetError(
-            f"{folder}: is not a shard (it has no {MANIFEST}); name folders that `diver-trt recover … --shard` wrote"
+            f"{folder}: is not a shard (it has no {MANIFEST}); name folders that `diver-trt "
+            "recover … --shard` wrote"
         )
     shard = open_recovered(folder)
     _require_plain(path, shard.manifest)
@@ -139,7 +144,8 @@ def _require_plain(path: Path, manifest: Entry) -> None:
             if isinstance(value, dict):
                 if odd := [name for name in value if not name.isprintable() or shown(name) != name]:
                     raise DatasetError(
-                        f"{path}: has a field {shown(odd[0])}, which no recovery writes; recover it again"
+                        f"{path}: has a field {shown(odd[0])}, which no recovery writes; recover "
+                        "it again"
                     )
                 inner.extend(value.values())
             elif isinstance(value, list):
@@ -147,7 +153,8 @@ def _require_plain(path: Path, manifest: Entry) -> None:
         values = inner
     if any(isinstance(value, (dict, list)) for value in values):
         raise DatasetError(
-            f"{path}: has values nested more than {_MAX_DEPTH} deep, which no recovery writes; recover it again"
+            f"{path}: has values nested more than {_MAX_DEPTH} deep, which no recovery writes; "
+            "recover it again"
         )
 
 
@@ -160,11 +167,13 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
         number, of = shard.manifest["shard"]["number"], shard.manifest["shard"]["of"]
         if of != (expected := first.manifest["shard"]["of"]):
             raise DatasetError(
-                f"{first.root} and {shard.root}: are cut into {expected} and {of} shards; expected one cut"
+                f"{first.root} and {shard.root}: are cut into {expected} and {of} shards; "
+                "expected one cut"
             )
         if number in by_number:
             raise DatasetError(
-                f"{by_number[number].root} and {shard.root}: are both shard {number}/{of}; give each once"
+                f"{by_number[number].root} and {shard.root}: are both shard {number}/{of}; give "
+                "each once"
             )
         by_number[number] = shard
     of = first.manifest["shard"]["of"]
@@ -178,17 +187,20 @@ def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, commo
     both = f"{first.root} and {shard.root}"
     if different := first_difference(shard.manifest, common, (*NAMES, *OF_INPUT)):
         raise DatasetError(
-            f"{both}: are of different recoveries, their {different.name} differs; name those of one"
+            f"{both}: are of different recoveries, their {different.name} differs; name those of "
+            "one"
         )
     if different := first_difference(shard.manifest, common):
         raise DatasetError(
-            f"{both}: are of different inputs, their {different.name} differs. Run the command of each shard again on the same input: it "
+            f"{both}: are of different inputs, their {different.name} differs. Run the command of "
+            "each shard again on the same input: it "
             "keeps what is done, or names the images that differ"
         )
     versions = [part.manifest["tool"]["version"] for part in (first, shard)]
     if versions[0] != versions[1] and not all(map(makes_same_images, versions)):
         raise DatasetError(
-            f"{both}: are of versions {shown(versions[0])} and {shown(versions[1])}, whose images may differ; recover both with one"
+            f"{both}: are of versions {shown(versions[0])} and {shown(versions[1])}, whose images "
+            "may differ; recover both with one"
         )
 
 
@@ -210,13 +222,15 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
         index, number = map(int, key.split("/"))
         if number != numbers[index]:
             raise DatasetError(
-                f"sample {index:05d}/{numbers[index]:05d}: missing, but {key} is there; recover the shards again"
+                f"sample {index:05d}/{numbers[index]:05d}: missing, but {key} is there; recover "
+                "the shards again"
             )
         numbers[index] += 1
     manifest, of = shards[0].manifest, len(shards)
     if unused := [entry["index"] for entry in manifest["classes"] if entry["index"] not in numbers]:
         raise DatasetError(
-            f"{shards[0].root / MANIFEST}: lists class {unused[0]}, of which there is no sample; recover the shards again"
+            f"{shards[0].root / MANIFEST}: lists class {unused[0]}, of which there is no sample; "
+            "recover the shards again"
         )
     files = image_paths(
         LAYOUTS[manifest["layout"]["name"]],
@@ -227,11 +241,13 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
         for entry in (*shard.manifest["samples"], *shard.manifest["skipped"]):
             if entry["key"] not in own:
                 raise DatasetError(
-                    f"{shard.root}: has sample {entry['key']}, which belongs to another shard; recover the shards again"
+                    f"{shard.root}: has sample {entry['key']}, which belongs to another shard; "
+                    "recover the shards again"
                 )
             if "file" in entry and entry["file"] != files[entry["key"]]:
                 raise DatasetError(
-                    f"{shard.root}: has sample {entry['key']} in {entry['file']}, expected {files[entry['key']]}; recover this shard again"
+                    f"{shard.root}: has sample {entry['key']} in {entry['file']}, expected "
+                    f"{files[entry['key']]}; recover this shard again"
                 )
 
 
@@ -248,7 +264,8 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     if double := [key for key, roots in holders.items() if len(roots) > 1]:
         roots = dict.fromkeys(str(root) for root in holders[double[0]])
         raise DatasetError(
-            f"sample {_named(double, len(double))}: more than once, in {' and '.join(roots)}; recover the shards again"
+            f"sample {_named(double, len(double))}: more than once, in {' and '.join(roots)}; "
+            "recover the shards again"
         )
     images, of = shards[0].manifest["source"]["images"], len(shards)
     for position, shard in enumerate(shards):
@@ -260,7 +277,8 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
                 else ""
             )
             raise DatasetError(
-                f"{shard.root}: has {found} samples, expected {expected}{lacks}; recover this shard again with --overwrite"
+                f"{shard.root}: has {found} samples, expected {expected}{lacks}; recover this "
+                "shard again with --overwrite"
             )
     files = Counter(entry["file"] for shard in shards for entry in shard.manifest["samples"])
     if double := [name for name, count in files.items() if count > 1]:
@@ -270,7 +288,7 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
 
 
 def _missing(keys: Iterable[str], classes: Sequence[Entry]) -> str:
-    """Say which samples are missing, as far as the numbers tell in which those of each class are counted: not if it is the last."""
+    """Return which samples are missing, as far as gaps in the numbering show; not the last ones."""
     numbers: dict[int, list[int]] = {entry["index"]: [] for entry in classes}
     for key in keys:
         index, number = map(int, key.split("/"))
@@ -307,7 +325,8 @@ def _existing(root: Path, name: str) -> Path:
     path = root / name
     if not path.is_file():
         raise DatasetError(
-            f"{path}: missing, but the manifest lists it; run the shard's command again, which makes it anew"
+            f"{path}: missing, but the manifest lists it; run the shard's command again, which "
+            "makes it anew"
         )
     if not path.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"{path}: is a link out of the shard; copy what it points to")
@@ -317,7 +336,8 @@ def _existing(root: Path, name: str) -> Path:
 def _require_hash(path: Path, sha256: str) -> None:
     if file_sha256(path) != sha256:
         raise DatasetError(
-            f"{path}: is not the file that was written; run the shard's command again, which makes it anew"
+            f"{path}: is not the file that was written; run the shard's command again, which "
+            "makes it anew"
         )
 
 
@@ -334,7 +354,8 @@ def require_image(root: Path, entry: Entry, side: int) -> None:
             head = file.read(24)
     if head[:8] != _PNG or head[16:] != struct.pack(">II", side, side):
         raise DatasetError(
-            f"{path}: is not a PNG image of {side} x {side} pixels, as the manifest says; recover the shard again"
+            f"{path}: is not a PNG image of {side} x {side} pixels, as the manifest says; recover "
+            "the shard again"
         )
 
 
@@ -342,8 +363,8 @@ def soft_labels_of(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | N
     """Return the soft labels of all shards, which each wrote for its own samples, [n, classes].
 
     Raises:
-        DatasetError: If a file is not the one that was written, if its values are not finite or not those of its samples, or if some
-            shards have soft labels and others have none.
+        DatasetError: If a file is not the one that was written, if its values are not finite or not
+            those of its samples, or if some shards have soft labels and others have none.
     """
     parts: list[NDArray[np.float32]] = []
     for shard in shards:
@@ -359,17 +380,19 @@ def soft_labels_of(shards: Sequence[RecoveredFolder]) -> NDArray[np.float32] | N
             parts.append(np.empty((0, 0), np.float32))
     if len({part.shape[1] for part in parts}) > 1:
         raise DatasetError(
-            "some shards have soft labels and some have none, or for other classes; recover them again from the same files"
+            "some shards have soft labels and some have none, or for other classes; recover them "
+            "again from the same files"
         )
     return np.concatenate(parts) if any(part.size for part in parts) else None
 
 
 def _require_rows(path: Path, rows: NDArray[np.float32], manifest: Entry) -> None:
-    """Require a column for every class, and each row to be the soft label of its sample, as far as the manifest has its hash."""
+    """Require a column per class, and rows whose hashes match the manifest where it has them."""
     largest = max(entry["index"] for entry in manifest["classes"])
     if rows.shape[1] <= largest:
         raise DatasetError(
-            f"{path}: has {rows.shape[1]} columns, expected one for each class, 0 to {largest}; recover the shard again"
+            f"{path}: has {rows.shape[1]} columns, expected one for each class, 0 to {largest}; "
+            "recover the shard again"
         )
     for row, entry in zip(rows, manifest["samples"], strict=True):
         expected = entry.get("soft_label_sha256")
@@ -394,7 +417,8 @@ def read_soft_labels(path: Path, rows: int) -> NDArray[np.float32]:
                 else np.lib.format.read_array_header_2_0
             )
             shape, fortran, dtype = read_header(file)
-        except Exception as cause:  # numpy's readers raise ValueError, EOFError, SyntaxError, TokenError … on damaged files
+        # numpy's readers raise ValueError, EOFError, SyntaxError, TokenError … on damaged files
+        except Exception as cause:
             raise DatasetError(
                 f"{path}: holds no array of soft labels; recover the shard again"
             ) from cause
@@ -409,7 +433,8 @@ def read_soft_labels(path: Path, rows: int) -> NDArray[np.float32]:
         ):
             found = shown(f"{dtype}{list(shape)} in {whole:,} bytes")
             raise DatasetError(
-                f"{path}: holds {found}, expected float32[{rows}, classes] and no more; recover the shard again"
+                f"{path}: holds {found}, expected float32[{rows}, classes] and no more; recover "
+                "the shard again"
             )
         values = np.frombuffer(file.read(whole), np.float32).reshape(shape)
     if not np.isfinite(values).all():

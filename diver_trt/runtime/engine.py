@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 
 Latents = NDArray[np.float32]
-Modulations = NDArray[np.generic]
+Conditions = NDArray[np.generic]
 
 
 DEFAULT_BATCH = 8
@@ -77,14 +77,14 @@ class Placement:
 class Engine(Protocol):
     """One network of a bundle, opened for a fixed batch, its buffers allocated then.
 
-    A protocol and not a base class: ONNX Runtime's and TensorRT's engines implement it here, torch's only in comparisons, and they share no
-    code.
+    A protocol and not a base class: ONNX Runtime's and TensorRT's engines implement it here,
+    torch's only in comparisons, and they share no code.
     """
 
     batch: int
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
-        """Copy values of exactly the input's type and shape into its buffer; raises EngineError otherwise."""
+        """Copy values of exactly the input's type and shape into its buffer, else EngineError."""
 
     def run(self) -> None:
         """Run the network once on what its input buffers hold."""
@@ -97,27 +97,32 @@ class Engine(Protocol):
 
 
 class Denoiser(Protocol):
-    """All denoising steps of a batch: the loop belongs to the backend, which may replay it as one CUDA graph."""
+    """All denoising steps of a batch; a backend may replay them as one CUDA graph."""
 
     @property
     def stepwise(self) -> bool:
-        """Whether `latent` shows every step while `run` counts; a replayed graph only shows the last one."""
+        """Whether `latent` shows every step of `run`; a replayed graph only shows the last one."""
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
     ) -> None:
-        """Take a batch: latents [batch, c, h, w] float32, each image's modulations of all steps [steps, M], and the null class's."""
+        """Load a batch.
+
+        Latents are [batch, c, h, w] float32; conditions of all steps, [steps, M], per image and
+        null class.
+        """
 
     def run(self) -> Iterator[int]:
         """Run the steps from the first down to 1, yielding each one's number when it is done."""
 
     def latent(self) -> Latents:
-        """Return the latent after the last step that is done, [batch, c, h, w] float32; the next step overwrites it."""
+        """Return the current latent, [batch, c, h, w] float32; the next step overwrites it."""
 
     def step(self, k: int, latent: Latents) -> Latents:
-        """Run step k alone, with the loaded batch's anchor and modulations, on a latent of the caller's.
+        """Run step k alone on another latent, with the loaded batch's anchor and conditions.
 
-        Comparisons ask every engine for the same step of the same latent this way. The next `run` needs a `load` before it.
+        Comparisons ask every engine for the same step of the same latent this way. The next `run`
+        needs a `load` before it.
 
         Returns:
             The next latent, [batch, c, h, w] float32; the next step overwrites it.
@@ -128,16 +133,16 @@ class Denoiser(Protocol):
 
 
 class Session(Protocol):
-    """A bundle opened on one backend for one batch size: it opens networks, and owns what they share."""
+    """A bundle opened on one backend for one batch size; it owns what its networks share."""
 
     name: str
     batch: int
 
     def open(self, network: NetworkName) -> Engine:
-        """Open the encoder, the conditioner or the decoder for what they take in one run (`diver_trt.bundle.run_size`)."""
+        """Open the encoder, conditioner or decoder for one run (`diver_trt.bundle.run_size`)."""
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:
-        """Open the denoiser for the steps from `steps` down to 1 of a step table, [K, C] float32."""
+        """Open the denoiser for steps `steps` down to 1 of a step table, [K, C] float32."""
 
     def close(self) -> None:
         """Free what the networks share; they must be closed already."""
@@ -158,7 +163,7 @@ class Opened:
 
 @contextmanager
 def within_host_memory() -> Iterator[None]:
-    """Let want of host memory be the error after which a recovery goes on in smaller batches.
+    """Re-raise MemoryError as DeviceMemoryError, so that the caller retries a smaller batch.
 
     Raises:
         DeviceMemoryError: The block raised a MemoryError.
@@ -179,6 +184,7 @@ def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.gene
     """
     if values.dtype != buffer.dtype or values.shape != buffer.shape:
         raise EngineError(
-            f"{name}: got {describe(values)}, but the engine was opened for {describe(buffer)}; open it for that batch, or convert"
+            f"{name}: got {describe(values)}, but the engine was opened for {describe(buffer)}; "
+            "open it for that batch, or convert"
         )
     np.copyto(buffer, values)

@@ -1,7 +1,7 @@
 """DIVER on a device: encode, condition, denoise, decode, one batch of images at a time.
 
-The engines hold every buffer; between two denoising steps the runtime copies one row of two tables and does no arithmetic.
-Latents are [n, c, h, w] float32, images uint8 [H, W, 3].
+The engines hold every buffer; between two denoising steps the runtime copies one row of two tables
+and does no arithmetic. Latents are [n, c, h, w] float32, images uint8 [H, W, 3].
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, RecipeError, shown
-from diver_trt.method.inheritance import start_latent
 from diver_trt.method.noise import checked_seed
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends import find_backend
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.engine import (
+    Conditions,
     Denoiser,
     Engine,
     Latents,
-    Modulations,
     Opened,
     Placement,
     Session,
@@ -46,7 +45,9 @@ if TYPE_CHECKING:
 
 CHUNK_IMAGES = 64
 CHUNK_CLASSES = 16
-"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's modulations are 20 MB per class in fp16."""
+"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's conditions are
+20 MB per class in fp16.
+"""
 
 
 FLAT_LEVELS = 2
@@ -58,10 +59,12 @@ class RecoveredSample:
     """One recovered image.
 
     Attributes:
-        key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of class 3.
+        key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of
+            class 3.
         label: Its class in the model.
         image: Pixels, [H, W, 3] uint8.
-        problem: Why the image is none that anybody wants, or None; only with `keep_bad`.
+        problem: Why the image is unusable (not finite, or of a single colour), or None. Only with
+            `keep_bad`.
     """
 
     key: str
@@ -73,8 +76,9 @@ class RecoveredSample:
 class Recoverer:
     """A bundle and a recipe, ready to recover images.
 
-    Several threads may use one Recoverer: they take turns, one batch (with networks loaded phase by phase, one chunk of batches) at a time,
-    and each gets the images that it would get alone. A process that was forked from the one that opened it may not use it.
+    Several threads may use one Recoverer: they take turns, one batch (with networks loaded phase by
+    phase, one chunk of batches) at a time, and each gets the images that it would get alone. A
+    process that was forked from the one that opened it may not use it.
 
     Example:
         >>> with Recoverer(Bundle.open("engines/digits"), Recipe(), batch=8) as recoverer:
@@ -85,11 +89,13 @@ class Recoverer:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
         engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
-        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight. On ONNX Runtime it is never more than
-            there are images. It changes speed and memory; on the CPU never the result.
+        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight.
+            On ONNX Runtime it is never more than there are images. It changes speed and memory; on
+            the CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
-        trust: Whether TensorRT engines that were not built on this machine may run; they are remembered, so once is enough.
+        trust: Whether TensorRT engines that were not built on this machine may run; they are
+            remembered, so once is enough.
 
     Attributes:
         engine: Name of the engine that was opened.
@@ -99,7 +105,7 @@ class Recoverer:
     Raises:
         BundleError: A network's files have changed since the export.
         EngineError: The engine cannot run here.
-        DeviceMemoryError: There is no room for such a batch, on the device or on the host.
+        DeviceMemoryError: If the device or the host has no room for such a batch.
         RecipeError: If `recipe` is not a Recipe, or does not fit the model.
         UsageError: If there is no such engine, or a number is out of range.
     """
@@ -117,21 +123,17 @@ class Recoverer:
     ) -> None:
         if not isinstance(bundle, Bundle):
             raise BundleError(
-                f"bundle is {shown(repr(bundle))} ({type(bundle).__name__}); expected a Bundle, from Bundle.open"
+                f"bundle is {shown(repr(bundle))} ({type(bundle).__name__}); expected a Bundle, "
+                "from Bundle.open"
             )
         if recipe is not None and not isinstance(recipe, Recipe):
             raise RecipeError(
-                f"recipe is {shown(repr(recipe))} ({type(recipe).__name__}); expected a Recipe, such as PRESETS['paper']"
+                f"recipe is {shown(repr(recipe))} ({type(recipe).__name__}); expected a Recipe, "
+                "such as PRESETS['paper']"
             )
         self.bundle, self.recipe = bundle, recipe or Recipe()
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
-        self._table = step_table(bundle.noise_schedule, self.recipe, bundle.layout).astype(
-            np.float32
-        )
-        self._timesteps = bundle.noise_schedule.timesteps(self.recipe.steps)[
-            : self.recipe.start_step
-        ]
-        self._abar = bundle.noise_schedule.respaced(self.recipe.steps)
+        self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
         with within_host_memory():
             placement = Placement(
                 engine=engine,
@@ -150,7 +152,7 @@ class Recoverer:
             except MemoryError:
                 self.close()
                 raise
-        self._modulations: dict[int, Modulations] = {}
+        self._conditions: dict[int, Conditions] = {}
 
     def __enter__(self) -> Recoverer:
         return self
@@ -183,24 +185,27 @@ class Recoverer:
         """Recover images, batch by batch, in the order they come.
 
         Args:
-            images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3] or of PIL images without transparency; other sizes
-                than the model's are resized. What is kept of them is copied, so an iterable may reuse its buffer.
+            images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3] or of PIL
+                images without transparency; other sizes than the model's are resized. What is kept
+                of them is copied, so an iterable may reuse its buffer.
             labels: The model's class of each image, [n] whole numbers.
             seed: Seed of the noise, from -2^63 to 2^63 - 1.
-            keys: Name of each sample, which its noise follows from, each once; by default its class and its number within the class.
+            keys: Name of each sample, which its noise follows from, each once; by default its class
+                and its number within the class.
             noise: The noise itself, float32 [n, c, h, w], instead of the seed's.
-            keep_bad: Whether an image that comes out with values that are no numbers, or all in one colour, is yielded with its `problem`
-                instead of ending the recovery.
+            keep_bad: Whether an image that comes out with NaN or infinite values, or all in one
+                colour, is yielded with its `problem` instead of ending the recovery.
             on_step: Called after every denoising step of every batch, for a progress bar.
 
         Yields:
             The recovered samples.
 
         Raises:
-            DatasetError: If an image, label, key or noise does not fit the model, or their numbers differ.
+            DatasetError: If an image, label, key or noise does not fit the model, or their numbers
+                differ.
             UsageError: If the seed is not such a number.
-            EngineError: If the engine fails, an image comes out with NaN or infinite values, or this process was forked from the one that
-                opened the engine.
+            EngineError: If the engine fails, an image comes out with NaN or infinite values, or
+                this process was forked from the one that opened the engine.
             DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
         """
         samples = checked_samples(
@@ -213,7 +218,8 @@ class Recoverer:
     ) -> Iterator[RecoveredSample]:
         with within_host_memory():
             for batches in self._chunks(samples):
-                # The lock is never held at a yield: a generator that is left half-way would keep it.
+                # The lock is never held at a yield: a generator that is left half-way would keep
+                # it.
                 with self._taking_turns():
                     decoded = self._recover_chunk(batches, on_step)
                 for batch, images in zip(batches, decoded, strict=True):
@@ -230,9 +236,8 @@ class Recoverer:
         self._condition({sample.label for batch in batches for sample in batch})
         finals = []
         for batch, anchor in zip(batches, anchors, strict=True):
-            start = start_latent(
-                anchor, np.stack([sample.noise for sample in batch]), self._abar, self.recipe
-            )
+            noise = np.stack([sample.noise for sample in batch])
+            start = self._schedule.start(anchor, noise)
             for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
                 on_step()
             finals.append(self.latent[: len(batch)].copy())
@@ -243,11 +248,13 @@ class Recoverer:
         """Let no other thread use the engines during the block.
 
         Raises:
-            EngineError: If this process was forked from the one that opened them: their threads are not in it.
+            EngineError: If this process was forked from the one that opened them: their threads are
+                not in it.
         """
         if os.getpid() != self._process:
             raise EngineError(
-                f"the recoverer was opened in process {self._process} and this one, {os.getpid()}, was forked from it; "
+                f"the recoverer was opened in process {self._process} and this one, "
+                f"{os.getpid()}, was forked from it; "
                 "open a Recoverer in each process"
             )
         with self._lock:
@@ -274,7 +281,7 @@ class Recoverer:
             return np.concatenate(latents)
 
     def denoise(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
-        """Run the steps from `start_step` down to 1 on at most `batch` latents, yielding each step's number when it is done.
+        """Run steps `start_step` down to 1 on at most `batch` latents, yielding each number.
 
         Args:
             start: The latent to start from, [n, c, h, w] float32.
@@ -282,7 +289,8 @@ class Recoverer:
             labels: The model's class of each, [n].
 
         Raises:
-            EngineError: If another batch has used the denoiser since the last step, from this thread or another.
+            EngineError: If another batch has used the denoiser since the last step, from this
+                thread or another.
         """
         with self._taking_turns():
             run = self._load_batch(start, anchor, labels)
@@ -295,7 +303,8 @@ class Recoverer:
             with self._taking_turns():
                 if self._turn is not turn:
                     raise EngineError(
-                        "another batch has used the denoiser between two steps of this one; finish one before the next"
+                        "another batch has used the denoiser between two steps of this one; "
+                        "finish one before the next"
                     )
                 k = next(run, None)
             if k is None:
@@ -304,12 +313,12 @@ class Recoverer:
 
     def _load_batch(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Load a batch into the denoiser and return its run."""
-        if not self._modulations.keys() >= {*labels, self.bundle.null_label}:
+        if not self._conditions.keys() >= {*labels, self.bundle.null_label}:
             self._condition(set(labels))
         self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
         tables, null = (
-            [self._modulations[label] for label in labels],
-            self._modulations[self.bundle.null_label],
+            [self._conditions[label] for label in labels],
+            self._conditions[self.bundle.null_label],
         )
         denoiser = self._networks.denoiser()
         denoiser.load(self._start, self._anchor, tables, null)
@@ -319,7 +328,7 @@ class Recoverer:
         """Return the images of latents [n, c, h, w] float32, each [H, W, 3] uint8.
 
         Raises:
-            EngineError: An image holds values that are no numbers, or is all in one colour.
+            EngineError: If an image holds NaN or infinite values, or is all in one colour.
         """
         with self._taking_turns():
             decoded = list(self._decoded(latents))
@@ -343,7 +352,7 @@ class Recoverer:
             if not np.isfinite(values).all():
                 yield (
                     from_network(np.nan_to_num(values)),
-                    f"the decoded image holds values that are no numbers{hint}",
+                    f"the decoded image holds NaN or infinite values{hint}",
                 )
                 continue
             image = from_network(values)
@@ -351,26 +360,26 @@ class Recoverer:
             yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
     def _open(self, placement: Placement) -> tuple[_Networks, MemoryPlan | None]:
-        """Open the first engine on which all networks open; only `"auto"` falls back to the next."""
+        """Open the first engine that opens all networks; only `"auto"` falls back to the next."""
         *others, last = engine_names(placement.engine, self.bundle)
         for name in others:
             try:
                 return self._open_networks(open_session(name, self.bundle, placement))
             except (EngineError, MissingExtraError) as reason:
-                if (backend := find_backend(name)) and backend.compiled:
+                if BACKENDS[name].compiled:
                     warnings.warn(
                         f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3
                     )
         return self._open_networks(open_session(last, self.bundle, placement))
 
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
-        return _Networks(opened, self._table, self.recipe.start_step), opened.memory
+        return _Networks(opened, self._schedule), opened.memory
 
     def _chunks(self, samples: Iterator[Sample]) -> Iterator[list[list[Sample]]]:
-        """Group samples into batches, and batches into chunks: a phase loads its network once per chunk.
+        """Group samples into batches and chunks: a phase loads its network once per chunk.
 
-        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the modulations of its classes, which
-        wait on the host.
+        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the
+        conditions of its classes, which wait on the host.
         """
         chunk: list[list[Sample]] = []
         classes: set[int] = set()
@@ -390,41 +399,44 @@ class Recoverer:
             yield chunk
 
     def _condition(self, labels: set[int]) -> None:
-        """Compute the modulations of all steps, [start_step, M], for these classes and the null class; others are dropped."""
+        """Compute all steps' conditions, [start_step, M], of these classes and the null class.
+
+        Those of other classes are dropped.
+        """
         wanted = {*labels, self.bundle.null_label}
-        self._modulations = {
-            label: table for label, table in self._modulations.items() if label in wanted
+        self._conditions = {
+            label: table for label, table in self._conditions.items() if label in wanted
         }
-        missing = sorted(wanted - self._modulations.keys())
+        missing = sorted(wanted - self._conditions.keys())
         conditioner = self._networks.open("conditioner") if missing else None
         for label in missing:
             assert conditioner is not None
-            self._modulations[label] = class_modulations(conditioner, self._timesteps, label)
+            self._conditions[label] = class_conditions(conditioner, self._schedule.times, label)
 
 
-def class_modulations(conditioner: Engine, timesteps: NDArray[np.int64], label: int) -> Modulations:
-    """Return the modulations of a class at every timestep, [len(timesteps), M], in as many runs as it takes."""
-    parts: list[Modulations] = []
-    for first in range(0, len(timesteps), conditioner.batch):
-        part = timesteps[first : first + conditioner.batch]
-        conditioner.write("timestep", np.resize(part, conditioner.batch))
+def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int) -> Conditions:
+    """Return the conditions of a class at every time, [len(times), M], in several runs."""
+    parts: list[Conditions] = []
+    for first in range(0, len(times), conditioner.batch):
+        part = times[first : first + conditioner.batch]
+        conditioner.write("time", np.resize(part, conditioner.batch))
         conditioner.write("label", np.full(conditioner.batch, label, np.int64))
         conditioner.run()
-        parts.append(conditioner.read("modulation")[: len(part)].copy())
+        parts.append(conditioner.read("condition")[: len(part)].copy())
     return np.concatenate(parts)
 
 
 class _Networks:
-    """The open networks of a session: all four, or in phases, only the one that was asked for last."""
+    """The open networks of a session: all four, or in phases, only the last one requested."""
 
-    def __init__(self, opened: Opened, table: NDArray[np.float32], steps: int) -> None:
+    def __init__(self, opened: Opened, schedule: Schedule) -> None:
         self._session: Session | None = opened.session
         self.engine, self.batch, self.resident = (
             opened.session.name,
             opened.session.batch,
             opened.resident,
         )
-        self._table, self._steps = table, steps
+        self._schedule = schedule
         self._engines: dict[NetworkName, Engine] = {}
         self._denoiser: Denoiser | None = None
         try:
@@ -443,7 +455,8 @@ class _Networks:
     def denoiser(self) -> Denoiser:
         """Return the denoiser."""
         if self._denoiser is None:
-            self._denoiser = self._prepared().open_denoiser(self._table, self._steps)
+            table, steps = self._schedule.table, len(self._schedule.times)
+            self._denoiser = self._prepared().open_denoiser(table, steps)
         return self._denoiser
 
     def close(self) -> None:

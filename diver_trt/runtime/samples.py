@@ -49,7 +49,9 @@ def checked_samples(
     keys: Iterable[Any] | None = None,
     noise: Iterable[Any] | None = None,
 ) -> Iterator[Sample]:
-    """Return the samples, each checked when it is asked for; counts are compared at once where they are known.
+    """Return the samples, each checked when it is pulled.
+
+    Known counts are compared at once.
 
     Args:
         bundle: The model.
@@ -60,20 +62,23 @@ def checked_samples(
         noise: float32 arrays [c, h, w], one per image, instead of the seed's.
 
     Raises:
-        DatasetError: If a value is of another type, shape or range, a key is not unique, or the numbers differ.
+        DatasetError: If a value is of another type, shape or range, a key is not unique, or the
+            numbers differ.
     """
     given = {"images": images, "labels": labels, "keys": keys, "noise": noise}
     present = {name: values for name, values in given.items() if values is not None}
     iterators = {name: _iterator(name, values) for name, values in present.items()}
     if (ndim := getattr(images, "ndim", 4)) != 4:
         raise DatasetError(
-            f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image alone is image[None]"
+            f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image "
+            "alone is image[None]"
         )
     if isinstance(images, Sized):
         for name, values in present.items():
             if isinstance(values, Sized) and len(values) != len(images):
                 raise DatasetError(
-                    f"there are {len(images)} images but {len(values)} {name}; expected one per image"
+                    f"there are {len(images)} images but {len(values)} {name}; expected one per "
+                    "image"
                 )
     return _samples(bundle, seed, iterators)
 
@@ -90,7 +95,8 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
             key = _key(values["keys"], number)
             if key in seen:
                 raise DatasetError(
-                    f"key {shown(repr(key))} of image {number} is another image's too, and would give both the same noise; "
+                    f"key {shown(repr(key))} of image {number} is another image's too, and would "
+                    "give both the same noise; "
                     "expected each key once"
                 )
             seen.add(key)
@@ -128,7 +134,8 @@ def _next(name: str, values: Iterator[Any], number: int) -> Any:
 
 
 def _label(value: Any, number: int, num_classes: int) -> int:
-    # A bool is an int in Python, and one of torch's has __index__; both come of a comparison that was not meant as a class.
+    # A bool is an int in Python, and one of torch's has __index__; both come of a comparison that
+    # was not meant as a class.
     is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
         label = None if is_bool else operator.index(value)
@@ -136,11 +143,13 @@ def _label(value: Any, number: int, num_classes: int) -> int:
         label = None
     if label is None:
         raise DatasetError(
-            f"label of image {number} is {shown(repr(value))} ({type(value).__name__}); expected a whole number"
+            f"label of image {number} is {shown(repr(value))} ({type(value).__name__}); expected "
+            "a whole number"
         )
     if not 0 <= label < num_classes:
         raise DatasetError(
-            f"image {number} has label {shown(str(label))}; the model has classes 0 to {num_classes - 1}"
+            f"image {number} has label {shown(str(label))}; the model has classes 0 to "
+            f"{num_classes - 1}"
         )
     return label
 
@@ -149,7 +158,8 @@ def _key(value: Any, number: int) -> str:
     # The noise is drawn from the key's UTF-8 bytes, which a lone surrogate does not have.
     if not isinstance(value, str) or not value.isprintable():
         raise DatasetError(
-            f"key of image {number} is {shown(repr(value))} ({type(value).__name__}); expected a text that can be printed"
+            f"key of image {number} is {shown(repr(value))} ({type(value).__name__}); expected a "
+            "text that can be printed"
         )
     return value
 

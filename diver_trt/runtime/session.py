@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError, UsageError, shown
-from diver_trt.runtime.backends import AUTO, BACKENDS, engine_choices, find_backend
+from diver_trt.runtime.backends import AUTO, BACKENDS, engine_choices
 from diver_trt.runtime.engine import Opened, Placement
 
 
@@ -28,8 +28,7 @@ def require_engine(engine: object) -> None:
     Raises:
         UsageError: If it does not.
     """
-    known = isinstance(engine, str) and (engine == AUTO or find_backend(engine) is not None)
-    if not known:
+    if engine != AUTO and engine not in BACKENDS:
         raise UsageError(f"unknown engine {shown(repr(engine))}; expected {engine_choices()}")
 
 
@@ -37,7 +36,7 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     """Open a bundle on one engine.
 
     Args:
-        name: The engine, as `find_backend` takes it.
+        name: The engine, a key of `BACKENDS`.
         bundle: The bundle.
         placement: The batch size and the limits; its `engine` is ignored.
 
@@ -45,8 +44,7 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
         EngineError: If the engine cannot or must not run here, or nothing fits the batch or budget.
         MissingExtraError: If the backend's package is not installed.
     """
-    backend = find_backend(name)
-    assert backend is not None, "engine_names checks the name"
+    backend = BACKENDS[name]
     if placement.memory_budget is not None and not backend.compiled:
         raise EngineError(
             f"engine {name} does not report its memory, so a memory budget cannot be enforced; "

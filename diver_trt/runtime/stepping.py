@@ -1,4 +1,4 @@
-"""The denoising loop over any engine: each step writes its modulations and its row of the table, and runs."""
+"""The denoising loop over any engine: each step writes its conditions and its table row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.runtime.engine import Engine, Latents, Modulations
+from diver_trt.runtime.engine import Conditions, Engine, Latents
 from diver_trt.tensors import TensorSpec
 
 CARRY = ("next_latent", "latent")
@@ -19,7 +19,7 @@ class SteppedDenoiser:
 
     Args:
         engine: The denoiser, carrying `next_latent` into `latent`.
-        pair: Its modulation input, [2, n, M].
+        pair: Its condition input, [2, n, M].
         table: The step table, [K, C] float32.
         steps: Steps to run, from `steps` down to 1.
     """
@@ -31,11 +31,11 @@ class SteppedDenoiser:
     ) -> None:
         self._engine, self._table, self._steps = engine, table, steps
         self._pair = pair.allocate(engine.batch)
-        self._tables: Sequence[Modulations] = ()
-        self._null: Modulations = self._pair[:0]
+        self._tables: Sequence[Conditions] = ()
+        self._null: Conditions = self._pair[:0]
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
     ) -> None:
         """Take a batch."""
         self._engine.write("latent", start)
@@ -66,6 +66,6 @@ class SteppedDenoiser:
         for slot, table in enumerate(self._tables):
             self._pair[0, slot] = table[k - 1]
         self._pair[1] = self._null[k - 1]
-        self._engine.write("modulation", self._pair)
+        self._engine.write("condition", self._pair)
         self._engine.write("coefficients", self._table[k - 1])
         self._engine.run()

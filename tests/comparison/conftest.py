@@ -12,7 +12,7 @@ from diver_trt.comparison.inputs import Inputs, distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
-from diver_trt.export.checkpoint import Model, load_model
+from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
 from tests.conftest import DIGITS_MODEL
 
@@ -42,14 +42,14 @@ class Held:
         return compare_engine(self.reference, found, self.inputs, Recipe())
 
 
-def held(model: Model, digits: Bundle, inputs: Inputs) -> Held:
+def held(model: Dit, digits: Bundle, inputs: Inputs) -> Held:
     participant = torch_participant(model, digits, len(inputs), "fp32")
     recording = record(participant, inputs, Recipe())
     return Held(Reference(participant, recording, participant.probe()), inputs)
 
 
 @pytest.fixture(scope="session")
-def digits_model() -> Model:
+def digits_model() -> Dit:
     return load_model(str(DIGITS_MODEL))
 
 
@@ -64,12 +64,12 @@ def inputs(digits: Bundle) -> Inputs:
 
 
 @pytest.fixture(scope="session")
-def ten(digits_model: Model, digits: Bundle, inputs: Inputs) -> Held:
+def ten(digits_model: Dit, digits: Bundle, inputs: Inputs) -> Held:
     """Ten images: for engines that are right."""
     return held(digits_model, digits, inputs)
 
 
 @pytest.fixture(scope="session")
-def few(digits_model: Model, digits: Bundle, inputs: Inputs) -> Held:
+def few(digits_model: Dit, digits: Bundle, inputs: Inputs) -> Held:
     """Three images: enough to see where a planted fault is."""
     return held(digits_model, digits, first(inputs, FEW))

@@ -80,7 +80,8 @@ def exchange_predictions(graph: Any) -> None:
     """Let guidance read the null class's prediction for the class's, and the other way round."""
     from diver_trt.comparison.blocks import PREDICTION, find_taps
 
-    prediction = find_taps(graph, "the graph")[PREDICTION]
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    prediction = find_taps(graph, [str(i) for i in range(len(norms))], "the graph")[PREDICTION]
     by_class, by_null = (node for node in graph.node if prediction in node.input)
     assert by_class.op_type == by_null.op_type == "Slice"
     by_class.input[1:3], by_null.input[1:3] = (
@@ -89,17 +90,17 @@ def exchange_predictions(graph: Any) -> None:
     )  # starts and ends
 
 
-def exchange_modulations(graph: Any) -> None:
-    """Give the class's rows the null class's modulations, and the other way round."""
+def exchange_conditions(graph: Any) -> None:
+    """Give the class's rows the null class's conditions, and the other way round."""
     graph.initializer.append(numpy_helper.from_array(np.array([1, 0]), "exchanged"))
     for node in graph.node:
         node.input[:] = [
-            "modulation exchanged" if name == "modulation" else name for name in node.input
+            "condition exchanged" if name == "condition" else name for name in node.input
         ]
     graph.node.insert(
         0,
         onnx.helper.make_node(
-            "Gather", ["modulation", "exchanged"], ["modulation exchanged"], axis=0
+            "Gather", ["condition", "exchanged"], ["condition exchanged"], axis=0
         ),
     )
 

@@ -15,13 +15,12 @@ from diver_trt.comparison.blocks import (
     Stages,
     compare_stages,
     first_beyond,
-    stage_names,
     steepest,
 )
 from diver_trt.comparison.tolerances import TOLERANCES
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.errors import BundleError, MissingExtraError
-from diver_trt.export.checkpoint import Model
+from diver_trt.models.dit import Dit, stage_names
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.comparison.faults import plant
 
@@ -29,7 +28,7 @@ from tests.comparison.faults import plant
 def values(bundle: Bundle) -> tuple[Any, Any]:
     generator = np.random.default_rng(2)
     latent = generator.standard_normal((2, *bundle.latent_shape)).astype(np.float32)
-    return latent, 0.1 * generator.standard_normal((2, 2, bundle.modulation_width)).astype(
+    return latent, 0.1 * generator.standard_normal((2, 2, bundle.condition_width)).astype(
         np.float32
     )
 
@@ -56,7 +55,7 @@ def test_places_are_named_in_order() -> None:
 
 
 def test_the_graph_and_torch_pass_through_the_same_places(
-    digits: Bundle, digits_model: Model
+    digits: Bundle, digits_model: Dit
 ) -> None:
     found = GraphProbe(digits).stages(*values(digits))
     expected = TorchSession(digits_model, digits, 2).stages(*values(digits))
@@ -67,7 +66,7 @@ def test_the_graph_and_torch_pass_through_the_same_places(
     assert len({stage.difference.max_abs for stage in compared}) > 3  # they are different arrays
 
 
-def test_the_fp16_graph_has_the_same_places(digits_fp16: Bundle, digits_model: Model) -> None:
+def test_the_fp16_graph_has_the_same_places(digits_fp16: Bundle, digits_model: Dit) -> None:
     """Within the limit of fp16, which is several times what any CPU's rounding makes of it."""
     tolerance = TOLERANCES["fp16"].place.value
     compared = compare_stages(

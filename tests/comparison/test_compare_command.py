@@ -23,7 +23,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.comparison import torch_engine
 from diver_trt.errors import DeviceMemoryError, MissingExtraError
-from diver_trt.export.networks import Denoiser
+from diver_trt.models.denoiser import Denoiser
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.comparison.faults import (
@@ -308,8 +308,9 @@ def test_a_bundle_that_has_changed_does_not_cost_the_others(digits: Bundle, tmp_
         ),
         (
             {
-                "noise_schedule": {
-                    "kind": "linear",
+                "process": {
+                    "kind": "ddpm",
+                    "beta_schedule": "linear",
                     "beta_start": 0.0001,
                     "beta_end": 0.018,
                     "train_timesteps": 1000,
@@ -341,9 +342,9 @@ def test_the_exporters_rewriting_is_held_against_the_models_own_code(
     forward = Denoiser.forward
 
     def exchanged(
-        self: Denoiser, latent: Any, anchor: Any, modulation: Any, coefficients: Any
+        self: Denoiser, latent: Any, anchor: Any, condition: Any, coefficients: Any
     ) -> Any:
-        return forward(self, latent, anchor, modulation.flip(0), coefficients)
+        return forward(self, latent, anchor, condition.flip(0), coefficients)
 
     monkeypatch.setattr(Denoiser, "forward", exchanged)
     message = refused(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
@@ -429,7 +430,7 @@ def test_a_bundle_and_its_copy_do_not_differ_at_all(digits: Bundle, tmp_path: Pa
     )
     assert again.exit_code == 0, again.output  # an earlier report is replaced, and not written into
     assert (tmp_path / "report.html").stat().st_ino != first
-    assert "every value is 0, or no number" in (tmp_path / "report.html").read_text(
+    assert "every value is 0 or not finite" in (tmp_path / "report.html").read_text(
         encoding="utf-8"
     )
 
@@ -447,7 +448,7 @@ def test_a_report_shows_an_engine_that_writes_no_numbers(digits: Bundle, tmp_pat
     assert result.stdout.splitlines()[-2].startswith(
         "failed: onnx fp32 (broken) leaves onnx fp32 (digits)"
     )
-    assert "no number" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "not finite" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_nothing_can_be_compared_with_is_json_too(digits: Bundle) -> None:

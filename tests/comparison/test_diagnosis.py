@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from diver_trt.comparison.blocks import StageDifference, stage_names
+from diver_trt.comparison.blocks import StageDifference
 from diver_trt.comparison.checks import judge
 from diver_trt.comparison.diagnosis import diagnose
 from diver_trt.comparison.figures import Figures, StepDifference
 from diver_trt.comparison.metrics import Difference, ImageDifference
 from diver_trt.comparison.tolerances import TOLERANCES
+from diver_trt.models.dit import stage_names
 
 SINGLE = TOLERANCES["fp32"]
 

@@ -11,7 +11,7 @@ from diver_trt.comparison.inputs import distilled_inputs, random_pixels
 from diver_trt.comparison.lineup import Lineup, line_up
 from diver_trt.distilled.digits import default_images
 from diver_trt.errors import BundleError, DatasetError, EngineError, UsageError
-from diver_trt.export.checkpoint import Model, load_model
+from diver_trt.models.dit import Dit, load_model
 from tests.comparison.faults import plant
 from tests.conftest import DIGITS_MODEL, DISTILLED
 
@@ -25,7 +25,7 @@ def names(lineup: Lineup) -> tuple[str, list[str], list[str]]:
 
 
 def test_torch_is_the_reference_wherever_a_model_is_given(
-    digits: Bundle, digits_fp16: Bundle, digits_model: Model
+    digits: Bundle, digits_fp16: Bundle, digits_model: Dit
 ) -> None:
     found = names(
         line_up([digits_fp16, digits], digits_model, ["onnx", "torch-bf16", "torch-fp32"], 4)
@@ -63,9 +63,7 @@ def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_p
         line_up([digits, other, digits], None, ["onnx"], 4)
 
 
-def test_what_cannot_take_part_is_listed_with_its_reason(
-    digits: Bundle, digits_model: Model
-) -> None:
+def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_model: Dit) -> None:
     lineup = line_up([digits], digits_model, ["onnx", "onnx-cuda", "rtx"], 4)
     absent = {one.name: one for one in lineup.absent}
     assert [one.name for one in lineup.others] == ["onnx fp32"]
@@ -74,9 +72,7 @@ def test_what_cannot_take_part_is_listed_with_its_reason(
     assert "CUDAExecutionProvider" in absent["onnx-cuda fp32"].reason
 
 
-def test_what_nobody_asked_for_is_listed_and_no_failure(
-    digits: Bundle, digits_model: Model
-) -> None:
+def test_what_nobody_asked_for_is_listed_and_no_failure(digits: Bundle, digits_model: Dit) -> None:
     lineup = line_up([digits], digits_model, [], 4)
     assert {"rtx fp32", "trt fp32"} <= {one.name for one in lineup.absent}
     assert not any(one.asked for one in lineup.absent)
@@ -97,7 +93,7 @@ def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        UsageError, match="there is no engine 'openvino'; expected torch-fp32, torch-fp16"
+        UsageError, match="unknown engine 'openvino'; expected torch-fp32, torch-fp16"
     ):
         line_up([digits], None, ["openvino"], 4)
 

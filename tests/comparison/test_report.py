@@ -256,6 +256,6 @@ def test_the_environment_names_no_machine() -> None:
 
 def test_figures_as_text() -> None:
     assert [show_figure(figure) for figure in (0.0, 2.56e-4, 0.25, 1.0, 12345.0, math.inf, math.nan)] == [
-        "0", "2.6e-04", "0.25", "1", "1.2e+04", "no number", "no number",
+        "0", "2.6e-04", "0.25", "1", "1.2e+04", "not finite", "not finite",
     ]  # fmt: skip
     assert [show_decibels(figure) for figure in (41.26, math.inf)] == ["41.3 dB", "no difference"]

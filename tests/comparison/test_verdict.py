@@ -26,14 +26,14 @@ from diver_trt.comparison.tolerances import TOLERANCES, Limit, tolerances_for
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, compare_engine, compare_lineup
 from diver_trt.errors import EngineError
-from diver_trt.export.checkpoint import Model, load_model
+from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from tests.comparison.conftest import FEW, Held, first
 from tests.comparison.faults import (
     Mistake,
-    exchange_modulations,
+    exchange_conditions,
     exchange_predictions,
     gammas,
     guidance_scale,
@@ -109,7 +109,7 @@ def test_weights_rounded_to_float16_pass_and_are_as_far_off_as_float16(
 
 
 def test_torch_in_float16_is_judged_and_in_bfloat16_only_shown(
-    few: Held, digits: Bundle, digits_model: Model, monkeypatch: pytest.MonkeyPatch
+    few: Held, digits: Bundle, digits_model: Dit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both compute in float32 here: what is judged follows from the precision's name."""
     for precision in ("fp16", "bf16"):
@@ -131,18 +131,18 @@ def test_torch_in_float16_is_judged_and_in_bfloat16_only_shown(
     ],
 )
 def test_torch_computes_in_the_precision_that_it_is_called_by(
-    digits: Bundle, digits_model: Model, precision: str, dtype: torch.dtype, border: str
+    digits: Bundle, digits_model: Dit, precision: str, dtype: torch.dtype, border: str
 ) -> None:
     session = TorchSession(digits_model, digits, 1, precision)  # type: ignore[arg-type]
-    assert {block.mlp.net[2].weight.dtype for block in session.networks["denoiser"].blocks} == {
-        dtype
-    }
+    assert {
+        block.mlp.net[2].weight.dtype for block in session.networks["denoiser"].predictor.blocks
+    } == {dtype}
     assert session.networks["decoder"].decoder.conv_in.weight.dtype == dtype
     conditioner = session.open("conditioner")
-    for name, value in (("timestep", 500), ("label", 3)):
+    for name, value in (("time", np.float32(500)), ("label", 3)):
         conditioner.write(name, np.full(conditioner.batch, value))
     conditioner.run()
-    assert conditioner.read("modulation").dtype == border
+    assert conditioner.read("condition").dtype == border
 
 
 def test_the_batch_changes_no_figure(ten: Held, digits: Bundle) -> None:
@@ -160,8 +160,8 @@ def test_the_batch_changes_no_figure(ten: Held, digits: Bundle) -> None:
 @pytest.mark.parametrize(
     ("bias", "place"),
     [
-        ("blocks.3.attention.to_v.bias", "block 4, attention"),
-        ("blocks.3.mlp.net.2.bias", "block 4, MLP"),
+        ("predictor.blocks.3.attention.to_v.bias", "block 4, attention"),
+        ("predictor.blocks.3.mlp.net.2.bias", "block 4, MLP"),
     ],
 )
 def test_one_weight_of_the_fourth_block(
@@ -190,7 +190,7 @@ def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(
     few: Held, rounded: Bundle, tmp_path: Path
 ) -> None:
     """The rounding of float16 hides in a latent what one such weight does, and the images stay above 40 dB."""
-    edits = {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.05)}
+    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.05)}
     found = few(judged_as_fp16(plant(rounded, tmp_path / "planted", edits), FEW))
     assert failed(found) == {"what steps change", "block by block"}
     (cause,) = found.causes
@@ -200,7 +200,7 @@ def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(
 def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(
     few: Held, rounded: Bundle, tmp_path: Path
 ) -> None:
-    edits = {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.02)}
+    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.02)}
     found = few(judged_as_fp16(plant(rounded, tmp_path / "planted", edits), FEW))
     assert failed(found) == {"block by block"}
     (cause,) = found.causes
@@ -228,7 +228,7 @@ def test_a_block_is_named_in_a_random_model_too(
     wrong = plant(
         bundle,
         tmp_path / "planted",
-        {"denoiser": scale_weight_beside("blocks.3.attention.to_out.0.bias", 1.01)},
+        {"denoiser": scale_weight_beside("predictor.blocks.3.attention.to_out.0.bias", 1.01)},
     )
     found = compare_engine(
         reference, bundle_participant("onnx", "onnx", wrong, 10), pictures, recipe
@@ -243,7 +243,7 @@ def test_a_weight_that_overflows(few: Held, digits: Bundle, tmp_path: Path) -> N
         plant(
             digits,
             tmp_path / "planted",
-            {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1e38)},
+            {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1e38)},
         )
     )
     assert failed(found) == {
@@ -280,7 +280,7 @@ def test_a_network_that_overflows(few: Held, digits: Bundle, tmp_path: Path, net
     [
         ("encoder", "encoder.conv_in.weight", "the encoder"),
         ("conditioner", "label_tables.0.weight", "the conditioner"),
-        ("denoiser", "blocks.3.mlp.net.2.bias", "step 6, after block 4, MLP"),
+        ("denoiser", "predictor.blocks.3.mlp.net.2.bias", "step 6, after block 4, MLP"),
         ("decoder", "decoder.conv_in.weight", "the decoder"),
     ],
 )
@@ -313,8 +313,8 @@ def test_guidance_that_reads_the_wrong_rows(few: Held, digits: Bundle, tmp_path:
     assert BEHIND in cause
 
 
-def test_modulations_in_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path) -> None:
-    found = few(plant(digits, tmp_path / "planted", {"denoiser": exchange_modulations}))
+def test_conditions_in_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path) -> None:
+    found = few(plant(digits, tmp_path / "planted", {"denoiser": exchange_conditions}))
     assert "every step alone" in failed(found)
     (cause,) = found.causes
     assert (
@@ -391,7 +391,7 @@ def test_an_engine_that_rounds_otherwise_than_its_graph(
 
 def test_what_an_engine_makes_of_a_right_graph(few: Held, digits: Bundle, tmp_path: Path) -> None:
     """Such as a compiler that gets block 4 wrong: the graph cannot show where."""
-    edits = {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.01)}
+    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)}
     wrong = bundle_participant("onnx", "onnx", plant(digits, tmp_path / "planted", edits), FEW)
     found = few(replace(wrong, probe=lambda: GraphProbe(digits)))
     assert {"every step alone", "what steps change"} <= failed(found)
@@ -408,7 +408,7 @@ def test_a_schedule_that_is_not_the_model_s(
 ) -> None:
     wrong = plant(bundles[precision], tmp_path / "planted", {})
     manifest = json.loads((wrong.path / "bundle.json").read_text())
-    manifest["noise_schedule"]["beta_end"] = 0.018
+    manifest["process"]["beta_end"] = 0.018
     (wrong.path / "bundle.json").write_text(json.dumps(manifest))
     found = few(judged(precision, Bundle.open(wrong.path)))
     assert check in failed(found)
@@ -512,7 +512,7 @@ def test_a_replayed_graph_is_compared_step_by_step_too(
 
 def test_a_replayed_graph_that_overflows(few: Held, digits: Bundle, tmp_path: Path) -> None:
     """Both the whole run and its steps end in NaN, so the graph that was captured is not at fault."""
-    edits = {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", float("nan"))}
+    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", float("nan"))}
     wrong = plant(digits, tmp_path / "planted", edits)
     found = few(replayed(wrong, tmp_path / "plan", StandInCuda(), FEW))
     assert found.causes == (

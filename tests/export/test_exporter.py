@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.errors import ExportError, OutputError
 from diver_trt.export import exporter, onnx_graph
-from diver_trt.export.checkpoint import load_model
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.exporter import export_bundle
-from diver_trt.export.networks import build_networks
 from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.models.denoiser import build_networks
+from diver_trt.models.dit import load_model
 from diver_trt.tensors import TensorSpec
 from tests.conftest import save_random_pipeline
 
@@ -99,7 +99,7 @@ def test_fp16_weights_are_half_and_the_step_is_not(half: Bundle) -> None:
         value.name: value.type.tensor_type.elem_type
         for value in [*model.graph.input, *model.graph.output]
     }
-    assert types.pop("modulation") == onnx.TensorProto.FLOAT16
+    assert types.pop("condition") == onnx.TensorProto.FLOAT16
     assert set(types.values()) == {onnx.TensorProto.FLOAT}
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
     inferred = {

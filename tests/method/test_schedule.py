@@ -1,85 +1,24 @@
-"""The step table against closed forms, in float64."""
+"""The step table, the times and the start of a recovery."""
 
 from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 
 from diver_trt.errors import RecipeError
-from diver_trt.method.schedule import (
-    NoiseSchedule,
-    ddim_coefficients,
-    log_variance_bounds,
-    step_table,
-)
+from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.schedule import Schedule, step_table
 from diver_trt.method.step import StepLayout
 from diver_trt.recipe import Recipe
 
-SCHEDULE = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
+PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 LAYOUT = StepLayout(channels=4, learned_variance=True)
 
 
-def test_fifty_steps_are_dits_ddim50() -> None:
-    assert SCHEDULE.timesteps(50).tolist() == list(range(0, 1000, 20))
-
-
-def test_the_respaced_chain_starts_at_one_and_falls() -> None:
-    abar = SCHEDULE.respaced(50)
-    assert abar.shape == (51,)
-    assert abar[0] == 1
-    assert (np.diff(abar) < 0).all()
-    np.testing.assert_allclose(abar[1], 1 - 1e-4, rtol=1e-15)
-
-
-def test_scaled_linear_is_linear_in_the_square_root() -> None:
-    schedule = NoiseSchedule(
-        kind="scaled_linear", beta_start=0.00085, beta_end=0.012, train_timesteps=3
-    )
-    betas = np.array([0.00085, ((0.00085**0.5 + 0.012**0.5) / 2) ** 2, 0.012])
-    np.testing.assert_allclose(schedule.alphas_cumprod(), np.cumprod(1 - betas), rtol=1e-14)
-
-
-def test_ddim_with_the_true_noise_returns_z0_and_every_level_between() -> None:
-    generator = np.random.default_rng(0)
-    z0, noise = generator.standard_normal((2, 4, 8, 8))
-    abar = SCHEDULE.respaced(50)
-    a, b = ddim_coefficients(abar)
-    latent = np.sqrt(abar[50]) * z0 + np.sqrt(1 - abar[50]) * noise
-    for k in range(50, 0, -1):
-        latent = a[k - 1] * latent + b[k - 1] * noise
-        np.testing.assert_allclose(
-            latent, np.sqrt(abar[k - 1]) * z0 + np.sqrt(1 - abar[k - 1]) * noise, atol=1e-11
-        )
-    np.testing.assert_allclose(latent, z0, atol=1e-11)
-
-
-def test_learned_variance_lies_between_the_posterior_and_the_prior() -> None:
-    abar = SCHEDULE.respaced(50)
-    low, high = log_variance_bounds(abar, "learned")
-    k = 30
-    beta = 1 - abar[k] / abar[k - 1]
-    np.testing.assert_allclose(np.exp(high[k - 1]), beta, rtol=1e-12)
-    np.testing.assert_allclose(
-        np.exp(low[k - 1]), beta * (1 - abar[k - 1]) / (1 - abar[k]), rtol=1e-12
-    )
-    assert (low[1:] <= high[1:]).all()
-
-
-def test_the_first_posterior_variance_is_clipped_to_the_second() -> None:
-    low, _ = log_variance_bounds(SCHEDULE.respaced(50), "posterior")
-    assert low[0] == low[1]
-    assert np.isfinite(low).all()
-
-
-def test_marginal_sigma_is_the_noise_level() -> None:
-    abar = SCHEDULE.respaced(50)
-    low, high = log_variance_bounds(abar, "marginal")
-    np.testing.assert_allclose(np.exp(low / 2), np.sqrt(1 - abar[1:]), rtol=1e-14)
-    assert (low == high).all()
-
-
 def test_the_table_guides_three_channels_and_acts_in_the_window_only() -> None:
-    table = step_table(SCHEDULE, Recipe(), LAYOUT)
+    table = step_table(PROCESS, Recipe(), LAYOUT)
     assert table.shape == (50, 9)
     assert table.dtype == np.float64
     assert (table[:, :3] == 4.0).all()
@@ -96,23 +35,48 @@ def test_the_guided_steps_of_a_recipe_are_those_of_its_table() -> None:
         Recipe(start_step=25, window=(25, 10)),
         Recipe(gamma=0),
     ):
-        table = step_table(SCHEDULE, recipe, LAYOUT)
+        table = step_table(PROCESS, recipe, LAYOUT)
         acting = (np.flatnonzero(table[:, LAYOUT.gamma]) + 1).tolist()
         assert [k for k in acting if k <= recipe.start_step] == sorted(recipe.guided_steps)
 
 
-def test_a_model_without_variance_takes_the_posterior() -> None:
-    without = StepLayout(channels=4, learned_variance=False)
-    learned = step_table(SCHEDULE, Recipe(sigma="learned"), without)
-    posterior = step_table(SCHEDULE, Recipe(sigma="posterior"), without)
-    np.testing.assert_array_equal(learned, posterior)
-
-
-def test_more_steps_than_the_model_was_trained_with_are_refused() -> None:
-    with pytest.raises(RecipeError, match="steps is 2000, but the model was trained with 1000"):
-        SCHEDULE.timesteps(2000)
-
-
 def test_more_guided_channels_than_the_latent_has_are_refused() -> None:
     with pytest.raises(RecipeError, match="cfg_channels is 5, but the model's latents have 4"):
-        step_table(SCHEDULE, Recipe(cfg_channels=5), LAYOUT)
+        Schedule(PROCESS, Recipe(cfg_channels=5), LAYOUT)
+
+
+def test_a_schedule_holds_the_rounded_table_and_the_times_of_the_steps_that_are_run() -> None:
+    recipe = Recipe(start_step=25, window=(25, 10))
+    schedule = Schedule(PROCESS, recipe, LAYOUT)
+    assert schedule.table.dtype == schedule.times.dtype == np.float32
+    np.testing.assert_array_equal(
+        schedule.table, step_table(PROCESS, recipe, LAYOUT).astype(np.float32)
+    )
+    assert schedule.times.tolist() == list(range(0, 500, 20))
+
+
+def test_equal_schedules_compare_equal_and_none_can_be_changed() -> None:
+    schedule = Schedule(PROCESS, Recipe(), LAYOUT)
+    assert schedule == Schedule(PROCESS, Recipe(), LAYOUT)
+    assert schedule != Schedule(PROCESS, Recipe(gamma=0.2), LAYOUT)
+    with pytest.raises(FrozenInstanceError):
+        schedule.recipe = Recipe()  # type: ignore[misc]
+
+
+def test_the_start_has_the_inherited_noise_level() -> None:
+    anchor, noise = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 8)).astype(np.float32)
+    start = Schedule(PROCESS, Recipe(), LAYOUT).start(anchor, noise)
+    abar = PROCESS.respaced(50)[25]
+    assert start.dtype == np.float32
+    np.testing.assert_allclose(start, np.sqrt(abar) * anchor + np.sqrt(1 - abar) * noise, atol=1e-6)
+
+
+def test_the_paper_starts_sampling_above_that_level() -> None:
+    _, sigma = PROCESS.levels(50)
+    assert sigma[Recipe().start_step] > sigma[25]
+
+
+def test_without_inheritance_the_start_is_the_noise() -> None:
+    anchor, noise = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 8)).astype(np.float32)
+    schedule = Schedule(PROCESS, Recipe(inherit_step=None), LAYOUT)
+    np.testing.assert_array_equal(schedule.start(anchor, noise), noise)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diver_trt.method.schedule import NoiseSchedule, step_table
+from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.schedule import step_table
 from diver_trt.method.step import StepLayout, guided_step
 from diver_trt.recipe import Recipe, Sigma
 
-SCHEDULE = NoiseSchedule(kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
+PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 LAYOUT = StepLayout(channels=4, learned_variance=True)
 Array = NDArray[np.float64]
 
@@ -20,22 +21,22 @@ Array = NDArray[np.float64]
 @pytest.fixture
 def tensors() -> dict[str, Array]:
     generator = np.random.default_rng(1)
-    names = ("latent", "anchor", "eps_class", "eps_null", "variance")
+    names = ("latent", "anchor", "by_class", "by_null", "variance")
     return {name: generator.standard_normal((2, 4, 8, 8)) for name in names}
 
 
 def step(tensors: dict[str, Array], k: int, **settings: Any) -> Array:
-    table = step_table(SCHEDULE, Recipe(**settings), LAYOUT)
+    table = step_table(PROCESS, Recipe(**settings), LAYOUT)
     result: Array = guided_step(**tensors, row=table[k - 1], layout=LAYOUT, exp=np.exp)
     return result
 
 
 def plain_ddim(tensors: dict[str, Array], k: int, scale: float = 4.0, channels: int = 3) -> Array:
     """DDIM as diffusers writes it: predict z0, then go to the next level."""
-    abar = SCHEDULE.respaced(50)
-    eps = tensors["eps_class"].copy()
+    abar = PROCESS.respaced(50)
+    eps = tensors["by_class"].copy()
     guided = slice(None, channels)
-    eps[:, guided] = (tensors["eps_null"] + scale * (tensors["eps_class"] - tensors["eps_null"]))[
+    eps[:, guided] = (tensors["by_null"] + scale * (tensors["by_class"] - tensors["by_null"]))[
         :, guided
     ]
     z0 = (tensors["latent"] - np.sqrt(1 - abar[k]) * eps) / np.sqrt(abar[k])
@@ -64,7 +65,7 @@ def test_outside_the_window_a_step_is_plain_ddim(tensors: dict[str, Array], k: i
 def test_inside_the_window_the_latent_is_pulled_to_the_anchor(
     tensors: dict[str, Array], k: int, sigma: Sigma
 ) -> None:
-    abar = SCHEDULE.respaced(50)
+    abar = PROCESS.respaced(50)
     beta = 1 - abar[k] / abar[k - 1]
     posterior = beta * (1 - abar[k - 1]) / (1 - abar[k])
     fraction = (tensors["variance"] + 1) / 2

@@ -184,7 +184,7 @@ def test_a_journal_that_cannot_be_read_is_not_said_to_be_unwritable(
         )
 
 
-# A journal that a power failure took
+# A journal lost in a power loss
 
 
 LOST_HEADS = {
@@ -219,7 +219,7 @@ def test_the_journal_of_another_layout_was_lost(out: Path) -> None:
     recover(out, 4, layout="huggingface")
     (out / "journal.jsonl").write_bytes(b"")
     for overwrite in (False, True):
-        assert "beside it lies 'train/00000/00000.png', which is not of such a run" in refused(
+        assert "beside it is 'train/00000/00000.png', which no run writes" in refused(
             out, overwrite=overwrite
         )
 
@@ -247,11 +247,8 @@ def test_without_a_journal_nothing_of_anybody_elses_is_touched(
     (out / name).write_bytes(b"mine")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     complaint = refused(out, overwrite=overwrite)
-    assert f"is empty, as after a power failure, and beside it lies {name!r}" in complaint
-    assert (
-        "which is not of such a run; move it elsewhere to resume, or choose another folder"
-        in complaint
-    )
+    assert f"empty, as after a power loss, and beside it is {name!r}" in complaint
+    assert "which no run writes; move it elsewhere to resume, or choose another folder" in complaint
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -264,7 +261,7 @@ def test_an_empty_journal_alone_makes_no_file_ours(out: Path, name: str) -> None
     assert (out / name).exists()
 
 
-# What outlasts a power failure
+# What survives a power loss
 
 
 @pytest.fixture
@@ -429,7 +426,6 @@ def test_of_an_interrupted_run_overwrite_deletes_what_has_no_line_yet(
         "00001/00005.png",
         ".soft_labels.npy.partial",
         "00001/.00004.png.partial",
-        ".images.stacked",
         "soft_labels.npy",
     )
     mine = plant(out, "00001/00006.png", "a", ".b.partial")  # six images have no number 6

@@ -300,7 +300,7 @@ def test_layouts_that_cannot_be_are_refused_before_any_work(
         return result.output
 
     assert "--layout wnid: the model's classes are not ImageNet's" in refused("--layout", "wnid")
-    assert "--layout is 'tar'; expected one of index, wnid" in refused("--layout", "tar")
+    assert "layout is 'tar'; expected one of index, wnid" in refused("--layout", "tar")
     assert "--size is '0'" in refused("--size", "0")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "--layout pt needs torch, which is not installed; choose --layout npz" in refused(

@@ -25,7 +25,7 @@ from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered, open_recovered, read_recovered
-from diver_trt.recipe import PRESETS, SIGMAS, Recipe
+from diver_trt.recipe import MAX_SCALE, PRESETS, SIGMAS, Recipe
 from diver_trt.recovered.caption import caption, recipe_options
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job, Shard, recover_job
@@ -54,9 +54,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
         steps=steps,
         inherit_step=inherit if start < steps or draw(st.booleans()) else None,
         start_step=start,
-        cfg_scale=draw(st.one_of(st.floats(1, 1e300), st.integers(1, 9))),
+        cfg_scale=draw(st.one_of(st.floats(1, MAX_SCALE), st.integers(1, 9))),
         cfg_channels=draw(st.integers(1, 4)),
-        gamma=draw(st.floats(0, 1e300)),
+        gamma=draw(st.floats(0, MAX_SCALE)),
         window=(draw(st.integers(low + 1, steps)), low),
         sigma=draw(st.sampled_from(SIGMAS)),
     )
@@ -216,8 +216,21 @@ def texts(value: Any) -> list[str]:
     return [text for child in inner for text in texts(child)]
 
 
-@pytest.mark.parametrize("name", ["c\nx", "\x1b[2Jx", "x\udcff", "x" * 250])
-def test_a_class_map_of_any_name_can_be_read_again(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["c\nx", "\x1b[2Jx", "x\udcff"])
+def test_a_class_map_whose_name_cannot_be_printed_is_refused_before_the_run(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("\n".join("0123456789"))
+    ipc1, out = str(DISTILLED.parent / "ipc1"), tmp_path / "out"
+    command = ["recover", ipc1, str(out), *RECIPE, "--classes", str(tmp_path / name)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code in (1, 2)
+    assert "is a path that cannot be printed" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "é ß"])
+def test_a_class_map_of_any_printable_name_can_be_read_again(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("\n".join("0123456789"))
     ipc1 = str(DISTILLED.parent / "ipc1")
     out = tmp_path / "out"

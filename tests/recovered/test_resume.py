@@ -33,7 +33,7 @@ from diver_trt.recovered.job import _Run
 from diver_trt.recovered.journal import Journal
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.tensors import TensorSpec
-from tests.conftest import DISTILLED, ROOT
+from tests.conftest import DISTILLED, ROOT, default_signals
 
 
 @pytest.fixture
@@ -397,7 +397,7 @@ def test_merging_writes_nothing_elsewhere(few: Path, tmp_path: Path) -> None:
     shutil.rmtree(out / "00003")
     (tmp_path / "elsewhere").mkdir()
     (out / "00003").symlink_to(tmp_path / "elsewhere")
-    assert "out/00003: is a link" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
+    assert "out/00003: is a symlink" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -434,7 +434,12 @@ def started(
         *options,
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=default_signals,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -456,10 +461,7 @@ def test_a_signal_lets_the_batch_in_hand_end(tmp_path: Path, number: signal.Sign
     keys = journal_keys(tmp_path / "out")
     assert 0 < len(keys) < 100
     assert len(keys) % 2 == 0
-    assert (
-        f"interrupted: {len(keys)} of 100 images are done; the same command goes on from there"
-        in said
-    )
+    assert f"interrupted: {len(keys)} of 100 images are done; the same command resumes it" in said
     assert "Traceback" not in said
 
 
@@ -500,7 +502,14 @@ def test_before_there_is_a_folder_both_signals_end_it_alike(
         str(tmp_path / "out"),
         *RECIPE,
     ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=default_signals,
+    )
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
     assert not (tmp_path / "out").exists()
 
@@ -1105,7 +1114,7 @@ def decode_badly(monkeypatch: pytest.MonkeyPatch, bad: float, precision: str = "
 
 @pytest.mark.parametrize(
     ("bad", "problem"),
-    [(np.nan, "holds values that are no numbers"), (-1.0, "is all in one colour")],
+    [(np.nan, "holds NaN or infinite values"), (-1.0, "is all in one colour")],
 )
 def test_what_comes_to_nothing_is_never_written(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float, problem: str
@@ -1156,9 +1165,8 @@ def test_an_overflow_in_fp16_is_tried_again_in_fp32(
     for sample in again:
         assert (out / sample["file"]).read_bytes() == (in_fp32 / sample["file"]).read_bytes()
     shutil.rmtree(tmp_path / "bundles" / "fp32")
-    assert (
-        "values that are no numbers; the model may overflow in fp16, use its fp32 bundle"
-        in error(recover(few, tmp_path / "alone", *half))
+    assert "NaN or infinite values; the model may overflow in fp16, use its fp32 bundle" in error(
+        recover(few, tmp_path / "alone", *half)
     )
 
 

@@ -119,7 +119,7 @@ def test_doubts_that_nobody_receives_are_warnings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"engine": "nope"}, "there is no engine 'nope'; expected auto, onnx"),
+        ({"engine": "nope"}, "unknown engine 'nope'; expected rtx, trt"),
         ({"layout": "x"}, "layout is 'x'; expected one of index, wnid"),
         ({"on_error": "x"}, "on_error is 'x'; expected one of fail, skip"),
         ({"size": 0}, "size is 0; expected a whole number, 1 to 4096"),
@@ -127,7 +127,7 @@ def test_doubts_that_nobody_receives_are_warnings(tmp_path: Path) -> None:
         ({"batch": "8"}, "batch is '8'; expected a whole number, 1 or more"),
         ({"memory_budget": "x"}, "found 'x', expected a size such as 512MB"),
         ({"format": "x"}, "--format x: no such format; expected one of folders"),
-        ({"normalisation": "x"}, "--normalisation x: expected none, imagenet"),
+        ({"normalisation": "x"}, "--normalisation x: expected none, minus1to1"),
         ({"collage": 33}, "--collage 33: expected a whole number from 1 to 16"),
         ({"collage": 2.0}, "--collage 2.0: expected a whole number"),
         ({"classes": "nope"}, "--classes nope: neither a file nor a known subset"),

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
-from diver_trt.runtime.backends.openvino import OpenVinoSession
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.engine import Session
@@ -37,7 +36,7 @@ def onnx(bundle: Bundle, tmp_path: Path) -> Session:
 
 def torch(bundle: Bundle, tmp_path: Path) -> Session:
     from diver_trt.comparison.torch_engine import TorchSession
-    from diver_trt.export.checkpoint import load_model
+    from diver_trt.models.dit import load_model
 
     session: Any = TorchSession(load_model(str(DIGITS_MODEL)), bundle, BATCH)
     return session  # type: ignore[no-any-return]
@@ -49,19 +48,14 @@ def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
     return TrtSession(bundle, plan, BATCH, stand_in_tensorrt(api), Cuda(api))
 
 
-def openvino(bundle: Bundle, tmp_path: Path) -> Session:
-    return OpenVinoSession(bundle, BATCH)
-
-
 @pytest.fixture(
     params=[
         onnx,
-        openvino,
         torch,
         stand_in,
         pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu]),
     ],
-    ids=["onnx", "openvino", "torch", "stand-in", "rtx"],
+    ids=["onnx", "torch", "stand-in", "rtx"],
 )
 def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> Iterator[Session]:
     opened = request.param(digits, tmp_path)
@@ -172,14 +166,14 @@ def test_a_closed_engine_says_so(session: Session) -> None:
 def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None:
     """Two batches and the first again: whatever is captured, alternated or carried must leave nothing behind."""
     recipe = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
-    table = step_table(digits.noise_schedule, recipe, digits.layout).astype(np.float32)
+    table = Schedule(digits.process, recipe, digits.layout).table
     denoiser = session.open_denoiser(table, 5)
     finals = []
     for seed in (0, 1, 0):
         generator = np.random.default_rng(seed)
         start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
         tables = [
-            0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32)
+            0.1 * generator.standard_normal((5, digits.condition_width)).astype(np.float32)
             for _ in range(BATCH + 1)
         ]
         denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
@@ -195,7 +189,7 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
             inputs = {
                 "latent": expected,
                 "anchor": anchor,
-                "modulation": pair,
+                "condition": pair,
                 "coefficients": table[k - 1],
             }
             expected = reference(digits, "denoiser", inputs)
@@ -210,13 +204,13 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
 
 
 def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> None:
-    """In any order and on any latent: every step reads its own row and modulations, and a later run is none the worse for it."""
+    """In any order and on any latent: every step reads its own row and conditions, and a later run is none the worse for it."""
     recipe = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(4, 2))
-    table = step_table(digits.noise_schedule, recipe, digits.layout).astype(np.float32)
+    table = Schedule(digits.process, recipe, digits.layout).table
     generator = np.random.default_rng(3)
     start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
     tables = [
-        0.1 * generator.standard_normal((5, digits.modulation_width)).astype(np.float32)
+        0.1 * generator.standard_normal((5, digits.condition_width)).astype(np.float32)
         for _ in range(BATCH + 1)
     ]
     denoiser = session.open_denoiser(table, 5)
@@ -232,7 +226,7 @@ def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> 
         inputs = {
             "latent": latent,
             "anchor": anchor,
-            "modulation": pair,
+            "condition": pair,
             "coefficients": table[k - 1],
         }
         expected = reference(digits, "denoiser", inputs)

@@ -155,12 +155,12 @@ def test_the_denoise_loop_allocates_nothing_per_step(digits: Bundle, images: Ima
     assert len(addresses) == 2
 
 
-def test_only_the_modulations_of_the_current_classes_are_kept(
+def test_only_the_conditions_of_the_current_classes_are_kept(
     digits: Bundle, images: Images
 ) -> None:
     with Recoverer(digits, QUICK, batch=2) as recoverer:
         list(recoverer(images, LABELS))
-        assert recoverer._modulations.keys() == {0, 3, digits.null_label}
+        assert recoverer._conditions.keys() == {0, 3, digits.null_label}
 
 
 def test_other_sizes_are_resized_and_cropped_to_the_middle(digits: Bundle) -> None:
@@ -214,7 +214,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(digits: Bundle) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tpu"}, "there is no engine 'tpu'; expected auto, onnx"),
+        ({"engine": "tpu"}, "unknown engine 'tpu'; expected rtx, trt"),
         ({"batch": 0}, "batch is 0; expected a whole number, 1 or more"),
         ({"batch": True}, "batch is True; expected a whole number"),
         ({"batch": "auto"}, "batch is 'auto'; expected a whole number, 1 or more, or None"),
@@ -246,7 +246,7 @@ def test_the_engine_is_chosen_as_on_the_command_line() -> None:
 def test_values_that_are_no_numbers_never_become_an_image(digits: Bundle) -> None:
     with (
         Recoverer(digits, QUICK, batch=1) as recoverer,
-        pytest.raises(EngineError, match="values that are no numbers"),
+        pytest.raises(EngineError, match="NaN or infinite values"),
     ):
         recoverer.decode(np.full((1, 4, 8, 8), np.nan, np.float32))
 

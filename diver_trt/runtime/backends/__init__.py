@@ -1,4 +1,4 @@
-"""The registry of engines, which `auto`, `doctor`, `compare`, the report and every help text iterate.
+"""The registry of engines that `auto`, `doctor`, `compare`, reports and help texts iterate.
 
 An engine is one module that implements `BackendModule`, and one entry of `BACKENDS`. The entries
 come in the order in which `--engine auto` tries them. This file imports no engine, so that
@@ -53,7 +53,6 @@ class Backend:
         module: Dotted name of the module that implements `BackendModule`.
         compiled: Whether it runs engines that `diver-trt build` compiled for one kind of GPU and
             a range of batch sizes, and not the bundle's own graphs.
-        takes_device: Whether `--engine NAME:DEVICE` names one of its devices.
     """
 
     name: str
@@ -62,7 +61,6 @@ class Backend:
     packages: tuple[str, ...]
     module: str
     compiled: bool = False
-    takes_device: bool = False
 
     def load(self) -> BackendModule:
         """Import the module, which imports neither the engine's package nor torch."""
@@ -124,28 +122,10 @@ BACKENDS: dict[str, Backend] = {
             packages=("onnxruntime",),
             module=_ONNX,
         ),
-        Backend(
-            name="openvino",
-            title="OpenVINO",
-            extra="openvino",
-            packages=("openvino",),
-            module="diver_trt.runtime.backends.openvino",
-            takes_device=True,
-        ),
     )
 }
 
 
-def find_backend(engine: str) -> Backend | None:
-    """Return the backend of an engine's name, such as `"onnx"` or `"openvino:GPU.1"`, or None."""
-    name, colon, device = engine.partition(":")
-    backend = BACKENDS.get(name)
-    if backend is None or (colon and not (backend.takes_device and device)):
-        return None
-    return backend
-
-
 def engine_choices() -> str:
     """Return the names that `--engine` takes, for help texts and errors."""
-    names = (f"{b.name}[:DEVICE]" if b.takes_device else b.name for b in BACKENDS.values())
-    return ", ".join((*names, AUTO))
+    return ", ".join((*BACKENDS, AUTO))

@@ -39,10 +39,13 @@ Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
 
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate|cannot allocate memory|failed to map segment|bad.?alloc|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
+    "out of memory|failed to allocate|cannot allocate memory|failed to map segment|bad.?alloc"
+    "|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
-"""ONNX Runtime has no class of its own for want of memory; these are the words of its arenas, of CUDA and of C++."""
+"""ONNX Runtime has no class for a lack of memory; these are the words of its arenas, of
+CUDA and of C++.
+"""
 
 _REASON_CHARACTERS = 500
 
@@ -132,9 +135,10 @@ class OnnxSession:
         """Open a network for what it takes in one run.
 
         Raises:
-            BundleError: The network's files have changed since the export, or are not of the network that the bundle says.
+            BundleError: The network's files have changed since the export, or are not of the
+                network that the bundle says.
             EngineError: ONNX Runtime cannot run it here.
-            DeviceMemoryError: There is no room for it, on the device or on the host.
+            DeviceMemoryError: If the device or the host has no room for it.
             MissingExtraError: ONNX Runtime is not installed.
         """
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
@@ -151,9 +155,10 @@ class OnnxSession:
 class OnnxEngine:
     """One network in ONNX Runtime; see `diver_trt.runtime.engine.Engine` for the contract.
 
-    On the CPU the buffers are numpy arrays that ONNX Runtime reads and writes in place. On CUDA they lie on the device: inputs are
-    uploaded by `write`, outputs come back in `read`. With a carry the engine alternates two buffers: each run's output is the next run's
-    input in place, and never leaves the device.
+    On the CPU the buffers are numpy arrays that ONNX Runtime reads and writes in place. On CUDA
+    they lie on the device: inputs are uploaded by `write`, outputs come back in `read`. With a
+    carry the engine alternates two buffers: each run's output is the next run's input in place, and
+    never leaves the device.
     """
 
     def __init__(
@@ -235,7 +240,7 @@ class OnnxEngine:
 
 
 class _Buffer:
-    """Memory for one tensor: a numpy array that ONNX Runtime uses in place, or a block on the CUDA device."""
+    """Memory for one tensor: a numpy array used in place, or a block on the CUDA device."""
 
     def __init__(self, runtime: Any, spec: TensorSpec, batch: int, device: Device) -> None:
         self._host = spec.allocate(batch)
@@ -259,7 +264,10 @@ class _Buffer:
         return self._host
 
 
-_REINSTALL = "run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install 'diver-trt[cpu]' or 'diver-trt[gpu]'"
+_REINSTALL = (
+    "run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
+    "then install 'diver-trt[cpu]' or 'diver-trt[gpu]'"
+)
 
 
 def import_onnxruntime() -> Any:
@@ -276,18 +284,21 @@ def import_onnxruntime() -> Any:
     except ImportError as cause:
         if _OUT_OF_MEMORY.search(str(cause)):
             raise EngineError(
-                f"there is too little memory to load onnxruntime ({cause}); close other programs, or raise `ulimit -v`"
+                f"there is too little memory to load onnxruntime ({cause}); close other programs, "
+                "or raise `ulimit -v`"
             ) from cause
         raise EngineError(
             f"onnxruntime is installed but cannot be loaded ({cause}); {_REINSTALL}"
         ) from cause
     if not hasattr(onnxruntime, "InferenceSession"):
         raise EngineError(
-            f"onnxruntime is installed but half of it is missing, as after removing one of its two packages; {_REINSTALL}"
+            "onnxruntime is installed but half of it is missing, as after removing one of its "
+            f"two packages; {_REINSTALL}"
         )
     if len(found := _installed_packages()) > 1:
         warnings.warn(
-            f"{' and '.join(found)} are both installed and overwrite each other's files, so the CUDA provider may be gone; {_REINSTALL}",
+            f"{' and '.join(found)} are both installed and overwrite each other's files, so the "
+            f"CUDA provider may be gone; {_REINSTALL}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -308,7 +319,8 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     if provider not in runtime.get_available_providers():
         raise EngineError(
-            f"ONNX Runtime {runtime.__version__} has no {provider} here (only {', '.join(runtime.get_available_providers())}); "
+            f"ONNX Runtime {runtime.__version__} has no {provider} here (only "
+            f"{', '.join(runtime.get_available_providers())}); "
             "uninstall onnxruntime and run `pip install 'diver-trt[gpu]'`"
         )
     options = runtime.SessionOptions()
@@ -327,7 +339,7 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
 
 
 def _check_inferred(session: Any, graph: Path, network: Network) -> None:
-    """Compare the inputs and outputs that ONNX Runtime finds in a graph with what the manifest says.
+    """Compare a graph's inputs and outputs in ONNX Runtime with the manifest's.
 
     What the graph itself declares was compared before; this is what its nodes give.
 
@@ -345,14 +357,16 @@ def _check_inferred(session: Any, graph: Path, network: Network) -> None:
         if sorted(found) != sorted(expected):
             listed = shown(", ".join(found)) or "nothing"
             raise BundleError(
-                f"{graph}: {direction} {listed}, but {MANIFEST} says {', '.join(expected)}; export the model again"
+                f"{graph}: {direction} {listed}, but {MANIFEST} says {', '.join(expected)}; "
+                "export the model again"
             )
         declared = {value.name: (_dtype(value.type), value.shape) for value in values}
         for spec in specs:
             dtype, shape = declared[spec.name]
             if not spec.agrees_with(dtype, shape):
                 raise BundleError(
-                    f"{graph}: {direction} {shown(describe_declared(spec.name, dtype, shape))}, but {MANIFEST} says {spec}; "
+                    f"{graph}: {direction} {shown(describe_declared(spec.name, dtype, shape))}, "
+                    f"but {MANIFEST} says {spec}; "
                     "export the model again"
                 )
 
@@ -365,7 +379,9 @@ def _dtype(kind: str) -> str:
 
 @contextmanager
 def _reported(deed: str) -> Iterator[None]:
-    """Turn what ONNX Runtime raises, one class per status code with RuntimeError as their only base, into one line.
+    """Turn ONNX Runtime's exceptions into one line.
+
+    It has one class per status code, with RuntimeError as their only common base.
 
     Raises:
         DeviceMemoryError: There is not enough memory, on the device or on the host.
@@ -387,5 +403,8 @@ def _reported(deed: str) -> Iterator[None]:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use: ONNX Runtime would otherwise count all of the machine's."""
+    """Return how many cores this process may use.
+
+    ONNX Runtime would otherwise count all cores of the machine.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -24,6 +24,7 @@ from diver_trt.errors import (
     UsageError,
 )
 from diver_trt.files import FileRecord
+from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
@@ -34,7 +35,7 @@ def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
     values = {
         "latent": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
         "anchor": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
-        "modulation": (0.1 * generator.standard_normal((2, 2, digits.modulation_width))).astype(
+        "condition": (0.1 * generator.standard_normal((2, 2, digits.condition_width))).astype(
             np.float32
         ),
         "coefficients": np.array([4, 4, 4, 1, 0.9, 0.1, 0.1, -3, -2], dtype=np.float32),
@@ -71,7 +72,7 @@ def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        UsageError, match="there is no engine 'tpu'; expected auto, onnx, onnx-cuda, rtx, trt"
+        UsageError, match="unknown engine 'tpu'; expected rtx, trt, onnx-cuda, onnx, auto"
     ):
         Recoverer(digits, engine="tpu")
 
@@ -341,7 +342,7 @@ def test_want_of_host_memory_outside_the_engine_counts_too(
             Recoverer(digits, batch=2)
     assert sorted(closed) == sorted(NETWORKS)
     with Recoverer(digits, batch=2) as recoverer:
-        monkeypatch.setattr("diver_trt.runtime.recoverer.start_latent", raising(MemoryError()))
+        monkeypatch.setattr(Schedule, "start", raising(MemoryError()))
         with pytest.raises(
             DeviceMemoryError, match=r"out of memory on the host \(no size is known\)"
         ):

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX in the registry: which engines of a bundle run here, and opening them."""
+"""TensorRT and TensorRT-RTX in the registry: finding and opening a bundle's engines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """From a bundle to TensorRT engines: `plans/TARGET/NETWORK.engine`, each with its sidecar.
 
-The network is always strongly typed: the types are the ONNX graph's, and no builder flag may change them. TensorRT-RTX compiles
-for GPUs that are not here; TensorRT proper only for the one that is. Memory figures are the compiler's own, read from its log.
+The network is always strongly typed: the types are the ONNX graph's, and no builder flag may change
+them. TensorRT-RTX compiles for GPUs that are not here; TensorRT proper only for the one that is.
+Memory figures are the compiler's own, read from its log.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ from diver_trt.runtime.backends.tensorrt.trust import register
 from diver_trt.tensors import describe_declared
 
 FLOAT32_FROM = 80
-"""First compute capability, times ten, with float32 matrix products in TensorRT-RTX 1.7, whose compiler says "FP32 GEMM is not supported"
-below it."""
+"""First compute capability, times ten, with float32 matrix products in TensorRT-RTX 1.7, whose
+compiler says "FP32 GEMM is not supported" below it.
+"""
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -73,7 +75,7 @@ class Target:
 
     @property
     def timing_cache(self) -> Path:
-        """Return where TensorRT proper keeps what it measured, for the next build on this machine; TensorRT-RTX measures nothing."""
+        """Return TensorRT's timing cache for the next build here; TensorRT-RTX has none."""
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return (
             root
@@ -85,7 +87,8 @@ class Target:
     def name(self) -> str:
         """Name of the target's folder: `rtx-1.7.1.116-sm86-b8`."""
         batches = str(self.batches).replace(":", "-")
-        return f"{self.backend}-{self.machine.version}-{'-'.join(self.compute_capabilities)}-b{batches}"
+        capabilities = "-".join(self.compute_capabilities)
+        return f"{self.backend}-{self.machine.version}-{capabilities}-b{batches}"
 
     def folder(self, bundle: Bundle) -> Path:
         """Return where the target's engines lie in a bundle."""
@@ -108,7 +111,8 @@ def resolve_target(
 
     Args:
         backend: `"rtx"` or `"trt"`.
-        sms: Compute capabilities, times ten, such as 86, for `"rtx"` only; none means the GPU that is here, or else 8.0 and up.
+        sms: Compute capabilities, times ten, such as 86, for `"rtx"` only; none means the GPU that
+            is here, or else 8.0 and up.
         batches: Batches of images.
         workspace_bytes: Limit on the builder's scratch memory.
 
@@ -125,11 +129,13 @@ def resolve_target(
     if backend == "trt":
         if sms:
             raise EngineError(
-                "--sm is for backend rtx: TensorRT proper compiles for the GPU that is here; leave it out, or use --backend rtx"
+                "--sm is for backend rtx: TensorRT proper compiles for the GPU that is here; "
+                "leave it out, or use --backend rtx"
             )
         if machine.compute_capability is None:
             raise EngineError(
-                "backend trt compiles on the GPU that will run the engine, and none is here; run it on the device, or use --backend rtx"
+                "backend trt compiles on the GPU that will run the engine, and none is here; run "
+                "it on the device, or use --backend rtx"
             )
         return Target(
             backend=backend,
@@ -144,12 +150,14 @@ def resolve_target(
     for sm in sms:
         if sm not in known:
             raise EngineError(
-                f"--sm {sm}: TensorRT-RTX {machine.version} compiles for {', '.join(map(str, known))} only"
+                f"--sm {sm}: TensorRT-RTX {machine.version} compiles for "
+                f"{', '.join(map(str, known))} only"
             )
     present = int(machine.compute_capability[2:]) if machine.compute_capability else None
     if present is not None and present not in known and not sms:
         raise EngineError(
-            f"this GPU is {machine.compute_capability}, and TensorRT-RTX {machine.version} compiles for {', '.join(map(str, known))} only; "
+            f"this GPU is {machine.compute_capability}, and TensorRT-RTX {machine.version} "
+            f"compiles for {', '.join(map(str, known))} only; "
             "name another GPU with --sm, or use --backend trt"
         )
     chosen = sorted(set(sms)) or (
@@ -169,7 +177,8 @@ def check_target(bundle: Bundle, target: Target) -> None:
     """Refuse a target that the compiler has no kernels for, before anything is compiled.
 
     Raises:
-        EngineError: If TensorRT-RTX should compile an fp32 bundle for a GPU that it has no float32 matrix products for.
+        EngineError: If TensorRT-RTX should compile an fp32 bundle for a GPU that it has no float32
+            matrix products for.
     """
     if target.backend != "rtx" or bundle.precision != "fp32":
         return
@@ -177,8 +186,10 @@ def check_target(bundle: Bundle, target: Target) -> None:
     if without:
         turing = ", ".join(without)
         raise EngineError(
-            f"{bundle.path}: is an fp32 bundle, and TensorRT-RTX has no float32 matrix products for {turing}, only for sm{FLOAT32_FROM} and "
-            "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and build that bundle, or name a later GPU "
+            f"{bundle.path}: is an fp32 bundle, and TensorRT-RTX has no float32 matrix products "
+            f"for {turing}, only for sm{FLOAT32_FROM} and "
+            "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and "
+            "build that bundle, or name a later GPU "
             f"with --sm, such as --sm 86; `--engine onnx` runs this one on any machine"
         )
 
@@ -195,8 +206,9 @@ def build_plan(
 ) -> Iterator[Sidecar]:
     """Build the four engines of a target, yielding each one's sidecar when it is compiled.
 
-    The target's folder appears under its name when all four are done, replacing an older one. A second builder of the same target is
-    refused while the first one works. Each engine is entered into the list of those that may run here.
+    The target's folder appears under its name when all four are done, replacing an older one. A
+    second builder of the same target is refused while the first one works. Each engine is entered
+    into the list of those that may run here.
 
     Args:
         bundle: The bundle; each network's files are hashed before they are compiled.
@@ -205,7 +217,8 @@ def build_plan(
 
     Raises:
         BundleError: A network's files have changed since the export.
-        EngineError: If TensorRT cannot compile a network for the target, or compiled it in another precision than the bundle's.
+        EngineError: If TensorRT cannot compile a network for the target, or compiled it in another
+            precision than the bundle's.
         OutputError: The folder or that list cannot be written, or another process builds there.
     """
     check_target(bundle, target)
@@ -254,7 +267,7 @@ class Compiled:
         dtypes: Number of layer outputs per type, read back from the parsed network.
         products: The same for matrix products and convolutions alone: what it computes in.
         seconds: How long it took.
-        skipped_tactics: Tactics left out for want of memory.
+        skipped_tactics: Tactics left out for lack of memory.
         opset: The graph's.
         flags: The builder's flags.
         optimization_level: The builder's.
@@ -390,7 +403,7 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
 
 
 def _check_inferred(module: Any, definition: Any, path: Path, network: Network) -> None:
-    """Compare the inputs and outputs of a parsed graph, whose shapes follow from its nodes, with those that the manifest says.
+    """Compare the inferred inputs and outputs of a parsed graph with the manifest's.
 
     Raises:
         BundleError: If a name, a type or a shape differs.
@@ -408,7 +421,8 @@ def _check_inferred(module: Any, definition: Any, path: Path, network: Network) 
             wanted[name].agrees_with(*kind) for name, kind in declared.items()
         ):
             raise BundleError(
-                f"{path}: {direction} {shown(found) or 'nothing'}, but {MANIFEST} says {', '.join(map(str, specs))}; export the model again"
+                f"{path}: {direction} {shown(found) or 'nothing'}, but {MANIFEST} says "
+                f"{', '.join(map(str, specs))}; export the model again"
             )
 
 
@@ -424,7 +438,7 @@ def _fix_batch(definition: Any, network: Network, profile: Profile) -> None:
 def _dtype_histogram(
     module: Any, definition: Any, kinds: tuple[str, ...] | None = None
 ) -> dict[str, int]:
-    """Count the types of the layer outputs of a parsed network: with strong typing, the types that it computes in."""
+    """Count the types of a network's layer outputs: with strong typing, those it computes in."""
     layers = [definition.get_layer(i) for i in range(definition.num_layers)]
     wanted = None if kinds is None else {getattr(module.LayerType, kind) for kind in kinds}
     outputs = (
@@ -437,7 +451,7 @@ def _dtype_histogram(
 
 
 def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> None:
-    """Hold what was compiled against the bundle's precision: its products, and the bytes that a weight takes.
+    """Check the compiled matrix products and bytes per weight against the bundle's precision.
 
     Raises:
         EngineError: An fp16 bundle became a float32 engine, or the other way round.
@@ -447,7 +461,8 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
     right = half > single and width < 3 if bundle.precision == "fp16" else half == 0 and width > 3
     if not right:
         raise EngineError(
-            f"{name}: the bundle is {bundle.precision}, but the compiled network has {half} products in float16 and {single} in float32, "
+            f"{name}: the bundle is {bundle.precision}, but the compiled network has {half} "
+            f"products in float16 and {single} in float32, "
             f"and takes {width:.1f} bytes per parameter; export the model again"
         )
 
@@ -493,7 +508,8 @@ def _configure(
             config = create(parsed[0], parsed[1])
         except polygraphy.PolygraphyException as cause:
             raise EngineError(
-                f"{network.name}: TensorRT refuses the builder's settings: {str(cause).splitlines()[0]}"
+                f"{network.name}: TensorRT refuses the builder's settings: "
+                f"{str(cause).splitlines()[0]}"
             ) from cause
     config.clear_flag(
         module.BuilderFlag.TF32
@@ -523,7 +539,10 @@ def _compile(
 
 
 def _polygraphy(backend: Backend) -> Any:
-    """Import polygraphy's loaders; it decides once per process, by an environment variable, which TensorRT it stands on."""
+    """Import polygraphy's loaders.
+
+    It chooses its TensorRT once per process, by an environment variable.
+    """
     wanted = "1" if backend == "rtx" else "0"
     os.environ.setdefault("POLYGRAPHY_USE_TENSORRT_RTX", wanted)
     try:
@@ -535,7 +554,8 @@ def _polygraphy(backend: Backend) -> Any:
         raise MissingExtraError("polygraphy", EXTRAS[backend], "building engines") from cause
     if (backend == "rtx") != polygraphy.config.USE_TENSORRT_RTX:
         raise EngineError(
-            "this process has already built for the other backend; build for this one in a process of its own"
+            "this process has already built for the other backend; build for this one in a "
+            "process of its own"
         )
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     from types import SimpleNamespace
@@ -552,7 +572,10 @@ def _polygraphy(backend: Backend) -> Any:
 
 
 def _compiler_log(module: Any) -> Any:
-    """Return a logger that keeps every line, errors apart: the compiler reports memory and skipped tactics there and nowhere else."""
+    """Return a logger that keeps every line, errors apart.
+
+    The compiler reports memory and skipped tactics nowhere else.
+    """
 
     class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -598,7 +621,8 @@ def _memory_figures(name: NetworkName, lines: list[str]) -> dict[str, int]:
         ]
         if not found:
             raise EngineError(
-                f"{name}: the compiler did not report its '{title}'; this version of TensorRT is not known to work"
+                f"{name}: the compiler did not report its '{title}'; this version of TensorRT is "
+                "not known to work"
             )
         figures[key] = max(found)
     return figures

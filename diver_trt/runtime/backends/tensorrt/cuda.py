@@ -1,6 +1,7 @@
-"""The few CUDA runtime calls that an engine needs, through cuda-bindings, every return code checked.
+"""The CUDA runtime calls that an engine needs, with every return code checked.
 
-Pointers, streams and graphs are plain integers or the bindings' own handles; nothing here knows TensorRT.
+Pointers, streams and graphs are plain integers or the bindings' own handles; nothing here knows
+TensorRT.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, Missing
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 ALIGNMENT_BYTES = 256
-"""TensorRT wants tensor addresses aligned to this; cudaMalloc gives it, offsets into a block must keep it."""
+"""TensorRT requires tensor addresses aligned to this; cudaMalloc gives it, offsets in a block must
+keep it.
+"""
 
 
 def aligned(size_bytes: int) -> int:
@@ -64,7 +67,7 @@ def import_cuda() -> Any:
 
 
 def find_gpu(api: Any) -> Gpu | None:
-    """Return the first CUDA device, or None where there is none or no driver that works."""
+    """Return the first CUDA device, or None without a device or a working driver."""
     error, count = api.cudaGetDeviceCount()
     if int(error) != 0 or count < 1:
         return None
@@ -127,7 +130,7 @@ class Cuda:
         """Return a block of device memory, aligned to `ALIGNMENT_BYTES`.
 
         Raises:
-            DeviceMemoryError: The device has no room for it.
+            DeviceMemoryError: If the device has no room for it.
         """
         (pointer,) = self._check("cudaMalloc", self._api.cudaMalloc(max(1, size_bytes)), size_bytes)
         self._releases[int(pointer)] = ("cudaFree", pointer)
@@ -137,7 +140,7 @@ class Cuda:
         """Return a zeroed array in page-locked host memory, from which copies need no staging.
 
         Raises:
-            DeviceMemoryError: The host has no room for it.
+            DeviceMemoryError: If the host has no room for it.
         """
         kind = np.dtype(dtype)
         size_bytes = max(1, math.prod(shape) * kind.itemsize)
@@ -171,7 +174,7 @@ class Cuda:
     def copy_rows_to_device(
         self, target: int, source: int, source_stride: int, row_bytes: int, rows: int
     ) -> None:
-        """Enqueue a copy of rows that lie `source_stride` bytes apart in page-locked host memory; on the device they lie side by side."""
+        """Enqueue a copy of strided rows in page-locked host memory to contiguous device memory."""
         kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._check(
             "cudaMemcpy2DAsync",
@@ -193,7 +196,7 @@ class Cuda:
         self._check("cudaStreamSynchronize", self._api.cudaStreamSynchronize(self.stream))
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """Record what `enqueue` puts on the stream as a graph, without running it, and return the graph ready to launch.
+        """Capture what `enqueue` puts on the stream, without running it, as an executable graph.
 
         Only this thread's calls are watched, so other threads may use CUDA meanwhile.
 
@@ -253,7 +256,8 @@ class Cuda:
         name = _error_name(self._api, error)
         if name == "cudaErrorMemoryAllocation":
             raise DeviceMemoryError(
-                f"out of memory: {call} of {size_bytes or 0:,} bytes failed; use a smaller --batch or --memory-budget"
+                f"out of memory: {call} of {size_bytes or 0:,} bytes failed; use a smaller "
+                "--batch or --memory-budget"
             )
         if name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice"):
             raise EngineError(

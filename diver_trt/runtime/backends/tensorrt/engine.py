@@ -1,7 +1,7 @@
-"""TensorRT as an engine: fixed addresses, one stream, one scratch block for all networks, and all denoising steps as one CUDA graph.
+"""TensorRT as an engine: fixed addresses, one stream, all denoising steps as one CUDA graph.
 
-One adapter for TensorRT-RTX and TensorRT proper. Whatever a run needs is allocated when the engines are opened; afterwards there are
-copies between fixed addresses and launches, nothing else.
+One adapter for TensorRT-RTX and TensorRT proper. Whatever a run needs is allocated when the engines
+are opened; afterwards there are copies between fixed addresses and launches, nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
 from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan
-from diver_trt.runtime.engine import Latents, Modulations, copy_checked
+from diver_trt.runtime.engine import Conditions, Latents, copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.tensors import TensorSpec, describe_declared
 
@@ -28,12 +28,13 @@ class TrtSession:
 
     Args:
         bundle: The bundle that the plan was built from.
-        plan: The engines, which fit this machine; each is hashed, and held against the list of those that may, before it is deserialized.
+        plan: The engines, which fit this machine; each is hashed, and looked up in the list of
+            those that may, before it is deserialized.
         batch: Images per batch, within the plan's.
         module: `tensorrt_rtx` or `tensorrt`.
         cuda: The stream and its memory; closed with the session.
-        shared_scratch: Whether all networks use one block of scratch memory, as they do while they are resident together; else each brings
-            its own and takes it away.
+        shared_scratch: Whether all networks use one block of scratch memory, as they do while they
+            are resident together; else each brings its own and takes it away.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class TrtSession:
         """Deserialize a network and allocate its buffers for what it takes in one run.
 
         Raises:
-            EngineError: TensorRT refuses the engine, or it is not the one that its sidecar describes.
-            DeviceMemoryError: The device has no room for it.
+            EngineError: TensorRT refuses the engine, or it is not the one that its sidecar
+                describes.
+            DeviceMemoryError: If the device has no room for it.
         """
         return TrtEngine(self, network, run_size(network, self.batch), self._scratch)
 
@@ -184,7 +186,7 @@ class TrtEngine:
             raise EngineError(f"TensorRT could not run the {self._name}: {self._session.log.last}")
 
     def capturable(self) -> bool:
-        """Return whether TensorRT lets this engine be captured; versions that cannot tell are tried."""
+        """Return whether this engine can be captured; True for versions that cannot answer."""
         ask = getattr(self._context, "is_stream_capturable", None)
         return True if ask is None else bool(ask(int(self._cuda.stream)))
 
@@ -208,7 +210,8 @@ class TrtEngine:
                     if int(bit) & int(bits)
                 ]
                 raise EngineError(
-                    f"the {self._name} engine is not valid here: {', '.join(names) or session.log.last}; build the engines again"
+                    f"the {self._name} engine is not valid here: "
+                    f"{', '.join(names) or session.log.last}; build the engines again"
                 )
         engine = session.runtime.deserialize_cuda_engine(data)
         if engine is None:
@@ -218,14 +221,16 @@ class TrtEngine:
             for name in specs:
                 if engine.get_tensor_mode(name) != mode:
                     raise EngineError(
-                        f"the {self._name} engine has no tensor {name} where the bundle has one; build the engines again"
+                        f"the {self._name} engine has no tensor {name} where the bundle has one; "
+                        "build the engines again"
                     )
         for spec in (*self._ports.inputs.values(), *self._ports.outputs.values()):
             dtype = dtype_name(session.module, engine.get_tensor_dtype(spec.name))
             shape = declared_shape(engine.get_tensor_shape(spec.name))
             if not spec.agrees_with(dtype, shape, self.batch):
                 raise EngineError(
-                    f"the {self._name} engine has {describe_declared(spec.name, dtype, shape)}, expected {spec} at batch {self.batch}; "
+                    f"the {self._name} engine has {describe_declared(spec.name, dtype, shape)}, "
+                    f"expected {spec} at batch {self.batch}; "
                     "build the engines again"
                 )
         return engine
@@ -234,7 +239,8 @@ class TrtEngine:
         address, size_bytes = scratch
         if (needed := self._engine.device_memory_size_v2) > size_bytes:
             warnings.warn(
-                f"the {self._name} engine wants {needed:,} bytes of scratch memory, by the sidecars it has {size_bytes:,}; it gets its own",
+                f"the {self._name} engine needs {needed:,} bytes of scratch memory, by the "
+                f"sidecars it has {size_bytes:,}; it gets its own",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -249,7 +255,8 @@ class TrtEngine:
         for name, spec in self._ports.inputs.items():
             if not context.set_input_shape(name, spec.concrete(self.batch)):
                 raise EngineError(
-                    f"the {self._name} engine does not take {name} at batch {self.batch}; build it with --batch {self.batch}"
+                    f"the {self._name} engine does not take {name} at batch {self.batch}; build "
+                    f"it with --batch {self.batch}"
                 )
         return context
 
@@ -257,9 +264,11 @@ class TrtEngine:
 class TrtDenoiser:
     """All denoising steps of a batch, captured once as a CUDA graph and replayed for every batch.
 
-    Step k reads row k - 1 of the coefficient table on the device, and its modulations from page-locked host memory: for DiT-XL/2 those
-    of 50 steps are 20 MB per class in fp16, more than a small card should keep for a batch, and copying one step's share takes a
-    fraction of a step. The latent alternates between two buffers. Where capture is refused, the same calls are enqueued step by step.
+    Step k reads row k - 1 of the coefficient table on the device, and its conditions from
+    page-locked host memory: for DiT-XL/2 those of 50 steps are 20 MB per class in fp16, more than a
+    small card should keep for a batch, and copying one step's share takes a fraction of a step. The
+    latent alternates between two buffers. Where capture is refused, the same calls are enqueued
+    step by step.
 
     Args:
         engine: The denoiser; closed with this.
@@ -274,7 +283,7 @@ class TrtDenoiser:
         self._engine, self._cuda, self._steps, self._batch = engine, cuda, steps, engine.batch
         self._latents = (engine.address("latent"), engine.address("next_latent"))
         self._done = 0
-        pair = engine.spec("modulation")
+        pair = engine.spec("condition")
         width = pair.concrete(1)[2]
         self._row_bytes = width * np.dtype(pair.dtype).itemsize
         self._classes = cuda.allocate_host((self._batch, steps, width), pair.dtype)
@@ -284,8 +293,8 @@ class TrtDenoiser:
         self._rows[:, : table.shape[1]] = table[:steps]
         self._table = cuda.allocate(self._rows.nbytes)
         cuda.upload(self._table, self._rows)
-        self._loaded: list[Modulations] = []
-        self._loaded_null: Modulations | None = None
+        self._loaded: list[Conditions] = []
+        self._loaded_null: Conditions | None = None
         self._enqueue_step(
             1
         )  # the first run of a context may still allocate, which a capture does not allow
@@ -293,9 +302,9 @@ class TrtDenoiser:
         self._graph = self._capture()
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Modulations], null: Modulations
+        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
     ) -> None:
-        """Bring a batch to the device, and its modulations to where the steps copy them from."""
+        """Bring a batch to the device, and its conditions to where the steps copy them from."""
         self._engine.write("latent", start)
         self._engine.write("anchor", anchor)
         self._cuda.synchronize()
@@ -324,7 +333,7 @@ class TrtDenoiser:
             yield k
 
     def latent(self) -> Latents:
-        """Return the current latent; while a graph's steps are being counted, that is the last one."""
+        """Return the current latent; with a replayed graph, the one after the last step."""
         return self._engine.fetch("next_latent", self._latents[self._done % 2]).astype(
             np.float32, copy=False
         )
@@ -340,7 +349,7 @@ class TrtDenoiser:
 
     @property
     def stepwise(self) -> bool:
-        """Whether steps are enqueued one by one, for want of a graph."""
+        """Whether steps are enqueued one by one, since there is no graph."""
         return self._graph is None
 
     def close(self) -> None:
@@ -358,8 +367,8 @@ class TrtDenoiser:
         self._engine.close()
 
     def _enqueue_step(self, k: int) -> None:
-        """Put step k on the stream: its modulations, class then null, then the network on this step's addresses."""
-        pair, offset = self._engine.address("modulation"), (k - 1) * self._row_bytes
+        """Enqueue step k: its conditions, class then null, and the network on its addresses."""
+        pair, offset = self._engine.address("condition"), (k - 1) * self._row_bytes
         stride = self._steps * self._row_bytes
         self._cuda.copy_rows_to_device(
             pair, self._classes.ctypes.data + offset, stride, self._row_bytes, self._batch

@@ -1,7 +1,8 @@
-"""The memory plan: what is alive on the device in each phase of a recovery, decided before anything loads.
+"""The memory plan: what is on the device in each phase, decided before anything loads.
 
-Figures come from the sidecars: weights, persistent memory and activations as the compiler reported them, inputs and outputs by their
-shapes. They are engine memory; the CUDA context that the driver makes for the process comes on top.
+Figures come from the sidecars: weights, persistent memory and activations as the compiler reported
+them, inputs and outputs by their shapes. They are engine memory; the CUDA context that the driver
+makes for the process comes on top.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class MemoryPlan:
     Attributes:
         plan: The engines.
         batch: Images per batch.
-        residency: `"resident"`: all networks stay loaded and share one scratch block. `"phased"`: each is loaded for its phase and freed
-            after it, so that only one is there at a time; chunks of many images keep the loading rare.
+        residency: `"resident"`: all networks stay loaded and share one scratch block. `"phased"`:
+            each is loaded for its phase and freed after it, so that only one is there at a time;
+            chunks of many images keep the loading rare.
         phases: Memory in each phase.
     """
 
@@ -78,12 +80,13 @@ def plan_memory(plan: Plan, residency: Residency) -> MemoryPlan:
 def choose_memory_plan(
     plans: Iterable[Plan], budget_bytes: int | None, images: int | None = None
 ) -> MemoryPlan:
-    """Return the plan to recover with: within the budget, the largest useful batch, resident if that fits.
+    """Return the best plan within the budget: the largest useful batch, resident if it fits.
 
     Args:
         plans: Plans that fit this machine.
         budget_bytes: Limit on engine memory; None is none.
-        images: How many images there are, if that is known: a batch that is larger than needed only wastes work.
+        images: How many images there are, if that is known: a batch that is larger than needed only
+            wastes work.
 
     Raises:
         DeviceMemoryError: No plan fits the budget; the message names the smallest that would.
@@ -95,7 +98,8 @@ def choose_memory_plan(
     if not fitting:
         smallest = min(candidates, key=lambda plan: plan.peak_bytes)
         raise DeviceMemoryError(
-            f"nothing fits a memory budget of {format_bytes(budget_bytes or 0)}: the smallest that would do is "
+            f"nothing fits a memory budget of {format_bytes(budget_bytes or 0)}: the smallest "
+            "that would do is "
             f"{format_bytes(smallest.peak_bytes)} (batch {smallest.batch}, {smallest.residency}). "
             "Raise the budget, or build for a smaller batch with `diver-trt build --batch 1`"
         )
@@ -158,7 +162,7 @@ def format_bytes(size: int) -> str:
 
 
 def format_sum(sizes: Sequence[int]) -> tuple[str, list[str]]:
-    """Return a sum of sizes, rounded up, and the sizes, in tenths of a MB that add up as they are printed.
+    """Return a sum of sizes, rounded up, and the sizes in tenths of a MB that add up to it.
 
     Of the sizes, those with the largest remainders are rounded up and the others down.
     """

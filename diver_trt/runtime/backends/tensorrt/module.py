@@ -1,4 +1,7 @@
-"""TensorRT under either of its names: `tensorrt_rtx` 1.x or `tensorrt` 10.3 to 11.x, whose Python APIs are nearly one."""
+"""TensorRT under either name: `tensorrt_rtx` 1.x or `tensorrt` 10.3 to 11.x.
+
+Their Python APIs are nearly the same.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +35,20 @@ def import_tensorrt(backend: Backend) -> Any:
         if isinstance(cause, ModuleNotFoundError) and cause.name == name:
             raise MissingExtraError(name, EXTRAS[backend], f"backend {backend}") from cause
         raise EngineError(
-            f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`"
+            f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install "
+            f"'diver-trt[{EXTRAS[backend]}]'`"
         ) from cause
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Runtime"):
         raise EngineError(
-            f"{name} is installed but holds no TensorRT; reinstall it with `pip install 'diver-trt[{EXTRAS[backend]}]'`"
+            f"{name} is installed but holds no TensorRT; reinstall it with `pip install "
+            f"'diver-trt[{EXTRAS[backend]}]'`"
         )
     first, beyond = SUPPORTED[backend]
     if not first <= _major_minor(version) < beyond:
         raise EngineError(
-            f"{name} {version} is installed; expected {_dotted(first)} or later, before {_dotted(beyond)}"
+            f"{name} {version} is installed; expected {_dotted(first)} or later, before "
+            f"{_dotted(beyond)}"
         )
     return module
 
@@ -54,7 +60,7 @@ def dtype_name(module: Any, dtype: Any) -> str:
 
 
 def declared_shape(dims: Any) -> tuple[int, ...]:
-    """Return TensorRT's dimensions as a tuple, -1 for an open size; the empty one where even their number is open."""
+    """Return TensorRT's dimensions as a tuple: -1 for a dynamic size, () for an unknown rank."""
     try:
         return tuple(dims)
     except ValueError:  # the bindings have no length for it

@@ -1,8 +1,9 @@
-"""The sidecar of an engine: the file beside it that says what it is, what memory it wants, and where it runs.
+"""The sidecar of an engine: a file beside it with its identity, its memory and its target.
 
-Engines lie in the bundle under `plans/TARGET/NETWORK.engine`, each with `NETWORK.json`. An engine is code: it is deserialized only
-after its sidecar has been held against this machine, its bytes against the sidecar's hash, and that hash against the list of engines that
-may run here (`runtime/backends/tensorrt/trust.py`).
+Engines lie in the bundle under `plans/TARGET/NETWORK.engine`, each with `NETWORK.json`. An engine
+is code: it is deserialized only after its sidecar was compared with this machine, its bytes
+against the sidecar's hash, and that hash against the list of engines that may run here
+(`runtime/backends/tensorrt/trust.py`).
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Memory:
     Attributes:
         weights_bytes: Weights, there as long as the engine is.
         persistent_bytes: What each execution context keeps.
-        activation_bytes: Scratch while it runs, at the largest batch; networks that run in turn can share it.
+        activation_bytes: Scratch while it runs, at the largest batch; networks that run in turn can
+            share it.
         io_bytes: Inputs and outputs at the largest batch, by their shapes.
     """
 
@@ -127,10 +129,11 @@ class Sidecar:
         onnx_sha256: Hash of the graph that it was built from.
         weights_sha256: Hash of the graph's external data, if it had any.
         engine: The engine file.
-        built_on: TensorRT, and for backend `"trt"` the GPU and driver, of the machine that built it.
+        built_on: TensorRT, and for backend `"trt"` the GPU and driver, of the machine that built
+            it.
         compute_capabilities: GPUs that it runs on: `("sm75", "sm86")`.
         profile: Its batches; for the conditioner, conditions.
-        memory: What it wants on the device.
+        memory: What it needs on the device.
         dtypes: Number of layer outputs per type, read back from the network that was compiled.
         flags: The builder's flags; the types of a strongly typed network are not among them.
         optimization_level: The builder's.
@@ -138,7 +141,8 @@ class Sidecar:
         timing_cache_sha256: Hash of the timing cache after the build, for backend `"trt"`.
         build_seconds: How long the build took.
         build_peak_bytes: Largest host memory of the building process until then.
-        skipped_tactics: Tactics that the builder left out for want of memory; harmless, but the engine may be slower.
+        skipped_tactics: Tactics that the builder left out for lack of memory; harmless, but the
+            engine may be slower.
         tool_version: diver-trt's.
     """
 
@@ -179,14 +183,16 @@ class Sidecar:
         document = Document.read(path, EngineError, LIMITS)
         if (schema := document.integer("schema", 1)) != SIDECAR_SCHEMA:
             raise EngineError(
-                f"{path}: schema {schema}, but this diver-trt reads schema {SIDECAR_SCHEMA}; build the engine again"
+                f"{path}: schema {schema}, but this diver-trt reads schema {SIDECAR_SCHEMA}; "
+                "build the engine again"
             )
         return _parse(document)
 
     def misfit(self, bundle: Bundle, machine: Machine) -> str | None:
-        """Return why this engine must not be loaded for this bundle on this machine, or None if it fits.
+        """Return why this engine does not fit this bundle or machine, or None if it does.
 
-        An engine of TensorRT-RTX is valid for one release of it; one of TensorRT proper for one release and one kind of GPU.
+        An engine of TensorRT-RTX is valid for one release of it; one of TensorRT proper for one
+        release and one kind of GPU.
         """
         network = bundle.networks[self.network]
         weights = network.weights.sha256 if network.weights else None
@@ -202,17 +208,21 @@ class Sidecar:
         if here.compute_capability is None:
             return "there is no NVIDIA GPU here"
         if here.compute_capability not in self.compute_capabilities:
-            return f"it is for {shown(', '.join(self.compute_capabilities))}, and this GPU is {here.compute_capability}"
+            targets = shown(", ".join(self.compute_capabilities))
+            return f"it is for {targets}, and this GPU is {here.compute_capability}"
         if built.backend == "trt" and built.gpu != here.gpu:
             return f"it was built on {shown(str(built.gpu))}, and this GPU is {here.gpu}"
         if built.driver and here.driver and _numbers(built.driver) > _numbers(here.driver):
-            return f"it was built under a driver for CUDA {shown(built.driver)}, and this one is for {here.driver}"
+            driver = shown(built.driver)
+            return (
+                f"it was built under a driver for CUDA {driver}, and this one is for {here.driver}"
+            )
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why an engine must not be loaded, and the command that builds it again where that would help."""
+    """Why an engine must not be loaded, and the command that rebuilds it where that helps."""
 
     reason: str
     command: str | None
@@ -276,16 +286,20 @@ class Plan:
         for sidecar in self.sidecars.values():
             if not is_registered(sidecar.engine.sha256):
                 return (
-                    f"{self.folder / sidecar.engine.name}: was not built on this machine, and an engine is code; say --trust if you trust "
+                    f"{self.folder / sidecar.engine.name}: was not built on this machine, and an "
+                    "engine is code; say --trust if you trust "
                     "whoever built it, or build it here with `diver-trt build`"
                 )
         return None
 
     def read(self, network: NetworkName) -> bytes:
-        """Return an engine. It is hashed in memory, so that what is checked is what is returned, whatever happens to the file.
+        """Return an engine's bytes after hashing them.
+
+        They are hashed in memory: the file may change meanwhile, the returned bytes cannot.
 
         Raises:
-            EngineError: If it is missing, not a regular file in the plan's folder, or not the file that was built.
+            EngineError: If it is missing, not a regular file in the plan's folder, or not the file
+                that was built.
         """
         with self._open(network) as file:
             data = file.read()
@@ -294,7 +308,7 @@ class Plan:
         return data
 
     def check(self) -> Iterator[EngineError]:
-        """Hash every engine, and yield what is wrong with each that is not the file that was built."""
+        """Hash every engine, and yield the problem of each that is not the file that was built."""
         for network, sidecar in self.sidecars.items():
             try:
                 with self._open(network) as file:
@@ -319,7 +333,8 @@ class Plan:
 
     def _changed(self, network: NetworkName) -> EngineError:
         return EngineError(
-            f"{self.folder / self.sidecars[network].engine.name}: is not the engine that was built (its SHA-256 differs from its "
+            f"{self.folder / self.sidecars[network].engine.name}: is not the engine that was "
+            "built (its SHA-256 differs from its "
             "sidecar's); build it again"
         )
 
@@ -346,7 +361,10 @@ class StrayFoldersError(EngineError):
 
 
 def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
-    """Yield every target of a bundle, or the error that kept it from being read; last, one error for all folders that are not targets."""
+    """Yield every target of a bundle, or the error of reading it.
+
+    Last comes one error for all folders that are not targets.
+    """
     root = bundle.path / PLANS
     read, others = 0, []
     try:
@@ -360,7 +378,8 @@ def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
             continue
         if (read := read + 1) > MAX_PLANS:
             yield EngineError(
-                f"{root}: holds engines for more than {MAX_PLANS} targets, and only those of the first {MAX_PLANS} are used; remove some"
+                f"{root}: holds engines for more than {MAX_PLANS} targets, and only those of the "
+                f"first {MAX_PLANS} are used; remove some"
             )
             break
         try:
@@ -376,7 +395,7 @@ def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
 
 
 def _folders(root: Path, bundle: Bundle) -> list[Path]:
-    """Return the folders in `plans`, by name, but for hidden ones, in which a build is under way."""
+    """Return the folders in `plans` by name, except hidden ones, in which a build is running."""
     try:
         resolved_inside(root, bundle.path, EngineError, "the bundle")
         return sorted(
@@ -451,7 +470,8 @@ def _parse_profile(document: Document) -> Profile:
     if not low <= optimum <= high:
         raise document.fail(
             "minimum",
-            f"found sizes {low}, {optimum}, {high}, expected sizes that rise from minimum over optimum to maximum",
+            f"found sizes {low}, {optimum}, {high}, expected sizes that rise from minimum over "
+            "optimum to maximum",
         )
     return Profile(low, optimum, high)
 

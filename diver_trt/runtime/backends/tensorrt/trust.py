@@ -1,8 +1,9 @@
 """Which engines may run here: a list of hashes in the user's own folder, one per line.
 
-An engine is code, and nothing in it or beside it says who made it: a sidecar's hash tells damage, not origin. So `build` enters every
-engine that it writes here, and no other is loaded until the user has said `--trust`, which enters it too. The list holds SHA-256 hashes
-and nothing else; a line that is none is passed over. To take trust back, delete a line, or the file.
+An engine is code, and nothing in it or beside it says who made it: a sidecar's hash tells damage,
+not origin. So `build` enters every engine that it writes here, and no other is loaded until the
+user passes `--trust`, which enters it too. The list holds SHA-256 hashes; other lines are ignored.
+To revoke trust, delete a line, or the file.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def register_path() -> Path:
             root = Path.home() / ".local" / "state"
         except RuntimeError as cause:
             raise EngineError(
-                "there is no home folder to keep the list of trusted engines in; set XDG_STATE_HOME to a folder"
+                "there is no home folder to keep the list of trusted engines in; set "
+                "XDG_STATE_HOME to a folder"
             ) from cause
     return root / "diver-trt" / "engines"
 
@@ -38,9 +40,10 @@ def register_path() -> Path:
 def register(hashes: Iterable[str] = ()) -> None:
     """Enter engines; without any, only make sure that they could be entered.
 
-    A line is added in one write, so that several processes may enter engines at once, and none is glued to the remains of another. Where
-    the list seems to end in such remains, a line break goes first; if another process was only in the middle of its write (a file system
-    may show the half of it), that leaves an empty line, which is passed over like any line that is no hash.
+    A line is added in one write, so that several processes may enter engines at once, and none is
+    glued to the remains of another. Where the list seems to end in such remains, a line break goes
+    first; if another process was only in the middle of its write (a file system may show the half
+    of it), that leaves an empty line, which is ignored like any line that is not a hash.
 
     Args:
         hashes: SHA-256 of each engine, in hex.
@@ -68,7 +71,8 @@ def register(hashes: Iterable[str] = ()) -> None:
             os.close(file)
     except OSError as cause:
         raise OutputError(
-            f"{path}: cannot be written ({cause.strerror}); set XDG_STATE_HOME to a folder of your own that can"
+            f"{path}: cannot be written ({cause.strerror}); set XDG_STATE_HOME to a folder of "
+            "your own that can"
         ) from cause
 
 
@@ -91,7 +95,8 @@ def _read() -> set[bytes]:
             found = os.fstat(file.fileno())
             if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise EngineError(
-                    f"{path}: can be written by others, so it proves nothing; make it your own (chmod 600), or delete it"
+                    f"{path}: can be written by others, so it proves nothing; make it your own "
+                    "(chmod 600), or delete it"
                 )
             return {line.strip() for line in file if _HASH.fullmatch(line.strip())}
     except FileNotFoundError:

@@ -15,9 +15,9 @@ import torch
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName, contract
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError
-from diver_trt.export.checkpoint import load_model
-from diver_trt.export.networks import build_networks
 from diver_trt.export.onnx_graph import graph_from_network
+from diver_trt.models.denoiser import build_networks
+from diver_trt.models.dit import load_model
 from diver_trt.runtime.backends.tensorrt import builder as engine_builder
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.builder import (
@@ -126,13 +126,13 @@ class HalfOutput(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, timestep: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        modulation: torch.Tensor = self.network(timestep, label)
-        return modulation.half()
+    def forward(self, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        condition: torch.Tensor = self.network(time, label)
+        return condition.half()
 
 
 class HalfInput(torch.nn.Module):
-    """A float32 denoiser that reads float16 modulations."""
+    """A float32 denoiser that reads float16 conditions."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -142,10 +142,10 @@ class HalfInput(torch.nn.Module):
         self,
         latent: torch.Tensor,
         anchor: torch.Tensor,
-        modulation: torch.Tensor,
+        condition: torch.Tensor,
         coefficients: torch.Tensor,
     ) -> torch.Tensor:
-        following: torch.Tensor = self.network(latent, anchor, modulation.float(), coefficients)
+        following: torch.Tensor = self.network(latent, anchor, condition.float(), coefficients)
         return following
 
 
@@ -153,7 +153,7 @@ def test_a_float32_engine_behind_an_fp16_contract_is_found(digits: Bundle, tmp_p
     """What others shipped by accident: the borders are float16, the work is not."""
     target = resolve_target("rtx", [86], STATIC)
     specs = contract(
-        digits.image_size, digits.latent_shape, digits.layout, digits.modulation_width, "fp16"
+        digits.image_size, digits.latent_shape, digits.layout, digits.condition_width, "fp16"
     )
     for name, network in build_networks(load_model(str(DIGITS_MODEL)), torch.float32).items():
         inputs, outputs = specs[name]
@@ -173,7 +173,7 @@ def test_a_float32_engine_behind_an_fp16_contract_is_found(digits: Bundle, tmp_p
 def test_inputs_and_outputs_are_counted_at_the_largest_batch(half: Bundle) -> None:
     memory = build(half, 86)["encoder"].memory
     assert memory.io_bytes == (3 * 32 * 32 + 4 * 8 * 8) * 4  # the VAE takes one image at a time
-    latents, pair, row = 3 * 4 * 4 * 8 * 8 * 4, 2 * 4 * half.modulation_width * 2, 9 * 4
+    latents, pair, row = 3 * 4 * 4 * 8 * 8 * 4, 2 * 4 * half.condition_width * 2, 9 * 4
     assert build(half, 86)["denoiser"].memory.io_bytes == latents + pair + row
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.errors import DeviceMemoryError, EngineError
-from diver_trt.method.schedule import step_table
+from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
@@ -96,7 +96,7 @@ def test_a_recovery_frees_all_that_it_took(gpu: Gpu, images: Any) -> None:
 
 
 def test_all_steps_are_one_graph_that_reads_its_own_rows(gpu: Gpu, session: TrtSession) -> None:
-    table = step_table(gpu.bundle.noise_schedule, Recipe(), gpu.bundle.layout).astype(np.float32)
+    table = Schedule(gpu.bundle.process, Recipe(), gpu.bundle.layout).table
     denoiser = session.open_denoiser(table, 50)
     (graph,) = gpu.api.graphs
     copies, launches = (
@@ -132,11 +132,11 @@ def test_an_engine_that_cannot_be_captured_is_enqueued(
 
 def test_the_latent_can_be_read_after_every_plain_step(gpu: Gpu, digits: Bundle) -> None:
     gpu.api.refuse_capture = True
-    table = step_table(digits.noise_schedule, QUICK, digits.layout).astype(np.float32)
+    table = Schedule(digits.process, QUICK, digits.layout).table
     generator = np.random.default_rng(0)
     start, anchor = generator.standard_normal((2, 2, 4, 8, 8)).astype(np.float32)
     tables = [
-        generator.standard_normal((5, digits.modulation_width)).astype(np.float32) * 0.1
+        generator.standard_normal((5, digits.condition_width)).astype(np.float32) * 0.1
         for _ in range(3)
     ]
     session = gpu.session()
@@ -215,7 +215,7 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gp
     session.runtime.deserialize_cuda_engine = hungry
     with pytest.warns(
         RuntimeWarning,
-        match="wants 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own",
+        match="needs 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own",
     ):
         engine = session.open("decoder")
     assert engine._context.scratch[1] == 10**6

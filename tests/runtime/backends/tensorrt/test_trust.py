@@ -199,9 +199,8 @@ def test_what_is_hashed_is_what_is_deserialized(
 def test_doctor_says_what_to_do(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diver_trt import doctor
 
-    monkeypatch.setattr(doctor, "this_machine", lambda backend, module, gpu: MACHINE)
+    monkeypatch.setattr(trt_module, "this_machine", lambda backend, module, gpu: MACHINE)
     (finding,) = (finding for finding in examine(bundle) if finding.subject.startswith("engines"))
     assert finding.state == "broken"
     assert "was not built on this machine" in finding.detail

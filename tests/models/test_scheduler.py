@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from diver_trt.bundle import Bundle
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, ExportError, RecipeError
-from diver_trt.export.checkpoint import load_model
 from diver_trt.export.exporter import _manifest
-from diver_trt.export.scheduler import CHAINS, noise_schedule
-from diver_trt.method.schedule import NoiseSchedule, ddim_coefficients, step_table
+from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.process import parse_process
+from diver_trt.method.schedule import Schedule
+from diver_trt.models.dit import load_model
+from diver_trt.models.scheduler import CHAINS, ddpm_process
 from diver_trt.recipe import Recipe
 
 # facebook/DiT-XL-2-256's, as diffusers writes it.
@@ -36,16 +39,16 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
-def read(kind: str = "DDIMScheduler", **fields: Any) -> tuple[NoiseSchedule, list[str]]:
+def read(kind: str = "DDIMScheduler", **fields: Any) -> tuple[Ddpm, list[str]]:
     config = {**PUBLISHED, "_class_name": kind, **fields}
-    return noise_schedule(config, kind, "scheduler_config.json", learned_variance=True)
+    return ddpm_process(config, kind, "scheduler_config.json", learned_variance=True)
 
 
 def test_the_published_dit_needs_no_note() -> None:
     schedule, notes = read()
     assert notes == []
-    assert schedule == NoiseSchedule(
-        kind="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000
+    assert schedule == Ddpm(
+        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000
     )
 
 
@@ -69,9 +72,9 @@ def test_a_step_is_that_of_diffusers_own_scheduler(fields: dict[str, Any]) -> No
     assert notes == []
     assert schedule.alphas_cumprod() == pytest.approx(theirs.alphas_cumprod.numpy(), abs=1e-6)
     theirs.set_timesteps(50)
-    assert theirs.timesteps.tolist() == schedule.timesteps(50)[::-1].tolist()
+    assert theirs.timesteps.tolist() == schedule.times(50)[::-1].tolist()
     latent, noise = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
-    a, b = ddim_coefficients(schedule.respaced(50))
+    a, b = schedule.coefficients(50)
     for k, timestep in zip(range(49, -1, -1), theirs.timesteps, strict=True):
         step = theirs.step(torch.from_numpy(noise), timestep, torch.from_numpy(latent))
         assert a[k] * latent + b[k] * noise == pytest.approx(step.prev_sample.numpy(), abs=2e-5)
@@ -132,38 +135,37 @@ def test_listed_betas_come_back_from_a_bundle(
 ) -> None:
     from dataclasses import replace
 
-    schedule, _ = read(rescale_betas_zero_snr=True)
-    model = replace(load_model(str(random_pipeline)), noise_schedule=schedule)
-    stored = _manifest(model, dict(random_bundle.networks), "fp32")["noise_schedule"]
+    process, _ = read(rescale_betas_zero_snr=True)
+    model = replace(load_model(str(random_pipeline)), process=process)
+    stored = _manifest(model, dict(random_bundle.networks), "fp32")["process"]
     for network in random_bundle.networks.values():
         for record in network.files:
-            (tmp_path / record.name).symlink_to(random_bundle.path / record.name)
+            shutil.copy(random_bundle.path / record.name, tmp_path)
     manifest = json.loads((random_bundle.path / "bundle.json").read_text())
-    assert "betas" not in manifest["noise_schedule"]
-    (tmp_path / "bundle.json").write_text(json.dumps({**manifest, "noise_schedule": stored}))
-    assert Bundle.open(tmp_path).noise_schedule == schedule
+    assert "betas" not in manifest["process"]
+    (tmp_path / "bundle.json").write_text(json.dumps({**manifest, "process": stored}))
+    assert Bundle.open(tmp_path).process == process
 
 
 @pytest.mark.parametrize("betas", [[], [0.1], [0.1, 0], [1, 0.5], [0.1, "a"], [0.1, float("nan")]])
 def test_hostile_betas_of_a_bundle_are_refused(betas: list[Any]) -> None:
-    from diver_trt.bundle import _parse_schedule
-
-    document = Document({"kind": "listed", "betas": betas}, "bundle.json", BundleError)
+    fields = {"kind": "ddpm", "beta_schedule": "listed"}
+    document = Document({**fields, "betas": betas}, "bundle.json", BundleError)
     with pytest.raises(BundleError, match=r"bundle\.json: betas: found .*, expected"):
-        _parse_schedule(document)
+        parse_process(document)
 
 
 @pytest.mark.parametrize(
     ("schedule", "steps", "message"),
     [
         (read(rescale_betas_zero_snr=True)[0], 1000, "at timestep 999 .* keeps no signal"),
-        (NoiseSchedule.listed([0.999] * 1000), 50, "keeps no signal; use fewer steps than 50"),
-        (NoiseSchedule.listed([1e-300] * 1000), 50, "has steps that add no noise"),
+        (Ddpm.listed([0.999] * 1000), 50, "keeps no signal; use fewer steps than 50"),
+        (Ddpm.listed([1e-300] * 1000), 50, "has steps that add no noise"),
     ],
 )
 def test_a_chain_without_signal_or_noise_is_refused_before_numpy_warns(
-    schedule: NoiseSchedule, steps: int, message: str, digits: Bundle
+    schedule: Ddpm, steps: int, message: str, digits: Bundle
 ) -> None:
     recipe = Recipe(steps=steps, inherit_step=25, start_step=50, window=(40, 25))
     with pytest.raises(RecipeError, match=message):
-        step_table(schedule, recipe, digits.layout)
+        Schedule(schedule, recipe, digits.layout)

@@ -16,8 +16,8 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.training_args import check_base, count_classes, training_args
-from diver_trt.export.weights import (
+from diver_trt.models.training_args import check_base, count_classes, training_args
+from diver_trt.models.weights import (
     check_tensors,
     compare_shapes,
     first_few,
@@ -62,7 +62,7 @@ class _Sizes:
 def load_dit_checkpoint(
     path: Path, base: str | None = None
 ) -> tuple[DiTTransformer2DModel, list[str]]:
-    """Load a file such as `DiT-XL-2-256x256.pt`; of a training checkpoint the moving average is taken.
+    """Load a file such as `DiT-XL-2-256x256.pt`, or the EMA weights of a training checkpoint.
 
     Args:
         path: The file, read with `weights_only=True`.
@@ -111,7 +111,8 @@ def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tenso
         full = [key for key in holders if isinstance(state[key], Mapping) and state[key]]
         if not full:
             raise ExportError(
-                f"{where}: holds no {PROBE}, but {first_few([str(key) for key in state]) or 'nothing'}"
+                f"{where}: holds no {PROBE}, but "
+                f"{first_few([str(key) for key in state]) or 'nothing'}"
                 "; expected a checkpoint in the layout of facebookresearch/DiT. Save the network's "
                 "state dict alone."
             )
@@ -131,7 +132,8 @@ def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tenso
         notes.append(f"the prefix {prefix!r} is taken off the names of its tensors")
     if PROBE not in tensors:
         raise ExportError(
-            f"{where}: holds no {PROBE}, but {first_few(list(tensors))}; expected a checkpoint in the "
+            f"{where}: holds no {PROBE}, but {first_few(list(tensors))}; expected a checkpoint in "
+            "the "
             "layout of facebookresearch/DiT. Save the network's state dict alone."
         )
     return tensors, notes
@@ -151,7 +153,8 @@ def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
     if width not in SIZES:
         known = ", ".join(f"{size} ({name})" for size, (name, _, _) in SIZES.items())
         raise ExportError(
-            f"{where}: has width {width}, expected one of {known}. The number of heads is not in the "
+            f"{where}: has width {width}, expected one of {known}. The number of heads is not in "
+            "the "
             "file; save such a model as a DiTPipeline."
         )
     tokens = shape("pos_embed", 3)[1]
@@ -199,14 +202,15 @@ def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
 
 
 def _doubts(sizes: _Sizes, args: Mapping[str, list[Any]], where: str) -> list[str]:
-    """Hold the sizes against the name of the model in the settings, and against the published ones."""
+    """Compare the sizes with the model's name in the settings and with the published ones."""
     name, _, blocks = SIZES[sizes.width]
     full_name = f"{name}/{sizes.patch}"
     for stated in args.get("model", []):
         size = re.match(r"(DiT-(?:S|B|L|XL))/(\d+)", str(stated))
         if size and size[0] != full_name:
             raise ExportError(
-                f"{where}: its training settings have model={stated!r}, but its tensors are those of "
+                f"{where}: its training settings have model={stated!r}, but its tensors are those "
+                "of "
                 f"a {full_name}. Give the file as it was saved."
             )
     if sizes.blocks != blocks:
@@ -277,7 +281,10 @@ _EMBEDDER = {
 
 
 def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return DiT's state dict under diffusers' names; `pos_embed` is left out, see `use_position_embedding`."""
+    """Return DiT's state dict under diffusers' names, without `pos_embed`.
+
+    `use_position_embedding` handles that one.
+    """
     blocks = sorted({int(key.split(".")[1]) for key in state if key.startswith("blocks.")})
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():

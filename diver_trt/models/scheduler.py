@@ -1,4 +1,4 @@
-"""The noise schedule of a diffusers scheduler: what of its configuration is honoured, noted or refused.
+"""The DDPM chain of a diffusers scheduler: which fields are honoured, noted or refused.
 
     field                                       what is done
     num_train_timesteps, beta_start, beta_end   honoured
@@ -16,22 +16,20 @@
     clip_sample_range, sample_max_value,        no effect without the two above
     dynamic_thresholding_ratio
 
-The schedulers of `CHAINS` differ in how they sample; of any but DDIM and DDPM only the betas are read,
-with a note. Others (flow matching, EDM, consistency models) have no betas and are refused.
+The schedulers of `CHAINS` differ in how they sample; of any but DDIM and DDPM only the betas are
+read, with a note. Others (flow matching, EDM, consistency models) have no betas and are refused.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from diffusers import DDPMScheduler
 
-from diver_trt.bundle import MAX_TIMESTEPS
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.model_files import one_line
-from diver_trt.method.schedule import NoiseSchedule
+from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
+from diver_trt.models.model_files import one_line
 
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
@@ -58,15 +56,17 @@ CHAINS: dict[str, tuple[float, float, str]] = {
     ),
     **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _LATENT_SCALED),
 }
-"""Schedulers over a DDPM chain: beta_start, beta_end and beta_schedule where a configuration omits them."""
+"""Schedulers over a DDPM chain: beta_start, beta_end and beta_schedule where a configuration omits
+them.
+"""
 
 LISTED_SCHEDULES = ("squaredcos_cap_v2", "sigmoid")
 _FAMILY = ("DDIM", "DDPM")  # beginnings of the classes whose own steps are compared with DIVER's
 
 
-def noise_schedule(
+def ddpm_process(
     config: Mapping[str, Any], kind: str, where: str, *, learned_variance: bool
-) -> tuple[NoiseSchedule, list[str]]:
+) -> tuple[Ddpm, list[str]]:
     """Return the betas of a scheduler, and notes on what is set aside.
 
     Args:
@@ -81,18 +81,21 @@ def noise_schedule(
     for name in (kind, config.get("_class_name", kind)):
         if name not in CHAINS:
             raise ExportError(
-                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, such "
+                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, "
+                "such "
                 "as DDIMScheduler: DIVER's equations are for models that predict its noise. Export "
                 "such a model."
             )
     if (predicted := config.get("prediction_type", "epsilon")) != "epsilon":
         raise ExportError(
-            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise ('epsilon'), "
+            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise "
+            "('epsilon'), "
             "which DIVER's equations are for. Export such a model."
         )
     if config.get("use_flow_sigmas"):
         raise ExportError(
-            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a model."
+            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a "
+            "model."
         )
     if learned_variance and config.get("variance_type") == "learned":
         raise ExportError(
@@ -111,13 +114,14 @@ def noise_schedule(
     return _chain(chain, where), _notes(config, kind)
 
 
-def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
+def _chain(chain: dict[str, Any], where: str) -> Ddpm:
     timesteps, kind, trained = (
         chain[key] for key in ("num_train_timesteps", "beta_schedule", "trained_betas")
     )
     if type(timesteps) is not int or not 2 <= timesteps <= MAX_TIMESTEPS:
         raise ExportError(
-            f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to {MAX_TIMESTEPS:,}"
+            f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to "
+            f"{MAX_TIMESTEPS:,}"
         )
     if trained is not None:
         if not isinstance(trained, list) or len(trained) != timesteps:
@@ -140,8 +144,8 @@ def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
             "0 < beta_start <= beta_end < 1"
         )
     if trained is None and not chain["rescale_betas_zero_snr"] and kind not in LISTED_SCHEDULES:
-        return NoiseSchedule(
-            kind="linear" if kind == "linear" else "scaled_linear",
+        return Ddpm(
+            beta_schedule="linear" if kind == "linear" else "scaled_linear",
             beta_start=start,
             beta_end=end,
             train_timesteps=timesteps,
@@ -154,11 +158,11 @@ def _chain(chain: dict[str, Any], where: str) -> NoiseSchedule:
         ) from cause
     if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
         raise ExportError(f"{where}: its betas are not all between 0 and 1")
-    return NoiseSchedule.listed(betas)
+    return Ddpm.listed(betas)
 
 
 def _is_fraction(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 < value < 1  # type: ignore[arg-type,operator]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
 
 
 def _notes(config: Mapping[str, Any], kind: str) -> list[str]:

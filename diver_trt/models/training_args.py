@@ -101,7 +101,8 @@ def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> s
     name = "/".join(path.parts[-4:])
     if other := _OTHER_NAMES.search(name):
         raise ExportError(
-            f"{shown(str(path))}: the path has {other[0]!r} in it, and nothing in the file says what "
+            f"{shown(str(path))}: the path has {other[0]!r} in it, and nothing in the file says "
+            "what "
             "it predicts; a model that predicts a velocity has a DiT's very tensors, and is not "
             "supported. If it is a DiT that predicts the noise, say so with --base dit."
         )
@@ -168,7 +169,8 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> int:
             )
         raise ExportError(
             f"{where}: the label table has {rows} rows, but its training settings have "
-            f"num_classes={stated[0]}, expected {stated[0] + 1} rows. Give the file as it was saved."
+            f"num_classes={stated[0]}, expected {stated[0] + 1} rows. Give the file as it was "
+            "saved."
         )
     if not stated and (rows < 2 or rows in CLASS_COUNTS):
         raise ExportError(

@@ -12,8 +12,8 @@ import torch
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import ExportError
-from diver_trt.export.checkpoint import load_model
-from tests.export.original_dit import OriginalDiT
+from diver_trt.models.dit import load_model
+from tests.models.original_dit import OriginalDiT
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_exported_conditioner_computes_dits_own_formula(
 ) -> None:
     timestep, label = torch.tensor([0, 20, 100, 500, 980]), torch.tensor([0, 3, 6, 7, 1])
     (found,) = session(bundle, "conditioner").run(
-        None, {"timestep": timestep.numpy(), "label": label.numpy()}
+        None, {"time": timestep.numpy().astype(np.float32), "label": label.numpy()}
     )
     with torch.no_grad():
         expected = dit.modulations(timestep, label).numpy()
@@ -75,7 +75,7 @@ def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: B
     latent = torch.randn(2, 4, 8, 8)
     timestep, label = torch.tensor([500, 500]), torch.tensor([1, 6])
     with torch.no_grad():
-        modulation = torch.stack(
+        condition = torch.stack(
             [dit.modulations(timestep, label), dit.modulations(timestep, torch.tensor([7, 7]))]
         )
         expected = dit(latent, timestep, label)[:, :4].numpy()
@@ -83,7 +83,7 @@ def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: B
     inputs = {
         "latent": latent.numpy(),
         "anchor": latent.numpy(),
-        "modulation": modulation.numpy(),
+        "condition": condition.numpy(),
         "coefficients": row,
     }
     (found,) = session(bundle, "denoiser").run(None, inputs)
@@ -99,7 +99,7 @@ def test_the_default_frequencies_follow_the_weights_origin(
 ) -> None:
     from types import SimpleNamespace
 
-    from diver_trt.export.checkpoint import _trained_frequencies
+    from diver_trt.models.dit import _trained_frequencies
 
     config = SimpleNamespace(
         num_layers=layers,

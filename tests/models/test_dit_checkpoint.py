@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from diver_trt.cli import app
 from diver_trt.errors import ExportError
 from diver_trt.export import exporter
-from diver_trt.export.checkpoint import load_model, weights_sha256
-from diver_trt.export.dit_checkpoint import load_dit_checkpoint
-from tests.export.original_dit import OriginalDiT
+from diver_trt.models.base import weights_sha256
+from diver_trt.models.dit import load_model
+from diver_trt.models.dit_checkpoint import load_dit_checkpoint
+from tests.models.original_dit import OriginalDiT
 
 State = dict[str, Tensor]
 ASSUMED = "nothing in the file says what it predicts; taken to be a DiT that predicts the noise"

@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.export.model_files import ModelFiles, one_line
+from diver_trt.models.model_files import ModelFiles, one_line
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = ("fp16", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 WRAPPERS = ("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module")
-"""Names that DistributedDataParallel, torch.compile, Lightning and trainers put before a tensor's."""
+"""Prefixes that DistributedDataParallel, torch.compile, Lightning and trainers add to names."""
 
 # "Unsupported global: GLOBAL a.b was …", "Trying to load unsupported GLOBAL a.b whose …"
 _FOREIGN = re.compile(r"unsupported (?:global|class)[^\s:]*:? (?:GLOBAL )?([\w.]+)", re.IGNORECASE)
@@ -44,13 +44,14 @@ def read_torch_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # A file of torch before 1.6 is no archive, and such a file cannot be mapped into memory.
+        # A file of torch before 1.6 is not an archive, and cannot be mapped into memory.
         mapped = zipfile.is_zipfile(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as cause:  # UnpicklingError, RuntimeError, EOFError, SafetensorError and more
         raise ExportError(
-            f"{shown(str(path))}: cannot be loaded safely as tensors ({_reading_failure(path, cause)})"
+            f"{shown(str(path))}: cannot be loaded safely as tensors "
+            f"({_reading_failure(path, cause)})"
         ) from cause
 
 
@@ -131,8 +132,8 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
     """Refuse values that are not finite floating-point tensors.
 
     Raises:
-        ExportError: If a value is not a dense tensor of one of `DTYPES`, claims more values than are
-            stored, or is NaN or infinite in float32.
+        ExportError: If a value is not a dense tensor of one of `DTYPES`, claims more values than
+            are stored, or is NaN or infinite in float32.
     """
     for name, tensor in state.items():
         called = f"{where}: {shown(str(name))}"
@@ -141,7 +142,8 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
         if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
             kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
             raise ExportError(
-                f"{called} is {kind.removeprefix('torch.')}, expected float32, float16, bfloat16 or "
+                f"{called} is {kind.removeprefix('torch.')}, expected float32, float16, bfloat16 "
+                "or "
                 "float64. Give the weights that are not quantised."
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -152,7 +154,8 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
         if not bool(torch.isfinite(values).all()):
             kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
             raise ExportError(
-                f"{called} holds values that are {kind}. The weights themselves are damaged; give a "
+                f"{called} holds values that are {kind}. The weights themselves are damaged; give "
+                "a "
                 "checkpoint from before training diverged."
             )
 

@@ -160,12 +160,16 @@ def _hub_failure(cause: Exception, revision: str | None) -> str:
             "Correct the path, or unset it."
         )
     return (
-        f"{here}, and the hub cannot be read ({one_line(cause.__cause__ or cause)}). Correct the path, "
+        f"{here}, and the hub cannot be read ({one_line(cause.__cause__ or cause)}). Correct the "
+        "path, "
         "or download the model elsewhere and give its folder."
     )
 
 
 def one_line(cause: BaseException | str, limit: int = 400) -> str:
-    """Return a foreign message on one line, whole up to a limit; names often stand behind its first line."""
+    """Return a foreign message on one line, up to a limit.
+
+    The names that matter often follow its first line.
+    """
     text = " ".join(str(cause).split()) or type(cause).__name__
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diver_trt.errors import ExportError
-from diver_trt.export.checkpoint import load_model, weights_sha256
+from diver_trt.models.base import weights_sha256
+from diver_trt.models.dit import load_model
 
 State = dict[str, Tensor]
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -10,9 +10,10 @@ import pytest
 from huggingface_hub import errors
 
 from diver_trt.errors import ExportError
-from diver_trt.export import model_files
-from diver_trt.export.checkpoint import load_model, weights_sha256
-from diver_trt.export.model_files import ModelFiles
+from diver_trt.models import model_files
+from diver_trt.models.base import weights_sha256
+from diver_trt.models.dit import load_model
+from diver_trt.models.model_files import ModelFiles
 
 
 def hub_error(kind: type[Exception]) -> Exception:
@@ -79,7 +80,7 @@ def test_a_folder_has_no_revision(random_pipeline: Path, hub: Any) -> None:
 def test_the_vae_that_a_checkpoint_needs_from_the_hub_is_named(tmp_path: Path, hub: Any) -> None:
     import torch
 
-    from tests.export.original_dit import OriginalDiT
+    from tests.models.original_dit import OriginalDiT
 
     torch.save(OriginalDiT().state_dict(), tmp_path / "dit.pt")
     hub(ConnectionError("Name or service not known"))

@@ -1,0 +1,224 @@
+"""DDPM's Markov chain over discrete timesteps, sampled with DDIM.
+
+Everything here is float64; the schedule rounds the finished tables to float32 once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.documents import Document
+from diver_trt.errors import RecipeError
+from diver_trt.recipe import Sigma
+
+Float64 = NDArray[np.float64]
+
+BetaSchedule = Literal["linear", "scaled_linear", "listed"]
+BETA_SCHEDULES: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
+
+MAX_TIMESTEPS = 100_000
+"""Largest `train_timesteps` of a bundle, far more than any model has."""
+MIN_SIGNAL = 1e-15
+"""Smallest abar of a bundle's last timestep.
+
+It is far below that of any model (cosine schedules reach 2e-9), and a step's coefficients still fit
+float32.
+"""
+MIN_ABAR = 1e-12
+"""Smallest abar of a step; below it float32 coefficients are not exact enough."""
+MIN_BETA = 1e-12
+"""Smallest noise that a step may add; below it the logarithm of its variance has no digits left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ddpm:
+    """The betas of the training chain; `diver_trt.method.process.Process` documents the methods.
+
+    Attributes:
+        beta_schedule: `"linear"` (DDPM, DiT), `"scaled_linear"` (linear in sqrt(beta): latent
+            diffusion) or `"listed"` (any other: cosine, zero terminal SNR, trained betas).
+        beta_start: First beta, in (0, 1).
+        beta_end: Last beta, in (0, 1); 1 where a listed chain ends in pure noise.
+        train_timesteps: Length of the chain.
+        betas: Every beta of a listed chain, else None.
+    """
+
+    beta_schedule: BetaSchedule
+    beta_start: float
+    beta_end: float
+    train_timesteps: int
+    betas: tuple[float, ...] | None = None
+
+    @classmethod
+    def listed(cls, betas: Sequence[float]) -> Ddpm:
+        """Return the chain with these betas, two or more."""
+        return cls(
+            beta_schedule="listed",
+            beta_start=betas[0],
+            beta_end=betas[-1],
+            train_timesteps=len(betas),
+            betas=tuple(betas),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.beta_schedule} betas from {self.beta_start:g} to {self.beta_end:g} over "
+            f"{self.train_timesteps} timesteps"
+        )
+
+    def times(self, steps: int) -> NDArray[np.float32]:
+        """Return the training timestep tau_k of each step: 0, 20, ..., 980 for 50 of 1000.
+
+        This is DiT's `ddim50` and diffusers' "leading" spacing. Whole numbers up to `MAX_TIMESTEPS`
+        are exact in float32.
+        """
+        return self._timesteps(steps).astype(np.float32)
+
+    def levels(self, steps: int) -> tuple[Float64, Float64]:
+        """Return sqrt(abar_k) and sqrt(1 - abar_k) (DDPM, arXiv 2006.11239, Eq. 4)."""
+        abar = self.respaced(steps)
+        return np.sqrt(abar), np.sqrt(1 - abar)
+
+    def coefficients(self, steps: int) -> tuple[Float64, Float64]:
+        """Return a_k and b_k of DDIM (arXiv 2010.02502, Eq.
+
+        12 with sigma = 0), of predicted noise.
+        """
+        abar = self.respaced(steps)
+        sigma = np.sqrt(1 - abar)
+        # The root of the quotient, since the quotient of two roots would round once more.
+        a = np.sqrt(abar[:-1] / abar[1:])
+        return a, sigma[:-1] - a * sigma[1:]
+
+    def log_variance_bounds(
+        self, steps: int, sigma: Sigma, learned: bool
+    ) -> tuple[Float64, Float64]:
+        """Return the log-variances between which a step's variance is interpolated.
+
+        For `"learned"` they are those of Improved DDPM (arXiv 2102.09672, Eq. 15), log betatilde_k
+        and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by betatilde_2. The
+        other choices fix the variance. A model without a learned variance uses `"posterior"` for
+        it.
+        """
+        abar = self.respaced(steps)
+        now, before = abar[1:], abar[:-1]
+        if sigma == "marginal":
+            fixed = np.log(1 - now)
+            return fixed, fixed
+        beta = 1 - now / before
+        posterior = beta * (1 - before) / (1 - now)
+        posterior[0] = posterior[1]
+        low = np.log(posterior)
+        return low, (np.log(beta) if sigma == "learned" and learned else low)
+
+    def alphas_cumprod(self) -> Float64:
+        """Return abar_t for t = 0 .. train_timesteps - 1, [T] float64 (DDPM, Eq. 4)."""
+        if self.betas is not None:
+            betas = np.array(self.betas, dtype=np.float64)
+        elif self.beta_schedule == "linear":
+            betas = np.linspace(
+                self.beta_start, self.beta_end, self.train_timesteps, dtype=np.float64
+            )
+        else:
+            roots = np.linspace(
+                self.beta_start**0.5, self.beta_end**0.5, self.train_timesteps, dtype=np.float64
+            )
+            betas = roots * roots
+        return np.cumprod(1.0 - betas, dtype=np.float64)
+
+    def respaced(self, steps: int) -> Float64:
+        """Return abar of the respaced chain, [K + 1] float64: abar at tau_k, and 1 at k = 0.
+
+        Raises:
+            RecipeError: If there are fewer training timesteps than steps, or if a step would add no
+                noise or start without any signal.
+        """
+        timesteps = self._timesteps(steps)
+        abar = np.concatenate([[1.0], self.alphas_cumprod()[timesteps]])
+        if abar[-1] < MIN_ABAR:
+            raise RecipeError(
+                f"at timestep {timesteps[-1]} the model's chain ({self}) keeps no signal; use "
+                "fewer "
+                f"steps than {steps}, or another model."
+            )
+        if not np.all(abar[1:] < abar[:-1] * (1 - MIN_BETA)):
+            raise RecipeError(
+                f"the model's chain ({self}) has steps that add no noise; use fewer steps than "
+                f"{steps}, or another model."
+            )
+        return abar
+
+    def _timesteps(self, steps: int) -> NDArray[np.int64]:
+        if steps > self.train_timesteps:
+            raise RecipeError(
+                f"steps is {steps}, but the model was trained with {self.train_timesteps} "
+                "timesteps; "
+                "use at most that many."
+            )
+        return np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the kind and the betas as JSON values."""
+        return {
+            "kind": "ddpm",
+            "beta_schedule": self.beta_schedule,
+            "beta_start": self.beta_start,
+            "beta_end": self.beta_end,
+            "train_timesteps": self.train_timesteps,
+            **({} if self.betas is None else {"betas": list(self.betas)}),
+        }
+
+    @classmethod
+    def from_document(cls, document: Document) -> Ddpm:
+        """Return the chain that `to_json` wrote.
+
+        Raises:
+            DiverError: The document's error, if a field is missing or out of range, or if the share
+                of the image does not fall with every timestep, or falls below `MIN_SIGNAL`.
+        """
+        schedule = document.text("beta_schedule", BETA_SCHEDULES)
+        if schedule == "listed":
+            return _parse_listed_betas(document)
+        start, end = document.number("beta_start"), document.number("beta_end")
+        if not 0 < start <= end < 1:
+            raise document.fail(
+                "beta_start",
+                f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1",
+            )
+        chain = cls(
+            beta_schedule="linear" if schedule == "linear" else "scaled_linear",
+            beta_start=start,
+            beta_end=end,
+            train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS),
+        )
+        _check_signal(chain, document)
+        return chain
+
+
+def _check_signal(chain: Ddpm, document: Document) -> None:
+    """Refuse betas of which a timestep adds no noise in float64, or leaves next to no signal."""
+    abar = chain.alphas_cumprod()
+    falls = np.diff(abar, prepend=1.0) < 0
+    if not falls.all() or abar[-1] < MIN_SIGNAL:
+        raise document.fail(
+            "beta_start",
+            f"{chain} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after the "
+            "last, "
+            "expected a share that falls with every timestep and does not end below "
+            f"{MIN_SIGNAL:g}",
+        )
+
+
+def _parse_listed_betas(document: Document) -> Ddpm:
+    expected = f"2 to {MAX_TIMESTEPS:,} numbers above 0 and below 1, of which the last may be 1"
+    betas = document.values(
+        "betas", expected, lambda beta: type(beta) in (int, float) and 0 < beta <= 1
+    )
+    if not 2 <= len(betas) <= MAX_TIMESTEPS or 1 in betas[:-1]:
+        raise document.fail("betas", f"found {len(betas):,} numbers, expected {expected}")
+    return Ddpm.listed([float(beta) for beta in betas])

@@ -1,0 +1,71 @@
+"""A DIVER step around any base model's predictor, and the four networks of a bundle.
+
+Every border is float32 (conditions have the bundle's precision), and so is everything that sums or
+normalises: in an fp16 bundle the matrix products, convolutions and attention are float16, while the
+residual stream, normalisation, scale and shift, gates and the whole DIVER step stay float32. With
+`dtype=torch.float32` the casts vanish and the layers are the caller's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diver_trt.bundle import NetworkName
+from diver_trt.method.step import StepLayout, guided_step
+from diver_trt.models.base import BaseModel
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def build_networks(model: BaseModel, dtype: torch.dtype) -> dict[NetworkName, nn.Module]:
+    """Return the four networks computing in `dtype`; float32 shares the model's weights."""
+    modules = model.modules(dtype)
+    return {
+        "encoder": modules.encoder.eval(),
+        "conditioner": modules.conditioner.eval(),
+        "denoiser": Denoiser(modules.predictor, model.layout).eval(),
+        "decoder": modules.decoder.eval(),
+    }
+
+
+class Denoiser(nn.Module):
+    """(latent, anchor, condition [2, n, M], coefficients [C]) => next latent, one DIVER step.
+
+    All are float32 but the condition. The predictor runs once on the latent under both conditions,
+    class then null; guidance, the deterministic step and semantic guidance follow in float32
+    (`diver_trt.method.step.guided_step`).
+    """
+
+    def __init__(self, predictor: nn.Module, layout: StepLayout) -> None:
+        super().__init__()
+        self.predictor, self.layout = predictor, layout
+
+    def forward(
+        self, latent: Tensor, anchor: Tensor, condition: Tensor, coefficients: Tensor
+    ) -> Tensor:
+        channels = self.layout.channels
+        prediction = self.predictor(torch.cat([latent, latent]), condition.flatten(0, 1))
+        by_class, by_null = prediction.reshape(2, -1, *prediction.shape[1:])
+        variance = by_class[:, channels:]  # the class-conditional one, as in DiT
+        next_latent: Tensor = guided_step(
+            latent,
+            anchor,
+            by_class[:, :channels],
+            by_null[:, :channels],
+            variance,
+            coefficients,
+            self.layout,
+            torch.exp,
+        )
+        return next_latent
+
+
+def in_dtype(layer: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """Return the layer itself if it has this type already, else a copy that has."""
+    if all(parameter.dtype == dtype for parameter in layer.parameters()):
+        return layer
+    return copy.deepcopy(layer).to(dtype)

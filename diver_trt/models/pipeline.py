@@ -1,0 +1,120 @@
+"""What every diffusers pipeline has: an index, configurations, a model card."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from diver_trt.errors import ExportError, shown
+from diver_trt.models.model_files import ModelFiles, one_line
+from diver_trt.models.weights import first_few
+
+INDEX = "model_index.json"
+
+
+def component_class(
+    index: Mapping[str, Any], name: str, classes: tuple[str, ...] | None, files: ModelFiles
+) -> str:
+    """Return the class of a component; `classes` lists those accepted, None accepts any."""
+    library, kind = (
+        entry if isinstance(entry := index.get(name), list) and len(entry) == 2 else (None, None)
+    )
+    expected = " or ".join(classes[:1]) if classes else "one of diffusers'"
+    if library != "diffusers" or not isinstance(kind, str) or (classes and kind not in classes):
+        found = f"{library}.{kind}" if kind else "missing"
+        raise ExportError(
+            f"{files.where(INDEX)}: the {name} is {shown(found)}, expected {expected}"
+            + (". Choose another one with --vae." if name == "vae" else "")
+        )
+    return kind
+
+
+def class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...] | None:
+    """Return `id2label` of model_index.json in class order, or None if it is empty."""
+    names = index.get("id2label")
+    if not names:
+        return None
+    remedy = "Correct it, or leave id2label out."
+    if not isinstance(names, dict):
+        raise ExportError(
+            f"{where}: id2label is a {type(names).__name__}, expected an object. {remedy}"
+        )
+    for key, name in names.items():
+        if not (key.isascii() and key.isdigit() and key == str(int(key))):
+            raise ExportError(
+                f"{where}: id2label has the key {shown(repr(key))}, expected class numbers. "
+                f"{remedy}"
+            )
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ExportError(
+                f"{where}: id2label names class {key} {shown(repr(name))}, expected a text on one "
+                f"line. {remedy}"
+            )
+    wanted = {str(label) for label in range(classes)}
+    if wrong := sorted(wanted ^ names.keys(), key=int):
+        what = "has no" if wrong[0] in wanted else "has a"
+        raise ExportError(
+            f"{where}: id2label {what} class {wrong[0]}: it names {len(names)} classes, the "
+            "transformer "
+            f"has {classes}, 0 to {classes - 1}. {remedy}"
+        )
+    return tuple(names[str(label)] for label in range(classes))
+
+
+def licence(files: ModelFiles) -> str | None:
+    """Return the licence that a model card states, or None."""
+    card = files.find("README.md")
+    try:
+        stated = ModelCard.load(card).data.license if card else None
+    except Exception:  # a card without a header simply states none
+        return None
+    return str(stated) if stated else None
+
+
+def check_class(config: Mapping[str, Any], classes: tuple[str, ...], where: str) -> None:
+    """Refuse a configuration of another class, or of quantised weights.
+
+    Raises:
+        ExportError: If `_class_name` is there and not one of `classes`.
+    """
+    if (found := config.get("_class_name", classes[0])) not in classes:
+        raise ExportError(f"{where}: holds a {shown(str(found))}, expected {classes[0]}")
+    if config.get("quantization_config"):
+        raise ExportError(
+            f"{where}: its weights are quantised (quantization_config). Give the weights as they "
+            "were "
+            "before."
+        )
+
+
+def build_module(kind: Any, config: Mapping[str, Any], where: str) -> Any:
+    """Return a module of one of diffusers' classes, built from its configuration.
+
+    Raises:
+        ExportError: If diffusers refuses the configuration.
+    """
+    try:
+        return kind.from_config(dict(config))
+    except Exception as cause:  # diffusers raises whatever a bad field makes it
+        raise ExportError(
+            f"{where}: not a configuration of {kind.__name__}: {one_line(cause)}"
+        ) from cause
+
+
+def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str]:
+    """Return a note on fields that are set, and that the class does not have."""
+    known = inspect.signature(kind.__init__).parameters
+    unknown = [
+        f"{shown(name)}={shown(repr(value))}"
+        for name, value in config.items()
+        if name not in known
+        and not name.startswith("_")
+        and value not in (None, False, 0, "", [], {})
+    ]
+    unknown = [field for field in unknown if field != "attention_type='default'"]
+    return (
+        [f"{where}: {kind.__name__} does not have {first_few(unknown)}; ignored"] if unknown else []
+    )

@@ -1,0 +1,244 @@
+"""The VAE of latent diffusion, diffusers' `AutoencoderKL`: loading it, and its networks."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from diver_trt.errors import ExportError, shown
+from diver_trt.models.denoiser import ModuleT, in_dtype
+from diver_trt.models.model_files import ModelFiles
+from diver_trt.models.pipeline import build_module, check_class, unknown_fields
+from diver_trt.models.weights import load_weights, stored_weights, unwrapped
+
+AUTOENCODERS = ("AutoencoderKL",)
+
+_SD_WIDTHS = [
+    128,
+    256,
+    512,
+    512,
+]  # Stable Diffusion's VAE, whose first files omit the scaling factor
+
+# Names of the attention's projections until diffusers 0.15, which published VAEs still have.
+_OLD_ATTENTION = re.compile(
+    r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))"
+)
+_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
+    """Load an AutoencoderKL from its folder, in float32.
+
+    Returns:
+        The module, and notes on what was found.
+
+    Raises:
+        ExportError: If the folder holds something else, or configuration and weights contradict
+            each other, or it does not decode to three channels.
+    """
+    expected = "expected the folder of an AutoencoderKL"
+    if files.find("config.json") is None and files.find("model_index.json"):
+        expected = f"it is a whole pipeline, expected the autoencoder in it: {files.where('vae')}"
+    config = files.read_json("config.json", expected)
+    where = files.where("config.json")
+    check_class(config, AUTOENCODERS, where)
+    for name in ("in_channels", "out_channels"):
+        if (channels := config.get(name, 3)) != 3:
+            raise ExportError(
+                f"{where}: {name} is {shown(repr(channels))}, expected 3: DIVER recovers RGB images"
+            )
+    widths = config.get("block_out_channels", [64])
+    blocks = [config.get(f"{way}_block_types", [None]) for way in ("down", "up")]
+    if not all(isinstance(part, list) and len(part) == len(widths) for part in (widths, *blocks)):
+        raise ExportError(
+            f"{where}: block_out_channels, down_block_types and up_block_types differ in length"
+        )
+    _check_latent_statistics(config, where)
+    state, notes = stored_weights(files)
+    state, prefix = unwrapped(state, "decoder.conv_out.weight")
+    notes += [f"{files.where()}: the prefix {prefix!r} is taken off the names"] if prefix else []
+    autoencoder: Any = build_module(AutoencoderKL, config, where)
+    load_weights(autoencoder, _with_new_attention_names(state), files.where(), "config.json")
+    if "scaling_factor" not in config and widths != _SD_WIDTHS:
+        factor = autoencoder.config.scaling_factor
+        notes.append(f"{where}: has no scaling_factor; {factor}, Stable Diffusion's, is assumed")
+    return autoencoder, notes + unknown_fields(AutoencoderKL, config, where)
+
+
+def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
+    if config.get("shift_factor") and config.get("latents_mean"):
+        raise ExportError(
+            f"{where}: has both shift_factor and latents_mean, expected one of them: which of the "
+            "two "
+            "latents are shifted by is not stated. Set the other one to null."
+        )
+    channels = config.get("latent_channels", 4)
+    fields = {
+        name: config[name]
+        for name in ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+        if config.get(name) is not None
+    }
+    for name, field in fields.items():
+        values = field if isinstance(field, list) else [field]
+        per_channel = name.startswith("latents_")
+        right = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        positive = name in ("scaling_factor", "latents_std")
+        if (
+            not right
+            or per_channel != isinstance(field, list)
+            or (per_channel and len(values) != channels)
+            or (positive and min(values) <= 0)
+        ):
+            kind = "positive number" if positive else "number"
+            count = f"{channels} {kind}s" if per_channel else f"a {kind}"
+            raise ExportError(f"{where}: {name} is {shown(repr(field))}, expected {count}")
+
+
+def _with_new_attention_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def renamed(name: str) -> str:
+        old = _OLD_ATTENTION.fullmatch(name)
+        return f"{old[1]}{_NEW_ATTENTION[old[2]]}{old[3]}" if old else name
+
+    names = {name: renamed(name) for name in state}
+    clash = len(set(names.values())) < len(names)  # both names there: neither is chosen
+    return state if clash else {names[name]: tensor for name, tensor in state.items()}
+
+
+def check_fit(autoencoder: AutoencoderKL, channels: int, where: str) -> None:
+    """Refuse an autoencoder with other latents than the transformer's.
+
+    Raises:
+        ExportError: If the numbers of channels differ.
+    """
+    if (latent := autoencoder.config.latent_channels) != channels:
+        raise ExportError(
+            f"{where}: the autoencoder has {latent} latent channels, expected the transformer's "
+            f"{channels}. Choose the one it was trained with, by --vae."
+        )
+
+
+def decoded_side(vae: AutoencoderKL, latent_side: int) -> int:
+    """Return the side of the decoded image: every level of the VAE but one halves it."""
+    return int(latent_side * 2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def original_encode(vae: AutoencoderKL, image: Tensor) -> Tensor:
+    """Return the scaled latent of an image as diffusers' own code computes it."""
+    shift, scale = _original_scaling(vae)
+    latent: Tensor = (vae.encode(image).latent_dist.mean - shift) * scale
+    return latent
+
+
+def original_decode(vae: AutoencoderKL, latent: Tensor) -> Tensor:
+    """Return the image of a scaled latent as diffusers' own code computes it."""
+    shift, scale = _original_scaling(vae)
+    image: Tensor = vae.decode(latent / scale + shift).sample
+    return image.clamp(-1, 1)
+
+
+def _original_scaling(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    # Written apart from the networks' own shift and scale below, which are checked against it.
+    config = vae.config
+    shift = torch.tensor(config.latents_mean or [config.shift_factor or 0.0])
+    scale = config.scaling_factor / torch.tensor(config.latents_std or [1.0])
+    return shift.reshape(1, -1, 1, 1), scale.reshape(1, -1, 1, 1)
+
+
+class Encoder(nn.Module):
+    """image [n, 3, H, W] in [-1, 1] => latent [n, c, h, w], both float32.
+
+    The latent is the posterior mean in the base model's units.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.channels = dtype, vae.config.latent_channels
+        self.encoder, self.quant = (
+            with_float32_norms(in_dtype(vae.encoder, dtype), dtype),
+            vae.quant_conv,
+        )
+        self.register_buffer("shift", _latent_shift(vae))
+        self.register_buffer("scale", _latent_scale(vae))
+
+    def forward(self, image: Tensor) -> Tensor:
+        moments = self.encoder(image.to(self.dtype)).float()
+        if self.quant is not None:
+            moments = self.quant(moments)
+        latent: Tensor = (moments[:, : self.channels] - self.shift) * self.scale
+        return latent
+
+
+class Decoder(nn.Module):
+    """latent [n, c, h, w] => image [n, 3, H, W] clipped to [-1, 1], both float32.
+
+    The latent is in the base model's units.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.decoder, self.post_quant = (
+            with_float32_norms(in_dtype(vae.decoder, dtype), dtype),
+            vae.post_quant_conv,
+        )
+        self.register_buffer("shift", _latent_shift(vae))
+        self.register_buffer("scale", _latent_scale(vae))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        latent = latent / self.scale + self.shift
+        if self.post_quant is not None:
+            latent = self.post_quant(latent)
+        image: Tensor = self.decoder(latent.to(self.dtype)).float().clamp(-1, 1)
+        return image
+
+
+def _latent_shift(vae: AutoencoderKL) -> Tensor:
+    shift = vae.config.latents_mean or [vae.config.shift_factor or 0.0]
+    return torch.tensor(shift).float().reshape(1, -1, 1, 1)
+
+
+def _latent_scale(vae: AutoencoderKL) -> Tensor:
+    deviations = torch.tensor(vae.config.latents_std or [1.0]).float()
+    scale: Tensor = vae.config.scaling_factor / deviations
+    return scale.reshape(1, -1, 1, 1)
+
+
+class Float32GroupNorm(nn.Module):
+    """A group normalisation that computes in float32 and returns its input's type.
+
+    Its sums overflow float16.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalised: Tensor = self.norm(x.float())
+        return normalised.to(x.dtype)
+
+
+def with_float32_norms(network: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """Wrap every group normalisation of a float16 network in `Float32GroupNorm`.
+
+    A float32 network is returned unchanged.
+    """
+    if dtype != torch.float32:
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.GroupNorm):
+                    setattr(parent, name, Float32GroupNorm(child))
+    return network
