@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.cli import app
+from diver_trt.distilled.dataset import read_dataset
+from diver_trt.distilled.methods import METHODS
+from diver_trt.distilled.methods.base import Found, Method
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.doctor import examine, usable
 from diver_trt.method.process import PROCESSES
@@ -147,6 +150,75 @@ def test_a_toy_layout_is_one_file_and_one_entry(
     (tmp_path / "out" / "class3" / "00000.png").unlink()
     assert "9 of 10 images are already there" in run(*command)
     assert (tmp_path / "out" / "class3" / "00000.png").is_file()
+
+
+# A toy method: named arrays in toy_N.npz, 2 x 2 collages, normalised with statistics of its own.
+
+TOY_STATISTICS = ((0.25, 0.5, 0.75), (0.5, 0.25, 0.125))
+
+
+def is_toys(found: Found) -> bool:
+    return found.path.stem.startswith("toy_")
+
+
+TOY = Method(
+    name="toy",
+    title="Toy",
+    structures=("arrays",),
+    recognises=is_toys,
+    statistics={"toys": TOY_STATISTICS},
+    normalisation=lambda _: "toys",
+    collage=2,
+    file_names="toy_",
+    advice="toys are small",
+)
+
+
+def test_a_toy_method_is_one_file_and_one_entry(
+    monkeypatch: pytest.MonkeyPatch, digits: Bundle, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+    mean, std = (np.array(numbers, np.float32) for numbers in TOY_STATISTICS)
+    values = ((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    source = tmp_path / "distilled" / "toy_1.npz"
+    source.parent.mkdir()
+    np.savez(source, images=values, labels=np.arange(10))
+    assert _is_refused(source)  # as plain arrays, whose statistics nothing states
+
+    monkeypatch.setitem(METHODS, "toy", TOY)
+    dataset = read_dataset(source, digits)
+    assert dataset.origin.format is TOY
+    assert (dataset.origin.normalisation, dataset.origin.collage) == ("toys", 2)
+    assert [sample.key for sample in dataset.samples[:5]] == [
+        "00000/00000",
+        "00000/00001",
+        "00000/00002",
+        "00000/00003",
+        "00001/00000",
+    ]
+    np.testing.assert_array_equal(dataset.images.read(5), pixels[1, :32, 32:])
+    output = run("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK)
+    assert "note: toys are small" in output
+    assert "Toy tensors, 10 classes x 4, 32 px, toys-normalised, cut from 2 x 2" in output
+    assert len(list((tmp_path / "out").glob("0*/*.png"))) == 40
+
+
+def _is_refused(source: Path) -> bool:
+    result = CliRunner().invoke(app, ["inspect", str(source)])
+    return result.exit_code == 1 and "say --normalisation" in result.output.lower()
+
+
+def test_help_and_completion_list_every_method() -> None:
+    from typer.main import get_command
+
+    from diver_trt.cli.completion import formats
+
+    assert formats("") == list(METHODS)
+    command = get_command(app).commands["recover"]  # type: ignore[attr-defined]
+    (option,) = (one for one in command.params if "--format" in one.opts)
+    listed = option.help.removeprefix("Who wrote it: ").rstrip(".").replace(";", ",")
+    assert sorted(listed.split(", ")) == sorted(METHODS)
 
 
 # A toy base model on a toy process: `tests/toy_base.py`.

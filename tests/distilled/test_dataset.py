@@ -475,7 +475,7 @@ def test_the_unwhitened_file_of_the_best_iteration_is_taken(
     dataset = as_woof(tmp_path, imagenet)
     assert dataset.origin.files == ("images_zca_5000.pt",)
     assert any(
-        "images_best.pt is whitened, and of which iteration it is, nothing here tells" in note
+        "images_best.pt is whitened, and nothing here tells which iteration it is of" in note
         for note in dataset.origin.notes
     )
 
