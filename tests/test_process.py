@@ -197,7 +197,7 @@ def test_json_is_valid_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> 
         ("recover --engine o", "onnx-cuda onnx"),
         ("recover --layout h", "huggingface"),
         ("recover --format d", "d4m dc dream"),
-        ("recover --normalisation ci", "cifar10 cifar100-dc cifar100-dwa"),
+        ("recover --normalisation ci", "cifar10 cifar100-dwa cifar100-dc"),
         ("inspect --classes imagew", "imagewoof"),
         ("recover --bundle eng", "engines/digits"),
         ("build engines/", "engines/digits"),

@@ -175,6 +175,8 @@ def _load_reference_model(
             f"of {', '.join(BASES)}; update diver-trt"
         )
     try:
+        import torch  # noqa: F401  # a base that is loaded already would not miss it
+
         load_model = BASES[bundle.base].load().load_model
     except ImportError as cause:
         raise MissingExtraError(

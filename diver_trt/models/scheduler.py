@@ -94,6 +94,9 @@ def ddpm_process(
             "('epsilon'), "
             "which DIVER's equations are for. Export such a model."
         )
+    for field in ("rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "thresholding"):
+        if not isinstance(value := config.get(field), (bool, type(None))):
+            raise ExportError(f"{where}: {field} is {shown(repr(value))}, expected true or false")
     if config.get("use_flow_sigmas"):
         raise ExportError(
             f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a "
@@ -113,9 +116,6 @@ def ddpm_process(
         "trained_betas": config.get("trained_betas"),
         "rescale_betas_zero_snr": config.get("rescale_betas_zero_snr") or False,
     }
-    for field in ("rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "thresholding"):
-        if not isinstance(value := config.get(field), (bool, type(None))):
-            raise ExportError(f"{where}: {field} is {shown(repr(value))}, expected true or false")
     notes = _notes(config, kind) + unknown_fields(getattr(diffusers, kind), config, where)
     return _chain(chain, where), notes
 

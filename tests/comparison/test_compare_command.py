@@ -81,7 +81,7 @@ def test_two_precisions_side_by_side_without_a_model(
     ("edits", "message"),
     [
         (
-            {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.01)},
+            {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)},
             "block 4, MLP is the first to leave the reference",
         ),
         (
@@ -439,7 +439,7 @@ def test_a_report_shows_an_engine_that_writes_no_numbers(digits: Bundle, tmp_pat
     broken = plant(
         digits,
         tmp_path / "broken",
-        {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", float("nan"))},
+        {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", float("nan"))},
     )
     result = compare(
         digits.path, broken.path, "--engine", "onnx", "--report", tmp_path / "report.html", *QUICK

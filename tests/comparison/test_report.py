@@ -64,7 +64,7 @@ def result(
     wrong = plant(
         digits,
         tmp_path_factory.mktemp("faults") / "planted",
-        {"denoiser": scale_weight_beside("blocks.3.mlp.net.2.bias", 1.2)},
+        {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.2)},
     )
     named = zip(
         ("onnx fp32", "onnx fp16", "onnx planted"), (digits, digits_fp16, wrong), strict=True

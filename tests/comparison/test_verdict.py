@@ -179,7 +179,7 @@ def test_one_weight_of_the_fourth_block(
 def test_a_weight_of_the_final_layer(
     few: Held, bundles: dict[str, Bundle], tmp_path: Path, precision: str, factor: float
 ) -> None:
-    edits = {"denoiser": scale_weight_beside("final_projection.bias", factor)}
+    edits = {"denoiser": scale_weight_beside("predictor.final_projection.bias", factor)}
     found = few(judged(precision, plant(bundles[precision], tmp_path / "planted", edits)))
     assert "block by block" in failed(found)
     (cause,) = found.causes
@@ -318,7 +318,7 @@ def test_conditions_in_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path)
     assert "every step alone" in failed(found)
     (cause,) = found.causes
     assert (
-        "block 1, attention holds the class's row where the null class's belongs and the other way round"
+        "block 1, attention has the class's row in place of the null class's, and vice versa"
         in cause
     )
 

@@ -158,7 +158,8 @@ def test_every_protocol_of_plain_data_is_read(tmp_path: Path, protocol: int, zip
     np.testing.assert_array_equal(load(content["data"][0][1]), np.arange(4))
     np.testing.assert_array_equal(load(content["state"]["weight"]), weights["weight"].numpy())
     assert content["accs_all_exps"] == {"ConvNet": [None, None], "3": None, "size": None}
-    assert (content["large"], content["none"]) == (None, None)
+    assert str(content["large"]) == hex(10**400)  # no integer array holds it
+    assert content["none"] is None
     assert str(content["method"]) == "é" * 100  # cut: names are shorter
 
 
@@ -433,7 +434,7 @@ def test_keys_that_take_for_ever_to_hash_are_left_out(tmp_path: Path) -> None:
     """A tuple of itself twice, 60 times over, has 2^60 parts."""
     deep = b")" + b"q\x00h\x00\x86" * 60
     content = open_stored(pickled(tmp_path / "a.pt", b"}(" + deep + b"K\x01K\x02K\x03u."))
-    assert content == {"2": None}
+    assert content == {"2": 3}
     with pytest.raises(DatasetError, match="a damaged one"):
         open_stored(pickled(tmp_path / "b.pt", deep + b")R."))
 

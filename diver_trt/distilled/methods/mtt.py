@@ -31,7 +31,7 @@ def _whitens(stored: Stored) -> bool:
 
 
 def _unwhitened(path: Path) -> str:
-    twins = _numbered(path.parent, "*")
+    twins = _numbered(path.parent, "")
     if twins:
         return f"{twins[-1].name}, which is not whitened"
     return "the file that is not whitened (images_zca_*.pt, if there is one)"
