@@ -23,10 +23,11 @@ read, with a note. Others (flow matching, EDM, consistency models) have no betas
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import diffusers
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
@@ -116,7 +117,10 @@ def ddpm_process(
         "trained_betas": config.get("trained_betas"),
         "rescale_betas_zero_snr": config.get("rescale_betas_zero_snr") or False,
     }
-    notes = _notes(config, kind) + unknown_fields(getattr(diffusers, kind), config, where)
+    # Solvers load the configuration of a DDIM or DDPM scheduler and ignore its own fields.
+    shared = {*signature(DDIMScheduler).parameters, *signature(DDPMScheduler).parameters}
+    own = {name: value for name, value in config.items() if name not in shared}
+    notes = _notes(config, kind) + unknown_fields(getattr(diffusers, kind), own, where)
     return _chain(chain, where), notes
 
 
