@@ -21,9 +21,14 @@ _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
 """A class index, as SRe2L and its descendants write it too: `new007`."""
 
 
+def without_bom(name: str) -> str:
+    """Return a name without byte order marks, which scripts that read names from files leave."""
+    return name.replace("\ufeff", "")
+
+
 def is_index(folder: Path) -> bool:
     """Return whether a folder is called by a number."""
-    return bool(_INDEX.fullmatch(folder.name))
+    return bool(_INDEX.fullmatch(without_bom(folder.name)))
 
 
 def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -> bool:
@@ -39,7 +44,7 @@ def class_of_index(folder: Path, class_map: ClassMap) -> int:
     Raises:
         DatasetError: If there is no class of that number.
     """
-    index = int(folder.name.removeprefix("new"))
+    index = int(without_bom(folder.name).removeprefix("new"))
     if index >= len(class_map):
         whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
         raise DatasetError(
@@ -76,7 +81,7 @@ class ClassNames:
         Raises:
             DatasetError: If it is the name of no class, or of several.
         """
-        if WNID.fullmatch(folder.name):
+        if WNID.fullmatch(without_bom(folder.name)):
             return _class_of_wnid(folder, self._class_map, self._bundle)
         matches = self._indices.get(_plain(folder.name), [])
         if len(matches) == 1:
@@ -101,12 +106,12 @@ class ClassNames:
 
 
 def _plain(name: str) -> str:
-    composed = unicodedata.normalize("NFC", name).strip().replace("_", " ").casefold()
+    composed = unicodedata.normalize("NFC", without_bom(name)).strip().replace("_", " ").casefold()
     return unicodedata.normalize("NFC", composed)  # folding may decompose again
 
 
 def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
-    wnid = folder.name
+    wnid = without_bom(folder.name)
     if wnid not in class_map.names:
         if bundle.num_classes != IMAGENET_CLASSES:
             raise DatasetError(

@@ -22,6 +22,7 @@ from diver_trt.distilled.folder_names import (
     are_indices,
     class_of_index,
     is_index,
+    without_bom,
 )
 from diver_trt.distilled.image_kinds import EXPECTED, SUFFIXES
 from diver_trt.distilled.left_out import (
@@ -315,7 +316,7 @@ def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for entry in entries:
-        if not entry.name.isprintable():
+        if not without_bom(entry.name).isprintable():
             raise DatasetError(
                 f"{folder}: holds a name that cannot be printed, {entry.name!a}; rename it"
             )

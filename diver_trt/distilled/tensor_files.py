@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from diver_trt.distilled.folder_names import without_bom
 from diver_trt.distilled.folders import holds_images, natural
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.methods import (
@@ -122,7 +123,7 @@ def _is_of_tensors(file: Path) -> bool:
 
 
 def _require_printable(path: Path) -> None:
-    if not path.name.isprintable():
+    if not without_bom(path.name).isprintable():
         raise DatasetError(
             f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
         )

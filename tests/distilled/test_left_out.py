@@ -270,3 +270,17 @@ def test_tensors_are_found_beside_what_systems_leave(
         normalisation=np.array("none"),
     )
     assert read_dataset(tmp_path, digits).origin.files == ("set.npz",)
+
+
+@pytest.mark.parametrize("mark", ["\ufeff0", "0\ufeff"])
+def test_a_byte_order_mark_in_the_name_of_a_class_folder_means_nothing(
+    tmp_path: Path, digits: Bundle, mark: str
+) -> None:
+    for folder in (mark, "1"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (32, 32), (200, 10, 90)).save(tmp_path / folder / "0.png")
+    dataset = read_dataset(tmp_path, digits)
+    assert [(sample.key, sample.label) for sample in dataset.samples] == [
+        ("00000/00000", 0),
+        ("00001/00000", 1),
+    ]
