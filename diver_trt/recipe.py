@@ -67,7 +67,7 @@ class Recipe:
         RecipeError: If a value is out of range, or two settings contradict each other.
     """
 
-    steps: int = _setting(50, "DDIM steps K", paper=True)
+    steps: int = _setting(50, "DDIM steps K; settings that name a step scale with it", paper=True)
     inherit_step: int | None = _setting(
         25, "Noise level t_f the distilled latent is lifted to", paper=True
     )
