@@ -128,7 +128,8 @@ def test_a_graph_without_guidance_or_norms_is_refused(digits: Bundle, tmp_path: 
                 node.CopyFrom(onnx.helper.make_node("Identity", [node.input[0]], list(node.output)))
 
     with pytest.raises(
-        BundleError, match="has 0 layer normalisations, but bundle.json names 13 places to look at"
+        BundleError,
+        match=r"has 0 layer normalisations, but bundle\.json names 13 places to look at",
     ):
         GraphProbe(plant(digits, tmp_path / "planted", {"denoiser": without_norms}))
 
