@@ -63,7 +63,10 @@ def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> N
     recover(out)
     written = json.loads((whole / "manifest.json").read_text())
     mended, refused = [], []
+    middle = [("samples", number) for number in range(1, 4)]  # as the first and the last
     for path in leaves(written):
+        if path[:2] in middle:
+            continue
         for to in (..., None, "\x1b", True):
             manifest = damaged(written, path, to)
             if json.dumps(manifest) == json.dumps(written):
