@@ -60,9 +60,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    seconds = [timed(DIGITS, arguments.folder / f"timed-{number}") for number in range(3)][
-        1:
-    ]  # the first one warms the disk's cache
+    # The first run warms the disk's cache.
+    seconds = [timed(DIGITS, arguments.folder / f"timed-{number}") for number in range(3)][1:]
     outcome = crash(
         DIGITS,
         arguments.folder,
@@ -103,9 +102,8 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
     runs, folders, moments = 0, 0, Counter[str]()
     doubles, lost, differences = list[str](), list[str](), list[str]()
     while moments.total() < kills:
-        output = (
-            folder / f"killed-{chance.randrange(3)}"
-        )  # three folders, so that a finished one is not all that is left to kill
+        # Three folders, so that a finished one is not all that is left to kill.
+        output = folder / f"killed-{chance.randrange(3)}"
         if (output / "manifest.json").exists():
             folders += 1
             differences += ended(source, output, folder / "whole")

@@ -34,9 +34,8 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     classes = folder / "classes.txt"
-    classes.write_text(
-        "".join(f"{index % 10}\n" for index in range(CLASSES))
-    )  # the digits model has ten
+    # The digits model has ten.
+    classes.write_text("".join(f"{index % 10}\n" for index in range(CLASSES)))
     for name, make in (("jpeg", make_jpeg), ("png", make_png), ("tensors", make_tensors)):
         source = make(folder / name)
         seconds, busy, peak = until_first_batch(source, folder / "out", "--classes", str(classes))

@@ -67,9 +67,8 @@ def weights_of(path: Path) -> dict[str, str]:
         if node.op_type not in ("MatMul", "Conv") or node.input[1] not in constants:
             continue
         name = node.input[1]
-        if (
-            node.op_type == "MatMul"
-        ):  # its weight was transposed and renamed, the bias beside it was not
+        # Its weight was transposed and renamed, the bias beside it was not.
+        if node.op_type == "MatMul":
             (add,) = (other for other in graph.node if node.output[0] in other.input)
             name = next(name for name in add.input if name in constants).replace("bias", "weight")
         found[name] = node.input[1]

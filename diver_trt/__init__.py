@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from diver_trt._version import __version__ as __version__
 
 # ONNX Runtime 1.32 keeps a device id and a queue of events under ~/.cache and $TMPDIR, and has an
-# endpoint to send them to. It reads
-# this variable when it is loaded, so it is set before any module of this package can import it.
+# endpoint to send them to. It reads this variable when it is loaded, so it is set before any
+# module of this package can import it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:

@@ -93,10 +93,8 @@ def _held(path: Path) -> int:
                     return descriptor
         except OSError as cause:
             os.close(descriptor)
-            if cause.errno in (
-                errno.EAGAIN,
-                errno.EACCES,
-            ):  # the latter is what some network drives say
+            # EACCES is what some network drives return for a lock that is held.
+            if cause.errno in (errno.EAGAIN, errno.EACCES):
                 raise BlockingIOError(cause.errno, cause.strerror) from cause
             with suppress(OSError):
                 path.unlink()

@@ -112,9 +112,8 @@ class Trial:
         self._whole = {path: path.read_bytes() for path in kept}
         self._tree = _listed(folder)
         for read in target.reads:
-            read(
-                self._folder
-            )  # what is whole is accepted, and everything is imported before anything is watched
+            # What is whole is accepted, and everything is imported before anything is watched.
+            read(self._folder)
             self._restore()
 
     def attempt(self, random: Random) -> Outcome:

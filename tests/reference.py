@@ -83,9 +83,8 @@ class Reference:
         abar = self.scheduler.alphas_cumprod.double()
         if recipe.sigma == "marginal":
             return torch.sqrt(1 - abar[t]).float()
-        posterior = self.scheduler._get_variance(
-            max(t, stride), max(t, stride) - stride
-        )  # the first is 0: clipped to the second
+        # The first is 0: clipped to the second.
+        posterior = self.scheduler._get_variance(max(t, stride), max(t, stride) - stride)
         if recipe.sigma == "posterior" or variance.shape[1] == 0:
             return torch.sqrt(posterior)
         beta = 1 - abar[t] / (abar[t - stride] if k > 1 else 1.0)

@@ -243,9 +243,8 @@ class StandInContext:
         assert self.scratch is not None, "TensorRT needs its scratch memory before it runs"
         if self.fail:
             return False
-        addresses = dict(
-            self.addresses
-        )  # a captured launch keeps the addresses it was captured with
+        # A captured launch keeps the addresses it was captured with.
+        addresses = dict(self.addresses)
         self.cuda.enqueue(lambda: self._execute(addresses))
         return True
 

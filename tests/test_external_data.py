@@ -225,9 +225,8 @@ def test_damaged_graphs_are_read_or_refused_and_nothing_else(tmp_path: Path) -> 
             continue
         try:
             model = onnx.load_from_string((tmp_path / "a.onnx").read_bytes())
-        except (
-            Exception
-        ):  # protobuf's DecodeError, which each of its implementations has in another place
+        # Protobuf's DecodeError, which each of its implementations has in another place.
+        except Exception:
             continue
         read_by_both += 1
         tensors = [

@@ -28,10 +28,11 @@ UNPICKLERS = {
 RUNNERS = {"eval", "exec", "compile", "__import__"}
 
 PERMITTED = {
+    # weights_only loads torch's own names alone.
     (
         "models/weights.py",
         "torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)",
-    ),  # with torch's own names alone
+    ),
 }
 
 

@@ -87,7 +87,7 @@ def recover(
         bool,
         typer.Option(
             "--trust",
-            help="Run engines that were built elsewhere: they are code. Said once, it is "
+            help="Run engines that were built elsewhere: they are code. Given once, it is "
             "remembered.",
         ),
     ] = False,

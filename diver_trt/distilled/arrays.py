@@ -1,6 +1,7 @@
 """Distilled tensors: which method wrote a file, and what its images and labels are.
 
-The structure of the file tells most (`tensor_structure`); how its values were normalised and whitened, its name and the values tell.
+Most follows from the structure of the file (`tensor_structure`); how its values were normalised and whitened follows from its name and
+the values.
 """
 
 from __future__ import annotations

@@ -361,9 +361,8 @@ def _assemble(
         raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
     if origin.collage > 1:
         images = Tiles(images, origin.collage)
-    size = _first_size(
-        path, images
-    )  # before anything is numbered: a collage that cannot be cut may claim millions of tiles
+    # The size comes before the numbers: a collage that cannot be cut may claim millions of tiles.
+    size = _first_size(path, images)
     tiles = origin.collage**2
     by_class: dict[int, list[int]] = {}
     for position, index in enumerate(classes):

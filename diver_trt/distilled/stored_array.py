@@ -399,10 +399,8 @@ def _open_npz(path: Path) -> Content:
 def _npz_member(
     path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: _Room
 ) -> Array:
-    if info.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):  # others unpack more at once than they are asked for
+    # Other compressions unpack more at once than they are asked for.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DatasetError(
             f"{path}: {shown(info.filename)} is compressed in an unusual way; save it with numpy.savez"
         )
@@ -507,9 +505,8 @@ def _open_safetensors(path: Path) -> Content:
             )
         text = file.read(length)
     try:
-        with safe_open(
-            path, framework="numpy"
-        ):  # checks the header: no overlaps, no gaps, nothing beyond the file's end
+        # This checks the header: no overlaps, no gaps, nothing beyond the file's end.
+        with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as cause:
         raise DatasetError(

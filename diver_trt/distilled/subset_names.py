@@ -39,8 +39,7 @@ def subset_of_path(path: Path) -> str | None:
     found = set()
     for part in path.resolve().parts[-5:]:
         words = [word for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
-        pairs = (
-            first + second for first, second in pairwise(words)
-        )  # imagenet-10, imagenet_fruits
+        # As in imagenet-10 and imagenet_fruits.
+        pairs = (first + second for first, second in pairwise(words))
         found |= {_SUBSET_NAMES[name] for name in (*pairs, *words) if name in _SUBSET_NAMES}
     return found.pop() if len(found) == 1 else None

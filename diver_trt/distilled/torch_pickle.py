@@ -185,9 +185,8 @@ class TorchPickle:
                     items = since_mark()
                     dict.update(stack[-1], _entries(items))
                 case "EMPTY_SET":
-                    stack.append(
-                        None
-                    )  # sets are passed over, as `__builtin__.set` of protocol 2 is
+                    # Sets are passed over, as `__builtin__.set` of protocol 2 is.
+                    stack.append(None)
                 case "ADDITEMS":
                     since_mark()
                 case "FROZENSET":
@@ -220,9 +219,8 @@ class TorchPickle:
         )
 
     def _made(self, name: object, arguments: Sequence[Any]) -> Any:
-        if not isinstance(
-            name, str
-        ):  # a tuple of tuples is not even hashed, which may take for ever
+        # A tuple of tuples is not even hashed, which may take for ever.
+        if not isinstance(name, str):
             raise TypeError("calls what is no function")
         if name in _TENSORS:
             return self._tensor(arguments)

@@ -162,10 +162,8 @@ def _fitting(values: NDArray[Any], default: Normalisation) -> Normalisation | No
 
     Not -1 to 1: normalised values of little contrast look the same.
     """
-    for name, contrast in (
-        ("none", _NARROW),
-        ("0to255", _BLANK),
-    ):  # nothing else has values of 0 to 255
+    # Nothing else has values of 0 to 255.
+    for name, contrast in (("none", _NARROW), ("0to255", _BLANK)):
         convention = find_normalisation(name)
         if (
             not _alike(convention, default)

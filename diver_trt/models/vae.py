@@ -19,12 +19,8 @@ from diver_trt.models.weights import load_weights, stored_weights, unwrapped
 
 AUTOENCODERS = ("AutoencoderKL",)
 
-_SD_WIDTHS = [
-    128,
-    256,
-    512,
-    512,
-]  # Stable Diffusion's VAE, whose first files omit the scaling factor
+# Stable Diffusion's VAE, whose first files omit the scaling factor.
+_SD_WIDTHS = [128, 256, 512, 512]
 
 # Names of the attention's projections until diffusers 0.15, which published VAEs still have.
 _OLD_ATTENTION = re.compile(

@@ -331,9 +331,8 @@ class ModelOpener:
         if not self._batch:
             raise DeviceMemoryError(self._shortage or str(shortage)) from shortage
         if not self._shortage:
-            self._shortage = str(
-                shortage
-            )  # the error itself would hold on to what its frames have opened
+            # The error itself would hold on to what its frames have opened.
+            self._shortage = str(shortage)
             warnings.warn(
                 "out of memory: going on in smaller batches", RuntimeWarning, stacklevel=2
             )

@@ -264,14 +264,12 @@ def main() -> None:
     )
     transformer = train_transformer(latents, labels, scheduler, generator, steps=args.dit_steps)
     for block in transformer.transformer_blocks[1:]:
-        block.norm1.emb = copy.deepcopy(
-            block.norm1.emb
-        )  # safetensors stores no tensor under two names
+        # safetensors stores no tensor under two names.
+        block.norm1.emb = copy.deepcopy(block.norm1.emb)
     DiTPipeline(transformer, vae, scheduler).save_pretrained(args.output)
     index = args.output / "model_index.json"
-    names = {
-        "id2label": {str(i): str(i) for i in range(NUM_CLASSES)}
-    }  # DiTPipeline reads them from here, but does not save them
+    # DiTPipeline reads them from here, but does not save them.
+    names = {"id2label": {str(i): str(i) for i in range(NUM_CLASSES)}}
     index.write_text(json.dumps(json.loads(index.read_text()) | names, indent=2) + "\n")
 
 

@@ -82,9 +82,8 @@ def test_the_fp32_bundle_holds_at_every_step(ten: Held, digits: Bundle) -> None:
     assert [step.k for step in found.steps] == list(range(50, 0, -1))
     assert max(step.forced.relative_l2 for step in found.steps) <= 1e-5
     assert max(image.max_levels for image in found.images) <= 1
-    assert (
-        max(apart.relative_l2 for apart in found.networks.values()) <= 1e-5
-    )  # small images do not need what large ones are given
+    # Tighter than the tolerance, which allows for large images.
+    assert max(apart.relative_l2 for apart in found.networks.values()) <= 1e-5
     assert found.causes == ()
     assert len(found.stages) == 2 * 6 + 2
 

@@ -298,9 +298,8 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
 def test_texts_of_impossible_characters_are_none(tmp_path: Path, imagenet: Bundle) -> None:
     """Numpy makes a string of any four bytes; one that holds such a character fails wherever it is printed."""
     impossible = np.frombuffer(b"\xff\xff\xff\x7f" * 3, "<U3").reshape(())
-    values = (
-        methods.normalised(known_images(20, 64), "none").numpy().astype(np.float16)
-    )  # which cannot hold the largest value allowed
+    # float16 cannot hold the largest value allowed.
+    values = methods.normalised(known_images(20, 64), "none").numpy().astype(np.float16)
     np.savez(
         tmp_path / "a.npz",
         images=values,

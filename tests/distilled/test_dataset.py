@@ -177,9 +177,8 @@ def test_wnid_folders_take_the_subsets_order(
     tmp_path: Path, imagenet: Bundle, write: Callable[..., Path]
 ) -> None:
     images = known_images(24, 64)
-    classes = [
-        index for index in range(2) for _ in range(12)
-    ]  # twelve: 10.png must not come before 2.png
+    # Twelve: 10.png must not come before 2.png.
+    classes = [index for index in range(2) for _ in range(12)]
     dataset = as_woof(
         write(tmp_path, images, classes, [imagenet_wnids()[label] for label in WOOF]), imagenet
     )

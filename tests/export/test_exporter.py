@@ -117,9 +117,8 @@ def test_an_fp16_bundle_is_half_the_size(half: Bundle, random_bundle: Bundle) ->
         sum(record.size_bytes for network in bundle.networks.values() for record in network.files)
         for bundle in (half, random_bundle)
     ]
-    assert (
-        sizes[0] < 0.75 * sizes[1]
-    )  # these graphs are so small that their nodes weigh as much as their weights
+    # These graphs are so small that their nodes weigh as much as their weights.
+    assert sizes[0] < 0.75 * sizes[1]
 
 
 def test_large_weights_go_beside_the_graph(

@@ -208,9 +208,8 @@ def test_overwrite_leaves_nothing_of_a_run_that_was_killed(
     expected = whole(few, tmp_path / "expected", "--seed", 1)
     out = tmp_path / "out"
     interrupted_at(few, out, fail_after, 4, "--layout", "npz")
-    shutil.copy(
-        DISTILLED / "0" / "0.png", out / "00002" / "00009.png"
-    )  # an image whose line was not written any more
+    # An image that the killed run did not enter into its journal.
+    shutil.copy(DISTILLED / "0" / "0.png", out / "00002" / "00009.png")
     for name in ("dataset.npz", ".images.stacked", ".dataset.npz.partial"):
         (out / name).touch()
     whole(few, out, "--seed", 1, "--overwrite")
@@ -867,9 +866,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ).returncode:
         pytest.skip("may not mount a file system")
     yield disk
-    subprocess.run(
-        ["umount", "--lazy", str(disk)], check=False
-    )  # something else may look at it just now
+    # Lazily, since another process may have a file of it open.
+    subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
 def test_a_full_disk_ends_in_one_line_and_can_be_gone_on_from(

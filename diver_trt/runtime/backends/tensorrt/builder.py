@@ -501,9 +501,8 @@ def _configure(
             **options, load_timing_cache=str(cache) if cache.exists() else None
         )
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2
+        # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2.
+        warnings.simplefilter("ignore", DeprecationWarning)
         try:
             config = create(parsed[0], parsed[1])
         except polygraphy.PolygraphyException as cause:
@@ -511,13 +510,11 @@ def _configure(
                 f"{network.name}: TensorRT refuses the builder's settings: "
                 f"{str(cause).splitlines()[0]}"
             ) from cause
-    config.clear_flag(
-        module.BuilderFlag.TF32
-    )  # on by default, and would round a float32 bundle's products to ten bits
+    # TF32 is on by default, and would round a float32 bundle's products to ten bits.
+    config.clear_flag(module.BuilderFlag.TF32)
     if hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-        config.set_flag(
-            module.BuilderFlag.REQUIRE_USER_ALLOCATION
-        )  # or TensorRT-RTX allocates while it runs, and cannot be captured
+        # Without it TensorRT-RTX allocates while it runs, and cannot be captured.
+        config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
     return config
 
 

@@ -199,9 +199,8 @@ class TrtEngine:
         if reason := session.plan.distrusted():
             raise EngineError(reason)
         data = session.plan.read(self._name)
-        if hasattr(
-            session.runtime, "get_engine_validity"
-        ):  # TensorRT-RTX can tell before it loads, and says what is wrong in bits
+        # TensorRT-RTX can tell before it loads the engine, and sets a bit for each fault.
+        if hasattr(session.runtime, "get_engine_validity"):
             validity, bits = session.runtime.get_engine_validity(data)
             if validity == session.module.EngineValidity.INVALID:
                 names = [
@@ -295,9 +294,8 @@ class TrtDenoiser:
         cuda.upload(self._table, self._rows)
         self._loaded: list[Conditions] = []
         self._loaded_null: Conditions | None = None
-        self._enqueue_step(
-            1
-        )  # the first run of a context may still allocate, which a capture does not allow
+        # The first run of a context may still allocate, which a capture does not allow.
+        self._enqueue_step(1)
         self._cuda.synchronize()
         self._graph = self._capture()
 
@@ -309,9 +307,8 @@ class TrtDenoiser:
         self._engine.write("anchor", anchor)
         self._cuda.synchronize()
         for slot, table in enumerate(tables):
-            if (
-                slot >= len(self._loaded) or self._loaded[slot] is not table
-            ):  # neighbouring batches mostly share their classes
+            # Neighbouring batches mostly share their classes.
+            if slot >= len(self._loaded) or self._loaded[slot] is not table:
                 self._classes[slot] = table[: self._steps]
         if self._loaded_null is not null:
             self._null[:] = null[: self._steps]

@@ -99,10 +99,8 @@ def test_all_steps_are_one_graph_that_reads_its_own_rows(gpu: Gpu, session: TrtS
     table = Schedule(gpu.bundle.process, Recipe(), gpu.bundle.layout).table
     denoiser = session.open_denoiser(table, 50)
     (graph,) = gpu.api.graphs
-    copies, launches = (
-        (2 + 2) * 50,
-        50,
-    )  # two images' class rows, two null rows, and the network, per step
+    # Two images' class rows, two null rows, and the network, per step.
+    copies, launches = (2 + 2) * 50, 50
     assert len(graph.operations) == copies + launches
     denoiser.close()
     assert gpu.api.graphs == []
@@ -177,9 +175,8 @@ def test_in_phases_only_one_network_is_there_at_a_time(
     gpu.api.cudaMalloc = watched  # type: ignore[method-assign]
     found = recover(gpu.bundle, images, "rtx", memory_budget=phased.peak_bytes)
     np.testing.assert_array_equal(found, recover(digits, images, "onnx", batch=2))
-    buffers = max(
-        phase.total_bytes - phase.weights_bytes for phase in phased.phases
-    )  # the stand-in's weights are not on its device
+    # The stand-in's weights are not on its device.
+    buffers = max(phase.total_bytes - phase.weights_bytes for phase in phased.phases)
     assert max(held) <= buffers + QUICK.start_step * 256  # and the step table
     assert phased.peak_bytes < resident.peak_bytes
 
