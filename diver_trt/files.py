@@ -55,21 +55,18 @@ def resolved(path: Path, error: type[DiverError] = OutputError) -> Path:
         error: If a symlink on the way leads back to itself. `Path.resolve` raises a RuntimeError
             there until Python 3.12, and nothing from 3.13 on.
     """
+    looped = error(
+        f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
+    )
     try:
         path.stat()
     except OSError as cause:
         if cause.errno == errno.ELOOP:
-            raise error(
-                f"{path}: leads through a symlink to itself, expected a file or folder. Delete "
-                "the symlink."
-            ) from cause
+            raise looped from cause
     try:
         return path.resolve()
     except RuntimeError as cause:
-        raise error(
-            f"{path}: leads through a symlink to itself, expected a file or folder. Delete the "
-            "symlink."
-        ) from cause
+        raise looped from cause
 
 
 def is_inside(name: str) -> bool:
