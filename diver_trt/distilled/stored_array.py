@@ -396,6 +396,24 @@ def _open_npz(path: Path) -> Content:
         ) from cause
 
 
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a `.npy` file, and leave the file at its values.
+
+    Returns:
+        The shape, whether the values are in Fortran order, and the dtype.
+
+    Raises:
+        ValueError, EOFError, SyntaxError and others: numpy's, if the header is damaged.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    return read_header(file)
+
+
 def _npz_member(
     path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: _Room
 ) -> Array:
@@ -406,13 +424,7 @@ def _npz_member(
         )
     with archive.open(info) as member:
         start = io.BytesIO(member.read(_HEADER_BYTES))
-    version = np.lib.format.read_magic(start)
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, fortran, dtype = read_header(start)
+    shape, fortran, dtype = read_npy_header(start)
     header = start.tell()
     if dtype.hasobject:
         raise DatasetError(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import MAX_CLASSES
 from diver_trt.distilled.normalisation import find_normalisation
+from diver_trt.distilled.stored_array import read_npy_header
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, RecipeError, shown
 from diver_trt.files import file_sha256, reported
@@ -410,13 +411,7 @@ def read_soft_labels(path: Path, rows: int) -> NDArray[np.float32]:
     """
     with reported(path, "read", DatasetError), path.open("rb") as file:
         try:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read_header(file)
+            shape, fortran, dtype = read_npy_header(file)
         # numpy's readers raise ValueError, EOFError, SyntaxError, TokenError … on damaged files
         except Exception as cause:
             raise DatasetError(
