@@ -29,7 +29,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(root: Path, target: str) -> str:
-    command = ["make", "--old-file=.venv/.demo", target]
+    # These tests run under `make test`, whose flags would have this make announce its directory.
+    command = ["make", "--no-print-directory", "--old-file=.venv/.demo", target]
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
 
 
