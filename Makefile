@@ -13,7 +13,7 @@ demo: .venv/.demo  ## Recover the distilled digits with the digits bundle; no to
 	@echo "  . '$(CURDIR)/$(BIN)/activate'"
 
 test: .venv/.dev  ## Run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.dev  ## Lint, formatting and types
 	$(BIN)/ruff check

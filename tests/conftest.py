@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, default_bundle
@@ -26,6 +28,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files: a worker that got one last would leave the others without work."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def default_signals() -> None:
@@ -101,26 +109,44 @@ def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_random_pipeline(tmp_path_factory.mktemp("models") / "random")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, the same one in every worker of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def made_once(path: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first worker to need it makes, while the others wait."""
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            unfinished = path.with_name(f"{path.name}-unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(unfinished)
+            unfinished.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")
-def export_to(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """Open a bundle of a pipeline in a folder of the caller's own; what was exported before is copied, as an export takes long."""
-    exported: dict[tuple[object, ...], Path] = {}
+def random_pipeline(shared: Path) -> Path:
+    return made_once(shared / "random-pipeline", save_random_pipeline)
+
+
+@pytest.fixture(scope="session")
+def export_to(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """Open a copy of a pipeline's bundle; each pipeline is exported once, as that takes long."""
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
         from diver_trt.export.exporter import export_bundle
         from diver_trt.models.dit import load_model
 
-        key = (source, precision, *sorted(options.items()))
-        if key not in exported:
-            exported[key] = tmp_path_factory.mktemp("exported") / f"{source.name}-{precision}"
-            for _ in export_bundle(load_model(str(source), **options), exported[key], precision):
+        def make(path: Path) -> None:
+            for _ in export_bundle(load_model(str(source), **options), path, precision):
                 pass
-        path = tmp_path_factory.mktemp("bundles") / exported[key].name
-        return Bundle.open(shutil.copytree(exported[key], path))
+
+        key = hashlib.sha256(repr((source, precision, sorted(options.items()))).encode())
+        name = f"{source.name}-{precision}"
+        exported = made_once(shared / f"exported-{name}-{key.hexdigest()[:8]}", make)
+        return Bundle.open(shutil.copytree(exported, tmp_path_factory.mktemp("bundles") / name))
 
     return export
 

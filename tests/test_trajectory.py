@@ -18,6 +18,8 @@ from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
 from tests.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {
     "paper": PRESETS["paper"],
     "posterior sigma": Recipe(sigma="posterior"),

@@ -34,6 +34,8 @@ from tests.comparison.faults import (
 )
 from tests.conftest import DIGITS_MODEL, DISTILLED
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--samples", 2, "--steps", 6, "--inherit-step", 3, "--start-step", 6, "--window", "5:3")
 
 

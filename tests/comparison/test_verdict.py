@@ -7,7 +7,6 @@ with in float32.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +45,9 @@ from tests.comparison.faults import (
     scale_weight_beside,
     shifted_window,
 )
-from tests.conftest import save_random_pipeline
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+
+pytestmark = pytest.mark.slow
 
 BEHIND = "so look behind the network: at guidance"
 
@@ -208,33 +208,31 @@ def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(
 
 
 def test_a_block_is_named_in_a_random_model_too(
-    export_to: Callable[..., Bundle], tmp_path: Path, inputs: Inputs
+    random_bundle: Bundle, random_pipeline: Path, tmp_path: Path, inputs: Inputs
 ) -> None:
-    pipeline = save_random_pipeline(tmp_path / "random", num_layers=5)
-    bundle = export_to(pipeline)
     pictures = replace(
         inputs,
         labels=tuple(label % 7 for label in inputs.labels),
         images=tuple(image[::2, ::2] for image in inputs.images),
     )
     recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
-    torch = torch_participant(load_model(str(pipeline)), bundle, 10, "fp32")
+    torch = torch_participant(load_model(str(random_pipeline)), random_bundle, 10, "fp32")
     reference = Reference(torch, record(torch, pictures, recipe), torch.probe())
     right = compare_engine(
-        reference, bundle_participant("onnx", "onnx", bundle, 10), pictures, recipe
+        reference, bundle_participant("onnx", "onnx", random_bundle, 10), pictures, recipe
     )
     assert right.verdict == "passed"
     wrong = plant(
-        bundle,
+        random_bundle,
         tmp_path / "planted",
-        {"denoiser": scale_weight_beside("predictor.blocks.3.attention.to_out.0.bias", 1.01)},
+        {"denoiser": scale_weight_beside("predictor.blocks.1.attention.to_out.0.bias", 1.01)},
     )
     found = compare_engine(
         reference, bundle_participant("onnx", "onnx", wrong, 10), pictures, recipe
     )
     assert "every step alone" in failed(found)
     (cause,) = found.causes
-    assert "block 4, attention is the first to leave the reference" in cause
+    assert "block 2, attention is the first to leave the reference" in cause
 
 
 def test_a_weight_that_overflows(few: Held, digits: Bundle, tmp_path: Path) -> None:

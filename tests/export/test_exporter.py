@@ -20,7 +20,8 @@ from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.models.denoiser import build_networks
 from diver_trt.models.dit import load_model
 from diver_trt.tensors import TensorSpec
-from tests.conftest import save_random_pipeline
+
+pytestmark = pytest.mark.slow
 
 
 def graph(bundle: Bundle, name: str) -> onnx.ModelProto:
@@ -57,18 +58,31 @@ def test_the_embedder_is_stored_once(random_bundle: Bundle) -> None:
     assert stored < embedder + modulations + 1000
 
 
-def test_embedders_that_differ_are_each_kept(
-    export_to: Callable[..., Bundle], tmp_path: Path
-) -> None:
-    """The exporter's own check against torch is what this leans on: with one embedder for all, it would fail."""
+@pytest.fixture(scope="module")
+def differing(random_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline whose second block embeds time and label otherwise than the first."""
     from diffusers import DiTPipeline
 
-    pipeline = DiTPipeline.from_pretrained(save_random_pipeline(tmp_path / "shared"))
+    pipeline = DiTPipeline.from_pretrained(random_pipeline)
     with torch.no_grad():
         for parameter in pipeline.transformer.transformer_blocks[1].norm1.emb.parameters():
             parameter.mul_(1.5)
-    pipeline.save_pretrained(tmp_path / "differing")
-    model = load_model(str(tmp_path / "differing"))
+    folder = tmp_path_factory.mktemp("models") / "differing"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def external(differing: Path, export_to: Callable[..., Bundle]) -> Bundle:
+    """A bundle of it that keeps its weights beside its graphs, as those of large models are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "EMBED_LIMIT_BYTES", 10_000)
+        return export_to(differing)
+
+
+def test_embedders_that_differ_are_each_kept(differing: Path, external: Bundle) -> None:
+    """The exporter's own check against torch proves the graph: with one embedder it would fail."""
+    model = load_model(str(differing))
     conditioner = build_networks(model, torch.float32)["conditioner"]
     timestep, label = torch.tensor([20, 500]), torch.tensor([1, 7])
     expected = [
@@ -80,7 +94,7 @@ def test_embedders_that_differ_are_each_kept(
     torch.testing.assert_close(
         conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1)
     )
-    assert export_to(tmp_path / "differing").networks["conditioner"].parameters == sum(
+    assert external.networks["conditioner"].parameters == sum(
         p.numel() for p in conditioner.parameters()
     )
 
@@ -121,19 +135,13 @@ def test_an_fp16_bundle_is_half_the_size(half: Bundle, random_bundle: Bundle) ->
     assert sizes[0] < 0.75 * sizes[1]
 
 
-def test_large_weights_go_beside_the_graph(
-    random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx_graph, "EMBED_LIMIT_BYTES", 10_000)
-    for _ in export_bundle(load_model(str(random_pipeline)), tmp_path / "external"):
-        pass
-    bundle = Bundle.open(tmp_path / "external")
+def test_large_weights_go_beside_the_graph(external: Bundle) -> None:
     for name in NETWORKS:
-        weights = bundle.networks[name].weights
+        weights = external.networks[name].weights
         assert weights is not None
         assert weights.name == f"{name}.onnx.data"
-        assert weights.size_bytes > bundle.networks[name].parameters * 4 * 0.9
-        bundle.verified(name)
+        assert weights.size_bytes > external.networks[name].parameters * 4 * 0.9
+        external.verified(name)
 
 
 class Adds(nn.Module):

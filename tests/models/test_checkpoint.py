@@ -15,6 +15,8 @@ from diver_trt.errors import ExportError
 from diver_trt.models.dit import load_model
 from tests.models.original_dit import OriginalDiT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dit() -> OriginalDiT:

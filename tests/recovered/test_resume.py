@@ -35,6 +35,8 @@ from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.tensors import TensorSpec
 from tests.conftest import DISTILLED, ROOT, default_signals
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
