@@ -165,12 +165,12 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(
     code = f"""
 import signal
 signal.signal(signal.{name}, signal.SIG_IGN)
-from diver_trt.recovered.job import _Run
-read = _Run._read
+from diver_trt.recovered.distilled_input import DistilledInput
+read = DistilledInput.read
 def interrupted(self, sample):
     signal.raise_signal(signal.{name})
     return read(self, sample)
-_Run._read = interrupted
+DistilledInput.read = interrupted
 """
     result = run(code, "recover", IPC1, tmp_path / "out", *QUICK)
     assert result.returncode == 0, result.stderr

@@ -172,8 +172,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def _inspect_distilled(
     dataset: Dataset, model: Bundle, contact_sheet: Path | None
 ) -> dict[str, Any]:
-    from diver_trt.recovered.job import distilled_sheet, mean_clipped
-    from diver_trt.recovered.run import Notes, check_images
+    from diver_trt.recovered.checking import Notes, check_images
+    from diver_trt.recovered.dataset_sheet import distilled_sheet
+    from diver_trt.recovered.job import mean_clipped
 
     with phases() as show:
         checked = check_images(dataset, model, Notes(say), show)

@@ -1,8 +1,7 @@
-"""Writing a recovered dataset so that no interruption loses or half-writes anything.
+"""Opening an output folder: a new one, or one in which the same run stopped or ended.
 
-A file appears under its name only when it is whole: first the image, then its line in the journal,
-at the very end the manifest, which replaces the journal. A folder with a journal can be resumed;
-one with a manifest is finished. Each of the two is flushed to the disk before the other is deleted.
+A folder with a journal can be resumed; one with a manifest is finished. `writer` describes the order
+in which a run writes, which is what makes every state that a kill leaves resumable.
 """
 
 from __future__ import annotations
@@ -12,17 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
-
-from PIL import Image
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
-from diver_trt.files import reported, resolved, sync_file, sync_folder, temporary_of, writing
+from diver_trt.files import reported
 from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
-from diver_trt.pixels import Pixels
 from diver_trt.recovered.earlier_run import (
     RecordedInputs,
     inputs_of_entries,
@@ -31,133 +26,11 @@ from diver_trt.recovered.earlier_run import (
     require_same_run,
     with_names_of,
 )
-from diver_trt.recovered.journal import (
-    JOURNAL,
-    Entries,
-    Journal,
-    Verified,
-    is_there,
-    storable,
-    verify,
-)
+from diver_trt.recovered.free_folder import require_free
+from diver_trt.recovered.journal import JOURNAL, Entries, Journal, Verified, is_there, verify
 from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
 from diver_trt.recovered.output_names import OutputNames
-
-SYNC_EVERY = 50
-"""Minimum interval between fsyncs, as a multiple of the last one's duration: at most 2 % overhead."""
-
-
-class DatasetWriter:
-    """An output folder that is being written; made by `open_output`.
-
-    Attributes:
-        root: The folder.
-        head: What decides the images, as the journal and the manifest begin.
-        done: Keys of the samples that are on disk, or that were left out.
-        lost: How many samples an earlier run recorded whose images are missing or have changed, and
-            are made again.
-        notes: What else was found of an earlier run, in words.
-        finished: Whether an earlier run finished the same dataset.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        head: Mapping[str, Any],
-        journal: Journal,
-        *,
-        lost: int = 0,
-        notes: Sequence[str] = (),
-        finished: bool = False,
-    ) -> None:
-        self.root, self.head, self._journal = root, head, journal
-        self.lost, self.notes, self.finished = lost, tuple(notes), finished
-        self._under_way: list[Path] = []
-        self._sync_again = perf_counter()
-
-    @property
-    def done(self) -> Mapping[str, int]:
-        """Keys of the samples that have a line in the journal."""
-        return self._journal.entries
-
-    def totals(self) -> tuple[int, list[dict[str, Any]]]:
-        """Return how many samples are done, and the entries of those that came to nothing."""
-        if not self.finished:
-            return len(self.done), [
-                entry for key in self.done if "problem" in (entry := self.entry(key))
-            ]
-        manifest = Document.read(self.root / MANIFEST, OutputError)
-        skipped = [dict(entry.fields) for entry in manifest.documents("skipped")]
-        return len(skipped) + len(list(manifest.documents("samples"))), skipped
-
-    def add(self, name: str, image: Pixels) -> Path:
-        """Write one image, [H, W, 3] uint8, as a PNG file and return its path.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        path = self.root / name
-        with reported(path):
-            path.parent.mkdir(exist_ok=True, parents=True)
-            with writing(path, lasting=False) as file:
-                Image.fromarray(image).save(file, format="PNG")
-        self._under_way.append(path)
-        return path
-
-    def record(self, entry: Mapping[str, Any]) -> None:
-        """Append a sample to the journal once its image is written; fsync from time to time.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        with reported(self.root / JOURNAL):
-            self._journal.append(
-                {**entry, "problem": storable(entry["problem"])} if "problem" in entry else entry
-            )
-        if perf_counter() >= self._sync_again:
-            self.sync()
-
-    def sync(self) -> None:
-        """Bring the images, their names and the journal from the system's memory to the disk.
-
-        Raises:
-            OutputError: They cannot be written there.
-        """
-        started = perf_counter()
-        with reported(self.root):
-            for path in self._under_way:
-                sync_file(path)
-            for folder in {self.root, *(path.parent for path in self._under_way)}:
-                sync_folder(folder)
-            self._journal.sync()
-        self._under_way.clear()
-        self._sync_again = perf_counter() + SYNC_EVERY * (perf_counter() - started)
-
-    def entry(self, key: str) -> dict[str, Any]:
-        """Return what the journal says of a sample."""
-        return self._journal.entry(key)
-
-    def finish(
-        self, manifest: Mapping[str, Any], keys: Sequence[str], contact_sheet: Image.Image
-    ) -> None:
-        """Write the contact sheet and, last, the manifest with the samples in the given order.
-
-        Raises:
-            OutputError: One of them cannot be written.
-        """
-        self.sync()
-        with reported(self.root / CONTACT_SHEET), writing(self.root / CONTACT_SHEET) as file:
-            contact_sheet.save(file, format="PNG")
-        path = self.root / MANIFEST
-        head = json.dumps(manifest, indent=1).removesuffix("\n}")
-        with reported(path):
-            with writing(path) as file:
-                file.write(f'{head},\n "samples": ['.encode())
-                for number, key in enumerate(keys):
-                    file.write(f"{',' if number else ''}\n  {json.dumps(self.entry(key))}".encode())
-                file.write(b"\n ]\n}\n")
-            (self.root / JOURNAL).unlink()
-        self.finished = True
+from diver_trt.recovered.writer import DatasetWriter
 
 
 @contextmanager
@@ -239,7 +112,7 @@ class _Run:
                     f"Restore {MANIFEST}, say --overwrite to make the images again, or choose "
                     "another folder"
                 )
-            _require_free(self.root)
+            require_free(self.root)
         return self._begin()
 
     def _begin(
@@ -364,49 +237,3 @@ def _is_same_json(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool
         return json.dumps(found) == json.dumps(expected)
     except RecursionError:
         return False
-
-
-def require_usable(root: Path) -> None:
-    """Refuse a path, before any work, that no run can write into.
-
-    Raises:
-        OutputError: If there is a file, or a folder that cannot be listed, or one that is not empty
-            and has no file that runs leave.
-    """
-    with suppress(OSError):
-        if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
-            return  # `open_output` looks closer
-    _require_free(root)
-
-
-def _require_free(root: Path) -> None:
-    try:
-        taken = root.exists() and (
-            not root.is_dir() or any(not _is_beginning(path) for path in root.iterdir())
-        )
-    except OSError as cause:
-        raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
-    if taken:
-        raise OutputError(
-            f"{root}: already holds something; choose a new or empty folder for the recovered "
-            "images"
-        )
-
-
-def require_apart(output: Path, other: Path, what: str) -> None:
-    """Refuse an output folder that is, lies in, or contains a folder or file that is read.
-
-    Raises:
-        OutputError: If it does.
-    """
-    written, read = resolved(output), resolved(other)
-    if written == read or written in read.parents or read in written.parents:
-        raise OutputError(
-            f"{output}: overlaps {what} {other}; choose a folder of its own for the recovered "
-            "images"
-        )
-
-
-def _is_beginning(path: Path) -> bool:
-    """Return whether a file is what a run leaves if killed before its journal was renamed."""
-    return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)

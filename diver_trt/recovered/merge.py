@@ -17,11 +17,12 @@ from PIL import Image
 from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import shown
-from diver_trt.files import file_sha256, replacing, reported
+from diver_trt.files import replacing, reported
 from diver_trt.manifest import RecoveredFolder
 from diver_trt.recovered.caption import caption
 from diver_trt.recovered.contact_sheet import ContactSheet
-from diver_trt.recovered.folder import open_output, require_apart, require_usable
+from diver_trt.recovered.folder import open_output
+from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Written, class_name
 from diver_trt.recovered.shards import (
@@ -102,15 +103,13 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
             find_normalisation(layout["normalisation"]) if layout["normalisation"] else None
         )
         companions = LAYOUTS[layout["name"]].write(written, normalisation)
-        listed = [{"file": name, "sha256": file_sha256(output / name)} for name in companions]
-        complete = {
-            **head,
-            "companions": listed,
-            "skipped": merged.skipped,
-            "classes": classes,
-        }
-        sheet = _sheet(output, shards, head, samples)
-        writer.finish(complete, [entry["key"] for entry in samples], sheet)
+        writer.finish(
+            companions=companions,
+            skipped=merged.skipped,
+            classes=classes,
+            keys=[entry["key"] for entry in samples],
+            contact_sheet=_sheet(output, shards, head, samples),
+        )
     return merged
 
 

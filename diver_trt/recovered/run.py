@@ -4,47 +4,37 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.distilled.class_map import wnid_of
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.distilled.source import Checked
-from diver_trt.errors import DatasetError, UsageError, shown_value
-from diver_trt.manifest import unlisted_note
+from diver_trt.errors import UsageError, shown_value
+from diver_trt.manifest import CONTACT_SHEET, unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS, Recipe
-from diver_trt.recovered.folder import DatasetWriter, open_output
-from diver_trt.recovered.job import (
-    Job,
-    ModelOpener,
-    Shard,
-    check_output,
-    contact_sheet_path,
-    mean_clipped,
-    recover_job,
-)
+from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
+from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
+from diver_trt.recovered.folder import open_output
+from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.job import Job, Shard
 from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.layouts.base import MAX_SIDE
+from diver_trt.recovered.layouts.base import MAX_SIDE, Layout
+from diver_trt.recovered.opener import ModelOpener
+from diver_trt.recovered.recovering import recover_job
+from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
-from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.engine import Placement
 from diver_trt.runtime.session import require_engine
 
 AnyPath = str | os.PathLike[str]
-
-Note = Callable[[str], None]
-"""Receives one line of text."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Receives a phase, `"checking"` or `"recovering"`, how much of it is done, and of how much;
-images, then denoising steps of batches.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +152,7 @@ def recover(
     Schedule(model.process, settings, model.layout)  # refuses what does not fit the model
 
     dataset = read_dataset(find_source(Path(source)), model, reading)
-    check_output(dataset, model, target, LAYOUTS[layout])
+    _check_output(dataset, model, target, LAYOUTS[layout])
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
@@ -175,106 +165,75 @@ def recover(
         shard=part,
         skip_bad=skip_bad,
     )
-    count = len(job.samples)
-    if part and not count:
-        images = len(dataset.samples)
-        notes.say(f"shard {part.number}/{part.of} has no images: the input has {images}")
-
-    def open_model(limit: int | None, chosen: str | None) -> Recoverer:
-        return Recoverer(
-            model,
-            settings,
-            engine=chosen or engine,
-            batch=limit,
-            memory_budget=budget,
-            images=count,
-            trust=trust,
-        )
-
-    opener = ModelOpener(open_model, count, batch)
-    if overwrite:
-        # nothing is deleted before it is sure that something can come in its place
-        opener.prepare()
-    opening = open_output(
-        target, job.head(), samples=job.entries(), classes=job.classes(), overwrite=overwrite
+    placement = Placement(
+        engine=engine,
+        batch=batch,
+        memory_budget=budget,
+        images=len(job.samples),
+        trust=trust,
     )
-    with opening as writer:
-        _note_earlier(writer, target, count, notes)
-        watch = _Watch(count, writer, notes, on_progress)
-        for _ in recover_job(
-            job, writer, opener, on_open=watch.opened, on_step=watch.stepped, stopping=stopping
-        ):
-            pass
-        done, skipped = writer.totals()
-    if done == count and (note := unlisted_note(target)):
-        notes.doubt(f"warning: {note}")
+    watch = _Watch(notes, on_progress)
+    done, skipped = _recover(job, target, placement, watch, stopping, overwrite=overwrite)
     return Recovery(
         output=target,
-        total=count,
+        total=len(job.samples),
         done=done,
         skipped=tuple(skipped),
         engine=watch.engine,
         batch=watch.batch,
         seconds=time.monotonic() - started,
-        contact_sheet=contact_sheet_path(target),
+        contact_sheet=target / CONTACT_SHEET,
     )
 
 
-class Notes:
-    """Receiver of notes; without one, doubts about the input become Python warnings.
-
-    Args:
-        receive: Receives one line of text, or None.
-    """
-
-    def __init__(self, receive: Note | None) -> None:
-        self._receive = receive
-
-    def say(self, text: str) -> None:
-        """Pass on what was found or what happens."""
-        if self._receive:
-            self._receive(text)
-
-    def doubt(self, text: str) -> None:
-        """Pass on why the images may not be what they were taken for."""
-        if self._receive:
-            self._receive(text)
-        else:
-            warnings.warn(text, UserWarning, stacklevel=4)
-
-
-def check_images(
-    dataset: Dataset,
-    model: Bundle,
-    notes: Notes,
-    on_progress: OnProgress,
-    *,
-    skip_bad: bool = False,
-) -> list[Checked]:
-    """Say what a dataset was found to be, and look at every image of it.
+def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
+    """Refuse, before any work, an unusable output folder or a layout that cannot be written.
 
     Raises:
-        DatasetError: If an image cannot be read; with `skip_bad` it is left for the report.
+        OutputError: If the folder holds something else or overlaps what is read, or if the layout
+            needs a package that is not installed, or classes that the model does not have.
     """
-    files = dataset.origin.files if dataset.root.is_dir() else ()
-    where = f"{dataset.root} ({', '.join(files)})" if files else str(dataset.root)
-    notes.say(f"{where}: {dataset.summary}; model {model.model_id} {model.precision}")
-    for note in dataset.origin.notes:
-        notes.doubt(f"note: {note}")
-    notes.say("if that is wrong: --format, --classes, --normalisation, --collage")
-    checked: list[Checked] = []
-    on_progress("checking", 0, len(dataset.samples))
-    for found in dataset.images.check():
-        if found.problem and not skip_bad:
-            raise DatasetError(found.problem)
-        checked.append(found)
-        on_progress("checking", len(checked), len(dataset.samples))
-    if clipped := mean_clipped(checked):
-        notes.doubt(
-            f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped "
-            "optimisation leaves them, and are clipped"
-        )
-    return checked
+    require_usable(output)
+    require_apart(output, dataset.root, "the input")
+    require_apart(output, bundle.path, "the bundle")
+    layout.require()
+    layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
+
+
+def _recover(
+    job: Job,
+    output: Path,
+    placement: Placement,
+    watch: _Watch,
+    stopping: Callable[[], bool],
+    *,
+    overwrite: bool,
+) -> tuple[int, list[dict[str, Any]]]:
+    """Recover a job into a folder; return how many samples are done, and the skipped entries."""
+    opener, notes = ModelOpener(job.bundle, job.recipe, placement), watch.notes
+    if (part := job.shard) and not job.samples:
+        images = len(job.dataset.samples)
+        notes.say(f"shard {part.number}/{part.of} has no images: the input has {images}")
+    if overwrite:
+        # Nothing is deleted before it is certain that something can come in its place.
+        opener.prepare()
+    opening = open_output(
+        output, job.head(), samples=job.entries(), classes=job.classes(), overwrite=overwrite
+    )
+    with opening as writer:
+        _note_earlier(writer, output, len(job.samples), notes)
+        # Closed here and not when the garbage collector comes to it: closing frees the device.
+        with closing(recover_job(job, writer, opener)) as events:
+            for event in events:
+                watch.see(event)
+                # Only here: the CLI turns the first Ctrl-C into a stop request from the first poll
+                # on, and before the first batch a Ctrl-C should end the run at once.
+                if isinstance(event, BatchStarts) and stopping():
+                    break
+        done, skipped = writer.totals()
+    if done == len(job.samples) and (note := unlisted_note(output)):
+        notes.doubt(f"warning: {note}")
+    return done, skipped
 
 
 def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes) -> None:
@@ -291,37 +250,41 @@ def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes)
 
 
 class _Watch:
-    """Reports the engine each time the model is opened, and counts the steps from there."""
+    """Reports the engine each time the model is opened, and counts the steps from there.
 
-    engine: str | None = None
-    batch: int | None = None
+    Attributes:
+        engine: The engine that was opened last, or None.
+        batch: Images per batch, or None.
+        notes: Receives what the events report in words.
+    """
 
-    def __init__(
-        self, count: int, writer: DatasetWriter, notes: Notes, on_progress: OnProgress
-    ) -> None:
-        self._count, self._writer, self._notes = count, writer, notes
-        self._on_progress, self._step, self._steps = on_progress, 0, 0
+    def __init__(self, notes: Notes, on_progress: OnProgress) -> None:
+        self.engine: str | None = None
+        self.batch: int | None = None
+        self.notes, self._on_progress = notes, on_progress
+        self._step, self._steps = 0, 0
 
-    def opened(self, recoverer: Recoverer) -> None:
-        """Say it, and count anew."""
-        self.engine, self.batch = recoverer.engine, recoverer.batch
-        batches = -(-(self._count - len(self._writer.done)) // recoverer.batch)
-        self._step, self._steps = 0, batches * recoverer.steps_per_batch
+    def see(self, event: Event) -> None:
+        """Report one event."""
+        if isinstance(event, Opened):
+            self._opened(event)
+        elif isinstance(event, StepDone):
+            self._step += 1
+            self._on_progress("recovering", self._step, self._steps)
+
+    def _opened(self, event: Opened) -> None:
+        self.engine, self.batch = event.engine, event.batch
+        self._step, self._steps = 0, event.batches * event.steps_per_batch
         self._on_progress("recovering", 0, self._steps)
-        self._notes.say(
-            f"recovering on {recoverer.engine} in {batches} batches of up to {recoverer.batch}, "
-            f"{recoverer.steps_per_batch} steps each"
+        self.notes.say(
+            f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
+            f"{event.steps_per_batch} steps each"
         )
-        if recoverer.memory:
-            peak = format_bytes(recoverer.memory.peak_bytes)
-            self._notes.say(
-                f"networks {recoverer.memory.residency}, {peak} of engine memory at the peak"
+        if event.memory:
+            peak = format_bytes(event.memory.peak_bytes)
+            self.notes.say(
+                f"networks {event.memory.residency}, {peak} of engine memory at the peak"
             )
-
-    def stepped(self) -> None:
-        """Count a denoising step of a batch."""
-        self._step += 1
-        self._on_progress("recovering", self._step, self._steps)
 
 
 def _recipe(recipe: Recipe | str | None) -> Recipe:

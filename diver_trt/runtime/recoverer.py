@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -39,11 +39,14 @@ from diver_trt.runtime.engine import (
     Session,
     within_host_memory,
 )
+from diver_trt.runtime.events import BatchStarts, StepDone
 from diver_trt.runtime.samples import Sample, checked_samples
 from diver_trt.runtime.session import engine_names, open_session
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 CHUNK_IMAGES = 64
 CHUNK_CLASSES = 16
@@ -229,35 +232,64 @@ class Recoverer:
         )
         return self._recovered(samples, keep_bad, on_step)
 
+    def events(
+        self, samples: Iterable[Sample]
+    ) -> Iterator[BatchStarts | StepDone | RecoveredSample]:
+        """Recover samples as a call does with `keep_bad`, and yield what happens in between.
+
+        Nothing runs while an event is being handled, so a caller may stop at any of them. The
+        caller is the only user of the Recoverer until then.
+
+        Args:
+            samples: The samples, each pulled when its batch starts.
+
+        Raises:
+            EngineError: If the engine fails, or another caller used the denoiser in between.
+            DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
+        """
+        with within_host_memory():
+            for batches in self._chunks(iter(samples)):
+                if isinstance(batches, BatchStarts):
+                    yield batches
+                else:
+                    yield from _in_order(batches, (yield from self._recover_chunk(batches)))
+
     def _recovered(
         self, samples: Iterator[Sample], keep_bad: bool, on_step: Callable[[], None]
     ) -> Iterator[RecoveredSample]:
         with within_host_memory():
             for batches in self._chunks(samples):
+                if isinstance(batches, BatchStarts):
+                    continue
                 # The lock is never held at a yield: a generator that is left half-way would keep
                 # it.
                 with self._taking_turns():
-                    decoded = self._recover_chunk(batches, on_step)
-                for batch, images in zip(batches, decoded, strict=True):
-                    for sample, (image, problem) in zip(batch, images, strict=True):
-                        if problem and not keep_bad:
-                            raise EngineError(f"{sample.key}: {problem}")
-                        yield RecoveredSample(sample.key, sample.label, image, problem)
+                    decoded = _returned(self._recover_chunk(batches), on_step)
+                for result in _in_order(batches, decoded):
+                    if result.problem and not keep_bad:
+                        raise EngineError(f"{result.key}: {result.problem}")
+                    yield result
 
     def _recover_chunk(
-        self, batches: list[list[Sample]], on_step: Callable[[], None]
-    ) -> list[list[tuple[Pixels, str | None]]]:
+        self, batches: list[list[Sample]]
+    ) -> Generator[StepDone, None, list[list[tuple[Pixels, str | None]]]]:
         """Return the image of every sample, and what is wrong with it."""
         anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
-        self._condition({sample.label for batch in batches for sample in batch})
+        with self._taking_turns():
+            self._condition({sample.label for batch in batches for sample in batch})
         finals = []
         for batch, anchor in zip(batches, anchors, strict=True):
             noise = np.stack([sample.noise for sample in batch])
             start = self._schedule.start(anchor, noise)
-            for _ in self.denoise(start, anchor, [sample.label for sample in batch]):
-                on_step()
-            finals.append(self.latent[: len(batch)].copy())
-        return [list(self._decoded(final)) for final in finals]
+            steps = self.denoise(start, anchor, [sample.label for sample in batch])
+            turn = self._turn
+            for _ in steps:
+                yield StepDone()
+            with self._taking_turns():
+                self._require_turn(turn)
+                finals.append(self.latent[: len(batch)].copy())
+        with self._taking_turns():
+            return [list(self._decoded(final)) for final in finals]
 
     @contextmanager
     def _taking_turns(self) -> Iterator[None]:
@@ -317,15 +349,18 @@ class Recoverer:
         """Run the steps of a loaded batch, yielding each one's number."""
         while True:
             with self._taking_turns():
-                if self._turn is not turn:
-                    raise EngineError(
-                        "another batch has used the denoiser between two steps of this one; "
-                        "finish one before the next"
-                    )
+                self._require_turn(turn)
                 k = next(run, None)
             if k is None:
                 return
             yield k
+
+    def _require_turn(self, turn: object) -> None:
+        if self._turn is not turn:
+            raise EngineError(
+                "another batch has used the denoiser between two steps of this one; finish one "
+                "before the next"
+            )
 
     def _load_batch(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Load a batch into the denoiser and return its run."""
@@ -391,7 +426,7 @@ class Recoverer:
     def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
         return _Networks(opened, self._schedule), opened.memory
 
-    def _chunks(self, samples: Iterator[Sample]) -> Iterator[list[list[Sample]]]:
+    def _chunks(self, samples: Iterator[Sample]) -> Iterator[BatchStarts | list[list[Sample]]]:
         """Group samples into batches and chunks: a phase loads its network once per chunk.
 
         Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the
@@ -399,18 +434,20 @@ class Recoverer:
         """
         chunk: list[list[Sample]] = []
         classes: set[int] = set()
+        yield BatchStarts()
         while batch := list(islice(samples, self.batch)):
             if self._networks.resident:
                 yield [batch]
-                continue
-            new = {sample.label for sample in batch}
-            if chunk and (
-                len(chunk) * self.batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES
-            ):
-                yield chunk
-                chunk, classes = [], set()
-            chunk.append(batch)
-            classes |= new
+            else:
+                new = {sample.label for sample in batch}
+                if chunk and (
+                    len(chunk) * self.batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES
+                ):
+                    yield chunk
+                    chunk, classes = [], set()
+                chunk.append(batch)
+                classes |= new
+            yield BatchStarts()
         if chunk:
             yield chunk
 
@@ -428,6 +465,25 @@ class Recoverer:
         for label in missing:
             assert conditioner is not None
             self._conditions[label] = class_conditions(conditioner, self._schedule.times, label)
+
+
+def _in_order(
+    batches: list[list[Sample]], decoded: list[list[tuple[Pixels, str | None]]]
+) -> Iterator[RecoveredSample]:
+    for batch, images in zip(batches, decoded, strict=True):
+        for sample, (image, problem) in zip(batch, images, strict=True):
+            yield RecoveredSample(sample.key, sample.label, image, problem)
+
+
+def _returned(steps: Generator[StepDone, None, T], on_step: Callable[[], None]) -> T:
+    """Run a generator of steps to its end and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        on_step()
 
 
 def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int) -> Conditions:

@@ -98,10 +98,10 @@ def _finish(root: Path, writer: Any, layout: str) -> None:
         root, files, indices, CLASSES, lambda number: np.full(10, number, np.float32), 8
     )
     companions = LAYOUTS[layout].write(written, None)
-    manifest = {
-        **writer.head,
-        "companions": [{"file": name, "sha256": file_sha256(root / name)} for name in companions],
-        "skipped": [writer.entry(key) for key in skipped],
-        "classes": CLASSES,
-    }
-    writer.finish(manifest, good, Image.new("RGB", (8, 8), (200, 30, 30)))
+    writer.finish(
+        companions=companions,
+        skipped=[writer.entry(key) for key in skipped],
+        classes=CLASSES,
+        keys=good,
+        contact_sheet=Image.new("RGB", (8, 8), (200, 30, 30)),
+    )

@@ -16,7 +16,8 @@ from diver_trt.lock import LOCK
 from diver_trt.manifest import inspect_recovered
 from diver_trt.recovered import earlier_run
 from diver_trt.recovered.earlier_run import describe_changes, inputs_of_entries
-from diver_trt.recovered.folder import DatasetWriter, open_output
+from diver_trt.recovered.folder import open_output
+from diver_trt.recovered.writer import DatasetWriter
 from tests.recovered import fake_run
 from tests.recovered.fake_run import CLASSES, head, recover, samples
 

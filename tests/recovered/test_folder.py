@@ -19,8 +19,7 @@ from diver_trt.errors import DatasetError, OutputError
 from diver_trt.files import file_sha256
 from diver_trt.lock import LOCK
 from diver_trt.manifest import inspect_recovered
-from diver_trt.recovered import folder as writer
-from diver_trt.recovered import journal
+from diver_trt.recovered import journal, writer
 from diver_trt.recovered.folder import open_output
 from tests.conftest import ROOT
 from tests.recovered.fake_run import CLASSES, PROBLEM, head, recover, samples

@@ -27,10 +27,12 @@ from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered, open_recovered, read_recovered
 from diver_trt.recipe import MAX_SCALE, PRESETS, SIGMAS, Recipe
 from diver_trt.recovered.caption import caption, recipe_options
+from diver_trt.recovered.events import Finished
 from diver_trt.recovered.folder import open_output
-from diver_trt.recovered.job import Job, Shard, recover_job
+from diver_trt.recovered.job import Job, Shard
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
+from diver_trt.recovered.recovering import recover_job
 from diver_trt.runtime.recoverer import RecoveredSample
 from tests.conftest import DISTILLED
 
@@ -94,16 +96,14 @@ class Images:
 class Model:
     """Makes an image of each, or nothing."""
 
-    batch, engine = 2, "onnx"
+    batch, engine, steps_per_batch, memory = 2, "onnx", 1, None
 
     def __init__(self, problems: list[str | None]) -> None:
         self.problems = iter(problems)
 
-    def __call__(
-        self, images: Any, labels: Any, *, keys: Any, **_: Any
-    ) -> Iterator[RecoveredSample]:
-        for image, label, key in zip(images, labels, keys, strict=False):
-            yield RecoveredSample(key, label, image, next(self.problems))
+    def events(self, samples: Any) -> Iterator[RecoveredSample]:
+        for sample in samples:
+            yield RecoveredSample(sample.key, sample.label, sample.image, next(self.problems))
 
 
 class Opener:
@@ -191,8 +191,8 @@ def test_what_a_recovery_writes_can_be_read(
             return open_output(output, job.head(), samples=job.entries(), classes=job.classes())
 
         with opened() as writer:
-            for _ in recover_job(job, writer, Opener(Model(problems))):  # type: ignore[arg-type]
-                pass
+            *_, last = recover_job(job, writer, Opener(Model(problems)))  # type: ignore[arg-type]
+        assert last == Finished(output / "manifest.json")
         facts = inspect_recovered(output)
         assert (facts["seed"], facts["images"] + len(facts["skipped"])) == (seed, 3)
         assert Recipe.from_json(facts["recipe"]) == recipe

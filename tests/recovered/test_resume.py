@@ -28,8 +28,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.files import temporary_of
-from diver_trt.recovered import job as recovery
-from diver_trt.recovered.job import _Run
+from diver_trt.recovered import second_try
+from diver_trt.recovered.distilled_input import DistilledInput
 from diver_trt.recovered.journal import Journal
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.tensors import TensorSpec
@@ -470,9 +470,9 @@ def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[object] = []
-    read = _Run._read
+    read = DistilledInput.read
 
-    def counted(self: _Run, sample: Any) -> Any:
+    def counted(self: DistilledInput, sample: Any) -> Any:
         reads.append(sample)
         return read(self, sample)
 
@@ -480,7 +480,7 @@ def test_an_end_that_is_asked_for_while_a_batch_is_read_waits_for_it(
     def asked_while_the_fifth_is_read() -> Iterator[Callable[[], bool]]:
         yield lambda: len(reads) >= 5
 
-    monkeypatch.setattr(_Run, "_read", counted)
+    monkeypatch.setattr(DistilledInput, "read", counted)
     monkeypatch.setattr("diver_trt.cli.recover.stop_requested", asked_while_the_fifth_is_read)
     result = recover(few, tmp_path / "out", "--batch", 3)
     assert (result.exit_code, len(journal_keys(tmp_path / "out"))) == (130, 6)
@@ -768,7 +768,7 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(
     out_of_memory_above(2)
     result = recover(few, tmp_path / "out", "--batch", 8)
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("warning: out of memory: going on in smaller batches") == 1
+    assert result.stderr.count("warning: out of memory: continuing in smaller batches") == 1
     assert "in 5 batches of up to 2" in result.stderr
     assert different(expected, tmp_path / "out") == []
     shutil.rmtree(tmp_path / "out")
@@ -797,7 +797,7 @@ def test_out_of_host_memory_is_no_different(
         few, tmp_path / "out", "--batch", 999_999_999, *(["--overwrite"] if overwrite else [])
     )
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("warning: out of memory: going on in smaller batches") == 1
+    assert result.stderr.count("warning: out of memory: continuing in smaller batches") == 1
     assert "in 5 batches of up to 2" in result.stderr
     assert different(expected, tmp_path / "out") == []
 
@@ -1171,7 +1171,7 @@ def test_an_overflow_in_fp16_is_tried_again_in_fp32(
 
 
 BAD_OF_SEVEN = ["00002/00000", "00003/00000", "00003/00003"]
-NO_SECOND_TRY = "what came to nothing cannot be tried again in fp32: "
+NO_SECOND_TRY = "an unusable image cannot be retried in fp32: "
 
 
 def test_a_twin_that_is_damaged_helps_nobody_and_harms_nobody(
@@ -1221,13 +1221,13 @@ def test_an_input_that_vanishes_before_the_second_try(
 ) -> None:
     """One image is one bad image more; the whole input is a drive that went away, and no image is left out for that."""
     decode_badly(monkeypatch, np.nan, "fp16")
-    find = recovery.find_fp32_twin
+    find = second_try.find_fp32_twin
 
     def finding(bundle: Bundle) -> Bundle | None:
         (few / gone).rename(tmp_path / "away") if (few / gone).exists() else None
         return find(bundle)
 
-    monkeypatch.setattr(recovery, "find_fp32_twin", finding)
+    monkeypatch.setattr(second_try, "find_fp32_twin", finding)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
@@ -1253,7 +1253,7 @@ def test_a_neighbour_that_may_not_be_looked_at_is_passed_over(
         return is_file(self, **options)
 
     monkeypatch.setattr(Path, "is_file", forbidding)
-    twin = recovery.find_fp32_twin(Bundle.open(twins / "fp16"))
+    twin = second_try.find_fp32_twin(Bundle.open(twins / "fp16"))
     assert twin is not None
     assert twin.path == twins / "fp32"
 

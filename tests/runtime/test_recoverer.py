@@ -27,7 +27,9 @@ from diver_trt.errors import (
 )
 from diver_trt.method.noise import sample_noise
 from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.runtime.events import BatchStarts, StepDone
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.samples import checked_samples
 
 Images = NDArray[np.uint8]
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
@@ -301,6 +303,35 @@ def test_steps_of_two_batches_are_not_mixed(digits: Bundle, images: Images) -> N
         assert list(recoverer.denoise(anchor, anchor, [3, 4])) == [5, 4, 3, 2, 1]
         with pytest.raises(EngineError, match="another batch has used the denoiser"):
             next(first)
+
+
+def test_events_are_the_steps_and_the_results_of_a_call(digits: Bundle, images: Images) -> None:
+    with Recoverer(digits, QUICK, batch=4) as recoverer:
+        expected = list(recoverer(images, LABELS, keep_bad=True))
+        events = list(recoverer.events(checked_samples(digits, images, LABELS, seed=0)))
+    batch = [BatchStarts] + [StepDone] * QUICK.start_step
+    assert [type(event) for event in events] == [
+        *(*batch, *[RecoveredSample] * 4),
+        *(*batch, *[RecoveredSample] * 2),
+        BatchStarts,
+    ]
+    found = [event for event in events if isinstance(event, RecoveredSample)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.key, ours.label, ours.problem) == (theirs.key, theirs.label, None)
+        np.testing.assert_array_equal(ours.image, theirs.image)
+
+
+@pytest.mark.parametrize("steps", [1, QUICK.start_step])
+def test_a_call_between_two_events_does_not_mix_with_them(
+    digits: Bundle, images: Images, steps: int
+) -> None:
+    with Recoverer(digits, QUICK, batch=2) as recoverer:
+        events = recoverer.events(checked_samples(digits, images[:2], LABELS[:2], seed=0))
+        for _ in range(1 + steps):
+            next(events)
+        list(recoverer(images[:1], [3]))
+        with pytest.raises(EngineError, match="another batch has used the denoiser"):
+            next(events)
 
 
 def _use(recoverer: Recoverer, images: Images) -> str:

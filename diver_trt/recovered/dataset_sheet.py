@@ -1,0 +1,74 @@
+"""The contact sheets of a whole dataset: as distilled, and distilled above recovered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.dataset import Dataset, Sample
+from diver_trt.distilled.image_file import read_image
+from diver_trt.errors import DatasetError, printable, shown
+from diver_trt.pixels import square
+from diver_trt.recovered.caption import caption
+from diver_trt.recovered.contact_sheet import ContactSheet
+from diver_trt.recovered.job import Job
+
+
+def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
+    """Return a picture of the distilled images, resized as they are fed to the model.
+
+    Raises:
+        DatasetError: If an image cannot be read.
+    """
+    sheet = ContactSheet(
+        f"{shown(dataset.root.name)}: {printable(dataset.summary)}  ·  diver-trt inspect",
+        bundle.image_size,
+        Counter(sample.index for sample in dataset.samples),
+    )
+    for sample in dataset.samples:
+        if sheet.wants(sample.index):
+            sheet.add(
+                sample.index,
+                _class_title(bundle, sample),
+                square(dataset.images.read(sample.position), bundle.image_size),
+            )
+    return sheet.draw()
+
+
+def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Image:
+    """Return a picture of distilled images and, below each, the recovered one.
+
+    Args:
+        job: The job.
+        root: The folder of the recovered images.
+        samples: The samples whose images are there.
+
+    Raises:
+        DatasetError: If a recovered image cannot be read.
+    """
+    size, files = job.bundle.image_size, job.files()
+    title = caption("top: distilled, bottom: recovered", job.head(), job.recipe)
+    sheet = ContactSheet(title, size, Counter(sample.index for sample in samples))
+    for sample in samples:
+        if sheet.wants(sample.index):
+            try:
+                distilled = square(job.dataset.images.read(sample.position), size)
+            except DatasetError:
+                continue  # It vanished after it was recovered, which is no reason to fail now.
+            recovered = read_image(root / files[sample.key])
+            sheet.add(sample.index, _class_title(job.bundle, sample), distilled, recovered)
+    return sheet.draw()
+
+
+def _class_title(bundle: Bundle, sample: Sample) -> str:
+    """Return a class's title: its index, then its name or its number in the model."""
+    name = (
+        bundle.class_names[sample.label].split(",")[0]
+        if bundle.class_names
+        else f"class {sample.label}"
+    )
+    return name if name == str(sample.index) else f"{sample.index}: {name}"

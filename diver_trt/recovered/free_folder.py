@@ -1,0 +1,68 @@
+"""Whether a folder may become an output folder: free, or left by a run, and apart from the input."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from diver_trt.errors import OutputError
+from diver_trt.files import resolved, temporary_of
+from diver_trt.lock import LOCK
+from diver_trt.manifest import CONTACT_SHEET, MANIFEST
+from diver_trt.recovered.journal import JOURNAL
+
+
+def require_usable(root: Path) -> None:
+    """Refuse a path, before any work, that no run can write into.
+
+    Raises:
+        OutputError: If it is a file, a folder that cannot be listed, or a folder that is not empty
+            and holds no file that runs leave.
+    """
+    with suppress(OSError):
+        if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
+            return  # `open_output` looks closer
+    require_free(root)
+
+
+def require_free(root: Path) -> None:
+    """Refuse a path that is neither free nor an empty folder.
+
+    Raises:
+        OutputError: If it is a file, or a folder that cannot be listed or is not empty.
+    """
+    try:
+        taken = root.exists() and (
+            not root.is_dir() or any(not _is_beginning(path) for path in root.iterdir())
+        )
+    except OSError as cause:
+        raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
+    if taken:
+        raise OutputError(
+            f"{root}: already holds something; choose a new or empty folder for the recovered "
+            "images"
+        )
+
+
+def _is_beginning(path: Path) -> bool:
+    """Return whether a file is what a run leaves if killed before its journal was renamed."""
+    return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)
+
+
+def require_apart(output: Path, other: Path, name: str) -> None:
+    """Refuse an output folder that is, lies in, or contains a folder or file that is read.
+
+    Args:
+        output: The output folder; it need not exist.
+        other: What is read.
+        name: What the message calls it.
+
+    Raises:
+        OutputError: If the two overlap.
+    """
+    written, read = resolved(output), resolved(other)
+    if written == read or written in read.parents or read in written.parents:
+        raise OutputError(
+            f"{output}: overlaps {name} {other}; choose a folder of its own for the recovered "
+            "images"
+        )

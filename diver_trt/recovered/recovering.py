@@ -1,0 +1,162 @@
+"""Recovering the images of a job that are not on disk yet; `events` describes what it yields."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from diver_trt.distilled.dataset import Sample
+from diver_trt.errors import DatasetError, DeviceMemoryError
+from diver_trt.files import file_sha256
+from diver_trt.manifest import MANIFEST
+from diver_trt.method.noise import sample_noise
+from diver_trt.pixels import square
+from diver_trt.recovered.complete import complete
+from diver_trt.recovered.distilled_input import DistilledInput
+from diver_trt.recovered.events import (
+    Event,
+    Finished,
+    ImageDone,
+    Opened,
+    Skipped,
+    StepDone,
+)
+from diver_trt.recovered.job import Job
+from diver_trt.recovered.opener import ModelOpener
+from diver_trt.recovered.second_try import SECOND_ENGINE, SecondTry
+from diver_trt.recovered.writer import DatasetWriter
+from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.samples import Sample as ModelSample
+
+
+def recover_job(
+    job: Job, writer: DatasetWriter, opener: ModelOpener
+) -> Generator[Event, None, None]:
+    """Recover the images that are not on disk yet, then write the companion files.
+
+    When memory runs out, on the device or on the host, the batch is halved and the run continues.
+
+    Args:
+        job: What is to be recovered.
+        writer: The output folder, from `open_output`.
+        opener: Opens the model.
+
+    Yields:
+        What happens, see `diver_trt.recovered.events`.
+
+    Raises:
+        DatasetError: If an image is bad, or has changed or vanished since it was checked, and such
+            images are not skipped; or if the input as a whole has vanished.
+        OutputError: If a file cannot be written.
+        EngineError: If the engine fails, or an image is unusable and bad ones are not skipped.
+    """
+    run = _Run(job, writer)
+    while run.remaining:
+        with opener.open() as recoverer:
+            try:
+                yield from run.recover(recoverer)
+            except DeviceMemoryError as error:
+                opener.halve(error)
+    if not writer.finished:
+        complete(job, writer)
+    yield Finished(writer.root / MANIFEST)
+
+
+class _Run:
+    """One run of a job: which samples remain, and what becomes of each."""
+
+    def __init__(self, job: Job, writer: DatasetWriter) -> None:
+        self._job, self._writer = job, writer
+        self._files = job.files()
+        self._distilled = DistilledInput(job)
+        self._second_try = SecondTry(job, self._distilled)
+        self._skipped: list[Skipped] = []
+
+    @property
+    def remaining(self) -> list[Sample]:
+        """The samples without a line in the journal."""
+        if self._writer.finished:
+            return []
+        return [sample for sample in self._job.samples if sample.key not in self._writer.done]
+
+    def recover(self, recoverer: Recoverer) -> Iterator[Event]:
+        """Recover what remains."""
+        unread, taken = deque(self.remaining), dict[str, Sample]()
+        yield Opened(
+            engine=recoverer.engine,
+            batch=recoverer.batch,
+            steps_per_batch=recoverer.steps_per_batch,
+            images=len(unread),
+            memory=recoverer.memory,
+        )
+        try:
+            for event in recoverer.events(self._read(unread, taken)):
+                yield from self._newly_skipped()
+                if isinstance(event, RecoveredSample):
+                    yield self._write(taken.pop(event.key), event, recoverer.engine)
+                # After the last sample the recoverer finds out that none is left: not a batch.
+                elif isinstance(event, StepDone) or unread:
+                    yield event
+            yield from self._newly_skipped()
+        finally:
+            self._second_try.close()
+
+    def _read(self, unread: deque[Sample], taken: dict[str, Sample]) -> Iterator[ModelSample]:
+        """Yield the samples that can be read, moving each from `unread` to `taken`."""
+        bundle = self._job.bundle
+        while unread:
+            sample = unread.popleft()
+            try:
+                image = self._distilled.read(sample)
+            except DatasetError as error:
+                if self._distilled.is_gone(sample):
+                    raise
+                self._skipped.append(self._skip_unread(sample, error))
+                continue
+            taken[sample.key] = sample
+            noise = sample_noise(self._job.seed, sample.key, bundle.latent_shape)
+            yield ModelSample(sample.key, sample.label, square(image, bundle.image_size), noise)
+
+    def _newly_skipped(self) -> Iterator[Skipped]:
+        """Yield what was left out while the recoverer pulled the samples of a batch."""
+        while self._skipped:
+            yield self._skipped.pop(0)
+
+    def _write(self, sample: Sample, result: RecoveredSample, engine: str) -> ImageDone | Skipped:
+        if result.problem:
+            again = self._second_try.recover(sample)
+            if again is None or again.problem:
+                return self._skip_unusable(sample, engine, result.problem)
+            result, engine = again, SECOND_ENGINE
+        path = self._writer.add(self._files[sample.key], square(result.image, self._job.side))
+        self._writer.record(
+            {
+                **self._job.entry(sample),
+                "engine": engine,
+                "file": self._files[sample.key],
+                "sha256": file_sha256(path),
+            }
+        )
+        return ImageDone(sample, path, engine)
+
+    def _skip_unusable(self, sample: Sample, engine: str, problem: str) -> Skipped:
+        if not self._job.skip_bad:
+            raise DatasetError(f"{sample.key}: {problem}")
+        try:
+            self._distilled.read(sample)
+        except DatasetError as error:
+            # The second try in fp32 could not read it, so the model is not to blame.
+            return self._skip_unread(sample, error)
+        # The engine in the entry keeps later runs from retrying what would fail again.
+        return self._skip(sample, {**self._job.entry(sample), "engine": engine}, problem)
+
+    def _skip_unread(self, sample: Sample, error: DatasetError) -> Skipped:
+        if not self._job.skip_bad:
+            raise error
+        # Without an engine in its entry a later run retries it: the file may be readable then.
+        return self._skip(sample, self._job.entry(sample), self._job.reason(sample, str(error)))
+
+    def _skip(self, sample: Sample, entry: dict[str, Any], problem: str) -> Skipped:
+        self._writer.record({**entry, "problem": problem})
+        return Skipped(sample, problem)

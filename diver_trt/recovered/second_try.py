@@ -1,0 +1,88 @@
+"""A second try in fp32 for images that came out unusable in fp16, with the bundle beside this one."""
+
+from __future__ import annotations
+
+import warnings
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.dataset import Sample
+from diver_trt.errors import BundleError, DatasetError, DiverError
+from diver_trt.recovered.distilled_input import DistilledInput
+from diver_trt.recovered.job import Job
+from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+
+SECOND_ENGINE = "onnx fp32 (fallback: the fp16 image was unusable)"
+"""What a manifest records as the engine of an image from the second try."""
+
+
+class SecondTry:
+    """Recovers single samples in fp32. The fp32 bundle is opened when the first one needs it.
+
+    Args:
+        job: The job.
+        distilled: Its distilled images.
+    """
+
+    def __init__(self, job: Job, distilled: DistilledInput) -> None:
+        self._job, self._distilled = job, distilled
+        self._twin: Recoverer | None = None
+        self._looked_for_twin = False
+
+    def recover(self, sample: Sample) -> RecoveredSample | None:
+        """Return a sample recovered in fp32, or None if that cannot be done here.
+
+        Raises:
+            DatasetError: If the whole input has become unreadable.
+        """
+        try:
+            if not self._looked_for_twin:
+                self._looked_for_twin = True
+                twin = find_fp32_twin(self._job.bundle)
+                # ONNX Runtime and one image at a time: the twin shares the device with the model
+                # in use, and TensorRT engines would have to be built for it.
+                self._twin = (
+                    Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
+                )
+            if self._twin is None:
+                return None
+            image = self._distilled.read(sample)
+            return next(
+                self._twin(
+                    [image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True
+                )
+            )
+        except (DiverError, OSError) as error:
+            if isinstance(error, DatasetError) and self._distilled.is_gone(sample):
+                raise
+            warnings.warn(
+                f"an unusable image cannot be retried in fp32: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+
+    def close(self) -> None:
+        """Free the fp32 bundle; the next `recover` looks for it again."""
+        if self._twin:
+            self._twin.close()
+        self._twin, self._looked_for_twin = None, False
+
+
+def find_fp32_twin(bundle: Bundle) -> Bundle | None:
+    """Return the fp32 bundle of the same model in the same folder, or None."""
+    if bundle.precision == "fp32":
+        return None
+    same = ("weights_sha256", "scaling_factor", "process", "timestep_frequencies")
+    for folder in sorted(bundle.path.resolve().parent.iterdir()):
+        try:
+            if not (folder / "bundle.json").is_file():
+                continue
+            other = Bundle.open(folder)
+        # In a shared folder such as /tmp some neighbours may not be read.
+        except (BundleError, OSError):
+            continue
+        if other.precision == "fp32" and all(
+            getattr(other, name) == getattr(bundle, name) for name in same
+        ):
+            return other
+    return None
