@@ -70,10 +70,11 @@ def resolved_inside(
 
 def _require_regular(mode: int, path: Path, error: type[DiverError]) -> None:
     if not stat.S_ISREG(mode):
-        raise error(f"{printable(str(path))}: is {_kind(mode)}, expected a regular file")
+        raise error(f"{printable(str(path))}: is {file_kind(mode)}, expected a regular file")
 
 
-def _kind(mode: int) -> str:
+def file_kind(mode: int) -> str:
+    """Return what kind of file a mode from `os.stat` stands for, in words: `"a FIFO"`."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a FIFO",

@@ -11,24 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from diver_trt.contained_file import file_kind
 from diver_trt.errors import OutputError
 
 LOCK = ".diver-trt.lock"
-"""The file is there only while somebody holds the folder, or after a kill; network drives lock
-nothing but files open for writing.
-"""
+"""The lock file. It exists while a process holds the folder, and may stay after a kill."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for the time of the block.
 
-    Where that cannot be done (some network drives, folders that cannot be written) a warning is
-    printed; on Windows nothing is held.
+    Where that is impossible (some network drives, folders that cannot be written) a warning is
+    raised instead. On Windows nothing is held.
 
     Raises:
-        OutputError: If another process holds it, or if there is something else under the name of
-            the lock.
+        OutputError: If another process holds it, or if something that is not a regular file has the
+            name of the lock.
     """
     if sys.platform == "win32":
         yield
@@ -52,39 +51,43 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Deleted while it is still locked: afterwards the name may be another process's lock.
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
 
 
 def _require_file(path: Path) -> None:
-    """Refuse a folder, symlink or device in the place of the lock file.
-
-    Without a lock, two processes might write at once.
+    """Refuse a folder, symlink, FIFO or device in the place of the lock file.
 
     Raises:
         OutputError: If there is one.
     """
+    # Opening it may fail, and a folder that cannot be locked is written without a lock: with such
+    # a file in its place two processes could write at once.
     with suppress(OSError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
-            kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a symlink"))
-            kind = next((kind for is_kind, kind in kinds if is_kind(mode)), "a device or pipe")
             raise OutputError(
-                f"{path}: is {kind}, expected the lock file of this command. Delete it."
+                f"{path}: is {file_kind(mode)}, expected the lock file of this command. Delete it."
             )
 
 
 def _held(path: Path) -> int:
-    """Open a file and lock it; again, if whoever held it has deleted it in between.
+    """Open a file and lock it.
 
     Raises:
-        BlockingIOError: Another process holds it.
-        OSError: It cannot be opened or locked.
+        BlockingIOError: If another process holds it.
+        OSError: If it cannot be opened or locked.
     """
     import fcntl
 
+    # flock, because the kernel drops it when its holder ends, however it ends; the existence of a
+    # file would outlive a kill: https://man7.org/linux/man-pages/man2/flock.2.html
+    # Again and again, because between the open and the lock its holder may have deleted the file:
+    # then the lock is on a file without a name, which nobody else will ever look at.
     while True:
+        # For writing, since NFS turns an exclusive flock into a write lock (fcntl), which needs it.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""`diver-trt merge`: the shards of a recovery in, the whole of it out."""
+"""`diver-trt merge`: join the shards of a recovery."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def merge(
         for entry in merged.skipped:
             say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
         print(f"merged {len(shards)} shards with {merged.images} images into {output}")
-    if merged.skipped:
+    if merged.skipped:  # as `recover` exits: the dataset is written, but not all of its images
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`diver-trt recover`: a distilled dataset in, a recovered one out."""
+"""`diver-trt recover`: recover a distilled dataset into a folder."""
 
 from __future__ import annotations
 
@@ -29,89 +29,98 @@ if TYPE_CHECKING:
     from diver_trt.recovered.run import Recovery
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INPUT",
+        help="Distilled images: class folders, or a method's own tensors (.pt, .npz, "
+        ".safetensors); digits are those that come with diver-trt.",
+    ),
+]
+Output = Annotated[
+    Path, typer.Argument(metavar="OUTPUT", help="New or empty folder for the recovered images.")
+]
+LayoutName = Annotated[
+    str,
+    typer.Option(
+        help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, "
+        "npz, idc.",
+        autocompletion=completion.layouts,
+    ),
+]
+Size = Annotated[
+    str,
+    typer.Option(
+        help="Side of the written images in pixels, such as 128 or 224; keep is the model's.",
+        autocompletion=completion.values(lambda: ["keep"]),
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help=f"{engine_choices()}: the first of these that works here.",
+        autocompletion=completion.engines,
+    ),
+]
+Batch = Annotated[
+    str,
+    typer.Option(
+        help="Images per batch, or auto. Changes speed and memory, never the result.",
+        autocompletion=completion.values(lambda: ["auto"]),
+    ),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run engines that were built elsewhere: they are code. Given once, it is remembered.",
+    ),
+]
+NoiseSeed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        help="Recover one part of the set, such as 3/8; join them with merge.",
+        show_default=False,
+    ),
+]
+OnError = Annotated[
+    str,
+    typer.Option(
+        help="What one bad image does: fail ends the run, skip leaves it out and reports it.",
+        autocompletion=completion.values(lambda: ["fail", "skip"]),
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."),
+]
+
+
 @takes_recipe
 def recover(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="Distilled images: class folders, or a method's own tensors (.pt, .npz, "
-            ".safetensors); digits are those that come along.",
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="New or empty folder for the recovered images.")
-    ],
+    source: Source,
+    output: Output,
     bundle: BundlePath = None,
     classes: Classes = None,
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
     zca_reference: ZcaReference = None,
-    layout: Annotated[
-        str,
-        typer.Option(
-            help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, "
-            "npz, idc.",
-            autocompletion=completion.layouts,
-        ),
-    ] = "index",
-    size: Annotated[
-        str,
-        typer.Option(
-            help="Side of the written images in pixels, such as 128 or 224; keep is the model's.",
-            autocompletion=completion.values(lambda: ["keep"]),
-        ),
-    ] = "keep",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help=f"{engine_choices()}: the first of these that works here.",
-            autocompletion=completion.engines,
-        ),
-    ] = "auto",
-    batch: Annotated[
-        str,
-        typer.Option(
-            help="Images per batch, or auto. Changes speed and memory, never the result.",
-            autocompletion=completion.values(lambda: ["auto"]),
-        ),
-    ] = "auto",
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(
-            help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False
-        ),
-    ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Run engines that were built elsewhere: they are code. Given once, it is "
-            "remembered.",
-        ),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")] = 0,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            help="Recover one part of the set, such as 3/8; join them with merge.",
-            show_default=False,
-        ),
-    ] = None,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            help="What one bad image does: fail ends the run, skip leaves it out and reports it.",
-            autocompletion=completion.values(lambda: ["fail", "skip"]),
-        ),
-    ] = "fail",
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."
-        ),
-    ] = False,
+    layout: LayoutName = "index",
+    size: Size = "keep",
+    engine: Engine = "auto",
+    batch: Batch = "auto",
+    memory_budget: MemoryBudget = None,
+    trust: Trust = False,
+    seed: NoiseSeed = 0,
+    shard: Part = None,
+    on_error: OnError = "fail",
+    overwrite: Overwrite = False,
     as_json: Json = False,
     *,
     recipe: Recipe,
@@ -122,6 +131,7 @@ def recover(
     """
     from diver_trt.recovered.run import recover as recover_folder
 
+    # The first Ctrl-C ends the run after the current batch: `recover` polls before every batch.
     with stop_requested() as stopping, phases() as show:
         recovery = recover_folder(
             source,
@@ -152,14 +162,14 @@ def recover(
             f"interrupted: {recovery.done} of {recovery.total} images are done; the same command "
             "resumes it"
         )
-        raise typer.Exit(130)
+        raise typer.Exit(130)  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
     _print_recovery(recovery, as_json=as_json)
     if recovery.skipped:
         raise typer.Exit(1)
 
 
 def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
-    """Print what became of a finished recovery."""
+    """Print the result of a finished recovery."""
     output, sheet = str(recovery.output), str(recovery.contact_sheet)
     if as_json:
         print_json(

@@ -22,7 +22,9 @@ def recipe_options(recipe: Recipe) -> list[str]:
 
     preset = min(PRESETS, key=lambda name: len(differing(PRESETS[name])))
     names = differing(PRESETS[preset])
-    if "steps" in names:  # a step is a step of so many, so none is left to a default
+    # The presets' step numbers belong to their number of steps; the command line scales those that
+    # are not given, so all are given.
+    if "steps" in names:
         names = [
             field.name
             for field in fields(Recipe)

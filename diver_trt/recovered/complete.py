@@ -1,4 +1,4 @@
-"""Completing a recovered dataset: the companion files, the contact sheet and, last, the manifest."""
+"""Completing a recovered dataset: companion files, contact sheet and, last, the manifest."""
 
 from __future__ import annotations
 

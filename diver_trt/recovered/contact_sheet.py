@@ -27,7 +27,7 @@ class _Class:
 class ContactSheet:
     """Collects thumbnails one sample at a time, and draws them at the end.
 
-    A class shows its first ten samples, the sheet the first hundred classes; the legend says what
+    It shows the first ten samples of a class and the first hundred classes. The legend lists what
     is left out.
 
     Args:
@@ -39,6 +39,7 @@ class ContactSheet:
 
     def __init__(self, title: str, image_size: int, counts: Mapping[int, int]) -> None:
         self.title = title
+        # Whole multiples: interpolation would blur the pixels that a small image is looked at for.
         self.tile = image_size * max(1, 64 // image_size) if image_size < 128 else 128
         self._counts = counts
         self._classes = {index: _Class() for index in sorted(counts)[:MAX_CLASSES]}
@@ -106,14 +107,15 @@ class ContactSheet:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return the text, or as much of it as fits into a width, with an ellipsis."""
+    """Return the text, shortened with an ellipsis to a width in pixels."""
     if len(text) <= width and font.getlength(text) <= width:
         return text
 
     def cut(length: int) -> str:
         return text[:length] + "…"
 
-    # Bisection: a character takes one pixel or more, and measuring takes time for each.
+    # Bisection between one character and one per pixel, since measuring a text takes time for each
+    # of its characters and titles quote names of any length.
     fits, beyond = 1, max(2, min(len(text), width) - 1)
     while beyond - fits > 1:
         middle = (fits + beyond) // 2

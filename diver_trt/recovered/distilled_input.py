@@ -1,4 +1,4 @@
-"""The distilled images of a job, read again while they are recovered, when they may have changed."""
+"""The distilled images of a job, read while they are recovered: they may have changed by then."""
 
 from __future__ import annotations
 

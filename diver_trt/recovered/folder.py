@@ -1,7 +1,7 @@
 """Opening an output folder: a new one, or one in which the same run stopped or ended.
 
-A folder with a journal can be resumed; one with a manifest is finished. `writer` describes the order
-in which a run writes, which is what makes every state that a kill leaves resumable.
+A folder with a journal can be resumed; one with a manifest is finished. The module `writer`
+describes the order in which a run writes; it makes every state that a kill leaves resumable.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def open_output(
     """Lock an output folder: a new or empty one, or one in which the same run stopped or ended.
 
     Args:
-        root: The folder; it is made if need be.
+        root: The folder; it is created if it does not exist.
         head: What decides the images. That of an earlier run in the folder must be the same.
-        samples: What is known of each sample, by key. Of the record of an earlier run only engines,
-            problems and hashes are used.
+        samples: What is known of each sample, by key. From the record of an earlier run only
+            engines, problems and hashes are taken.
         classes: The classes, as the manifest lists them.
         overwrite: Whether to delete what an earlier run left there, and begin again.
 
@@ -64,19 +64,23 @@ def open_output(
             with reported(root):
                 names = OutputNames.of(Document(head, str(root), OutputError))
                 begun_anew = overwrite and delete_run(root, samples, names)
-                run = _Run(root, json.loads(json.dumps(head)), samples, classes, names)
-                writer = run.open(begun_anew=begun_anew)
+                # Through JSON and back, because that is how the head of an earlier run was read:
+                # tuples are lists there.
+                plain = json.loads(json.dumps(head))
+                opening = _Opening(root, plain, samples, classes, names)
+                writer = opening.open(begun_anew=begun_anew)
             try:
                 yield writer
             finally:
                 if not writer.finished:
+                    # Whatever ended the block is the error to report, not a disk that fails twice.
                     with suppress(OutputError):
                         writer.sync()
                     if not writer.done:
                         _leave_nothing(root)
     finally:
         if made:
-            with suppress(OSError):  # if anything is in it
+            with suppress(OSError):  # rmdir fails if anything is in it, and then it stays
                 root.rmdir()
 
 
@@ -88,8 +92,8 @@ def _leave_nothing(root: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """A run that is to write into a folder, and may have written there before."""
+class _Opening:
+    """A folder that a run is about to write into, and may have written into before."""
 
     root: Path
     head: dict[str, Any]
@@ -101,6 +105,8 @@ class _Run:
         """Resume what is there, or begin."""
         self.names.refuse_links(self.root)
         if not begun_anew:
+            # The manifest first: a kill after it was written and before the journal was deleted
+            # leaves both.
             if (self.root / MANIFEST).is_file():
                 return self._open_finished()
             if (self.root / JOURNAL).is_file():
@@ -108,9 +114,8 @@ class _Run:
             if is_without_record(self.root, self.samples, self.names):
                 raise OutputError(
                     f"{self.root}: holds images of a run whose {MANIFEST} is missing, so that "
-                    "what they were made from is not known. "
-                    f"Restore {MANIFEST}, say --overwrite to make the images again, or choose "
-                    "another folder"
+                    f"what they were made from is unknown. Restore {MANIFEST}, add --overwrite "
+                    "to make the images again, or choose another folder"
                 )
             require_free(self.root)
         return self._begin()
@@ -120,6 +125,8 @@ class _Run:
     ) -> DatasetWriter:
         journal = Journal(self.root)
         kept = found.kept if found else {}
+        # The journal is rewritten, not appended to: its last line may be cut short, and lines whose
+        # images are gone would count as lost again in every later run.
         entries = [kept[key] for key in self.samples if key in kept]
         journal.begin(self.head, entries, listed_inputs(self.samples))
         return DatasetWriter(self.root, self.head, journal, lost=lost, notes=notes)
@@ -140,15 +147,18 @@ class _Run:
                 manifest.fields, self._manifest(manifest.fields, found.kept, companions)
             )
         ):
-            if (self.root / JOURNAL).exists():  # of a run that ended between the manifest and this
+            # A kill came between writing the manifest and deleting the journal. `exists` first: a
+            # finished folder may be on a read-only file system, where even this unlink would fail.
+            if (self.root / JOURNAL).exists():
                 (self.root / JOURNAL).unlink()
             return DatasetWriter(self.root, self.head, Journal(self.root), finished=True)
         lost = len(self.samples) - len(found.kept) - found.retried
         if not (lost or found.retried) and same_input:
             notes.append(
-                f"{MANIFEST} or a file beside the images is not as it was written, and is written "
-                "again"
+                f"{MANIFEST} or a file beside the images has changed, and is written again"
             )
+        # The journal is on disk before the manifest is deleted, so that no kill leaves a folder
+        # with neither.
         writer = self._begin(found, lost=lost, notes=notes)
         (self.root / MANIFEST).unlink()
         return writer
@@ -174,7 +184,7 @@ class _Run:
         journal = Journal(self.root)
         with reported(self.root / JOURNAL, "read"):
             head = journal.head()
-            if head is None:
+            if head is None:  # lost in a power loss: which images are whole is unknown
                 lost = images_without_journal(self.root, self.samples, self.names)
                 return self._begin(lost=lost)
             recorded = inputs_of_journal(head.fields, journal.values())
@@ -232,7 +242,8 @@ def _whole_companions(
 
 
 def _is_same_json(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    """Return whether two JSON objects are written alike; unlike `==`, this tells 1 from true."""
+    """Return whether two JSON values are written alike, also in the order of their fields."""
+    # `==` takes 1, 1.0 and true for the same.
     try:
         return json.dumps(found) == json.dumps(expected)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Whether a folder may become an output folder: free, or left by a run, and apart from the input."""
+"""Whether a folder may become an output folder: free, or left by a run; apart from the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Files that earlier runs left in an output folder, and deleting them for `--overwrite`."""
+"""Files that earlier runs left in an output folder: recognising them, and deleting them.
+
+A file is ours only if a run of ours gives it that name. Everything else in the folder belongs to
+the user, and is neither deleted nor overwritten.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,18 @@ from diver_trt.recovered.output_names import OutputNames
 def images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:
     """Return how many images a run left whose journal was lost in a power loss.
 
+    Args:
+        root: The output folder.
+        samples: The samples of the run, or None to take every image by its name.
+        names: The names that the run gives.
+
     Raises:
         OutputError: If the folder holds files that this run would not write, or would not have
             written yet.
     """
     images, others = _images_and_others(root, samples, names)
     for name in others:
+        # A file that a run writes only after its images makes the folder ours only beside them.
         if not (images and _is_beside(name, names)):
             raise OutputError(
                 f"{root / JOURNAL}: empty, as after a power loss, and beside it is "
@@ -35,7 +45,9 @@ def images_without_journal(root: Path, samples: Entries | None, names: OutputNam
 
 
 def is_without_record(root: Path, samples: Entries | None, names: OutputNames) -> bool:
-    """Return whether a folder holds nothing but a finished run whose manifest was deleted."""
+    """Return whether a folder holds only a finished run, whose manifest was deleted by hand."""
+    # The contact sheet is written after the last image: with it the run had finished. Without it
+    # the folder may be anybody's folder of numbered images.
     images, others = _images_and_others(root, samples, names)
     beside = all(_is_beside(name, names) for name in others)
     return bool(images) and beside and CONTACT_SHEET in others
@@ -44,7 +56,7 @@ def is_without_record(root: Path, samples: Entries | None, names: OutputNames) -
 def _images_and_others(
     root: Path, samples: Entries | None, names: OutputNames
 ) -> tuple[set[str], list[str]]:
-    """Return the names of a run's images, and of every other file but its journal and its lock."""
+    """Return the names of a run's images, and of all other files except its journal and lock."""
     files = (
         None
         if samples is None
@@ -58,13 +70,12 @@ def _images_and_others(
 def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     """Delete the files of an earlier run, except its journal; return whether there was one.
 
-    Of a finished run that is what its manifest lists. Of any other run it is every file with a name
-    that the run gives, since it may have been killed between writing a file and its line; if its
-    journal is lost, the names are those of the run that is to begin. A journal marks the folder as
-    ours until the end, so that this can be interrupted at any moment.
+    For a finished run these are the files that its manifest lists. For any other run it is every
+    file with a name that the run gives. If its journal is lost, the names are those of the run that
+    is about to begin.
 
     Raises:
-        OutputError: If the folder is not of ours, or its manifest lists files that no run writes.
+        OutputError: If the folder is not ours, or its manifest lists files that no run writes.
         OSError: If a file cannot be deleted.
     """
     if (root / MANIFEST).is_file():
@@ -73,13 +84,16 @@ def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     if not (root / JOURNAL).is_file():
         if not is_without_record(root, samples, names):
             return False
-        (root / JOURNAL).touch(exist_ok=False)  # empty, as after a power loss
+        # From here on an empty journal marks the folder as ours, so that a kill between two
+        # deletions leaves a folder that the same command takes up again.
+        (root / JOURNAL).touch(exist_ok=False)
     with reported(root / JOURNAL, "read"):
         found = Journal(root).head()
     names = names if found is None else _names_of_ours(found)
     names.refuse_links(root)
     if found is None:
         images_without_journal(root, None, names)
+    # By name and not by line: a kill may have come between writing a file and recording it.
     _delete(root, lambda name: names.has_image(name) or _is_beside(name, names))
     return True
 
@@ -98,6 +112,7 @@ def _delete_finished(root: Path) -> None:
             "delete the folder by hand"
         )
     names.refuse_links(root)
+    # A journal again in place of the manifest, before the first deletion, for the same reason.
     derived = ("samples", "skipped", "companions", "classes")
     Journal(root).begin(
         {name: value for name, value in manifest.fields.items() if name not in derived}
@@ -109,14 +124,15 @@ def _delete_finished(root: Path) -> None:
 
 
 def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
-    """Delete the files that are ours by name, whole or not, and the folders that are empty then."""
+    """Delete the files that are ours by name, complete or temporary, then empty folders."""
     names = [name for name in files_in(root) if name != LOCK and is_ours(_whole_name(name))]
     for name in names:
         (root / name).unlink()
+    # Reverse order puts a folder before its parent, and the output folder itself, ".", last.
     for folder in sorted(
         {folder for name in names for folder in PurePath(name).parents}, reverse=True
     )[:-1]:
-        with suppress(OSError):  # it holds files of somebody else
+        with suppress(OSError):  # rmdir fails if somebody else's files are in it
             (root / folder).rmdir()
 
 
@@ -124,7 +140,7 @@ def _names_of_ours(head: Document) -> OutputNames:
     """Return the names that a run of ours gives to its files.
 
     Raises:
-        OutputError: If it is not a run of ours.
+        OutputError: If the run is not ours.
     """
     if head.document("tool").text("name") != TOOL:
         raise OutputError(
@@ -139,5 +155,5 @@ def _whole_name(name: str) -> str:
 
 
 def _is_beside(name: str, names: OutputNames) -> bool:
-    """Return whether a file is of a run, but neither an image nor its journal."""
+    """Return whether a run writes a file of this name beside its images and its journal."""
     return name in (MANIFEST, CONTACT_SHEET, *names.layout.scratch) or names.has_companion(name)

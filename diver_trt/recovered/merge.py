@@ -1,12 +1,11 @@
-"""Shards of a recovery become one recovered dataset: what `diver-trt merge` does.
+"""Joining the shards of a recovery into one recovered dataset: what `diver-trt merge` does.
 
-The images and the manifest are those of a recovery in one go. The distilled images need not be at
-hand, so the contact sheet shows the recovered ones only.
+The images and the manifest equal those of an unsharded recovery. The distilled images are not
+needed, so the contact sheet shows recovered ones only.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from PIL import Image
 from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import shown
-from diver_trt.files import replacing, reported
 from diver_trt.manifest import RecoveredFolder
 from diver_trt.recovered.caption import caption
 from diver_trt.recovered.contact_sheet import ContactSheet
@@ -38,11 +36,11 @@ from diver_trt.recovered.shards import (
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What came of merging.
+    """The result of merging.
 
     Attributes:
         images: How many images the dataset has.
-        skipped: What the manifests say of those that were left out.
+        skipped: The manifests' entries of the images that were left out.
     """
 
     images: int
@@ -54,7 +52,7 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
 
     Args:
         folders: Every shard, in any order.
-        output: A new or empty folder, or one in which the same was begun.
+        output: A new or empty folder, or one in which the same merge was begun.
         overwrite: Whether to delete what an earlier run left in the output, and begin again.
 
     Raises:
@@ -63,6 +61,8 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
             missing, has changed or is not what the manifest says.
         OutputError: If the output cannot be written, or holds something else.
     """
+    # Everything is checked before anything is written: a mistake in the last of twenty shards
+    # must not leave nineteen of them copied.
     shards = open_shards(folders)
     for shard in shards:
         require_apart(output, shard.root, "the shard")
@@ -89,7 +89,7 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         for shard in shards:
             for entry in shard.manifest["samples"]:
                 if entry["key"] not in writer.done:
-                    _copy(shard.root / entry["file"], output / entry["file"])
+                    writer.copy(shard.root / entry["file"], entry["file"])
                     writer.record(entry)
         written = Written(
             root=output,
@@ -111,13 +111,6 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
             contact_sheet=_sheet(output, shards, head, samples),
         )
     return merged
-
-
-def _copy(source: Path, target: Path) -> None:
-    with reported(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
 
 
 def _sheet(

@@ -20,7 +20,7 @@ class OutputNames:
 
     Attributes:
         layout: The layout.
-        shard: Whether the run makes a part of a dataset, whose companions `merge` writes.
+        shard: Whether the run recovers a part of a dataset, whose companions `merge` writes.
         images: How many images the whole dataset has.
     """
 
@@ -41,7 +41,7 @@ class OutputNames:
 
     @property
     def companions(self) -> tuple[str, ...]:
-        """The files beside the images, soft labels apart."""
+        """The files beside the images, except soft labels."""
         return () if self.shard else self.layout.companions
 
     @property
@@ -55,18 +55,21 @@ class OutputNames:
 
     def has_image(self, name: str) -> bool:
         """Return whether an image may have this name."""
+        # At most 18 digits: more do not fit 64 bits, and no dataset has as many images. Numbers
+        # beyond the dataset's images are somebody else's files.
         match = re.fullmatch(f"{self.layout.folder}/([0-9]{{5,18}})\\.png", name)
         return match is not None and int(match[1]) < self.images
 
     def refuse_links(self, root: Path) -> None:
         """Refuse an output folder in which a folder of images is a symlink.
 
-        Nothing is then written or deleted outside the output folder.
-
         Raises:
             OutputError: If one is.
             OSError: If the folder cannot be listed.
         """
+        # Files need no such check: they are replaced by rename and deleted by unlink, and neither
+        # follows a symlink in the last part of a path, only in those before it:
+        # https://man7.org/linux/man-pages/man7/path_resolution.7.html
         parts = self.layout.folder.split("/")
         patterns = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
         folders = [root]

@@ -1,4 +1,4 @@
-"""A distilled dataset in, a folder of recovered images out: what `diver-trt recover` does."""
+"""Recovering a distilled dataset into a folder: what `diver-trt recover` and `recover` do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,19 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """What `recover` did.
+    """The result of `recover`.
 
     Attributes:
         output: The folder of recovered images.
         total: Images that belong there.
-        done: Images that are dealt with, by this run or an earlier one; fewer than `total` if the
-            run was stopped.
-        skipped: Of these, the entries of the images that were left out, each with its `source` and
-            `problem`; as in the manifest.
+        done: Images that are recovered or left out, by this run or an earlier one; fewer than
+            `total` if the run was stopped.
+        skipped: The manifest's entries of the images that were left out, each with its `source`
+            and `problem`.
         engine: The engine that was opened, or None if everything was done already.
-        batch: Images per batch, or None.
+        batch: Images per batch, or None if no engine was opened.
         seconds: How long it took.
-        contact_sheet: A picture of distilled and recovered images, there when the run is finished.
+        contact_sheet: A picture of distilled and recovered images, written when the run finishes.
     """
 
     output: Path
@@ -70,7 +70,7 @@ class Recovery:
 
     @property
     def finished(self) -> bool:
-        """Whether every image is dealt with and the manifest is written."""
+        """Whether every image is recovered or left out, and the manifest is written."""
         return self.done == self.total
 
 
@@ -103,17 +103,17 @@ def recover(
 
     Args:
         source: Distilled images: class folders, or a method's own tensors (.pt, .npz,
-            .safetensors); `"digits"` are those that come along.
+            .safetensors); `"digits"` is the dataset that is installed with the package.
         output: New or empty folder, or that of the same recovery.
         bundle: The exported model, opened or its folder; None is the digits model.
         recipe: The method's settings, or the name of a preset; None is the paper's.
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
-        classes: Which classes these are: a subset of ImageNet, a file, or `"model"`; None leaves it
-            to the files, as do the next four.
-        format: Who wrote it, a name of `diver_trt.distilled.methods.METHODS`.
+        classes: Which classes these are: a subset of ImageNet, a file, or `"model"`. None, here and
+            for the next four, leaves it to the files.
+        format: The method that wrote the files, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
-        zca_reference: Training images, to fit a ZCA transform to again.
+        zca_reference: Training images, to which a ZCA transform is fitted again.
         layout: What to write: `"index"`, `"wnid"`, `"huggingface"`, `"pt"`, `"npz"` or `"idc"`.
         size: Side of the written images in pixels; None keeps the model's.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
@@ -124,11 +124,11 @@ def recover(
         shard: The part of the set to recover, such as `"3/8"`.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
         overwrite: Whether to delete what an earlier run left, and begin again.
-        on_note: Receives what is found and what happens. Without it, doubts about the dataset are
-            Python warnings, the rest is dropped.
-        on_progress: Receives how far it has come.
-        stopping: Asked before every batch; once true, the current batch is finished and written,
-            and the call returns.
+        on_note: Receives what is found and what happens, in lines of text. Without it, doubts
+            about the dataset become Python warnings, and everything else is dropped.
+        on_progress: Receives the progress of each phase, see `OnProgress`.
+        stopping: Called before every batch; once it returns true, the call returns. The batches
+            before that are on disk.
 
     Raises:
         UsageError: If an argument does not exist, is out of range or contradicts another.
@@ -137,26 +137,27 @@ def recover(
         OutputError: If the output folder holds something else, is in use, or cannot be written.
         EngineError: If no engine can run.
     """
-    started, notes = time.monotonic(), Notes(on_note)
+    watch = _Watch(Notes(on_note), on_progress)
     _require_choice("layout", layout, tuple(LAYOUTS))
     _require_choice("on_error", on_error, ("fail", "skip"))
-    _require_whole("size", size, MAX_SIDE)
-    _require_whole("batch", batch)
+    _require_side(size)
     require_engine(engine)
     reference = None if zca_reference is None else Path(zca_reference)
     reading = ReadOptions(classes, format, normalisation, collage, reference)
     part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
+    placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
     model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
-    Schedule(model.process, settings, model.layout)  # refuses what does not fit the model
+    # Discarded: it raises for a recipe that the model's layout and process do not allow.
+    Schedule(model.process, settings, model.layout)
 
     dataset = read_dataset(find_source(Path(source)), model, reading)
     _check_output(dataset, model, target, LAYOUTS[layout])
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
-        checked=check_images(dataset, model, notes, on_progress, skip_bad=skip_bad),
+        checked=check_images(dataset, model, watch.notes, on_progress, skip_bad=skip_bad),
         bundle=model,
         recipe=settings,
         seed=number,
@@ -165,25 +166,7 @@ def recover(
         shard=part,
         skip_bad=skip_bad,
     )
-    placement = Placement(
-        engine=engine,
-        batch=batch,
-        memory_budget=budget,
-        images=len(job.samples),
-        trust=trust,
-    )
-    watch = _Watch(notes, on_progress)
-    done, skipped = _recover(job, target, placement, watch, stopping, overwrite=overwrite)
-    return Recovery(
-        output=target,
-        total=len(job.samples),
-        done=done,
-        skipped=tuple(skipped),
-        engine=watch.engine,
-        batch=watch.batch,
-        seconds=time.monotonic() - started,
-        contact_sheet=target / CONTACT_SHEET,
-    )
+    return _recover(job, target, placement, watch, stopping, overwrite=overwrite)
 
 
 def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
@@ -208,12 +191,12 @@ def _recover(
     stopping: Callable[[], bool],
     *,
     overwrite: bool,
-) -> tuple[int, list[dict[str, Any]]]:
-    """Recover a job into a folder; return how many samples are done, and the skipped entries."""
-    opener, notes = ModelOpener(job.bundle, job.recipe, placement), watch.notes
-    if (part := job.shard) and not job.samples:
+) -> Recovery:
+    count, notes = len(job.samples), watch.notes
+    if (part := job.shard) and not count:
         images = len(job.dataset.samples)
         notes.say(f"shard {part.number}/{part.of} has no images: the input has {images}")
+    opener = ModelOpener(job.bundle, job.recipe, replace(placement, images=count))
     if overwrite:
         # Nothing is deleted before it is certain that something can come in its place.
         opener.prepare()
@@ -221,19 +204,28 @@ def _recover(
         output, job.head(), samples=job.entries(), classes=job.classes(), overwrite=overwrite
     )
     with opening as writer:
-        _note_earlier(writer, output, len(job.samples), notes)
-        # Closed here and not when the garbage collector comes to it: closing frees the device.
+        _note_earlier(writer, output, count, notes)
+        # Closed at once and not by the garbage collector: closing frees the device.
         with closing(recover_job(job, writer, opener)) as events:
             for event in events:
                 watch.see(event)
-                # Only here: the CLI turns the first Ctrl-C into a stop request from the first poll
-                # on, and before the first batch a Ctrl-C should end the run at once.
+                # Only here: from the first poll on, the CLI turns the first Ctrl-C into a stop
+                # request, and before there is a batch to finish it should interrupt.
                 if isinstance(event, BatchStarts) and stopping():
                     break
         done, skipped = writer.totals()
-    if done == len(job.samples) and (note := unlisted_note(output)):
+    if done == count and (note := unlisted_note(output)):
         notes.doubt(f"warning: {note}")
-    return done, skipped
+    return Recovery(
+        output=output,
+        total=count,
+        done=done,
+        skipped=tuple(skipped),
+        engine=watch.engine,
+        batch=watch.batch,
+        seconds=watch.seconds,
+        contact_sheet=output / CONTACT_SHEET,
+    )
 
 
 def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes) -> None:
@@ -255,7 +247,7 @@ class _Watch:
     Attributes:
         engine: The engine that was opened last, or None.
         batch: Images per batch, or None.
-        notes: Receives what the events report in words.
+        notes: Receives reports in words.
     """
 
     def __init__(self, notes: Notes, on_progress: OnProgress) -> None:
@@ -263,6 +255,12 @@ class _Watch:
         self.batch: int | None = None
         self.notes, self._on_progress = notes, on_progress
         self._step, self._steps = 0, 0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since this was made."""
+        return time.monotonic() - self._started
 
     def see(self, event: Event) -> None:
         """Report one event."""
@@ -299,10 +297,9 @@ def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise UsageError(f"{name} is {shown_value(value)}; expected one of {', '.join(choices)}")
 
 
-def _require_whole(name: str, value: object, high: int | None = None) -> None:
-    """Refuse what is neither None nor a whole number of 1 or more."""
-    if value is None:
-        return
-    if type(value) is not int or value < 1 or (high is not None and value > high):
-        expected = "1 or more" if high is None else f"1 to {high}"
-        raise UsageError(f"{name} is {shown_value(value)}; expected a whole number, {expected}")
+def _require_side(size: object) -> None:
+    # `type`, because True is an int and would pass as 1.
+    if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
+        raise UsageError(
+            f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}, or None"
+        )

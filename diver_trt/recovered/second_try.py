@@ -1,4 +1,4 @@
-"""A second try in fp32 for images that came out unusable in fp16, with the bundle beside this one."""
+"""A second try in fp32 for images that came out unusable in fp16."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ SECOND_ENGINE = "onnx fp32 (fallback: the fp16 image was unusable)"
 
 
 class SecondTry:
-    """Recovers single samples in fp32. The fp32 bundle is opened when the first one needs it.
+    """Recovers single samples with the fp32 bundle of the same model, if one lies beside it.
+
+    The bundle is opened when the first sample needs it.
 
     Args:
         job: The job.
@@ -81,6 +83,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
         # In a shared folder such as /tmp some neighbours may not be read.
         except (BundleError, OSError):
             continue
+        # The same weights under the same process: another model's image would be a wrong one.
         if other.precision == "fp32" and all(
             getattr(other, name) == getattr(bundle, name) for name in same
         ):

@@ -1,4 +1,4 @@
-"""Writing the images and the records of a recovered dataset, so that a kill loses one batch at most.
+"""Writing a recovered dataset so that a kill at any moment loses one batch at most.
 
 The order is the protocol, and each step relies on the one before it:
 
@@ -17,6 +17,7 @@ flushed, in any order, so a later run trusts no line without hashing its image.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -26,7 +27,7 @@ from PIL import Image
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
-from diver_trt.files import file_sha256, reported, sync_file, sync_folder, writing
+from diver_trt.files import file_sha256, replacing, reported, sync_file, sync_folder, writing
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
 from diver_trt.pixels import Pixels
 from diver_trt.recovered.journal import JOURNAL, Journal, storable
@@ -97,6 +98,19 @@ class DatasetWriter:
         self._unsynced.append(path)
         return path
 
+    def copy(self, source: Path, name: str) -> None:
+        """Copy one image from another recovered dataset.
+
+        Raises:
+            OutputError: If it cannot be read or written.
+        """
+        path = self.root / name
+        with reported(path):
+            path.parent.mkdir(exist_ok=True, parents=True)
+            with replacing(path) as temporary:
+                shutil.copyfile(source, temporary)
+        self._unsynced.append(path)
+
     def record(self, entry: Mapping[str, Any]) -> None:
         """Append a sample to the journal once its image is written; fsync from time to time.
 
@@ -120,7 +134,8 @@ class DatasetWriter:
         with reported(self.root):
             for path in self._unsynced:
                 sync_file(path)
-            # fsync of a file does not flush its name: https://man7.org/linux/man-pages/man2/fsync.2.html
+            # fsync of a file does not flush its name, which is in the directory:
+            # https://man7.org/linux/man-pages/man2/fsync.2.html
             for folder in {self.root, *(path.parent for path in self._unsynced)}:
                 sync_folder(folder)
             # The journal comes last, so that its lines on disk have their images there.

@@ -1,4 +1,4 @@
-"""What every layout has in common: its interface, and what it is given to write.
+"""The interface of a layout, and what it is given to write.
 
 Images are PNG files in folders that trainers read in sorted order. A layout decides where each
 image goes, and writes the companion files: whatever a trainer reads beside or instead of them.
@@ -67,7 +67,7 @@ class Written:
         """
         path = self.root / name
         with reported(path):
-            path.parent.mkdir(exist_ok=True)  # `train` is missing if no image was recovered
+            path.parent.mkdir(exist_ok=True)  # `train` does not exist if no image was recovered
             with writing(path) as file:
                 yield file
 
@@ -95,7 +95,7 @@ class Layout:
         scratch: Files that exist only while `write` runs.
         normalisation: Returns the statistics that written tensors are normalised with, from the
             name of the source's statistics and the side in pixels; None without tensors.
-        requires: Packages that `write` imports.
+        requires: Packages that `write` imports, checked before any work.
     """
 
     name: str
@@ -145,9 +145,8 @@ def write_soft_labels(written: Written, _: Normalisation | None = None) -> list[
 
 
 def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Write the header of a `.npy` file of float32.
-
-    The values are then written as bytes: numpy's own writer hides that a disk is full.
-    """
+    """Write the header of a `.npy` file of float32; the caller writes the values as bytes."""
+    # numpy.save writes with ndarray.tofile, which reports a full disk without its errno:
+    # https://github.com/numpy/numpy/blob/main/numpy/_core/src/multiarray/convert.c
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

@@ -36,10 +36,9 @@ def write(written: Written, _: Normalisation | None) -> list[str]:
 
 
 def _class_names(written: Written) -> list[str]:
-    """Return a name for each index from 0 to the last one that occurs, without duplicates.
-
-    `class_label` numbers its names from 0 without gaps and refuses two that are equal.
-    """
+    """Return a name for each index from 0 to the last one that occurs, without duplicates."""
+    # `class_label` numbers its names from 0 without gaps, and refuses two that are equal:
+    # https://huggingface.co/docs/datasets/package_reference/main_classes#datasets.ClassLabel
     named = {entry["index"]: class_name(entry) for entry in written.classes}
     names = [named.get(index, str(index)) for index in range(max(named) + 1)]
     count = Counter(names)
@@ -65,7 +64,7 @@ def _card(names: list[str]) -> str:
         "  - name: model_class",
         "    dtype: int64",
         "---",
-        "Recovered with diver-trt; `manifest.json` says from what and how.",
+        "Recovered with diver-trt; `manifest.json` records from what and how.",
         "",
     ]
     return "\n".join(lines)

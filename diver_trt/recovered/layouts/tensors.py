@@ -23,7 +23,10 @@ STACKED = ".images.stacked"
 """The images of all files in one array, while the tensor files are written."""
 
 SHARED = ("cifar10", "cifar100-dc", "cifar100-dwa", "svhn", "mnist", "fashionmnist")
-"""Statistics that trainers share. GLaD's mean is its decoder's, not its trainer's."""
+"""Statistics of sources that their trainers use too.
+
+GLaD's are not among them: its mean belongs to its decoder, not to its trainer.
+"""
 
 
 def write_pt(written: Written, normalisation: Normalisation | None) -> list[str]:
@@ -39,7 +42,7 @@ def write_pt(written: Written, normalisation: Normalisation | None) -> list[str]
 
 
 def write_npz(written: Written, normalisation: Normalisation | None) -> list[str]:
-    """Write `dataset.npz`: images, labels, soft labels, and texts that say how to read them."""
+    """Write `dataset.npz`: images, labels, soft labels, and texts that describe them."""
     assert normalisation is not None, "a tensor layout is always normalised"
     soft = written.logits
     with _stacked(written, normalisation) as images, written.companion("dataset.npz") as file:
@@ -86,29 +89,31 @@ def _save(written: Written, name: str, value: Any) -> None:
     with written.companion(name) as file:
         try:
             torch.save(value, file)
-        except RuntimeError as cause:  # torch's own error hides the OSError of the file
+        # torch's zip writer raises its own RuntimeError for a file that cannot be written, and only
+        # its context is the OSError that names the reason.
+        except RuntimeError as cause:
             hidden = cause.__context__
             raise (hidden if isinstance(hidden, OSError) else OSError(shown(str(cause)))) from None
 
 
 @contextmanager
 def _stacked(written: Written, normalisation: Normalisation | None) -> Iterator[Array]:
-    """Yield one array of all images, [n, 3, size, size] float32, mapped from a scratch file.
-
-    The file is complete before it is mapped: writing into a mapped file raises SIGBUS when the
-    disk is full.
-    """
+    """Yield one array of all images, [n, 3, size, size] float32, mapped from a scratch file."""
+    # On disk, because the images of a whole dataset may exceed the memory of an edge device.
     assert normalisation is not None, "a tensor layout is always normalised"
     path = written.root / STACKED
     try:
         with reported(path):
             path.unlink(missing_ok=True)
+            # Written in full before it is mapped: storing into a mapped file on a full disk raises
+            # SIGBUS, which kills the process: https://man7.org/linux/man-pages/man2/mmap.2.html
             with path.open("xb") as file:
                 write_header(file, (len(written.files), 3, written.size, written.size))
                 for name in written.files:
                     file.write(normalisation.normalise(read_image(written.root / name)).data)
                 file.flush()
                 os.fsync(file.fileno())
+        # Copy-on-write, because torch.from_numpy warns about arrays that are not writable.
         yield np.lib.format.open_memmap(path, "c")
     finally:
         with suppress(OSError):
