@@ -1,4 +1,4 @@
-"""A recovery without a model: six samples, of which the last comes to nothing, through the real writer."""
+"""A recovery without a model, through the real writer: six samples, the last one unusable."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diver_trt._version import __version__
+from diver_trt.errors import OutputError
 from diver_trt.files import file_sha256
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.layouts import LAYOUTS
@@ -67,7 +69,7 @@ def samples(layout: str = "index") -> dict[str, dict[str, Any]]:
 def recover(
     root: Path, until: int = 6, *, layout: str = "index", seed: int = 0, overwrite: bool = False
 ) -> int:
-    """Recover samples until so many are done, and finish when that is all; return how many were lost."""
+    """Recover up to so many samples, finish when all are done; return how many were lost."""
     known = samples(layout)
     with open_output(
         root, head(layout, seed), samples=known, classes=CLASSES, overwrite=overwrite
@@ -88,6 +90,13 @@ def recover(
         if not writer.finished and until == 6:
             _finish(root, writer, layout)
         return writer.lost
+
+
+def refused(root: Path, **options: Any) -> str:
+    with pytest.raises(OutputError) as error:
+        recover(root, **options)
+    assert str(error.value).isprintable()
+    return str(error.value)
 
 
 def _finish(root: Path, writer: Any, layout: str) -> None:

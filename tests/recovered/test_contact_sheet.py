@@ -28,7 +28,7 @@ def test_a_title_that_fits_is_drawn_whole() -> None:
     "title", ["x" * 5_000_000, "W" * 20_000, "a b, " * 1000, "\u0301" * 10_000]
 )
 def test_a_title_of_any_length_makes_a_sheet_of_bounded_width(title: str) -> None:
-    """The width that SECURITY.md states; 800,000 characters were 5 million pixels wide, 5 million characters an error."""
+    """SECURITY.md states the width. Uncut, 800,000 characters are 5 million pixels wide."""
     assert MAX_TITLE_WIDTH == 2000
     drawn = sheet(title)
     assert drawn.width <= MAX_TITLE_WIDTH + 2 * MARGIN

@@ -1,4 +1,4 @@
-"""A folder is called finished if its manifest is what the run would write; a run of other images is refused, and what differs is named."""
+"""A finished folder has the manifest that this run would write; other runs are refused by name."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.writer import DatasetWriter
 from tests.recovered import fake_run
 from tests.recovered.fake_run import CLASSES, head, recover, samples
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    recover(tmp_path / "whole")
-    return tmp_path / "whole"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -60,10 +49,10 @@ def damaged(document: dict[str, Any], path: tuple[Any, ...], to: Any) -> dict[st
 
 
 def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> None:
-    """Every field, listed and derived: the folder is as undisturbed afterwards, or the run is refused and nothing has changed."""
+    """Every field: afterwards the folder equals an undisturbed one, or the run is refused."""
     recover(out)
     written = json.loads((whole / "manifest.json").read_text())
-    mended, refused = [], []
+    repaired, refused = [], []
     middle = [("samples", number) for number in range(1, 4)]  # as the first and the last
     for path in leaves(written):
         if path[:2] in middle:
@@ -82,7 +71,7 @@ def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> N
                 refused.append(path)
             else:
                 assert different(whole, out) == [], (path, to)
-                mended.append(path)
+                repaired.append(path)
     assert {path[0] for path in refused} == {
         "schema",
         "tool",
@@ -94,7 +83,7 @@ def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> N
         "shard",
     }
     assert {"classes", "samples", "skipped", "companions", "class_map"} <= {
-        path[0] for path in mended
+        path[0] for path in repaired
     }
 
 
@@ -140,7 +129,7 @@ def opened(
         return writer
 
 
-# What of the input changed
+# A changed input
 
 
 def with_change(key: str, **fields: Any) -> dict[str, dict[str, Any]]:
@@ -160,14 +149,15 @@ def test_a_changed_image_is_named_whether_it_is_done_or_not(
     with pytest.raises(OutputError) as caught:
         opened(out, sha256="2" * 64, samples=changed)
     assert str(caught.value) == (
-        f"{out}: holds a run of another input (1 changed: {changed[key]['source']}); say the same to resume it, "
+        f"{out}: holds a run of another input (1 changed: {changed[key]['source']}); "
+        "say the same to resume it, "
         "--overwrite to begin again, or choose another folder"
     )
 
 
 @pytest.mark.parametrize("until", [2, 6])
-def test_what_was_left_out_may_change_and_nothing_else_is_done_again(out: Path, until: int) -> None:
-    """Of the last one nothing is made in either run; a run that stopped early has not come to it."""
+def test_left_out_images_may_change_and_only_they_are_made_again(out: Path, until: int) -> None:
+    """The last image is left out in both runs; a run that stopped early never reached it."""
     recover(out, until)
     done, last = list(samples())[:until], list(samples())[5]
     bad = with_change(last, source_sha256="", problem="is damaged")
@@ -183,7 +173,7 @@ def test_what_was_left_out_may_change_and_nothing_else_is_done_again(out: Path, 
     assert writer.notes == (notes if until == 6 else notes[:1])
 
 
-def test_an_image_was_made_of_a_source_that_cannot_be_read_any_more(out: Path) -> None:
+def test_a_source_that_cannot_be_read_any_more_keeps_its_image(out: Path) -> None:
     recover(out, 2)
     bad = with_change("00000/00001", source_sha256="", problem="is damaged")
     with pytest.raises(OutputError, match=r"another input \(1 changed: 0/1\.png\)"):
@@ -255,7 +245,8 @@ BEFORE = [entry(f"0000{c}/0000{n}", f"{c}/{n}.png", c, f"{c}{n}") for c in (0, 1
         ),
         (
             [{**image, "source": f"a/{image['source']}", "source_sha256": "x"} for image in BEFORE],
-            "6 added: a/0/0.png, a/0/1.png, a/0/2.png and 3 more; 6 removed: 0/0.png, 0/1.png, 0/2.png and 3 more",
+            "6 added: a/0/0.png, a/0/1.png, a/0/2.png and 3 more; "
+            "6 removed: 0/0.png, 0/1.png, 0/2.png and 3 more",
         ),
     ],
 )
@@ -317,12 +308,12 @@ def test_a_version_whose_images_may_differ_is_refused(
     with pytest.raises(OutputError) as caught:
         recover(out)
     assert (
-        f'holds a run of version "{begun}", whose images may differ from those of {now}. Install that version'
-        in str(caught.value)
+        f'holds a run of version "{begun}", whose images may differ from those of {now}. '
+        "Install that version" in str(caught.value)
     )
 
 
-# What is beside the record
+# Files without a record
 
 
 def test_records_of_no_image_are_counted_apart(whole: Path, out: Path) -> None:
@@ -346,7 +337,7 @@ def make_lock(root: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["a folder", "a symlink"])
 @pytest.mark.parametrize("until", [2, 6])
-def test_a_lock_that_is_no_file_is_refused(out: Path, kind: str, until: int) -> None:
+def test_a_lock_that_is_not_a_regular_file_is_refused(out: Path, kind: str, until: int) -> None:
     recover(out, until)
     make_lock(out, kind)
     before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
@@ -359,7 +350,7 @@ def test_a_lock_that_is_no_file_is_refused(out: Path, kind: str, until: int) -> 
     assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
 
 
-def test_images_whose_manifest_was_deleted_are_made_again_on_demand_only(
+def test_images_whose_manifest_was_deleted_are_made_again_only_with_overwrite(
     whole: Path, out: Path
 ) -> None:
     recover(out)
@@ -368,8 +359,9 @@ def test_images_whose_manifest_was_deleted_are_made_again_on_demand_only(
     with pytest.raises(OutputError) as caught:
         recover(out)
     assert (
-        f"{out}: holds images of a run whose manifest.json is missing, so that what they were made from is not known. "
-        "Restore manifest.json, say --overwrite to make the images again, or choose another folder"
+        f"{out}: holds images of a run whose manifest.json is missing, so that what they were made "
+        "from is unknown. Restore manifest.json, add --overwrite to make the images again, or "
+        "choose another folder"
     ) == str(caught.value)
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
     recover(out, overwrite=True)
@@ -389,7 +381,7 @@ def test_beside_anything_else_they_are_not_touched(out: Path, name: str) -> None
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
-def test_images_without_a_contact_sheet_are_nobodys(out: Path) -> None:
+def test_images_without_a_contact_sheet_are_not_ours(out: Path) -> None:
     recover(out)
     (out / "manifest.json").unlink()
     (out / "contact_sheet.png").unlink()

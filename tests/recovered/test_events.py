@@ -1,4 +1,4 @@
-"""`recover_job` yields what happens, and its caller may stop at every event without losing an image."""
+"""`recover_job` yields events, and its caller may stop at any of them without losing an image."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.runtime.engine import Placement
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DISTILLED
+
+pytestmark = pytest.mark.slow
 
 QUICK = Recipe().scaled_to(6)
 BATCH = 4

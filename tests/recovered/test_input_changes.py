@@ -1,4 +1,4 @@
-"""Images that cannot be read for a while, are repaired, changed or added between two runs of the same command."""
+"""Images that are unreadable for a while, repaired, changed or added between two equal commands."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_image_that_was_away_for_a_moment_is_recovered_by_the_same_command(
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_repaired_image_is_added_and_nothing_else_is_done_again(
+def test_a_repaired_image_is_added_and_no_other_is_made_again(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
 ) -> None:
     image, out = few / "3" / "1.png", tmp_path / "out"
@@ -148,7 +148,8 @@ def test_a_repaired_image_in_one_shard_leaves_the_others_as_they_are(
     assert result.exit_code == 1
     assert (
         "part1 and "
-        f"{parts[1]}: are of different inputs, their source sha256 differs. Run the command of each shard again on the same input"
+        f"{parts[1]}: are of different inputs, their source sha256 differs. Run the command of "
+        "each shard again on the same input"
     ) in result.stderr
     assert shards() == [0, 0]
     assert all(
@@ -237,7 +238,7 @@ def test_another_class_map_relabels_images(few: Path, tmp_path: Path) -> None:
     assert "another input (3 relabelled: 8/0.png, 8/1.png, 8/2.png)" in result.stderr
 
 
-# What a manifest says of the images that were left out
+# Reasons in the manifest
 
 
 def test_reasons_hold_no_path_of_this_machine(
@@ -283,7 +284,7 @@ def test_reasons_of_rows_hold_no_path_either(tmp_path: Path) -> None:
     assert f"left out: set.npz[4]: {skipped['problem']}" in result.stderr
 
 
-def test_what_the_model_cannot_recover_is_not_tried_at_every_run(
+def test_images_that_the_model_cannot_recover_are_not_retried_at_every_run(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = OnnxEngine.read
@@ -306,7 +307,7 @@ def test_what_the_model_cannot_recover_is_not_tried_at_every_run(
 
 
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 2**64 - 1, 10**30])
-def test_a_seed_that_no_manifest_holds_is_refused_before_any_work(
+def test_a_seed_that_does_not_fit_a_manifest_is_refused_before_any_work(
     few: Path, tmp_path: Path, seed: int
 ) -> None:
     result = recover(few, tmp_path / "out", "--seed", seed, "--shard", "1/2")
@@ -346,7 +347,10 @@ def test_images_in_the_folder_that_are_not_of_the_recovery_are_named(
     for name in ("00003/99999.png", "cat.d/x.JPG", "00003/notes.txt", "loose.png"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_bytes(b"mine")
-    warning = f"warning: {out}: 00003/99999.png, cat.d/x.JPG: not of this recovery, but a trainer that reads the folders"
+    warning = (
+        f"warning: {out}: 00003/99999.png, cat.d/x.JPG: not of this recovery, but a trainer that "
+        "reads the folders"
+    )
     result = CliRunner().invoke(app, ["inspect", str(out), "--json"])
     assert json.loads(result.stdout)["not_listed"] == ["00003/99999.png", "cat.d/x.JPG"]
     assert warning in result.stderr
@@ -378,7 +382,7 @@ def test_nothing_is_recovered_into_a_bundle(few: Path, tmp_path: Path) -> None:
     assert not (bundle / "plans").exists()
 
 
-def test_a_job_takes_no_other_seed(few: Path, digits: Any) -> None:
+def test_a_job_refuses_such_a_seed(few: Path, digits: Any) -> None:
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.errors import UsageError
     from diver_trt.recipe import Recipe
@@ -387,4 +391,10 @@ def test_a_job_takes_no_other_seed(few: Path, digits: Any) -> None:
     checked = list(dataset.images.check())
     for seed in (2**63, 1.5, None, "1", True):
         with pytest.raises(UsageError, match="expected a whole number from"):
-            Job(dataset=dataset, checked=checked, bundle=digits, recipe=Recipe(), seed=seed)  # type: ignore[arg-type]
+            Job(
+                dataset=dataset,
+                checked=checked,
+                bundle=digits,
+                recipe=Recipe(),
+                seed=seed,  # type: ignore[arg-type]
+            )

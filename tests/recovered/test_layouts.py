@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import resource
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +12,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks.crash import different
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.errors import OutputError
-from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.layouts.base import Written
-from tests.conftest import save_random_pipeline
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
 
@@ -44,16 +34,6 @@ SUBSETS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def thousand(tmp_path_factory: pytest.TempPathFactory, export_to: Callable[..., Bundle]) -> Bundle:
-    """A tiny model of ImageNet's thousand classes with random weights, for images of 16 pixels."""
-    return export_to(
-        save_random_pipeline(
-            tmp_path_factory.mktemp("models") / "thousand", num_embeds_ada_norm=1000, num_layers=1
-        )
-    )
-
-
 def recover(source: Path, output: Path, bundle: Bundle, *options: object) -> dict[str, Any]:
     arguments = ["recover", source, output, "--bundle", bundle.path, *QUICK, *options]
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -63,7 +43,7 @@ def recover(source: Path, output: Path, bundle: Bundle, *options: object) -> dic
 
 
 def image_folder(root: Path) -> list[tuple[Path, int]]:
-    """torchvision's ImageFolder: a class is the place of its folder among the sorted folder names, files are sorted as text."""
+    """Return classes as torchvision's ImageFolder numbers them: by sorted folder names."""
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     return [
         (path, target)
@@ -176,7 +156,7 @@ def test_tensors_are_normalised_and_in_class_order(
     )
 
 
-def test_npz_says_what_it_is_and_is_read_back(tmp_path: Path, thousand: Bundle) -> None:
+def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle) -> None:
     methods.datm(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
     manifest = recover(
         tmp_path / "images_best.pt",
@@ -288,7 +268,7 @@ def test_a_recovered_set_of_any_layout_is_recovered_again_with_its_classes(
             ]
 
 
-def test_layouts_that_cannot_be_are_refused_before_any_work(
+def test_layouts_that_cannot_be_written_are_refused_before_any_work(
     tmp_path: Path, digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods.GVBSM(tmp_path / "in", known_images(2, 16), [0, 1])
@@ -308,130 +288,3 @@ def test_layouts_that_cannot_be_are_refused_before_any_work(
     assert "--layout pt needs torch, which is not installed; choose --layout npz" in refused(
         "--layout", "pt"
     )
-
-
-# A full disk
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A file system of so many pages of 4 kB that grows on demand, where this process may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def of(pages: int) -> Path:
-        option = "remount," if folder.is_mount() else ""
-        command = [
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"{option}size={pages * 4096}",
-            "none",
-            str(folder),
-        ]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("may not mount a file system")
-        return folder
-
-    yield of
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_wherever_a_disk_is_full_it_is_said_in_one_line_and_gone_on_from(
-    tmp_path: Path, thousand: Bundle, disk: Callable[[int], Path], layout: str
-) -> None:
-    methods.datm(tmp_path, known_images(6, 16), [0, 0, 1, 1, 2, 2])
-    options = ("--classes", "imagewoof", "--layout", layout, "--size", "64")
-    recover(tmp_path / "images_best.pt", tmp_path / "expected", thousand, *options)
-    arguments = [
-        "recover",
-        tmp_path / "images_best.pt",
-        disk(8) / "out",
-        "--bundle",
-        thousand.path,
-        *QUICK,
-        *options,
-    ]
-    messages = []
-    step = 6 if layout in ("index", "wnid", "huggingface") else 16  # tensors take more of a disk
-    for pages in range(8, 400, step):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        if result.exit_code == 0:
-            break
-        assert (result.exit_code, result.exception.__class__) == (1, SystemExit), result.output
-        messages.append(result.stderr.splitlines()[-1])
-        assert messages[-1].endswith("cannot be written (No space left on device)")
-        assert not list(disk(pages).rglob("*.partial"))
-        del result  # its traceback holds mapped files, which take up the disk until this process, unlike the command, lets go of them
-        gc.collect()
-        disk(pages + step)
-    assert different(tmp_path / "expected", disk(400) / "out") == []
-    said = " ".join(messages)
-    for name in {
-        "pt": ["images.pt", ".images.stacked"],
-        "npz": ["dataset.npz"],
-        "idc": ["data.pt"],
-    }.get(layout, ["contact_sheet.png"]):
-        assert f"{name}: cannot" in said
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Written:
-    """Ten images of 32 pixels."""
-    files = [f"{number:05d}.png" for number in range(10)]
-    for name, image in zip(files, known_images(10, 32), strict=True):
-        Image.fromarray(image).save(tmp_path / name)
-    return Written(
-        tmp_path, files, list(range(10)), [], lambda number: np.full(20_000, number, np.float32), 32
-    )
-
-
-@pytest.mark.parametrize(
-    ("layout", "limit", "name"),
-    [
-        *((layout, 100_000, ".images.stacked") for layout in ("npz", "pt", "idc")),
-        *(
-            ("npz", 125_000, "dataset.npz"),
-            ("pt", 123_100, "images.pt"),
-            ("idc", 123_100, "data.pt"),
-            ("pt", 200_000, "soft_labels.pt"),
-        ),
-        ("index", 700_000, "soft_labels.npy"),
-    ],
-)
-def test_a_file_that_may_not_grow_is_named_and_not_left(
-    written: Written, layout: str, limit: int, name: str
-) -> None:
-    normalisation = LAYOUTS[layout].normalisation_for(None, 32)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        with pytest.raises(OutputError) as error:
-            LAYOUTS[layout].write(written, normalisation)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert str(error.value) == f"{written.root / name}: cannot be written (File too large)"
-    assert not list(written.root.glob(".*"))
-
-
-@pytest.mark.parametrize("layout", ["npz", "pt", "idc"])
-def test_tensors_of_no_images_are_empty(written: Written, layout: str) -> None:
-    none = replace(written, files=[], indices=[])
-    for name in LAYOUTS[layout].write(none, LAYOUTS[layout].normalisation_for(None, 32)):
-        assert (written.root / name).stat().st_size > 0
-
-
-def test_what_torch_says_of_itself_becomes_one_line(
-    written: Written, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failing(value: object, file: object) -> None:
-        raise RuntimeError("[enforce fail]\nof its own")
-
-    monkeypatch.setattr(torch, "save", failing)
-    with pytest.raises(
-        OutputError, match=r"images\.pt: cannot be written \(\[enforce fail\]\\nof its own\)$"
-    ):
-        LAYOUTS["pt"].write(written, LAYOUTS["pt"].normalisation_for(None, 32))

@@ -1,4 +1,7 @@
-"""Whatever a recovery accepts and writes, `inspect`, `merge` and another recovery read: names, reasons, seeds and settings of any kind."""
+"""Everything that a recovery writes can be read by `inspect`, `merge` and another recovery.
+
+Names, reasons, seeds and settings of any kind are drawn at random.
+"""
 
 from __future__ import annotations
 
@@ -200,7 +203,7 @@ def test_what_a_recovery_writes_can_be_read(
         assert len(read_recovered(output, DIGITS).files) == facts["images"]
         assert merge_shards([output], merged).images == facts["images"]
         assert inspect_recovered(merged) == {**facts, "shard": None}
-        # what could not be read is tried again, what the model made nothing of is not
+        # Unreadable images are retried; those that the model could not recover are not.
         skipped = open_recovered(output).manifest["skipped"]
         away = {entry["key"] for entry in skipped if "engine" not in entry}
         with opened() as writer:
@@ -247,7 +250,7 @@ def test_a_class_map_of_any_printable_name_can_be_read_again(tmp_path: Path, nam
     )
 
 
-# What a contact sheet says
+# Captions of contact sheets
 
 
 def parsed(options: list[str]) -> Recipe:
@@ -323,6 +326,6 @@ def test_a_caption_has_every_setting_that_differs(recipe: Recipe, options: str) 
         "shard": {"number": 2, "of": 5},
     }
     assert caption("top: distilled, bottom: recovered", head, recipe) == (
-        f"top: distilled, bottom: recovered  ·  dit-digits fp32  ·  diver-trt recover {options} --seed 3 --layout npz --size 16 "
-        "--shard 2/5 'my digits'"
+        f"top: distilled, bottom: recovered  ·  dit-digits fp32  ·  diver-trt recover {options} "
+        "--seed 3 --layout npz --size 16 --shard 2/5 'my digits'"
     )

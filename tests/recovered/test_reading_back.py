@@ -1,4 +1,4 @@
-"""What the layouts write and what docs/trainers.md recommends is read back as the images and classes that it holds."""
+"""Written layouts and the files of docs/trainers.md are read back with their images and classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = [0, 0, 1, 1, 2]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set normalised with SVHN's statistics, which a reader of 32-pixel tensors would not guess."""
+    """A set normalised with SVHN's statistics, which no reader of 32-pixel tensors would guess."""
     folder = tmp_path_factory.mktemp("source")
     images = methods.normalised(known_images(5, 32), "svhn")
     torch.save(images, folder / "images_best.pt")
@@ -57,8 +57,8 @@ def test_tensors_of_a_layout_are_read_back(
     assert (dataset.origin.normalisation, dataset.origin.collage) == (normalisation, 1)
     assert_is(dataset, output)
     assert_is(read_dataset(output, digits), output)
-    said = CliRunner().invoke(app, ["convert", str(output / name), str(tmp_path / "a.npz")])
-    assert f"normalisation {normalisation}, collage 1" in said.output
+    result = CliRunner().invoke(app, ["convert", str(output / name), str(tmp_path / "a.npz")])
+    assert f"normalisation {normalisation}, collage 1" in result.output
     assert_is(read_dataset(tmp_path / "a.npz", digits), output)
     if layout == "pt":
         for labels in ("soft_labels.pt", "hard"):  # as docs/trainers.md gives them to DATM

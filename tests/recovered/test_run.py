@@ -1,4 +1,4 @@
-"""`diver_trt.recover`: the same folder as the command writes, events instead of prints, and errors before the work."""
+"""`diver_trt.recover` writes the same folder as the command, and reports through callbacks."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_bad_images_are_skipped_or_end_it(tmp_path: Path) -> None:
     assert recovery.images == 2
 
 
-def test_doubts_that_nobody_receives_are_warnings(tmp_path: Path) -> None:
+def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
     values = np.full((10, 3, 32, 32), 1.5, np.float32)
     values[:, :, ::2] = 0
     np.savez(tmp_path / "a.npz", images=values, labels=np.arange(10), normalisation="none")

@@ -1,0 +1,56 @@
+"""The commands as a user runs them, for the tests of this folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from benchmarks.crash import RECIPE
+from diver_trt.cli import app
+
+
+def recover(source: Path, output: Path, *options: object) -> Result:
+    return CliRunner().invoke(
+        app, ["recover", str(source), str(output), *RECIPE, *map(str, options)]
+    )
+
+
+def recovered(source: Path, output: Path, *options: object) -> Path:
+    result = recover(source, output, *options)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def error(result: Result, code: int = 1) -> str:
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    (line,) = [line for line in result.stderr.splitlines() if "error:" in line]
+    return line
+
+
+def journal_keys(output: Path) -> list[str]:
+    return [
+        json.loads(line)["key"] for line in (output / "journal.jsonl").read_text().splitlines()[1:]
+    ]
+
+
+def merge(*folders: Path, options: tuple[str, ...] = ()) -> Result:
+    return CliRunner().invoke(app, ["merge", *map(str, folders), *options])
+
+
+def in_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def interrupted_at(
+    few: Path, out: Path, fail_after: Callable[..., None], count: int, *options: object
+) -> None:
+    fail_after(count, OSError(errno.EIO, "Input/output error"))
+    assert recover(few, out, *options).exit_code == 1

@@ -1,0 +1,98 @@
+"""Fixtures of the tests of this folder: inputs, faults, and folders of the fake run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.recovered.journal import Journal
+from tests.conftest import DISTILLED, save_random_pipeline
+from tests.fuzzing import shards
+from tests.recovered.fake_run import recover
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Ten distilled digits of three classes."""
+    for index, count in ((2, 3), (3, 4), (8, 3)):
+        (tmp_path / "few" / str(index)).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(DISTILLED / str(index) / f"{number}.png", tmp_path / "few" / str(index))
+    return tmp_path / "few"
+
+
+@pytest.fixture
+def fail_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]:
+    """Let the write of the journal's n-th image fail, once."""
+
+    def arm(count: int, failure: BaseException) -> None:
+        append, calls = Journal.append, iter(range(1, 10_000))
+
+        def failing(self: Journal, entry: dict[str, Any]) -> None:
+            if next(calls) == count + 1:
+                raise failure
+            append(self, entry)
+
+        monkeypatch.setattr(Journal, "append", failing)
+
+    return arm
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """An undisturbed run."""
+    recover(tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def operations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was synced, renamed and deleted, in order."""
+    done: list[str] = []
+    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
+
+    def syncing(descriptor: int) -> None:
+        done.append(f"sync {Path('/proc/self/fd', str(descriptor)).readlink().name}")
+        fsync(descriptor)
+
+    def replacing(self: Path, target: Path) -> Path:
+        done.append(f"name {target.name}")
+        return replace(self, target)
+
+    def unlinking(self: Path, missing_ok: bool = False) -> None:
+        if self.exists():
+            done.append(f"delete {self.name}")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "replace", replacing)
+    monkeypatch.setattr(Path, "unlink", unlinking)
+    return done
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """Two shards of layout npz with soft labels: three digits, one of them left out."""
+    (tmp_path / "shards").mkdir()
+    return [path.parent for path in shards("npz", 2, tmp_path / "shards")]
+
+
+@pytest.fixture(scope="session")
+def thousand(tmp_path_factory: pytest.TempPathFactory, export_to: Callable[..., Bundle]) -> Bundle:
+    """A tiny model of ImageNet's thousand classes with random weights, for images of 16 pixels."""
+    return export_to(
+        save_random_pipeline(
+            tmp_path_factory.mktemp("models") / "thousand", num_embeds_ada_norm=1000, num_layers=1
+        )
+    )

@@ -1,0 +1,69 @@
+"""Shards with one thing wrong, for the tests of `merge`."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diver_trt.errors import DatasetError
+from diver_trt.recovered.merge import merge_shards
+
+Manifest = dict[str, Any]
+
+
+def changed(folder: Path, change: Callable[[Manifest], object]) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refused(parts: list[Path], output: Path) -> str:
+    with pytest.raises(DatasetError) as caught:
+        merge_shards(parts, output)
+    assert not output.exists()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
+
+
+def set_in(*path: Any, to: Any) -> Callable[[Manifest], object]:
+    def apply(manifest: Any) -> None:
+        for key in path[:-1]:
+            manifest = manifest[key]
+        if to is ...:
+            del manifest[path[-1]]
+        else:
+            manifest[path[-1]] = to
+
+    return apply
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def npy(values: Any) -> bytes:
+    data = io.BytesIO()
+    np.save(data, values)
+    return data.getvalue()
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def npz() -> bytes:
+    data = io.BytesIO()
+    np.savez(data, soft_labels=np.zeros((1, 10), np.float32))
+    return data.getvalue()

@@ -1,0 +1,156 @@
+"""Images that cannot be read end a run, or are left out and reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.crash import different
+from diver_trt.runtime.backends.onnx import OnnxEngine
+from tests.conftest import DISTILLED
+from tests.recovered.commands import (
+    error,
+    recover,
+    recovered,
+)
+
+
+def test_a_bad_image_ends_the_run_before_any_work_or_is_left_out(few: Path, tmp_path: Path) -> None:
+    (few / "3" / "1.png").write_bytes(b"not a picture")
+    assert "3/1.png: not an image, or a damaged one" in error(recover(few, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    result = recover(few, tmp_path / "out", "--on-error", "skip", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["images"], [entry["source"] for entry in report["skipped"]]) == (9, ["3/1.png"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["key"] for entry in manifest["skipped"]] == ["00003/00001"]
+    assert "00003/00002" in [sample["key"] for sample in manifest["samples"]]
+    assert not (tmp_path / "out" / "00003" / "00001.png").exists()
+    again = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert again.exit_code == 1
+    assert "left out: 3/1.png: " in again.stderr
+
+
+@pytest.mark.parametrize("name", ["2/0.png", "8/2.png"])
+def test_the_bad_image_may_be_the_first_or_the_last(few: Path, tmp_path: Path, name: str) -> None:
+    (few / name).write_bytes(b"not a picture")
+    result = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, f"left out: {name}" in result.stderr) == (1, True)
+
+
+def test_a_bad_row_of_a_tensor_is_left_out(tmp_path: Path) -> None:
+    images = np.stack(
+        [
+            np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB"))
+            for index in range(10)
+        ]
+    )
+    values = (images.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    values[0, 0, 5, 5] = np.nan
+    logits = 9 * np.eye(10, dtype=np.float32) - 1
+    np.savez(
+        tmp_path / "set.npz",
+        images=values,
+        labels=logits,
+        format=np.array("mtt"),
+        normalisation=np.array("none"),
+    )
+    result = recover(tmp_path / "set.npz", tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, "left out: set.npz[0]: " in result.stderr) == (1, True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "soft_labels.npy"), logits[1:])
+
+
+def test_an_image_that_vanishes_during_the_run_is_left_out(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def removing(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) == 0:
+            (few / "8" / "0.png").unlink()
+        run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxEngine, "run", removing)
+        result = recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip")
+    assert result.exit_code == 1
+    assert "left out: 8/0.png" in result.stderr
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"]) == 9
+
+
+def test_an_input_that_vanishes_as_a_whole_ends_the_run(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an unmounted drive is back, the same command resumes with every image."""
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def unmounting(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) == 0:
+            few.rename(tmp_path / "away")
+        run(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxEngine, "run", unmounting)
+        assert "cannot be read any more" in error(
+            recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip")
+        )
+    (tmp_path / "away").rename(few)
+    result = recover(few, tmp_path / "out", "--on-error", "skip")
+    assert (result.exit_code, "of 10 images are already there" in result.stderr) == (0, True)
+    assert different(recovered(few, tmp_path / "expected"), tmp_path / "out") == []
+
+
+def test_reasons_for_leaving_out_are_the_same_on_every_machine(few: Path, tmp_path: Path) -> None:
+    """They hold neither addresses in memory nor paths of a machine."""
+    for name, content in (
+        ("3/1.png", b"no picture at all"),
+        ("8/0.png", (few / "8" / "0.png").read_bytes()[:-40]),
+    ):
+        (few / name).write_bytes(content)
+    elsewhere = shutil.copytree(few, tmp_path / "elsewhere" / few.name)
+    manifests = []
+    for number, source in enumerate((few, elsewhere)):
+        assert recover(source, tmp_path / f"out{number}", "--on-error", "skip").exit_code == 1
+        manifests.append((tmp_path / f"out{number}" / "manifest.json").read_bytes())
+    assert manifests[0] == manifests[1]
+    problems = [entry["problem"] for entry in json.loads(manifests[0])["skipped"]]
+    assert problems[0] == "not an image, or a damaged one"
+    assert problems[1].startswith("not an image, or a damaged one (")
+
+
+def test_many_bad_images_at_the_start_are_left_out_too(tmp_path: Path) -> None:
+    source = shutil.copytree(DISTILLED, tmp_path / "set")
+    for image in [*(source / "0").iterdir(), *(source / "1").iterdir()]:
+        image.write_bytes(b"no picture")
+    result = recover(source, tmp_path / "out", "--on-error", "skip")
+    assert result.exit_code == 1
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == 20
+
+
+def test_other_soft_labels_are_another_input(tmp_path: Path) -> None:
+    images = np.stack(
+        [
+            np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB"))
+            for index in range(10)
+        ]
+    )
+    for scale in (9, 20):
+        logits = scale * np.eye(10, dtype=np.float32) - 1
+        np.savez(
+            tmp_path / "set.npz",
+            images=images,
+            labels=logits,
+            format=np.array("mtt"),
+            normalisation=np.array("none"),
+        )
+        result = recover(tmp_path / "set.npz", tmp_path / "out")
+    assert (
+        "another input (10 with another soft label: set.npz[0], set.npz[1], set.npz[2] and 7 more)"
+        in error(result)
+    )
