@@ -67,7 +67,7 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     for shard in shards:
         require_apart(output, shard.root, "the shard")
     manifest = shared_fields(shards[0])
-    recipe_of(shards[0])
+    recipe_of(shards[0])  # the contact sheet needs it, after all images are copied
     layout = manifest["layout"]
     require_usable(output)
     LAYOUTS[layout["name"]].require()

@@ -40,8 +40,8 @@ class SecondTry:
             if not self._looked_for_twin:
                 self._looked_for_twin = True
                 twin = find_fp32_twin(self._job.bundle)
-                # ONNX Runtime and one image at a time: the twin shares the device with the model
-                # in use, and TensorRT engines would have to be built for it.
+                # On the CPU, one image at a time: the model in use has the device's memory, and
+                # TensorRT engines of the fp32 bundle may never have been built.
                 self._twin = (
                     Recoverer(twin, self._job.recipe, engine="onnx", batch=1) if twin else None
                 )

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchStarts:
-    """The next batch is about to be read; of what was read before, at most a chunk is unfinished.
+    """The next batch is about to be read. Stopping here wastes no denoising step.
 
-    Whoever stops here wastes no denoising step. With all networks in memory every image that was
-    read has been yielded by now; with networks loaded phase by phase, up to a chunk of images was
-    read but not begun.
+    With all networks in memory, every image that was read has been yielded by now. With networks
+    that are loaded phase by phase, up to a chunk of images has been read and not been begun.
     """
 
 

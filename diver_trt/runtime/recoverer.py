@@ -21,7 +21,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, RecipeError, shown
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
@@ -31,15 +31,14 @@ from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.engine import (
     Conditions,
-    Denoiser,
     Engine,
     Latents,
     Opened,
     Placement,
-    Session,
     within_host_memory,
 )
 from diver_trt.runtime.events import BatchStarts, StepDone
+from diver_trt.runtime.networks import Networks
 from diver_trt.runtime.samples import Sample, checked_samples
 from diver_trt.runtime.session import engine_names, open_session
 
@@ -410,7 +409,7 @@ class Recoverer:
             flat = int(image.max()) - int(image.min()) <= FLAT_LEVELS
             yield image, f"the decoded image is all in one colour{hint}" if flat else None
 
-    def _open(self, placement: Placement) -> tuple[_Networks, MemoryPlan | None]:
+    def _open(self, placement: Placement) -> tuple[Networks, MemoryPlan | None]:
         """Open the first engine that opens all networks; only `"auto"` falls back to the next."""
         *others, last = engine_names(placement.engine, self.bundle)
         for name in others:
@@ -423,8 +422,8 @@ class Recoverer:
                     )
         return self._open_networks(open_session(last, self.bundle, placement))
 
-    def _open_networks(self, opened: Opened) -> tuple[_Networks, MemoryPlan | None]:
-        return _Networks(opened, self._schedule), opened.memory
+    def _open_networks(self, opened: Opened) -> tuple[Networks, MemoryPlan | None]:
+        return Networks(opened, self._schedule), opened.memory
 
     def _chunks(self, samples: Iterator[Sample]) -> Iterator[BatchStarts | list[list[Sample]]]:
         """Group samples into batches and chunks: a phase loads its network once per chunk.
@@ -496,62 +495,3 @@ def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int
         conditioner.run()
         parts.append(conditioner.read("condition")[: len(part)].copy())
     return np.concatenate(parts)
-
-
-class _Networks:
-    """The open networks of a session: all four, or in phases, only the last one requested."""
-
-    def __init__(self, opened: Opened, schedule: Schedule) -> None:
-        self._session: Session | None = opened.session
-        self.engine, self.batch, self.resident = (
-            opened.session.name,
-            opened.session.batch,
-            opened.resident,
-        )
-        self._schedule = schedule
-        self._engines: dict[NetworkName, Engine] = {}
-        self._denoiser: Denoiser | None = None
-        try:
-            for name in NETWORKS if self.resident else ("encoder",):
-                self.denoiser() if name == "denoiser" else self.open(name)
-        except BaseException:
-            self.close()
-            raise
-
-    def open(self, name: NetworkName) -> Engine:
-        """Return the encoder, conditioner or decoder."""
-        if name not in self._engines:
-            self._engines[name] = self._prepared().open(name)
-        return self._engines[name]
-
-    def denoiser(self) -> Denoiser:
-        """Return the denoiser."""
-        if self._denoiser is None:
-            table, steps = self._schedule.table, len(self._schedule.times)
-            self._denoiser = self._prepared().open_denoiser(table, steps)
-        return self._denoiser
-
-    def close(self) -> None:
-        """Close the networks and the session, whatever one of them says."""
-        session, self._session = self._session, None
-        if session is not None:
-            try:
-                self._close_networks()
-            finally:
-                session.close()
-
-    def _prepared(self) -> Session:
-        """Return the session with room for one more network."""
-        if self._session is None:
-            raise EngineError("the recoverer is closed; open a new one")
-        if not self.resident:
-            self._close_networks()
-        return self._session
-
-    def _close_networks(self) -> None:
-        engines, self._engines = self._engines, {}
-        denoiser, self._denoiser = self._denoiser, None
-        for engine in engines.values():
-            engine.close()
-        if denoiser is not None:
-            denoiser.close()

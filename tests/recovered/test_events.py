@@ -121,6 +121,25 @@ def test_a_caller_may_stop_at_any_event(
     assert different(whole, out) == []
 
 
+def test_a_caller_may_stop_between_chunks_of_phases(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    events_of(job, whole)
+    monkeypatch.setattr("diver_trt.runtime.session.Opened.resident", False)
+    monkeypatch.setattr("diver_trt.runtime.recoverer.CHUNK_IMAGES", BATCH)
+    with (
+        opened(job, out) as (writer, opener),
+        closing(recover_job(job, writer, opener)) as events,
+    ):
+        starts = (event for event in events if isinstance(event, BatchStarts))
+        # The second batch is read before the first one's chunk is known to be full.
+        done = [len(writer.done) for _, _ in zip(starts, range(3), strict=False)]
+    assert done == [0, 0, BATCH]
+    events_of(job, out)
+    assert different(whole, out) == []
+
+
 def test_closing_frees_the_model(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models: list[Recoverer] = []
     open_model = ModelOpener.open

@@ -1,0 +1,67 @@
+"""The open networks of a session: all four at once, or one at a time where memory is short."""
+
+from __future__ import annotations
+
+from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.errors import EngineError
+from diver_trt.method.schedule import Schedule
+from diver_trt.runtime.engine import Denoiser, Engine, Opened, Session
+
+
+class Networks:
+    """The open networks of a session: all four, or in phases, only the last one requested."""
+
+    def __init__(self, opened: Opened, schedule: Schedule) -> None:
+        self._session: Session | None = opened.session
+        self.engine, self.batch, self.resident = (
+            opened.session.name,
+            opened.session.batch,
+            opened.resident,
+        )
+        self._schedule = schedule
+        self._engines: dict[NetworkName, Engine] = {}
+        self._denoiser: Denoiser | None = None
+        try:
+            for name in NETWORKS if self.resident else ("encoder",):
+                self.denoiser() if name == "denoiser" else self.open(name)
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, name: NetworkName) -> Engine:
+        """Return the encoder, conditioner or decoder."""
+        if name not in self._engines:
+            self._engines[name] = self._prepared().open(name)
+        return self._engines[name]
+
+    def denoiser(self) -> Denoiser:
+        """Return the denoiser."""
+        if self._denoiser is None:
+            table, steps = self._schedule.table, len(self._schedule.times)
+            self._denoiser = self._prepared().open_denoiser(table, steps)
+        return self._denoiser
+
+    def close(self) -> None:
+        """Close the networks and the session, whatever one of them says."""
+        session, self._session = self._session, None
+        if session is not None:
+            try:
+                self._close_networks()
+            finally:
+                session.close()
+
+    def _prepared(self) -> Session:
+        """Return the session with room for one more network."""
+        if self._session is None:
+            raise EngineError("the recoverer is closed; open a new one")
+        if not self.resident:
+            self._close_networks()
+        return self._session
+
+    def _close_networks(self) -> None:
+        engines, self._engines = self._engines, {}
+        denoiser, self._denoiser = self._denoiser, None
+        for engine in engines.values():
+            engine.close()
+        if denoiser is not None:
+            denoiser.close()
