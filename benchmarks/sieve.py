@@ -79,6 +79,7 @@ def place_of(network: NetworkName, weight: str) -> str:
     """Return what the cause has to say of a weight."""
     if network != "denoiser":
         return f"the {network} is a relative"
+    weight = weight.removeprefix("predictor.")
     if weight.startswith("blocks."):
         _, block, part, *_ = weight.split(".")
         return f"block {int(block) + 1}, {'MLP' if part == 'mlp' else part}"

@@ -1,11 +1,11 @@
 """Inside the denoiser: its residual stream, and where it first leaves the reference.
 
-The graph looked into is the bundle's own denoiser: its file is hashed, extra outputs are declared
-in memory, and not one node or weight is changed. A DiT block normalises its tokens twice, before
-the attention and before the MLP, and the final layer once more. So the inputs of the 2 B + 1
-normalisations are the embedded patches, then the stream after every attention and every MLP: no
-names are needed to find them, and torch's modules are listened to at the same places. ONNX Runtime
-runs the graph; what a TensorRT engine made of it cannot be seen.
+The probed graph is the bundle's own denoiser: its file is hashed, extra outputs are declared in
+memory, and no node or weight is changed. A DiT block normalises its tokens twice, before the
+attention and before the MLP, and the final layer normalises them once more. The inputs of these
+2 B + 1 normalisations are the embedded patches, then the stream after every attention and every
+MLP. They are found without knowing a name, and torch's modules are hooked at the same places. ONNX
+Runtime runs the graph; the inside of a TensorRT engine cannot be observed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PREDICTION = "final layer"
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The values that one run of the predictor passes through.
+    """The intermediate values of one run of the predictor.
 
     Attributes:
         stream: The residual stream by place, in order, each [2 n, tokens, width] float32: the
             class's rows, then the null class's.
-        prediction: Noise, and variance if it is learned, [2, n, c or 2 c, h, w] float32: by class,
-            then by null class.
+        prediction: Noise, and variance if it is learned, [2, n, c or 2 c, h, w] float32: for the
+            class, then for the null class.
     """
 
     stream: Mapping[str, Float32]
@@ -49,10 +49,10 @@ class Stages:
 
 
 class Probe(Protocol):
-    """Whatever can be looked into: the torch model, or a bundle's graph."""
+    """A denoiser whose intermediate values can be read: the torch model, or a bundle's graph."""
 
     def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
-        """Run the DiT on z_k [n, c, h, w] with the conditions [2, n, M]."""
+        """Run the DiT on z_k [n, c, h, w] float32 under the conditions [2, n, M]."""
 
 
 class GraphProbe:
@@ -62,22 +62,26 @@ class GraphProbe:
         bundle: The bundle; the denoiser's files are hashed.
 
     Raises:
-        BundleError: A file has changed, or the graph is not built like a DiT that `diver-trt
-            export` wrote.
-        MissingExtraError: onnx or ONNX Runtime is not installed.
+        BundleError: If a file has changed, or the graph does not have the structure of a DiT that
+            `diver-trt export` wrote.
+        MissingExtraError: If onnx or ONNX Runtime is not installed.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         runtime, onnx = import_onnxruntime(), import_onnx()
         path = bundle.verified("denoiser")
+        # Weights stay in their file, for ONNX Runtime to read: protobuf messages end at 2 GB
+        # (https://protobuf.dev/programming-guides/encoding/#size-limit).
         model = onnx.load(path, load_external_data=False)
         self._taps = find_taps(model.graph, bundle.places, str(path))
+        # Types and shapes are left out: ONNX Runtime infers them for outputs.
         known = {value.name for value in model.graph.output}
         model.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in self._taps.values() if name not in known
         )
         options = runtime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors only
+        # A model from bytes has no folder in which to look for its external weights.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
         )
@@ -88,11 +92,12 @@ class GraphProbe:
         self._row = np.zeros(bundle.layout.width, np.float32)
 
     def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
-        """Run the graph; guidance and DDIM run too, on coefficients of 0, and are not looked at."""
+        """Run the graph and return its intermediate values (see `Probe`)."""
         inputs = {
             "latent": latent,
             "anchor": latent,
             "condition": condition.astype(self._condition_dtype),
+            # Guidance and DDIM run too, on coefficients of 0; their output is not read.
             "coefficients": self._row,
         }
         *stream, prediction = (
@@ -110,8 +115,8 @@ class StageDifference:
     Attributes:
         place: Such as `"block 4, MLP"`.
         difference: Over both rows, class and null.
-        swapped: Whether exchanging the class's and the null class's rows brings it back within the
-            tolerance.
+        swapped: Whether the place exceeds the tolerance, and no longer does once the class's and
+            the null class's rows are exchanged.
     """
 
     place: str
@@ -123,13 +128,13 @@ def compare_stages(found: Stages, expected: Stages, tolerance: float) -> list[St
     """Compare two runs of a DiT on the same input, place by place.
 
     Raises:
-        BundleError: They pass through different places: these are not two forms of one model.
+        BundleError: If they have different places: then they are not two forms of one model.
     """
     ours, theirs = found.all(), expected.all()
     if list(ours) != list(theirs):
         raise BundleError(
-            f"the denoiser has {len(ours)} places to compare, the reference {len(theirs)}; "
-            "compare bundles of one model"
+            f"the denoiser has {len(ours)} places, the reference {len(theirs)}. "
+            "Compare bundles of one model."
         )
     compared = []
     for place, values in ours.items():
@@ -148,11 +153,9 @@ def first_beyond(stages: Sequence[StageDifference], tolerance: float) -> StageDi
 
 
 def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference | None:
-    """Return the place where the error grows most, or None if never by the factor `least`.
-
-    In float16 a small fault passes below the tolerance where it is and only exceeds it further on;
-    the jump is where it is.
-    """
+    """Return the place where the error grows most, or None if it never grows `least`-fold."""
+    # In float16 a small fault stays below the tolerance at its own place, and exceeds it only
+    # further on. The error still jumps at its own place.
     errors = [(stage, stage.difference.relative_l2) for stage in stages]
     grown = [
         (error / before, stage)
@@ -171,12 +174,14 @@ def _exchanged(values: Float32) -> Float32:
 def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
     """Return the name of a denoiser graph's value at every place, the prediction last.
 
-    The prediction is the first value after the last normalisation that two nodes read: one takes
-    the class's half, one the null class's.
+    Args:
+        graph: The `GraphProto`.
+        places: The places that `bundle.json` names, in order.
+        where: What messages call the graph.
 
     Raises:
-        BundleError: The graph is not built like a DiT that `diver-trt export` wrote; `where` names
-            it.
+        BundleError: If the graph does not have the structure of a DiT that `diver-trt export`
+            wrote.
     """
     writers = {name: node for node in graph.node for name in node.output}
     reads = Counter(name for node in graph.node for name in node.input)
@@ -184,17 +189,20 @@ def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
     if not places or len(norms) != len(places):
         raise BundleError(
             f"{where}: has {len(norms)} layer normalisations, but bundle.json names {len(places)} "
-            "places to look at, expected as many, one or more; export the model again"
+            "places, expected one place for each. Export the model again."
         )
+    # Casts in front of a normalisation are skipped: the value wanted is the stream's own.
     stream = [_before_casts(node.input[0], writers) for node in norms]
+    # The prediction is the first value after the last normalisation that two nodes read: guidance
+    # takes the class's half in one of them, and the null class's half in the other.
     value = norms[-1].output[0]
     while reads[value] == 1:
         (reader,) = (node for node in graph.node if value in node.input)
         value = reader.output[0]
     if reads[value] == 0:
         raise BundleError(
-            f"{where}: no node separates class and null predictions, so it has no guidance; "
-            "export the model again"
+            f"{where}: no node separates class and null predictions, so guidance is missing. "
+            "Export the model again."
         )
     return {**dict(zip(places, stream, strict=True)), PREDICTION: value}
 
@@ -209,10 +217,10 @@ def import_onnx() -> Any:
     """Import onnx.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: If it is not installed.
     """
     try:
         import onnx
     except ImportError as cause:
-        raise MissingExtraError("onnx", "compare", "looking into a denoiser") from cause
+        raise MissingExtraError("onnx", "compare", "probing a denoiser") from cause
     return onnx

@@ -1,4 +1,4 @@
-"""The figures of an engine against their limits."""
+"""The checks of an engine: each figure against its limit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from diver_trt.comparison.tolerances import Limit, Tolerances
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A figure and the limit it is held to.
+    """A figure and its limit.
 
     Attributes:
         subject: What is judged: `"encoder alone"`.
-        measure: What the figure is, with its unit: `"relative L2"`.
+        measure: The kind of figure, with its unit: `"relative L2"`.
         figure: The figure.
         limit: The limit.
-        where: Where it was found, in words, or empty.
+        where: Where the figure was found, in words, or empty.
     """
 
     subject: str
@@ -29,7 +29,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the limit holds."""
+        """Whether the figure is within the limit."""
         return self.limit.holds(self.figure)
 
 
@@ -37,7 +37,7 @@ def judge(figures: Figures, tolerances: Tolerances, keys: Sequence[str]) -> tupl
     """Return every check of an engine.
 
     Args:
-        figures: What was measured.
+        figures: The engine's measured figures.
         tolerances: The limits.
         keys: The names of the images, in order.
     """

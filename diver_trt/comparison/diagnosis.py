@@ -1,6 +1,6 @@
 """Where an engine leaves the reference: the network, the step, the block.
 
-The levels are measured alone, so one fault does not hide behind what follows from it.
+Each level is measured alone, so a fault is not hidden by its consequences.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from diver_trt.comparison.figures import Figures, median_change
 from diver_trt.comparison.tolerances import Tolerances
 
 JUMP = 3.0
-"""Growth of the error from one place to the next that is worth naming: rounding alone adds little
-at each.
-"""
+"""Growth of the error from one place to the next that is reported; rounding alone grows slowly."""
 
 
 def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
@@ -71,8 +69,8 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
     failing = [
         step.k for step in figures.steps if not tolerances.step.holds(step.forced.relative_l2)
     ]
-    # Below the limit of one step, a fault can still be a large part of what the steps change: then
-    # all of them are meant.
+    # A fault below the limit of every single step can still be large compared with what the steps
+    # change. No step then stands out, so all are named.
     where = _steps(failing) if failing else "all steps"
     first = first_beyond(figures.stages, tolerances.place.value)
     if first is not None:
@@ -89,11 +87,11 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
 
 
 def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
-    """Return where the denoiser leaves the reference, in words."""
+    """Return in words where the denoiser leaves the reference."""
     if first.swapped:
         return f"{first.place} has the class's row in place of the null class's, and vice versa"
-    # A small fault passes below the tolerance where it is, and exceeds it only further on: the jump
-    # is nearer to it.
+    # A small fault stays below the tolerance at its own place and exceeds it only further on; the
+    # jump is nearer to it.
     jump = steepest(stages[: stages.index(first) + 1], JUMP)
     jumps = f", and the error jumps at {jump.place}" if jump and jump is not first else ""
     error = first.difference.relative_l2

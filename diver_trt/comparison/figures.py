@@ -1,6 +1,6 @@
 """How far an engine is from the reference, level by level.
 
-Every level is measured alone: a wrong encoder spoils every image, but not one teacher-forced step.
+Every level is measured alone: a wrong encoder spoils every image, but no teacher-forced step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class StepDifference:
         forced: The next latent, made from the reference's latent.
         free: The next latent, made from the engine's own.
         channel: The latent channel in which `forced` is worst.
-        change: Error of `forced` over what the reference's step changes, both as L2 norms.
+        change: L2 norm of the error of `forced`, divided by that of the change that the reference
+            makes in this step.
     """
 
     k: int
@@ -45,19 +46,19 @@ class StepDifference:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one engine was measured to be.
+    """All figures of one engine.
 
     Attributes:
         networks: Encoder, conditioner and decoder, each alone on the same input.
         classes: Relative L2 of the conditions of every class of the model, by the class in words,
-            whether an image is of it or not.
+            also of classes without an image.
         steps: Every step, noisiest first.
         replay: Relative L2 between the end of a whole run and the end of its own single steps;
             infinite if only one of them is finite.
         stage_step: The step whose blocks are compared: the teacher-forced step with the largest
             relative L2.
-        stages: The places of the denoiser in that step, in order, on the image that is furthest
-            off.
+        stages: The places of the denoiser in that step, in order, on the image with the largest
+            difference.
         images: The final image of every input.
     """
 
@@ -71,7 +72,7 @@ class Figures:
 
     @property
     def worst_class(self) -> str:
-        """The class whose conditions are furthest off, in words."""
+        """The class whose conditions have the largest error, in words."""
         return max(self.classes, key=lambda name: self.classes[name])
 
 
@@ -82,13 +83,13 @@ def measure(
 
     Args:
         reference: The reference, finite throughout.
-        trial: What the engine made of the inputs, and of the reference's own values.
-        probe: The engine's denoiser, to look into.
-        inputs: The images that both had.
+        trial: The engine's run on the inputs, and on the reference's own values.
+        probe: The engine's denoiser.
+        inputs: The images that both were given.
         place_tolerance: Relative L2 up to which a place of the denoiser agrees with the reference.
 
     Raises:
-        BundleError: If the engine's denoiser is built differently from the reference's.
+        BundleError: If the engine's denoiser has other places than the reference's.
     """
     steps = _compare_steps(trial, reference.recording)
     worst = max(steps, key=lambda step: step.forced.relative_l2).k
@@ -141,6 +142,7 @@ def _compare_blocks(
 ) -> tuple[StageDifference, ...]:
     """Compare both denoisers inside step k, on the image with the largest difference."""
     i = len(trial.teacher_forced) - k
+    # An image that overflows counts as the one with the largest difference.
     gaps = np.nan_to_num(
         trial.teacher_forced[i] - reference.recording.latents[i + 1],
         nan=np.inf,
@@ -164,11 +166,9 @@ def _compare_classes(trial: Trial, reference: Recording) -> dict[str, float]:
 
 
 def _replay_error(recording: Recording) -> float:
-    """Return how far a whole run ends from where its own steps end.
-
-    A value that is NaN or infinite in both does not differ.
-    """
+    """Return the relative L2 between the ends of a whole run and of its own single steps."""
     ends, steps_end = recording.final, recording.latents[-1]
+    # A value that is NaN or infinite in both does not differ: the captured graph is not at fault.
     known = np.isfinite(steps_end)
     if not np.array_equal(np.isfinite(ends), known):
         return math.inf
@@ -176,11 +176,18 @@ def _replay_error(recording: Recording) -> float:
 
 
 def median_change(steps: tuple[StepDifference, ...]) -> float:
-    """Return the median error of a step over what it changes."""
+    """Return the median over the steps of `StepDifference.change`."""
+    # Not the mean: the first steps change next to nothing, so their quotients are arbitrary.
     return statistics.median(step.change for step in steps)
 
 
+def lowest_psnr(images: tuple[ImageDifference, ...]) -> ImageDifference:
+    """Return the image with the lowest PSNR."""
+    return min(images, key=lambda image: image.psnr_db)
+
+
 def mean_psnr(images: tuple[ImageDifference, ...]) -> float:
-    """Return the mean PSNR in dB of the images that differ at all; infinite if none does."""
+    """Return the mean PSNR in dB of the images that differ at all; infinite if none differs."""
+    # One equal image, at infinity, would hide all others.
     finite = [image.psnr_db for image in images if np.isfinite(image.psnr_db)]
     return statistics.fmean(finite) if finite else float("inf")

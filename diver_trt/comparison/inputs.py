@@ -1,4 +1,4 @@
-"""What goes through the engines: real distilled images by default, random ones on request."""
+"""The inputs of a comparison: distilled images by default, random ones on request."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from diver_trt.pixels import Pixels, square
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The images that every engine gets.
+    """The images that every engine is given.
 
     Attributes:
         origin: Where they come from, in words.
-        keys: Name of each; its noise follows from it.
-        labels: The model's class of each.
-        images: Each [H, W, 3] uint8, of the model's size.
-        noise: Each one's noise, [n, c, h, w] float32.
+        keys: The images' names; an image's noise follows from its name and the seed.
+        labels: The model's class of each image.
+        images: The images, each [H, W, 3] uint8, of the model's size.
+        noise: The noise of every image, [n, c, h, w] float32.
     """
 
     origin: str
@@ -47,23 +47,24 @@ def distilled_inputs(
     classes: str | None = None,
     seed: int = 0,
 ) -> Inputs:
-    """Read distilled images, one of each class after the other, until there are `count`.
+    """Read up to `count` distilled images: the first of every class, then the second, and so on.
 
     Args:
         bundle: The model under test.
-        count: Images to read at most.
-        folder: A distilled dataset, whatever `read_dataset` reads; None means the ten distilled
-            digits that come with the package. Their classes are the digits model's; for a model
-            with fewer or other classes they only serve as pictures, under labels it has.
+        count: Largest number of images.
+        folder: A distilled dataset in any format of `read_dataset`; None means the ten distilled
+            digits that come with the package. Their classes are the digits model's; any other model
+            gets them as mere pictures, under labels that it has.
         classes: Which classes these are (`diver_trt.distilled.class_map.load_class_map`).
         seed: Seed of the noise.
 
     Raises:
-        DatasetError: The folder cannot be read as asked.
+        DatasetError: If the folder cannot be read with these options.
     """
     root = find_source(folder) if folder else default_images()
     options = ReadOptions(classes=classes if folder else None)
     dataset = read_dataset(root, bundle if folder else Bundle.open(default_bundle()), options)
+    # Class by class, `count` images might all be of the first class.
     by_class = defaultdict(list)
     for sample in dataset.samples:
         by_class[sample.index].append(sample)

@@ -2,8 +2,8 @@
 
 name          runs
 torch-fp32    the model itself: the reference wherever a model is given
-torch-fp16    the model in float16, by the exporter's plan
-torch-bf16    the model in bfloat16, by the same plan; shown, not judged
+torch-fp16    the model in float16, with what the exporter keeps in float32
+torch-bf16    the model in bfloat16, with the same in float32; shown, not judged
 any other     the bundles, on an engine of `diver_trt.runtime.backends`
 """
 
@@ -39,9 +39,9 @@ class Absent:
 
     Attributes:
         name: The engine and its precision.
-        reason: Why not, in words.
-        asked: Whether it was asked for, by name or as a bundle that nothing else here runs: then
-            the comparison as a whole has failed.
+        reason: Why it is not compared, in words.
+        asked: Whether it was requested: by name, or as a bundle that no engine here runs. Its
+            absence then fails the whole comparison.
     """
 
     name: str
@@ -53,15 +53,15 @@ class NothingToCompareError(EngineError):
     """Fewer than two engines can take part.
 
     Attributes:
-        absent: Every engine, with its reason.
+        absent: Every engine that cannot take part, with the reason.
     """
 
     def __init__(self, absent: tuple[Absent, ...], *, with_model: bool) -> None:
         self.absent = absent
         wanted = (
-            "it takes an engine that works here beside the model"
+            "expected the model and one engine that works here"
             if with_model
-            else "it takes two engines that work here, or --model"
+            else "expected two engines that work here, or one and --model"
         )
         super().__init__(
             "\n".join(
@@ -75,10 +75,10 @@ class NothingToCompareError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """Who takes part.
+    """The participants of a comparison.
 
     Attributes:
-        reference: What the others are compared with.
+        reference: The engine that the others are compared with.
         others: The engines compared with it.
         absent: Engines that cannot take part.
     """
@@ -91,64 +91,35 @@ class Lineup:
 def line_up(
     bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
 ) -> Lineup:
-    """Open everything once to see who can take part.
+    """Open every engine once, and return those that can take part.
 
     Args:
         bundles: The bundles under test, one or more, of one model.
-        model: The model, or None; with it, torch in float32 is the reference, else the first engine
-            that works on an fp32 bundle, or on the first bundle if there is none.
-        engines: Engines by name; none means every one, and then those that are not here are no
-            failure.
-        batch: Images per batch; TensorRT engines keep to what they were built for.
+        model: The model, or None. With it, torch in float32 is the reference; without it, the first
+            engine that works on an fp32 bundle, or else on any bundle.
+        engines: Engines by name. Empty means all of them, and an engine that does not work here is
+            then not a failure.
+        batch: Images per batch; TensorRT engines keep the batch that they were built for.
 
     Raises:
-        BundleError: If they are not of one model, or not of the model that is given.
+        BundleError: If the bundles are not of one model, or not of the given model.
         UsageError: If an engine's name is unknown, or a bundle is given twice.
-        EngineError: If the model computes other than its own code.
-        NothingToCompareError: Fewer than two engines can take part.
+        EngineError: If the exporter's form of the model computes other values than the model's own
+            code.
+        NothingToCompareError: If fewer than two engines can take part.
     """
     if unknown := [name for name in engines if name not in ENGINE_NAMES]:
         raise UsageError(f"unknown engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
-    places = [bundle.path.resolve() for bundle in bundles]
-    if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
-        raise UsageError(f"{twice[0]}: is given twice; give each bundle once")
+    _require_different(bundles)
     _check_one_model(bundles, model)
     if model is not None:
+        # Imported here: two bundles are compared without torch.
         from diver_trt.comparison.torch_engine import check_reference
 
         check_reference(model, bundles[0])
-    present: list[Participant] = []
-    absent: list[Absent] = []
-    whole = [bundle for bundle in bundles if _is_whole(bundle, absent)]
-    run: list[Bundle] = []
-    for name in dict.fromkeys(engines) or ENGINE_NAMES:
-        if name == "torch-fp32" and model is not None:
-            continue
-        if name in TORCH_ENGINES:
-            if model is not None:
-                present.append(torch_participant(model, bundles[0], batch, TORCH_ENGINES[name]))
-            else:
-                absent.append(
-                    Absent(
-                        name.replace("-", " "),
-                        "no model is given; name the one that was exported with --model",
-                        bool(engines),
-                    )
-                )
-            continue
-        for bundle in whole:
-            called = _called(name, bundle, bundles)
-            if reason := _obstacle(name, bundle, batch):
-                absent.append(Absent(called, reason, bool(engines)))
-            else:
-                present.append(bundle_participant(called, name, bundle, batch))
-                run.append(bundle)
-    if not engines:
-        absent.extend(
-            Absent(str(bundle.path), "none of these engines runs it here", asked=True)
-            for bundle in whole
-            if bundle not in run
-        )
+    entrants = _entrants(bundles, model, engines, batch)
+    present = [one for one in entrants if isinstance(one, Participant)]
+    absent = tuple(one for one in entrants if isinstance(one, Absent))
     if model is not None:
         reference = torch_participant(model, bundles[0], batch, "fp32")
     elif present:
@@ -156,8 +127,57 @@ def line_up(
             next((i for i, one in enumerate(present) if one.precision == "fp32"), 0)
         )
     if not present:
-        raise NothingToCompareError(tuple(absent), with_model=model is not None)
-    return Lineup(reference, tuple(present), tuple(absent))
+        raise NothingToCompareError(absent, with_model=model is not None)
+    return Lineup(reference, tuple(present), absent)
+
+
+def _require_different(bundles: Sequence[Bundle]) -> None:
+    # Resolved: a symlink to a bundle is the same bundle.
+    places = [bundle.path.resolve() for bundle in bundles]
+    if twice := [bundle.path for i, bundle in enumerate(bundles) if places[i] in places[:i]]:
+        raise UsageError(f"{twice[0]}: is given twice; give each bundle once")
+
+
+def _entrants(
+    bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
+) -> list[Participant | Absent]:
+    """Return every engine of the lineup but the reference in torch, in the order of their names."""
+    entrants: list[Participant | Absent] = []
+    whole: list[Bundle] = []
+    for bundle in bundles:
+        if reason := _damage(bundle):
+            entrants.append(Absent(str(bundle.path), reason, asked=True))
+        else:
+            whole.append(bundle)
+    idle = list(whole)
+    for name in dict.fromkeys(engines) or ENGINE_NAMES:
+        if name == "torch-fp32" and model is not None:
+            continue  # it is the reference
+        if name in TORCH_ENGINES:
+            entrants.append(_torch_entrant(name, model, bundles[0], batch, bool(engines)))
+            continue
+        for bundle in whole:
+            called = _called(name, bundle, bundles)
+            if reason := _obstacle(name, bundle, batch):
+                entrants.append(Absent(called, reason, bool(engines)))
+                continue
+            entrants.append(bundle_participant(called, name, bundle, batch))
+            if bundle in idle:
+                idle.remove(bundle)
+    # A bundle that nothing ran was not compared, even though no engine was requested by name.
+    if not engines:
+        reason = "no engine here can run it"
+        entrants += [Absent(str(bundle.path), reason, asked=True) for bundle in idle]
+    return entrants
+
+
+def _torch_entrant(
+    name: str, model: BaseModel | None, bundle: Bundle, batch: int, asked: bool
+) -> Participant | Absent:
+    if model is not None:
+        return torch_participant(model, bundle, batch, TORCH_ENGINES[name])
+    reason = "no model is given; name the one that was exported with --model"
+    return Absent(name.replace("-", " "), reason, asked)
 
 
 def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Participant:
@@ -177,7 +197,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
 
 
 def _open(engine: str, bundle: Bundle, batch: int) -> Session:
-    """Open a bundle on one engine; compiled engines keep to the batch that they were built for."""
+    """Open a bundle on one engine; compiled engines keep the batch that they were built for."""
     size = None if BACKENDS[engine].compiled else batch
     return open_session(engine, bundle, Placement(batch=size)).session
 
@@ -198,7 +218,7 @@ def torch_participant(
 
 
 def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
-    """Return an engine's name with precision, and folder or path where that is ambiguous."""
+    """Return an engine's name with its precision, and the folder or path if that is ambiguous."""
     alike = [other.path for other in bundles if other.precision == bundle.precision]
     if len(alike) == 1:
         return f"{engine} {bundle.precision}"
@@ -206,22 +226,21 @@ def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
     return f"{engine} {bundle.precision} ({bundle.path.name if unique else bundle.path})"
 
 
-def _is_whole(bundle: Bundle, absent: list[Absent]) -> bool:
-    """Hash a bundle's files before any work; one that has changed joins the absent."""
+def _damage(bundle: Bundle) -> str | None:
+    """Return why a bundle's files are not those of its manifest, or None."""
+    # Hashed before any work, so that a run of minutes does not end in a damaged file.
     try:
         for name in NETWORKS:
             bundle.verified(name)
     except BundleError as reason:
-        absent.append(Absent(str(bundle.path), str(reason), asked=True))
-        return False
-    return True
+        return str(reason)
+    return None
 
 
 def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
-    """Return why an engine cannot run a bundle here, or None.
-
-    Opening the smallest network is the only proof.
-    """
+    """Return why an engine cannot run a bundle here, or None."""
+    # A package that is installed may not load, and a provider that is listed may not start: only
+    # opening a network shows it. The encoder is the smallest.
     try:
         session = _open(engine, bundle, batch)
         try:
@@ -236,6 +255,11 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
 
 
 def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None:
+    """Refuse bundles, or a bundle and a model, that could not give the same images.
+
+    Raises:
+        BundleError: If they differ in anything but the precision.
+    """
     first, *others = bundles
     shared = (
         "base",
@@ -253,8 +277,8 @@ def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None
             ours, theirs = getattr(other, what), getattr(first, what)
             if ours != theirs:
                 raise BundleError(
-                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}; compare "
-                    "bundles of one model"
+                    f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}. Compare "
+                    "bundles of one model."
                 )
     if model is None:
         return
@@ -265,24 +289,23 @@ def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None
     if found != wanted:
         raise BundleError(
             f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the "
-            "bundle was exported from"
+            "bundle was exported from."
         )
     if (digest := weights_sha256(model)) != first.weights_sha256:
         raise BundleError(
             f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, "
-            f"those of {model.model_id} have "
-            f"{digest[:12]}…; give the model that the bundle was exported from"
+            f"those of {model.model_id} have {digest[:12]}…. Give the model that the bundle was "
+            "exported from."
         )
     if first.process != model.process:
         raise BundleError(
-            f"{first.path}: bundle.json says that it was trained with {first.process}, "
-            f"{model.model_id} with {model.process}; export the model again"
+            f"{first.path}: bundle.json has {first.process}, {model.model_id} was trained with "
+            f"{model.process}. Export the model again."
         )
     if first.scaling_factor != model.scaling_factor:
         raise BundleError(
-            f"{first.path}: bundle.json says that latents are scaled by {first.scaling_factor}, "
-            f"the VAE of {model.model_id} scales by "
-            f"{model.scaling_factor}; export the model again"
+            f"{first.path}: bundle.json has the scaling factor {first.scaling_factor}, the VAE of "
+            f"{model.model_id} has {model.scaling_factor}. Export the model again."
         )
 
 

@@ -1,4 +1,4 @@
-"""How far two arrays or two images are apart, in numbers that say something.
+"""How far two arrays or two images are apart.
 
 Arrays are compared in float64. Images are uint8 [H, W, 3]; PSNR and SSIM are scikit-image's.
 """
@@ -26,11 +26,11 @@ class Difference:
         max_abs: Largest absolute difference.
         mean_abs: Mean absolute difference.
         relative_l2: L2 norm of the difference over that of the expected array; infinite if a value
-            is NaN or infinite, or all expected values are 0.
-        cosine: Cosine of the angle between the two.
+            is NaN or infinite, or all expected values are 0 and the found ones are not.
+        cosine: Cosine of the angle between the two, -1 to 1.
         within_fp16: Share of the values, 0 to 1, that are at most one float16 spacing away from the
-            expected one.
-        finite: Whether every value is a number.
+            expected value.
+        finite: Whether no value is NaN or infinite.
     """
 
     max_abs: float
@@ -45,10 +45,11 @@ def difference(found: Values, expected: Values) -> Difference:
     """Compare two arrays of one shape.
 
     Args:
-        found: The array in question, any floating type.
-        expected: What it should be, finite.
+        found: The array under test, of any floating type.
+        expected: Its reference, finite.
     """
     assert found.shape == expected.shape, "the caller pairs arrays of one tensor"
+    # The square of a float16 value beyond 256 overflows in float16.
     ours, theirs = found.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     if not np.isfinite(ours).all():
         return Difference(math.inf, math.inf, math.inf, 0.0, 0.0, finite=False)
@@ -69,11 +70,9 @@ def difference(found: Values, expected: Values) -> Difference:
 
 def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the spacing of float16 numbers around each value; 0 beyond their range, 65504."""
-    _, exponents = np.frexp(
-        values
-        # A value is f 2^exponent with f in [1/2, 1): float16 has ten more bits, and its
-        # smallest normal number is 2^-14.
-    )
+    # A value is f 2^exponent with f in [1/2, 1). float16 stores ten bits below the leading one, and
+    # its smallest normal number is 2^-14 (IEEE 754 binary16).
+    _, exponents = np.frexp(values)
     spacing: NDArray[np.float64] = np.ldexp(
         1.0, np.where(values == 0, -14, np.maximum(exponents - 1, -14)) - 10
     )
@@ -105,14 +104,16 @@ def image_difference(found: Pixels, expected: Pixels) -> ImageDifference:
     """Compare two images.
 
     Args:
-        found: The image in question, uint8 [H, W, 3], at least 7 pixels a side.
-        expected: What it should be, of the same shape.
+        found: The image under test, uint8 [H, W, 3], at least 7 pixels a side.
+        expected: Its reference, uint8 of the same shape.
 
     Raises:
-        MissingExtraError: scikit-image is not installed.
+        MissingExtraError: If scikit-image is not installed.
     """
     measure = import_image_metrics()
+    # scikit-image divides by zero, with a warning, for the PSNR of equal images.
     same = np.array_equal(found, expected)
+    # Differences of uint8 would wrap around.
     levels = np.abs(found.astype(np.int16) - expected.astype(np.int16))
     return ImageDifference(
         psnr_db=math.inf
@@ -127,7 +128,7 @@ def import_image_metrics() -> Any:
     """Import scikit-image's metrics.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: If it is not installed.
     """
     try:
         from skimage import metrics

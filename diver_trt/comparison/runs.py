@@ -1,10 +1,10 @@
 """The same images through every engine: networks alone, single steps, final images.
 
-A `Recording` is what one engine makes of the inputs by itself: its own anchor, conditions, latents
-after every step, and images. A `Trial` adds what it makes of the reference's values: every step of
-the reference's latent with the reference's conditions ("teacher-forced", so that errors do not pile
-up), and the image decoded from the reference's last latent. Encoder and conditioner read the same
-images and labels everywhere, so for them the recording is the network alone.
+A `Recording` holds an engine's own run on the inputs: its anchor, conditions, latents after every
+step, and images. A `Trial` adds its outputs for the reference's values: every step from the
+reference's latent under the reference's conditions ("teacher-forced", so that errors do not
+accumulate), and the image decoded from the reference's last latent. The encoder and the conditioner
+read the same images and labels in every engine, so their recording already shows them alone.
 
 Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent after step
 `start_step - i + 1`.
@@ -30,8 +30,10 @@ from diver_trt.runtime.recoverer import class_conditions
 
 Float32 = NDArray[np.float32]
 
-_SHOWN = 1024
-"""Conditions of every class that are compared."""
+_COMPARED = 1024
+"""Conditions of each class that are compared. A wrong row of the label table shows in all of them,
+and all 195,840 of DiT-XL/2 would take 784 MB for its 1,001 labels.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,10 @@ class Participant:
     Attributes:
         name: What reports call it: `"onnx fp16"`.
         precision: `"fp32"`, `"fp16"` or `"bf16"`.
-        bundle: Its bundle; for the torch model, the one whose shapes it follows.
-        process: The diffusion process that it follows, its bundle's or the model's own.
+        bundle: Its bundle; for the torch model, the bundle that gives the shapes.
+        process: Its diffusion process: the bundle's, or the model's own.
         open: Opens a session on it.
-        probe: Opens what can be looked into: the torch model itself, or the bundle's graph.
+        probe: Opens its denoiser for reading intermediate values.
     """
 
     name: str
@@ -55,24 +57,24 @@ class Participant:
     probe: Callable[[], Probe]
 
     def schedule(self, recipe: Recipe) -> Schedule:
-        """Return its process under a recipe."""
+        """Return the steps of its process under a recipe."""
         return Schedule(self.process, recipe, self.bundle.layout)
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What an engine makes of the inputs by itself.
+    """An engine's own run on the inputs.
 
     Attributes:
         anchor: z_0 of every image, [n, c, h, w] float32.
-        conditions: By label of the inputs, null included, those of every step, [start_step, M] in
-            the engine's type.
-        classes: The first of the conditions of every label that the model has, null included, at
-            one time, [classes + 1, P] float32.
+        conditions: By label of the inputs and the null label: the conditions of every step,
+            [start_step, M] in the engine's type.
+        classes: The first P conditions of every label of the model, the null label last, at the
+            first step's time, [classes + 1, P] float32.
         latents: The start and the latent after every step, [start_step + 1, n, c, h, w] float32.
-        final: The latent that a whole run ends with, [n, c, h, w] float32: of a replayed graph,
-            where `latents` are of steps alone.
-        decoded: What its decoder makes of `final`, [n, 3, H, W] float32.
+        final: The last latent of a whole run, [n, c, h, w] float32. It differs from `latents[-1]`
+            if the engine replays a captured graph: `latents` then come from single steps.
+        decoded: The decoder's output for `final`, [n, 3, H, W] float32.
     """
 
     anchor: Latents
@@ -93,10 +95,10 @@ class Trial:
     """An engine compared with a reference.
 
     Attributes:
-        recording: What it makes of the inputs by itself.
-        teacher_forced: What it makes of the reference's latent in every step, [start_step, n, c, h,
-            w] float32.
-        decoded_reference: What its decoder makes of the reference's last latent, [n, 3, H, W]
+        recording: Its own run on the inputs.
+        teacher_forced: The next latent of every step from the reference's latent, [start_step, n,
+            c, h, w] float32.
+        decoded_reference: Its decoder's output for the reference's last latent, [n, 3, H, W]
             float32.
     """
 
@@ -111,8 +113,8 @@ class Reference:
 
     Attributes:
         participant: The engine, its bundle or model.
-        recording: What it made of the inputs.
-        probe: A look into its denoiser.
+        recording: Its own run on the inputs.
+        probe: Its denoiser, for reading intermediate values.
     """
 
     participant: Participant
@@ -121,6 +123,7 @@ class Reference:
 
     def condition_pair(self, inputs: Inputs, k: int, images: list[int]) -> Float32:
         """Return the conditions of step k for some images, [2, n, M]: class, then null class."""
+        # Row k - 1 is step k: tables run from step 1, the last, to the noisiest.
         tables, null = self.recording.conditions, self.participant.bundle.null_label
         by_class = [tables[inputs.labels[image]][k - 1] for image in images]
         return np.stack([np.stack(by_class), np.stack([tables[null][k - 1]] * len(by_class))])
@@ -132,7 +135,7 @@ def record(
     recipe: Recipe,
     on_step: Callable[[], None] = lambda: None,
 ) -> Recording:
-    """Run an engine by itself; `on_step` is called after every step of every batch."""
+    """Run an engine on the inputs; `on_step` is called after every step of every batch."""
     recording, _ = _run(participant, inputs, recipe, None, on_step)
     return recording
 
@@ -144,9 +147,9 @@ def try_against(
     recipe: Recipe,
     on_step: Callable[[], None] = lambda: None,
 ) -> Trial:
-    """Run an engine by itself and on the reference's values.
+    """Run an engine on the inputs and on the reference's values.
 
-    `on_step` is called after every step of every batch, twice in all.
+    `on_step` is called after every step of every batch, in both runs.
     """
     recording, forced = _run(participant, inputs, recipe, reference, on_step)
     assert forced is not None, "there was a reference"
@@ -155,6 +158,7 @@ def try_against(
 
 def steps_in(participants: int, inputs: Inputs, recipe: Recipe, batch: int) -> int:
     """Return how often `on_step` is called for a reference and the engines compared with it."""
+    # The reference runs once, every other engine twice.
     return (2 * participants - 1) * recipe.start_step * -(-len(inputs) // batch)
 
 
@@ -165,7 +169,8 @@ def _run(
     reference: Recording | None,
     on_step: Callable[[], None],
 ) -> tuple[Recording, tuple[Float32, Float32] | None]:
-    """Open one network at a time, so that the largest one alone decides the memory."""
+    """Return an engine's recording and, given a reference, its forced steps and decoded images."""
+    # One network is open at a time, so that the largest one alone decides the memory.
     session = participant.open()
     try:
         anchor = _encode(session, inputs)
@@ -204,7 +209,7 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Some of the images: the latent of each, its anchor and its conditions."""
+    """Some of the images, with latents, anchors and conditions."""
 
     latents: Float32
     anchor: Latents
@@ -253,18 +258,16 @@ def _condition(
 
 
 def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
-    """Return the first `P` conditions of every label, [classes + 1, P].
-
-    A few of them show a whole row of the label table.
-    """
+    """Return the first P conditions of every label, the null label last, [classes + 1, P]."""
     labels = np.arange(bundle.null_label + 1)
     rows = []
     for first in range(0, len(labels), conditioner.batch):
         part = labels[first : first + conditioner.batch]
         conditioner.write("time", np.full(conditioner.batch, time))
+        # np.resize repeats the labels until the batch is full.
         conditioner.write("label", np.resize(part, conditioner.batch))
         conditioner.run()
-        rows.append(conditioner.read("condition")[: len(part), :_SHOWN].astype(np.float32))
+        rows.append(conditioner.read("condition")[: len(part), :_COMPARED].astype(np.float32))
     return np.concatenate(rows)
 
 
@@ -284,11 +287,7 @@ def _decode(session: Session, latents: Latents) -> Float32:
 def _free_run(
     denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
 ) -> tuple[Float32, Latents]:
-    """Return the latents of all steps, [start_step + 1, n, c, h, w], and the last, [n, c, h, w].
-
-    A replayed graph only shows its end, so its path is made of steps alone, each on the last one's
-    result.
-    """
+    """Return the latents of all steps, [start_step + 1, n, c, h, w], and the last, [n, c, h, w]."""
     count = len(batch.anchor)
     _load(denoiser, batch, batch.latents, size)
     path = [batch.latents]
@@ -298,6 +297,8 @@ def _free_run(
         path.append(denoiser.latent()[:count].copy())
         on_step()
     final = path[-1]
+    # A replayed graph only yields its last latent. The path is then made of single steps, each from
+    # the latent before it.
     if not denoiser.stepwise:
         path = [batch.latents]
         for k in steps:
@@ -308,7 +309,7 @@ def _free_run(
 def _forced_steps(
     denoiser: Denoiser, batch: _Batch, size: int, on_step: Callable[[], None]
 ) -> Float32:
-    """Return each step's result on the reference's latent, [start_step, n, c, h, w]."""
+    """Return the next latent of each step from the reference's latent, [start_step, n, c, h, w]."""
     count, steps = len(batch.anchor), len(batch.latents) - 1
     _load(denoiser, batch, batch.latents[0], size)
     results = []
@@ -325,7 +326,7 @@ def _load(denoiser: Denoiser, batch: _Batch, start: Latents, size: int) -> None:
 
 
 def _padded(latents: Latents, size: int) -> Latents:
-    """Fill a batch up with zeros to what the engine takes."""
+    """Fill a batch up with zeros to the engine's size."""
     full = np.zeros((size, *latents.shape[1:]), np.float32)
     full[: len(latents)] = latents
     return full
@@ -334,5 +335,5 @@ def _padded(latents: Latents, size: int) -> Latents:
 def _in_type(
     given: Mapping[int, Conditions], own: Mapping[int, Conditions]
 ) -> dict[int, Conditions]:
-    """Return the reference's conditions in the type that the engine reads."""
+    """Return the reference's conditions in the engine's type."""
     return {label: table.astype(own[label].dtype) for label, table in given.items()}

@@ -1,7 +1,7 @@
-"""What an engine is held to, and why just that.
+"""The limits on an engine's figures, each with its reason.
 
-The same limits hold on every machine and for every model. bfloat16 is shown and not judged: no
-bundle is made in it.
+The same limits hold on every machine and for every model. bfloat16 has none: it is shown, not
+judged, since no bundle is made in it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Limit:
 
     Attributes:
         value: The limit itself; a figure equal to it passes.
-        reason: Why it is where it is, in words.
-        at_least: Whether the figure must reach it; else it must not exceed it.
+        reason: Why the limit has this value, in words.
+        at_least: Whether the limit is a lower bound; else it is an upper bound.
     """
 
     value: float
@@ -25,7 +25,7 @@ class Limit:
     at_least: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Return whether a figure passes; NaN never does."""
+        """Return whether a figure is within the limit; NaN never is."""
         return figure >= self.value if self.at_least else figure <= self.value
 
 
@@ -37,9 +37,8 @@ class Tolerances:
         networks: Relative L2 of the encoder's, the conditioner's and the decoder's output, each
             alone.
         step: Relative L2 of the next latent, of every teacher-forced step.
-        change: Error of a teacher-forced step over what the step changes, as the median over the
-            steps. A latent hides what a small step does wrong; its change does not. The median,
-            because the first steps hardly change anything, and divide by nearly nothing.
+        change: `StepDifference.change`, as the median over the steps: a latent hides the error of a
+            small step, its change does not.
         place: Relative L2 of the residual stream and of the prediction, at every place of the
             bundle's graph.
         images: Limits on the final images, by figure: `"max_levels"`, `"mean_psnr_db"`,
@@ -59,7 +58,7 @@ _GROUP_NORMS = (
 )
 _ROUNDING = (
     "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; "
-    "the exporter holds to the same"
+    "the exporter uses the same limit"
 )
 _SUMMATION = (
     "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far "
@@ -76,8 +75,8 @@ TOLERANCES: dict[str, Tolerances] = {
         step=Limit(1e-5, _SUMMATION),
         change=Limit(
             1e-4,
-            "float32 sums in another order, which guidance and a small step multiply: 4e-6 on the "
-            "digits",
+            "float32 sums in another order, amplified by guidance and by division by a small "
+            "change: 4e-6 on the digits",
         ),
         place=Limit(1e-5, _SUMMATION),
         images={
@@ -92,12 +91,12 @@ TOLERANCES: dict[str, Tolerances] = {
         step=Limit(
             5e-3,
             "the latent stays float32, but guidance multiplies the rounding of its two "
-            "predictions by up to 2 w - 1, seven times",
+            "predictions by up to 2 w - 1, which is 7",
         ),
         change=Limit(
             1.5e-2,
-            "torch's own float16 is off by 4e-3 on the digits; most weights of the denoiser that "
-            "are wrong by 5 % lie above",
+            "torch's own float16 has an error of 4e-3 on the digits; most weights of the denoiser "
+            "that are wrong by 5 % exceed the limit",
         ),
         place=Limit(
             5e-3,
@@ -106,11 +105,11 @@ TOLERANCES: dict[str, Tolerances] = {
         ),
         images={
             "mean_psnr_db": Limit(
-                40, "a root mean square of 2.5 levels in 255, which nobody sees", at_least=True
+                40, "a root mean square of 2.5 levels in 255, which is invisible", at_least=True
             ),
             "min_psnr_db": Limit(
                 30,
-                "below it, a picture has visibly changed: one bad image must not hide in a good "
+                "below it, an image has visibly changed; one bad image must not hide in a good "
                 "average",
                 at_least=True,
             ),
@@ -120,6 +119,6 @@ TOLERANCES: dict[str, Tolerances] = {
 
 
 def tolerances_for(*precisions: str) -> Tolerances | None:
-    """Return the limits of the coarser of two precisions, or None if it has none."""
+    """Return the limits of the coarsest of some precisions, or None if it is bfloat16."""
     coarsest = max(precisions, key=("fp32", "fp16", "bf16").index)
     return TOLERANCES.get(coarsest)

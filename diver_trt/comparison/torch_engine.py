@@ -1,4 +1,4 @@
-"""The model itself as an engine: what the others are compared with."""
+"""The torch model as an engine, the reference that the others are compared with."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from diver_trt.tensors import TensorSpec
 TorchPrecision = Literal["fp32", "fp16", "bf16"]
 
 REFERENCE_TOLERANCE = 1e-5
-"""Largest relative L2 between the exporter's float32 networks and diffusers' own: the same sums in
-another order.
+"""Largest relative L2 between the exporter's float32 networks and diffusers' own, which add the
+same terms in another order.
 """
 
 _DTYPES: dict[TorchPrecision, torch.dtype] = {
@@ -41,14 +41,14 @@ class TorchSession:
         model: The loaded model.
         bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
-        precision: What the networks compute in, by the exporter's plan; None is the bundle's.
-            Conditions are float16 for `"fp16"`, else float32, whatever the bundle's are.
+        precision: Precision of the networks, as the exporter builds them; None is the bundle's.
+            Conditions are float16 for `"fp16"` and float32 otherwise, independent of the bundle's.
 
     Attributes:
         networks: The modules by name.
     """
 
-    name: Any = "torch"  # no EngineName: only a comparison opens it
+    name: Any = "torch"  # not an EngineName: only a comparison opens it
 
     def __init__(
         self, model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision | None = None
@@ -62,7 +62,7 @@ class TorchSession:
         self.networks: dict[NetworkName, Any] = dict(build_networks(model, _DTYPES[precision]))
 
     def open(self, network: NetworkName) -> TorchEngine:
-        """Open a network for what it takes in one run."""
+        """Open a network at its size of one run."""
         return TorchEngine(
             self.networks[network], network, self._tensors[network], run_size(network, self.batch)
         )
@@ -87,6 +87,7 @@ class TorchSession:
         points = self._model.probe_points(predictor)
         seen: list[NDArray[np.float32]] = []
         hooks = [
+            # Copied, since a later layer may write into its input.
             layer.register_forward_pre_hook(
                 lambda _, inputs: seen.append(inputs[0].float().numpy().copy())
             )
@@ -112,19 +113,21 @@ class TorchSession:
 def check_reference(model: BaseModel, bundle: Bundle) -> None:
     """Compare the networks that stand for the model with its own code, on one image and step.
 
-    The reference of a comparison is the base model's rewriting of its original modules. A mistake
-    in it would be in the engines and in the reference alike, and so remain unseen.
-
     Raises:
-        EngineError: If they differ.
+        EngineError: If they differ by more than `REFERENCE_TOLERANCE`.
     """
+    # The reference of a comparison is this project's rewriting of the original modules. A mistake
+    # in it would be in the engines and in the reference alike, and no comparison would show it.
     draw = torch.Generator().manual_seed(0)
     latent, anchor = (torch.randn((1, *bundle.latent_shape), generator=draw) for _ in range(2))
+    # One colour plus noise, so that group normalisation has a mean to subtract.
     image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn(
         (1, 3, bundle.image_size, bundle.image_size), generator=draw
     )
     time = torch.from_numpy(bundle.process.times(2)[1:]).expand(2)
     label = torch.tensor([0, model.num_classes])
+    # A row of the step table in which every number matters: another guidance scale per channel, an
+    # active gamma, and two bounds of the variance.
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
     row = torch.tensor([*scales, 0.9, 0.2, 0.1, -3.0, -2.0])
     ours = build_networks(model, torch.float32)
@@ -148,12 +151,12 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
         error = float(
             torch.linalg.norm(found[name] - expected[name]) / torch.linalg.norm(expected[name])
         )
-        if not error <= REFERENCE_TOLERANCE:
+        if not error <= REFERENCE_TOLERANCE:  # true for NaN
             raise EngineError(
                 f"the exporter's {name} is a relative {error:.1e} away from {model.model_id} in "
                 f"diffusers {version('diffusers')}, "
-                f"expected at most {REFERENCE_TOLERANCE:.0e}: this is a defect of diver-trt, or "
-                "diffusers has changed; please report it"
+                f"expected at most {REFERENCE_TOLERANCE:.0e}. This is a defect of diver-trt, or "
+                "diffusers has changed; please report it."
             )
 
 

@@ -34,14 +34,14 @@ class Comparison:
         networks: Encoder, conditioner and decoder, each alone on the same input.
         steps: Every step, noisiest first.
         images: The final image of every input.
-        stage_step: The step whose blocks are compared: the worst one.
+        stage_step: The step whose blocks are compared, the worst one.
         stages: The places of the denoiser in that step, in order.
-        checks: All checks; none where the precision is not judged.
+        checks: All checks; empty if the precision is not judged.
         causes: Where the engine leaves the reference, in words (network, step, block); empty if all
             checks pass.
         gaps: Absolute differences of all teacher-forced latents, [values] float32.
         recovered: The engine's final images.
-        seconds: How long it took.
+        seconds: Duration of the comparison, in seconds.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def median_change(self) -> float:
-        """The median error of a step over what it changes."""
+        """The median over the steps of `StepDifference.change`."""
         return median_change(self.steps)
 
 
@@ -80,8 +80,8 @@ def compare_lineup(
 ) -> tuple[Reference, tuple[Comparison, ...], tuple[Absent, ...]]:
     """Run the reference, and every other engine against it.
 
-    An engine that fails on the way does not end the comparison of the others: it is returned among
-    the absent ones, as requested by name.
+    An engine that fails while it runs is returned among the absent ones; the comparison of the
+    others continues.
 
     Returns:
         The reference, the comparisons, and the engines that could not be compared.
@@ -95,8 +95,7 @@ def compare_lineup(
     if (where := _first_overflow(reference, inputs)) is not None:
         raise EngineError(
             f"{lineup.reference.name}: the reference itself is not finite, first in {where}; "
-            "expected finite values to compare "
-            "engines with. Use another bundle or model as the reference."
+            "expected finite values. Use another bundle or model as the reference."
         )
     comparisons, absent = [], list(lineup.absent)
     for participant in lineup.others:
@@ -106,7 +105,8 @@ def compare_lineup(
             absent.append(
                 Absent(
                     participant.name,
-                    f"failed on the way: {str(reason).splitlines()[0]}",
+                    f"failed while running: {str(reason).splitlines()[0]}",
+                    # It started, so it was expected to finish, requested by name or not.
                     asked=True,
                 )
             )
@@ -149,13 +149,13 @@ def compare_engine(
     Args:
         reference: The reference, finite throughout.
         participant: The engine.
-        inputs: The images that the reference had.
+        inputs: The images that the reference was given.
         recipe: The method's settings.
-        on_step: Called after every step of every batch, twice in all.
+        on_step: Called after every step of every batch, in both runs (`try_against`).
 
     Raises:
         EngineError: If the engine cannot be opened or run.
-        BundleError: If its files have changed, or its denoiser is built differently from the
+        BundleError: If its files have changed, or its denoiser has other places than the
             reference's.
         MissingExtraError: If a package that it needs is not installed.
     """

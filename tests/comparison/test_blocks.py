@@ -117,7 +117,7 @@ def test_exchanged_rows_are_seen() -> None:
 
 
 def test_other_models_are_not_compared() -> None:
-    with pytest.raises(BundleError, match="compare bundles of one model"):
+    with pytest.raises(BundleError, match="Compare bundles of one model"):
         compare_stages(stages_of(0.0, 0.0, 0.0), stages_of(0.0), 1e-5)
 
 

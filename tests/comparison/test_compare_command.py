@@ -164,7 +164,7 @@ def test_an_engine_that_fails_on_the_way_is_listed(
 
     def refuses_fp16(session: OnnxSession, table: Any, steps: int) -> Any:
         if session.bundle.precision == "fp16":
-            raise DeviceMemoryError("there is no room for the denoiser")
+            raise DeviceMemoryError("there is not enough memory")
         return open_denoiser(session, table, steps)
 
     monkeypatch.setattr(OnnxSession, "open_denoiser", refuses_fp16)
@@ -173,8 +173,7 @@ def test_an_engine_that_fails_on_the_way_is_listed(
     )
     assert result.exit_code == 1
     assert (
-        "not compared: onnx fp16: failed on the way: there is no room for the denoiser"
-        in result.stderr
+        "not compared: onnx fp16: failed while running: there is not enough memory" in result.stderr
     )
     assert "onnx fp32: passed" in result.stdout
 
@@ -207,10 +206,10 @@ def test_what_contradicts_itself_is_wrong_usage(digits: Bundle) -> None:
 def test_what_cannot_be_compared_is_refused_with_the_way_out(
     digits: Bundle, tmp_path: Path, random_bundle: Bundle
 ) -> None:
-    assert "it takes two engines that work here, or --model" in refused(
+    assert "expected two engines that work here, or one and --model" in refused(
         compare(digits.path, "--engine", "onnx")
     )
-    assert "compare bundles of one model" in refused(compare(digits.path, random_bundle.path))
+    assert "Compare bundles of one model" in refused(compare(digits.path, random_bundle.path))
     assert "not a bundle" in refused(compare(tmp_path))
     assert "has no model_index.json" in refused(compare(digits.path, "--model", tmp_path))
     assert "is a folder; expected the name of an HTML file" in refused(
@@ -278,7 +277,7 @@ def test_a_bundle_that_nothing_runs_is_no_success(
     monkeypatch.setattr(onnx_engine, "import_onnxruntime", refuses)
     result = compare(digits.path, "--model", DIGITS_MODEL, *QUICK)
     assert result.exit_code == 1
-    assert f"not compared: {digits.path}: none of these engines runs it here" in result.stderr
+    assert f"not compared: {digits.path}: no engine here can run it" in result.stderr
     assert (
         result.stdout.splitlines()[-1]
         == f"failed: torch fp16 stays with torch fp32; {digits.path} could not be compared"
@@ -318,11 +317,12 @@ def test_a_bundle_that_has_changed_does_not_cost_the_others(digits: Bundle, tmp_
                     "train_timesteps": 1000,
                 }
             },
-            "was trained with linear betas from 0.0001 to 0.018 over 1000 timesteps, dit-digits with linear betas from 0.0001 to 0.02",
+            "bundle.json has linear betas from 0.0001 to 0.018 over 1000 timesteps, dit-digits was "
+            "trained with linear betas from 0.0001 to 0.02",
         ),
         (
             {"scaling_factor": 0.18215},
-            "says that latents are scaled by 0.18215, the VAE of dit-digits scales by 0.5",
+            "has the scaling factor 0.18215, the VAE of dit-digits has 0.5",
         ),
     ],
 )
@@ -332,7 +332,7 @@ def test_a_manifest_that_contradicts_the_model_is_refused(
     other = edited(lambda manifest: manifest.update(change))
     assert message in refused(compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
     if "null_label" not in change:
-        assert "; compare bundles of one model" in refused(
+        assert ". Compare bundles of one model" in refused(
             compare(digits.path, other, "--engine", "onnx", *QUICK)
         )
 
@@ -455,7 +455,7 @@ def test_a_report_shows_an_engine_that_writes_no_numbers(digits: Bundle, tmp_pat
 
 def test_what_nothing_can_be_compared_with_is_json_too(digits: Bundle) -> None:
     result = compare(digits.path, "--model", DIGITS_MODEL, "--engine", "rtx", "--json")
-    assert "nothing to compare: it takes an engine that works here beside the model" in refused(
+    assert "nothing to compare: expected the model and one engine that works here" in refused(
         result
     )
     facts = json.loads(result.stdout)

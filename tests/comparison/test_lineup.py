@@ -85,7 +85,9 @@ def test_torch_without_a_model_is_absent(digits: Bundle, digits_fp16: Bundle) ->
 
 
 def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
-    with pytest.raises(EngineError, match="it takes two engines that work here, or --model"):
+    with pytest.raises(
+        EngineError, match="expected two engines that work here, or one and --model"
+    ):
         line_up([digits], None, ["onnx"], 4)
     with pytest.raises(EngineError, match="onnx-cuda fp32: ONNX Runtime"):
         line_up([digits], None, ["onnx-cuda"], 4)
@@ -102,7 +104,7 @@ def test_bundles_and_models_that_do_not_belong_together_are_refused(
     digits: Bundle, random_bundle: Bundle, random_pipeline: Path
 ) -> None:
     with pytest.raises(
-        BundleError, match=r"image_size is 16, that of .* is 32; compare bundles of one model"
+        BundleError, match=r"image_size is 16, that of .* is 32. Compare bundles of one model"
     ):
         line_up([digits, random_bundle], None, [], 4)
     with pytest.raises(
@@ -117,11 +119,11 @@ def test_other_weights_are_another_model(digits: Bundle) -> None:
     other.vae.decoder.conv_out.bias[0] += 1
     with pytest.raises(
         BundleError,
-        match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have [0-9a-f]{12}…; give",
+        match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have [0-9a-f]{12}…. Give",
     ):
         line_up([digits], other, [], 4)
     with pytest.raises(
-        BundleError, match=r"weights_sha256 is 0000.*; compare bundles of one model"
+        BundleError, match=r"weights_sha256 is 0000.*. Compare bundles of one model"
     ):
         line_up(
             [digits, replace(digits, path=digits.path / "other", weights_sha256="0" * 64)],

@@ -1,0 +1,152 @@
+"""A comparison as JSON values, for `compare --json` and the report."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from diver_trt._version import __version__
+from diver_trt.bundle import Bundle
+from diver_trt.comparison.checks import Check
+from diver_trt.comparison.figures import StepDifference, lowest_psnr, mean_psnr
+from diver_trt.comparison.inputs import Inputs
+from diver_trt.comparison.lineup import Absent
+from diver_trt.comparison.result import Result
+from diver_trt.comparison.verdict import Comparison
+from diver_trt.runtime.backends import BACKENDS
+
+PACKAGES = (
+    "numpy",
+    "torch",
+    "diffusers",
+    "onnx",
+    *(package for backend in BACKENDS.values() for package in backend.packages),
+    "scikit-image",
+    "matplotlib",
+)
+"""Packages whose versions the figures depend on."""
+
+
+def result_facts(result: Result) -> dict[str, Any]:
+    """Return everything as JSON values; infinite figures and NaN become null."""
+    facts: dict[str, Any] = _finite(
+        {
+            "passed": result.passed,
+            "headline": result.headline,
+            "reference": result.reference,
+            "engines": [
+                _comparison_facts(comparison, result.inputs) for comparison in result.comparisons
+            ],
+            "not_compared": absent_facts(result.absent),
+            "inputs": {
+                "origin": result.inputs.origin,
+                "images": len(result.inputs),
+                "seed": result.seed,
+            },
+            "recipe": result.recipe.to_json(),
+            "environment": environment(),
+            "bundles": [bundle_facts(bundle) for bundle in result.bundles],
+            "model": result.model,
+        }
+    )
+    return facts
+
+
+def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
+    """Return the engines that were not compared as JSON values."""
+    return [asdict(one) for one in absent]
+
+
+def environment() -> dict[str, str]:
+    """Return what the figures depend on: the kind of machine and the versions of packages."""
+    found = {
+        "date": str(datetime.date.today()),
+        "diver-trt": __version__,
+        "Python": platform.python_version(),
+        # The kind of machine, never its host name: reports are published.
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """Return what identifies a bundle."""
+    return {
+        "name": bundle.path.name,
+        "model": bundle.model_id,
+        "precision": bundle.precision,
+        "timestep_frequencies": bundle.timestep_frequencies,
+        "sha256": bundle.sha256,
+        "exported_with": dict(bundle.exported_with),
+    }
+
+
+def _comparison_facts(comparison: Comparison, inputs: Inputs) -> dict[str, Any]:
+    worst = comparison.worst_step
+    return {
+        "name": comparison.name,
+        "precision": comparison.precision,
+        "verdict": comparison.verdict,
+        "causes": list(comparison.causes),
+        "checks": [_check_facts(check) for check in comparison.checks],
+        "networks": {name: asdict(apart) for name, apart in comparison.networks.items()},
+        "worst_step": {"step": worst.k, "channel": worst.channel, **asdict(worst.forced)},
+        "steps": [_step_facts(step) for step in comparison.steps],
+        "places": {
+            "step": comparison.stage_step,
+            "relative_l2": {
+                stage.place: stage.difference.relative_l2 for stage in comparison.stages
+            },
+        },
+        "images": {
+            key: asdict(image) for key, image in zip(inputs.keys, comparison.images, strict=True)
+        },
+        "mean_psnr_db": mean_psnr(comparison.images),
+        "lowest_psnr_db": lowest_psnr(comparison.images).psnr_db,
+        "lowest_ssim": min(image.ssim for image in comparison.images),
+        "seconds": round(comparison.seconds, 3),
+    }
+
+
+def _check_facts(check: Check) -> dict[str, Any]:
+    return {
+        "subject": check.subject,
+        "measure": check.measure,
+        "figure": check.figure,
+        "limit": check.limit.value,
+        "at_least": check.limit.at_least,
+        "passed": check.passed,
+        "where": check.where,
+    }
+
+
+def _step_facts(step: StepDifference) -> dict[str, Any]:
+    return {
+        "step": step.k,
+        "channel": step.channel,
+        "alone": asdict(step.forced),
+        "change": step.change,
+        "free_run": asdict(step.free),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for NaN and infinities, which JSON lacks (RFC 8259, section 6)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,231 @@
+"""The plots of a report, as inline SVG that follows the page's text colour."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.comparison.verdict import Comparison
+from diver_trt.pixels import Pixels
+from diver_trt.recipe import Recipe
+
+COLOURS = ("#3987d6", "#e08a1e", "#2ba37a", "#c765a6", "#8a7fe0", "#d4573b", "#8c8c3a", "#5aa9b5")
+"""Mid tones that can be distinguished on white and on black."""
+
+_INK = "#123456"
+"""Placeholder for the page's text colour: matplotlib does not accept `currentColor`."""
+
+
+def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
+    """Return the error of every step as SVG: alone on the left, in the free run on the right."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (left, right) = _axes(
+        2, "Step k (time runs to the right)", "Relative L2 of the next latent"
+    )
+    for axes, title, which in (
+        (left, "Each step alone, on the reference's latent", "forced"),
+        (right, "Free run, on the engine's own latent", "free"),
+    ):
+        axes.set_title(title, loc="left")
+        for i, comparison in enumerate(comparisons):
+            errors = [getattr(step, which).relative_l2 for step in comparison.steps]
+            axes.plot(
+                [step.k for step in comparison.steps],
+                _drawable(errors),
+                color=COLOURS[i % len(COLOURS)],
+                label=_label(comparison),
+                lw=1.8,
+            )
+        if recipe.guided_steps:
+            first, last = recipe.guided_steps[0], recipe.guided_steps[-1]
+            axes.axvspan(last - 0.5, first + 0.5, color="#888888", alpha=0.14, lw=0)
+        _make_logarithmic(axes)
+        axes.set_xlim(recipe.start_step + 0.5, 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bottom, top = left.get_ylim()[0], max(axes.get_ylim()[1] for axes in (left, right))
+    top = max(top, _draw_step_limits(left, comparisons))
+    # One scale on both sides, so that accumulated errors can be compared with single ones.
+    for axes in (left, right):
+        axes.set_ylim(bottom, top)
+    return _svg(figure, "Error of every step, for every engine")
+
+
+def _draw_step_limits(axes: Any, comparisons: Sequence[Comparison]) -> float:
+    """Draw the limit of each precision as a dashed line; return the height that shows them all."""
+    limits = {
+        check.limit.value: comparison.precision
+        for comparison in comparisons
+        for check in comparison.checks
+        if check.subject == "every step alone"
+    }
+    for limit, precision in limits.items():
+        axes.axhline(limit, color=_INK, lw=1, ls=(0, (4, 3)), alpha=0.7)
+        axes.annotate(
+            f"limit for {precision}",
+            (1.5, limit),
+            ha="right",
+            va="bottom",
+            color=_INK,
+            fontsize=9,
+            xytext=(0, 2),
+            textcoords="offset points",
+        )
+    # Room above the highest line for its label.
+    return max((4 * limit for limit in limits), default=0.0)
+
+
+def blocks_plot(comparisons: Sequence[Comparison]) -> str:
+    """Return the error after every attention and MLP of the worst step as SVG."""
+    figure, (axes,) = _axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
+    for i, comparison in enumerate(comparisons):
+        errors = [stage.difference.relative_l2 for stage in comparison.stages]
+        label = f"{_label(comparison)}, step {comparison.stage_step}"
+        axes.plot(
+            range(len(errors)),
+            _drawable(errors),
+            color=COLOURS[i % len(COLOURS)],
+            marker="o",
+            ms=3,
+            lw=1.5,
+            label=label,
+        )
+    # Two places per block, between the patch embedding and the final layer.
+    places = [stage.place for stage in comparisons[0].stages]
+    blocks = (len(places) - 2) // 2
+    every = max(1, round(blocks / 14))
+    ticks = [
+        (0, "patches"),
+        *((2 * block, f"block {block}") for block in range(every, blocks + 1, every)),
+        (len(places) - 1, "final"),
+    ]
+    axes.set_xticks(
+        [at for at, _ in ticks], [label for _, label in ticks], rotation=0 if blocks <= 10 else 45
+    )
+    _make_logarithmic(axes)
+    return _svg(figure, "Error through the denoiser, block by block")
+
+
+def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) -> str:
+    """Return the distribution of differences as SVG: latents of all steps, and final pixels."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (left, right) = _axes(2, "", "Share of all values, %")
+    left.set_title("Latents, all steps alone", loc="left")
+    left.set_xlabel("Absolute difference of a value")
+    right.set_title("Final images", loc="left")
+    right.set_xlabel("Difference of a pixel value, in levels of 255")
+    right.set_ylabel("Share of values with at least this, %")
+    edges = np.logspace(-10, 1, 89)
+    for i, comparison in enumerate(comparisons):
+        colour = COLOURS[i % len(COLOURS)]
+        gaps = comparison.gaps[np.isfinite(comparison.gaps)]
+        # Equal values have no place on a logarithmic axis: they count in its first bin.
+        counts, _ = np.histogram(gaps.clip(edges[0], edges[-1]), edges)
+        shares = 100 * counts / comparison.gaps.size
+        label = _label(comparison)
+        left.stairs(shares, edges, color=colour, label=label, fill=True, alpha=0.25)
+        left.stairs(shares, edges, color=colour, lw=1.4)
+        levels = np.abs(np.stack(comparison.recovered).astype(int) - np.stack(list(reference)))
+        shares_from = [
+            100 * float((levels >= level).mean()) for level in range(min(int(levels.max()), 32) + 1)
+        ]
+        right.plot(
+            range(len(shares_from)), _drawable(shares_from), color=colour, marker="o", ms=4, lw=1.5
+        )
+    left.set_xscale("log")
+    left.set_xticks(
+        [edges[0], 1e-8, 1e-6, 1e-4, 1e-2, 1],
+        ["equal", *(f"$10^{{{exponent}}}$" for exponent in (-8, -6, -4, -2, 0))],
+    )
+    _make_logarithmic(right)
+    right.set_ylim(top=200)
+    right.set_xlim(-0.3, max(1.3, right.get_xlim()[1]))
+    right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
+    return _svg(figure, "How differences are spread")
+
+
+def _label(comparison: Comparison) -> str:
+    """Return an engine's name for a legend."""
+    # matplotlib reads text between two dollar signs as a formula:
+    # https://matplotlib.org/stable/users/explain/text/mathtext.html
+    return comparison.name.replace("$", r"\$")
+
+
+def _axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
+    """Return a figure and its axes, side by side, in the page's colour."""
+    from matplotlib import rc_context
+
+    # Not pyplot, which keeps every figure in a global registry and chooses a window system.
+    from matplotlib.figure import Figure
+
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor")
+    inked += ("xtick.color", "ytick.color", "grid.color")
+    style = {
+        **dict.fromkeys(inked, _INK),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.15,
+        "axes.titlesize": 11,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(10.4, 3.7), layout="constrained")
+        axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
+    for each in axes:
+        each.set_xlabel(x_label)
+        each.set_ylabel(y_label)
+        each.patch.set_visible(False)
+    return figure, axes
+
+
+def _make_logarithmic(axes: Any) -> None:
+    """Give an axis a logarithmic scale, even if nothing can be drawn on one."""
+    # With nothing to draw, matplotlib's own limits include 0, which a logarithm does not have.
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        axes.set_ylim(1e-10, 1)
+        axes.text(
+            0.5,
+            0.5,
+            "every value is 0 or not finite",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color=_INK,
+        )
+    axes.set_yscale("log")
+
+
+def _svg(figure: Any, title: str) -> str:
+    """Return a figure as inline SVG in the page's text colour, with its legend below."""
+    from matplotlib import rc_context
+
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(4, len(labels)),
+        frameon=False,
+        labelcolor=_INK,
+    )
+    buffer = io.StringIO()
+    # Text stays text, so that the page's font applies. A fixed salt makes the ids of clip paths,
+    # and thus the page, the same in every run; titles differ, so two plots never share an id.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title}
+        )
+    text = buffer.getvalue()
+    # An XML declaration is not allowed in the middle of an HTML page.
+    return text[text.index("<svg") :].replace(_INK, "currentColor")
+
+
+def _drawable(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return values for a logarithmic axis: 0 and non-finite values leave a gap."""
+    array = np.asarray(values, np.float64)
+    return np.where(np.isfinite(array) & (array > 0), array, np.nan)
