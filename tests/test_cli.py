@@ -512,14 +512,14 @@ def test_a_memory_table_adds_up_and_nothing_is_printed_as_python(compiled: Path)
     rows = re.findall(r"^  \w+ +([\d,.]+) MB  =  (.*)$", shown, re.MULTILINE)
     assert len(rows) == 2 * 2 * 4
     for total, parts in rows:
-        figures = re.findall(r"(weights|persistent|scratch|inputs and outputs) ([\d,.]+) MB", parts)
+        figures = re.findall(r"(weights|persistent|activations|inputs and outputs) ([\d,.]+) MB", parts)
         assert [name for name, _ in figures] == _PARTS
         assert sum(Decimal(figure) for _, figure in figures) == Decimal(total)
     for peak in re.findall(r"peak ([\d.]+) MB", shown):
         assert any(total == peak for total, _ in rows)
 
 
-_PARTS = ["weights", "persistent", "scratch", "inputs and outputs"]
+_PARTS = ["weights", "persistent", "activations", "inputs and outputs"]
 
 
 @pytest.mark.parametrize("kind", ["bundle", "distilled", "recovered", "engines"])
@@ -795,7 +795,7 @@ def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path
     kept = image.read_bytes()
     for source, sheet, message in (
         (dm.parent, dm, "is written as PNG; expected a name that ends in .png"),
-        (dm, text, "is there already, and no PNG; choose another name"),
+        (dm, text, "already exists and is not a PNG; choose another name"),
         (
             tmp_path / "set",
             image,

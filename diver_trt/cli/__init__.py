@@ -1,9 +1,6 @@
-"""The command line: `main` is what `diver-trt` runs.
+"""The command line: `main` is the entry point of `diver-trt`.
 
-The commands are in `diver_trt.cli.commands`, a module for each.
-
-Importing this package loads next to nothing, so that signals and streams are seen to before the
-first heavy import.
+The commands are in `diver_trt.cli.commands`, one module each.
 """
 
 from __future__ import annotations
@@ -11,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+# Nothing heavy is imported here: signals and streams are set up before the first slow import, so
+# that Ctrl-C during start-up ends in one line.
 from diver_trt.cli.process import run_program
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def _program() -> None:
 
 
 def __getattr__(name: str) -> object:
-    """Import the Typer application when it is first asked for."""
+    """Import the Typer application on first access."""
     if name == "app":
         from diver_trt.cli.commands import app
 

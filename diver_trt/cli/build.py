@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,41 +12,51 @@ from diver_trt.cli import completion
 from diver_trt.cli.console import print_facts, print_json, progress, say
 from diver_trt.cli.options import Json, choice
 
+if TYPE_CHECKING:
+    from diver_trt.bundle import Bundle
+    from diver_trt.runtime.backends.tensorrt.builder import Target
+    from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
+
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="The bundle to compile.", autocompletion=completion.bundles
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).",
+        autocompletion=completion.values(lambda: ["rtx", "trt"]),
+    ),
+]
+Capabilities = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Compute capability to compile for, such as 8.6 or 86; repeatable (default: the "
+        "GPU here, else 8.0 and up).",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    str, typer.Option(help="Images per batch, or MIN:OPT:MAX; a single size takes least memory.")
+]
+Workspace = Annotated[
+    str | None,
+    typer.Option(help="Limit on the builder's scratch memory, such as 1GB.", show_default=False),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")
+]
+
 
 def build(
-    bundle: Annotated[
-        Path,
-        typer.Argument(
-            metavar="BUNDLE", help="The bundle to compile.", autocompletion=completion.bundles
-        ),
-    ],
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).",
-            autocompletion=completion.values(lambda: ["rtx", "trt"]),
-        ),
-    ] = "rtx",
-    sm: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Compute capability to compile for, such as 8.6 or 86; repeatable (default: the "
-            "GPU here, else 8.0 and up).",
-            show_default=False,
-        ),
-    ] = None,
-    batch: Annotated[
-        str, typer.Option(help="Images per batch, or MIN:OPT:MAX; one size takes least memory.")
-    ] = "8",
-    workspace: Annotated[
-        str | None,
-        typer.Option(
-            help="Limit on the builder's scratch memory, such as 1GB.", show_default=False
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")
-    ] = False,
+    bundle: BundleArgument,
+    backend: Backend = "rtx",
+    sm: Capabilities = None,
+    batch: Batch = "8",
+    workspace: Workspace = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Compile a bundle to TensorRT engines, each with a sidecar of its target and memory."""
@@ -56,10 +66,9 @@ def build(
     from diver_trt.runtime.backends.tensorrt.builder import (
         build_plan,
         check_target,
-        io_bytes,
         resolve_target,
     )
-    from diver_trt.runtime.backends.tensorrt.memory import format_sum, parse_bytes
+    from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
 
     opened = Bundle.open(bundle)
@@ -67,27 +76,10 @@ def build(
         chosen, sms, Profile.parse(batch), parse_bytes(workspace) if workspace else None
     )
     check_target(opened, target)
-    folder = target.folder(opened)
     if dry_run:
-        width = 2 if opened.precision == "fp16" else 4
-        expected: dict[str, Any] = {
-            name: {
-                "batches": str(target.profile(name)),
-                "weights_bytes": width * opened.networks[name].parameters,
-                "io_bytes": io_bytes(opened.networks[name], target.profile(name).maximum),
-            }
-            for name in NETWORKS
-        }
-        facts = {
-            "would_write": str(folder),
-            "targets": list(target.compute_capabilities),
-            "networks": expected,
-        }
+        facts = _expected(opened, target)
         print_json(**facts) if as_json else print_facts(facts)
-        say(
-            "scratch memory comes on top: only the compiler knows it, and reports it in the "
-            "sidecars"
-        )
+        say("activation memory comes on top: only the compiler can determine it")
         return
     built = []
     with progress("compiling", len(NETWORKS)) as advance:
@@ -98,36 +90,65 @@ def build(
         ):
             built.append(sidecar)
             advance()
+    folder = target.folder(opened)
     if as_json:
-        print_json(
-            folder=str(folder),
-            networks={sidecar.network: sidecar_facts(sidecar) for sidecar in built},
-        )
+        networks = {sidecar.network: sidecar_facts(sidecar) for sidecar in built}
+        print_json(folder=str(folder), networks=networks)
         return
     for sidecar in built:
-        memory = sidecar.memory
-        skipped = (
-            f"   {sidecar.skipped_tactics} tactics skipped for lack of memory: harmless"
-            if sidecar.skipped_tactics
-            else ""
-        )
-        parts = (
+        print(_line(sidecar))
+    print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
+
+
+def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:
+    """Return what is known of the engines before they are compiled."""
+    from diver_trt.bundle import NETWORKS
+    from diver_trt.runtime.backends.tensorrt.builder import io_bytes
+
+    width = 2 if bundle.precision == "fp16" else 4
+    return {
+        "would_write": str(target.folder(bundle)),
+        "targets": list(target.compute_capabilities),
+        "networks": {
+            name: {
+                "batches": str(target.profile(name)),
+                "weights_bytes": width * bundle.networks[name].parameters,
+                "io_bytes": io_bytes(bundle.networks[name], target.profile(name).maximum),
+            }
+            for name in NETWORKS
+        },
+    }
+
+
+def _line(sidecar: Sidecar) -> str:
+    """Return an engine's memory and build time on one line."""
+    from diver_trt.runtime.backends.tensorrt.memory import format_sum
+
+    memory = sidecar.memory
+    _, (weights, persistent, activations, io) = format_sum(
+        (
             memory.weights_bytes,
             memory.persistent_bytes,
             memory.activation_bytes,
             memory.io_bytes,
         )
-        _, (weights, persistent, scratch, io) = format_sum(parts)
-        print(
-            f"  {sidecar.network:<12} weights {weights:>11}   persistent {persistent:>8}   "
-            f"scratch {scratch:>11}"
-            f"   inputs and outputs {io:>9}   {sidecar.build_seconds:.1f} s{skipped}"
-        )
-    print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
+    )
+    # Builders print skipped tactics as errors ("out of memory"), which alarms without cause.
+    skipped = (
+        f"   {sidecar.skipped_tactics} tactics skipped for lack of memory: harmless"
+        if sidecar.skipped_tactics
+        else ""
+    )
+    return (
+        f"  {sidecar.network:<12} weights {weights:>11}   persistent {persistent:>8}   "
+        f"activations {activations:>11}   inputs and outputs {io:>9}   "
+        f"{sidecar.build_seconds:.1f} s{skipped}"
+    )
 
 
 def _parse_capability(text: str) -> int:
     """Return a compute capability times ten: 86 for `86`, `8.6`, `sm86` or `sm_86`."""
+    # re.ASCII: \d also matches the digits of other scripts, which int() accepts too.
     match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)", text.strip().lower(), re.ASCII)
     if match is None:
         raise typer.BadParameter(

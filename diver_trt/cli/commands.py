@@ -1,9 +1,7 @@
-"""The commands, one module each: it parses, calls the library and prints.
+"""The commands, one module each, which parses options, calls the library and prints.
 
-Nothing outside `diver_trt.cli` prints or exits.
-
-Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage, 130 interrupted. Heavy packages
-are imported inside the commands that need them, so that `--help` answers at once.
+Nothing outside `diver_trt.cli` prints or exits. Exit codes: 0 done, 1 failed with a one-line
+reason, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import typer
 from diver_trt.cli import build, compare, convert, doctor, export, inspect, merge, recover
 from diver_trt.cli.console import reporting
 
+# Commands import heavy packages in their bodies, so that `--help` answers at once.
 app = typer.Typer(
     help="Recover distilled datasets with DIVER: abstract distilled images become realistic ones "
     "that any network learns from.",
@@ -24,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# An example runs where only the wheel is installed: with the digits that it carries, or after the
-# examples before it.
+# Every example works with nothing but the wheel: on the digits that it contains, or after the
+# examples above it.
 COMMANDS: dict[Callable[..., None], str] = {
     recover.recover: "diver-trt recover digits recovered",
     merge.merge: "diver-trt merge part1 part2 part3 recovered",

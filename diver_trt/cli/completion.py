@@ -1,6 +1,6 @@
 """Shell completion of option values.
 
-The lists are loaded when a shell asks for them, not when the program starts.
+The lists are loaded when a shell requests them, not when the program starts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 Completion = Callable[[str], list[str]]
 
 MAX_ENTRIES = 1000
-"""Entries of a folder that are looked at: a shell waits for the answer."""
+"""Entries of a folder that are examined; the shell waits for the answer."""
 
 
 def values(load: Callable[[], Iterable[str]]) -> Completion:
-    """Return a completion from a list of values; shells fall back to file names if none fits."""
+    """Return a completion from a list of values; shells complete file names if none matches."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in load() if value.startswith(incomplete)]
@@ -26,7 +26,7 @@ def values(load: Callable[[], Iterable[str]]) -> Completion:
 
 
 def bundles(incomplete: str) -> list[str]:
-    """Return the bundles whose paths begin with a text, or that are in a folder whose path does."""
+    """Return the bundles whose path, or whose folder's path, begins with a text."""
     typed = Path(incomplete).expanduser()
     folder, start = (typed, "") if incomplete.endswith("/") else (typed.parent, typed.name)
     found = []
@@ -38,6 +38,7 @@ def bundles(incomplete: str) -> list[str]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
+    # A completion that fails prints its traceback into the user's command line.
     with suppress(OSError):
         yield from (path for path in islice(folder.iterdir(), MAX_ENTRIES) if path.is_dir())
 
@@ -48,7 +49,7 @@ def _is_bundle(folder: Path) -> bool:
 
 @values
 def presets() -> Iterable[str]:
-    """Recipes by name."""
+    """Names of recipes."""
     from diver_trt.recipe import PRESETS
 
     return PRESETS
@@ -64,7 +65,7 @@ def sigmas() -> Iterable[str]:
 
 @values
 def engines() -> Iterable[str]:
-    """Engines that recover."""
+    """Engines of `recover`."""
     from diver_trt.runtime.backends import AUTO, BACKENDS
 
     return (AUTO, *BACKENDS)
@@ -72,7 +73,7 @@ def engines() -> Iterable[str]:
 
 @values
 def compared_engines() -> Iterable[str]:
-    """Engines that are compared."""
+    """Engines of `compare`."""
     from diver_trt.comparison.lineup import ENGINE_NAMES
 
     return ENGINE_NAMES

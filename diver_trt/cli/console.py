@@ -1,4 +1,4 @@
-"""What the commands print with, and how each of them ends."""
+"""How commands print, show progress, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from diver_trt.cli.process import say as say
 from diver_trt.errors import DiverError, UsageError, printable
 
 P = ParamSpec("P")
-
-
 T = TypeVar("T")
 
 
@@ -34,11 +32,13 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        # Without the file and line of the code that warns, which mean nothing to a user.
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         try:
             with stopping_signals_interrupt():
                 import_numpy()
                 result = command(*args, **kwargs)
+            # Here, so that a full device is reported as an error of the command.
             sys.stdout.flush()
             return result
         except DiverError as error:
@@ -48,6 +48,7 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
                 say(remedy)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
         except OSError as error:
+            # Mapping a file fails with ENOMEM where an allocation raises MemoryError.
             if error.errno == errno.ENOMEM:
                 say(_out_of_memory(error))
             else:
@@ -67,15 +68,15 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def _out_of_memory(error: Exception) -> str:
-    reason = str(error) or "no size is known"
-    return f"error: out of memory ({reason}); close other programs, or ask for less at once"
+    reason = str(error) or "unknown size"
+    return (
+        f"error: out of memory ({reason}); close other programs, or reduce the batch or the input"
+    )
 
 
 def print_json(**values: Any) -> None:
-    """Print one JSON object.
-
-    JSON has no NaN or infinities; they become the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
-    """
+    """Print one JSON object; NaN and infinities become the strings `"NaN"` and `"Infinity"`."""
+    # JSON does not have them (RFC 8259, section 6).
     print(json.dumps(_finite(values), indent=1, allow_nan=False))
 
 
@@ -90,7 +91,7 @@ def _finite(value: Any) -> Any:
 
 
 def print_facts(facts: dict[str, Any], indent: str = "") -> None:
-    """Print facts for people: a line each, those within one indented below its name."""
+    """Print facts for people, one line each; nested facts are indented below their name."""
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         if isinstance(value, dict) and value:
@@ -116,14 +117,14 @@ class Progress:
     def __init__(self, what: str, total: int, bar: Any = None) -> None:
         self.what, self._total, self._bar = what, total, bar
         self._task = bar.add_task(what, total=total) if bar else None
-        self._done, self._told = 0, time.monotonic()
+        self._done, self._noted_at = 0, time.monotonic()
 
     def __call__(self) -> None:
         """Count one more."""
         self.show(self._done + 1, self._total)
 
     def show(self, done: int, total: int) -> None:
-        """Show how much is done, and of how much."""
+        """Show the amount done and the total."""
         self._done, self._total = done, total
         if self._bar:
             self._bar.update(self._task, completed=done, total=total)
@@ -131,19 +132,20 @@ class Progress:
             self._note_now_and_then()
 
     def _note_now_and_then(self) -> None:
-        if time.monotonic() - self._told > 10:
-            self._told = time.monotonic()
+        if time.monotonic() - self._noted_at > 10:
+            self._noted_at = time.monotonic()
             say(f"{self.what}: {self._done} of {self._total}")
 
     def note(self, text: str) -> None:
-        """Show what is going on beside the bar."""
+        """Show a text beside the bar."""
         if self._bar:
             self._bar.update(self._task, description=f"{self.what} {text}")
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Progress]:
-    """Show how far a piece of work has come while the block runs."""
+    """Show the progress of a piece of work while the block runs."""
+    # A bar in a log file is a stream of control characters.
     if not sys.stderr.isatty():
         yield Progress(what, total)
         return

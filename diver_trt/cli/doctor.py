@@ -1,4 +1,4 @@
-"""`diver-trt doctor`: what works on this machine, and what mends the rest."""
+"""`diver-trt doctor`: what works on this machine, and how to repair the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diver_trt.cli.options import BundlePath, Json
 
 
 def doctor(bundle: BundlePath = None, as_json: Json = False) -> None:
-    """Try everything that a recovery may need, and name the command that mends what is broken."""
+    """Try everything that a recovery may need, and name the command that repairs each failure."""
     from dataclasses import asdict
 
     from diver_trt.bundle import Bundle, default_bundle

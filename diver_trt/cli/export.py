@@ -14,50 +14,60 @@ from diver_trt.cli.options import Json, choice
 from diver_trt.errors import MissingExtraError, printable
 from diver_trt.models import BASES, DEFAULT_BASE
 
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.",
+    ),
+]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="New folder for the bundle.")
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="fp32 (the reference) or fp16 (what ships to GPUs).",
+        autocompletion=completion.values(lambda: ["fp32", "fp16"]),
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
+]
+Vae = Annotated[
+    str | None,
+    typer.Option(
+        help="Another VAE, directory or hub name; a .pt file does not contain one.",
+        show_default=False,
+    ),
+]
+TimestepFrequencies = Annotated[
+    str | None,
+    typer.Option(
+        help="Sinusoids the weights were trained with: dit or diffusers (default: by the source "
+        "of the weights).",
+        show_default=False,
+        autocompletion=completion.values(lambda: ["dit", "diffusers"]),
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="Base model of a .pt file that does not state it: "
+        f"{'; '.join(f'{base.name}, {base.title}' for base in BASES.values())}.",
+        show_default=False,
+    ),
+]
+
 
 def export(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.",
-        ),
-    ],
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="New folder for the bundle.")],
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="fp32 (the reference) or fp16 (what ships to GPUs).",
-            autocompletion=completion.values(lambda: ["fp32", "fp16"]),
-        ),
-    ] = "fp32",
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
-    ] = None,
-    vae: Annotated[
-        str | None,
-        typer.Option(
-            help="Another VAE, directory or hub name; a .pt file has none of its own.",
-            show_default=False,
-        ),
-    ] = None,
-    timestep_frequencies: Annotated[
-        str | None,
-        typer.Option(
-            help="Sinusoids the weights were trained with: dit or diffusers (default: by where "
-            "they come from).",
-            show_default=False,
-            autocompletion=completion.values(lambda: ["dit", "diffusers"]),
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="What a .pt file holds where it does not state it: "
-            f"{'; '.join(f'{base.name}, {base.title}' for base in BASES.values())}.",
-            show_default=False,
-        ),
-    ] = None,
+    model: ModelArgument,
+    bundle: BundleArgument,
+    precision: PrecisionOption = "fp32",
+    revision: Revision = None,
+    vae: Vae = None,
+    timestep_frequencies: TimestepFrequencies = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Export a diffusion transformer and its VAE to a bundle of four checked ONNX graphs."""

@@ -1,4 +1,4 @@
-"""`diver-trt inspect`: what a file or folder of any kind is."""
+"""`diver-trt inspect`: facts about a bundle, its engines, or a dataset."""
 
 from __future__ import annotations
 
@@ -25,37 +25,43 @@ if TYPE_CHECKING:
     from diver_trt.runtime.backends.tensorrt.sidecar import Plan
 
 
+PathArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A bundle, a folder of its engines, distilled images, or a recovered dataset.",
+    ),
+]
+ContactSheet = Annotated[
+    Path | None,
+    typer.Option(
+        help="For distilled images: write a picture of the images as the model would get them.",
+        show_default=False,
+    ),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        help="For a bundle with engines: show which of them fit this much engine memory, such as "
+        "2GB.",
+        show_default=False,
+    ),
+]
+
+
 def inspect(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH",
-            help="A bundle, a folder of its engines, distilled images, or a recovered dataset.",
-        ),
-    ],
+    path: PathArgument,
     bundle: BundlePath = None,
     classes: Classes = None,
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
     zca_reference: ZcaReference = None,
-    contact_sheet: Annotated[
-        Path | None,
-        typer.Option(
-            help="For distilled images: write a picture of what would be fed to the model.",
-            show_default=False,
-        ),
-    ] = None,
-    memory_budget: Annotated[
-        str | None,
-        typer.Option(
-            help="For a bundle with engines: which plan fits this much engine memory, such as 2GB.",
-            show_default=False,
-        ),
-    ] = None,
+    contact_sheet: ContactSheet = None,
+    memory_budget: MemoryBudget = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a bundle, an engine or a dataset is, and whether its files are whole."""
+    """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
@@ -84,31 +90,31 @@ def inspect(
         facts = _inspect_distilled(dataset, opened, contact_sheet)
     if as_json:
         print_json(**facts)
-        _end_if_damaged(facts.get("damaged_engines", []))
-        return
-    if not facts.get("not_listed"):
-        facts.pop("not_listed", None)
-    engines = {folder.name: facts.pop("memory")} if "memory" in facts else facts.pop("engines", {})
-    chosen, damaged = facts.pop("chosen", None), facts.pop("damaged_engines", [])
-    if "licence" in facts:
-        facts["licence"] = facts["licence"] or "not stated"
-    print_facts(facts)
+    else:
+        _print_inspected(facts, folder.name, memory_budget)
+    for problem in facts.get("damaged_engines", []):
+        say(f"error: {problem}")
+    if facts.get("damaged_engines"):
+        raise typer.Exit(1)
+
+
+def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | None) -> None:
+    """Print facts for people: empty lists are left out, and memory is a table below the rest."""
+    apart = ("memory", "engines", "chosen", "damaged_engines")
+    plain = {name: value for name, value in facts.items() if name not in apart}
+    if not plain.get("not_listed"):
+        plain.pop("not_listed", None)
+    if "licence" in plain:
+        plain["licence"] = plain["licence"] or "not stated"
+    print_facts(plain)
+    engines = {folder: facts["memory"]} if "memory" in facts else facts.get("engines", {})
     for name, memory in engines.items():
         _print_memory(name, memory)
-    if chosen:
+    if chosen := facts.get("chosen"):
         print(
             f"within {memory_budget}: {chosen['engines']}, batch {chosen['batch']}, networks "
             f"{chosen['residency']}"
         )
-    _end_if_damaged(damaged)
-
-
-def _end_if_damaged(damaged: list[str]) -> None:
-    """Report engines that are missing or changed, and end with an error if there are any."""
-    for problem in damaged:
-        say(f"error: {problem}")
-    if damaged:
-        raise typer.Exit(1)
 
 
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
@@ -145,7 +151,9 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 def _require_place(sheet: Path, dataset: Path) -> None:
     """Refuse to write a contact sheet over another file or among a dataset's images.
 
-    Among the images it would be read as one of them.
+    Raises:
+        UsageError: If its name does not end in .png.
+        OutputError: If it lies in one of the dataset's folders, or another file has its name.
     """
     from diver_trt.files import resolved
 
@@ -153,6 +161,7 @@ def _require_place(sheet: Path, dataset: Path) -> None:
         raise UsageError(
             f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png"
         )
+    # In a folder of images, the next run would read it as one of them.
     if dataset.resolve() in resolved(sheet).parent.parents:
         raise OutputError(
             f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; "
@@ -162,7 +171,7 @@ def _require_place(sheet: Path, dataset: Path) -> None:
         with sheet.open("rb") as file:
             if file.read(len(_PNG)) != _PNG:
                 raise OutputError(
-                    f"--contact-sheet {sheet}: is there already, and no PNG; choose another name"
+                    f"--contact-sheet {sheet}: already exists and is not a PNG; choose another name"
                 )
 
 
@@ -183,7 +192,7 @@ def _inspect_distilled(
 
         with reported(contact_sheet), replacing(contact_sheet) as temporary:
             distilled_sheet(dataset, model).save(temporary, format="PNG")
-        say(f"what would be fed to the model: {contact_sheet}")
+        say(f"the images as the model would get them: {contact_sheet}")
     origin = dataset.origin
     return {
         "kind": "distilled images",
@@ -220,7 +229,7 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
 
 
 def _memory_facts(plan: Plan) -> dict[str, Any]:
-    """Return what is alive in every phase, in bytes, under both residencies."""
+    """Return what is allocated in every phase, in bytes, under both residencies."""
     from dataclasses import asdict
 
     from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, plan_memory
@@ -229,7 +238,12 @@ def _memory_facts(plan: Plan) -> dict[str, Any]:
     for residency in RESIDENCIES:
         memory = plan_memory(plan, residency)
         phases = {
-            phase.network: {**asdict(phase), "total_bytes": phase.total_bytes}
+            phase.network: {
+                **asdict(phase),
+                # The name that sidecars have for it; `scratch_bytes` is kept for its readers.
+                "activation_bytes": phase.scratch_bytes,
+                "total_bytes": phase.total_bytes,
+            }
             for phase in memory.phases
         }
         facts[residency] = {**phases, "peak_bytes": memory.peak_bytes}
@@ -237,7 +251,7 @@ def _memory_facts(plan: Plan) -> dict[str, Any]:
 
 
 def _print_memory(name: str, facts: dict[str, Any]) -> None:
-    """Print a plan's phases, a line each: the total, and what it is made of."""
+    """Print a plan's phases, one line each: the total and its parts."""
     from diver_trt.runtime.backends.tensorrt.memory import format_sum
 
     for residency in ("resident", "phased"):
@@ -255,13 +269,13 @@ def _print_memory(name: str, facts: dict[str, Any]) -> None:
 _PARTS = {
     "weights": "weights",
     "persistent": "persistent",
-    "scratch": "scratch",
+    "activation": "activations",
     "io": "inputs and outputs",
 }
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    """Return what a bundle is, as `inspect` and `export` tell it."""
+    """Return what `inspect` and `export` print of a bundle."""
     return {
         "kind": "bundle",
         "model": bundle.model_id,

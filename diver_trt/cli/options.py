@@ -1,4 +1,4 @@
-"""Options that several commands have, and how their texts are read."""
+"""Options that several commands have, and how their texts are parsed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ Json = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="Which classes these are: a subset (imagenette, imagewoof, imagefruit, …), a FILE, "
-        "or 'model'.",
+        help="Class map: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.",
         show_default=False,
         autocompletion=completion.classes,
     ),
@@ -27,7 +26,7 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help=f"Who wrote it: {', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
+        help=f"Method that wrote the files: {', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
         show_default=False,
         autocompletion=completion.formats,
     ),
@@ -35,8 +34,8 @@ Format = Annotated[
 Normalisation = Annotated[
     str | None,
     typer.Option(
-        help="What tensors were normalised with: imagenet, cifar10, glad, none, minus1to1, …, or "
-        "MEAN:STD.",
+        help="Statistics that tensors were normalised with: imagenet, cifar10, glad, none, "
+        "minus1to1, …, or MEAN:STD.",
         show_default=False,
         autocompletion=completion.normalisations,
     ),
@@ -44,14 +43,14 @@ Normalisation = Annotated[
 Collage = Annotated[
     int | None,
     typer.Option(
-        help="Images along a side of each stored one; 1 keeps them whole.", show_default=False
+        help="Tiles along a side of each stored image; 1 keeps images whole.", show_default=False
     ),
 ]
 ZcaReference = Annotated[
     Path | None,
     typer.Option(
-        help="Training images, to fit a ZCA transform again that the file does not have, or "
-        "FRePo's own.",
+        help="Training images, to fit the ZCA transform that the file does not contain, or FRePo's "
+        "own transform file.",
         show_default=False,
     ),
 ]
@@ -64,17 +63,28 @@ BundlePath = Annotated[
         autocompletion=completion.bundles,
     ),
 ]
+Seed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:
-    """Return the value of an option that has few, or refuse it."""
+    """Return the value of an option if it is one of the choices.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
     if value not in choices:
         raise typer.BadParameter(f"{option} is {value!r}; expected one of {', '.join(choices)}")
     return value
 
 
 def positive(option: str, value: str) -> int:
-    """Return the value of an option that is a whole number, 1 or more, or refuse it."""
+    """Return the value of an option that is a whole number, 1 or more.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    # isdigit is true for digits of every script; nine of them stay far from int()'s own limit on
+    # digits (https://docs.python.org/3/library/stdtypes.html#int-max-str-digits).
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) > 0):
         raise typer.BadParameter(f"{option} is {value!r}; expected a whole number, 1 or more")
     return int(value)

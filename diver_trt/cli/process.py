@@ -1,9 +1,9 @@
 """Signals and standard streams of a command-line process.
 
-Signals are handled from its first moment on; streams may be closed, full or not UTF-8.
+Signals are handled from the start of the process. Streams may be closed, full or not UTF-8.
 
-Standard output carries results: where it cannot be written the command fails. Standard error
-carries notes: where it cannot be written they are lost, and the work continues.
+Standard output carries results: if it cannot be written, the command fails. Standard error carries
+notes: if it cannot be written, they are lost and the work continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diver_trt.errors import printable
 STOPPING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
-"""Ctrl-C, `kill`, and a terminal or connection that closes."""
+"""Ctrl-C, `kill`, and a closed terminal or connection."""
 
 
 def run_program(program: Callable[[], None]) -> int:
@@ -49,20 +49,21 @@ def run_program(program: Callable[[], None]) -> int:
 
 
 def where(error: OSError) -> str:
-    """Return the name of what the system failed at."""
+    """Return the name of the file or stream that an operation failed on."""
     if error.filename is not None:
         return printable(str(error.filename))
-    # Only asking for the current folder fails this way without a name.
+    # Of the calls that name no file, only os.getcwd() fails with ENOENT.
     return "the current folder" if error.errno == errno.ENOENT else "input or output"
 
 
 @contextmanager
 def stopping_signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as Ctrl-C does.
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as Ctrl-C does.
 
     Signals that are ignored (`nohup`) or already handled stay so.
     """
     ours = []
+    # Python lets only the main thread set signal handlers.
     if threading.current_thread() is threading.main_thread():
         ours = [number for number in STOPPING if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
@@ -78,10 +79,9 @@ def stopping_signals_interrupt() -> Iterator[None]:
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a stop request that the block polls.
 
-    The second one interrupts immediately.
-
-    Before the block first polls, there is no batch to finish, and a signal interrupts at once.
-    A signal that the caller ignores, as a shell does for background jobs, stays ignored.
+    The second one interrupts immediately, and so does a signal before the block first polls: no
+    batch has then begun. A signal that is ignored, as a shell does for background jobs, stays
+    ignored.
     """
     asked: list[int] = []
     before: dict[int, Any] = {}
@@ -111,15 +111,16 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
 
 def import_numpy() -> None:
-    """Import numpy, and tell the SIGINT that OpenBLAS may raise from one that a user sends.
-
-    OpenBLAS raises SIGINT where it cannot start its threads.
+    """Import numpy, and distinguish a SIGINT that OpenBLAS raises from one that a user sends.
 
     Raises:
         MemoryError: If OpenBLAS raised it.
     """
-    can_tell = hasattr(signal, "sigtimedwait") and hasattr(signal, "pthread_sigmask")
-    if not can_tell or threading.current_thread() is not threading.main_thread():
+    # OpenBLAS raises SIGINT if it cannot start its threads:
+    # https://github.com/OpenMathLib/OpenBLAS/blob/develop/driver/others/blas_server.c
+    # A blocked signal waits, and sigtimedwait then reports the process that sent it.
+    can_wait = hasattr(signal, "sigtimedwait") and hasattr(signal, "pthread_sigmask")
+    if not can_wait or threading.current_thread() is not threading.main_thread():
         return
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -139,17 +140,17 @@ def import_numpy() -> None:
 
 
 def open_streams() -> None:
-    """Make the standard streams usable whatever they are.
+    """Make the standard streams usable, even if they are closed or not UTF-8.
 
-    A closed one becomes the null device: the next file that is opened would get its number, and
-    with it what C libraries print. Texts that its encoding lacks are written with backslash
-    escapes.
+    Characters that an encoding lacks are written as backslash escapes.
     """
+    # A closed stream becomes the null device. Otherwise the next file that is opened would get its
+    # number, and with it everything that C libraries print.
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     stdout, stderr = (
         cast(TextIO, stream or open(os.devnull, "w"))  # noqa: PTH123, SIM115
         for stream in (sys.stdout, sys.stderr)
@@ -160,10 +161,7 @@ def open_streams() -> None:
 
 
 class _Results:
-    """Standard output whose first error is reported by name; later output is discarded.
-
-    So the interpreter does not fail again when it flushes at its end, with an exit code of its own.
-    """
+    """Standard output whose first error is raised with its name; later output is discarded."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -185,6 +183,8 @@ class _Results:
         try:
             yield
         except OSError as error:
+            # What is still buffered goes to the null device: the interpreter flushes once more at
+            # its end, and an error there would replace the exit code by 120.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise OSError(error.errno, error.strerror, "standard output") from error
@@ -193,7 +193,7 @@ class _Results:
 class _Notes:
     """Standard error that discards what cannot be written instead of failing.
 
-    The device may be full, the pipe closed, or the terminal gone.
+    The device may be full, or the pipe or terminal closed.
     """
 
     def __init__(self, stream: TextIO) -> None:

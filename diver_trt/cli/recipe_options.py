@@ -21,20 +21,21 @@ from diver_trt.errors import RecipeError
 from diver_trt.recipe import PRESETS, Recipe
 
 _WORDS = {"start_step": ["matched"], "window": ["full"]}
-"""Settings that take a word besides a number."""
+"""Settings that accept a word besides a number."""
 
 _OFF = {
     "no_inheritance": ("inherit_step", None, "Ablation: start from pure noise."),
     "no_guidance": ("gamma", 0.0, "Ablation: no semantic guidance (gamma 0)."),
 }
-"""Flags that switch a setting off: the setting, its value then, and the help text."""
+"""Flags that switch a setting off: the setting, the value that means off, and the help text."""
 
 
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameter `recipe` of a command by an option for each setting of `Recipe`.
 
-    Typer reads the options from the signature; the command still gets one checked `Recipe`.
+    The command itself is called with one checked `Recipe`.
     """
+    # Typer reads options from the signature and the annotations of a function, so both are built.
     parameters = dict(inspect.signature(command).parameters)
     del parameters["recipe"]
     hints = get_type_hints(command, include_extras=True)
@@ -68,7 +69,8 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
     for setting in fields(Recipe):
         default = setting.default
         shown = ":".join(map(str, default)) if isinstance(default, tuple) else default
-        # In parentheses: rich would take "[paper: 50]" for a style and print nothing.
+        # In parentheses: rich reads "[paper: 50]" as a style and prints nothing
+        # (https://rich.readthedocs.io/en/stable/markup.html).
         source = "paper" if setting.metadata["paper"] else "default"
         text = f"{setting.metadata['help']} ({source}: {shown})."
         words = _WORDS.get(setting.name)
@@ -90,8 +92,8 @@ def _option(kind: Any, text: str, offered: Any, **settings: Any) -> Any:
 def parse_recipe(preset: str, **given: Any) -> Recipe:
     """Return a preset with the settings that were given on the command line.
 
-    Another number of steps than the preset's scales the settings that name a step, except those
-    that were given; what was scaled is printed.
+    If `--steps` differs from the preset's, the settings that name a step are scaled with it, except
+    those that were given. The scaled settings are printed.
 
     Raises:
         RecipeError: If settings contradict each other or lie out of range.
@@ -126,6 +128,7 @@ def _window(text: str, settings: dict[str, Any], base: Recipe) -> tuple[int, int
     if text == "full":
         return settings.get("start_step", settings.get("steps", base.steps)), 0
     high, _, low = text.partition(":")
+    # isdigit is true for digits of every script, and int() has a limit on digits of its own.
     if not (text.isascii() and len(text) <= 20 and high.isdigit() and low.isdigit()):
         raise RecipeError(f"--window is {text!r}; expected HIGH:LOW, such as 40:25, or full")
     return int(high), int(low)

@@ -163,8 +163,8 @@ def _axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
     # Not pyplot, which keeps every figure in a global registry and chooses a window system.
     from matplotlib.figure import Figure
 
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor")
-    inked += ("xtick.color", "ytick.color", "grid.color")
+    inked = ["text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"]
+    inked += ["xtick.color", "ytick.color", "grid.color"]
     style = {
         **dict.fromkeys(inked, _INK),
         "axes.spines.top": False,

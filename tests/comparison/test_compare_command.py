@@ -195,7 +195,7 @@ def test_what_contradicts_itself_is_wrong_usage(digits: Bundle) -> None:
     assert "contradict each other" in refused(
         compare(digits.path, "--random", "--images", DISTILLED), code=2
     )
-    assert "--classes says which classes --images are" in refused(
+    assert "--classes describes --images" in refused(
         compare(digits.path, "--classes", "model"), code=2
     )
     assert compare(digits.path, "--samples", 0).exit_code == 2
@@ -229,7 +229,7 @@ def test_a_missing_extra_is_found_before_any_work(
         compare(digits.path, "--model", DIGITS_MODEL, "--report", tmp_path / "report.html", *QUICK)
     )
     assert "run `pip install 'diver-trt[compare]'`" in message
-    assert "held against it" not in message
+    assert "compared with it" not in message
 
 
 def test_comparing_with_a_model_needs_torch(
@@ -403,7 +403,7 @@ def test_a_report_replaces_nothing_but_a_report(
 ) -> None:
     make(tmp_path / "report.html")
     before = {path.name: path.lstat() for path in tmp_path.iterdir()}
-    assert "is there already and is not a report of diver-trt compare" in refused(
+    assert "already exists and is not a report of diver-trt compare" in refused(
         compare(digits.path, "--report", tmp_path / "report.html")
     )
     after = {path.name: path.lstat() for path in tmp_path.iterdir()}
@@ -468,9 +468,9 @@ def test_the_same_bundle_by_another_path_is_given_twice(digits: Bundle, tmp_path
     assert "is given twice" in refused(compare(digits.path, tmp_path / "link"), code=2)
 
 
-def test_fewer_images_than_asked_for_are_said(digits: Bundle, digits_fp16: Bundle) -> None:
+def test_fewer_images_than_requested_are_noted(digits: Bundle, digits_fp16: Bundle) -> None:
     result = compare(digits.path, digits_fp16.path, "--engine", "onnx", *QUICK, "--samples", 12)
-    assert "10 images are all there are; --samples asked for 12" in result.stderr
+    assert "there are only 10 images; --samples asked for 12" in result.stderr
 
 
 def test_the_help_ends_with_a_line_to_paste() -> None:
