@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from diver_trt._version import __version__ as __version__
 
 # ONNX Runtime 1.32 keeps a device id and a queue of events under ~/.cache and $TMPDIR, and has an
-# endpoint to send them to. It reads this variable when it is loaded, so it is set before any
-# module of this package can import it.
+# endpoint to send them to (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md). It
+# reads this variable when it is loaded, so the variable is set before any module of this package
+# can import ONNX Runtime.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name on first access.
-
-    Importing numpy alone takes a third of the time that `diver-trt --help` may take.
-    """
+    """Import a public name on first access."""
+    # Importing numpy alone takes a third of the time that `diver-trt --help` may take.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""Opening files inside a folder from somebody else, such as a bundle, without leaving it.
+"""Opening files in an untrusted folder, such as a bundle, without leaving the folder.
 
-Such a file is a regular file inside its folder. A symlink may lead to another place in the folder,
-never out of it, and a FIFO or a device is refused before it is opened: opening or reading one can
-block for ever or never end.
+Such a file must be a regular file inside its folder. A symlink may lead to another place in the
+folder, but not out of it. A FIFO or a device is refused before it is opened, since opening or
+reading it may never return.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diver_trt.errors import DiverError, printable
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a FIFO put there after the check must not block the open
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO that replaces the file after the check
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
@@ -30,15 +30,17 @@ def open_contained(
 
     Args:
         path: The file.
-        folder: The folder that it must lie in; this one may itself be a symlink.
+        folder: The folder that must contain it; the folder itself may be a symlink.
         error: The class that is raised for a file of another kind or place.
-        whole: What messages call the folder: `"the bundle"`.
+        whole: The folder's name in messages: `"the bundle"`.
 
     Raises:
         error: If it is a symlink that leads out of the folder, or not a regular file.
         OSError: If it is missing or cannot be read, or is a symlink to itself.
     """
     real = resolved_inside(path, folder, error, whole)
+    # Checked twice: before the open, since opening a device can have effects of its own, and after
+    # it on the descriptor, since the path may name another file by then.
     _require_regular(os.stat(real, follow_symlinks=False).st_mode, path, error)  # noqa: PTH116
     file = os.fdopen(os.open(real, _FLAGS), "rb")
     try:
@@ -52,13 +54,14 @@ def open_contained(
 def resolved_inside(
     path: Path, folder: Path, error: type[DiverError], whole: str = "its folder"
 ) -> str:
-    """Return where a path leads, for one that stays inside a folder.
+    """Return the real path of a file inside a folder.
 
     Raises:
-        error: If a symlink on the way leads out of the folder.
+        error: If a symlink in the path leads out of the folder.
         OSError: If it is missing, or a symlink to itself.
     """
-    # Not Path.resolve, which raises RuntimeError for a loop before Python 3.13.
+    # Not Path.resolve, which raises RuntimeError for a loop before Python 3.13:
+    # https://docs.python.org/3/library/pathlib.html#pathlib.Path.resolve
     real = os.path.realpath(path, strict=True)
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise error(

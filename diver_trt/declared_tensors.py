@@ -1,9 +1,8 @@
 """The inputs and outputs that an ONNX graph declares, read without the onnx package.
 
-Devices do not have that package.
-
-A runtime is not asked: where what a graph declares contradicts what its nodes give, ONNX Runtime
-1.32 reports the latter. This walks the same wire format as `external_data`, and is as strict.
+Devices do not have that package. The declaration is not taken from a runtime either: if it
+contradicts the shapes that the nodes produce, ONNX Runtime 1.32 reports the latter. This module
+walks the same wire format as `external_data`, as strictly.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of
 from diver_trt.tensors import Dim
 
 Declared = tuple[str, str, tuple[Dim | None, ...]]
-"""Name, element type and shape; a text or None is a size that the graph leaves open."""
+"""Name, element type and shape; a text or None stands for a size that the graph leaves open."""
 
 Span = tuple[int, int]
 
+# Field numbers of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
 _VALUE_NAME, _VALUE_TYPE = 1, 2
@@ -27,6 +27,7 @@ _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIM = 1
 _DIM_VALUE, _DIM_PARAM = 1, 2
 
+# TensorProto.DataType.
 _DTYPES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 
 
@@ -37,13 +38,13 @@ def declared_tensors(path: Path) -> tuple[list[Declared], list[Declared]]:
         path: The `.onnx` file.
 
     Raises:
-        GraphError: If it is not an ONNX graph, or an ambiguous one.
+        GraphError: If it is not an ONNX graph, or can be read in more than one way.
         OSError: If it cannot be read.
     """
     inputs: list[Declared] = []
     outputs: list[Declared] = []
     with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
+        if file.seek(0, 2) == 0:  # mmap refuses an empty file
             return inputs, outputs
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for graph in _messages(data, (0, len(data)), _MODEL_GRAPH):
@@ -76,7 +77,7 @@ def _dim(data: Buffer, dim: Span) -> Dim | None:
 
 
 def _messages(data: Buffer, span: Span, wanted: int) -> list[Span]:
-    """Return where each value of a repeated field lies."""
+    """Return the span of each value of a repeated field."""
     found = []
     for number, kind, first, last in fields_of(data, *span):
         if number == wanted:
@@ -87,10 +88,9 @@ def _messages(data: Buffer, span: Span, wanted: int) -> list[Span]:
 
 
 def _only(data: Buffer, span: Span, wanted: int, expected: int) -> Span | None:
-    """Return where the value of a field lies that may occur only once.
-
-    Of several, one reader takes the last and another merges them.
-    """
+    """Return the span of the value of a field that may occur only once, or None without one."""
+    # If a field occurs twice, protobuf takes the last scalar but merges messages, and other readers
+    # may differ: https://protobuf.dev/programming-guides/encoding/#last-one-wins
     found = None
     for number, kind, first, last in fields_of(data, *span):
         if number == wanted:

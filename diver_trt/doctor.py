@@ -1,7 +1,7 @@
-"""What this machine can run, found by trying it, and the command that mends what it cannot.
+"""What this machine can run, found by trying, and the command that repairs what it cannot.
 
-A package that is listed may not import, and a provider that is listed may not load: importing and
-opening a session are the only proofs, so that is what happens here.
+An installed package may fail to import, and a listed provider may fail to load. So every package is
+imported, and a session is opened on every engine.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from diver_trt.runtime.backends.tensorrt import cuda
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, StrayFoldersError, read_plans
 
 SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")
+"""Where JetPack's Debian packages put their Python modules."""
 
 
 def examine(bundle: Bundle) -> Iterator[Finding]:
     """Try everything that a recovery may need, one finding at a time.
 
     Args:
-        bundle: A bundle whose smallest network is opened, and whose engines are held against this
-            machine.
+        bundle: A bundle whose smallest network is opened, and whose engines are checked against
+            this machine.
     """
     yield Finding(
         "diver-trt",
@@ -62,7 +63,9 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("CUDA", "broken", str(error))
         return
     (_, driver), (_, bindings) = api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion()
-    if 0 < driver // 1000 < bindings // 1000:  # the bindings' runtime then finds no device at all
+    # CUDA is compatible within a major version; beyond it, the bindings' runtime finds no device:
+    # https://docs.nvidia.com/deploy/cuda-compatibility/. Without a driver, the version is 0.
+    if 0 < driver // 1000 < bindings // 1000:
         found = f"the driver for {driver // 1000}.{driver % 1000 // 10}"
         yield Finding(
             "CUDA driver",
@@ -72,7 +75,7 @@ def _gpu() -> Iterator[Finding]:
         )
     gpu = cuda.find_gpu(api)
     if gpu is None:
-        detail = "no NVIDIA GPU, or no driver that works; --engine onnx needs neither"
+        detail = "no NVIDIA GPU, or no working driver; --engine onnx needs neither"
         yield Finding("CUDA", "missing", detail)
     else:
         memory = f"{gpu.total_bytes / 1e9:.1f} GB"
@@ -84,11 +87,13 @@ def _jetson() -> Iterator[Finding]:
     if not cuda.on_jetson():
         return
     yield Finding("Jetson", "note", cuda.JETSON_RELEASE.read_text(errors="replace").splitlines()[0])
+    # A virtual environment hides system packages unless it was made with --system-site-packages.
     in_environment = sys.prefix != sys.base_prefix
     hidden = in_environment and not any(Path(entry) == SYSTEM_PACKAGES for entry in sys.path)
     if hidden and (SYSTEM_PACKAGES / "tensorrt").exists():
         yield Finding(
-            "JetPack's TensorRT", "broken", f"is in {SYSTEM_PACKAGES}, which this virtual "
-                                            "environment hides",
+            "JetPack's TensorRT",
+            "broken",
+            f"is in {SYSTEM_PACKAGES}, which this virtual environment hides",
             "python3 -m venv --system-site-packages .venv",
-        )  # fmt: skip
+        )

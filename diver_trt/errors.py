@@ -11,13 +11,14 @@
     │   └── DeviceMemoryError    there is not enough memory on the device
     └── MissingExtraError    an optional package is not installed; the message is the install line
 
-A message says what was found, what was expected, and what to do. What it quotes from a file goes
-through `shown`.
+A message states what was found, what was expected, and what to do. Text that it quotes from a file
+goes through `shown`.
 """
 
 from __future__ import annotations
 
 MAX_SHOWN = 200
+"""Characters of untrusted text in a message."""
 
 
 class DiverError(Exception):
@@ -27,8 +28,8 @@ class DiverError(Exception):
 class UsageError(DiverError, ValueError):
     """A value of an option that does not exist, is out of range or contradicts another.
 
-    No file is at fault, and another run with the same value fails too: the command line exits with
-    2, as for an unknown option.
+    No file is at fault, and the same command fails again: the command line exits with 2, as for an
+    unknown option.
     """
 
 
@@ -62,6 +63,7 @@ class DeviceMemoryError(EngineError):
 
 def printable(foreign: str) -> str:
     """Escape line breaks and control characters in untrusted text."""
+    # Control characters could move the cursor, forge lines or change settings of a terminal.
     return (
         foreign
         if foreign.isprintable()
@@ -70,24 +72,26 @@ def printable(foreign: str) -> str:
 
 
 def shown_value(value: object) -> str:
-    """Return a value as messages show it: its `repr`, and a whole number that Python refuses to write out by its length."""
+    """Return a value's `repr`, escaped and shortened for a message."""
     try:
         return shown(repr(value))
     except ValueError:
+        # Python refuses to convert integers of more than 4,300 digits:
+        # https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
         bits = value.bit_length() if isinstance(value, int) else 0
         return f"a number of {bits:,} bits" if bits else f"a {type(value).__name__}"
 
 
 def shown(foreign: str) -> str:
-    """Return the same for a message, which quotes the first `MAX_SHOWN` characters only."""
+    """Escape untrusted text for a message, and cut it after `MAX_SHOWN` characters."""
     return printable(foreign) if len(foreign) <= MAX_SHOWN else f"{printable(foreign[:MAX_SHOWN])}…"
 
 
 class MissingExtraError(DiverError, ImportError):
-    """An optional package is not installed; the message names the line that installs it.
+    """An optional package is not installed; the message names the command that installs it.
 
     Attributes:
-        command: That line.
+        command: That command.
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

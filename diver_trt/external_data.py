@@ -1,17 +1,17 @@
-"""The files that an ONNX graph would read besides itself, without the onnx package.
+"""The external files that an ONNX graph names, read without the onnx package.
 
 Devices do not have that package.
 
-`bundle.json` pins every file of a bundle by its hash, but whoever makes a hostile bundle writes its
-`bundle.json` too. What remains is what the graph names: a tensor may lie in another file, and its
-runtime opens whatever file that is. ONNX Runtime 1.32 refuses `../secret`, absolute paths and links
-that lead out of the graph's folder, but reads any other file in it; TensorRT-RTX 1.7's parser
-follows such links as well, and what other releases do is theirs to change. So the names are read
-here, and anything but the file that the bundle lists is refused before a runtime sees the graph.
+`bundle.json` pins every file of a bundle by its hash, but the author of a hostile bundle also
+writes its `bundle.json`. The graph itself can name any file: a tensor may be stored externally, and
+the runtime opens that file. ONNX Runtime 1.32 refuses `../secret`, absolute paths and symlinks that
+lead out of the graph's folder, but reads every other file in it. TensorRT-RTX 1.7's parser follows
+such symlinks as well, and other releases may behave differently. So the names are read here, and
+every file that the bundle does not list is refused before a runtime opens the graph.
 
-This walks the protobuf wire format (protobuf.dev/programming-guides/encoding) along the fields of
-onnx.proto that lead to a tensor, and skips everything else. It is stricter than protobuf: where two
-readers could understand a message differently, it is refused.
+This module walks the protobuf wire format (https://protobuf.dev/programming-guides/encoding) along
+the fields of onnx.proto that lead to a tensor, and skips all others. It is stricter than protobuf:
+a message that two readers could understand differently is refused.
 """
 
 from __future__ import annotations
@@ -48,32 +48,34 @@ Buffer = mmap.mmap | bytes
 
 
 class GraphError(ValueError):
-    """A file that is not an ONNX graph, or one that not every reader would understand alike."""
+    """A file that is not an ONNX graph, or one that two readers could understand differently."""
 
 
 def external_locations(path: Path) -> set[str]:
-    """Return the names of a graph's external data files, or the empty set without any.
+    """Return the names of a graph's external data files, or the empty set if it has none.
 
     Args:
         path: The `.onnx` file.
 
     Raises:
-        GraphError: If it is not an ONNX graph, or an ambiguous one.
+        GraphError: If it is not an ONNX graph, or can be read in more than one way.
         OSError: If it cannot be read.
     """
     with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
+        if file.seek(0, 2) == 0:  # mmap refuses an empty file
             return set()
         try:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as cause:  # which names no file
+        except OSError as cause:
+            # mmap does not know the file's name, and the message needs one.
             raise OSError(cause.errno, cause.strerror, str(path)) from cause
         with mapped as data:
             return {_location(data, *span) for span in _entries(data)} - {""}
 
 
 def _entries(data: Buffer) -> Iterator[tuple[int, int]]:
-    """Yield where each entry of each tensor's external data lies."""
+    """Yield the span of each entry of each tensor's external data."""
+    # A list, not recursion: graphs nest in attributes, and a hostile file may nest them deeply.
     pending = [("Model", 0, len(data))]
     while pending:
         message, position, end = pending.pop()
@@ -84,27 +86,27 @@ def _entries(data: Buffer) -> Iterator[tuple[int, int]]:
         for number, kind, first, last in fields_of(data, position, end):
             if number in inner:
                 if kind != BYTES:
-                    raise GraphError(f"field {number} of a {message} is no message")
+                    raise GraphError(f"field {number} of a {message} is not a message")
                 pending.append((inner[number], first, last))
 
 
 def _location(data: Buffer, position: int, end: int) -> str:
-    """Return the file that an entry names, or "" if it says something else of the tensor."""
-    said: dict[int, bytes] = {}
+    """Return the file that an entry names, or "" if the entry has another key."""
+    fields: dict[int, bytes] = {}
     for number, kind, first, last in fields_of(data, position, end):
-        if number not in (1, 2) or kind != BYTES or number in said:
+        if number not in (1, 2) or kind != BYTES or number in fields:
             raise GraphError("external data is described by more than one key and one value")
-        said[number] = data[first:last]
-    key, value = said.get(1, b""), said.get(2, b"")
+        fields[number] = data[first:last]
+    key, value = fields.get(1, b""), fields.get(2, b"")
     if key not in _KEYS:
         raise GraphError(
-            f"external data is described by {key[:30]!r}, which is none of "
+            f"external data is described by {key[:30]!r}, expected one of "
             f"{', '.join(known.decode() for known in _KEYS)}"
         )
     if key != b"location":
         return ""
     if not value:
-        raise GraphError("a tensor lies in a file without a name")
+        raise GraphError("a tensor is stored in a file without a name")
     return value.decode("utf-8", "backslashreplace")
 
 
@@ -126,17 +128,18 @@ def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int,
             last = first + (8 if kind == FIXED64 else 4)
         else:
             raise GraphError(
-                f"byte {position} starts a field of wire type {kind}, which ONNX has none of"
+                f"byte {position} starts a field of wire type {kind}, which ONNX does not use"
             )
         if number == 0 or last > end:
-            raise GraphError(f"byte {position} starts a field that does not hold together")
+            raise GraphError(f"byte {position} starts an invalid field")
         yield number, kind, first, last
         position = last
 
 
 def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
-    """Return a number of seven bits per byte, lowest first, and where it ends."""
+    """Return a number of seven bits per byte, lowest first, and the position after it."""
     value = 0
+    # Ten bytes hold 64 bits; protobuf allows no more.
     for shift in range(0, 70, 7):
         if position >= end:
             break
@@ -145,4 +148,4 @@ def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise GraphError(f"byte {position} lies in a number that does not end")
+    raise GraphError(f"byte {position} is in a number that does not end")

@@ -1,4 +1,4 @@
-"""Files: their hashes, and writing them so that a name never stands for a half-written file."""
+"""Files: hashing them, and writing them so that no name ever denotes a half-written file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import BinaryIO
 from diver_trt.errors import DiverError, OutputError
 
 MAX_NAME_BYTES = 255
-"""Linux' limit on a file name."""
+"""Linux' limit on the name of a file (NAME_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file of the bundle: its plain name, its size in bytes and its SHA-256 in hex."""
+    """A file of a bundle: its plain name, its size in bytes and its SHA-256 in hex."""
 
     name: str
     size_bytes: int
@@ -39,7 +39,7 @@ def file_sha256(path: Path) -> str:
 
 
 def stream_sha256(file: BinaryIO) -> str:
-    """Return the SHA-256 of an open file, from where it stands to its end, in hex."""
+    """Return the SHA-256 in hex of an open file, from its current position to its end."""
     if sys.version_info >= (3, 11):
         return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
@@ -52,12 +52,13 @@ def resolved(path: Path, error: type[DiverError] = OutputError) -> Path:
     """Return a path without symlinks and `..`; it need not exist.
 
     Raises:
-        error: If a symlink on the way leads back to itself. `Path.resolve` raises a RuntimeError
-            there until Python 3.12, and nothing from 3.13 on.
+        error: If a symlink in the path leads back to itself.
     """
     looped = error(
         f"{path}: leads through a symlink to itself, expected a file or folder. Delete the symlink."
     )
+    # Path.resolve raises a RuntimeError for a loop up to Python 3.12, and nothing from 3.13 on:
+    # https://docs.python.org/3/library/pathlib.html#pathlib.Path.resolve
     try:
         path.stat()
     except OSError as cause:
@@ -84,23 +85,23 @@ def files_in(root: Path) -> list[str]:
     """Return the path within a folder of every file and every symlink, sorted."""
     found = []
     for folder, folders, files in os.walk(root):
+        # os.walk lists symlinks to folders as folders, and does not enter them.
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         found += [(Path(folder) / name).relative_to(root).as_posix() for name in (*files, *links)]
     return sorted(found)
 
 
 def temporary_of(path: Path) -> Path:
-    """Return where a file is written until it is whole."""
+    """Return the path under which a file is written until it is complete."""
+    # In the same folder: a rename is atomic only within one file system.
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write to a temporary file and rename it to `path` on success; delete it on failure.
-
-    What lay under the temporary name is deleted first, never written into: it may be a link.
-    """
+    """Write to a temporary file and rename it to `path` on success; delete it on failure."""
     temporary = temporary_of(path)
+    # An earlier file of that name is deleted, never written into: it may be a symlink.
     temporary.unlink(missing_ok=True)
     try:
         temporary.open("xb").close()
@@ -114,18 +115,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
-    """Do the same with an open file.
+    """Do the same as `replacing`, with an open file.
 
     Args:
-        path: Its name at the end.
-        lasting: Whether the file and its name are on the disk, and not only on their way there,
-            when the block has ended.
+        path: The file's final path.
+        lasting: Whether to flush the file and its name to the disk (fsync) at the end of the block.
     """
     with replacing(path) as temporary, temporary.open("r+b") as file:
         yield file
         if lasting:
             file.flush()
             os.fsync(file.fileno())
+    # The rename is an entry of the folder, which has to be flushed too: fsync(2), NOTES.
     if lasting:
         sync_folder(path.parent)
 
@@ -134,7 +135,7 @@ def sync_file(path: Path) -> None:
     """Flush a file to the disk (fsync).
 
     Raises:
-        OSError: It cannot be written to the disk.
+        OSError: If it cannot be written to the disk.
     """
     with path.open("r+b") as file:
         os.fsync(file.fileno())
@@ -144,8 +145,9 @@ def sync_folder(folder: Path) -> None:
     """Flush a directory to the disk (fsync), where the platform supports it.
 
     Raises:
-        OSError: They cannot be written to the disk.
+        OSError: If it cannot be written to the disk.
     """
+    # Windows cannot open a directory for flushing.
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -162,10 +164,10 @@ def sync_folder(folder: Path) -> None:
 def reported(
     path: Path, done: str = "written", error: type[DiverError] = OutputError
 ) -> Iterator[None]:
-    """Turn a failure of the system at a file into one line.
+    """Turn an OSError into one line that names the file.
 
     Raises:
-        error: The block raised an OSError.
+        error: If the block raises an OSError.
     """
     try:
         yield

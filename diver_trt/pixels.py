@@ -1,4 +1,4 @@
-"""Images between the world, uint8 [H, W, 3], and the networks, float32 [3, H, W] in [-1, 1]."""
+"""Images as files have them, uint8 [H, W, 3], and as networks, float32 [3, H, W] in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def square(
 ) -> Pixels:  # [H, W, 3] uint8 => [size, size, 3] uint8
     """Crop an image to its central square and resize it bicubically.
 
-    DiT's training did the same in the other order.
-
-    An image of that size is returned untouched.
+    An image of the target size is returned unchanged.
 
     Raises:
         DatasetError: If the array is not uint8 [H, W, 3]; the message begins with `name`.
     """
+    # DiT's training resizes first and then crops (center_crop_arr in
+    # https://github.com/facebookresearch/DiT/blob/main/train.py).
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DatasetError(f"{name}: got {describe(image)}, expected uint8[H, W, 3]")
     height, width = image.shape[:2]
@@ -39,7 +39,7 @@ def square(
 def to_network(
     image: Pixels,
 ) -> NDArray[np.float32]:  # [H, W, 3] uint8 => [3, H, W] float32 in [-1, 1]
-    """Return an image as the encoder reads it."""
+    """Return an image in the encoder's form."""
     values: NDArray[np.float32] = image.transpose(2, 0, 1).astype(np.float32) / np.float32(
         127.5
     ) - np.float32(1)
@@ -49,7 +49,7 @@ def to_network(
 def from_network(
     image: NDArray[np.float32],
 ) -> Pixels:  # [3, H, W] float32 in [-1, 1] => [H, W, 3] uint8
-    """Return what the decoder wrote as 8-bit pixels, rounded to the nearest."""
+    """Return a decoder's output as 8-bit pixels, rounded to the nearest level."""
     levels: NDArray[np.float32] = np.rint(
         (image.transpose(1, 2, 0) + np.float32(1)) * np.float32(127.5)
     )

@@ -4,10 +4,10 @@ Steps count down: of `steps` DDIM steps, step `k = steps` is the noisiest and st
 paper's symbols are `t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` = `window`, `w` =
 `cfg_scale`.
 
-The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, and so
-is that the gradient is scaled by sigma_t. Its text does not give the others: the guidance scale
-4.0, three guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0). Those are
-what DiT's sampler and the mode-guided samplers built on it use.
+The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, as is
+the scaling of the gradient by sigma_t. The paper's text does not state the rest: the guidance scale
+4.0, three guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0). These
+follow DiT's sampler and the mode-guided samplers built on it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Sigma = Literal["learned", "posterior", "marginal"]
 SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
 
 MAX_SCALE = 1000.0
-"""Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from where
-float16 overflows on them.
+"""Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from values
+that overflow float16.
 """
 
 
 def _setting(default: Any, help: str, *, paper: bool = False) -> Any:  # noqa: A002
-    """Return a field with what its option on the command line prints.
+    """Return a field with the texts of its option on the command line.
 
     Args:
         default: The default.
-        help: What it sets, for people.
+        help: The option's help text.
         paper: Whether the paper states this default.
     """
     return field(default=default, metadata={"help": help, "paper": paper})
@@ -53,7 +53,7 @@ class Recipe:
             inherit_step` (a *matched* start) the stated noise level is the actual one,
             and only those steps are run.
         cfg_scale: Classifier-free guidance `w`, 1 (off) to `MAX_SCALE`.
-        cfg_channels: How many latent channels it guides, from the first; the others keep the
+        cfg_channels: Number of latent channels that it guides, from the first; the others keep the
             class-conditional prediction. DiT's own sampler guides three of four, diffusers all
             four.
         gamma: Strength of semantic guidance, 0 (ablation "guidance off") to `MAX_SCALE`.
@@ -83,6 +83,7 @@ class Recipe:
     sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")  # noqa: RUF009
 
     def __post_init__(self) -> None:
+        # object.__setattr__ is how a frozen dataclass normalises its fields.
         for name in ("steps", "inherit_step", "start_step", "cfg_scale", "cfg_channels", "gamma"):
             object.__setattr__(self, name, _plain(getattr(self, name)))
         if isinstance(self.window, tuple):
@@ -91,10 +92,9 @@ class Recipe:
         self._check_window()
         if self.inherit_step is None and self.start_step != self.steps:
             raise RecipeError(
-                f"start_step is {self.start_step} of {self.steps} but inheritance is off: pure "
-                "noise is what the model "
-                f"expects at step {self.steps} only. Set start_step to {self.steps}, or give an "
-                "inherit_step."
+                f"start_step is {self.start_step} of {self.steps} but inheritance is off: the "
+                f"model expects pure noise at step {self.steps} only. Set start_step to "
+                f"{self.steps}, or give an inherit_step."
             )
 
     def _check_ranges(self) -> None:
@@ -125,9 +125,8 @@ class Recipe:
         if self.gamma > 0 and low >= self.start_step:
             raise RecipeError(
                 f"window is {high}:{low} but sampling starts at step {self.start_step}, so "
-                "semantic guidance would never "
-                f"act. Set the window to {self.start_step}:{round(self.start_step * 0.4)} (as the "
-                "preset `matched` does), "
+                "semantic guidance would never act. Set the window to "
+                f"{self.start_step}:{round(self.start_step * 0.4)} (as the preset `matched` does), "
                 "or gamma to 0."
             )
 
@@ -160,12 +159,14 @@ class Recipe:
         """
         _require_int("steps", steps, 2, None)
 
+        # Halves are rounded up. round() takes them to the even number: 25 of 50 steps would become
+        # 2 of 5 and 4 of 7.
         def scaled(step: int) -> int:
             return (2 * step * steps + self.steps) // (2 * self.steps)
 
         inherit = None if self.inherit_step is None else max(1, scaled(self.inherit_step))
         start, high = max(1, scaled(self.start_step)), max(1, scaled(self.window[0]))
-        # Among few steps both ends may round to one step, and the window would be empty.
+        # With few steps, both ends may round to the same step, and the window would be empty.
         low = min(scaled(self.window[1]), high - 1, start - 1)
         return self.with_settings(
             steps=steps, inherit_step=inherit, start_step=start, window=(high, low)
@@ -180,7 +181,7 @@ class Recipe:
         """Return the recipe that `to_json` wrote.
 
         Raises:
-            RecipeError: A setting is unknown, or out of range.
+            RecipeError: If a setting is unknown, or out of range.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
@@ -195,7 +196,8 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of numpy's as Python's own, which JSON can hold; anything else as it is."""
+    """Return a numpy number as a Python one, which JSON can hold, and anything else unchanged."""
+    # A bool is an Integral; _require_int refuses it, which int(True) would get past.
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):

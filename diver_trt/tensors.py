@@ -34,7 +34,7 @@ class TensorSpec:
         return tuple(size if isinstance(dim, str) else dim for dim in self.shape)
 
     def size_bytes(self, size: int) -> int:
-        """Return the bytes it takes with every dynamic axis set to `size`."""
+        """Return its size in bytes with every dynamic axis set to `size`."""
         return math.prod(self.concrete(size)) * np.dtype(self.dtype).itemsize
 
     def allocate(self, size: int) -> NDArray[np.generic]:
@@ -46,9 +46,9 @@ class TensorSpec:
 
         Args:
             dtype: Its element type.
-            shape: Its sizes; a text, None or -1 is a size that it leaves open.
-            size: Size of the dynamic axis that it may be fixed to; None means that it must leave
-                that axis open.
+            shape: Its sizes; a text, None or -1 stands for a size that it leaves open.
+            size: The size to which it may fix a dynamic axis; None means that it must leave such
+                an axis open.
         """
         if dtype != self.dtype or len(shape) != len(self.shape):
             return False

@@ -512,7 +512,9 @@ def test_a_memory_table_adds_up_and_nothing_is_printed_as_python(compiled: Path)
     rows = re.findall(r"^  \w+ +([\d,.]+) MB  =  (.*)$", shown, re.MULTILINE)
     assert len(rows) == 2 * 2 * 4
     for total, parts in rows:
-        figures = re.findall(r"(weights|persistent|activations|inputs and outputs) ([\d,.]+) MB", parts)
+        figures = re.findall(
+            r"(weights|persistent|activations|inputs and outputs) ([\d,.]+) MB", parts
+        )
         assert [name for name, _ in figures] == _PARTS
         assert sum(Decimal(figure) for _, figure in figures) == Decimal(total)
     for peak in re.findall(r"peak ([\d.]+) MB", shown):

@@ -174,12 +174,12 @@ def test_what_onnx_reads_otherwise_than_another_reader_is_refused(tmp_path: Path
         (entry(key), "a file without a name"),
         (
             entry(b"\x0a\x04path", good),
-            r"b'path', which is none of location, offset, length, checksum",
+            r"b'path', expected one of location, offset, length, checksum",
         ),
-        (b"\x38\x01", "field 7 of a Model is no message"),
+        (b"\x38\x01", "field 7 of a Model is not a message"),
         (b"\x3b\x3c", "wire type 3"),
-        (b"\x3a\x05ab", "does not hold together"),
-        (b"\x02\x00", "does not hold together"),
+        (b"\x3a\x05ab", "starts an invalid field"),
+        (b"\x02\x00", "starts an invalid field"),
         (b"\xff" * 11, "a number that does not end"),
         (b"\x3a\xff", "a number that does not end"),
     ):

@@ -90,7 +90,7 @@ def test_an_unknown_setting_is_named() -> None:
         ),
         (
             {"inherit_step": None, "start_step": 40},
-            "inheritance is off: pure noise is what the model expects at step 50 only",
+            "inheritance is off: the model expects pure noise at step 50 only",
         ),
     ],
 )

@@ -26,7 +26,8 @@ Format = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help=f"Method that wrote the files: {', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
+        help="Method that wrote the files: "
+        f"{', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
         show_default=False,
         autocompletion=completion.formats,
     ),

@@ -117,7 +117,7 @@ def import_numpy() -> None:
         MemoryError: If OpenBLAS raised it.
     """
     # OpenBLAS raises SIGINT if it cannot start its threads:
-    # https://github.com/OpenMathLib/OpenBLAS/blob/develop/driver/others/blas_server.c
+    # https://github.com/OpenMathLib/OpenBLAS/issues/668
     # A blocked signal waits, and sigtimedwait then reports the process that sent it.
     can_wait = hasattr(signal, "sigtimedwait") and hasattr(signal, "pthread_sigmask")
     if not can_wait or threading.current_thread() is not threading.main_thread():
