@@ -1,6 +1,7 @@
 """Shared by all tests: bundles made once per session, and images to put through them.
 
-`random_pipeline` has random weights large enough that every term of a step matters; `digits` is the committed, trained one.
+`random_pipeline` has random weights large enough that every term of a step matters; `digits` is the
+committed, trained model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, default_bundle
 
-# Before torch is imported, and for subprocesses too: the models here are so small that a second thread only waits for the first.
+# Before torch is imported, and for subprocesses too: with models this small, a second thread only
+# waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +60,7 @@ def digits() -> Bundle:
 
 @pytest.fixture
 def imagenet(digits: Bundle) -> Bundle:
-    """The digits bundle posing as a model of ImageNet-1K: reading datasets looks at its number of classes and names only."""
+    """The digits bundle with the classes of ImageNet-1K, which is all that reading datasets uses."""
     names = tuple("tench, Tinca tinca" if i == 0 else f"thing {i}" for i in range(1000))
     return replace(digits, num_classes=1000, null_label=1000, class_names=names)
 
@@ -72,7 +74,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
-    """Save a DiTPipeline with random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes unless told otherwise."""
+    """Save a DiTPipeline with random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
@@ -158,7 +160,10 @@ def random_bundle(export_to: Callable[..., Bundle], random_pipeline: Path) -> Bu
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory, digits: Bundle) -> Path:
-    """A copy of the digits bundle's graphs, for bundles of a test's own to have as hard links: a symlink out of a bundle is refused."""
+    """A copy of the digits bundle's graphs, for the bundles of single tests to hard-link.
+
+    Symlinks out of a bundle are refused.
+    """
     folder = tmp_path_factory.mktemp("graphs")
     for network in digits.networks.values():
         shutil.copy(digits.path / network.graph.name, folder)

@@ -14,8 +14,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.errors import OutputError
 from diver_trt.files import resolved
+from tests.cli.command import fails, run
 from tests.conftest import DISTILLED
-from tests.test_cli import fails, run
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
     if not tolerances.step.holds(figures.replay):
         found.append(
             f"the whole run ends a relative {figures.replay:.1e} away from where the same steps "
-            "end one by one: look at the CUDA graph"
+            "end one by one: check the CUDA graph"
         )
     if not found:
         end = figures.steps[-1].free.relative_l2
         found.append(
-            "every network and every step holds alone; over the free run the errors add up to a "
+            "every network and every step holds alone; over the free run the errors accumulate to a "
             f"relative L2 of {end:.1e}"
         )
     return tuple(found)
@@ -47,14 +47,14 @@ def _networks(figures: Figures, tolerances: Tolerances) -> list[str]:
 
 
 def _classes(figures: Figures, tolerances: Tolerances) -> list[str]:
-    """Return a line if the conditioner is only wrong for classes that no image has."""
+    """Return a line if the conditioner is wrong only for classes without an image."""
     limit = tolerances.networks["conditioner"]
     wrong = [name for name, error in figures.classes.items() if not limit.holds(error)]
     if not wrong or not limit.holds(figures.networks["conditioner"].relative_l2):
         return []
     return [
-        f"the conditioner is wrong for {len(wrong)} classes that no image is of, most for "
-        f"{figures.worst_class}: look at its table"
+        f"the conditioner is wrong for {len(wrong)} classes without an image, most for "
+        f"{figures.worst_class}: check its label table"
     ]
 
 
@@ -80,9 +80,9 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
     prediction = figures.stages[-1].difference.relative_l2
     return [
         f"{where}: every block holds and the prediction is a relative {prediction:.1e} away "
-        f"{compared}, so look behind the network: "
-        "at guidance (which multiplies the rounding of the prediction), DDIM, semantic guidance, "
-        "or what the engine made of the graph"
+        f"{compared}, so the fault lies behind the network: guidance (which multiplies the "
+        "rounding of the prediction), DDIM, semantic guidance, or the engine's computation of the "
+        "graph"
     ]
 
 

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.inputs import Inputs, distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
+from tests.comparison.faults import judged_as_fp16, plant, round_weights
 from tests.conftest import DIGITS_MODEL
 
 FEW = 3
+BEHIND = "so the fault lies behind the network: guidance"
 
 
 def first(inputs: Inputs, n: int) -> Inputs:
@@ -31,7 +33,10 @@ def first(inputs: Inputs, n: int) -> Inputs:
 
 @dataclass(frozen=True)
 class Held:
-    """A reference run in torch by the paper's recipe; calling it compares a bundle on ONNX Runtime, or any participant, with it."""
+    """A reference run in torch by the paper's recipe.
+
+    Calling it compares a bundle on ONNX Runtime, or any participant, with the reference.
+    """
 
     reference: Reference
     inputs: Inputs
@@ -65,11 +70,32 @@ def inputs(digits: Bundle) -> Inputs:
 
 @pytest.fixture(scope="session")
 def ten(digits_model: Dit, digits: Bundle, inputs: Inputs) -> Held:
-    """Ten images: for engines that are right."""
+    """Ten images, for correct engines."""
     return held(digits_model, digits, inputs)
 
 
 @pytest.fixture(scope="session")
 def few(digits_model: Dit, digits: Bundle, inputs: Inputs) -> Held:
-    """Three images: enough to see where a planted fault is."""
+    """Three images, enough to locate a planted fault."""
     return held(digits_model, digits, first(inputs, FEW))
+
+
+@pytest.fixture(scope="session")
+def rounded(digits: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The digits with the weights of an fp16 bundle, and computation in float32."""
+    folder = tmp_path_factory.mktemp("bundles") / "rounded"
+    return plant(digits, folder, dict.fromkeys(NETWORKS, round_weights))
+
+
+@pytest.fixture
+def bundles(digits: Bundle, rounded: Bundle) -> dict[str, Bundle]:
+    return {"fp32": digits, "fp16": rounded}
+
+
+def judged(precision: str, one: Bundle | Participant) -> Bundle | Participant:
+    return judged_as_fp16(one, FEW) if precision == "fp16" else one
+
+
+def failed(comparison: Comparison) -> set[str]:
+    assert comparison.verdict == "failed"
+    return {check.subject for check in comparison.checks if not check.passed}

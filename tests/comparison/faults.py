@@ -1,4 +1,6 @@
-"""Faults planted on purpose: bundles with an edited graph and a manifest that says nothing of it, engines that misread the step table."""
+"""Planted faults: bundles with an edited graph and a matching manifest, engines that misread the
+step table.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from diver_trt.method.step import StepLayout
 from diver_trt.runtime.backends.onnx import OnnxSession
 
 Mistake = Callable[[Any, StepLayout], None]
-"""Changes a step table, [K, C], as an engine would that misreads it."""
+"""Changes a step table, [K, C], as if an engine misread it."""
 
 
 def plant(bundle: Bundle, folder: Path, edits: dict[str, Callable[[Any], None]]) -> Bundle:
@@ -68,7 +70,10 @@ def scale_initializer(name: str, factor: float) -> Callable[[Any], None]:
 
 
 def round_weights(graph: Any) -> None:
-    """Round every weight to a float16 number and keep it in float32: as far off as an fp16 bundle, and the same on every CPU."""
+    """Round every weight to a float16 number, stored as float32.
+
+    The error is that of an fp16 bundle, and the same on every CPU.
+    """
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype == np.float32:
@@ -77,7 +82,7 @@ def round_weights(graph: Any) -> None:
 
 
 def exchange_predictions(graph: Any) -> None:
-    """Let guidance read the null class's prediction for the class's, and the other way round."""
+    """Exchange the class's and the null class's predictions in guidance."""
     from diver_trt.comparison.blocks import PREDICTION, find_taps
 
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
@@ -89,7 +94,7 @@ def exchange_predictions(graph: Any) -> None:
 
 
 def exchange_conditions(graph: Any) -> None:
-    """Give the class's rows the null class's conditions, and the other way round."""
+    """Exchange the class's and the null class's conditions."""
     graph.initializer.append(numpy_helper.from_array(np.array([1, 0]), "exchanged"))
     for node in graph.node:
         node.input[:] = [
@@ -104,16 +109,16 @@ def exchange_conditions(graph: Any) -> None:
 
 
 def judged_as_fp16(one: Bundle | Participant, batch: int = 3) -> Participant:
-    """Return a participant that is held to the limits of fp16, whatever it computes in.
+    """Return a participant that is judged by the limits of fp16 and computes in float32.
 
-    What a fault does under those limits must not depend on how a CPU computes in float16, so these tests compute in float32.
+    The effect of a fault must not depend on how a CPU computes in float16.
     """
     found = bundle_participant("onnx", "onnx", one, batch) if isinstance(one, Bundle) else one
     return replace(found, precision="fp16")
 
 
 def mistaking(bundle: Bundle, mistake: Mistake, batch: int = 3) -> Participant:
-    """Return a bundle on an engine that reads another step table than it is given."""
+    """Return a bundle on an engine that uses another step table than it is given."""
 
     class Mistaken(OnnxSession):
         def open_denoiser(self, table: Any, steps: int) -> Any:
@@ -127,7 +132,7 @@ def mistaking(bundle: Bundle, mistake: Mistake, batch: int = 3) -> Participant:
 
 
 def shifted_window(by: int) -> Mistake:
-    """Read the column of semantic guidance some rows off."""
+    """Shift the column of semantic guidance by some rows."""
 
     def mistake(table: Any, layout: StepLayout) -> None:
         table[:, layout.gamma] = np.roll(table[:, layout.gamma], by)
@@ -136,7 +141,7 @@ def shifted_window(by: int) -> Mistake:
 
 
 def gammas(last: int, first: int, gamma: float = 0.1) -> Mistake:
-    """Let semantic guidance act with this strength from step `last` down to step `first`."""
+    """Set the strength of semantic guidance from step `last` down to step `first`."""
 
     def mistake(table: Any, layout: StepLayout) -> None:
         table[first - 1 : last, layout.gamma] = gamma
@@ -145,7 +150,7 @@ def gammas(last: int, first: int, gamma: float = 0.1) -> Mistake:
 
 
 def guidance_scale(scale: float) -> Mistake:
-    """Take another guidance scale in the first three channels."""
+    """Use another guidance scale in the first three channels."""
 
     def mistake(table: Any, layout: StepLayout) -> None:
         table[:, :3] = scale
@@ -154,5 +159,5 @@ def guidance_scale(scale: float) -> Mistake:
 
 
 def longer_steps(table: Any, layout: StepLayout) -> None:
-    """Take every b of DDIM 1.02 times."""
+    """Multiply every b of DDIM by 1.02."""
     table[:, layout.b] *= 1.02

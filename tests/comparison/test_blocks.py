@@ -67,7 +67,7 @@ def test_the_graph_and_torch_pass_through_the_same_places(
 
 
 def test_the_fp16_graph_has_the_same_places(digits_fp16: Bundle, digits_model: Dit) -> None:
-    """Within the limit of fp16, which is several times what any CPU's rounding makes of it."""
+    """Within the limit of fp16, which is several times the rounding of any CPU."""
     tolerance = TOLERANCES["fp16"].place.value
     compared = compare_stages(
         GraphProbe(digits_fp16).stages(*values(digits_fp16)),
@@ -80,7 +80,10 @@ def test_the_fp16_graph_has_the_same_places(digits_fp16: Bundle, digits_model: D
 
 
 def test_looking_into_the_graph_changes_nothing(digits: Bundle) -> None:
-    """What the probe sees in the last place is what the engine as it ships predicts: guidance of 0, a of 0 and b of 1 pass e_u through."""
+    """The probe's last place is the unchanged engine's prediction.
+
+    With a guidance scale and a of 0 and a b of 1, the engine returns e_u.
+    """
     latent, pair = values(digits)
     engine = OnnxSession(digits, 2).open_denoiser(
         row := np.zeros((1, digits.layout.width), np.float32), 1
@@ -129,7 +132,7 @@ def test_a_graph_without_guidance_or_norms_is_refused(digits: Bundle, tmp_path: 
 
     with pytest.raises(
         BundleError,
-        match=r"has 0 layer normalisations, but bundle\.json names 13 places to look at",
+        match=r"has 0 layer normalisations, but bundle\.json names 13 places, expected one",
     ):
         GraphProbe(plant(digits, tmp_path / "planted", {"denoiser": without_norms}))
 

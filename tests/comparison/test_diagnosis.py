@@ -87,7 +87,8 @@ def test_the_first_place_beyond_the_limit_is_named_before_what_lies_behind() -> 
         RIGHT, steps=with_steps(4), stage_step=4, stages=places(1e-7, 2e-5, 3e-3, 4e-3)
     )
     assert diagnose(figures, SINGLE) == (
-        "step 4: block 1, attention is the first to leave the reference, by a relative 2.0e-05 (compared in step 4)",
+        "step 4: block 1, attention is the first to leave the reference, by a relative 2.0e-05 "
+        "(compared in step 4)",
     )
 
 
@@ -130,17 +131,20 @@ def test_an_overflow_names_its_steps_and_its_place() -> None:
 def test_classes_that_no_image_is_of() -> None:
     figures = replace(RIGHT, classes={"class 0": 1e-3, "class 1": 0.5, "the null class": 0.0})
     assert diagnose(figures, SINGLE) == (
-        "the conditioner is wrong for 2 classes that no image is of, most for class 1: look at its table",
+        "the conditioner is wrong for 2 classes without an image, most for class 1: check its "
+        "label table",
     )
 
 
 def test_a_run_that_ends_elsewhere_than_its_steps() -> None:
     assert diagnose(replace(RIGHT, replay=0.125), SINGLE) == (
-        "the whole run ends a relative 1.2e-01 away from where the same steps end one by one: look at the CUDA graph",
+        "the whole run ends a relative 1.2e-01 away from where the same steps end one by one: "
+        "check the CUDA graph",
     )
 
 
 def test_images_that_fail_though_every_level_holds() -> None:
     assert diagnose(RIGHT, SINGLE) == (
-        "every network and every step holds alone; over the free run the errors add up to a relative L2 of 2.0e-06",
+        "every network and every step holds alone; over the free run the errors accumulate to a "
+        "relative L2 of 2.0e-06",
     )

@@ -43,7 +43,7 @@ def test_without_a_model_an_fp32_bundle_is_the_reference(
     )
 
 
-def test_bundles_of_one_precision_are_told_apart(
+def test_bundles_of_one_precision_have_different_names(
     digits: Bundle, edited: Callable[..., Path]
 ) -> None:
     other = Bundle.open(edited(lambda manifest: None))
@@ -54,7 +54,9 @@ def test_bundles_of_one_precision_are_told_apart(
     )
 
 
-def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_path: Path) -> None:
+def test_bundles_of_one_folder_name_are_named_by_their_paths(
+    digits: Bundle, tmp_path: Path
+) -> None:
     other = plant(digits, tmp_path / "digits", {})
     assert names(line_up([digits, other], None, ["onnx", "onnx"], 4))[1] == [
         f"onnx fp32 ({tmp_path / 'digits'})"
@@ -63,7 +65,9 @@ def test_bundles_of_one_name_are_told_apart_by_their_paths(digits: Bundle, tmp_p
         line_up([digits, other, digits], None, ["onnx"], 4)
 
 
-def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_model: Dit) -> None:
+def test_engines_that_cannot_take_part_are_listed_with_reasons(
+    digits: Bundle, digits_model: Dit
+) -> None:
     lineup = line_up([digits], digits_model, ["onnx", "onnx-cuda", "rtx"], 4)
     absent = {one.name: one for one in lineup.absent}
     assert [one.name for one in lineup.others] == ["onnx fp32"]
@@ -72,7 +76,9 @@ def test_what_cannot_take_part_is_listed_with_its_reason(digits: Bundle, digits_
     assert "CUDAExecutionProvider" in absent["onnx-cuda fp32"].reason
 
 
-def test_what_nobody_asked_for_is_listed_and_no_failure(digits: Bundle, digits_model: Dit) -> None:
+def test_an_absent_engine_that_was_not_requested_is_not_a_failure(
+    digits: Bundle, digits_model: Dit
+) -> None:
     lineup = line_up([digits], digits_model, [], 4)
     assert {"rtx fp32", "trt fp32"} <= {one.name for one in lineup.absent}
     assert not any(one.asked for one in lineup.absent)
@@ -109,7 +115,8 @@ def test_bundles_and_models_that_do_not_belong_together_are_refused(
         line_up([digits, random_bundle], None, [], 4)
     with pytest.raises(
         BundleError,
-        match=r"10 classes and a learned variance; random has latents .* Give the model that the bundle was exported",
+        match=r"10 classes and a learned variance; random has latents .* "
+        "Give the model that the bundle was exported",
     ):
         line_up([digits], load_model(str(random_pipeline)), [], 4)
 
@@ -119,7 +126,8 @@ def test_other_weights_are_another_model(digits: Bundle) -> None:
     other.vae.decoder.conv_out.bias[0] += 1
     with pytest.raises(
         BundleError,
-        match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have [0-9a-f]{12}…. Give",
+        match=r"was exported from weights with SHA-256 [0-9a-f]{12}…, those of dit-digits have "
+        r"[0-9a-f]{12}…\. Give",
     ):
         line_up([digits], other, [], 4)
     with pytest.raises(

@@ -33,7 +33,7 @@ def test_float16_is_compared_in_float64() -> None:
     assert difference(found, expected).relative_l2 == pytest.approx(32 / 60032, rel=1e-12)
 
 
-def test_values_that_are_no_numbers_are_infinitely_far() -> None:
+def test_nan_and_infinity_are_infinitely_far() -> None:
     for bad in (np.nan, np.inf):
         apart = difference(np.array([1.0, bad]), np.array([1.0, 1.0]))
         assert not apart.finite

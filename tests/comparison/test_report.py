@@ -84,7 +84,7 @@ def page(result: Result) -> str:
 
 
 def browse(path: Path, *more: str, width: int = SIZE[0]) -> str:
-    """Open a page in headless Chromium and return the document as it stands then."""
+    """Open a page in headless Chromium and return the resulting document."""
     assert CHROMIUM is not None
     profile = path.with_suffix(".profile")
     command = [
@@ -158,7 +158,7 @@ def test_the_report_needs_no_network(page: str) -> None:
     assert not re.search(r"url\((?!#)", page)
 
 
-def test_the_report_says_what_matters(page: str) -> None:
+def test_the_report_contains_causes_limits_and_versions(page: str) -> None:
     for text in (
         "block 4, MLP is the first to leave the reference",
         "worst in step",
@@ -171,11 +171,11 @@ def test_the_report_says_what_matters(page: str) -> None:
         assert text in page, text
 
 
-def test_what_comes_from_outside_is_escaped(page: str) -> None:
+def test_untrusted_text_is_escaped(page: str) -> None:
     assert "backend rtx needs <code>tensorrt_rtx</code> &amp; &lt;a GPU&gt;" in page
 
 
-def test_a_dollar_in_a_name_is_no_formula(result: Result) -> None:
+def test_a_dollar_in_a_name_is_not_a_formula(result: Result) -> None:
     named = replace(result, comparisons=(replace(result.comparisons[0], name="onnx fp32 (a$b$c)"),))
     plots = "".join(re.findall(r"<figure>(.*?)</figure>", render(named), flags=re.DOTALL))
     assert "onnx fp32 (a$b$c)" in plots
@@ -232,13 +232,13 @@ def test_the_verdict_of_the_whole(
     assert (found.passed, found.headline) == (passed, headline)
 
 
-def test_no_engine_left_is_nothing_passed(result: Result) -> None:
+def test_a_comparison_of_no_engine_does_not_pass(result: Result) -> None:
     found = replace(result, comparisons=(), absent=(replace(ABSENT, asked=True),))
     assert (found.passed, found.headline) == (False, "rtx fp32 could not be compared")
     assert "rtx fp32 could not be compared" in render(found)
 
 
-def test_nothing_judged_is_nothing_passed(result: Result) -> None:
+def test_a_comparison_without_a_verdict_does_not_pass(result: Result) -> None:
     found = replace(result, comparisons=(replace(result.comparisons[0], checks=()),))
     assert not found.passed
     assert "nothing was judged" in found.headline
@@ -251,7 +251,7 @@ def test_the_environment_names_no_machine() -> None:
 
 
 def test_figures_as_text() -> None:
-    assert [show_figure(figure) for figure in (0.0, 2.56e-4, 0.25, 1.0, 12345.0, math.inf, math.nan)] == [
-        "0", "2.6e-04", "0.25", "1", "1.2e+04", "not finite", "not finite",
-    ]  # fmt: skip
+    texts = {0.0: "0", 2.56e-4: "2.6e-04", 0.25: "0.25", 1.0: "1", 12345.0: "1.2e+04"}
+    assert {figure: show_figure(figure) for figure in texts} == texts
+    assert [show_figure(figure) for figure in (math.inf, math.nan)] == ["not finite"] * 2
     assert [show_decibels(figure) for figure in (41.26, math.inf)] == ["41.3 dB", "no difference"]

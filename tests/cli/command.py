@@ -1,0 +1,22 @@
+"""Running a command in this process, and reading how it failed."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner, Result
+
+from diver_trt.cli import app
+
+QUICK = ("--steps", "6", "--inherit-step", "3", "--start-step", "6", "--window", "5:3")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(result: Result, code: int = 1) -> str:
+    """Return the one line of error that a failed command prints."""
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]

@@ -1,0 +1,79 @@
+"""`diver-trt build`: dry runs, real builds, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
+from tests.cli.command import fails, run
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_dry_run_prints_what_a_build_then_writes(
+    edited: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    pytest.importorskip("tensorrt_rtx")
+    folder = edited(lambda manifest: None)
+    would = json.loads(
+        run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout
+    )
+    assert not (folder / "plans").exists()
+    assert (
+        would["networks"]["denoiser"]["weights_bytes"]
+        == 4 * Bundle.open(folder).networks["denoiser"].parameters
+    )
+    result = run("build", folder, "--sm", "86", "--batch", "2")
+    assert result.exit_code == 0, result.output
+    assert f"wrote {would['would_write']}" in result.stdout
+    assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
+        f"{name}.{kind}"
+        for name in ("encoder", "conditioner", "denoiser", "decoder")
+        for kind in ("engine", "json")
+    )
+    assert read_plan(Path(would["would_write"])).distrusted() is None
+    (tmp_path / "state" / "diver-trt" / "engines").unlink()
+    assert read_plan(Path(would["would_write"])).distrusted() is not None
+
+
+@pytest.mark.parametrize("capability", ["86", "8.6", "sm86", "sm_86", "SM86"])
+def test_a_compute_capability_has_several_spellings(
+    edited: Callable[..., Path], capability: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    folder = edited(lambda manifest: None)
+    would = json.loads(
+        run("build", folder, "--sm", capability, "--sm", "12.0", "--dry-run", "--json").stdout
+    )
+    assert would["targets"] == ["sm86", "sm120"]
+
+
+def test_build_refuses_targets_and_options_that_cannot_work(edited: Callable[..., Path]) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    folder = edited(lambda manifest: None)
+    for capability in ("90", "9.0", "sm90"):
+        assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", capability))
+    for capability in ("8,6", "ampere", "8.66", "8", "", "-86", "٨٦"):
+        assert run("build", folder, f"--sm={capability}").exit_code == 2
+    for capability in ("75", "7.5"):
+        for options in ((), ("--dry-run",), ("--sm", "8.6")):
+            told = fails(run("build", folder, "--sm", capability, *options))
+            assert (
+                "is an fp32 bundle, and TensorRT-RTX has no float32 matrix products for sm75"
+                in told
+            )
+            assert "diver-trt export MODEL BUNDLE --precision fp16" in told
+            assert "GEMM" not in told
+    for option, expected in (
+        ("--batch", "one size such as 8"),
+        ("--workspace", "a size such as 512MB"),
+    ):
+        assert f"expected {expected}" in fails(run("build", folder, option, "some"), code=2)
+    assert run("build", folder, "--backend", "openvino").exit_code == 2
+    assert not (folder / "plans").exists()

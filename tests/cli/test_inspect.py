@@ -1,0 +1,239 @@
+"""`diver-trt inspect`: bundles, engines, datasets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diver_trt.bundle import Bundle
+from tests.cli.command import QUICK, fails, run
+from tests.conftest import DISTILLED
+
+pytestmark = pytest.mark.slow
+
+
+def test_inspect_recognises_a_bundle_a_dataset_and_a_recovered_dataset(
+    few: Path, tmp_path: Path, digits: Bundle
+) -> None:
+    bundle = json.loads(run("inspect", digits.path, "--json").stdout)
+    assert bundle["kind"] == "bundle"
+    assert bundle["networks"]["denoiser"]["parameters"] == digits.networks["denoiser"].parameters
+    assert json.loads(run("inspect", few, "--json").stdout)["labels"] == {"3": 3, "8": 8}
+    assert run("recover", few, tmp_path / "out", *QUICK).exit_code == 0
+    recovered = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
+    assert (recovered["kind"], recovered["images"], recovered["classes"]) == (
+        "recovered dataset",
+        3,
+        2,
+    )
+    plain = run("inspect", tmp_path / "out")
+    assert (plain.exit_code, "recovered on" in plain.stdout) == (0, True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "out" / "00008" / "00000.png")
+    assert "00008/00000.png: is not the file that was written" in fails(
+        run("inspect", tmp_path / "out")
+    )
+    assert "no such file or folder" in fails(run("inspect", tmp_path / "missing"))
+
+
+def test_inspect_prints_each_fact_of_a_manifest_on_one_line(few: Path, tmp_path: Path) -> None:
+    run("recover", few, tmp_path / "out", *QUICK)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["source"] = {"name\x1b[1m": "a\nmodel  another", "format": ["\x1b[2J"], "images": 3}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    result = run("inspect", tmp_path / "out")
+    assert result.exit_code == 0
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+    assert r"a\nmodel  another" in result.stdout
+
+
+def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
+    facts = json.loads(run("inspect", compiled, "--memory-budget", "2GB", "--json").stdout)
+    assert facts["chosen"]["batch"] == 8
+    assert facts["chosen"]["residency"] == "resident"
+    targets = facts["engines"]
+    assert set(targets) == {"rtx-1.7.1.116-sm86-b2", "rtx-1.7.1.116-sm86-b8"}
+    phased = targets["rtx-1.7.1.116-sm86-b8"]["phased"]
+    assert phased["peak_bytes"] == max(
+        phased[name]["total_bytes"] for name in ("encoder", "conditioner", "denoiser", "decoder")
+    )
+    shown = run("inspect", compiled, "--memory-budget", "2GB").stdout
+    assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown
+    assert "within 2GB: rtx-1.7.1.116-sm86-b8, batch 8, networks resident" in shown
+    assert "the smallest that would do is 5 MB (batch 2, phased)" in fails(
+        run("inspect", compiled, "--memory-budget", "1MB")
+    )
+    assert "expected a size such as 512MB" in fails(
+        run("inspect", compiled, "--memory-budget", "much"), code=2
+    )
+
+
+def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    assert "has no engines to plan for" in fails(
+        run("inspect", digits.path, "--memory-budget", "2GB")
+    )
+    assert "engine onnx does not report its memory, so a memory budget cannot be enforced" in fails(
+        run("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
+    folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b2"
+    for path in (folder, folder / "denoiser.engine"):
+        facts = json.loads(run("inspect", path, "--json").stdout)
+        assert (facts["kind"], facts["version"]) == ("engines", "1.7.1.116")
+        assert facts["networks"]["denoiser"]["batches"] == "2"
+    (folder / "denoiser.engine").write_text("other")
+    assert "is not the engine that was built" in fails(run("inspect", folder))
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (Path.unlink, "missing (No such file or directory); build the engines again"),
+        (damage, "is not the engine that was built (its SHA-256 differs from its sidecar's)"),
+    ],
+)
+def test_inspect_of_a_bundle_finds_engines_that_are_missing_or_changed(
+    compiled: Path, spoil: Callable[[Path], None], problem: str
+) -> None:
+    assert json.loads(run("inspect", compiled, "--json").stdout)["damaged_engines"] == []
+    spoil(compiled / "plans" / "rtx-1.7.1.116-sm86-b2" / "denoiser.engine")
+    shown = run("inspect", compiled)
+    assert f"rtx-1.7.1.116-sm86-b2/denoiser.engine: {problem}" in fails(shown)
+    assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown.stdout
+    as_json = run("inspect", compiled, "--json")
+    assert as_json.exit_code == 1
+    (found,) = json.loads(as_json.stdout)["damaged_engines"]
+    assert problem in found
+
+
+_PARTS = ["weights", "persistent", "activations", "inputs and outputs"]
+
+
+def test_a_memory_table_adds_up_and_nothing_is_printed_as_python(compiled: Path) -> None:
+    shown = run("inspect", compiled).stdout
+    rows = re.findall(r"^  \w+ +([\d,.]+) MB  =  (.*)$", shown, re.MULTILINE)
+    assert len(rows) == 2 * 2 * 4
+    for total, parts in rows:
+        figures = re.findall(
+            r"(weights|persistent|activations|inputs and outputs) ([\d,.]+) MB", parts
+        )
+        assert [name for name, _ in figures] == _PARTS
+        assert sum(Decimal(figure) for _, figure in figures) == Decimal(total)
+    for peak in re.findall(r"peak ([\d.]+) MB", shown):
+        assert any(total == peak for total, _ in rows)
+
+
+@pytest.mark.parametrize("kind", ["bundle", "distilled", "recovered", "engines"])
+def test_inspect_prints_words_and_not_pythons_values(
+    compiled: Path, few: Path, tmp_path: Path, kind: str
+) -> None:
+    manifest = json.loads((compiled / "bundle.json").read_text())
+    manifest["model"]["licence"] = None
+    (compiled / "bundle.json").write_text(json.dumps(manifest))
+    if kind == "recovered":
+        options = ("--steps", 6, "--start-step", 6, "--window", "5:3", "--no-inheritance")
+        run("recover", few, tmp_path / "out", *options)
+    paths = {
+        "bundle": compiled,
+        "distilled": few,
+        "recovered": tmp_path / "out",
+        "engines": compiled / "plans" / "rtx-1.7.1.116-sm86-b2",
+    }
+    result = run("inspect", paths[kind])
+    assert result.exit_code == 0, result.output
+    assert not re.search(r"None|\{\}|\[\]|: *$", result.stdout)
+    if kind == "bundle":
+        assert "licence               not stated\n" in result.stdout
+    if kind == "recovered":
+        assert re.search(r"^  inherit step +none$", result.stdout, re.MULTILINE)
+
+
+def test_inspect_prints_the_facts_of_tensors(dm: Path) -> None:
+    result = run("inspect", dm)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^clipped +0\.015625$", result.stdout, re.MULTILINE)
+    assert re.search(r"^normalisation +mnist$", result.stdout, re.MULTILINE)
+
+
+def test_inspect_draws_the_images_as_the_model_would_get_them(dm: Path, tmp_path: Path) -> None:
+    result = run("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert (facts["format"], facts["images"], facts["image_size"], facts["notes"]) == (
+        "dc",
+        10,
+        [32, 32],
+        [],
+    )
+    sheet = np.asarray(Image.open(tmp_path / "fed.png"))
+    digit = (
+        np.asarray(Image.open(DISTILLED / "0" / "0.png").convert("RGB"))
+        .repeat(2, axis=0)
+        .repeat(2, axis=1)
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], (48, 48))
+    assert (windows == digit[8:56, 8:56, 0]).all(axis=(2, 3)).any()
+    result = run(
+        "recover",
+        dm,
+        tmp_path / "out",
+        "--collage",
+        "2",
+        "--no-inheritance",
+        *QUICK[:2],
+        *QUICK[4:],
+    )
+    assert "cut from 2 x 2 collages" in result.stderr
+
+
+def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path) -> None:
+    tensors, text, image = (
+        dm.read_bytes(),
+        tmp_path / "thesis.png",
+        tmp_path / "set" / "0" / "0.png",
+    )
+    text.write_text("a thesis")
+    shutil.copytree(DISTILLED, tmp_path / "set")
+    kept = image.read_bytes()
+    for source, sheet, message in (
+        (dm.parent, dm, "is written as PNG; expected a name that ends in .png"),
+        (dm, text, "already exists and is not a PNG; choose another name"),
+        (
+            tmp_path / "set",
+            image,
+            "lies in a folder within the dataset, as its images do; choose another place",
+        ),
+        (tmp_path / "set", image.with_name("new.png"), "lies in a folder within the dataset"),
+    ):
+        assert f"--contact-sheet {sheet}: {message}" in fails(
+            run("inspect", source, "--contact-sheet", sheet), code=2 if sheet == dm else 1
+        )
+    assert (dm.read_bytes(), text.read_text(), image.read_bytes()) == (tensors, "a thesis", kept)
+    assert not image.with_name("new.png").exists()
+    for _ in range(2):
+        assert (
+            run("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png").exit_code == 0
+        )
+
+
+def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:
+    assert f"{dm.parent} ({dm.name}): DC, DSA" in run("inspect", dm.parent).stderr
+    assert f"{dm}: DC, DSA" in run("inspect", dm).stderr
+
+
+def test_notes_are_printed(dm: Path) -> None:
+    assert "note: values lie in" in run("inspect", dm, "--normalisation", "none").stderr

@@ -1,0 +1,235 @@
+"""`diver-trt recover`: its output, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.files import file_sha256
+from tests.cli.command import QUICK, fails, run
+from tests.conftest import DISTILLED
+
+pytestmark = pytest.mark.slow
+
+
+def test_recover_writes_images_a_manifest_and_a_contact_sheet(
+    few: Path, tmp_path: Path, digits: Bundle
+) -> None:
+    out = tmp_path / "out"
+    result = run("recover", few, out, *QUICK, "--seed", 7)
+    assert result.exit_code == 0, result.output
+    assert "recovered 3 images" in result.stdout
+    assert str(out / "contact_sheet.png") in result.stdout
+    assert sorted(
+        path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
+    ) == [
+        "00003/00000.png",
+        "00003/00001.png",
+        "00008/00000.png",
+        "contact_sheet.png",
+        "manifest.json",
+    ]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seed"] == 7
+    assert manifest["recipe"]["steps"] == 6
+    assert manifest["bundle"]["sha256"] == digits.sha256
+    assert manifest["tool"]["name"] == "diver-trt"
+    assert [(c["index"], c["label"]) for c in manifest["classes"]] == [(3, 3), (8, 8)]
+    first = manifest["samples"][0]
+    assert first["file"] == "00003/00000.png"
+    assert first["source"] == "3/0.png"
+    assert first["source_sha256"] == file_sha256(few / "3" / "0.png")
+    assert first["sha256"] == file_sha256(out / "00003" / "00000.png")
+
+
+def test_the_same_bytes_for_every_batch(tmp_path: Path) -> None:
+    written = {}
+    for batch in ("1", "4", "8", "auto"):
+        assert (
+            run("recover", DISTILLED.parent / "ipc1", tmp_path / batch, "--batch", batch).exit_code
+            == 0
+        )
+        written[batch] = {
+            path.name: path.read_bytes() for path in sorted((tmp_path / batch).glob("*/*.png"))
+        }
+    assert written["1"] == written["4"] == written["8"] == written["auto"]
+
+
+def test_a_recovered_dataset_is_an_input_with_the_same_classes(few: Path, tmp_path: Path) -> None:
+    assert run("recover", few, tmp_path / "once", *QUICK).exit_code == 0
+    assert run("recover", tmp_path / "once", tmp_path / "twice", *QUICK).exit_code == 0
+    classes = [
+        json.loads((tmp_path / name / "manifest.json").read_text())["classes"]
+        for name in ("once", "twice")
+    ]
+    assert classes[0] == classes[1]
+
+
+def test_recover_prints_json(few: Path, tmp_path: Path) -> None:
+    result = run("recover", few, tmp_path / "out", *QUICK, "--json")
+    assert json.loads(result.stdout) | {"seconds": 0} == {
+        "output": str(tmp_path / "out"),
+        "images": 3,
+        "skipped": [],
+        "engine": "onnx",
+        "batch": 3,
+        "seconds": 0,
+        "contact_sheet": str(tmp_path / "out" / "contact_sheet.png"),
+    }
+
+
+def test_the_detected_format_is_printed_before_work_begins(dm: Path, tmp_path: Path) -> None:
+    result = run("recover", dm, tmp_path / "out", *QUICK)
+    assert result.exit_code == 0, result.output
+    found, hint, clipped, *_ = result.stderr.splitlines()
+    assert (
+        "DC, DSA, DM or CAFE tensors, 10 classes x 1, 32 px, mnist-normalised, the model's own "
+        "classes" in found
+    )
+    assert "if that is wrong: --format, --classes, --normalisation, --collage" in hint
+    assert "1.6% of the values lie outside the range of pixels" in clipped
+    source = json.loads((tmp_path / "out" / "manifest.json").read_text())["source"]
+    assert (source["format"], source["normalisation"], source["collage"]) == ("dc", "mnist", 1)
+    assert source["clipped"] == pytest.approx(16 / 1024)
+
+
+def test_a_bad_image_is_found_before_any_work(few: Path, tmp_path: Path) -> None:
+    path = few / "8" / "0.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "8/0.png: not an image, or a damaged one" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_the_model_lacks_is_refused(few: Path, tmp_path: Path) -> None:
+    (few / "8").rename(few / "12")
+    assert "class 12 is out of range; the model has classes 0 to 9" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "holds no class folders" in fails(run("recover", tmp_path / "empty", tmp_path / "out"))
+
+
+def test_an_output_that_holds_something_else_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    assert "already holds something" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_inside_the_input_is_refused(few: Path) -> None:
+    assert "overlaps the input" in fails(run("recover", few, few / "out", *QUICK))
+
+
+def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be" in fails(run("recover", few, tmp_path / "file" / "out", *QUICK))
+
+
+def test_an_output_that_may_not_be_made_is_refused(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)  # the tests may run as root, whom no mode bits stop
+    assert "cannot be made (Permission denied)" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
+
+
+def test_an_output_inside_the_bundle_is_refused(few: Path, edited: Callable[..., Path]) -> None:
+    folder = edited(lambda manifest: None)
+    for output in (folder, folder / "out", folder / "plans" / "deeper"):
+        assert "edited" in fails(run("recover", few, output, "--bundle", folder, *QUICK))
+    assert "overlaps the bundle" in fails(
+        run("recover", few, folder / "out", "--bundle", folder, *QUICK)
+    )
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["bundle.json", *(f"{name}.onnx" for name in NETWORKS)]
+    )
+
+
+def test_an_error_of_the_system_ends_in_one_line(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "File name too long" in fails(
+        run("recover", few, tmp_path / "out", "--classes", "x" * 300)
+    )
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("diver_trt.bundle.Bundle.open", denied)
+    assert "somewhere: Permission denied" in fails(run("inspect", few))
+
+
+def test_a_write_that_fails_ends_in_one_line(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert "00003/00000.png: cannot be written (No space left on device)" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == [
+        "journal.jsonl"
+    ]
+
+
+def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits.path, copy)
+    data = bytearray((copy / "decoder.onnx").read_bytes())
+    data[-1000] ^= 255
+    (copy / "decoder.onnx").write_bytes(data)
+    assert "the file has changed since the export" in fails(
+        run("recover", few, tmp_path / "out", "--bundle", copy, *QUICK)
+    )
+    assert not (tmp_path / "out").exists()
+    assert "the file has changed since the export" in fails(run("inspect", copy))
+
+
+def test_a_newer_bundle_is_refused(few: Path, tmp_path: Path, edited: Callable[..., Path]) -> None:
+    folder = edited(lambda manifest: manifest.update(schema=9))
+    assert "schema 9, but this diver-trt reads schema 2; update diver-trt" in fails(
+        run("recover", few, tmp_path / "out", "--bundle", folder)
+    )
+
+
+def test_a_text_of_the_bundle_does_not_widen_the_contact_sheet(
+    few: Path, tmp_path: Path, edited: Callable[..., Path]
+) -> None:
+    def long(manifest: dict[str, Any]) -> None:
+        manifest["model"]["id"] = "x" * 1000
+        manifest["class_names"] = ["y" * 1000] * 10
+
+    result = run("recover", few, tmp_path / "out", "--bundle", edited(long), *QUICK)
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.width <= 2032
+
+
+def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diver_trt.runtime.recoverer import Recoverer
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recoverer, "encode", interrupted)
+    result = run("recover", few, tmp_path / "out", *QUICK)
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr

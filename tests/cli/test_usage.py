@@ -1,0 +1,157 @@
+"""Usage, help and install lines of every command."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from diver_trt.cli import app
+from diver_trt.cli.console import Progress
+from tests.cli.command import QUICK, fails, run
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "digits", "--classes", "nope"),
+        ("inspect", "digits", "--contact-sheet", "sheet.jpg"),
+        ("convert", "a.pt", "b.npz", "--format", "x"),
+        ("compare", "engines/digits", "--engine", "nope"),
+        ("compare", "engines/digits", "engines/digits"),
+        ("build", "engines/digits", "--batch", "some"),
+        ("build", "engines/digits", "--workspace", "some"),
+        ("export", "model", "bundle", "--precision", "int8"),
+        ("merge", "one"),
+    ],
+)
+def test_wrong_usage_of_every_command_exits_2(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engines").symlink_to(ROOT / "engines")
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["engines"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--preset", "fast"),
+        ("--engine", "nope"),
+        ("--memory-budget", "x"),
+        ("--format", "x"),
+        ("--collage", "33"),
+        ("--collage", "0"),
+        ("--normalisation", "x"),
+        ("--classes", "nope"),
+        ("--layout", "x"),
+        ("--size", "x"),
+        ("--size", "5000"),
+        ("--on-error", "x"),
+        ("--sigma", "x"),
+        ("--shard", "x"),
+        ("--shard", "3/2"),
+        ("--cfg-channels", "9"),
+        ("--seed", str(2**63)),
+        ("--shard", "1/" + "1" * 5000),
+        ("--batch", "0"),
+        ("--batch", "many"),
+        ("--seed", "x"),
+        ("--nonsense",),
+    ],
+)
+def test_wrong_usage_exits_2(few: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = run("recover", few, tmp_path / "out", *options)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_extra_is_its_install_line(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "run `pip install 'diver-trt[cpu]'`" in fails(
+        run("recover", few, tmp_path / "out", *QUICK)
+    )
+    assert not (tmp_path / "out").exists()
+    for name in [name for name in sys.modules if name.startswith("diver_trt.export.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert (
+        "exporting needs torch, which is not installed; run `pip install 'diver-trt[export]'`"
+        in fails(run("export", "model", tmp_path / "b"))
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",)]
+)
+def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "diver-trt " in [line for line in result.stdout.splitlines() if line.strip()][-1]
+
+
+def test_help_takes_about_as_long_as_that_of_an_empty_program() -> None:
+    """Importing numpy alone would exceed the limit."""
+    empty = (
+        "-c",
+        "import typer; app = typer.Typer(); app.command()(lambda: None); "
+        "app.callback()(lambda: None); app(['--help'])",
+    )
+    # Processor time, alternating, the best of ten: a busy machine must not fail this test.
+    best = {empty: float("inf"), ("-m", "diver_trt", "--help"): float("inf")}
+    for _ in range(10):
+        for arguments in best:
+            with subprocess.Popen(
+                [sys.executable, *arguments], stdout=subprocess.DEVNULL
+            ) as process:
+                _, process.returncode, used = os.wait4(process.pid, 0)
+            assert process.returncode == 0
+            best[arguments] = min(best[arguments], used.ru_utime + used.ru_stime)
+    theirs, ours = best.values()
+    assert ours < 1.6 * theirs
+
+
+def test_help_texts_have_no_brackets_that_rich_takes_for_styles() -> None:
+    """rich reads `[default: 8]` in a help text as markup, and prints nothing for it."""
+    command = typer.main.get_command(app)
+    for name, sub in command.commands.items():  # type: ignore[attr-defined]
+        for parameter in sub.params:
+            text = getattr(parameter, "help", None) or ""
+            assert not re.search(r"\[[a-z#/@]", text), (name, parameter.name, text)
+
+
+def test_a_checkout_runs_without_being_installed() -> None:
+    found = subprocess.run(
+        [sys.executable, "cli.py", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith("diver-trt ")
+
+
+def test_progress_counts_each_call_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 11))
+    monkeypatch.setattr("diver_trt.cli.console.time.monotonic", lambda: next(clock))
+    count = Progress("exporting", 3)
+    for _ in range(3):
+        count()
+    assert re.findall(r"exporting: (\d of \d)", capsys.readouterr().err) == [
+        "1 of 3",
+        "2 of 3",
+        "3 of 3",
+    ]
