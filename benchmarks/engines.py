@@ -1,11 +1,12 @@
-"""Engines of the real size: what TensorRT-RTX's compiler says they take, for GPUs that are not here.
+"""Engines of the real size: their memory as TensorRT-RTX's compiler reports it, without a GPU.
 
-    python benchmarks/real_size.py --folder /tmp/real-size
-    python benchmarks/engines.py --folder /tmp/real-size
+    python -m benchmarks.real_size --folder /tmp/real-size
+    python -m benchmarks.engines --folder /tmp/real-size
 
-Compiles the fp16 bundle of DiT-XL/2-256 that the first script leaves behind for SM75 and SM86 in batches of 1, 4 and 8, and, for
-comparison, diffusers' transformer exported as it is, at batch 8 with guidance. Prints the tables of `benchmarks/README.md`. Nothing is
-run: these are the compiler's own figures.
+Compiles the fp16 bundle of DiT-XL/2-256 that the first script makes, for SM75 and SM86 in batches
+of 1, 4 and 8, and, for comparison, diffusers' transformer exported as it is, at batch 8 with
+guidance. Prints the tables of `benchmarks/README.md`. Nothing is run: these are the compiler's own
+figures.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from diver_trt.bundle import Bundle, Network
+from benchmarks.compiling import compile_alone
+from diver_trt.bundle import Bundle
 from diver_trt.export.onnx_graph import graph_from_network
-from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.builder import (
     Compiled,
     Target,
@@ -33,7 +34,7 @@ from diver_trt.runtime.backends.tensorrt.builder import (
     resolve_target,
 )
 from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, plan_memory
-from diver_trt.runtime.backends.tensorrt.sidecar import Profile, read_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Profile, read_plan
 from diver_trt.tensors import TensorSpec
 
 BATCHES = (1, 4, 8)
@@ -41,7 +42,7 @@ SMS = (75, 86)
 
 
 class Unsplit(nn.Module):
-    """diffusers' transformer as it is, in float16: what a plain export of the model gives."""
+    """diffusers' transformer as it is, in float16, as a plain export of the model has it."""
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
@@ -65,19 +66,80 @@ def compile_unsplit(folder: Path, target: Target, batch: int) -> Compiled:
         path.parent.mkdir(exist_ok=True)
         transformer = DiTTransformer2DModel.from_pretrained(folder / "pipeline" / "transformer")
         graph_from_network(Unsplit(transformer).requires_grad_(False), inputs, outputs, path)
-    network = Network(
-        name="denoiser",
-        graph=FileRecord.of(path),
-        weights=None,
-        inputs=inputs,
-        outputs=outputs,
-        parameters=0,
-    )
-    return compile_graph(path, network, Profile(2 * batch, 2 * batch, 2 * batch), target)
+    # Guidance takes two predictions per image.
+    return compile_alone(path, "denoiser", inputs, outputs, 2 * batch, target)
 
 
 def megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f}"
+
+
+def build_engines(bundle: Bundle) -> list[Plan]:
+    """Build the bundle in every batch, and print the memory of each engine."""
+    print("| batch | network | weights | activations | in and out | engine file |")
+    print("|---:|---|---:|---:|---:|---:|")
+    plans = []
+    for batch in BATCHES:
+        target = resolve_target("rtx", SMS, Profile(batch, batch, batch))
+        for sidecar in build_plan(bundle, target):
+            memory, name = sidecar.memory, sidecar.network
+            figures = (
+                memory.weights_bytes,
+                memory.activation_bytes,
+                memory.io_bytes,
+                sidecar.engine.size_bytes,
+            )
+            cells = " | ".join(megabytes(size) for size in figures)
+            print(f"| {batch} | {name} | {cells} |", flush=True)
+            print(
+                f"{name} b{batch}: {sidecar.build_seconds:.0f} s, {dict(sidecar.dtypes)}",
+                file=sys.stderr,
+                flush=True,
+            )
+        plans.append(read_plan(target.folder(bundle)))
+    return plans
+
+
+def print_plans(plans: list[Plan]) -> None:
+    print("\n| batch | networks | encoder | conditioner | denoiser | decoder | peak |")
+    print("|---:|---|---:|---:|---:|---:|---:|")
+    for plan in plans:
+        for residency in RESIDENCIES:
+            planned = plan_memory(plan, residency)
+            totals = " | ".join(megabytes(phase.total_bytes) for phase in planned.phases)
+            peak = megabytes(planned.peak_bytes)
+            print(f"| {planned.batch} | {residency} | {totals} | **{peak}** |")
+
+
+def print_batched_vae(bundle: Bundle, batch: int) -> None:
+    """Print what the VAE would take if it ran in batches, as it never does."""
+    profile = Profile(batch, batch, batch)
+    whole = {
+        name: compile_graph(
+            bundle.path / bundle.networks[name].graph.name,
+            bundle.networks[name],
+            profile,
+            resolve_target("rtx", SMS, profile),
+        )
+        for name in ("encoder", "decoder")
+    }
+    activations = ", ".join(
+        f"{name} {megabytes(compiled.memory.activation_bytes)} MB"
+        for name, compiled in whole.items()
+    )
+    print(f"\nthe VAE at batch {batch} instead of one image at a time: activations {activations}.")
+
+
+def print_unsplit(folder: Path, batch: int) -> None:
+    target = resolve_target("rtx", SMS[-1:], Profile(batch, batch, batch))
+    with torch.no_grad():
+        memory = compile_unsplit(folder, target, batch).memory
+    sizes = (memory.weights_bytes, memory.activation_bytes, memory.io_bytes)
+    weights, activations, io = map(megabytes, sizes)
+    print(
+        f"\nun-split transformer, batch {batch} with guidance: weights {weights}, activations "
+        f"{activations} MB, in and out {io} MB, together {megabytes(sum(sizes))} MB."
+    )
 
 
 def main() -> None:
@@ -87,74 +149,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     folder = parser.parse_args().folder
     bundle = Bundle.open(folder / "fp16")
-
     versions = ", ".join(
         f"{package} {version(package)}" for package in ("tensorrt-rtx", "polygraphy", "torch")
     )
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}, {versions}; no GPU\n"
-    )
-    print("| batch | network | weights | activations | in and out | engine file |")
-    print("|---:|---|---:|---:|---:|---:|")
-    plans = []
-    for batch in BATCHES:
-        target = resolve_target("rtx", SMS, Profile(batch, batch, batch))
-        for sidecar in build_plan(bundle, target):
-            memory = sidecar.memory
-            figures = (
-                memory.weights_bytes,
-                memory.activation_bytes,
-                memory.io_bytes,
-                sidecar.engine.size_bytes,
-            )
-            print(
-                f"| {batch} | {sidecar.network} | {' | '.join(megabytes(size) for size in figures)} |",
-                flush=True,
-            )
-            print(
-                f"{sidecar.network} b{batch}: {sidecar.build_seconds:.0f} s, {dict(sidecar.dtypes)}",
-                file=sys.stderr,
-                flush=True,
-            )
-        plans.append(read_plan(target.folder(bundle)))
-
-    print("\n| batch | networks | encoder | conditioner | denoiser | decoder | peak |")
-    print("|---:|---|---:|---:|---:|---:|---:|")
-    for plan in plans:
-        for residency in RESIDENCIES:
-            planned = plan_memory(plan, residency)
-            totals = [megabytes(phase.total_bytes) for phase in planned.phases]
-            print(
-                f"| {planned.batch} | {residency} | {' | '.join(totals)} | **{megabytes(planned.peak_bytes)}** |"
-            )
-
-    largest = Profile(BATCHES[-1], BATCHES[-1], BATCHES[-1])
-    whole = {
-        name: compile_graph(
-            bundle.path / bundle.networks[name].graph.name,
-            bundle.networks[name],
-            largest,
-            resolve_target("rtx", SMS, largest),
-        )
-        for name in ("encoder", "decoder")
-    }
-    activations = ", ".join(
-        f"{name} {megabytes(compiled.memory.activation_bytes)} MB"
-        for name, compiled in whole.items()
-    )
-    print(
-        f"\nthe VAE at batch {BATCHES[-1]} instead of one image at a time: activations {activations}."
-    )
-
-    target = resolve_target("rtx", SMS[-1:], Profile(8, 8, 8))
-    with torch.no_grad():
-        unsplit = compile_unsplit(folder, target, 8).memory
-    sizes = (unsplit.weights_bytes, unsplit.activation_bytes, unsplit.io_bytes)
-    print(
-        f"\nun-split transformer, batch 8 with guidance: weights {', activations '.join(megabytes(size) for size in sizes[:2])} MB,",
-        end=" ",
-    )
-    print(f"in and out {megabytes(sizes[2])} MB, together {megabytes(sum(sizes))} MB.")
+    machine = f"{platform.machine()}, Python {platform.python_version()}"
+    print(f"{datetime.date.today()}, {machine}, {versions}; no GPU\n")
+    print_plans(build_engines(bundle))
+    print_batched_vae(bundle, BATCHES[-1])
+    print_unsplit(folder, BATCHES[-1])
 
 
 if __name__ == "__main__":

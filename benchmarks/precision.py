@@ -1,13 +1,14 @@
-"""What stays in float32 in an fp16 bundle: the plans that were tried, and what each costs in error and memory.
+"""What an fp16 bundle keeps in float32: the plans that were tried, with their error and memory.
 
-    python benchmarks/precision.py --digits
-    python benchmarks/real_size.py --folder /tmp/real-size
-    python benchmarks/precision.py --folder /tmp/real-size
+    python -m benchmarks.precision --digits
+    python -m benchmarks.real_size --folder /tmp/real-size
+    python -m benchmarks.precision --folder /tmp/real-size
 
-The first line puts the ten distilled digits through every plan, in torch on the CPU, which rounds to float16 after every operation, against
-torch in float32: `diver-trt compare` on other networks. The last one takes DiT-XL/2-256 with random weights: one step inside the semantic
-window through ONNX Runtime and torch, the VAE through torch, and what TensorRT-RTX's compiler says of them for SM86; nothing is run on a
-GPU. Prints the tables of `docs/precision.md`.
+The first command runs the ten distilled digits under every plan, in torch on the CPU, which rounds
+to float16 after every operation, and compares them with torch in float32 as `diver-trt compare`
+does. The last one takes DiT-XL/2-256 with random weights: one step inside the semantic window in
+ONNX Runtime and torch, the VAE in torch, and the memory of both as TensorRT-RTX's compiler reports
+it for SM86. Nothing is run on a GPU. Prints the tables of `docs/precision.md`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diver_trt.bundle import Bundle, Network, NetworkName, contract, default_bundle
+from benchmarks.compiling import compile_alone
+from diver_trt.bundle import Bundle, NetworkName, contract, default_bundle
 from diver_trt.comparison.figures import mean_psnr
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import torch_participant
@@ -39,7 +41,6 @@ from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.export.onnx_graph import graph_from_network
-from diver_trt.files import FileRecord
 from diver_trt.method.schedule import Schedule
 from diver_trt.models.denoiser import Denoiser
 from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
@@ -48,7 +49,7 @@ from diver_trt.models.vae import Decoder, Encoder, Float32GroupNorm
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.onnx import import_onnxruntime
-from diver_trt.runtime.backends.tensorrt.builder import compile_graph, resolve_target
+from diver_trt.runtime.backends.tensorrt.builder import resolve_target
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 
 MODEL = Path(__file__).parent.parent / "examples" / "digits" / "dit-digits"
@@ -59,7 +60,10 @@ HALF, SINGLE = torch.float16, torch.float32
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A precision plan: the types of what may be either; matrix products and convolutions are float16 in all of them."""
+    """A precision plan: the types that differ between plans.
+
+    Matrix products and convolutions are float16 in all of them.
+    """
 
     name: str
     norms: torch.dtype = SINGLE  # layer normalisation, scale and shift
@@ -83,7 +87,7 @@ PLANS = (
 
 
 class PlannedBlock(Block):
-    """A block of the exporter by another plan."""
+    """A block of the exporter under another plan."""
 
     def __init__(self, block: Any, plan: Plan) -> None:
         super().__init__(block, HALF)
@@ -115,7 +119,7 @@ class PlannedBlock(Block):
 
 
 class PlannedPredictor(Predictor):
-    """The exporter's DiT by another plan."""
+    """The exporter's DiT under another plan."""
 
     def __init__(self, transformer: Any, plan: Plan) -> None:
         super().__init__(transformer, HALF)
@@ -143,8 +147,29 @@ class PlannedPredictor(Predictor):
         return image
 
 
+def planned_predictor(transformer: Any, plan: Plan) -> nn.Module:
+    """Return the predictor under a plan; the shipped plan's is the exporter's own."""
+    shipped = Predictor(transformer, HALF)
+    if plan == PLANS[0]:
+        return shipped
+    # The other plans need casts in the middle of a forward pass, so they have a copy of it. It must
+    # compute the exporter's values wherever the plans agree, up to the rounding of another order.
+    copy_of_it = PlannedPredictor(transformer, PLANS[0])
+    draw = torch.Generator().manual_seed(0)
+    latent = torch.randn(
+        2, transformer.config.in_channels, *[transformer.config.sample_size] * 2, generator=draw
+    )
+    condition = torch.randn(2, shipped.width * (6 * len(shipped.blocks) + 2), generator=draw)
+    with torch.no_grad():
+        values = (copy_of_it(latent, condition), shipped(latent, condition))
+    apart = difference(*(value.numpy() for value in values)).relative_l2
+    if not apart <= 1e-3:
+        sys.exit(f"the plans' forward pass is a relative {apart:.1e} away from the exporter's")
+    return PlannedPredictor(transformer, plan)
+
+
 def without_float32_norms(network: nn.Module) -> nn.Module:
-    """Let a float16 encoder's or decoder's group normalisations compute in float16."""
+    """Make the group normalisations of a float16 encoder or decoder compute in float16."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Float32GroupNorm):
@@ -153,12 +178,12 @@ def without_float32_norms(network: nn.Module) -> nn.Module:
 
 
 class PlannedSession(TorchSession):
-    """The torch model in float16 by another plan."""
+    """The torch model in float16 under another plan."""
 
     def __init__(self, model: Dit, bundle: Bundle, batch: int, plan: Plan) -> None:
         super().__init__(model, bundle, batch, "fp16")
         self.networks["denoiser"] = Denoiser(
-            PlannedPredictor(model.transformer, plan), model.layout
+            planned_predictor(model.transformer, plan), model.layout
         ).eval()
         if plan.vae_only:
             self.networks["encoder"] = without_float32_norms(Encoder(model.vae, HALF)).eval()
@@ -181,7 +206,8 @@ def measure_digits() -> None:
     participant = torch_participant(model, bundle, 10, "fp32")
     reference = Reference(participant, record(participant, inputs, recipe), participant.probe())
     print(
-        "| plan | encoder | decoder | worst step alone | change of a step | last latent, free run | mean PSNR | lowest PSNR | lowest SSIM |"
+        "| plan | encoder | decoder | worst step alone | change of a step | last latent, free run "
+        "| mean PSNR | lowest PSNR | lowest SSIM |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for plan in PLANS:
@@ -189,8 +215,10 @@ def measure_digits() -> None:
             reference, planned_participant(model, bundle, 10, plan), inputs, recipe
         )
         print(f"| {plan.name} | {' | '.join(digits_cells(found))} |", flush=True)
+    largest = largest_residual(reference)
     print(
-        f"\nThe largest value of the residual stream, over all steps of the first image: {largest_residual(reference):.0f}."
+        "\nThe largest value of the residual stream, over all steps of the first image: "
+        f"{largest:.0f}."
     )
 
 
@@ -248,22 +276,14 @@ def measure_real_size(folder: Path) -> None:
             bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, "fp16"
         )["denoiser"]
         started = time.monotonic()
-        denoiser = Denoiser(PlannedPredictor(transformer, plan), bundle.layout).eval()
+        denoiser = Denoiser(planned_predictor(transformer, plan), bundle.layout).eval()
         denoiser.requires_grad_(False)
         rounded = difference(run_torch(denoiser, values), expected).relative_l2
         weights = graph_from_network(denoiser, inputs, outputs, path)
         del denoiser
         gc.collect()
         graph = difference(run_onnx(path, values), expected).relative_l2
-        network = Network(
-            name="denoiser",
-            graph=FileRecord.of(path),
-            weights=None,
-            inputs=inputs,
-            outputs=outputs,
-            parameters=0,
-        )
-        memory = compile_graph(path, network, Profile(BATCH, BATCH, BATCH), target).memory
+        memory = compile_alone(path, "denoiser", inputs, outputs, BATCH, target).memory
         size = path.stat().st_size + (weights.stat().st_size if weights else 0)
         megabytes = [
             f"{figure / 1e6:,.0f} MB"
@@ -278,9 +298,10 @@ def measure_real_size(folder: Path) -> None:
 
 
 def measure_real_size_vae(folder: Path) -> None:
-    """Encoder and decoder of the SD VAE with group normalisations in either type, against torch in float32, on images of 64 pixels.
+    """Encoder and decoder of the SD VAE with group normalisations in either type.
 
-    torch's float16 convolutions are slow on a CPU, so the error is that of a small image; activations are those of the whole one.
+    Errors are against torch in float32 on an image of 64 pixels, since torch's float16 convolutions
+    are slow on a CPU; activations are those of the whole image.
     """
     bundle = Bundle.open(folder / "fp16")
     vae: Any = (
@@ -313,15 +334,7 @@ def measure_real_size_vae(folder: Path) -> None:
             path = folder / "plans" / f"{name}.onnx"
             path.parent.mkdir(exist_ok=True)
             graph_from_network(network.requires_grad_(False), inputs, outputs, path)
-            declared = Network(
-                name=name,
-                graph=FileRecord.of(path),
-                weights=None,
-                inputs=inputs,
-                outputs=outputs,
-                parameters=0,
-            )
-            memory = compile_graph(path, declared, Profile(1, 1, 1), target).memory
+            memory = compile_alone(path, name, inputs, outputs, 1, target).memory
             print(
                 f"| {words} | {name} | {error:.1e} | {memory.activation_bytes / 1e6:,.0f} MB |",
                 flush=True,
@@ -330,7 +343,10 @@ def measure_real_size_vae(folder: Path) -> None:
 
 @torch.no_grad()
 def measure_summation(folder: Path) -> None:
-    """The fp32 encoder on two distilled digits, which are mostly flat, and on noise: torch and ONNX Runtime against torch in float64."""
+    """The fp32 encoder in torch and ONNX Runtime against torch in float64.
+
+    The images are two distilled digits, which are mostly flat, and noise.
+    """
     bundle = Bundle.open(folder / "fp32")
     vae: Any = (
         AutoencoderKL.from_pretrained(folder / "pipeline" / "vae").eval().requires_grad_(False)
@@ -345,14 +361,12 @@ def measure_summation(folder: Path) -> None:
         moments = double.quant_conv(double.encoder(torch.from_numpy(image).double()))
         exact = (moments[:, : bundle.latent_shape[0]] * bundle.scaling_factor).numpy()
         found = (run_onnx(path, {"image": image}), run_torch(single, {"image": image}))
-        print(
-            f"| {name} | {' | '.join(f'{difference(latent, exact).relative_l2:.1e}' for latent in found)} |",
-            flush=True,
-        )
+        errors = [f"{difference(latent, exact).relative_l2:.1e}" for latent in found]
+        print(f"| {name} | {' | '.join(errors)} |", flush=True)
 
 
 def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return a step's inputs: a random latent and anchor, and conditions as the conditioner makes them."""
+    """Return a step's inputs: a random latent and anchor, and the conditioner's conditions."""
     generator = np.random.default_rng(1)
     latent, anchor = generator.standard_normal((2, 1, *bundle.latent_shape)).astype(np.float32)
     schedule = Schedule(bundle.process, Recipe(), bundle.layout)
@@ -396,7 +410,8 @@ def main() -> None:
         f"{package} {version(package)}"
         for package in ("torch", "diffusers", "onnxruntime", "numpy")
     )
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    threads = f"{torch.get_num_threads()} threads"
+    machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}\n")
     if arguments.digits:
         measure_digits()
