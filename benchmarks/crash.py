@@ -1,8 +1,9 @@
-"""Kill a recovery at random moments, start it again each time, and see whether anything is lost.
+"""Kill a recovery at random moments, start it again each time, and check that nothing is lost.
 
-`recover` runs on the hundred distilled digits and is killed (SIGKILL, to its whole process group) at a random moment of the time that a
-whole run takes, until it has died of that as often as is asked for; then it is left to end. Every folder that came to its end must be the
-same to the byte as that of a run that nobody disturbed, and no journal may ever have had a sample twice, or lost one that it had.
+`recover` runs on the hundred distilled digits and is killed (SIGKILL, to its whole process group)
+at a random moment within the duration of a whole run, until the requested number of runs has died.
+Then it is left to finish. Every finished folder must be identical to the byte to that of an
+undisturbed run, and no journal may ever contain a sample twice, or lose one.
 """
 
 from __future__ import annotations
@@ -26,22 +27,23 @@ DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits" / "disti
 RECIPE = ("--steps", "4", "--inherit-step", "2", "--start-step", "4", "--window", "3:2")
 
 Wait = Callable[["subprocess.Popen[bytes]", Path], None]
-"""Waits for the moment at which a run that writes into a folder is to be killed."""
+"""Waits until it is time to kill a run that writes into a folder."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a series of kills led to.
+    """The result of a series of kills.
 
     Attributes:
-        runs: How many processes were started to be killed.
-        kills: How many of them died of it; the others had come to their end.
-        early: How many of the kills hit before the run had written its first image.
-        late: How many hit when all images were written, but not yet what stands beside them, or the process had not yet gone.
-        doubles: Samples that a journal had more than once.
-        lost: Samples that it had before a kill and not after it.
-        folders: How many folders came to their end and were compared with that of an undisturbed run.
-        differences: Files that differ from those of it, or are missing, or too many.
+        runs: Number of processes started.
+        kills: Number of them that died of the kill; the others had finished.
+        early: Number of kills before the run had written its first image.
+        late: Number of kills after the last image, while companion files were being written or the
+            process was ending.
+        doubles: Samples that a journal contained more than once.
+        lost: Samples that a journal contained before a kill and not after it.
+        folders: Number of finished folders, each compared with that of an undisturbed run.
+        differences: Files that differ from that run's, are missing, or are additional.
     """
 
     runs: int
@@ -56,7 +58,7 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="an empty place to work in")
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -71,15 +73,16 @@ def main() -> None:
     )
     between = outcome.kills - outcome.early - outcome.late
     print(
-        f"{outcome.kills} kills in {outcome.runs} runs, of which one left alone takes {min(seconds):.1f} s:"
+        f"{outcome.kills} kills in {outcome.runs} runs; an undisturbed one takes "
+        f"{min(seconds):.1f} s:"
     )
     print(
-        f"{outcome.early} before a run's first image, {between} between images, {outcome.late} after the last one"
+        f"{outcome.early} before a run's first image, {between} between images, {outcome.late} "
+        "after the last one"
     )
     print(f"samples twice in a journal: {len(outcome.doubles)}; lost from one: {len(outcome.lost)}")
-    print(
-        f"files unlike an undisturbed run's in {outcome.folders} folders: {len(outcome.differences)}"
-    )
+    differences = len(outcome.differences)
+    print(f"files unlike an undisturbed run's in {outcome.folders} folders: {differences}")
     sys.exit(bool(outcome.doubles or outcome.lost or outcome.differences))
 
 
@@ -89,12 +92,12 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
     Args:
         source: The dataset.
         folder: Where to work.
-        kills: How many runs are to die.
+        kills: Number of runs to kill.
         seed: Seed of the order of the folders.
-        wait: Returns when a run is to be killed.
+        wait: Returns when it is time to kill a run.
 
     Raises:
-        RuntimeError: A run failed by itself.
+        RuntimeError: If a run fails by itself.
     """
     chance = random.Random(seed)
     timed(source, folder / "whole")
@@ -102,7 +105,7 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
     runs, folders, moments = 0, 0, Counter[str]()
     doubles, lost, differences = list[str](), list[str](), list[str]()
     while moments.total() < kills:
-        # Three folders, so that a finished one is not all that is left to kill.
+        # Three folders in different states, so that kills also hit resumed runs.
         output = folder / f"killed-{chance.randrange(3)}"
         if (output / "manifest.json").exists():
             folders += 1
@@ -115,7 +118,7 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
         doubles += [key for key, count in Counter(found).items() if count > 1]
         lost += [key for key in before if key not in found]
         print(
-            f"kill {moments.total()}: {len(before)} samples were there, {len(found)} are now",
+            f"kill {moments.total()}: {len(before)} samples before, {len(found)} now",
             file=sys.stderr,
             flush=True,
         )
@@ -135,7 +138,7 @@ def crash(source: Path, folder: Path, kills: int, seed: int, wait: Wait) -> Outc
 
 
 def ended(source: Path, output: Path, whole: Path) -> list[str]:
-    """Leave a recovery to end, return the files that are unlike an undisturbed run's, and delete its folder."""
+    """Let a recovery finish, delete its folder, and return its differences from the whole one."""
     timed(source, output)
     differences = different(whole, output)
     shutil.rmtree(output)
@@ -143,7 +146,7 @@ def ended(source: Path, output: Path, whole: Path) -> list[str]:
 
 
 def killed(source: Path, output: Path, wait: Wait) -> bool:
-    """Start a recovery, kill it when it is time, and return whether it died of that."""
+    """Start a recovery, kill it when `wait` returns, and return whether it died of that."""
     with (output.parent / "log").open("w+b") as log:
         process = subprocess.Popen(
             command(source, output), stdout=log, stderr=log, start_new_session=True
@@ -163,12 +166,12 @@ def killed(source: Path, output: Path, wait: Wait) -> bool:
 
 
 def at_any_time(seconds: float, chance: random.Random) -> Wait:
-    """Kill at any moment of so many seconds."""
+    """Kill at a random moment within some seconds."""
     return lambda *_: time.sleep(chance.uniform(0, seconds))
 
 
 def after_some_images(most: int, chance: random.Random) -> Wait:
-    """Kill as soon as a run has written some images, 0 to `most`, however fast or slow it is."""
+    """Kill once a run has written a random number of images, 0 to `most`, at any speed."""
 
     def wait(process: subprocess.Popen[bytes], output: Path) -> None:
         wanted = len(keys(output)) + chance.randint(0, most)
@@ -179,7 +182,7 @@ def after_some_images(most: int, chance: random.Random) -> Wait:
 
 
 def timed(source: Path, output: Path) -> float:
-    """Recover undisturbed and return how many seconds it took."""
+    """Recover undisturbed and return the duration in seconds."""
     started = time.monotonic()
     subprocess.run(command(source, output), check=True, capture_output=True)
     return time.monotonic() - started
@@ -200,7 +203,7 @@ def command(source: Path, output: Path) -> list[str]:
 
 
 def keys(output: Path) -> list[str]:
-    """Return the samples that a journal has, whole lines only, or the manifest that has taken its place."""
+    """Return the samples of a journal's whole lines, or of the manifest that replaced it."""
     with suppress(FileNotFoundError):
         return [
             sample["key"]
@@ -215,7 +218,7 @@ def keys(output: Path) -> list[str]:
 
 
 def different(first: Path, second: Path) -> list[str]:
-    """Return the files that are not the same to the byte in both folders."""
+    """Return the files that are not identical to the byte in both folders."""
     contents = [
         {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
         for root in (first, second)

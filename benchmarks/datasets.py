@@ -1,7 +1,9 @@
-"""How long a dataset of ImageNet-1K's size takes to be listed, looked at and planned, and what memory that and a recovery need.
+"""Time to list, check and plan a dataset of ImageNet-1K's size, and the memory of that and of a
+recovery.
 
-Each figure is of a whole `diver-trt` process, on files made here: 1,000 classes of 50 JPEG files of 224 pixels (SRe2L's), as many PNG files
-of 256 pixels (Minimax's), and one tensor of 50,000 images of 64 pixels (TESLA's). The first part ends when the first batch would begin.
+Each figure is of a whole `diver-trt` process, on files made here: 1,000 classes of 50 JPEG files of
+224 pixels (SRe2L's), as many PNG files of 256 pixels (Minimax's), and one tensor of 50,000 images
+of 64 pixels (TESLA's). The first part ends when the first batch would begin.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def main() -> None:
         "--folder",
         type=Path,
         required=True,
-        help="place for about 9 GB of files, which are deleted afterwards",
+        help="folder for about 9 GB of files, which are deleted afterwards",
     )
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,8 @@ def main() -> None:
         source = make(folder / name)
         seconds, busy, peak = until_first_batch(source, folder / "out", "--classes", str(classes))
         print(
-            f"{name}: listed, looked at and planned in {seconds:.1f} s ({busy:.1f} s of CPU time), peak {peak / 1e6:,.0f} MB",
+            f"{name}: listed, checked and planned in {seconds:.1f} s ({busy:.1f} s of CPU time), "
+            f"peak {peak / 1e6:,.0f} MB",
             flush=True,
         )
         shutil.rmtree(folder / name)
@@ -52,7 +55,7 @@ def main() -> None:
 
 
 def picture(side: int, seed: int) -> Image.Image:
-    """An image with large shapes and grain, whose files are about as large as those of distilled images."""
+    """An image with large shapes and grain, whose file is about as large as a distilled image's."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (28, 28, 3)).astype(np.uint8)).resize(
         (side, side), Image.Resampling.BICUBIC
@@ -107,7 +110,9 @@ def make_few(folder: Path, count: int) -> Path:
 
 
 def until_first_batch(source: Path, output: Path, *options: str) -> tuple[float, float, int]:
-    """Return how long `recover` takes until it begins, by the clock and on the CPU in seconds, and its peak memory in bytes."""
+    """Return the time until `recover` begins, by the clock and on the CPU in seconds, and its peak
+    memory in bytes.
+    """
     started = time.perf_counter()
     with subprocess.Popen(
         command(source, output, *options),
@@ -142,7 +147,8 @@ def whole_recovery(source: Path, output: Path) -> int:
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most memory that a process has had so far; 0 when it has ended. (`ru_maxrss` would begin with the parent's.)"""
+    """Return the peak memory of a running process in bytes, or 0 after its end."""
+    # Not ru_maxrss: a forked process starts with its parent's.
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

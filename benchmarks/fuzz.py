@@ -1,7 +1,8 @@
-"""How many damaged files it takes to make a reader fail: the targets of `tests/fuzzing.py`, many more times than the tests try them.
+"""Damaged files for every reader: the targets of `tests/fuzzing.py`, in much larger numbers.
 
-Every input follows from the seed, its target and its number, so that a defect can be had again. Memory is limited, so that an input that
-makes a reader ask for gigabytes counts as a defect too; so does a warning.
+Every input follows from the seed, its target and its number, so that a defect can be reproduced.
+Memory is limited, so that an input that makes a reader allocate gigabytes counts as a defect too;
+so does a warning.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         started, total, defects = time.monotonic(), 0, 0
         print(
-            "| target | inputs | refused | accepted | slowest, ms | defects |\n|---|---:|---:|---:|---:|---:|"
+            "| target | inputs | refused | accepted | slowest, ms | defects |\n"
+            "|---|---:|---:|---:|---:|---:|"
         )
         for number, (target, trial) in enumerate(trials):
             inputs = options.inputs // len(TARGETS) + (number < options.inputs % len(TARGETS))
@@ -49,7 +51,8 @@ def main() -> None:
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
     print(
-        f"\n{total:,} inputs of {len(TARGETS)} targets in {minutes:.1f} minutes, peak memory {peak / 1e6:,.0f} MB: {defects} defects"
+        f"\n{total:,} inputs of {len(TARGETS)} targets in {minutes:.1f} minutes, "
+        f"peak memory {peak / 1e6:,.0f} MB: {defects} defects"
     )
     sys.exit(1 if defects else 0)
 
@@ -71,7 +74,8 @@ def attempt_all(target: Target, trial: Trial, inputs: int, seed: int) -> int:
             max(slowest, outcome.seconds),
         )
     print(
-        f"| {target.name} | {inputs:,} | {refused:,} | {accepted:,} | {1000 * slowest:,.0f} | {defects} |",
+        f"| {target.name} | {inputs:,} | {refused:,} | {accepted:,} | {1000 * slowest:,.0f} "
+        f"| {defects} |",
         flush=True,
     )
     return defects

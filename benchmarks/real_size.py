@@ -1,10 +1,11 @@
-"""The real size: DiT-XL/2-256 and the SD VAE, made from their configs with random weights, exported and checked.
+"""The real size: DiT-XL/2-256 and the SD VAE with random weights, exported and checked.
 
-    python benchmarks/real_size.py --folder /tmp/real-size
+    python -m benchmarks.real_size --folder /tmp/real-size
 
-Writes a diffusers pipeline (3.3 GB) and its fp32 and fp16 bundles (3.0 and 1.5 GB) below the folder, compares the fp32 conditioner and
-one denoiser step with diffusers' own module and scheduler, and prints parameter counts and file sizes as the tables of
-`benchmarks/README.md`. Needs 16 GB of memory and some ten minutes on two cores.
+Writes a diffusers pipeline (3.3 GB) and its fp32 and fp16 bundles (3.0 and 1.5 GB) below the
+folder, compares the fp32 conditioner and one denoiser step with diffusers' own module and
+scheduler, and prints parameter counts and file sizes as the tables of `benchmarks/README.md`. Needs
+16 GB of memory and some ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from diver_trt.models.dit import load_model, set_timestep_frequencies
 from diver_trt.recipe import Recipe
 
 STEP = 30
-"""A step inside the semantic window, so that every term of the graph counts."""
+"""A step inside the semantic window, so that every term of the graph matters."""
 
 
 def make_pipeline(folder: Path) -> Path:
-    """Save DiT-XL/2-256 and the SD VAE with random weights, unless they are there already."""
+    """Save DiT-XL/2-256 and the SD VAE with random weights, unless they exist already."""
     if (folder / "model_index.json").exists():
         return folder
     torch.manual_seed(0)
@@ -60,7 +61,7 @@ def make_pipeline(folder: Path) -> Path:
 
 
 def export(source: Path, target: Path, precision: Precision) -> dict[str, float]:
-    """Export a bundle anew; return each network's relative L2 distance to torch, as the exporter's own check measured it."""
+    """Export a bundle anew; return each network's relative L2 error by the exporter's check."""
     shutil.rmtree(target, ignore_errors=True)
     started = time.monotonic()
     errors: dict[str, float] = {
@@ -75,7 +76,7 @@ def export(source: Path, target: Path, precision: Precision) -> dict[str, float]
 
 @torch.no_grad()
 def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
-    """Return the relative L2 distance of the conditioner and of one whole step to diffusers' module and scheduler."""
+    """Return the relative L2 errors of the conditioner and of one step against diffusers' code."""
     pipeline: Any = DiTPipeline.from_pretrained(source)
     transformer, scheduler = pipeline.transformer.eval(), pipeline.scheduler
     set_timestep_frequencies(transformer, "dit")
@@ -141,11 +142,13 @@ def main() -> None:
         f"{package} {version(package)}"
         for package in ("torch", "diffusers", "onnx", "onnxruntime", "numpy")
     )
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    threads = f"{torch.get_num_threads()} threads"
+    machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}\n")
     print(f"diffusers stores {stored:,} transformer parameters.\n")
     print(
-        "| network | parameters | fp32 file | fp16 file | fp32 against torch | fp16 against torch fp32 |"
+        "| network | parameters | fp32 file | fp16 file | fp32 against torch "
+        "| fp16 against torch fp32 |"
     )
     print("|---|---:|---:|---:|---:|---:|")
     for name in NETWORKS:
@@ -158,7 +161,8 @@ def main() -> None:
         ]
         print(f"| {name} | {bundles['fp32'].networks[name].parameters:,} | {' | '.join(cells)} |")
     print(
-        f"\nfp32 against diffusers' module and DDIMScheduler: conditioner {conditioner:.1e}, denoiser step {STEP} {step:.1e} (relative L2)."
+        f"\nfp32 against diffusers' module and DDIMScheduler: conditioner {conditioner:.1e}, "
+        f"denoiser step {STEP} {step:.1e} (relative L2)."
     )
     if max(conditioner, step) > 1e-5:
         sys.exit("the fp32 bundle is further than 1e-5 from diffusers")

@@ -1,11 +1,13 @@
-"""How fine the sieve of `diver-trt compare` is: every weight of the digits made a little wrong, one at a time.
+"""The smallest faults that `diver-trt compare` finds: each weight of the digits enlarged in turn.
 
     python -m benchmarks.sieve
 
-Each matrix and kernel of the encoder, the denoiser and the decoder is multiplied by a factor, in a bundle of either precision that ONNX
-Runtime runs on the CPU, and compared with torch in float32 on a few distilled digits, by the paper's recipe. A fault is placed if the only
-cause that is told names its place: of the denoiser a block's attention or MLP, else the network. Prints the table of
-`benchmarks/README.md`, and below it the weights that pass and those that are found and not placed.
+Each matrix and kernel of the encoder, the denoiser and the decoder is multiplied by a factor, in a
+bundle of either precision that ONNX Runtime runs on the CPU, and compared with torch in float32 on
+a few distilled digits, under the paper's recipe. A fault is placed if the only printed cause names
+its place: in the denoiser a block's attention or MLP, or the first or last layer, otherwise the
+network. Prints the table of `benchmarks/README.md`, and below it the weights that pass and those
+that are found and not placed.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ FACTORS: dict[Precision, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one wrong weight: which levels failed, and whether the cause that was told is the right one."""
+    """The outcome for one wrong weight: the levels that failed, and whether its place was named."""
 
     weight: str
     inside: bool  # the network alone, or its blocks
@@ -59,7 +61,7 @@ class Outcome:
 
 
 def weights_of(path: Path) -> dict[str, str]:
-    """Return the constants that a graph multiplies by, under the names that the model has for them."""
+    """Return the constants that a graph multiplies by, by the model's names for them."""
     graph = onnx.load(path).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     found = {}
@@ -67,7 +69,7 @@ def weights_of(path: Path) -> dict[str, str]:
         if node.op_type not in ("MatMul", "Conv") or node.input[1] not in constants:
             continue
         name = node.input[1]
-        # Its weight was transposed and renamed, the bias beside it was not.
+        # The exporter transposes and renames the weight, but not the bias beside it.
         if node.op_type == "MatMul":
             (add,) = (other for other in graph.node if node.output[0] in other.input)
             name = next(name for name in add.input if name in constants).replace("bias", "weight")
@@ -76,7 +78,7 @@ def weights_of(path: Path) -> dict[str, str]:
 
 
 def place_of(network: NetworkName, weight: str) -> str:
-    """Return what the cause has to say of a weight."""
+    """Return the text by which a cause names the place of a weight."""
     if network != "denoiser":
         return f"the {network} is a relative"
     weight = weight.removeprefix("predictor.")
@@ -103,7 +105,7 @@ def judge(network: NetworkName, weight: str, comparison: Comparison) -> Outcome:
 def sift(
     bundle: Bundle, network: NetworkName, factor: float, hold: Callable[[Bundle], Comparison]
 ) -> list[Outcome]:
-    """Make every weight of a network wrong by a factor, one at a time."""
+    """Multiply every weight of a network by a factor, one at a time."""
     outcomes = []
     for weight, constant in weights_of(bundle.path / f"{network}.onnx").items():
         with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +130,7 @@ def show(
 
 
 def comparing(model: Dit, samples: int) -> Callable[[Bundle], Comparison]:
-    """Return a comparison of a bundle with the model."""
+    """Return a function that compares a bundle with the model."""
     digits, recipe = Bundle.open(default_bundle()), Recipe()
     inputs = distilled_inputs(digits, samples)
     participant = torch_participant(model, digits, samples, "fp32")
@@ -148,13 +150,15 @@ def main() -> None:
         f"{package} {version(package)}"
         for package in ("torch", "diffusers", "onnxruntime", "numpy")
     )
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
+    threads = f"{torch.get_num_threads()} threads"
+    machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}; {options.samples} digits\n")
     model = load_model(str(MODEL), timestep_frequencies="diffusers")
     hold = comparing(model, options.samples)
     missed = []
     print(
-        "| precision | network | factor | weights | found | by network or blocks | by steps | by images | placed |"
+        "| precision | network | factor | weights | found | by network or blocks | by steps "
+        "| by images | placed |"
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:

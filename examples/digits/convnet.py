@@ -1,7 +1,8 @@
 """The three-layer ConvNet of dataset distillation, and how it is trained and tested on digits.
 
-The network is the one that DC, DM and MTT distil with: three blocks of 3 x 3 convolution, instance normalisation, ReLU and
-2 x 2 average pooling, then one linear layer (Gidaris & Komodakis 2018, as used by Zhao et al. 2021).
+The network is the one that DC, DM and MTT distil with: three blocks of 3 x 3 convolution, instance
+normalisation, ReLU and 2 x 2 average pooling, then one linear layer (Gidaris & Komodakis 2018, as
+used by Zhao et al. 2021).
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class ConvNet(nn.Module):
 def train_classifier(
     images: Tensor, labels: Tensor, *, seed: int, steps: int = 600, batch: int = 128
 ) -> ConvNet:
-    """Train a ConvNet-3 on images, [n, 3, 32, 32] float32 in [-1, 1], with small turns and shifts; return it in eval mode."""
+    """Train a ConvNet-3 with small turns and shifts; return it in eval mode.
+
+    Images are [n, 3, 32, 32] float32 in [-1, 1].
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = ConvNet()

@@ -1,9 +1,11 @@
-"""Distil the digits with distribution matching (DM, Zhao & Bilen 2023, arXiv 2110.04181) on a ConvNet-3, from random noise.
+"""Distil the digits from random noise with distribution matching on a ConvNet-3.
+
+The method is DM (Zhao & Bilen 2023, arXiv 2110.04181).
 
     python examples/digits/distil.py --output examples/digits/distilled
 
-Writes `ipc1/{class}/{number}.png` and `ipc10/...`: 32-pixel images that train a ConvNet well and look like little. A few minutes on
-two CPU cores.
+Writes `ipc1/{class}/{number}.png` and `ipc10/...`: 32-pixel images that train a ConvNet well and
+hardly look like digits. Takes a few minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ def distil(
 ) -> Tensor:
     """Return distilled images, [10 * per_class, 3, 32, 32] float32, class by class.
 
-    Each iteration draws a new random ConvNet and moves the distilled images so that the mean embedding of each class matches that of
-    a batch of real ones (DM, Eq. 4).
+    Each iteration draws a new random ConvNet and moves the distilled images so that the mean
+    embedding of each class matches that of a batch of real images (DM, Eq. 4).
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """The handwritten digits that ship inside scikit-learn, as 32-pixel RGB images.
 
-1,797 scans of 8 x 8 pixels with 17 grey levels (UCI "Optical Recognition of Handwritten Digits"), enlarged once, bicubically.
+1,797 scans of 8 x 8 pixels with 17 grey levels (UCI "Optical Recognition of Handwritten Digits"),
+enlarged once, bicubically.
 Arrays here are NHWC uint8; tensors are NCHW float32 in [-1, 1].
 """
 

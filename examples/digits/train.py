@@ -1,9 +1,12 @@
-"""Train the digits model: a small AutoencoderKL and a class-conditional DiT, saved as a standard diffusers pipeline.
+"""Train the digits model: a small AutoencoderKL and a class-conditional DiT.
+
+The result is a standard diffusers pipeline.
 
     python examples/digits/train.py --output examples/digits/dit-digits
 
-Everything follows from `--seed`; about an hour on two CPU cores. The DiT is DiT's own recipe in miniature (Peebles & Xie 2023):
-adaLN-Zero blocks, label dropout for classifier-free guidance, noise prediction with learned variance.
+Everything follows from `--seed`; takes about an hour on two CPU cores. The DiT follows DiT's own
+recipe in miniature (Peebles & Xie 2023): adaLN-Zero blocks, label dropout for classifier-free
+guidance, noise prediction with learned variance.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ TRAIN_TIMESTEPS = 1000
 def train_autoencoder(
     images: Tensor, generator: torch.Generator, *, steps: int, batch: int = 64
 ) -> AutoencoderKL:
-    """Train the VAE on images, [n, 3, 32, 32] float32 in [-1, 1], then centre and scale its latents."""
+    """Train the VAE on images, [n, 3, 32, 32] float32 in [-1, 1], and normalise its latents."""
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -59,7 +62,8 @@ def train_autoencoder(
         if step % 200 == 199:
             psnr = 10 * math.log10(4 / reconstruction.item())
             print(
-                f"vae {step + 1}/{steps}: {psnr:.1f} dB, {(step + 1) / (time.monotonic() - started):.1f} steps/s",
+                f"vae {step + 1}/{steps}: {psnr:.1f} dB, "
+                f"{(step + 1) / (time.monotonic() - started):.1f} steps/s",
                 flush=True,
             )
     fold_latent_statistics(vae, images)
@@ -68,11 +72,12 @@ def train_autoencoder(
 
 @torch.no_grad()
 def fold_latent_statistics(vae: AutoencoderKL, images: Tensor) -> None:
-    """Fold each latent channel's mean and deviation into the VAE's 1 x 1 convolutions: `latent x scaling_factor` has mean 0, deviation 1.
+    """Fold each latent channel's mean and deviation into the VAE's 1 x 1 convolutions.
 
-    Semantic guidance pulls the noisy latent toward the clean one (DIVER section 4), so a channel mean far from zero would be pulled
-    into every image.
+    `latent x scaling_factor` then has mean 0 and deviation 1.
     """
+    # Semantic guidance pulls the noisy latent towards the clean one (DIVER section 4), so a channel
+    # mean far from zero would be pulled into every image.
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(256)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * SCALING_FACTOR
     quant, post = vae.quant_conv, vae.post_quant_conv
@@ -84,7 +89,10 @@ def fold_latent_statistics(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def build_transformer() -> DiTTransformer2DModel:
-    """Return a DiT of width 128 and depth 6 on 8 x 8 latents, its blocks sharing one timestep and label embedder as in DiT."""
+    """Return a DiT of width 128 and depth 6 on 8 x 8 latents.
+
+    Its blocks share one timestep and label embedder, as in DiT.
+    """
     transformer = DiTTransformer2DModel(
         num_attention_heads=4,
         attention_head_dim=32,
@@ -113,7 +121,7 @@ def build_transformer() -> DiTTransformer2DModel:
 
 
 class Diffusion:
-    """The training chain: linear betas, q(z_t | z_0), and the two losses of a DiT with learned variance."""
+    """The training chain: linear betas, q(z_t | z_0), and the losses with a learned variance."""
 
     def __init__(self, scheduler: DDIMScheduler) -> None:
         beta = scheduler.betas.double()
@@ -134,7 +142,10 @@ class Diffusion:
         labels: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        """Return L_simple + L_vlb (Nichol & Dhariwal 2021, Eq. 16): the variational term trains the variance only."""
+        """Return L_simple + L_vlb (Nichol & Dhariwal 2021, Eq. 16).
+
+        The variational term trains the variance only.
+        """
         n = len(z0)
         t = torch.randint(TRAIN_TIMESTEPS, (n,), generator=generator)
         labels = torch.where(
@@ -169,7 +180,10 @@ def train_transformer(
     steps: int,
     batch: int = 128,
 ) -> DiTTransformer2DModel:
-    """Train the DiT on latents, [variants, n, 4, 8, 8] float32 with unit variance; return the moving average of its weights."""
+    """Train the DiT on latents and return the moving average of its weights.
+
+    Latents are [variants, n, 4, 8, 8] float32 with unit variance.
+    """
     transformer = build_transformer().train()
     average = copy.deepcopy(transformer).requires_grad_(False)
     diffusion = Diffusion(scheduler)
@@ -195,7 +209,8 @@ def train_transformer(
         smoothed = loss.item() if smoothed is None else 0.99 * smoothed + 0.01 * loss.item()
         if step % 200 == 199:
             print(
-                f"dit {step + 1}/{steps}: loss {smoothed:.4f}, {(step + 1) / (time.monotonic() - started):.1f} steps/s",
+                f"dit {step + 1}/{steps}: loss {smoothed:.4f}, "
+                f"{(step + 1) / (time.monotonic() - started):.1f} steps/s",
                 flush=True,
             )
     return average.eval()
@@ -205,7 +220,10 @@ def train_transformer(
 def encode_variants(
     vae: AutoencoderKL, images: Tensor, generator: torch.Generator, *, variants: int
 ) -> Tensor:
-    """Return the scaled latents of `variants` jittered copies of the images, [variants, n, 4, 8, 8]; the first copy is untouched."""
+    """Return the scaled latents of jittered copies of the images, [variants, n, 4, 8, 8].
+
+    The first copy is not jittered.
+    """
     copies = [images] + [jitter(images, generator) for _ in range(variants - 1)]
     return (
         torch.stack(
@@ -259,7 +277,8 @@ def main() -> None:
     )
     latents = encode_variants(vae, images, generator, variants=32)
     print(
-        f"latents: mean {np.round(latents.mean((0, 1, 3, 4)).numpy(), 3)}, std {np.round(latents.std((0, 1, 3, 4)).numpy(), 3)}",
+        f"latents: mean {np.round(latents.mean((0, 1, 3, 4)).numpy(), 3)}, "
+        f"std {np.round(latents.std((0, 1, 3, 4)).numpy(), 3)}",
         flush=True,
     )
     transformer = train_transformer(latents, labels, scheduler, generator, steps=args.dit_steps)
