@@ -60,7 +60,7 @@ def digits() -> Bundle:
 
 @pytest.fixture
 def imagenet(digits: Bundle) -> Bundle:
-    """The digits bundle with the classes of ImageNet-1K, which is all that reading datasets uses."""
+    """The digits bundle with the classes of ImageNet-1K, all that reading datasets needs."""
     names = tuple("tench, Tinca tinca" if i == 0 else f"thing {i}" for i in range(1000))
     return replace(digits, num_classes=1000, null_label=1000, class_names=names)
 
@@ -74,7 +74,7 @@ def images() -> NDArray[np.uint8]:
 
 
 def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
-    """Save a DiTPipeline with random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes."""
+    """Save a DiTPipeline of random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 

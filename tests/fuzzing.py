@@ -1,8 +1,9 @@
-"""Damaged files for everything that reads what somebody else made, and what must hold of each: `test_fuzz.py` and `benchmarks/fuzz.py`.
+"""Damaged files for every reader, for `test_fuzz.py` and `benchmarks/fuzz.py`.
 
-A target says how to make whole files, how to damage one of them, and what reads them. Whatever the damage: the reader accepts the files or
-raises a `DiverError` whose message is one printable line; it takes less than `LIMIT_S` of processor time, so that a busy machine makes no
-defects, and no more than `ASLEEP_S` in all; it starts nothing, and writes nothing, or only in folders of its own.
+A target makes valid files, damages one of them, and reads them. Under any damage, the reader must
+accept the files or raise a `DiverError` whose message is one printable line. It must take less than
+`LIMIT_S` of processor time (so that a busy machine causes no defects) and at most `ASLEEP_S` in
+all. It must start no process, and write only in folders of its own.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Trial:
         """Damage one file, and read.
 
         Raises:
-            DefectError: Something else happened than that the files were accepted, or refused in one line.
+            DefectError: If the files are neither accepted nor refused in one line.
         """
         path = random.choice(self._files)
         path.write_bytes(self._target.damage(self._whole[path], random))
@@ -154,7 +155,8 @@ def _judged(read: Callable[[Path], object], folder: Path, writable: tuple[Path, 
             accepted, message = False, str(error)
             if not (message.isprintable() and 0 < len(message) <= MESSAGE_CHARACTERS):
                 raise DefectError(
-                    f"a message that is not one printable line of at most {MESSAGE_CHARACTERS} characters: {message[:500]!r}"
+                    "a message that is not one printable line of at most "
+                    f"{MESSAGE_CHARACTERS} characters: {message[:500]!r}"
                 ) from error
         except Exception as error:
             raise DefectError(f"{type(error).__name__} escaped: {str(error)[:500]!r}") from error
@@ -190,7 +192,7 @@ def _notice(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _is_allowed(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Return whether files are written, copied, renamed or deleted where that may be done, and not through a link out of there."""
+    """Return whether a change of files stays inside the folders where it is allowed."""
     if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.copyfile"):
         return False
     paths = (
@@ -210,7 +212,7 @@ sys.addaudithook(_notice)
 
 @contextmanager
 def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
-    """Note everything that Python does to the world outside besides reading, and interrupt what takes too long."""
+    """Record all effects of a block besides reading, and interrupt it if it takes too long."""
     global _seen, _allowed
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -247,7 +249,11 @@ def _listed(folder: Path) -> set[str]:
 
 
 def in_bytes(data: bytes, random: Random) -> bytes:
-    """Change, cut, drop, double or insert bytes, three times out of four near the start or the end, where files say what they are."""
+    """Change, cut, drop, double or insert bytes.
+
+    Three times out of four this happens near the start or the end, where formats have their headers
+    and directories.
+    """
     changed = bytearray(data)
     for _ in range(random.randint(1, 4)):
         size = len(changed)
@@ -283,8 +289,10 @@ def in_bytes(data: bytes, random: Random) -> bytes:
 
 NESTED = "nested"
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 10, 2**31, 2**63, 10**30, 10**400, -(10**400), 0.5, -0.0, 1e308, 1e-320, float("inf"), float("nan"),
-    "", "a", "n", "..", "../secret", "/etc/passwd", "a\nb", "\x1b[2J", "\x00", "\ud800", "\u2028", "é" * 300, "x" * 5000, "1" * 5000,
+    None, True, False, 0, 1, -1, 2, 10, 2**31, 2**63, 10**30, 10**400, -(10**400),
+    0.5, -0.0, 1e308, 1e-320, float("inf"), float("nan"),
+    "", "a", "n", "..", "../secret", "/etc/passwd", "a\nb", "\x1b[2J", "\x00", "\ud800", "\u2028",
+    "é" * 300, "x" * 5000, "1" * 5000,
     "0.5\n:0.5", "1e308:1e308", "-1e39:1e-44", "nan:1", "0.5:0.5", "99", "²", "mtt", "kip", NESTED,
     [], {}, [[]], [None], {"": {}}, [1] * 100, ["n", 3, 32, 32], "0" * 64,
 )  # fmt: skip
@@ -372,7 +380,7 @@ def in_json_lines(data: bytes, random: Random) -> bytes:
 
 
 def in_zip(data: bytes, random: Random) -> bytes:
-    """Change what is in a zip and write it again with its checksums right, so that the damage reaches who reads the members."""
+    """Change a member of a zip and write it with correct checksums, so that its reader gets it."""
     if random.randrange(3) == 0:
         return in_bytes(data, random)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -413,7 +421,7 @@ def in_zip(data: bytes, random: Random) -> bytes:
 
 
 def _in_npy(data: bytes, random: Random) -> bytes:
-    """Say another type, shape or order of the same values."""
+    """Declare another type, shape or order for the same values."""
     size = struct.unpack("<H", data[8:10])[0]
     header = data[10 : 10 + size].decode("latin-1").strip()
     said = {"descr": "'<f4'", "fortran_order": "False", "shape": "(20, 3, 8, 8)"}
@@ -544,7 +552,7 @@ def open_bundle(folder: Path) -> None:
 
 
 def walk_graph(folder: Path) -> None:
-    """Look for the files that a graph reads, and for what it declares."""
+    """Read the names of a graph's external files, and its declared inputs and outputs."""
     _check_external_data(
         folder,
         replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")),
@@ -556,7 +564,7 @@ def walk_graph(folder: Path) -> None:
 
 
 def read_engines(folder: Path) -> None:
-    """Read sidecars, hold them against a machine, and plan memory."""
+    """Read sidecars, check them against a machine, and plan memory."""
     bundle = Bundle.open(folder)
     for plan in read_plans(bundle):
         if not isinstance(plan, Plan):
@@ -569,7 +577,7 @@ def read_engines(folder: Path) -> None:
 
 
 def read_images(folder: Path, options: ReadOptions | None = None) -> None:
-    """Find out what a dataset is, and look at every image of it, as a recovery does before it begins."""
+    """Detect a dataset's format and check every image, as a recovery does before it begins."""
     dataset = read_dataset(folder, digits(), options)
     for said in (dataset.summary, dataset.classes, *dataset.origin.notes):
         assert said.isprintable(), said
@@ -598,7 +606,7 @@ def only_file(read: Callable[[Path], object]) -> Callable[[Path], object]:
 
 
 def decode(path: Path) -> object:
-    """Look at an image as `recover` does before it begins."""
+    """Check an image as `recover` does before it begins."""
     with quiet():
         return check_image(path)
 
@@ -627,7 +635,7 @@ def graph(folder: Path) -> list[Path]:
 
 
 def images(side: int = 8, count: int = 20) -> methods.Pixels:
-    """Smooth images: as raw noise they would be taken for whitened ones."""
+    """Smooth images, since raw noise would be recognised as whitened."""
     generator = np.random.default_rng(7)
     coarse = generator.integers(40, 200, (count, 1, 1, 3)) + np.linspace(0, 50, side)[:, None, None]
     return (coarse + generator.normal(0, 3, (count, side, side, 3))).clip(0, 255).astype(np.uint8)
@@ -674,7 +682,7 @@ def converted(suffix: str, folder: Path) -> list[Path]:
 
 
 def whitened(reference: Callable[[], dict[str, Any]], folder: Path) -> list[Path]:
-    """A converted set of FRePo's, white noise, with what undoes its whitening beside it; either may be damaged."""
+    """A converted set of FRePo's, white noise, with its ZCA reference; either may be damaged."""
     values = np.random.default_rng(7).normal(size=(20, 8, 8, 3)).astype(np.float32)
     np.savez(
         folder / "step000100.npz", image=values, label=methods.one_hot(LABELS, 10) - np.float32(0.1)
@@ -761,7 +769,10 @@ def recovered(folder: Path) -> list[Path]:
 
 
 def shards(layout: str, of: int, folder: Path) -> list[Path]:
-    """A recovery of two images, and one that was left out, in one shard or in two; only what is in one shard can differ from all others."""
+    """A recovery of two images and one that was left out, in one shard or in two.
+
+    Only a fact of one shard can differ from those of the others.
+    """
     manifests = []
     for number in range(1, of + 1):
         root = folder / f"part{number}"
@@ -804,12 +815,12 @@ def soft_labels(folder: Path) -> list[Path]:
 
 
 def in_npy(data: bytes, random: Random) -> bytes:
-    """Change the bytes of an array, or what its header says of them."""
+    """Change the bytes of an array, or its header."""
     return in_bytes(data, random) if random.randrange(2) == 0 else _in_npy(data, random)
 
 
 def journal(folder: Path) -> list[Path]:
-    """The journal of a recovery that stopped after two images and one that came to nothing."""
+    """The journal of a recovery that stopped after two images and a failed one."""
     (manifest,) = recovered(folder)
     document = json.loads(manifest.read_text())
     manifest.unlink()
@@ -833,7 +844,7 @@ BYSTANDERS = ("README.md", "data.pt", "notes.txt", "00000/mine.txt")
 
 
 def finished(folder: Path) -> list[Path]:
-    """A run of five images and one that came to nothing, with files of its user's beside its own."""
+    """A run of five images and a failed one, with files of its user's beside its own."""
     fake_run.recover(folder)
     for name in BYSTANDERS:
         (folder / name).write_bytes(b"mine")
@@ -841,7 +852,7 @@ def finished(folder: Path) -> list[Path]:
 
 
 def interrupted(folder: Path) -> list[Path]:
-    """The same, stopped when one image was still to come."""
+    """The same, stopped before its last image."""
     (manifest,) = finished(folder)
     document = json.loads(manifest.read_text())
     manifest.unlink()
@@ -852,7 +863,7 @@ def interrupted(folder: Path) -> list[Path]:
 
 
 def go_on(folder: Path, overwrite: bool = False) -> None:
-    """Run again, and hold what comes of it against a run that nobody disturbed."""
+    """Run again, and compare the outcome with that of an undisturbed run."""
     try:
         fake_run.recover(folder, overwrite=overwrite)
     finally:
@@ -860,21 +871,23 @@ def go_on(folder: Path, overwrite: bool = False) -> None:
             "deleted what is not its own"
         )
     found, expected = outcome_of(folder), undisturbed()
-    assert found == expected, (
-        f"not as if undisturbed: {sorted(name for name in found | expected if found.get(name) != expected.get(name))}"
-    )
+    unlike = [name for name in found | expected if found.get(name) != expected.get(name)]
+    assert found == expected, f"not as if undisturbed: {sorted(unlike)}"
 
 
 @cache
 def undisturbed() -> dict[str, object]:
-    """What comes of a run that nobody disturbs."""
+    """The outcome of an undisturbed run."""
     with tempfile.TemporaryDirectory() as folder:
         finished(Path(folder))
         return outcome_of(Path(folder))
 
 
 def outcome_of(folder: Path) -> dict[str, object]:
-    """Return every file, and of the manifest what it lists, but for engines and problems: those only the journal knows."""
+    """Return every file, and the manifest's entries without engines and problems.
+
+    Only the journal records those.
+    """
     outcome: dict[str, object] = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")
     }

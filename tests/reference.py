@@ -1,4 +1,6 @@
-"""DIVER in plain torch, written apart from the package: diffusers' modules, diffusers' own DDIMScheduler, and the guidance term.
+"""DIVER in plain torch, independent of the package.
+
+It uses diffusers' modules, diffusers' own DDIMScheduler, and the guidance term of the paper.
 
 Nothing here comes from `diver_trt` but the recipe's settings.
 """

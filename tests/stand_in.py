@@ -1,7 +1,8 @@
-"""A stand-in for the GPU: the calls of cuda-bindings and TensorRT that the runtime makes, carried out on the host.
+"""A stand-in for the GPU: the runtime's calls of cuda-bindings and TensorRT, executed on the host.
 
-Device memory is host memory, kernels are ONNX Runtime on the same graph, and a captured stream records what it is given. It checks the
-adapter's logic: lifetimes, addresses, order, error paths. It says nothing about TensorRT, and never counts as having run it.
+Device memory is host memory, kernels are ONNX Runtime on the same graph, and a captured stream
+records its calls. This tests the adapter's logic: lifetimes, addresses, order, error paths. It does
+not test TensorRT, and never counts as having run it.
 """
 
 from __future__ import annotations
@@ -317,7 +318,7 @@ def stand_in_tensorrt(cuda: StandInCuda) -> Any:
 def write_stand_in_plan(
     bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096
 ) -> Plan:
-    """Write engines that the stand-in runs, with sidecars like the real builder's, and enter them as it does."""
+    """Write engines that the stand-in runs, with sidecars and trust entries as the builder does."""
     from diver_trt.runtime.backends.tensorrt.builder import io_bytes
 
     folder = folder or bundle.path / PLANS / f"rtx-{MACHINE.version}-sm86-b{batch}"

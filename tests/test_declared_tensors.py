@@ -1,4 +1,4 @@
-"""What a graph declares is read as the onnx package reads it, and refused where two readers could differ."""
+"""A graph's declarations are read as the onnx package reads them, and refused if ambiguous."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_types_sizes_and_names_of_all_kinds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["dim", "shape", "type", "element"])
-def test_what_two_readers_could_differ_on_is_refused(tmp_path: Path, field: str) -> None:
+def test_an_ambiguous_declaration_is_refused(tmp_path: Path, field: str) -> None:
     """Protobuf takes the last of several values, and merges several messages."""
 
     def message(number: int, data: bytes) -> bytes:
@@ -80,7 +80,7 @@ def test_what_two_readers_could_differ_on_is_refused(tmp_path: Path, field: str)
 
 
 @pytest.mark.parametrize("data", [b"\x3a", b"\x3a\x05", b"\x38\x01", b"\xff" * 20])
-def test_what_is_not_a_graph_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.onnx").write_bytes(data)
     with pytest.raises(GraphError):
         declared_tensors(tmp_path / "a.onnx")

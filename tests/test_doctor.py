@@ -187,7 +187,7 @@ def test_a_driver_older_than_the_bindings_is_found(
     assert finding.remedy == "update the driver, or pip install 'cuda-bindings<13'"
 
 
-def test_no_driver_is_said_without_alarm(digits: Bundle, gpu: StandInCuda) -> None:
+def test_a_missing_driver_is_reported_without_alarm(digits: Bundle, gpu: StandInCuda) -> None:
     gpu.no_driver = True
     assert findings(digits)["CUDA"].state == "missing"
 

@@ -1,4 +1,4 @@
-"""A graph reads no file but the one that its bundle lists, whatever its runtime would allow and its maker writes into `bundle.json`."""
+"""A graph reads only the file that its bundle lists, even if its runtime would read others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECRET = np.arange(16, dtype=np.float32)
 
 
 def outside(location: str, name: str = "w", **more: str) -> TensorProto:
-    """A tensor that lies in another file."""
+    """A tensor that is stored in another file."""
     tensor = TensorProto(
         name=name, data_type=TensorProto.FLOAT, dims=[16], data_location=TensorProto.EXTERNAL
     )
@@ -113,7 +113,7 @@ def test_a_location_is_found_wherever_a_tensor_may_be(
 
 
 def test_every_way_to_a_tensor_in_onnxs_own_schema_is_walked() -> None:
-    """onnx.proto as the installed package has it, so that a new field fails here."""
+    """onnx.proto of the installed package, so that a new field fails this test."""
     from diver_trt.external_data import _MESSAGES
 
     schema = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name
@@ -158,7 +158,7 @@ def test_the_exporters_own_graphs_are_read_as_onnx_reads_them(
     assert external_locations(tmp_path / "a.onnx") == {"a.onnx.data"}
 
 
-def test_what_onnx_reads_otherwise_than_another_reader_is_refused(tmp_path: Path) -> None:
+def test_a_graph_that_readers_understand_differently_is_refused(tmp_path: Path) -> None:
     def entry(*fields: bytes) -> bytes:
         inside = b"".join(fields)
         tensor = bytes([13 << 3 | 2, len(inside)]) + inside
@@ -207,7 +207,7 @@ def test_deep_graphs_take_no_stack(tmp_path: Path) -> None:
 
 
 def test_damaged_graphs_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
-    """Where onnx itself still reads a damaged graph, no location that it sees is missed."""
+    """If onnx itself can still read a damaged graph, every location that it finds is found."""
     whole = WHERE["subgraph"]("../secret").SerializeToString()
     generator = random.Random(0)
     read_by_both = 0
@@ -245,7 +245,7 @@ def test_damaged_graphs_are_read_or_refused_and_nothing_else(tmp_path: Path) -> 
 
 
 def hostile(digits: Bundle, folder: Path, location: str, *, listed: bytes | None = None) -> Bundle:
-    """The digits with a decoder that adds what lies in another file, and with a manifest to match."""
+    """The digits with a decoder that adds a tensor from another file, and a matching manifest."""
     shutil.copytree(digits.path, folder)
     model = onnx.load(str(folder / "decoder.onnx"))
     initializer = next(
@@ -311,7 +311,10 @@ def test_a_hostile_graph_is_refused_before_anything_opens_it(
     (bundle.path / "unlisted").write_bytes(SECRET.tobytes())
     (bundle.path / "sub").mkdir()
     shutil.copy(bundle.path / "unlisted", bundle.path / "sub")
-    expected = rf"decoder\.onnx: reads '{location}', but bundle\.json lists no such file for it; export the model again"
+    expected = (
+        rf"decoder\.onnx: reads '{location}', but bundle\.json lists no such file for it; "
+        "export the model again"
+    )
     if run == "inspect":
         from typer.testing import CliRunner
 
@@ -363,8 +366,8 @@ def test_listed_weights_in_the_folder_are_read(digits: Bundle, tmp_path: Path) -
     OnnxSession(bundle, 1).open("decoder").close()
 
 
-def test_what_onnx_runtime_itself_allows(tmp_path: Path) -> None:
-    """Why this is not left to it: a file of the folder that nothing lists is read without a word."""
+def test_onnx_runtime_itself_reads_unlisted_files(tmp_path: Path) -> None:
+    """The reason for the check: it silently reads a file of the folder that nothing lists."""
     (tmp_path / "unlisted").write_bytes(SECRET.tobytes())
     (tmp_path / "a.onnx").write_bytes(WHERE["initializer"]("unlisted").SerializeToString())
     session = onnx_engine.import_onnxruntime().InferenceSession(

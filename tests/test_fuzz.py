@@ -1,4 +1,4 @@
-"""Whatever becomes of a file that somebody else made, reading it ends well or in one line; `benchmarks/fuzz.py` tries far more of them."""
+"""Reading a damaged file succeeds or fails in one line; `benchmarks/fuzz.py` tries many more."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_harness_notices(
         ("ASLEEP_S", lambda folder: time.sleep(999), r"still reading after 0\.2 s"),
     ],
 )
-def test_the_harness_notices_what_does_not_end(
+def test_the_harness_reports_a_reader_that_does_not_return(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     limit: str,
@@ -145,7 +145,7 @@ def touch(name: str, folder: Path) -> None:
 
 
 def spin() -> None:
-    """Never end, and take every exception for a damaged file."""
+    """Never return, and treat every exception as a damaged file."""
     while True:
         try:
             sum(range(1000))
@@ -153,8 +153,8 @@ def spin() -> None:
             continue
 
 
-def test_a_busy_machine_makes_no_defects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time that others spend is not the reader's."""
+def test_a_busy_machine_causes_no_defects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time of other processes does not count as the reader's."""
     monkeypatch.setattr(fuzzing, "LIMIT_S", 0.2)
     trial = Trial(faulty(lambda folder: time.sleep(0.5)), tmp_path / "trial")
     assert all(trial.attempt(Random(seed)).seconds < 0.2 for seed in range(2))
@@ -177,7 +177,7 @@ def write_output(folder: Path) -> None:
         lambda folder: shutil.copyfile(folder.parent / "output" / "b", folder / "a"),
     ],
 )
-def test_the_harness_notices_what_is_written_outside_the_output(
+def test_the_harness_reports_a_write_outside_the_output(
     tmp_path: Path, write: Callable[[Path], object]
 ) -> None:
     def also(folder: Path) -> None:

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with a space in its path, an environment whose `diver-trt` only notes its arguments, and somebody's `recovered`."""
+    """A checkout with a space in its path, a `diver-trt` that only records its arguments, and a
+    user's `recovered`.
+    """
     root = tmp_path / "my checkout"
     (root / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", root)
@@ -49,7 +51,7 @@ def test_the_demo_writes_a_folder_of_its_own(checkout: Path) -> None:
     ]
 
 
-def test_cleaning_keeps_what_was_recovered(checkout: Path) -> None:
+def test_cleaning_keeps_recovered_images(checkout: Path) -> None:
     make(checkout, "clean")
     assert not (checkout / "recovered-demo").exists()
     assert not (checkout / ".venv").exists()

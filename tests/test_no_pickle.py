@@ -1,4 +1,7 @@
-"""Unpickling runs whatever a file says. The package does it nowhere but for models that are exported, and this file lists where."""
+"""Unpickling runs code from a file. The package unpickles only models that are exported.
+
+This file lists every such place.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ PERMITTED = {
 
 
 def uses(source: str) -> Iterator[str]:
-    """Yield what could unpickle or run a file in a module: imports of such packages, and calls of their loaders or torch's and numpy's."""
+    """Yield what could unpickle or run a file in a module.
+
+    These are imports of such packages, and calls of their loaders or of torch's and numpy's.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (
@@ -82,7 +88,7 @@ def test_nothing_else_is_unpickled() -> None:
 
 
 def test_the_names_that_mean_something_in_a_file_of_tensors_are_these() -> None:
-    """None of them is imported or called: each is a word that `TorchPickle` knows, and any other ends the reading."""
+    """They are words to `TorchPickle`, never imported or called; any other name is refused."""
     kinds = ("Half", "Float", "Double", "Char", "Short", "Int", "Long", "Byte", "Bool")
     dtypes = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
     rebuilds = ("tensor", "tensor_v2", "parameter", "parameter_with_state")

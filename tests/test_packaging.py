@@ -1,4 +1,4 @@
-"""What a wheel holds: one package, the digits bundle and the class lists, and nothing of the checkout's root."""
+"""A wheel holds one package, the digits bundle and the class lists, and nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_wheel_claims_one_name_only(names: list[str]) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"diver_trt"}
 
 
-def test_the_wheel_brings_what_a_recovery_needs(names: list[str]) -> None:
+def test_the_wheel_contains_everything_that_a_recovery_needs(names: list[str]) -> None:
     needed = {
         "py.typed",
         "distilled/imagenet_subsets.json",

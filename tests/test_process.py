@@ -1,4 +1,4 @@
-"""The command line as a process: signals from its first moment on, and streams that are closed, full or of another encoding."""
+"""The command line as a process: early signals, and streams that are closed, full or not UTF-8."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_closed_pipe_is_a_failure_in_one_line(unbuffered: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
-def test_what_an_encoding_lacks_is_escaped(tmp_path: Path, encoding: str) -> None:
+def test_characters_that_an_encoding_lacks_are_escaped(tmp_path: Path, encoding: str) -> None:
     out = tmp_path / "a-日本"
     result = shell("", "recover", IPC1, out, *QUICK, PYTHONIOENCODING=encoding)
     assert result.returncode == 0, result.stderr
@@ -177,7 +177,7 @@ DistilledInput.read = interrupted
     assert files(tmp_path / "out") == undisturbed
 
 
-def test_json_is_valid_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) -> None:
     print_json(a=float("nan"), b=[float("inf"), {"c": (-float("inf"), 1.5)}], d="\udcff\x1b")
 
     def refuse(name: str) -> None:

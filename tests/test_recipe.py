@@ -1,4 +1,4 @@
-"""The recipe's defaults are the paper's, and contradictions are found with a way out."""
+"""The recipe's defaults are the paper's, and contradictions are refused with a remedy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_an_unknown_setting_is_named() -> None:
         ({"steps": 1}, "steps is 1; expected a whole number, 2 or more"),
         (
             {"steps": 20},
-            r"start_step is 50; expected a whole number from 1 to 20.*scaled_to\(20\): --inherit-step 10 --start-step 20 --window 16:10",
+            r"start_step is 50; expected a whole number from 1 to 20.*scaled_to\(20\): "
+            "--inherit-step 10 --start-step 20 --window 16:10",
         ),
         ({"inherit_step": 51}, "inherit_step is 51; expected a whole number from 1 to 50"),
         ({"inherit_step": 0}, "inherit_step is 0"),
@@ -94,7 +95,7 @@ def test_an_unknown_setting_is_named() -> None:
         ),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_contradictory_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Recipe(**settings)
 

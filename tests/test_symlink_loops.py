@@ -1,4 +1,7 @@
-"""A symlink to itself, wherever a path may be given, is one line and exit code 1: `Path.resolve` raises until Python 3.12."""
+"""A symlink to itself, as any path of any command, ends in one line and exit code 1.
+
+`Path.resolve` raises a RuntimeError for it up to Python 3.12.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def loop(tmp_path: Path) -> Path:
     return tmp_path / "loop.png"
 
 
-def test_resolving_is_what_pathlib_does_but_for_loops(tmp_path: Path, loop: Path) -> None:
+def test_resolving_differs_from_pathlib_only_for_loops(tmp_path: Path, loop: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     for name in ("link", "link/missing/x", "missing/../link", "."):
@@ -79,7 +82,7 @@ def test_inputs_that_lead_to_themselves_are_refused(
     assert run("inspect", few, "--classes", loop).exit_code == 2
 
 
-def test_a_fifo_or_device_is_no_dataset(tmp_path: Path) -> None:
+def test_a_fifo_or_device_is_not_a_dataset(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.pt")
     for path in (tmp_path / "data.pt", Path("/dev/zero")):
         for command in (("recover", path, tmp_path / "out"), ("convert", path, tmp_path / "b.npz")):

@@ -1,4 +1,4 @@
-"""The whole path against an independent torch reference: latents after every step, and the decoded images."""
+"""A whole recovery against an independent torch reference: latents of every step, and images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command writes its output and nothing anywhere else: no telemetry, no caches, no temporary files that stay."""
+"""A command writes only its output: no telemetry, no caches, no leftover temporary files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ELSEWHERE = {
 
 
 def python(elsewhere: Path, *arguments: object, **variables: str) -> None:
-    """Run Python with every folder that a library may write to moved to an empty one, and none of this process's own settings."""
+    """Run Python in a clean environment, with every folder that libraries write to empty."""
     folders = {name: elsewhere / folder for name, folder in ELSEWHERE.items()}
     for folder in (*folders.values(), elsewhere / "cwd"):
         folder.mkdir(parents=True, exist_ok=True)

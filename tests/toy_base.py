@@ -1,4 +1,4 @@
-"""A toy base model and a toy process, each as small as the registries allow: one class and a loader."""
+"""A toy base model and a toy process, each as small as possible: one class and a loader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Straight:
-    """The straight path z_t = (1 - t) z_0 + t n with the velocity n - z_0, in Euler steps of `1 / K`."""
+    """The straight path z_t = (1 - t) z_0 + t n, velocity n - z_0, in Euler steps of `1 / K`."""
 
     end: float = 1.0
 

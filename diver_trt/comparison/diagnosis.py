@@ -28,8 +28,8 @@ def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
     if not found:
         end = figures.steps[-1].free.relative_l2
         found.append(
-            "every network and every step holds alone; over the free run the errors accumulate to a "
-            f"relative L2 of {end:.1e}"
+            "every network and every step holds alone; over the free run the errors accumulate to "
+            f"a relative L2 of {end:.1e}"
         )
     return tuple(found)
 
