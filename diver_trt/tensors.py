@@ -52,6 +52,7 @@ class TensorSpec:
         """
         if dtype != self.dtype or len(shape) != len(self.shape):
             return False
+        # Runtimes write an open size as a name, as None or as -1.
         return all(
             not isinstance(found, int)
             or found == -1

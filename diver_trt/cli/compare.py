@@ -127,6 +127,7 @@ def compare(
         bundles=opened,
         model=loaded.model_id if loaded else None,
     )
+    # The verdict first: it must not be lost if the report cannot be written.
     _print_result(result, report, as_json=as_json)
     if report:
         _write_report(result, report, as_json=as_json)
@@ -145,6 +146,7 @@ def _check_packages_and_report(report: Path | None) -> None:
     from diver_trt.comparison.metrics import import_image_metrics
     from diver_trt.comparison.report import import_report_packages
 
+    # A comparison takes minutes; a missing package would otherwise show at its end.
     import_image_metrics()
     import_onnx()
     if report:

@@ -78,17 +78,21 @@ def export(
         else None
     )
     stated = choice("--base", base, tuple(BASES)) if base else None
+    # Options are checked before this import, which loads torch and takes seconds.
     try:
         from diver_trt.export.exporter import export_bundle
 
         load_model = BASES[stated or DEFAULT_BASE].load().load_model
     except ImportError as cause:
+        # The exporter checks its graphs in ONNX Runtime, whose CPU and GPU packages exclude each
+        # other: the extra [export] therefore leaves the choice.
         extra = "cpu" if cause.name == "onnxruntime" else "export"
         raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
 
     loaded = load_model(
         model, revision=revision, vae=vae, timestep_frequencies=frequencies, base=stated
     )
+    # Names and notes come from the model's files.
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies:

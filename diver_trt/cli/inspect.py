@@ -70,6 +70,8 @@ def inspect(
     from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
     from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
 
+    # By marker files, from the most specific kind to the least: a bundle may contain engines, and
+    # every folder may be read as distilled images.
     path = find_source(path)
     folder = path.parent if path.suffix == ".engine" else path
     if (folder / BUNDLE_MANIFEST).exists():
@@ -92,6 +94,7 @@ def inspect(
         print_json(**facts)
     else:
         _print_inspected(facts, folder.name, memory_budget)
+    # Last, so that the facts of the undamaged engines are printed too.
     for problem in facts.get("damaged_engines", []):
         say(f"error: {problem}")
     if facts.get("damaged_engines"):
@@ -216,6 +219,7 @@ def _inspect_distilled(
 def _plan_facts(plan: Plan) -> dict[str, Any]:
     from diver_trt.runtime.backends.tensorrt.sidecar import sidecar_facts
 
+    # Reading compares an engine's bytes with the hash in its sidecar.
     for name in plan.sidecars:
         plan.read(name)
     built = plan.sidecars["denoiser"].built_on

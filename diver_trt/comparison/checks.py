@@ -54,6 +54,7 @@ def _network_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
             Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name])
             for name, apart in figures.networks.items()
         ),
+        # Ten images say nothing about the label table's other rows.
         Check(
             "every class alone",
             "relative L2",
@@ -75,6 +76,7 @@ def _denoiser_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
             tolerances.step,
             f"worst in step {worst.k}, channel {worst.channel}",
         ),
+        # A latent hides the error of a small step; its change does not.
         Check(
             "what steps change",
             "error over the change, median",
@@ -88,6 +90,7 @@ def _denoiser_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
             tolerances.place,
             f"worst at {furthest.place}, in step {figures.stage_step}",
         ),
+        # A captured graph may lack operations that the same steps have when enqueued one by one.
         Check(
             "the whole run against its own steps",
             "relative L2",

@@ -81,6 +81,7 @@ def distilled_inputs(
         origin=f"{len(chosen)} distilled image{'s' if len(chosen) > 1 else ''}"
         + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
         keys=tuple(sample.key for sample in chosen),
+        # Modulo: the digits serve models with fewer than ten classes too.
         labels=tuple(sample.label % bundle.num_classes for sample in chosen),
         images=tuple(
             square(dataset.images.read(sample.position), bundle.image_size) for sample in chosen

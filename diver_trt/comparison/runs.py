@@ -87,6 +87,7 @@ class Recording:
     @property
     def images(self) -> list[Pixels]:
         """The final images, each [H, W, 3] uint8; NaN becomes black."""
+        # An image that overflows must still be shown; NaN has no defined 8-bit value.
         return [from_network(np.nan_to_num(image, nan=-1.0)) for image in self.decoded]
 
 
@@ -187,6 +188,7 @@ def _run(
             )
             forced = None
             if reference is not None:
+                # An engine in fp16 reads float16 conditions; that rounding is part of its error.
                 given = _in_type(reference.conditions, conditions)
                 batches = _batches(
                     session, participant, inputs, reference.latents, reference.anchor, given
@@ -236,6 +238,7 @@ def _encode(session: Session, inputs: Inputs) -> Latents:
     encoder = session.open("encoder")
     try:
         latents = []
+        # One by one, as a recovery does: the VAE runs in batches of one.
         for image in inputs.images:
             encoder.write("image", to_network(image)[None])
             encoder.run()
@@ -294,6 +297,7 @@ def _free_run(
     steps = []
     for k in denoiser.run():
         steps.append(k)
+        # Copied: engines reuse their output buffer in the next step.
         path.append(denoiser.latent()[:count].copy())
         on_step()
     final = path[-1]

@@ -90,6 +90,7 @@ def compare_lineup(
         DiverError: If the reference fails or writes NaN or infinite values, or a bundle's files
             have changed.
     """
+    # First, since every engine's trial needs the reference's values.
     recording = record(lineup.reference, inputs, recipe, on_step)
     reference = Reference(lineup.reference, recording, lineup.reference.probe())
     if (where := _first_overflow(reference, inputs)) is not None:
@@ -125,6 +126,7 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
     ):
         overflowing = np.flatnonzero(~np.isfinite(after).all(axis=(1, 2, 3))).tolist()[:1]
         if overflowing:
+            # The whole batch is not probed: one overflowing image shows the place.
             stages = reference.probe.stages(
                 before[overflowing], reference.condition_pair(inputs, k, overflowing)
             ).all()
@@ -132,6 +134,7 @@ def _first_overflow(reference: Reference, inputs: Inputs) -> str | None:
                 (place for place, values in stages.items() if not np.isfinite(values).all()), None
             )
             return f"step {k}{f', after {place}' if place else ''}"
+    # Only a captured graph can end elsewhere than its own steps.
     if not np.isfinite(recording.final).all():
         return "the whole run, though not in its steps"
     return None if np.isfinite(recording.decoded).all() else "the decoder"
@@ -162,6 +165,7 @@ def compare_engine(
     started = time.monotonic()
     trial = try_against(reference.recording, participant, inputs, recipe, on_step)
     tolerances = tolerances_for(participant.precision, reference.participant.precision)
+    # bfloat16 is not judged: without a limit, no place counts as swapped.
     place_tolerance = tolerances.place.value if tolerances else np.inf
     figures = measure(reference, trial, participant.probe(), inputs, place_tolerance)
     checks = judge(figures, tolerances, inputs.keys) if tolerances else ()
