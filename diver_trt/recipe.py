@@ -43,7 +43,7 @@ def _setting(default: Any, help: str, *, paper: bool = False) -> Any:  # noqa: A
 class Recipe:
     """How a distilled image is recovered.
 
-    The module's docstring says which defaults are the paper's.
+    The module's docstring lists the defaults that are the paper's.
 
     Attributes:
         steps: DDIM steps `K`, 2 to the model's number of training timesteps.

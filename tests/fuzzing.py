@@ -424,11 +424,11 @@ def _in_npy(data: bytes, random: Random) -> bytes:
     """Declare another type, shape or order for the same values."""
     size = struct.unpack("<H", data[8:10])[0]
     header = data[10 : 10 + size].decode("latin-1").strip()
-    said = {"descr": "'<f4'", "fortran_order": "False", "shape": "(20, 3, 8, 8)"}
+    fields = {"descr": "'<f4'", "fortran_order": "False", "shape": "(20, 3, 8, 8)"}
     for part in ("descr", "shape", "fortran_order"):
         start = header.index(f"'{part}': ") + len(part) + 4
-        ends = [header.find(f", '{other}'", start) for other in said if other != part]
-        said[part] = header[
+        ends = [header.find(f", '{other}'", start) for other in fields if other != part]
+        fields[part] = header[
             start : min(end for end in (*ends, header.rindex("}")) if end > 0)
         ].rstrip(", ")
     odd = {
@@ -475,10 +475,10 @@ def _in_npy(data: bytes, random: Random) -> bytes:
         "fortran_order": ["True", "1", "None"],
     }
     for part in random.choice([["descr"], ["shape"], ["fortran_order"], ["descr", "shape"]]):
-        said[part] = random.choice(odd[part])
-        if part == "descr" and said[part][0] in "|<>":
-            said[part] = repr(said[part])
-    text = "{" + ", ".join(f"'{key}': {value}" for key, value in said.items()) + ", }"
+        fields[part] = random.choice(odd[part])
+        if part == "descr" and fields[part][0] in "|<>":
+            fields[part] = repr(fields[part])
+    text = "{" + ", ".join(f"'{key}': {value}" for key, value in fields.items()) + ", }"
     if random.randrange(10) == 0:
         text = in_bytes(text.encode("latin-1"), random).decode("latin-1")
     text = text.ljust(size - 1) + "\n"
@@ -579,8 +579,8 @@ def read_engines(folder: Path) -> None:
 def read_images(folder: Path, options: ReadOptions | None = None) -> None:
     """Detect a dataset's format and check every image, as a recovery does before it begins."""
     dataset = read_dataset(folder, digits(), options)
-    for said in (dataset.summary, dataset.classes, *dataset.origin.notes):
-        assert said.isprintable(), said
+    for text in (dataset.summary, dataset.classes, *dataset.origin.notes):
+        assert text.isprintable(), text
     for _ in dataset.images.check():
         pass
     for sample in dataset.samples:
@@ -862,7 +862,7 @@ def interrupted(folder: Path) -> list[Path]:
     return [folder / JOURNAL]
 
 
-def go_on(folder: Path, overwrite: bool = False) -> None:
+def resume(folder: Path, overwrite: bool = False) -> None:
     """Run again, and compare the outcome with that of an undisturbed run."""
     try:
         fake_run.recover(folder, overwrite=overwrite)
@@ -928,17 +928,17 @@ TARGETS = (
     Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),
     Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
     Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
-    Target("journal, gone on with", interrupted, in_json_lines, (go_on,), writes=True),
+    Target("journal, resumed", interrupted, in_json_lines, (resume,), writes=True),
     Target(
         "journal, overwritten",
         interrupted,
         in_json_lines,
-        (partial(go_on, overwrite=True),),
+        (partial(resume, overwrite=True),),
         writes=True,
     ),
-    Target("manifest, gone on with", finished, in_json, (go_on,), writes=True),
+    Target("manifest, resumed", finished, in_json, (resume,), writes=True),
     Target(
-        "manifest, overwritten", finished, in_json, (partial(go_on, overwrite=True),), writes=True
+        "manifest, overwritten", finished, in_json, (partial(resume, overwrite=True),), writes=True
     ),
     Target(
         "class map, lines",

@@ -181,7 +181,7 @@ def test_a_driver_older_than_the_bindings_is_found(
     digits: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "cudaDriverGetVersion", lambda: (0, 12060))
-    gpu.no_driver = True  # so says the bindings' runtime of a driver that is too old for it
+    gpu.no_driver = True  # as the bindings' runtime reports for a driver that is too old
     finding = findings(digits)["CUDA driver"]
     assert finding.detail == "cuda-bindings is for CUDA 13, the driver for 12.6"
     assert finding.remedy == "update the driver, or pip install 'cuda-bindings<13'"

@@ -54,7 +54,7 @@ def _network_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
             Check(f"{name} alone", "relative L2", apart.relative_l2, tolerances.networks[name])
             for name, apart in figures.networks.items()
         ),
-        # Ten images say nothing about the label table's other rows.
+        # Ten images do not cover the other rows of the label table.
         Check(
             "every class alone",
             "relative L2",

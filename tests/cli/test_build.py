@@ -63,13 +63,13 @@ def test_build_refuses_targets_and_options_that_cannot_work(edited: Callable[...
         assert run("build", folder, f"--sm={capability}").exit_code == 2
     for capability in ("75", "7.5"):
         for options in ((), ("--dry-run",), ("--sm", "8.6")):
-            told = fails(run("build", folder, "--sm", capability, *options))
+            reason = fails(run("build", folder, "--sm", capability, *options))
             assert (
                 "is an fp32 bundle, and TensorRT-RTX has no float32 matrix products for sm75"
-                in told
+                in reason
             )
-            assert "diver-trt export MODEL BUNDLE --precision fp16" in told
-            assert "GEMM" not in told
+            assert "diver-trt export MODEL BUNDLE --precision fp16" in reason
+            assert "GEMM" not in reason
     for option, expected in (
         ("--batch", "one size such as 8"),
         ("--workspace", "a size such as 512MB"),

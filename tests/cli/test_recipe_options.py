@@ -91,6 +91,6 @@ def test_a_recipe_that_contradicts_itself_is_wrong_usage(
 
 def test_scaled_settings_are_printed(few: Path, tmp_path: Path) -> None:
     result = run("recover", few, tmp_path / "out", "--steps", "10", "--start-step", "10")
-    said = "--steps 10: --inherit-step 5, --window 8:5, as paper has them among 50"
-    assert f"diver-trt: {said}" in result.stderr
+    printed = "--steps 10: --inherit-step 5, --window 8:5, as paper has them among 50"
+    assert f"diver-trt: {printed}" in result.stderr
     assert "as paper has them" not in run("recover", few, tmp_path / "b", *QUICK).stderr

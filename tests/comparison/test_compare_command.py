@@ -245,7 +245,7 @@ def test_other_timestep_frequencies_are_noted(digits: Bundle, edited: Callable[.
         "was exported with the timestep frequencies of dit, which the reference follows; those of "
         "dit-digits seem to be diffusers" in result.stderr
     )
-    assert result.exit_code == 1  # only the manifest says so: the graph has those of diffusers
+    assert result.exit_code == 1  # the graph itself has diffusers' frequencies
 
 
 def test_nothing_to_compare_is_reported_as_json_too(digits: Bundle) -> None:
