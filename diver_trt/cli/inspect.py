@@ -42,8 +42,7 @@ ContactSheet = Annotated[
 MemoryBudget = Annotated[
     str | None,
     typer.Option(
-        help="For a bundle with engines: show which of them fit this much engine memory, such as "
-        "2GB.",
+        help="For a bundle with engines: choose what fits this much engine memory, such as 2GB.",
         show_default=False,
     ),
 ]
