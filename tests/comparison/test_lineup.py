@@ -115,7 +115,7 @@ def test_bundles_and_models_that_do_not_belong_together_are_refused(
         line_up([digits, random_bundle], None, [], 4)
     with pytest.raises(
         BundleError,
-        match=r"10 classes and a learned variance; random has latents .* "
+        match=r"10 classes and a learned variance; random-pipeline has latents .* "
         "Give the model that the bundle was exported",
     ):
         line_up([digits], load_model(str(random_pipeline)), [], 4)
