@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from diver_trt.bundle import Bundle
+from diver_trt.distilled.array_file import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
@@ -32,7 +33,6 @@ from diver_trt.distilled.left_out import (
     is_system_file,
     is_system_folder,
 )
-from diver_trt.distilled.stored_array import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.errors import DatasetError
 
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from diver_trt.distilled.image_kinds import (
 )
 from diver_trt.distilled.memory_budget import MemoryBudget
 from diver_trt.distilled.png_stream import require_whole_png
+from diver_trt.distilled.regular_file import open_regular
 from diver_trt.errors import DatasetError, shown
 from diver_trt.files import stream_sha256
 from diver_trt.pixels import Pixels
@@ -148,14 +148,11 @@ def _decoding(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
 
 @contextmanager
 def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file of bearable size; opening a FIFO would wait for ever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DatasetError(f"{path}: is not a regular file, expected an image file")
-    if found.st_size > MAX_FILE_BYTES:
-        raise DatasetError(f"{path}: {found.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
-    with path.open("rb") as file:
-        yield file, found.st_size
+    """Open a regular file of acceptable size."""
+    with open_regular(path, "an image file") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+            raise DatasetError(f"{path}: {size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+        yield file, size
 
 
 @contextmanager

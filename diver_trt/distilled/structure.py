@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from diver_trt.distilled.array_file import open_stored
 from diver_trt.distilled.class_map import imagenet_subsets
 from diver_trt.distilled.flax_checkpoint import open_flax_checkpoint
 from diver_trt.distilled.labels import describe_array
@@ -24,7 +25,7 @@ from diver_trt.distilled.methods.base import Found, Kind, Method, Structure
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import MAX_COLLAGE
-from diver_trt.distilled.stored_array import Array, Content, StoredArray, open_stored
+from diver_trt.distilled.stored_array import Array, Content, StoredArray
 from diver_trt.errors import DatasetError, DiverError, shown
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from diver_trt.distilled.array_file import SUFFIXES
 from diver_trt.distilled.folder_names import without_bom
 from diver_trt.distilled.folders import holds_images, natural
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
@@ -18,7 +19,6 @@ from diver_trt.distilled.methods import (
 )
 from diver_trt.distilled.methods.base import Series
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
-from diver_trt.distilled.stored_array import SUFFIXES
 from diver_trt.distilled.structure import may_hold_images
 from diver_trt.errors import DatasetError
 

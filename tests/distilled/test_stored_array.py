@@ -19,8 +19,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from diver_trt.distilled import stored_array
-from diver_trt.distilled.stored_array import StoredArray, load, open_stored
+from diver_trt.distilled import npz_file, stored_array
+from diver_trt.distilled.array_file import open_stored
+from diver_trt.distilled.stored_array import InPlaceArray, LazyArray, StoredArray, load
 from diver_trt.errors import DatasetError
 
 VALUES = np.arange(4 * 3 * 5 * 2, dtype=np.float32).reshape(4, 3, 5, 2)
@@ -111,7 +112,7 @@ def test_tensors_are_read_whatever_their_strides(
     content = open_stored(tmp_path / "a.pt")
     assert isinstance(content, list)
     array = content[1]
-    assert isinstance(array, stored_array.InPlaceArray if by_rows else stored_array._Held)
+    assert isinstance(array, InPlaceArray if by_rows else LazyArray)
     expected = tensor.detach().numpy()
     assert (array.shape, array.dtype) == (expected.shape, expected.dtype)
     np.testing.assert_array_equal(load(array), expected)
@@ -505,7 +506,7 @@ def npz_that_says(
 
 
 def test_arrays_that_claim_more_than_they_have_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"says shape \[1099511627776\], but has"):
+    with pytest.raises(DatasetError, match=r"states shape \[1099511627776\], but has"):
         open_stored(npz_that_says(tmp_path / "a.npz", (2**40,)))
     torch.save(torch.zeros(1).expand(2**20, 2**20), tmp_path / "expanded.pt")
     with pytest.raises(
@@ -622,7 +623,7 @@ def test_a_stored_member_is_compared_with_its_checksum_once(
     content = open_stored(tmp_path / "a.npz")
     assert isinstance(content, dict)
     np.testing.assert_array_equal(content["a"][1], VALUES[1])
-    monkeypatch.setattr(stored_array, "_zip", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr(npz_file, "open_zip", lambda _: pytest.fail("read again"))
     np.testing.assert_array_equal(content["a"][2], VALUES[2])
 
 
@@ -695,7 +696,7 @@ def test_a_directory_or_a_header_longer_than_any_real_one_is_refused(tmp_path: P
         open_stored(tmp_path / "a.npz")
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 5 << 20) + b" " * (5 << 20))
     with pytest.raises(
-        DatasetError, match="says 5,242,880 bytes of its tensors; expected at most 4,194,304"
+        DatasetError, match="has a header of 5,242,880 bytes; expected at most 4,194,304"
     ):
         open_stored(tmp_path / "a.safetensors")
 
@@ -780,7 +781,7 @@ def test_structures_without_end_are_refused(tmp_path: Path) -> None:
         doubling = [doubling, doubling]
     for name, value in (("circle", circle), ("doubling", doubling)):
         torch.save(value, tmp_path / f"{name}.pt")
-        with pytest.raises(DatasetError, match="lists in lists without end"):
+        with pytest.raises(DatasetError, match="nested too deeply or endlessly"):
             open_stored(tmp_path / f"{name}.pt")
 
 
@@ -850,7 +851,7 @@ def test_other_files_are_named_as_such(tmp_path: Path) -> None:
 def test_no_torch_is_needed(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path\nfrom diver_trt.distilled.stored_array import load, open_stored\n"
+        "from pathlib import Path\nfrom diver_trt.distilled.array_file import open_stored\nfrom diver_trt.distilled.stored_array import load\n"
         f"print(load(open_stored(Path({str(save_torch(tmp_path / 'a'))!r}))['a']).sum())"
     )
     result = subprocess.run(

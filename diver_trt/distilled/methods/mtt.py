@@ -65,7 +65,8 @@ def _unwhitened_twin(best: Path) -> Path | None:
 def _same_array(first: Path, second: Path) -> bool:
     import numpy as np  # nothing of numpy may be loaded by `diver-trt --help`
 
-    from diver_trt.distilled.stored_array import StoredArray, open_stored
+    from diver_trt.distilled.array_file import open_stored
+    from diver_trt.distilled.stored_array import StoredArray
 
     ours, theirs = open_stored(first), open_stored(second)
     if not (
