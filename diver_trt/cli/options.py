@@ -47,14 +47,6 @@ Collage = Annotated[
         help="Images along a side of each stored one; 1 keeps them whole.", show_default=False
     ),
 ]
-ZcaReference = Annotated[
-    Path | None,
-    typer.Option(
-        help="Training images, to fit a ZCA transform again that the file does not have, or "
-        "FRePo's own.",
-        show_default=False,
-    ),
-]
 BundlePath = Annotated[
     Path | None,
     typer.Option(

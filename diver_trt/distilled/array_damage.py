@@ -1,4 +1,4 @@
-"""What the readers of array files share about damage: limits, and one line for any exception."""
+"""Damaged array files: a limit on their metadata, and one line for any exception."""
 
 from __future__ import annotations
 

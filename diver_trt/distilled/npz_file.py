@@ -93,7 +93,8 @@ def _member(
         start = io.BytesIO(member.read(_HEADER_BYTES))
     shape, fortran, dtype = read_npy_header(start)
     header = start.tell()
-    # An object array is a pickle, whatever `allow_pickle` says elsewhere.
+    # An object array is stored as a pickle:
+    # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
     if dtype.hasobject:
         raise DatasetError(
             f"{path}: {shown(info.filename)} holds Python objects, which are never loaded; save "

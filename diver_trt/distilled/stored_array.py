@@ -73,7 +73,7 @@ class StoredArray(ABC):
 
     @abstractmethod
     def _read(self, first: int, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return rows from the first one on, as many as the shape says."""
+        """Return `shape[0]` rows, starting at row `first`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class InPlaceArray(StoredArray):
             strides = tuple(stride * size for stride in self.strides)
             array: NDArray[Any] = as_strided(values, shape, strides).copy()
         except (OSError, ValueError, OverflowError) as cause:
-            raise DatasetError(f"{self.path}: can no longer be read ({cause})") from cause
+            raise DatasetError(f"{self.path}: cannot be read any more ({cause})") from cause
         return array
 
 

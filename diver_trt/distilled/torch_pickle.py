@@ -10,7 +10,7 @@ The instructions: https://docs.python.org/3/library/pickletools.html
 
 # Why not torch.load(weights_only=True): it runs the program too, limited to a list of functions,
 # some of which allocate as much as a file of a few bytes requests (`bytearray`, `_codecs.encode`, a
-# numpy scalar of a type of 2 GB). https://docs.pytorch.org/docs/stable/notes/serialization.html
+# numpy scalar of a type of 2 GB). https://github.com/pytorch/pytorch/pull/86812
 
 from __future__ import annotations
 

@@ -24,31 +24,31 @@ from tests.distilled.test_dataset import CLASSES, known_images
 def test_a_collage_that_a_file_names_is_held_to_the_limit_of_the_option(
     tmp_path: Path, digits: Bundle
 ) -> None:
-    def save(said: object) -> Path:
+    def save(factor: object) -> Path:
         np.savez(
             tmp_path / "a.npz",
             images=known_images(2, 32).transpose(0, 3, 1, 2),
             labels=np.arange(2),
             format=np.array("mtt"),
-            collage=np.array(said),
+            collage=np.array(factor),
         )
         return tmp_path / "a.npz"
 
-    for said, collage in (("2", 2), ("16", 16), (4, 4)):
-        assert read_dataset(save(said), digits).origin.collage == collage
-    for said in ("17", "99", "\u00b2", "0", "-2", "02", 0, ""):
+    for factor, collage in (("2", 2), ("16", 16), (4, 4)):
+        assert read_dataset(save(factor), digits).origin.collage == collage
+    for factor in ("17", "99", "\u00b2", "0", "-2", "02", 0, ""):
         with pytest.raises(DatasetError) as raised:
-            read_dataset(save(said), digits)
+            read_dataset(save(factor), digits)
         assert str(raised.value) == (
-            f"{tmp_path / 'a.npz'}: its text collage is '{said}'; expected one of {', '.join(map(str, range(1, 17)))}. Say "
-            "--collage, which counts instead."
+            f"{tmp_path / 'a.npz'}: its text collage is '{factor}'; expected one of "
+            f"{', '.join(map(str, range(1, 17)))}. Override it with --collage."
         )
-        assert read_dataset(save(said), digits, ReadOptions(collage=4)).origin.collage == 4
+        assert read_dataset(save(factor), digits, ReadOptions(collage=4)).origin.collage == 4
 
 
 @pytest.mark.parametrize("save", ["npz", "safetensors", "pt"])
 @pytest.mark.parametrize(
-    ("key", "said", "option", "way_out"),
+    ("key", "stated", "option", "way_out"),
     [
         ("format", "../../x", "--format", {"method": "mtt"}),
         ("format", "sre2l", "--format", {"method": "mtt"}),
@@ -62,12 +62,12 @@ def test_unknown_texts_in_a_file_are_named(
     imagenet: Bundle,
     save: str,
     key: str,
-    said: str,
+    stated: str,
     option: str,
     way_out: dict[str, Any],
 ) -> None:
     images = known_images(20, 32)
-    texts = {"format": "mtt", "normalisation": "cifar10", key: said}
+    texts = {"format": "mtt", "normalisation": "cifar10", key: stated}
     path = tmp_path / f"set.{save}"
     arrays = {"images": methods.normalised(images, "cifar10"), "labels": methods.hard(CLASSES)}
     if save == "pt":
@@ -82,8 +82,8 @@ def test_unknown_texts_in_a_file_are_named(
     with pytest.raises(DatasetError) as raised:
         read_dataset(path, imagenet, ReadOptions(classes="imagewoof"))
     message = str(raised.value)
-    assert message.startswith(f"{path}: its text {key} is {said!a}; expected ")
-    assert f"Say {option}, which counts instead." in message
+    assert message.startswith(f"{path}: its text {key} is {stated!a}; expected ")
+    assert f"Override it with {option}." in message
     dataset = read_dataset(path, imagenet, ReadOptions(classes="imagewoof", **way_out))
     found = np.stack([dataset.images.read(position) for position in range(20)])
     np.testing.assert_allclose(found, images, atol=1)
@@ -92,7 +92,7 @@ def test_unknown_texts_in_a_file_are_named(
 
 @pytest.mark.parametrize("save", ["npz", "pt"])
 @pytest.mark.parametrize(
-    ("key", "said", "found"),
+    ("key", "stated", "found"),
     [
         ("collage", 2.5, "float64[] 2.5"),
         ("collage", 17, "17"),
@@ -100,18 +100,18 @@ def test_unknown_texts_in_a_file_are_named(
         ("format", b"nobody's", "nobody's"),
     ],
 )
-def test_texts_that_are_not_texts_are_named_too(
-    tmp_path: Path, digits: Bundle, save: str, key: str, said: Any, found: str
+def test_values_that_are_not_texts_are_named_too(
+    tmp_path: Path, digits: Bundle, save: str, key: str, stated: Any, found: str
 ) -> None:
     images = known_images(20, 32).transpose(0, 3, 1, 2)
     path = tmp_path / f"set.{save}"
     if save == "npz":
         arrays: dict[str, Any] = {"images": images, "labels": np.array(CLASSES)}
-        np.savez(path, **arrays, **{key: np.array(said)})  # type: ignore[arg-type]
-    elif isinstance(said, bytes):
+        np.savez(path, **arrays, **{key: np.array(stated)})  # type: ignore[arg-type]
+    elif isinstance(stated, bytes):
         pytest.skip("torch.save writes no bytes that are read without pickle")
     else:
-        value = torch.tensor(said, dtype=torch.float64) if isinstance(said, list) else said
+        value = torch.tensor(stated, dtype=torch.float64) if isinstance(stated, list) else stated
         torch.save(
             {"images": torch.from_numpy(images), "labels": torch.tensor(CLASSES), key: value}, path
         )
@@ -120,7 +120,7 @@ def test_texts_that_are_not_texts_are_named_too(
     assert str(raised.value).startswith(f"{path}: its text {key} is {found!r}; expected ")
 
 
-def test_a_number_in_a_torch_file_says_the_collage_as_in_an_npz(
+def test_a_number_in_a_torch_file_states_the_collage_as_in_an_npz(
     tmp_path: Path, digits: Bundle
 ) -> None:
     images = torch.from_numpy(known_images(10, 32).transpose(0, 3, 1, 2))
@@ -146,8 +146,8 @@ def test_an_unknown_subset_in_a_file_is_named(tmp_path: Path, digits: Bundle) ->
     dataset = read_dataset(tmp_path / "a.npz", digits)
     assert dataset.classes == "model"
     assert dataset.origin.notes == (
-        "its text classes is '/etc/passwd', which is not a subset of ImageNet that is known here, and is not used: "
-        "--classes says what its classes are",
+        "its text classes is '/etc/passwd', which is not a known subset of ImageNet, and is "
+        "ignored: set --classes",
     )
 
 
@@ -247,18 +247,22 @@ def test_the_subset_that_the_path_names_is_kept_in_the_file(
     assert read_dataset(tmp_path / f"again.{suffix}", imagenet).classes == "imagefruit"
 
 
-@pytest.mark.parametrize("said", ["model", "map.txt", "/etc/passwd", "imagefruits", "\x1b[2J", ""])
-def test_classes_that_are_no_subset_are_ignored(
-    tmp_path: Path, imagenet: Bundle, monkeypatch: pytest.MonkeyPatch, said: str
+@pytest.mark.parametrize(
+    "stated", ["model", "map.txt", "/etc/passwd", "imagefruits", "\x1b[2J", ""]
+)
+def test_classes_that_are_not_a_subset_are_ignored(
+    tmp_path: Path, imagenet: Bundle, monkeypatch: pytest.MonkeyPatch, stated: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "map.txt").write_text("".join(f"{label}\n" for label in range(10)))
-    np.savez("a.npz", images=known_images(20, 32), labels=np.array(CLASSES), classes=np.array(said))
+    np.savez(
+        "a.npz", images=known_images(20, 32), labels=np.array(CLASSES), classes=np.array(stated)
+    )
     with pytest.raises(DatasetError, match="has 10 classes, but the model has 1000"):
         read_dataset(Path("a.npz"), imagenet)
 
 
-def test_what_the_user_says_is_kept_in_the_file(tmp_path: Path, imagenet: Bundle) -> None:
+def test_a_stated_collage_is_kept_in_the_file(tmp_path: Path, imagenet: Bundle) -> None:
     source = methods.listed("data.pt")(tmp_path, known_images(20, 96), CLASSES)
     assert "IDC, normalisation none, collage 4" in convert(
         source, tmp_path / "a.npz", "--collage", 4
@@ -295,8 +299,8 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     assert "holds no file of tensors; name one file of images" in result.output
 
 
-def test_texts_of_impossible_characters_are_none(tmp_path: Path, imagenet: Bundle) -> None:
-    """Numpy makes a string of any four bytes; one that holds such a character fails wherever it is printed."""
+def test_texts_of_invalid_code_points_are_ignored(tmp_path: Path, imagenet: Bundle) -> None:
+    """numpy makes a string of any four bytes, and fails wherever an invalid one is printed."""
     impossible = np.frombuffer(b"\xff\xff\xff\x7f" * 3, "<U3").reshape(())
     # float16 cannot hold the largest value allowed.
     values = methods.normalised(known_images(20, 64), "none").numpy().astype(np.float16)
@@ -312,7 +316,7 @@ def test_texts_of_impossible_characters_are_none(tmp_path: Path, imagenet: Bundl
     assert (found.origin.format.name, found.origin.normalisation) == ("idc", "none")
 
 
-def test_the_order_of_bytes_is_no_matter(tmp_path: Path, imagenet: Bundle) -> None:
+def test_either_byte_order_is_read(tmp_path: Path, imagenet: Bundle) -> None:
     images = known_images(20, 64)
     values = methods.normalised(images, "none").numpy()
     np.savez(

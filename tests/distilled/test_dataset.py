@@ -25,7 +25,7 @@ CLASSES = [index for index in range(10) for _ in range(2)]
 
 
 def known_images(count: int, side: int, seed: int = 0) -> Pixels:
-    """Smooth images with a bright and a dark end, like photographs in their brightness, every one different."""
+    """Smooth images, every one different, with the brightness of photographs."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (count, 4, 4, 3)).astype(np.uint8)
     return np.stack(
@@ -46,7 +46,7 @@ def assert_holds(
     classes: Sequence[int],
     labels: Sequence[int],
 ) -> None:
-    """Every known image is there once, under its class, within one level of its pixels; class by class in the order given."""
+    """Check that every image is there once, class by class in the given order, within one level."""
     expected = sorted(range(len(classes)), key=lambda i: classes[i])
     assert [sample.index for sample in dataset.samples] == [classes[i] for i in expected]
     assert [sample.label for sample in dataset.samples] == [labels[classes[i]] for i in expected]
@@ -262,7 +262,7 @@ def test_float_pixels_with_probabilities_keep_them(
     assert (dataset.origin.format.name, dataset.origin.soft_labels) == ("arrays", "probabilities")
 
 
-def test_bytes_are_never_called_whitened(tmp_path: Path, imagenet: Bundle) -> None:
+def test_bytes_are_never_taken_for_whitened(tmp_path: Path, imagenet: Bundle) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
     np.savez(
         tmp_path / "kip_mine_zca_.npz",
@@ -273,7 +273,7 @@ def test_bytes_are_never_called_whitened(tmp_path: Path, imagenet: Bundle) -> No
     assert_holds(as_woof(tmp_path / "kip_mine_zca_.npz", imagenet), images, CLASSES, WOOF)
 
 
-def test_normalised_values_of_nobody_in_particular_are_not_guessed_at(
+def test_the_normalisation_of_an_unknown_method_is_not_guessed(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     images, path = known_images(20, 32), tmp_path / "syn.pt"
@@ -282,15 +282,15 @@ def test_normalised_values_of_nobody_in_particular_are_not_guessed_at(
     )
     with pytest.raises(
         DatasetError,
-        match=r"values lie in -2\.43 to 2\.75 with mean 0\.21 and deviation 1\.26; .*, and the file does not say what they "
-        r"were normalised with\. Say --normalisation, such as cifar10",
+        match=r"values lie in -2\.43 to 2\.75 with mean 0\.21 and deviation 1\.26; .*, and the "
+        r"file does not state their normalisation\. Set --normalisation, such as cifar10",
     ):
         as_woof(path, imagenet)
     assert_holds(as_woof(path, imagenet, normalisation="cifar10"), images, CLASSES, WOOF)
     assert_holds(as_woof(path, imagenet, method="mtt"), images, CLASSES, WOOF)
 
 
-def test_a_methods_own_variant_of_a_subset_is_taken_and_named(
+def test_a_methods_own_variant_of_a_subset_is_used_and_named(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     path = methods.listed("data_20000.pt")(tmp_path, known_images(20, 128), CLASSES)
@@ -325,7 +325,7 @@ def test_a_subset_may_be_named_by_the_path(
 @pytest.mark.parametrize(
     "folder", ["imagenet_10ipc", "imagenet_100epochs", "imagenet-a100-run", "preimagewoofer"]
 )
-def test_a_path_that_only_sounds_like_a_subset_names_none(
+def test_a_path_that_only_resembles_a_subset_is_ignored(
     tmp_path: Path, imagenet: Bundle, folder: str
 ) -> None:
     (tmp_path / folder).mkdir()
@@ -355,10 +355,11 @@ def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bu
         read_dataset(path, imagenet)
 
 
-def test_the_summary_says_what_was_found_and_assumed(tmp_path: Path, imagenet: Bundle) -> None:
+def test_the_summary_lists_facts_and_assumptions(tmp_path: Path, imagenet: Bundle) -> None:
     dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
     assert dataset.summary == (
-        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, classes as in imagewoof"
+        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, "
+        "classes as in imagewoof"
     )
 
 
@@ -367,14 +368,14 @@ def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
     assert not as_woof(path, imagenet).origin.notes
     (note,) = as_woof(path, imagenet, normalisation="none").origin.notes
     assert note == (
-        "values lie in -2.12 to 2.64 with mean 0.29 and deviation 1.12; most values that are not normalised should lie in "
-        "0 to 1: is --normalisation none right?"
+        "values lie in -2.12 to 2.64 with mean 0.29 and deviation 1.12; most values that are not "
+        "normalised should lie in 0 to 1: is --normalisation none right?"
     )
     data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
     (note,) = as_woof(data, imagenet, normalisation="imagenet", collage=1).origin.notes
     assert note == (
-        "values lie in 0.00 to 1.00 with mean 0.51 and deviation 0.25, as pixels scaled to 0 to 1 have: is --normalisation "
-        "imagenet right?"
+        "values lie in 0.00 to 1.00 with mean 0.51 and deviation 0.25, as pixels scaled to 0 to 1 "
+        "have: is --normalisation imagenet right?"
     )
 
 
@@ -399,7 +400,7 @@ def test_a_map_that_gives_two_folders_one_class_is_noticed(
     dataset = read_dataset(tmp_path / "set", imagenet, ReadOptions(str(tmp_path / "map")))
     assert dataset.labels == {0: 7, 1: 7}
     assert dataset.origin.notes == (
-        f"{tmp_path}/map gives 2 indices (0, 1) the same class, 7: is that meant?",
+        f"{tmp_path}/map gives 2 indices (0, 1) the same class, 7: is that intended?",
     )
 
 
@@ -424,7 +425,7 @@ def test_several_runs_are_not_one_set(tmp_path: Path, imagenet: Bundle) -> None:
         as_woof(tmp_path, imagenet)
 
 
-def test_pictures_beside_the_tensors_are_no_class(tmp_path: Path, imagenet: Bundle) -> None:
+def test_pictures_beside_the_tensors_are_not_a_class(tmp_path: Path, imagenet: Bundle) -> None:
     """NCFM's folder of a run: `distilled_data` and `images`."""
     images = known_images(20, 128)
     for folder in ("distilled_data", "images"):
@@ -457,7 +458,7 @@ def test_averaged_images_have_averaged_labels(tmp_path: Path, imagenet: Bundle) 
     assert_holds(as_woof(tmp_path / "ema_images_best.pt", imagenet), images, CLASSES, WOOF)
 
 
-def test_the_unwhitened_file_of_the_best_iteration_is_taken(
+def test_the_unwhitened_file_of_the_best_iteration_is_read(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     for iteration, seed in (("1000", 1), ("5000", 2)):
@@ -474,7 +475,7 @@ def test_the_unwhitened_file_of_the_best_iteration_is_taken(
     dataset = as_woof(tmp_path, imagenet)
     assert dataset.origin.files == ("images_zca_5000.pt",)
     assert any(
-        "images_best.pt is whitened, and nothing here tells which iteration it is of" in note
+        "images_best.pt is whitened and its iteration is unknown" in note
         for note in dataset.origin.notes
     )
 
@@ -501,14 +502,14 @@ def test_glads_dictionaries_have_glads_mean(tmp_path: Path, imagenet: Bundle) ->
     assert_holds(dataset, images, CLASSES, WOOF)
 
 
-def test_the_experiment_that_is_taken_is_said(tmp_path: Path, imagenet: Bundle) -> None:
+def test_a_note_names_the_experiment_that_is_read(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.dm(tmp_path, known_images(20, 32), CLASSES)
     assert (
-        "it holds 2 experiments, of which the last is taken" in as_woof(path, imagenet).origin.notes
+        "it holds 2 experiments, of which the last is read" in as_woof(path, imagenet).origin.notes
     )
 
 
-def test_an_initialisation_is_said_to_be_one(tmp_path: Path, imagenet: Bundle) -> None:
+def test_a_note_marks_an_initialisation(tmp_path: Path, imagenet: Bundle) -> None:
     for name in ("data0.pt", "data_init.pt"):
         path = methods.listed(name)(tmp_path, known_images(20, 128), CLASSES)
         assert (
@@ -533,7 +534,7 @@ def test_another_programs_manifest_is_not_ours(tmp_path: Path, imagenet: Bundle)
             read_dataset(folders, imagenet)
 
 
-def test_the_best_or_the_last_of_a_run_is_taken(tmp_path: Path, imagenet: Bundle) -> None:
+def test_the_best_or_the_last_of_a_run_is_read(tmp_path: Path, imagenet: Bundle) -> None:
     images = known_images(20, 128)
     for iteration in ("900", "1000"):
         methods.mtt(tmp_path, images, CLASSES, iteration=iteration)
@@ -563,7 +564,7 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
         tmp_path / "conv_20_phase3" / "data.pt",
     )
     with pytest.raises(
-        DatasetError, match="are of different kinds, so they are no parts of one set"
+        DatasetError, match="are of different kinds, so they are not parts of one set"
     ):
         as_woof(tmp_path, imagenet)
 
@@ -577,7 +578,8 @@ def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle)
         as_woof(folders, imagenet, normalisation="imagenet")
     with pytest.raises(
         DatasetError,
-        match="--format mtt is a format of tensors, but the input holds folders; expected one of folders, sre2l",
+        match="--format mtt is a format of tensors, but the input holds folders; expected one of "
+        "folders, sre2l",
     ):
         as_woof(folders, imagenet, method="mtt")
     with pytest.raises(UsageError, match="--format nonsense: no such format"):
@@ -590,10 +592,10 @@ def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle)
         as_woof(tmp_path / "missing", imagenet)
 
 
-def test_bases_and_soft_label_files_are_no_images(tmp_path: Path, imagenet: Bundle) -> None:
+def test_bases_and_soft_label_files_are_not_images(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.mtt(tmp_path, known_images(20, 32), CLASSES, "cifar10")
     torch.save({}, tmp_path / "weights_best.pt")
-    with pytest.raises(DatasetError, match="is of HaBa, whose files hold bases, not images"):
+    with pytest.raises(DatasetError, match="is of HaBa, whose files hold bases instead of images"):
         as_woof(path, imagenet)
     (tmp_path / "fkd" / "epoch_0").mkdir(parents=True)
     (tmp_path / "fkd" / "epoch_0" / "batch_0.tar").touch()

@@ -105,7 +105,7 @@ def with_attribute(tensor: torch.Tensor) -> torch.Tensor:
         *("half", "double", "int8", "int16", "int32", "int64", "uint8", "bool", "empty"),
     ],
 )
-def test_tensors_are_read_whatever_their_strides(
+def test_tensors_of_any_strides_are_read(
     tmp_path: Path, tensor: torch.Tensor, by_rows: bool, zipped: bool
 ) -> None:
     torch.save([torch.ones(7), tensor], tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
@@ -159,7 +159,7 @@ def test_every_protocol_of_plain_data_is_read(tmp_path: Path, protocol: int, zip
     np.testing.assert_array_equal(load(content["data"][0][1]), np.arange(4))
     np.testing.assert_array_equal(load(content["state"]["weight"]), weights["weight"].numpy())
     assert content["accs_all_exps"] == {"ConvNet": [None, None], "3": None, "size": None}
-    assert str(content["large"]) == hex(10**400)  # no integer array holds it
+    assert str(content["large"]) == hex(10**400)  # too large for an integer array
     assert content["none"] is None
     assert str(content["method"]) == "é" * 100  # cut: names are shorter
 
@@ -228,7 +228,7 @@ def test_a_negated_view_is_refused_since_its_values_are_not_in_the_file(tmp_path
         open_stored(tmp_path / "a.pt")
 
 
-def test_a_safetensors_header_may_say_that_it_has_no_metadata(tmp_path: Path) -> None:
+def test_a_safetensors_header_may_have_null_metadata(tmp_path: Path) -> None:
     header = json.dumps(
         {"__metadata__": None, "a": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}
     ).encode()
@@ -299,7 +299,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_would_run_code_runs_none(tmp_path: Path, zipped: bool) -> None:
+def test_a_pickle_never_runs_code(tmp_path: Path, zipped: bool) -> None:
     torch.save(
         {"data": Touch(tmp_path / "executed")},
         tmp_path / "evil.pt",
@@ -329,9 +329,7 @@ def test_a_pickle_that_would_run_code_runs_none(tmp_path: Path, zipped: bool) ->
         (Path("a"), r"holds more than tensors \(pathlib.PosixPath\)"),
     ],
 )
-def test_what_a_file_holds_beside_tensors_is_named(
-    tmp_path: Path, value: Any, message: str
-) -> None:
+def test_objects_beside_tensors_are_named(tmp_path: Path, value: Any, message: str) -> None:
     torch.save([torch.zeros(3), value], tmp_path / "a.pt")
     with pytest.raises(
         DatasetError, match=f"{message}, and nothing else is ever loaded; save the tensors alone"
@@ -341,9 +339,7 @@ def test_what_a_file_holds_beside_tensors_is_named(
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 4])
 @pytest.mark.parametrize("value", [[1, 2], [VALUES], "text", 10**30])
-def test_no_refusal_says_how_to_load_it_all_the_same(
-    tmp_path: Path, value: Any, protocol: int
-) -> None:
+def test_no_refusal_advises_to_load_it_anyway(tmp_path: Path, value: Any, protocol: int) -> None:
     """torch's own messages end in the advice to switch `weights_only` off."""
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(value, protocol))
     torch.save(value, tmp_path / "saved.pt", pickle_protocol=max(2, protocol))
@@ -362,7 +358,7 @@ def test_no_refusal_says_how_to_load_it_all_the_same(
 
 
 def pickled(path: Path, data: bytes) -> Path:
-    """Write a file of torch.save with one storage of 24 bytes, "0", and a pickle of one's own."""
+    """Write a file of torch.save with one storage of 24 bytes, "0", and the given pickle."""
     return rewritten(torch.zeros(6), path, lambda _: b"\x80\x02" + data)
 
 
@@ -425,7 +421,7 @@ def test_a_pickle_by_hand_is_read_as_one_of_torch(tmp_path: Path) -> None:
         b"(lp0\n.",
     ],
 )
-def test_pickles_that_make_no_sense_are_refused(tmp_path: Path, data: bytes) -> None:
+def test_invalid_pickles_are_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(DatasetError, match=r"damaged|Python objects") as raised:
         open_stored(pickled(tmp_path / "a.pt", data))
     assert str(raised.value).isprintable()
@@ -453,7 +449,9 @@ def test_keys_that_take_for_ever_to_hash_are_left_out(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_pickle_of_no_end_is_not_read_to_it(tmp_path: Path, data: bytes, message: str) -> None:
+def test_an_endless_pickle_is_not_read_to_its_end(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     with pytest.raises(DatasetError, match=message):
         open_stored(pickled(tmp_path / "a.pt", data))
 
@@ -476,8 +474,8 @@ def test_the_old_format_names_its_values_by_texts(tmp_path: Path, keys: bytes) -
         open_stored(tmp_path / "a.pt")
 
 
-def test_a_call_that_would_take_memory_takes_none(tmp_path: Path) -> None:
-    """numpy makes a scalar of as many zeros as its type says."""
+def test_a_call_that_would_allocate_memory_is_ignored(tmp_path: Path) -> None:
+    """numpy makes a scalar of as many zeros as its type has."""
     data = (
         b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nX\x0e\x00\x00\x00V9000000000000\x85R\x85R."
     )
@@ -563,7 +561,7 @@ def scattered_tensors(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("save", [compressed_npz, scattered_npz, scattered_tensors])
-def test_the_arrays_of_a_file_share_one_limit_and_only_those_asked_for_count(
+def test_the_arrays_of_a_file_share_one_limit_and_only_used_ones_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[Path], Path]
 ) -> None:
     monkeypatch.setattr(stored_array, "MAX_LOADED_BYTES", 2 * VALUES.nbytes + 100)
@@ -579,7 +577,7 @@ def test_the_arrays_of_a_file_share_one_limit_and_only_those_asked_for_count(
         content["b"][0]
 
 
-def test_a_member_that_nobody_asks_for_is_not_unpacked(tmp_path: Path) -> None:
+def test_an_unused_member_is_not_decompressed(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 10_000))
     np.savez_compressed(tmp_path / "a.npz", a=noise, b=noise)
     data = bytearray((tmp_path / "a.npz").read_bytes())
@@ -598,7 +596,7 @@ def test_a_member_that_nobody_asks_for_is_not_unpacked(tmp_path: Path) -> None:
 def test_a_stored_member_of_another_checksum_is_refused(
     tmp_path: Path, order: Any, last: bool
 ) -> None:
-    """As numpy does, whichever row is asked for; the other arrays of the file are read."""
+    """Any row of it is refused, as in numpy; the other arrays of the file are read."""
     noise = np.asarray(np.random.default_rng(0).normal(size=(50, 10_000)), order=order)
     np.savez(tmp_path / "a.npz", a=VALUES, b=noise)
     data = bytearray((tmp_path / "a.npz").read_bytes())
@@ -627,7 +625,7 @@ def test_a_stored_member_is_compared_with_its_checksum_once(
     np.testing.assert_array_equal(content["a"][2], VALUES[2])
 
 
-def test_no_message_quotes_where_an_object_lies_in_memory(tmp_path: Path) -> None:
+def test_no_message_quotes_a_memory_address(tmp_path: Path) -> None:
     text = b"{'descr': open('a'), 'fortran_order': False, 'shape': (1,)}"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr(
@@ -647,23 +645,21 @@ def test_a_long_text_is_not_read_when_a_file_is_opened(tmp_path: Path) -> None:
     assert isinstance(content["long"], StoredArray)
 
 
-@pytest.mark.parametrize("said", [10_000, 9_999, 10_001])
-def test_a_member_that_unpacks_to_more_or_less_than_it_says_is_refused(
-    tmp_path: Path, said: int
-) -> None:
-    """The directory says how long a member is, and is not believed."""
-    npz_that_says(tmp_path / "a.npz", (said,), bytes(40_000), compression=zipfile.ZIP_DEFLATED)
+@pytest.mark.parametrize("stated", [10_000, 9_999, 10_001])
+def test_a_member_of_another_length_than_stated_is_refused(tmp_path: Path, stated: int) -> None:
+    """The length of a member in the zip's directory is not trusted."""
+    npz_that_says(tmp_path / "a.npz", (stated,), bytes(40_000), compression=zipfile.ZIP_DEFLATED)
     data = (tmp_path / "a.npz").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         (info,) = archive.infolist()
     length = struct.pack("<I", info.file_size)
     assert data.count(length) == 2
     (tmp_path / "a.npz").write_bytes(
-        data.replace(length, struct.pack("<I", info.file_size - 40_000 + 4 * said))
+        data.replace(length, struct.pack("<I", info.file_size - 40_000 + 4 * stated))
     )
     content = open_stored(tmp_path / "a.npz")
     assert isinstance(content, dict)
-    if said == 10_000:
+    if stated == 10_000:
         assert not load(content["images"]).any()
     else:
         with pytest.raises(DatasetError, match=r"images.npy is damaged"):
@@ -672,7 +668,7 @@ def test_a_member_that_unpacks_to_more_or_less_than_it_says_is_refused(
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_unusual_compression_is_refused(tmp_path: Path, method: int) -> None:
-    """Python unpacks such members as a whole, however little is asked for."""
+    """Python decompresses such members as a whole, however little is requested."""
     with pytest.raises(
         DatasetError, match=r"images.npy is compressed in an unusual way; save it with numpy.savez"
     ):
@@ -712,7 +708,7 @@ def rewritten(value: Any, path: Path, change: Callable[[bytes], bytes]) -> Path:
 
 
 def test_a_tensor_outside_its_storage_is_refused(tmp_path: Path) -> None:
-    """The pickle says 60 rows where the storage has 6; torch on the meta device does not notice."""
+    """The pickle states 60 rows where the storage has 6; torch on the meta device ignores that."""
     path = rewritten(
         torch.zeros(6, 3),
         tmp_path / "a.pt",
@@ -754,10 +750,11 @@ def test_flipped_bytes_never_escape_as_other_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alignment", [b"0", b"-8", b"", b"x", b"9999999"])
-def test_where_tensors_lie_is_told_by_the_zip_and_nothing_else(
-    tmp_path: Path, alignment: bytes
-) -> None:
-    """torch 2.13 works it out from the alignment that a file states: 0 ends the process, and a file that was zipped again is misread."""
+def test_the_offsets_of_tensors_come_from_the_zip_alone(tmp_path: Path, alignment: bytes) -> None:
+    """torch 2.13 derives it from the alignment that a file states.
+
+    There, an alignment of 0 ends the process, and a file that was zipped again is misread.
+    """
     torch.save([torch.zeros(2, 3), torch.from_numpy(VALUES)], tmp_path / "whole.pt")
     with (
         zipfile.ZipFile(tmp_path / "whole.pt") as source,
@@ -812,7 +809,7 @@ def test_one_name_for_two_arrays_is_refused(tmp_path: Path) -> None:
         (torch.eye(3).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
     ],
 )
-def test_tensors_that_are_no_plain_arrays_are_refused(
+def test_tensors_that_are_not_plain_arrays_are_refused(
     tmp_path: Path, tensor: torch.Tensor, name: str
 ) -> None:
     torch.save(tensor, tmp_path / "a.pt")
@@ -848,10 +845,12 @@ def test_other_files_are_named_as_such(tmp_path: Path) -> None:
         open_stored(tmp_path / "c.pt")
 
 
-def test_no_torch_is_needed(tmp_path: Path) -> None:
+def test_torch_is_not_needed(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path\nfrom diver_trt.distilled.array_file import open_stored\nfrom diver_trt.distilled.stored_array import load\n"
+        "from pathlib import Path\n"
+        "from diver_trt.distilled.array_file import open_stored\n"
+        "from diver_trt.distilled.stored_array import load\n"
         f"print(load(open_stored(Path({str(save_torch(tmp_path / 'a'))!r}))['a']).sum())"
     )
     result = subprocess.run(
