@@ -23,8 +23,8 @@ from PIL import Image
 
 from diver_trt.manifest import MANIFEST_SCHEMA
 from tests.distilled import methods
+from tests.distilled.array_files import Touch
 from tests.distilled.test_dataset import CLASSES, known_images
-from tests.distilled.test_stored_array import Touch
 
 EXTRA_BYTES = 150_000_000
 PEAK = (
