@@ -223,5 +223,6 @@ def _misplaced(labels: Labels) -> int:
     """
     per_class, rest = divmod(len(labels.classes), labels.num_classes)
     expected = np.arange(len(labels.classes)) // max(1, per_class)
+    # Learned logits may have drifted to another class; more than half means another order.
     wrong = int(np.count_nonzero(labels.classes != expected))
     return 0 if rest or wrong > len(labels.classes) // 2 else wrong

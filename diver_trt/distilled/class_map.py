@@ -156,7 +156,7 @@ def _read_class_file(path: Path, num_classes: int) -> ClassMap:
         )
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)  # one more, so that a longer file is noticed
         text = _decoded(data)
     except OSError as cause:
         raise DatasetError(f"--classes {path}: cannot be read ({cause.strerror})") from cause
@@ -175,6 +175,7 @@ def _read_class_file(path: Path, num_classes: int) -> ClassMap:
     names = [name for name, _ in entries if name is not None]
     if len(set(names)) != len(names):
         raise DatasetError(f"--classes {path}: a name occurs twice; expected each class once")
+    # Labels may occur twice, names may not: a name decides which folder is which class.
     labels = tuple(_label(path, label, num_classes) for _, label in entries)
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))
 
@@ -215,6 +216,7 @@ def _label(path: Path, value: object, num_classes: int) -> int:
         return imagenet_wnids().index(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
         value = int(value)
+    # JSON's true is an int in Python.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
         raise DatasetError(
             f"--classes {path}: found {shown(repr(value))}; expected a class of the model, 0 to "

@@ -159,6 +159,7 @@ def read_dataset(path: Path, bundle: Bundle, options: ReadOptions | None = None)
         reason = "is a recovered dataset, whose manifest states its format"
         _refuse(path, options, reason, *(field.name for field in fields(options)))
         return _from_recovered(path, bundle)
+    # Before folders of images: methods save folders of previews beside their tensors.
     if files := find_tensor_files(path):
         return _from_tensors(path, files, bundle, options_beside(path, options))
     _refuse(path, options, "holds images, which are not normalised", "normalisation")
@@ -212,6 +213,7 @@ def _from_tensors(
     notes, soft_label = [*found.notes], found.soft_label
     if doubt := collage_note(found.images, collage, stated=stated is not None):
         notes.append(doubt)
+    # One label describes a whole collage, and its tiles go to the model one by one.
     if soft_label and collage > 1:
         soft_label = None
         notes.append(

@@ -27,6 +27,18 @@ def without_bom(name: str) -> str:
     return name.replace("\ufeff", "")
 
 
+def require_printable(path: Path) -> None:
+    """Refuse a file or folder whose name would garble a message or the manifest.
+
+    Raises:
+        DatasetError: If the name has characters that cannot be printed.
+    """
+    if not without_bom(path.name).isprintable():
+        raise DatasetError(
+            f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
+        )
+
+
 def is_index(folder: Path) -> bool:
     """Return whether a folder's name is a class index."""
     return bool(_INDEX.fullmatch(without_bom(folder.name)))

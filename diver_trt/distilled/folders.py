@@ -23,7 +23,7 @@ from diver_trt.distilled.folder_names import (
     are_indices,
     class_of_index,
     is_index,
-    without_bom,
+    require_printable,
 )
 from diver_trt.distilled.image_kinds import EXPECTED, SUFFIXES
 from diver_trt.distilled.left_out import (
@@ -41,7 +41,7 @@ _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
 _NESTED = "images"
 """The folder within a class folder that holds the images of Tiny-ImageNet."""
 
-_LOOKED_THROUGH = 1000
+_SEARCHED = 1000
 """Most folders that are searched for a set when the given folder holds none."""
 
 
@@ -91,6 +91,7 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
     root, folders = _class_folders(path, left_out)
     numbers = are_indices(folders, _may_be_class)
     numbered = [folder for folder in folders if is_index(folder)]
+    # Ten folders `0` to `9` may be any subset: each method has an order of its own.
     if (
         numbers
         and classes is None
@@ -124,6 +125,7 @@ def image_files_below(root: Path) -> Iterator[Path]:
     folders, files = [root], []
     while folders:
         for entry in _scan(folders.pop(), root):
+            # Not through symlinks, which may lead in circles.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry))
             elif entry.name.lower().endswith(SUFFIXES):
@@ -148,6 +150,7 @@ def _by_index(
                 raise DatasetError(f"{folder}: is not a class index")
             index = class_of_index(folder, class_map) if numbers else names.find(folder)
         except DatasetError as error:
+            # The tree is not read by index because of one folder; the error names that one.
             if not numbers and is_index(folder) and _may_be_class(folder):
                 _refuse_odd_one_out(folders)
             if (numbers and is_index(folder)) or _may_be_class(folder):
@@ -172,6 +175,7 @@ def _by_index(
 
 
 def _are_one(first: Path, second: Path) -> bool:
+    # `samefile` costs two system calls, and only a symlink makes two folders of a tree one.
     return (first.is_symlink() or second.is_symlink()) and first.samefile(second)
 
 
@@ -268,11 +272,11 @@ def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
 def _sets_below(root: Path) -> list[str]:
     """Return the names, below `root`, of up to three folders that look like distilled sets."""
     found = dict[str, None]()
-    for folder, folders, _ in islice(os.walk(root), _LOOKED_THROUGH):
+    for folder, folders, _ in islice(os.walk(root), _SEARCHED):
         folders.sort()
         path = Path(folder)
         if path != root and (holds_images(path) or _holds(path, TENSOR_SUFFIXES)):
-            whole = path.parent if holds_images(path) else path
+            whole = path.parent if holds_images(path) else path  # a class folder's parent is a set
             found[whole.relative_to(root).as_posix()] = None
             folders.clear()
         if len(found) == 3:
@@ -330,10 +334,7 @@ def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for entry in entries:
-        if not without_bom(entry.name).isprintable():
-            raise DatasetError(
-                f"{folder}: holds a name that cannot be printed, {entry.name!a}; rename it"
-            )
+        require_printable(Path(entry))
         if entry.is_symlink() and not _leads_inside(Path(entry), root):
             raise DatasetError(
                 f"{Path(entry)}: is a symlink out of the dataset, or a broken one; copy its target"
@@ -353,6 +354,8 @@ def _leads_inside(link: Path, root: Path) -> bool:
 def natural(path: Path) -> list[tuple[bool, int, str]]:
     """Return a key that sorts names with their numbers as numbers: `2.png` before `10.png`."""
     parts = re.findall(r"\d+|\D+", path.name)
+    # The flag keeps numbers and texts from being compared; `isascii`, because `int` reads digits of
+    # other scripts, and `isdigit` accepts superscripts, which it does not.
     return [
         (True, int(part), part) if part.isascii() and part.isdigit() else (False, 0, part)
         for part in parts

@@ -136,7 +136,8 @@ def decoding_bytes(path: Path) -> int:
 def quiet() -> Iterator[None]:
     """Silence Pillow's warnings during the block."""
     # It warns of sizes, which are checked here, and of odd metadata. The filter is process-wide, so
-    # a thread must not set it: https://docs.python.org/3/library/warnings.html#warnings.catch_warnings
+    # a thread must not set it:
+    # https://docs.python.org/3/library/warnings.html#warnings.catch_warnings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

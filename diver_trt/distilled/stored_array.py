@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -175,7 +175,7 @@ A text in a dictionary is a 0-d array, as in numpy and safetensors. Any other va
 """
 
 
-def is_array(value: object) -> bool:
+def is_array(value: object) -> TypeGuard[Array]:
     """Return whether a value of a file is an array."""
     return isinstance(value, (StoredArray, np.ndarray))
 

@@ -25,7 +25,7 @@ from diver_trt.distilled.methods.base import Found, Kind, Method, Structure
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import MAX_COLLAGE
-from diver_trt.distilled.stored_array import Array, Content, StoredArray, is_array
+from diver_trt.distilled.stored_array import Array, Content, is_array
 from diver_trt.errors import DatasetError, shown
 
 
@@ -85,7 +85,7 @@ def structure_of(path: Path, content: Content) -> TensorStructure:
     Raises:
         DatasetError: If it is not a file of distilled images, or its labels are missing.
     """
-    if isinstance(content, (StoredArray, np.ndarray)):
+    if is_array(content):
         return _bare(path, content)
     if isinstance(content, Mapping):
         return _named(path, content)
@@ -102,12 +102,14 @@ _EXPECTED = (
 
 
 def _bare(path: Path, images: Array) -> TensorStructure:
+    # HaBa's file has MTT's name, and would be read as images; its siblings distinguish the two.
     siblings = {sibling.stem for sibling in path.parent.iterdir()}
     if "weights_best" in siblings or any(name.startswith("styles_") for name in siblings):
         raise DatasetError(
             f"{path}: is of HaBa, whose files hold bases instead of images. Save the images that "
             "its networks make of them, as a list of images and labels."
         )
+    # FTD saves averaged images, `ema_images_best.pt`, with labels of their own.
     average = "ema_" if path.stem.startswith("ema_") else ""
     iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
     candidates = [
@@ -117,7 +119,7 @@ def _bare(path: Path, images: Array) -> TensorStructure:
     for candidate in candidates:
         if candidate != path and candidate.is_file():
             labels = open_stored(candidate)
-            if not isinstance(labels, (StoredArray, np.ndarray)):
+            if not is_array(labels):
                 raise DatasetError(
                     f"{candidate}: holds {_describe(labels)}; expected a tensor of labels"
                 )
@@ -132,7 +134,7 @@ def _bare(path: Path, images: Array) -> TensorStructure:
 def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
     experiments = content.get("data")
     if isinstance(experiments, Sequence) and experiments:
-        pair = experiments[-1]
+        pair = experiments[-1]  # DC's code evaluates each experiment and appends it
         if isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_array, pair)):
             count = len(experiments)
             notes = (f"it holds {count} experiments, of which the last is read",)
@@ -268,7 +270,7 @@ def _text(value: Content) -> str | None:
 
 
 def _describe(content: Content) -> str:
-    if isinstance(content, (StoredArray, np.ndarray)):
+    if is_array(content):
         return describe_array(content)
     if isinstance(content, Mapping):
         keys = ", ".join(shown(str(key)[:30]) for key in list(content)[:8])

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from diver_trt.distilled.array_file import SUFFIXES
-from diver_trt.distilled.folder_names import without_bom
+from diver_trt.distilled.folder_names import require_printable
 from diver_trt.distilled.folders import holds_images, natural
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.methods import (
@@ -57,7 +57,7 @@ def find_tensor_files(path: Path) -> list[Path]:
         key=natural,
     )
     for folder in folders:
-        _require_printable(folder)
+        require_printable(folder)
     pictures = [folder for folder in folders if holds_images(folder)]
     if not all(_PREVIEWS.fullmatch(folder.name) for folder in pictures):
         if best:
@@ -123,16 +123,9 @@ def _tensors_in(folder: Path) -> list[Path]:
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for file in files:
-        _require_printable(file)
+        require_printable(file)
     return sorted(files, key=natural)
 
 
 def _is_of_tensors(file: Path) -> bool:
     return file.is_file() and (file.name.lower().endswith(SUFFIXES) or is_flax_checkpoint(file))
-
-
-def _require_printable(path: Path) -> None:
-    if not without_bom(path.name).isprintable():
-        raise DatasetError(
-            f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
-        )

@@ -74,6 +74,7 @@ def join_tensors(
             f"{path}: class {max(indices)} is out of range; {class_map.owner} classes 0 to "
             f"{len(class_map) - 1}{', and labels are numbered from 0' if min(indices) > 0 else ''}"
         )
+    # Parts of one run usually have the same notes.
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     notes += repeated_labels(class_map)
     if len(parts) > 1:
@@ -127,6 +128,7 @@ def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:
 
 def _class_map(tensors: Tensors, bundle: Bundle, classes: str | None, num_classes: int) -> ClassMap:
     """Return the classes that the user, the file or its path names, or else the model's own."""
+    # Ten numbered classes of a model of a thousand may be any subset, so one must be named.
     named = classes
     if named is None and bundle.num_classes == IMAGENET_CLASSES and num_classes < IMAGENET_CLASSES:
         named = tensors.classes or subset_of_path(tensors.path)

@@ -74,6 +74,7 @@ def read_to_convert(path: Path, options: ReadOptions, reference: Path | None) ->
         whitening,
         normalisation,
     )
+    # As pixels, since KIP's brightness and contrast have no name that `--normalisation` knows.
     tensors = replace(
         tensors,
         images=pixels,

@@ -64,13 +64,10 @@ def _same_array(first: Path, second: Path) -> bool:
     import numpy as np  # here, since `diver-trt --help` imports this module and must stay light
 
     from diver_trt.distilled.array_file import open_stored
-    from diver_trt.distilled.stored_array import StoredArray
+    from diver_trt.distilled.stored_array import is_array
 
     ours, theirs = open_stored(first), open_stored(second)
-    if not (
-        isinstance(ours, (StoredArray, np.ndarray))
-        and isinstance(theirs, (StoredArray, np.ndarray))
-    ):
+    if not (is_array(ours) and is_array(theirs)):
         return False
     return ours.shape == theirs.shape and all(
         np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
