@@ -17,7 +17,7 @@ from diver_trt.distilled.labels import Labels, read_labels
 from diver_trt.distilled.methods import find_method
 from diver_trt.distilled.methods.base import Kind, Method, Stored
 from diver_trt.distilled.normalisation import Normalisation, find_normalisation, implausible
-from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
+from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.sampling import sample_images
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array
@@ -98,6 +98,11 @@ class Examined:
         """The facts that a method's defaults depend on."""
         return Stored(self.path, min(self.sample.shape[2:]), self.labels.num_classes)
 
+    def refused(self, kind: Kind, options: ReadOptions) -> DatasetError:
+        """Return the error for whitened images, with every way to recover them."""
+        named = self.structure.whitening is not None
+        return DatasetError(refusal(self.path, self.method, kind, options, self.sample, named))
+
 
 def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     """Read one file, whose values are pixels or normalised pixels.
@@ -111,9 +116,8 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
             whitened; the message is then the command that converts it.
     """
     examined = examine(path, read_structure(path), options)
-    if kind := examined.whitened:
-        named = examined.structure.whitening is not None
-        raise DatasetError(refusal(path, examined.method, kind, options, examined.sample, named))
+    if examined.whitened:
+        raise examined.refused(examined.whitened, options)
     return understand(examined, options)
 
 
@@ -134,8 +138,7 @@ def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examine
             raise DatasetError(f"{path}: {unknown}")
     method = find_method(options.method, "tensors") if options.method else found.format
     last = channels_last(path, found.images)
-    if (count := len(found.images)) > MAX_IMAGES:
-        raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
+    require_count(path, count := len(found.images))
     sample = sample_images(found.images, last=last)
     # A single bad image must not decide about the set; it is reported when every image is checked.
     if (finite := np.isfinite(sample).all(axis=(1, 2, 3))).any():

@@ -17,7 +17,7 @@ from diver_trt.distilled.companion import options_beside
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.methods import find_method, recognise
 from diver_trt.distilled.methods.base import Found, Method
-from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
+from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.distilled.tensor_set import SoftLabel, join_tensors, repeated_labels
@@ -249,8 +249,7 @@ def _assemble(
     """Cut collages, and number the images of each class in the order they are stored."""
     if not len(images):
         raise DatasetError(f"{path}: holds no images")
-    if (count := len(images) * origin.collage**2) > MAX_IMAGES:
-        raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
+    require_count(path, len(images) * origin.collage**2)
     if origin.collage > 1:
         images = Tiles(images, origin.collage)
     # The size comes before the numbers: a collage that cannot be cut may claim millions of tiles.

@@ -105,13 +105,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: If the header is not that of a supported image.
     """
-    with (
-        quiet(),
-        _explained(path),
-        _regular(path) as (file, size),
-        _BUDGET.taking(size),
-        _opened(path, file) as image,
-    ):
+    with quiet(), _header(path) as (image, _):
         return image.size
 
 
@@ -123,13 +117,8 @@ def decoding_bytes(path: Path) -> int:
     Raises:
         DatasetError: If the header is not that of a supported image.
     """
-    with (
-        _explained(path),
-        _regular(path) as (file, size),
-        _BUDGET.taking(size),
-        _opened(path, file) as image,
-    ):
-        return _needed(path, image, size)
+    with _header(path) as (image, file_bytes):
+        return _needed(path, image, file_bytes)
 
 
 @contextmanager
@@ -141,6 +130,18 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """Open an image without decoding it, and yield it with its file's size in bytes."""
+    with (
+        _explained(path),
+        _regular(path) as (file, size),
+        _BUDGET.taking(size),  # opening a WebP reads the whole file
+        _opened(path, file) as image,
+    ):
+        yield image, size
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.normalisation import find_normalisation
@@ -13,6 +14,16 @@ MAX_COLLAGE = 16
 MAX_IMAGES = 1_000_000
 """Most images of a dataset, each tile of a collage counted."""
 # ImageNet-21K with 50 images per class has 522,500.
+
+
+def require_count(path: Path, images: int) -> None:
+    """Refuse a dataset of more than `MAX_IMAGES` images.
+
+    Raises:
+        DatasetError: If there are more.
+    """
+    if images > MAX_IMAGES:
+        raise DatasetError(f"{path}: holds {images:,} images; expected at most {MAX_IMAGES:,}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.distilled.structure import structure_of
-from diver_trt.distilled.whitening import brightness, can_be_undone, normalises_first, refusal
+from diver_trt.distilled.whitening import brightness, can_be_undone, normalises_first
 from diver_trt.errors import DatasetError
 
 
@@ -96,16 +96,7 @@ def _kind_to_undo(examined: Examined, options: ReadOptions) -> Kind:
             "one of them"
         )
     if not can_be_undone(examined.seen, examined.sample.shape[2:]):
-        raise DatasetError(
-            refusal(
-                examined.path,
-                examined.method,
-                examined.seen,
-                options,
-                examined.sample,
-                examined.structure.whitening is not None,
-            )
-        )
+        raise examined.refused(examined.seen, options)
     return examined.seen
 
 
