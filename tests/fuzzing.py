@@ -41,6 +41,7 @@ from diver_trt.distilled.conversion.writing import write_converted
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.image_file import check_image, quiet, read_image
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.source import StoredImages
 from diver_trt.errors import DiverError
 from diver_trt.files import FileRecord
 from diver_trt.manifest import inspect_recovered
@@ -697,19 +698,20 @@ def transform() -> dict[str, Any]:
 
 
 def undone(folder: Path) -> None:
-    convert(folder, "set.npz", ReadOptions(), folder / "zca.npz")
+    read_converted(folder / "set.npz", ReadOptions(), folder / "zca.npz")
 
 
 def convert_checkpoint(folder: Path) -> None:
-    convert(folder, "checkpoint_500000", ReadOptions(normalisation="imagenet"))
+    read_converted(folder / "checkpoint_500000", ReadOptions(normalisation="imagenet"))
 
 
-def convert(folder: Path, name: str, options: ReadOptions, reference: Path | None = None) -> None:
-    """Convert a file and read the images of the new one."""
-    found = read_to_convert(folder / name, options, reference)
-    (folder / "pixels.npz").unlink(missing_ok=True)
-    write_converted(found, 1, "imagewoof", folder / "pixels.npz")
-    read_images(folder / "pixels.npz")
+def read_converted(path: Path, options: ReadOptions, reference: Path | None = None) -> None:
+    """Read every image of a file as `convert` would write it."""
+    tensors = read_to_convert(path, options, reference).tensors
+    for note in tensors.notes:
+        assert note.isprintable(), note
+    for _ in StoredImages(path, tensors.images, tensors.normalisation).check():
+        pass
 
 
 def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]]:
