@@ -36,12 +36,13 @@ import torch
 from PIL import Image
 
 from diver_trt.bundle import Bundle, _check_declared, _check_external_data, default_bundle
-from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import load_class_map
-from diver_trt.distilled.convert import convert_tensors
+from diver_trt.distilled.conversion.reading import read_to_convert
+from diver_trt.distilled.conversion.writing import write_converted
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.image_file import check_image, quiet, read_image
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.source import StoredImages
 from diver_trt.errors import DiverError
 from diver_trt.files import FileRecord
 from diver_trt.manifest import inspect_recovered
@@ -675,7 +676,8 @@ def kip(folder: Path) -> list[Path]:
 
 def converted(suffix: str, folder: Path) -> list[Path]:
     source = methods.datm(folder, images(), LABELS) / "images_best.pt"
-    convert_tensors(read_tensors(source, ReadOptions()), 1, None, folder / f"set{suffix}")
+    tensors = read_to_convert(source, ReadOptions(), None)
+    write_converted(tensors, 1, None, folder / f"set{suffix}")
     for path in folder.glob("*.pt"):
         path.unlink()
     return [folder / f"set{suffix}"]
@@ -687,10 +689,9 @@ def whitened(reference: Callable[[], dict[str, Any]], folder: Path) -> list[Path
     np.savez(
         folder / "step000100.npz", image=values, label=methods.one_hot(LABELS, 10) - np.float32(0.1)
     )
-    found = read_tensors(
-        folder / "step000100.npz", ReadOptions(normalisation="frepo-cifar10"), undo=False
-    )
-    convert_tensors(found, 1, "imagewoof", folder / "set.npz")
+    options = ReadOptions(normalisation="frepo-cifar10")
+    found = read_to_convert(folder / "step000100.npz", options, None)
+    write_converted(found, 1, "imagewoof", folder / "set.npz")
     (folder / "step000100.npz").unlink()
     np.savez(folder / "zca.npz", **reference())
     return [folder / "set.npz", folder / "zca.npz"]
@@ -705,7 +706,20 @@ def transform() -> dict[str, Any]:
 
 
 def undone(folder: Path) -> None:
-    read_images(folder / "set.npz", ReadOptions(zca_reference=folder / "zca.npz"))
+    read_converted(folder / "set.npz", ReadOptions(), folder / "zca.npz")
+
+
+def convert_checkpoint(folder: Path) -> None:
+    read_converted(folder / "checkpoint_500000", ReadOptions(normalisation="imagenet"))
+
+
+def read_converted(path: Path, options: ReadOptions, reference: Path | None = None) -> None:
+    """Read every image of a file as `convert` would write it."""
+    tensors = read_to_convert(path, options, reference).tensors
+    for note in tensors.notes:
+        assert note.isprintable(), note
+    for _ in StoredImages(path, tensors.images, tensors.normalisation).check():
+        pass
 
 
 def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]]:
@@ -978,7 +992,7 @@ TARGETS = (
     Target("seqmatch", stored(methods.seqmatch), in_zip, DATASET),
     Target("torch's old format", old_format, in_bytes, DATASET),
     Target("frepo", stored(methods.frepo), in_zip, KNOWN),
-    Target("frepo's checkpoint", stored(methods.frepo_checkpoint), in_bytes, KNOWN),
+    Target("frepo's checkpoint", stored(methods.frepo_checkpoint), in_bytes, (convert_checkpoint,)),
     Target("kip", kip, in_zip, DATASET),
     Target("ZCA, training images", partial(whitened, training_images), in_zip, UNDONE),
     Target("ZCA, FRePo's transform", partial(whitened, transform), in_zip, UNDONE),

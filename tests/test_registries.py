@@ -206,7 +206,7 @@ def test_a_toy_method_is_one_file_and_one_entry(
 
 def _is_refused(source: Path) -> bool:
     result = CliRunner().invoke(app, ["inspect", str(source)])
-    return result.exit_code == 1 and "say --normalisation" in result.output.lower()
+    return result.exit_code == 1 and "Set --normalisation" in result.output
 
 
 def test_help_and_completion_list_every_method() -> None:

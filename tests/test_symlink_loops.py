@@ -76,7 +76,7 @@ def test_inputs_that_lead_to_themselves_are_refused(
         ("inspect", loop / "x"),
         ("convert", loop, tmp_path / "b.npz"),
         ("inspect", few, "--bundle", loop),
-        ("inspect", tmp_path / "a.npz", "--zca-reference", loop),
+        ("convert", tmp_path / "a.npz", tmp_path / "b.npz", "--zca-reference", loop),
     ):
         assert fails(run(*command))
     assert run("inspect", few, "--classes", loop).exit_code == 2

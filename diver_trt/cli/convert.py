@@ -1,4 +1,4 @@
-"""`diver-trt convert`: a method's tensors in, one file that says what they are out."""
+"""`diver-trt convert`: from a method's tensors to one self-describing file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ def convert(
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
+    zca_reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Training images, to undo a ZCA whitening whose transform is not in the file, or "
+            "FRePo's own transform.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert distilled tensors to one self-describing file with the same values."""
-    from diver_trt.distilled.arrays import read_tensors
+    """Convert distilled tensors to one self-describing file, undoing ZCA whitening if asked to."""
     from diver_trt.distilled.companion import options_beside
-    from diver_trt.distilled.convert import convert_tensors
+    from diver_trt.distilled.conversion.reading import read_to_convert
+    from diver_trt.distilled.conversion.writing import write_converted
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.distilled.subset_names import subset_of_path
     from diver_trt.distilled.tensor_files import find_one_tensor_file
@@ -34,15 +42,17 @@ def convert(
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     file = find_one_tensor_file(source)
     options = options_beside(file, given)
-    tensors = read_tensors(file, options, undo=False)
+    converted = read_to_convert(file, options, zca_reference)
+    tensors = converted.tensors
     factor = options.collage or tensors.collage or tensors.format.default_collage(tensors.side)
     classes = tensors.classes or options.classes or subset_of_path(tensors.path)
-    convert_tensors(tensors, factor, classes, output)
-    whitening = tensors.whitened.value if tensors.whitened else None
+    write_converted(converted, factor, classes, output)
+    whitening = converted.whitened.value if converted.whitened else None
     facts = {
         "format": tensors.format.name,
         "normalisation": tensors.normalisation.name,
         "whitening": whitening,
+        "unwhitened": converted.unwhitened,
         "collage": factor,
         "classes": classes,
         "images": len(tensors.images),
@@ -54,8 +64,8 @@ def convert(
         say(f"note: {note}")
     if whitening:
         say(
-            f"note: the values are ZCA-whitened ({whitening}) and written as they are: where they "
-            "are read, --zca-reference is needed"
+            f"note: the values are ZCA-whitened ({whitening}) and written as they are; to recover "
+            "them, convert them with --zca-reference"
         )
     found = (
         f"{len(tensors.images)} images, {tensors.format.title}, "

@@ -15,7 +15,6 @@ from diver_trt.cli.options import (
     Format,
     Json,
     Normalisation,
-    ZcaReference,
 )
 from diver_trt.errors import EngineError, OutputError, UsageError
 
@@ -55,7 +54,6 @@ def inspect(
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
-    zca_reference: ZcaReference = None,
     contact_sheet: ContactSheet = None,
     memory_budget: MemoryBudget = None,
     as_json: Json = False,
@@ -85,9 +83,8 @@ def inspect(
         if contact_sheet:
             _require_place(contact_sheet, path)
         opened = Bundle.open(bundle or default_bundle())
-        dataset = read_dataset(
-            path, opened, ReadOptions(classes, source_format, normalisation, collage, zca_reference)
-        )
+        options = ReadOptions(classes, source_format, normalisation, collage)
+        dataset = read_dataset(path, opened, options)
         facts = _inspect_distilled(dataset, opened, contact_sheet)
     if as_json:
         print_json(**facts)

@@ -47,14 +47,6 @@ Collage = Annotated[
         help="Tiles along a side of each stored image; 1 keeps images whole.", show_default=False
     ),
 ]
-ZcaReference = Annotated[
-    Path | None,
-    typer.Option(
-        help="Training images, to fit the ZCA transform that the file does not contain, or FRePo's "
-        "own transform file.",
-        show_default=False,
-    ),
-]
 BundlePath = Annotated[
     Path | None,
     typer.Option(

@@ -16,7 +16,6 @@ from diver_trt.cli.options import (
     Format,
     Json,
     Normalisation,
-    ZcaReference,
     positive,
 )
 from diver_trt.cli.process import stop_requested
@@ -110,7 +109,6 @@ def recover(
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
-    zca_reference: ZcaReference = None,
     layout: LayoutName = "index",
     size: Size = "keep",
     engine: Engine = "auto",
@@ -143,7 +141,6 @@ def recover(
             format=source_format,
             normalisation=normalisation,
             collage=collage,
-            zca_reference=zca_reference,
             layout=layout,
             size=None if size == "keep" else positive("--size", size),
             engine=engine,

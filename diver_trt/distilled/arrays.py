@@ -1,12 +1,11 @@
-"""Distilled tensors: which method wrote a file, and what its images and labels are.
+"""Distilled tensors: the method that wrote a file, its images, labels and normalisation.
 
-Most follows from the structure of the file (`tensor_structure`); how its values were normalised and whitened follows from its name and
-the values.
+Most facts follow from the structure of the file (`structure`), the normalisation from its name and
+its values.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,38 +16,37 @@ from numpy.typing import NDArray
 from diver_trt.distilled.labels import Labels, read_labels
 from diver_trt.distilled.methods import find_method
 from diver_trt.distilled.methods.base import Kind, Method, Stored
-from diver_trt.distilled.normalisation import Normalisation, absurdity, find_normalisation
-from diver_trt.distilled.options import MAX_IMAGES, ReadOptions
-from diver_trt.distilled.sampling import look_at
+from diver_trt.distilled.normalisation import Normalisation, find_normalisation, implausible
+from diver_trt.distilled.options import ReadOptions, require_count
+from diver_trt.distilled.sampling import sample_images
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array
 from diver_trt.distilled.structure import TensorStructure, read_structure
 from diver_trt.distilled.value_range import contradiction, read_range
 from diver_trt.distilled.whitening import (
-    SIDE,
-    Whitening,
-    brightness_share,
-    looks_whitened,
-    whitened_rows,
+    brightness,
+    convert_command,
+    is_taken_as_whitened,
+    refusal,
+    seen_whitening,
 )
-from diver_trt.distilled.zca_reference import fit_reference
 from diver_trt.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """One file of distilled tensors, understood.
+    """One file of distilled tensors, with everything needed to read its images.
 
     Attributes:
         path: The file.
-        format: Which methods write such files.
+        format: The methods that write such files.
         images: [n, c, H, W] or [n, H, W, c], as stored.
         labels: The class of each image.
-        normalisation: What the values were normalised with.
-        whitened: How they were whitened after that, if they were.
-        whitening: The transform that undoes it; None also where whitened values were asked for as they are.
-        collage: The collage factor that the file names, as converted ones do, or a folder around it, as IDC's do.
-        classes: The ImageNet subset that the file itself names, as converted ones do.
+        normalisation: The normalisation of the values.
+        unwhitened: SHA-256 of the ZCA transform that `convert` undid, if it did.
+        collage: The collage factor that the file states, as converted ones do, or a folder around
+            it, as IDC's do.
+        classes: The ImageNet subset that the file itself states, as converted ones do.
         notes: What a user should know.
     """
 
@@ -57,8 +55,7 @@ class Tensors:
     images: Array
     labels: Labels
     normalisation: Normalisation
-    whitened: Kind | None
-    whitening: Whitening | None
+    unwhitened: str | None
     collage: int | None
     classes: str | None
     notes: tuple[str, ...]
@@ -74,203 +71,161 @@ class Tensors:
         return int(min(height, width))
 
 
-def read_tensors(path: Path, options: ReadOptions, *, undo: bool = True) -> Tensors:
-    """Understand one file.
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A file before the normalisation of its values is decided.
+
+    Attributes:
+        path: The file.
+        method: The method that wrote it.
+        structure: Its content.
+        sample: Some of its images, [n, c, H, W].
+        labels: The class of each image.
+        seen: The whitening that the images show, or the file states; None without one.
+        whitened: The same, if the images are taken as whitened.
+    """
+
+    path: Path
+    method: Method
+    structure: TensorStructure
+    sample: NDArray[Any]
+    labels: Labels
+    seen: Kind | None
+    whitened: Kind | None
+
+    @property
+    def stored(self) -> Stored:
+        """The facts that a method's defaults depend on."""
+        return Stored(self.path, min(self.sample.shape[2:]), self.labels.num_classes)
+
+    def refused(self, kind: Kind, options: ReadOptions) -> DatasetError:
+        """Return the error for whitened images, with every way to recover them."""
+        named = self.structure.whitening is not None
+        return DatasetError(refusal(self.path, self.method, kind, options, self.sample, named))
+
+
+def read_tensors(path: Path, options: ReadOptions) -> Tensors:
+    """Read one file, whose values are pixels or normalised pixels.
 
     Args:
         path: A `.pt`, `.npz` or `.safetensors` file.
-        options: What is known of it.
-        undo: Whether whitening is to be undone; else values that are whitened are taken as they are.
+        options: What the user stated.
 
     Raises:
-        DatasetError: It is no file of distilled images, its labels are missing, or whitening is to be undone and there is no reference.
+        DatasetError: If it is not a file of distilled images, its labels are missing, or it is
+            whitened; the message is then the command that converts it.
     """
-    found = read_structure(path)
+    examined = examine(path, read_structure(path), options)
+    if examined.whitened:
+        raise examined.refused(examined.whitened, options)
+    return understand(examined, options)
+
+
+def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examined:
+    """Check the images and labels of a file, and whether they look whitened.
+
+    Args:
+        path: The file.
+        found: Its content.
+        options: What the user stated.
+
+    Raises:
+        DatasetError: If a text in the file is unknown, its values cannot be pixels, or its labels
+            do not fit.
+    """
     for option, unknown in found.unknown.items():
         if getattr(options, option) is None:
             raise DatasetError(f"{path}: {unknown}")
     method = find_method(options.method, "tensors") if options.method else found.format
     last = channels_last(path, found.images)
-    if (count := len(found.images)) > MAX_IMAGES:
-        raise DatasetError(f"{path}: holds {count:,} images; expected at most {MAX_IMAGES:,}")
-    sample = look_at(found.images, last=last)
+    require_count(path, count := len(found.images))
+    sample = sample_images(found.images, last=last)
+    # A single bad image must not decide about the set; it is reported when every image is checked.
     if (finite := np.isfinite(sample).all(axis=(1, 2, 3))).any():
-        sample = sample[finite]  # the others are found when every image is looked at
-    if problem := absurdity(sample):
+        sample = sample[finite]
+    if problem := implausible(sample):
         raise DatasetError(f"{path}: {problem}")
-    labels = read_labels(
-        found.label_path, found.labels, len(found.images), centred=method.centred_labels
-    )
-    values = _read_values(path, method, found, options, sample, labels.num_classes, undo=undo)
-    notes = [*found.notes, *filter(None, (method.remark(path), method.advice)), *values.notes]
+    labels = read_labels(found.label_path, found.labels, count, centred=method.centred_labels)
+    seen = seen_whitening(method, found, path, sample)
+    stored = Stored(path, min(sample.shape[2:]), labels.num_classes)
+    taken = seen is not None and is_taken_as_whitened(method, found, options, stored)
+    return Examined(path, method, found, sample, labels, seen, seen if taken else None)
+
+
+def understand(examined: Examined, options: ReadOptions) -> Tensors:
+    """Decide the normalisation of a file's values, and collect the notes about it.
+
+    Raises:
+        DatasetError: If the values contradict the method's normalisation and show no other.
+    """
+    path, method, labels = examined.path, examined.method, examined.labels
+    normalisation, doubt = _normalisation(examined, options)
+    notes = [*examined.structure.notes, *filter(None, (method.remark(path), method.advice))]
+    if doubt:
+        notes.append(doubt)
     if labels.note:
         notes.append(labels.note)
     if labels.form == "logits" and (wrong := _misplaced(labels)):
         notes.append(
-            f"the largest logit of {wrong} images is not the class that their place says; the logit decides"
+            f"the largest logit of {wrong} images is not the class of their position; the logit "
+            "decides"
         )
     if labels.form == "centred one-hot":
         notes.append(
-            "its labels are regression targets, not logits: they give the class and are not carried on"
+            "its labels are regression targets, not logits: they give the class and are dropped"
         )
     return Tensors(
         path=path,
         format=method,
-        images=found.images,
+        images=examined.structure.images,
         labels=labels,
-        normalisation=values.normalisation,
-        whitened=values.whitened,
-        whitening=values.whitening,
-        collage=found.collage or method.collage_in_path(path.parent),
-        classes=found.classes,
+        normalisation=normalisation,
+        unwhitened=examined.structure.unwhitened,
+        collage=examined.structure.collage or method.collage_in_path(path.parent),
+        classes=examined.structure.classes,
         notes=tuple(notes),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    normalisation: Normalisation
-    whitened: Kind | None
-    whitening: Whitening | None
-    notes: tuple[str, ...]
-
-
-def _read_values(
-    path: Path,
-    method: Method,
-    found: TensorStructure,
-    options: ReadOptions,
-    sample: NDArray[Any],
-    num_classes: int,
-    *,
-    undo: bool,
-) -> _Values:
-    """Find out how values were normalised and whitened, by what is said of them and by how they look."""
-    stated, reference, shape = (
-        options.normalisation or found.normalisation,
-        options.zca_reference,
-        sample.shape[1:],
-    )
-    stored = Stored(path, min(sample.shape[2:]), num_classes)
-    seen = _seen_whitening(method, found.whitening, path, sample)
-    whitened = seen if _is_believed(method, found, options, stored) else None
-    if reference and not seen:
-        raise DatasetError(
-            f"--zca-reference: {path} does not look ZCA-whitened ({_brightness(sample)}). Leave it out."
-        )
-    if reference and not whitened:
-        raise DatasetError(
-            "--zca-reference and --normalisation: whitened values are not normalised; leave out one of them"
-        )
-    rows = whitened_rows(whitened, shape) if whitened and undo else None
-    if whitened and undo and (rows is None or not reference):
-        raise DatasetError(
-            _whitening_remedy(path, method, whitened, sample, named=found.whitening is not None)
-        )
+def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisation, str | None]:
+    """Return the normalisation of a file's values, and a doubt about it."""
+    path, sample, method = examined.path, examined.sample, examined.method
+    stated = options.normalisation or examined.structure.normalisation
     doubt = None
-    if whitened and whitened is not Kind.FREPO:
-        chosen = find_normalisation("none")
-    elif stated:
+    # Only FRePo normalises before it whitens.
+    if examined.whitened and examined.whitened is not Kind.FREPO:
+        return find_normalisation("none"), None
+    if stated:
         chosen = find_normalisation(stated)
-        doubt = _doubt(sample, chosen)
+        problem = contradiction(sample, chosen)
+        doubt = problem and f"{problem}: is --normalisation {chosen.name} right?"
     else:
-        name = "none" if sample.dtype == np.uint8 else method.normalisation(stored)
-        default = find_normalisation(name)
-        if seen:
-            chosen = default
-        else:
-            reading = read_range(path, method, sample, default)
+        name = "none" if sample.dtype == np.uint8 else method.normalisation(examined.stored)
+        chosen = find_normalisation(name)
+        # The range of whitened values shows nothing about the normalisation before them.
+        if not examined.seen:
+            reading = read_range(path, method, sample, chosen)
             chosen, doubt = reading.normalisation, reading.note
-    if whitened and reference and rows is not None:
-        whitening, chosen, note = fit_reference(reference, whitened, rows, chosen, shape)
-        return _Values(chosen, whitened, whitening, (note,))
-    notes = []
-    if seen and not whitened:
-        way = f"name the training images with --zca-reference{' in its place' if options.normalisation else ''}"
-        if not undo:
-            way = (
-                "leave it out"
-                if options.normalisation
-                else "--zca-reference undoes it where they are read"
-            )
-        notes.append(
-            f"its images look ZCA-whitened ({_brightness(sample)}), but are read with --normalisation {chosen.name}; "
-            f"if they are whitened, {way}"
+    if examined.whitened:
+        return chosen, None
+    if examined.seen:
+        command = convert_command(path, options, examined.seen)
+        doubt = (
+            f"its images look ZCA-whitened ({brightness(sample)}), but are read with "
+            f"--normalisation {chosen.name}; if they are whitened, run `{command}`, with the "
+            "training images as IMAGES"
         )
-    elif not whitened and doubt:
-        notes.append(doubt)
-    return _Values(chosen, whitened, None, tuple(notes))
-
-
-def _doubt(sample: NDArray[Any], stated: Normalisation) -> str | None:
-    problem = contradiction(sample, stated)
-    return problem and f"{problem}: is --normalisation {stated.name} right?"
-
-
-def _brightness(sample: NDArray[Any]) -> str:
-    return f"{brightness_share(sample):.1%} of their energy is brightness, of photographs' 20% and more"
-
-
-def _seen_whitening(
-    method: Method, named: Kind | None, path: Path, sample: NDArray[Any]
-) -> Kind | None:
-    """Return how images were whitened, by what the file says, or else by their values; None if they do not look like it."""
-    if sample.dtype.kind != "f" or sample.shape[1] != 3:
-        return None
-    if named or path.stem.startswith("images_zca_"):
-        return named
-    kind = method.whitens.kind if method.whitens else Kind.KORNIA
-    looks = (min(sample.shape[2:]) <= SIDE or kind is not Kind.KORNIA) and looks_whitened(sample)
-    called = (
-        method.whitens is not None
-        and method.whitens.names is not None
-        and re.search(method.whitens.names, path.stem)
-        and contradiction(sample, find_normalisation("none"))
-    )
-    return kind if looks or called else None
-
-
-def _is_believed(
-    method: Method, found: TensorStructure, options: ReadOptions, stored: Stored
-) -> bool:
-    """Return whether images that look whitened are taken for it.
-
-    A stated normalisation says that they are not, except of methods that normalise before they
-    whiten. Where nothing is stated, only those of methods that whiten are.
-    """
-    whitens = method.whitens
-    normalises_first = whitens is not None and whitens.kind is Kind.FREPO
-    if options.normalisation and not normalises_first:
-        return False
-    if options.zca_reference or found.whitening or normalises_first:
-        return True
-    return whitens is not None and whitens.usual(stored) and found.normalisation is None
-
-
-def _whitening_remedy(
-    path: Path, method: Method, kind: Kind, sample: NDArray[Any], *, named: bool
-) -> str:
-    shape = sample.shape[1:]
-    seen = "is ZCA-whitened" if named else f"looks ZCA-whitened ({_brightness(sample)})"
-    reason = f"{path}: {seen}, and the transform is not in the file"
-    otherwise = f"if it is not whitened, say {'--format arrays and ' if method.centred_labels else ''}--normalisation"
-    if whitened_rows(kind, shape) is None:
-        return (
-            f"{reason}; it can be fitted again for up to {SIDE} x {SIDE} pixels, FRePo's also for 128 x 128, not for {shape[2]} x "
-            f"{shape[1]}: undo it where the set was made, or, {otherwise}"
-        )
-    fit = "name the training images with --zca-reference, so that it can be fitted again"
-    if kind is Kind.FREPO:
-        fit = "name FRePo's own, data/zca/*.npz, with --zca-reference, or the training images, so that it can be fitted again"
-    if method.whitens and method.whitens.instead:
-        return f"{reason}; give {method.whitens.instead(path)}, or {fit}; or, {otherwise}"
-    return f"{reason}; {fit}; or, {otherwise}"
+    return chosen, doubt
 
 
 def _misplaced(labels: Labels) -> int:
-    """Return how many classes differ from those of a dataset that lists its images class by class; 0 if it does not at all."""
+    """Return how many classes differ from those of a dataset sorted by class.
+
+    Returns:
+        The number; 0 if the dataset is not sorted by class at all.
+    """
     per_class, rest = divmod(len(labels.classes), labels.num_classes)
-    wrong = int(
-        np.count_nonzero(labels.classes != np.arange(len(labels.classes)) // max(1, per_class))
-    )
+    expected = np.arange(len(labels.classes)) // max(1, per_class)
+    # Learned logits may have drifted to another class; more than half means another order.
+    wrong = int(np.count_nonzero(labels.classes != expected))
     return 0 if rest or wrong > len(labels.classes) // 2 else wrong

@@ -1,7 +1,8 @@
-"""Which class of the model each class of a dataset is.
+"""Class maps: the class of the model that each class of a dataset is.
 
-A map is an ordered list of model labels: position is the dataset's index. Maps come from three places: the subsets of ImageNet-1K
-that distillation methods use, each in the method's own order; a file; or the model itself, whose classes are then the dataset's.
+A map is an ordered list of model labels: the position is the dataset's index. Maps come from three
+places: the subsets of ImageNet-1K that distillation methods use, each in the method's own order; a
+file; or the model itself, whose classes are then the dataset's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}", re.ASCII)
 
 _MAX_BYTES = 1 << 24
-"""Of a class map: a million classes fit in."""
+"""Largest class map that is read; a million classes fit in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +43,22 @@ class ClassMap:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def owner(self) -> str:
+        """The owner of the classes and its verb, as messages print them."""
+        return "the model has" if self.name == "model" else f"{self.name} has"
+
 
 @cache
 def imagenet_wnids() -> tuple[str, ...]:
-    """Return the wnid of each ImageNet-1K class, sorted, which is also the order of DiT's labels."""
+    """Return the wnid of each ImageNet-1K class, sorted, as DiT's labels are."""
     return tuple(_data("imagenet_wnids.txt").split())
 
 
 def imagenet_subsets() -> dict[str, tuple[int, ...]]:
     """Return the ImageNet-1K labels of each known subset, in the order of the method that uses it.
 
-    What a method has of its own is `SUBSET@METHOD`.
+    A method's own variant of a subset is `SUBSET@METHOD`.
     """
     own = {
         f"{name}@{method.name}": labels
@@ -74,11 +80,12 @@ def wnid_of(label: int, num_classes: int) -> str | None:
 
 
 def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | None) -> ClassMap:
-    """Return the class map that `--classes` asks for.
+    """Return the class map that `--classes` names.
 
     Args:
-        name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels, a JSON object from folder name
-            to label, or text with one class per line: `LABEL`, or `NAME LABEL`. A label may be a wnid.
+        name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels,
+            a JSON object from folder name to label, or text with one class per line: `LABEL`, or
+            `NAME LABEL`. A label may be a wnid.
         num_classes: The model's number of classes.
         class_names: The model's class names, if it has them.
 
@@ -94,7 +101,8 @@ def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | Non
         labels = imagenet_subsets()[name]
         if num_classes != IMAGENET_CLASSES:
             raise DatasetError(
-                f"--classes {name} is a subset of ImageNet-1K, but the model has {num_classes} classes; expected a model of 1000"
+                f"--classes {name} is a subset of ImageNet-1K, but the model has {num_classes} "
+                "classes; expected a model of 1000"
             )
         return ClassMap(name, labels, tuple(imagenet_wnids()[label] for label in labels))
     path = Path(name)
@@ -103,22 +111,23 @@ def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | Non
             subset for subset in imagenet_subsets() if "@" not in subset and "-" not in subset
         )
         raise UsageError(
-            f"--classes {shown(name)}: neither a file nor a known subset; expected a file, model, {known}, imagenet-a to -e, -10 or -100"
+            f"--classes {shown(name)}: neither a file nor a known subset; expected a file, model, "
+            f"{known}, imagenet-a to -e, -10 or -100"
         )
     return _read_class_file(path, num_classes)
 
 
 def subset_needed(path: Path, found: str) -> str:
-    """Return why a dataset of a few numbered classes is not read for a model of ImageNet-1K, and what to say."""
+    """Return the refusal of a few numbered classes for a model of ImageNet-1K."""
     return (
-        f"{path}: {found}, but the model has {IMAGENET_CLASSES} classes, and methods order subsets in their own way. Say which "
-        "subset it is (--classes imagenette, imagewoof, imagefruit, …, or a file), or --classes model if the classes are ImageNet-1K "
-        "indices."
+        f"{path}: {found}, but the model has {IMAGENET_CLASSES} classes, and methods order subsets "
+        "in their own way. Name its subset (--classes imagenette, imagewoof, imagefruit, …, or a "
+        "file), or set --classes model if the classes are ImageNet-1K indices."
     )
 
 
 def numbering_needed(path: Path, labels: Collection[int]) -> str:
-    """Return why a dataset of a few ImageNet-1K classes is not read before it is said how to number them, and what to say."""
+    """Return the refusal of a few ImageNet-1K classes whose numbering is not stated."""
     matches = [
         name
         for name, subset in imagenet_subsets().items()
@@ -126,25 +135,28 @@ def numbering_needed(path: Path, labels: Collection[int]) -> str:
     ]
     those = f", those of {' and '.join(matches)}" if matches else ""
     return (
-        f"{path}: has {len(labels)} of the model's {IMAGENET_CLASSES} classes{those}; trainers number a subset in its method's own "
-        f"order. Say --classes {matches[0] if matches else 'SUBSET or FILE'}, or --classes model for ImageNet-1K indices."
+        f"{path}: has {len(labels)} of the model's {IMAGENET_CLASSES} classes{those}; trainers "
+        "number a subset in its method's own order. Set --classes "
+        f"{matches[0] if matches else 'SUBSET or FILE'}, or --classes model for ImageNet-1K "
+        "indices."
     )
 
 
 def variant_of(subset: str, method: str) -> str:
-    """Return the name of a subset as one method has it, if its classes or their order are its own, as for NCFM's ImageFruit."""
+    """Return the name of a method's own variant of a subset, if it has one; NCFM has two."""
     variant = f"{subset}@{method}"
     return variant if variant in imagenet_subsets() else subset
 
 
 def _read_class_file(path: Path, num_classes: int) -> ClassMap:
+    # The manifest names the map, and only holds printable texts.
     if not str(path).isprintable():
-        raise DatasetError(  # the manifest names the map, and holds no such text
-            f"--classes {str(path)!a}: is a path that cannot be printed, expected another. Rename it."
+        raise DatasetError(
+            f"--classes {str(path)!a}: the path cannot be printed, expected another. Rename it."
         )
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)  # one more, so that a longer file is noticed
         text = _decoded(data)
     except OSError as cause:
         raise DatasetError(f"--classes {path}: cannot be read ({cause.strerror})") from cause
@@ -157,17 +169,20 @@ def _read_class_file(path: Path, num_classes: int) -> ClassMap:
     )
     if not entries:
         raise DatasetError(
-            f"--classes {path}: names no class; expected one line per class, LABEL or NAME LABEL"
+            f"--classes {path}: does not name a class; expected one line per class, LABEL or NAME "
+            "LABEL"
         )
     names = [name for name, _ in entries if name is not None]
     if len(set(names)) != len(names):
-        raise DatasetError(f"--classes {path}: a name stands twice; expected each class once")
+        raise DatasetError(f"--classes {path}: a name occurs twice; expected each class once")
+    # Labels may occur twice, names may not: a name decides which folder is which class.
     labels = tuple(_label(path, label, num_classes) for _, label in entries)
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))
 
 
 def _decoded(data: bytes) -> str:
-    """Return a text in UTF-8, or in what its byte order mark says it is in, without the mark."""
+    """Decode a text in UTF-8, or in the encoding of its byte order mark, without the mark."""
+    # UTF-32 first: its little-endian mark begins with that of UTF-16.
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return data.decode("utf-32")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -181,7 +196,7 @@ def _json_entries(path: Path, text: str) -> list[tuple[str | None, object]]:
     except (ValueError, RecursionError) as cause:
         raise DatasetError(f"--classes {path}: not valid JSON ({cause})") from cause
     is_object = text.lstrip().startswith("{")
-    # every pair of an object, so that a name that stands twice is seen
+    # A dictionary would drop a name that occurs twice; pairs keep it, so that it is refused.
     return [(name, label) for name, label in value] if is_object else [(None, v) for v in value]
 
 
@@ -201,9 +216,11 @@ def _label(path: Path, value: object, num_classes: int) -> int:
         return imagenet_wnids().index(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
         value = int(value)
+    # JSON's true is an int in Python.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
         raise DatasetError(
-            f"--classes {path}: found {shown(repr(value))}; expected a class of the model, 0 to {num_classes - 1}, or a wnid of ImageNet-1K"
+            f"--classes {path}: found {shown(repr(value))}; expected a class of the model, 0 to "
+            f"{num_classes - 1}, or a wnid of ImageNet-1K"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""Tensor files that a recovery wrote beside its images: the manifest says what their own formats leave open."""
+"""Tensor files that a recovery wrote beside its images, with the facts that its manifest states."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from diver_trt.manifest import is_recovered, open_recovered
 
 
 def options_beside(path: Path, options: ReadOptions) -> ReadOptions:
-    """Return the options for a tensor file, completed by the manifest beside it where that lists the file.
+    """Return the options for a tensor file, completed by the manifest beside it.
 
-    The images of a recovery are whole, whatever methods put into files of that format: `data.pt` is IDC's, whose
-    images are collages. What the user says counts first.
+    A manifest that does not list the file is ignored. The user's options take precedence.
 
     Raises:
         DatasetError: If the manifest is damaged.
@@ -29,6 +28,7 @@ def options_beside(path: Path, options: ReadOptions) -> ReadOptions:
     return replace(
         options,
         normalisation=options.normalisation or manifest["layout"].get("normalisation"),
+        # A recovery's images are whole, although `data.pt` is IDC's, whose images are collages.
         collage=options.collage or 1,
         classes=options.classes or (named if named in imagenet_subsets() else None),
     )

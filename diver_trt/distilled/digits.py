@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 DIGITS = "digits"
-"""What stands for them as an input, where no file or folder has that name."""
+"""The input that means them, unless a file or folder has that name."""
 
 
 def default_images() -> Path:
-    """Return where the distilled digits are: inside an installed wheel, or among the examples of a checkout."""
+    """Return the distilled digits' folder: in an installed wheel, or in a checkout's examples."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "engines" / "digits-distilled"
     return (
@@ -20,5 +20,5 @@ def default_images() -> Path:
 
 
 def find_source(path: Path) -> Path:
-    """Return the path of an input, which `digits` is a short name of."""
+    """Return the path of an input; `digits` is short for the digits' folder."""
     return default_images() if str(path) == DIGITS and not path.exists() else path

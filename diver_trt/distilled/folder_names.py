@@ -1,4 +1,4 @@
-"""Which class a folder's name stands for: an index, a wnid, or a name of the class map or the model."""
+"""The class that a folder's name stands for: an index, a wnid, or a name of a class."""
 
 from __future__ import annotations
 
@@ -22,39 +22,52 @@ _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
 
 
 def without_bom(name: str) -> str:
-    """Return a name without byte order marks, which scripts that read names from files leave."""
+    """Return a name without byte order marks."""
+    # Scripts that read class names from a file with a mark leave it in the first folder's name.
     return name.replace("\ufeff", "")
 
 
+def require_printable(path: Path) -> None:
+    """Refuse a file or folder whose name would garble a message or the manifest.
+
+    Raises:
+        DatasetError: If the name has characters that cannot be printed.
+    """
+    if not without_bom(path.name).isprintable():
+        raise DatasetError(
+            f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
+        )
+
+
 def is_index(folder: Path) -> bool:
-    """Return whether a folder is called by a number."""
+    """Return whether a folder's name is a class index."""
     return bool(_INDEX.fullmatch(without_bom(folder.name)))
 
 
 def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -> bool:
-    """Return whether folders are classes by index: some are called by numbers, and all that are not hold no images."""
+    """Return whether folders are named by index: all that hold images are, and one at least."""
     return any(map(is_index, folders)) and not any(
         holds_images(folder) for folder in folders if not is_index(folder)
     )
 
 
 def class_of_index(folder: Path, class_map: ClassMap) -> int:
-    """Return the class of a folder that is called by a number.
+    """Return the class of a folder whose name is an index.
 
     Raises:
-        DatasetError: If there is no class of that number.
+        DatasetError: If the index is out of range.
     """
     index = int(without_bom(folder.name).removeprefix("new"))
     if index >= len(class_map):
-        whose = "the model has" if class_map.name == "model" else f"{class_map.name} has"
         raise DatasetError(
-            f"{folder}: class {index} is out of range; {whose} classes 0 to {len(class_map) - 1}"
+            f"{folder}: class {index} is out of range; {class_map.owner} classes 0 to "
+            f"{len(class_map) - 1}"
         )
     return index
 
 
 class ClassNames:
-    """The names of a class map and a model, looked up as folders spell them: case, `_` and the Unicode form do not matter.
+    """The names of a class map and a model, looked up regardless of case, `_` and Unicode form.
 
     Args:
         class_map: The classes of the dataset.
@@ -68,18 +81,18 @@ class ClassNames:
         for index, (name, label) in enumerate(zip(class_map.names, class_map.labels, strict=True)):
             if name:
                 own.setdefault(_plain(name), []).append(index)
-            # ImageNet's names are lists of synonyms
+            # ImageNet's names are lists of synonyms: "tench, Tinca tinca".
             synonyms = bundle.class_names[label].split(",") if bundle.class_names else []
             for synonym in {_plain(synonym) for synonym in synonyms} - {""}:
                 models.setdefault(synonym, []).append(index)
-        # A name of the map is meant as the map says, whatever the model calls so.
+        # The map takes precedence over the model's own name.
         self._indices = {**models, **own}
 
     def find(self, folder: Path) -> int:
-        """Return the class of a folder that is called by a wnid or a name.
+        """Return the class of a folder named by a wnid or a class name.
 
         Raises:
-            DatasetError: If it is the name of no class, or of several.
+            DatasetError: If the name is unknown, or that of several classes.
         """
         if WNID.fullmatch(without_bom(folder.name)):
             return _class_of_wnid(folder, self._class_map, self._bundle)
@@ -92,7 +105,8 @@ class ClassNames:
             else "is not a class index, wnid or known class name"
         )
         raise DatasetError(
-            f"{folder}: {folder.name!r} {problem}; {self._remedy()} If it is not a class, move it out of the dataset."
+            f"{folder}: {folder.name!r} {problem}; {self._remedy()} If it is not a class, move it "
+            "out of the dataset."
         )
 
     def _remedy(self) -> str:
@@ -102,12 +116,15 @@ class ClassNames:
                 "rename it to its index, or give a class map: --classes FILE with lines NAME LABEL."
             )
         few = ", ".join(shown(repr(name)) for name in names[:3])
-        return f"{self._class_map.name} names {few}{', …' if len(names) > 3 else ''}. Correct it, or rename the folder."
+        more = ", …" if len(names) > 3 else ""
+        return f"{self._class_map.name} names {few}{more}. Correct it, or rename the folder."
 
 
 def _plain(name: str) -> str:
     composed = unicodedata.normalize("NFC", without_bom(name)).strip().replace("_", " ").casefold()
-    return unicodedata.normalize("NFC", composed)  # folding may decompose again
+    # Case folding may decompose again:
+    # https://docs.python.org/3/howto/unicode.html#comparing-strings
+    return unicodedata.normalize("NFC", composed)
 
 
 def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
@@ -115,7 +132,8 @@ def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
     if wnid not in class_map.names:
         if bundle.num_classes != IMAGENET_CLASSES:
             raise DatasetError(
-                f"{folder}: is a wnid of ImageNet, but the model has {bundle.num_classes} classes; use a model of ImageNet-1K"
+                f"{folder}: is a wnid of ImageNet, but the model has {bundle.num_classes} classes; "
+                "use a model of ImageNet-1K"
             )
         if wnid not in imagenet_wnids():
             raise DatasetError(
@@ -128,8 +146,9 @@ def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
         if wnid in (name, wnid_of(label, bundle.num_classes))
     ]
     if len(matches) != 1:
-        problem = "stands twice in" if matches else "is not among the classes of"
+        problem = "occurs twice in" if matches else "is not among the classes of"
         raise DatasetError(
-            f"{folder}: this wnid {problem} {class_map.name}; choose another class map with --classes"
+            f"{folder}: this wnid {problem} {class_map.name}; choose another class map with "
+            "--classes"
         )
     return matches[0]

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from diver_trt.bundle import Bundle
+from diver_trt.distilled.array_file import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
@@ -22,7 +23,7 @@ from diver_trt.distilled.folder_names import (
     are_indices,
     class_of_index,
     is_index,
-    without_bom,
+    require_printable,
 )
 from diver_trt.distilled.image_kinds import EXPECTED, SUFFIXES
 from diver_trt.distilled.left_out import (
@@ -32,17 +33,16 @@ from diver_trt.distilled.left_out import (
     is_system_file,
     is_system_folder,
 )
-from diver_trt.distilled.stored_array import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.errors import DatasetError
 
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
 """Folders around the class folders, of RDED, torchvision's convention and MGD3."""
 
 _NESTED = "images"
-"""The folder within a class folder that Tiny-ImageNet keeps its images in."""
+"""The folder within a class folder that holds the images of Tiny-ImageNet."""
 
-_LOOKED_THROUGH = 1000
-"""Folders that are looked through for a set when none is where it was said to be."""
+_SEARCHED = 1000
+"""Most folders that are searched for a set when the given folder holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ class ClassFolders:
 
     Attributes:
         root: The folder that holds the class folders.
-        class_map: What resolved them.
+        class_map: The map that resolved their names.
         files: Every image, class by class in the dataset's order.
         classes: The index of each image's class.
-        notes: What else the tree holds, which is not read.
+        notes: The rest of the tree, which is not read.
     """
 
     root: Path
@@ -64,31 +64,34 @@ class ClassFolders:
     notes: tuple[str, ...] = ()
 
     def folder_of(self, position: int) -> Path:
-        """Return the class folder that an image lies in, be it in a folder `images` of its own."""
+        """Return the class folder of an image, which may lie in a folder `images` in it."""
         return self.root / self.files[position].relative_to(self.root).parts[0]
 
 
 def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -> ClassFolders:
-    """List a class-folder tree and decide each folder's class; the images themselves are not opened.
+    """List a class-folder tree and decide each folder's class, without opening the images.
 
-    Folders are class indices (`3`, `00003`, `new003`), wnids (`n02086240`) or names of the class map or the model. Within a class, files
-    are in natural order: `2.png` before `10.png`. `syn_data`, `train` or `dataset_0` alone in a folder is entered, and so is a folder
-    `images` that holds a class's only images. Folders that are not a class and hold no images, files of other kinds and folders
-    within classes are not read, which a note says.
+    Folders are class indices (`3`, `00003`, `new003`), wnids (`n02086240`) or names of the class
+    map or the model. Within a class, files are in natural order: `2.png` before `10.png`. A lone
+    folder `syn_data`, `train` or `dataset_0` is entered, and so is a folder `images` that holds a
+    class's only images. Folders that are not a class and hold no images, files of other kinds and
+    folders within classes are not read; a note lists them.
 
     Args:
         path: The tree.
         bundle: The model, whose classes the folders are mapped to.
-        classes: A class map (`load_class_map`); None takes the folders to be classes of the model itself, all of them if it is of ImageNet.
+        classes: A class map (`load_class_map`); None takes the folders to be classes of the model
+            itself, all of them if it is of ImageNet.
 
     Raises:
-        DatasetError: If there are no class folders or no images in them, a folder's class is unknown, ambiguous or out of range, or
-            a link leads out of the tree.
+        DatasetError: If there are no class folders or no images in them, a folder's class is
+            unknown, ambiguous or out of range, or a symlink leads out of the tree.
     """
     left_out = LeftOut(path)
     root, folders = _class_folders(path, left_out)
     numbers = are_indices(folders, _may_be_class)
     numbered = [folder for folder in folders if is_index(folder)]
+    # Ten folders `0` to `9` may be any subset: each method has an order of its own.
     if (
         numbers
         and classes is None
@@ -98,7 +101,7 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
         raise DatasetError(subset_needed(root, f"has {len(numbered)} index folders"))
     class_map = load_class_map(classes or "model", bundle.num_classes, bundle.class_names)
     if {folder.name for folder in numbered} <= set(class_map.names):
-        numbers = False  # the map calls these very folders by their numbers
+        numbers = False  # these numbers are names in the map, not indices
     found = _by_index(folders, class_map, bundle, numbers, left_out)
     if classes is None and bundle.num_classes == IMAGENET_CLASSES and len(found) < IMAGENET_CLASSES:
         raise DatasetError(numbering_needed(root, found.keys()))
@@ -116,11 +119,13 @@ def image_files_below(root: Path) -> Iterator[Path]:
     """Yield the image files in a folder at any depth, in the order of their paths.
 
     Raises:
-        DatasetError: If a folder cannot be listed, a name cannot be printed, or a link leads out of the folder.
+        DatasetError: If a folder cannot be listed, a name cannot be printed, or a symlink leads out
+            of the folder.
     """
     folders, files = [root], []
     while folders:
         for entry in _scan(folders.pop(), root):
+            # Not through symlinks, which may lead in circles.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry))
             elif entry.name.lower().endswith(SUFFIXES):
@@ -135,7 +140,7 @@ def _by_index(
     numbers: bool,
     left_out: LeftOut,
 ) -> dict[int, Path]:
-    """Return the folder of each class; folders that are not a class and do not look like one are left out."""
+    """Return the folder of each class; `left_out` gets folders that do not look like classes."""
     names = ClassNames(class_map, bundle)
     found: dict[int, Path] = {}
     unknown: DatasetError | None = None
@@ -145,6 +150,7 @@ def _by_index(
                 raise DatasetError(f"{folder}: is not a class index")
             index = class_of_index(folder, class_map) if numbers else names.find(folder)
         except DatasetError as error:
+            # The tree is not read by index because of one folder; the error names that one.
             if not numbers and is_index(folder) and _may_be_class(folder):
                 _refuse_odd_one_out(folders)
             if (numbers and is_index(folder)) or _may_be_class(folder):
@@ -154,11 +160,13 @@ def _by_index(
             continue
         if twin := next((other for other in found.values() if _are_one(other, folder)), None):
             raise DatasetError(
-                f"{folder}: is the same folder as {twin.name}, by a link; expected one folder per class. Copy it, or remove the link."
+                f"{folder}: is the same folder as {twin.name}, by a symlink; expected one folder "
+                "per class. Copy it, or remove the symlink."
             )
         if index in found:
             raise DatasetError(
-                f"{folder.parent}: {found[index].name} and {folder.name} are both class {index}; expected one folder per class"
+                f"{folder.parent}: {found[index].name} and {folder.name} are both class {index}; "
+                "expected one folder per class"
             )
         found[index] = folder
     if unknown and not found:
@@ -167,17 +175,19 @@ def _by_index(
 
 
 def _are_one(first: Path, second: Path) -> bool:
+    # `samefile` costs two system calls, and only a symlink makes two folders of a tree one.
     return (first.is_symlink() or second.is_symlink()) and first.samefile(second)
 
 
 def _refuse_odd_one_out(folders: Sequence[Path]) -> None:
-    """Where half of the folders or more are called by numbers, blame one that is not."""
+    """Raise an error for a folder without an index, if most of the others have one."""
     others = [folder for folder in folders if not is_index(folder) and _may_be_class(folder)]
     count = sum(map(is_index, folders))
     if others and len(others) <= count:
         raise DatasetError(
-            f"{others[0]}: {others[0].name!r} holds images or tensors but is not a class index, expected one since "
-            f"{others[0].parent} has {count} folders of that kind. Rename it to its index, or move it out of the dataset."
+            f"{others[0]}: {others[0].name!r} holds images or tensors but is not a class index, "
+            f"expected one since {others[0].parent} has {count} folders of that kind. Rename it to "
+            "its index, or move it out of the dataset."
         )
 
 
@@ -185,7 +195,8 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
     """Return the folder that holds the class folders, and those."""
     if not root.is_dir():
         raise DatasetError(
-            f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with one folder of images per class"
+            f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with "
+            "one folder of images per class"
         )
     folders = []
     for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
@@ -209,13 +220,14 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
     if all(_WRAPPERS.fullmatch(folder.name) for folder in sets) and sets:
         if len(sets) > 1:
             raise DatasetError(
-                f"{root}: holds {', '.join(folder.name for folder in sets[:5])}; name the one that is meant"
+                f"{root}: holds {', '.join(folder.name for folder in sets[:5])}; name one of them"
             )
         left_out.strays += [folder for folder in folders if folder not in sets]
         return _class_folders(sets[0], left_out)
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(
-            f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder of the images"
+            f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder "
+            "of the images"
         )
     if not any(map(holds_images, folders)) and (deeper := _sets_below(root)):
         if any(
@@ -224,24 +236,25 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
             for folder in filter(is_index, folders)
         ):
             raise DatasetError(
-                f"{root}: its class folders hold no images, but folders in them do; expected CLASS/IMAGE or "
-                f"CLASS/{_NESTED}/IMAGE. Move the images up."
+                f"{root}: its class folders hold no images, but folders in them do; expected "
+                f"CLASS/IMAGE or CLASS/{_NESTED}/IMAGE. Move the images up."
             )
         raise DatasetError(
-            f"{root}: holds no images itself; name the set that is meant, perhaps {' or '.join(deeper)}"
+            f"{root}: holds no images itself; name a set in it, perhaps {' or '.join(deeper)}"
         )
     return root, folders
 
 
 def _may_be_class(folder: Path) -> bool:
-    """Return whether a folder looks like one of a class or of a set, so that leaving it out would lose images."""
+    """Return whether a folder looks like a class or a set."""
+    # Such a folder is never left out silently: images would be lost.
     return not is_companion(folder.name) and (
         holds_images(folder) or _holds(folder, TENSOR_SUFFIXES)
     )
 
 
 def holds_images(folder: Path) -> bool:
-    """Return whether image files lie directly in a folder, or in one called `images` in it."""
+    """Return whether image files lie directly in a folder, or in a folder `images` in it."""
     return _holds(folder, SUFFIXES) or _holds(folder / _NESTED, SUFFIXES)
 
 
@@ -257,13 +270,13 @@ def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _sets_below(root: Path) -> list[str]:
-    """Return up to three folders that look like distilled sets, by their printable names below `root`."""
+    """Return the names, below `root`, of up to three folders that look like distilled sets."""
     found = dict[str, None]()
-    for folder, folders, _ in islice(os.walk(root), _LOOKED_THROUGH):
+    for folder, folders, _ in islice(os.walk(root), _SEARCHED):
         folders.sort()
         path = Path(folder)
         if path != root and (holds_images(path) or _holds(path, TENSOR_SUFFIXES)):
-            whole = path.parent if holds_images(path) else path
+            whole = path.parent if holds_images(path) else path  # a class folder's parent is a set
             found[whole.relative_to(root).as_posix()] = None
             folders.clear()
         if len(found) == 3:
@@ -272,7 +285,7 @@ def _sets_below(root: Path) -> list[str]:
 
 
 def _image_files(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Return a class's images in natural order: those in its folder, or else those in a folder `images` in it."""
+    """Return a class's images in natural order, from its folder or a folder `images` in it."""
     images, folders = _listed(folder, left_out)
     nested = folder / _NESTED
     if not images and nested in folders:
@@ -284,13 +297,14 @@ def _image_files(folder: Path, left_out: LeftOut) -> list[Path]:
         below = [path for path in folders if count_images(path)]
         where = f" itself, but {below[0].name} in it does" if below else ""
         raise DatasetError(
-            f"{folder}: holds no images{where}; expected {EXPECTED} files, or no folder for a class without images"
+            f"{folder}: holds no images{where}; expected {EXPECTED} files, or no folder for a "
+            "class without images"
         )
     return images
 
 
 def _listed(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
-    """Return the images and the folders in a folder; what else lies there is left out."""
+    """Return the images and the folders in a folder; `left_out` gets the rest."""
     images, folders = [], []
     for path, entry in sorted(
         ((Path(entry), entry) for entry in _scan(folder, left_out.root)),
@@ -309,20 +323,21 @@ def _listed(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
 
 
 def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
-    """List a folder of the tree under `root`; nothing whose name cannot be printed, or that lies elsewhere, is taken along."""
+    """List a folder of the tree under `root`.
+
+    Raises:
+        DatasetError: If a name cannot be printed, or a symlink leads out of the tree.
+    """
     try:
         with os.scandir(folder) as found:
             entries = [entry for entry in found if not is_system_file(entry.name)]
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for entry in entries:
-        if not without_bom(entry.name).isprintable():
-            raise DatasetError(
-                f"{folder}: holds a name that cannot be printed, {entry.name!a}; rename it"
-            )
+        require_printable(Path(entry))
         if entry.is_symlink() and not _leads_inside(Path(entry), root):
             raise DatasetError(
-                f"{Path(entry)}: is a link out of the dataset, or to nothing; copy what it points to"
+                f"{Path(entry)}: is a symlink out of the dataset, or a broken one; copy its target"
             )
     return entries
 
@@ -330,13 +345,17 @@ def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
 def _leads_inside(link: Path, root: Path) -> bool:
     try:
         return link.resolve(strict=True).is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link to itself is a RuntimeError until Python 3.13
+    # A symlink loop is a RuntimeError until Python 3.13:
+    # https://docs.python.org/3/library/pathlib.html#pathlib.Path.resolve
+    except (OSError, RuntimeError):
         return False
 
 
 def natural(path: Path) -> list[tuple[bool, int, str]]:
     """Return a key that sorts names with their numbers as numbers: `2.png` before `10.png`."""
     parts = re.findall(r"\d+|\D+", path.name)
+    # The flag keeps numbers and texts from being compared; `isascii`, because `int` reads digits of
+    # other scripts, and `isdigit` accepts superscripts, which it does not.
     return [
         (True, int(part), part) if part.isascii() and part.isdigit() else (False, 0, part)
         for part in parts

@@ -1,9 +1,8 @@
-"""One image file as RGB pixels, or the reason why not."""
+"""Reading one image file as RGB pixels, and refusing it with a reason."""
 
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +22,16 @@ from diver_trt.distilled.image_kinds import (
 )
 from diver_trt.distilled.memory_budget import MemoryBudget
 from diver_trt.distilled.png_stream import require_whole_png
+from diver_trt.distilled.regular_file import open_regular
 from diver_trt.errors import DatasetError, shown
 from diver_trt.files import stream_sha256
 from diver_trt.pixels import Pixels
 
 DECODING_BYTES = 512 * 1024**2
-"""Memory that decoding may take at a time, over all threads; the pixels that are handed over come on top."""
+"""Memory that decoding may take at a time, over all threads, in bytes.
+
+The pixels that are returned come on top.
+"""
 
 MAX_PIXELS = 64 * 1024**2
 MAX_SIDE = 65_535
@@ -36,7 +39,8 @@ MAX_FILE_BYTES = 4 * MAX_PIXELS
 
 _BUDGET = MemoryBudget(DECODING_BYTES)
 _BYTES_PER_PIXEL = {"WEBP": 18, "JPEG": 13, "MPO": 13}
-"""What decoding takes at its peak: libwebp keeps two canvases, libjpeg the coefficients of a progressive image. Others: 8."""
+"""Peak memory of decoding, in bytes per pixel; 8 for other formats."""
+# libwebp keeps two canvases; libjpeg keeps the coefficients of a progressive image.
 
 _STRIP_PIXELS = 1 << 20
 _JPEG_END = b"\xff\xd9"
@@ -55,13 +59,13 @@ _REFUSED_MODES = {
 def read_image(path: Path) -> Pixels:
     """Read an image file as [H, W, 3] uint8, upright.
 
-    Grey, palette and black-and-white images become RGB. An alpha channel is dropped where it is opaque throughout. An EXIF
-    orientation is applied. Colour profiles are ignored, as trainers do. Of a phone's JPEG with several pictures (MPO) the
-    first is read.
+    Grey, palette and black-and-white images become RGB. A fully opaque alpha channel is dropped. An
+    EXIF orientation is applied. Colour profiles are ignored, as trainers do. The first picture of a
+    phone's JPEG with several (MPO) is read.
 
     Raises:
-        DatasetError: If the file is not an image of a kind that is read, is damaged, animated, transparent or too large, or
-            holds other than 8-bit colours.
+        DatasetError: If the file is not an image of a supported kind, is damaged, animated,
+            transparent or too large, or has other than 8-bit colours.
     """
     with quiet(), _decoding(path) as (file, image):
         if image.format == "PNG":
@@ -74,15 +78,16 @@ def read_image(path: Path) -> Pixels:
 
 
 def check_image(path: Path) -> str:
-    """Find what `read_image` would refuse, at a fraction of its cost, and return the file's SHA-256.
+    """Check an image at a fraction of the cost of `read_image`, and return the file's SHA-256.
 
-    The rows of a PNG are inflated and counted, of a JPEG the end is looked for, which one that was cut short lacks. Others are
-    decoded. May be called from several threads, but then inside `quiet()`.
+    May be called from several threads, but then inside `quiet()`.
 
     Raises:
-        DatasetError: As `read_image`.
+        DatasetError: If `read_image` would refuse the file.
     """
     with _decoding(path) as (file, image):
+        # The rows of a PNG are inflated and counted. A JPEG that was cut short lacks its end
+        # marker. Other formats are decoded.
         if image.format == "PNG":
             require_whole_png(file)
             plain = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
@@ -95,76 +100,81 @@ def check_image(path: Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return an image's width and height as stored, from its header; whether the rest is whole is left to `check_image`.
+    """Return an image's width and height as stored, from its header alone.
 
     Raises:
-        DatasetError: If the header is not one of an image that is read.
+        DatasetError: If the header is not that of a supported image.
     """
-    with (
-        quiet(),
-        _explained(path),
-        _regular(path) as (file, size),
-        _BUDGET.taking(size),
-        _opened(path, file) as image,
-    ):
+    with quiet(), _header(path) as (image, _):
         return image.size
 
 
 def decoding_bytes(path: Path) -> int:
-    """Return the memory in bytes that `check_image` takes at its peak, from the image's header; inside `quiet()`, as that.
+    """Return the peak memory of `check_image` in bytes, from the image's header.
+
+    May be called from several threads, but then inside `quiet()`.
 
     Raises:
-        DatasetError: As `image_size`.
+        DatasetError: If the header is not that of a supported image.
     """
-    with (
-        _explained(path),
-        _regular(path) as (file, size),
-        _BUDGET.taking(size),
-        _opened(path, file) as image,
-    ):
-        return _needed(path, image, size)
+    with _header(path) as (image, file_bytes):
+        return _needed(path, image, file_bytes)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow, which warns of sizes that are checked here and of odd metadata; for the whole process, so not in a thread."""
+    """Silence Pillow's warnings during the block."""
+    # It warns of sizes, which are checked here, and of odd metadata. The filter is process-wide, so
+    # a thread must not set it:
+    # https://docs.python.org/3/library/warnings.html#warnings.catch_warnings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
+def _header(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """Open an image without decoding it, and yield it with its file's size in bytes."""
+    with (
+        _explained(path),
+        _regular(path) as (file, size),
+        _BUDGET.taking(size),  # opening a WebP reads the whole file
+        _opened(path, file) as image,
+    ):
+        yield image, size
+
+
+@contextmanager
 def _decoding(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """Open an image and hold the memory that decoding it takes."""
+    """Open an image, and hold the memory for decoding it during the block."""
     with _explained(path), _regular(path) as (file, size):
-        with _BUDGET.taking(size), _opened(path, file) as image:  # a WebP file is read whole here
+        # Opening a WebP reads the whole file, hence the first share of the budget.
+        with _BUDGET.taking(size), _opened(path, file) as image:
             needed = _needed(path, image, size)
         with _BUDGET.taking(needed), _opened(path, file) as image:
             try:
                 yield file, image
             finally:
-                image.close()  # or its pixels would outlive their part of the budget
+                image.close()  # else its pixels would outlive their share of the budget
 
 
 @contextmanager
 def _regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file of bearable size; opening a FIFO would wait for ever."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DatasetError(f"{path}: is not a regular file, expected an image file")
-    if found.st_size > MAX_FILE_BYTES:
-        raise DatasetError(f"{path}: {found.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
-    with path.open("rb") as file:
-        yield file, found.st_size
+    """Open a regular file of acceptable size."""
+    with open_regular(path, "an image file") as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+            raise DatasetError(f"{path}: {size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
+        yield file, size
 
 
 @contextmanager
 def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
-    """Open an image, if it is of a kind that is read."""
+    """Open an image of a supported kind."""
     file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as cause:  # whose message holds an address in memory
+    # Its own message quotes a memory address, so it is replaced.
+    except UnidentifiedImageError as cause:
         file.seek(0)
         raise DatasetError(f"{path}: {_found(path, file.read(HEAD_BYTES))}") from cause
     with image:
@@ -185,7 +195,7 @@ def _found(path: Path, head: bytes) -> str:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with an image into one line."""
+    """Turn any failure of the block into one line about the image."""
     try:
         yield
     except DatasetError:
@@ -198,14 +208,15 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: has vanished") from cause
     except PermissionError as cause:
         raise DatasetError(f"{path}: may not be read ({cause.strerror})") from cause
-    except Exception as cause:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damage.
+    except Exception as cause:
         raise DatasetError(
             f"{path}: not an image, or a damaged one ({shown(str(cause) or repr(cause))})"
         ) from cause
 
 
 def _check(path: Path, image: Image.Image) -> None:
-    """Refuse by its header what would be misread, or would take too much memory."""
+    """Refuse an image by its header if it would be misread, or would take too much memory."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DatasetError(
@@ -220,36 +231,40 @@ def _check(path: Path, image: Image.Image) -> None:
     if image.mode in _REFUSED_MODES:
         raise DatasetError(f"{path}: {_REFUSED_MODES[image.mode]}")
     tiles: Sequence[tuple[Any, ...]] = getattr(image, "tile", ())
-    # 16-bit colours, which Pillow would cut to 8 without a warning
+    # Pillow reads 16-bit colours as 8-bit ones without a warning; only the raw mode shows them:
+    # https://pillow.readthedocs.io/en/stable/handbook/concepts.html#modes
     deep = any(";16" in str(tile) or (tile[0] == "ppm" and tile[3][-1] > 255) for tile in tiles)
     if deep or image.mode.startswith("I;16"):
         raise DatasetError(f"{path}: holds 16-bit values; convert it to 8-bit RGB")
-    # PPM in digits or with a maximum below 255, BMP with run lengths: their decoders accept too few rows
+    # Plain-text PPM, PPM with a maximum below 255 and run-length BMP: their decoders accept files
+    # with too few rows.
     if image.format in ("BMP", "PPM") and any(tile[0] != "raw" for tile in tiles):
         raise DatasetError(
-            f"{path}: is encoded as {image.format} in a rare way, expected {EXPECTED}. Convert it to PNG."
+            f"{path}: is encoded as {image.format} in a rare way, expected {EXPECTED}. Convert it "
+            "to PNG."
         )
 
 
 def _needed(path: Path, image: Image.Image, file_bytes: int) -> int:
-    """Return the bytes that decoding takes at its peak."""
+    """Return the peak memory of decoding an image, in bytes."""
     assert image.format is not None
     needed = image.width * image.height * _BYTES_PER_PIXEL.get(image.format, 8)
     if image.format == "WEBP":
         needed += file_bytes
     if needed > DECODING_BYTES:
         raise DatasetError(
-            f"{path}: {image.width} x {image.height} pixels take {needed >> 20} MiB to decode from {image.format}, "
-            f"expected at most {DECODING_BYTES >> 20} MiB. Convert it to PNG."
+            f"{path}: {image.width} x {image.height} pixels take {needed >> 20} MiB to decode from "
+            f"{image.format}, expected at most {DECODING_BYTES >> 20} MiB. Convert it to PNG."
         )
     return needed
 
 
 def _load(path: Path, image: Image.Image) -> None:
-    """Decode an image, and refuse it if it has colours that its palette lacks, or is transparent anywhere."""
+    """Decode an image, and refuse one that lacks palette colours or is transparent anywhere."""
     colours = None
     if image.mode == "P" and image.palette is not None:
-        # Pillow gives colours that are missing a value of its own; releases differ in which mode is set here
+        # Pillow fills in missing colours without an error. Releases differ in whether the raw mode
+        # or the mode is set here.
         colours = len(image.palette.palette) // len(image.palette.rawmode or image.palette.mode)
     image.load()
     if colours is not None and int(np.asarray(image.getextrema()).max()) >= colours:
@@ -264,17 +279,19 @@ def _load(path: Path, image: Image.Image) -> None:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Yield an image in strips of full width with the top of each, so that converting it takes no second copy of it."""
+    """Yield an image in strips of full width, with the top of each."""
+    # Converting strip by strip avoids a second copy of the whole image.
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
-    """Turn pixels as the image's EXIF orientation asks for."""
+    """Rotate and flip pixels as the image's EXIF orientation requires."""
+    # Not ImageOps.exif_transpose, which would copy the decoded image.
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # metadata that cannot be parsed has no say in how an image is read
+    except Exception:  # metadata that cannot be parsed is ignored
         return pixels
     if orientation in (5, 6, 7, 8):  # rows and columns are swapped
         pixels = pixels.transpose(1, 0, 2)

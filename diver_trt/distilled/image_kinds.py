@@ -1,14 +1,16 @@
-"""Which kinds of image file are read, and what the others are called.
+"""The kinds of image file that are read, and the names of others.
 
-Pillow recognises a file by its content and has decoders for about forty kinds, one of which starts Ghostscript. Only the kinds
-listed here are opened, whatever the file is called.
+Only the kinds listed here are opened, whatever the file's name.
 """
 
 from __future__ import annotations
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
-"""Pillow's names of the kinds that are opened. Each is a still raster of 8-bit values whose truncation can be noticed; that is
-why GIF (whose decoder may stop early without an error) and TIFF (a container of many encodings) are missing."""
+"""Pillow's names of the kinds that are opened."""
+# Pillow recognises a file by its content and has decoders for about forty kinds, one of which runs
+# Ghostscript: https://pillow.readthedocs.io/en/stable/handbook/image-file-formats.html#eps
+# Each kind here is a still raster of 8-bit values whose truncation is noticed. GIF is missing
+# because its decoder may stop early without an error, TIFF because it contains many encodings.
 
 EXPECTED = "PNG, JPEG, WebP, uncompressed BMP or binary 8-bit PPM"
 
@@ -22,13 +24,14 @@ _OTHER_SUFFIXES = (
     *(".jpf", ".jpc", ".tga", ".psd", ".exr", ".hdr", ".qoi", ".pcx", ".sgi", ".ras", ".xbm"),
     *(".xpm", ".dds", ".pfm", ".pam", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf"),
 )
-"""Pictures that are not read. Each is refused as an image that cannot be read, since leaving it out would lose a sample."""
+"""Suffixes of pictures that are not read."""
+# Such a file is refused, not left out: leaving it out would lose a sample.
 
 SUFFIXES = READ_SUFFIXES + _OTHER_SUFFIXES
-"""In lower case; a file of a dataset with one of them is an image of the dataset."""
+"""Suffixes, in lower case, by which a file counts as an image of the dataset."""
 
 HEAD_BYTES = 64
-"""How much of a file `kind_of` looks at."""
+"""Bytes of a file that `kind_of` needs."""
 
 LFS_POINTER = "a Git LFS pointer"
 
@@ -71,7 +74,11 @@ _MARKUP = (b"<svg", b"<?xml", b"<!doctype", b"<html")
 
 
 def kind_of(head: bytes) -> str | None:
-    """Return what a file of another kind is, by its first `HEAD_BYTES` bytes; None if they tell nothing."""
+    """Return the name of an unsupported kind of file, or None if it is unknown.
+
+    Args:
+        head: The file's first `HEAD_BYTES` bytes.
+    """
     for offset, signature, name in _SIGNATURES:
         if head.startswith(signature, offset):
             return name

@@ -1,8 +1,9 @@
-"""The labels that distilled datasets come with: five forms, one class each.
+"""The labels of distilled datasets: five forms, one class each.
 
-Hard labels are integers. Soft ones have a row per image and a column per class: logits (DATM, EDF, and the
-`100 * one_hot` that their evaluation takes for hard labels), probabilities (TESLA with teacher labels), or one-hot
-rows minus their mean, perhaps trained further (FRePo, KIP). The form is not in the file, but follows from the rows.
+Hard labels are integers. Soft ones have a row per image and a column per class: logits (DATM, EDF,
+and the `100 * one_hot` that their evaluation takes for hard labels), probabilities (TESLA with
+teacher labels), or one-hot rows minus their mean, perhaps trained further (FRePo, KIP). The form is
+not in the file, but follows from the rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Form = Literal["hard", "logits", "probabilities", "centred one-hot"]
 
 MAX_CLASSES = 100_000
 _PROBABILITY = 0.02
-"""How far the sum of a row of probabilities may be from 1, which float16 needs."""
+"""Distance of the sum of a row of probabilities from 1 that is tolerated."""
+# float16 has a relative precision of 1e-3, and a row may have 1,000 such values.
 
 _CHUNK = 4096
 
@@ -33,11 +35,12 @@ class Labels:
     """The class of each image, and its soft label if it has one that training can use.
 
     Attributes:
-        form: How the file has them.
+        form: Their form in the file.
         classes: Class of each image in the dataset's order, [n] int64.
         num_classes: Number of columns of soft labels, else one more than the largest class.
-        rows: The soft labels as stored, [n, num_classes]; None for hard labels and centred one-hot rows, which are regression targets.
-        note: What was concluded from the rows and may be wrong; None for a form that nothing else looks like.
+        rows: The soft labels as stored, [n, num_classes]; None for hard labels and centred one-hot
+            rows, which are regression targets.
+        note: A doubt about the form; None for a form that is unmistakable.
     """
 
     form: Form
@@ -47,9 +50,10 @@ class Labels:
     note: str | None = None
 
     def logits(self, image: int) -> NDArray[np.float32]:
-        """Return the soft label of one image as logits, [num_classes] float32: `softmax(log p)` is `p`."""
-        assert self.rows is not None, "only asked for where there are soft labels"
+        """Return the soft label of one image as logits, [num_classes] float32."""
+        assert self.rows is not None, "only called where there are soft labels"
         row = self.rows[image].astype(np.float32)
+        # softmax(log p) is p; the floor keeps log(0) finite.
         return np.log(np.maximum(row, np.float32(1e-12))) if self.form == "probabilities" else row
 
 
@@ -60,15 +64,15 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         path: The file they come from, for messages.
         array: [n] of integers, or [n, classes] of floats.
         images: How many images there are.
-        centred: Whether float rows are centred one-hot whatever they look like, as a method that trains them says.
+        centred: Whether float rows are centred one-hot whatever their values, as for a method that
+            trains them.
 
     Raises:
-        DatasetError: Their number or shape is wrong, a class is negative or absurd, or float rows are no labels.
+        DatasetError: If their number or shape is wrong, a class is negative or too large, or float
+            rows are not labels.
     """
     if len(array.shape) not in (1, 2):
-        raise DatasetError(
-            f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats"
-        )
+        raise _other_array(path, array)
     if array.shape[0] != images:
         raise DatasetError(
             f"{path}: {array.shape[0]} labels for {images} images; expected one each"
@@ -79,22 +83,20 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         )
     plain = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
-        raise DatasetError(
-            f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats"
-        )
+        raise _other_array(path, array)
     classes, sums, negative, one_hot = [], [], False, True
     for rows in _chunks(array):
-        with np.errstate(invalid="ignore"):  # a NaN may be of the kind that says so when it is cast
+        with np.errstate(invalid="ignore"):  # casting a signalling NaN raises the invalid flag
             values = rows.astype(np.float64)
         if not np.isfinite(values).all():
-            raise DatasetError(f"{path}: soft labels hold values that are no numbers")
+            raise DatasetError(f"{path}: soft labels hold NaN or infinite values")
         negative |= bool((values < 0).any())
         one_hot &= bool((np.count_nonzero(values, axis=1) == 1).all())
         sums.append(values.sum(axis=1))
         classes.append(values.argmax(axis=1))
         if bool((values.max(axis=1) == values.min(axis=1)).any()):
             raise DatasetError(
-                f"{path}: a soft label is the same for every class, so it names none"
+                f"{path}: a soft label has the same value for every class, so it names no class"
             )
     found = np.concatenate(classes)
     if centred or _is_centred_one_hot(array):
@@ -108,14 +110,12 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
 def _form_of_positive(
     path: Path, totals: NDArray[np.float64], *, one_hot: bool
 ) -> tuple[Form, str | None]:
-    """Return the form of rows without negative values, and the doubt about it, by what they sum to.
+    """Return the form of non-negative rows, and the doubt about it, from their sums.
 
     Raises:
-        DatasetError: If they are probabilities but for some rows or for their scale.
+        DatasetError: If they would be probabilities, except for some rows or for their scale.
     """
-    sums = (
-        f"soft labels have no negative values and sum to {totals.min():.3g} to {totals.max():.3g}"
-    )
+    sums = f"soft labels are not negative and sum to {totals.min():.3g} to {totals.max():.3g}"
     wrong = np.abs(totals - 1) > _PROBABILITY
     if not wrong.any():
         return "probabilities", None
@@ -124,12 +124,19 @@ def _form_of_positive(
     scaled, mostly = np.ptp(totals) < _PROBABILITY * totals.max(), np.mean(wrong) < 0.5
     if scaled or mostly:
         raise DatasetError(
-            f"{path}: {sums}, so they are neither logits nor probabilities; expected probabilities, whose rows sum to 1, or "
-            "logits, whose rows sum to anything. Divide probabilities by their sum."
+            f"{path}: {sums}, so they are neither logits nor probabilities; expected "
+            "probabilities, whose rows sum to 1, or logits, whose rows have any sum. Divide "
+            "probabilities by their sum."
         )
     return (
         "logits",
         f"its {sums}, so they are taken for logits (after a ReLU), not for probabilities",
+    )
+
+
+def _other_array(path: Path, array: Array) -> DatasetError:
+    return DatasetError(
+        f"{path}: labels are {describe_array(array)}; expected [n] integers or [n, classes] floats"
     )
 
 
@@ -148,7 +155,8 @@ def _hard(path: Path, values: NDArray[Any]) -> Labels:
             and (values == np.floor(values)).all()
         )
         raise DatasetError(
-            f"{path}: labels are {describe(values)}; expected integers{', which these are in value: save them as int64' if whole else ''}"
+            f"{path}: labels are {describe(values)}; expected integers"
+            f"{', which these are in value: save them as int64' if whole else ''}"
         )
     if values.size and (values.min() < 0 or values.max() >= MAX_CLASSES):
         bad = values.min() if values.min() < 0 else values.max()
@@ -158,7 +166,8 @@ def _hard(path: Path, values: NDArray[Any]) -> Labels:
 
 
 def _is_centred_one_hot(array: Array) -> bool:
-    """Say whether rows are `one_hot - 1/C` times some number: all but the largest value alike, and none of them positive."""
+    """Return whether rows are `one_hot - 1/C` times some number."""
+    # Such a row sums to 0, and all its values but the largest are equal.
     head = array[:_CHUNK].astype(np.float64)
     rest = np.sort(head, axis=1)[:, :-1]
     return bool(

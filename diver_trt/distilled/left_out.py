@@ -1,4 +1,4 @@
-"""What a class-folder tree holds beside the images that are read: counted while it is listed, and named in one note."""
+"""The files and folders of a class-folder tree that are not read, collected into one note."""
 
 from __future__ import annotations
 
@@ -16,60 +16,56 @@ _SYSTEM_FOLDERS = frozenset(
         *("$recycle.bin", "system volume information", "recycler", "__pycache__"),
     }
 )
-"""Folders that operating systems and network drives make; pictures in them are thumbnails, copies or deleted ones."""
+"""Folders that operating systems and network drives create."""
+# Pictures in them are thumbnails, copies or deleted ones.
 
 _SYSTEM_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"}
 )
-"""Files that operating systems make."""
+"""Files that operating systems create."""
 
 _COMPANIONS = frozenset(
     {
         *("log", "logs", "runs", "wandb", "tensorboard", "tb", "ckpt", "ckpts", "checkpoint"),
         *("checkpoints", "vis", "visuals", "visualization", "visualizations", "figures", "figs"),
-        *(
-            "models",
-            "weights",
-            "plots",
-            "preview",
-            "previews",
-            "contact_sheet",
-            "contact_sheets",
-            "grids",
-            "tmp",
-        ),
+        *("models", "weights", "plots", "preview", "previews", "contact_sheet"),
+        *("contact_sheets", "grids", "tmp"),
     }
 )
-"""Folders that methods and people put beside class folders; one that is called by a class of the model is a class."""
+"""Folders that methods and people put beside class folders."""
+# A class of the model may have such a name; the folder is a class then.
 
-_NAMED, _KINDS, _LOOKED_THROUGH = 4, 8, 1000
-"""Examples and suffixes in a note; folders that are looked through to count the images of one that is not read."""
+_EXAMPLES, _SUFFIXES = 4, 8
+"""Most examples, and most suffixes, in a note."""
+
+_SEARCHED = 1000
+"""Most folders that are searched to count the images in one that is not read."""
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a file or folder is hidden, or a file is one of an operating system's own."""
+    """Return whether a file or folder is hidden, or an operating system's file."""
     return name.startswith(".") or name.casefold() in _SYSTEM_FILES
 
 
 def is_system_folder(name: str) -> bool:
-    """Return whether a folder is one of an operating system's own."""
+    """Return whether a folder is an operating system's."""
     return name.casefold() in _SYSTEM_FOLDERS
 
 
 def is_companion(name: str) -> bool:
-    """Return whether a folder is usually one of logs or previews."""
+    """Return whether a folder usually holds logs or previews."""
     return name.casefold() in _COMPANIONS
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """What is not read.
+    """The entries that are not read.
 
     Attributes:
         root: The dataset, which names are relative to.
-        files: Files in class folders whose suffix is not an image's.
+        files: Files in class folders without an image's suffix.
         folders: Folders within class folders.
-        irregular: FIFOs, devices and sockets that are called like images.
+        irregular: FIFOs, devices and sockets with an image's suffix.
         loose: Images beside the class folders.
         strays: Folders beside the class folders that are not a class.
     """
@@ -82,58 +78,50 @@ class LeftOut:
     strays: list[Path] = field(default_factory=list)
 
     def notes(self) -> tuple[str, ...]:
-        """Return one note that counts and names all of it, or none."""
+        """Return one note that counts and names all of them; empty if everything is read."""
         parts = []
         if self.strays:
-            parts.append(
-                f"{_counted(self.strays, 'folder')} beside the classes ({self._folders(self.strays)})"
-            )
+            count = _number(len(self.strays), "folder")
+            parts.append(f"{count} beside the classes ({self._folders(self.strays)})")
         if self.folders:
-            parts.append(
-                f"{_counted(self.folders, 'folder')} within classes ({self._folders(self.folders)})"
-            )
+            count = _number(len(self.folders), "folder")
+            parts.append(f"{count} within classes ({self._folders(self.folders)})")
         if self.files:
             kinds = Counter(path.suffix.lower() or "without suffix" for path in self.files)
-            named = [f"{count} {kind}" for kind, count in kinds.most_common(_KINDS)]
+            named = [f"{count} {kind}" for kind, count in kinds.most_common(_SUFFIXES)]
             parts.append(
-                f"{_counted(self.files, 'file')} in classes ({_joined(named, len(kinds))}, "
+                f"{_number(len(self.files), 'file')} in classes ({_joined(named, len(kinds))}, "
                 f"first {self._name(self.files[0])})"
             )
         if self.irregular:
             parts.append(f"{len(self.irregular)} not regular ({self._names(self.irregular)})")
         if self.loose:
-            parts.append(
-                f"{_counted(self.loose, 'image')} beside the class folders ({self._names(self.loose)})"
-            )
+            count = _number(len(self.loose), "image")
+            parts.append(f"{count} beside the class folders ({self._names(self.loose)})")
         return (f"not read: {'; '.join(parts)}",) if parts else ()
 
     def _folders(self, folders: list[Path]) -> str:
         named = []
-        for folder in folders[:_NAMED]:
+        for folder in folders[:_EXAMPLES]:
             images = count_images(folder)
-            named.append(
-                self._name(folder) + (f" with {_number(images, 'image')}" if images else "")
-            )
+            with_images = f" with {_number(images, 'image')}" if images else ""
+            named.append(self._name(folder) + with_images)
         return _joined(named, len(folders))
 
     def _names(self, paths: list[Path]) -> str:
-        return _joined([self._name(path) for path in paths[:_NAMED]], len(paths))
+        return _joined([self._name(path) for path in paths[:_EXAMPLES]], len(paths))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
 
 def count_images(folder: Path) -> int:
-    """Return how many image files lie in a folder at any depth, as far as its first thousand folders tell."""
+    """Return the number of image files at any depth in a folder, in at most `_SEARCHED` folders."""
     return sum(
         not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        for _, _, names in islice(os.walk(folder), _LOOKED_THROUGH)
+        for _, _, names in islice(os.walk(folder), _SEARCHED)
         for name in names
     )
-
-
-def _counted(paths: list[Path], noun: str) -> str:
-    return _number(len(paths), noun)
 
 
 def _number(count: int, noun: str) -> str:

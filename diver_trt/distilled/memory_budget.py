@@ -1,4 +1,4 @@
-"""A limit on memory that several threads share: each takes its part before it allocates, or waits."""
+"""A memory limit that several threads share: each takes its part before it allocates, or waits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class MemoryBudget:
 
     @contextmanager
     def taking(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes of the budget during the block, and wait until they are free first.
+        """Wait until `size` bytes are free, and hold them during the block.
 
-        A block must not take a second part: two threads that do so could wait for each other.
+        A block must not take a second part: two threads that do so can deadlock.
 
         Raises:
-            ValueError: If `size` exceeds the total, which would wait for ever.
+            ValueError: If `size` exceeds the total, for which it would wait for ever.
         """
         if size > self.total:
             raise ValueError(f"{size} bytes are more than the budget of {self.total}")

@@ -1,7 +1,8 @@
-"""Back from what a distillation method optimised, values normalised with a dataset's statistics, to pixels.
+"""From the normalised values that a distillation method optimised back to pixels.
 
-Statistics are those that the methods' own code uses; some are not those of the dataset, and that is why they have names of their own.
-Distilled values are not clamped while they are optimised, so some lie outside the range of pixels: they are clipped, and counted.
+The statistics are those of the methods' own code; some differ from those of the dataset, and so
+have names of their own. Distilled values are not clamped while they are optimised: those outside
+the range of pixels are clipped and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Normalisation:
     """`value = (pixel - mean) / std`, pixels in [0, 1].
 
     Attributes:
-        name: As `--normalisation` takes it.
+        name: The value of `--normalisation` for it.
         mean: Of each channel, red first.
         std: Of each channel.
     """
@@ -67,9 +68,11 @@ _SHARED: dict[str, tuple[Colour, Colour]] = {
     "mnist": _grey(0.1307, 0.3081),
     "fashionmnist": _grey(0.2861, 0.3530),
 }
-"""Statistics that several methods share. `none`, `minus1to1` and `0to255` are pixels scaled to 0 to
-1, -1 to 1 and 0 to 255; `cifar10` also serves CIFAR-100 in MTT, TESLA, DATM, SeqMatch, IDC and NCFM,
-while DC, DSA and DM have their own."""
+"""Statistics that several methods share.
+
+`none`, `minus1to1` and `0to255` are pixels scaled to 0 to 1, -1 to 1 and 0 to 255. `cifar10` also
+serves CIFAR-100 in MTT, TESLA, DATM, SeqMatch, IDC and NCFM, while DC, DSA and DM have their own.
+"""
 
 
 def _named() -> dict[str, tuple[Colour, Colour]]:
@@ -87,14 +90,18 @@ def normalisation_names() -> list[str]:
 
 _MAX_STATISTIC = 1e6
 _MAX_VALUE = 1e30
-"""Statistics are of pixels in [0, 1], and values are some of these away from them: far beyond, float32 itself ends."""
+"""Limits on means and deviations of pixels in [0, 1], and on values as stored."""
+# Their products, as in `denormalise`, then stay below 1e38, where float32 overflows.
 
 
 def find_normalisation(name: str) -> Normalisation:
-    """Return named statistics, or those written out as `MEAN:STD` with one or three numbers each, such as `0.5:0.5`.
+    """Return named statistics, or those of a text `MEAN:STD`.
+
+    Args:
+        name: A name, or one or three numbers on each side of the colon, such as `0.5:0.5`.
 
     Raises:
-        DatasetError: The text is neither.
+        DatasetError: If the text is neither.
     """
     if statistics := _named().get(name):
         return Normalisation(name, *statistics)
@@ -108,7 +115,8 @@ def find_normalisation(name: str) -> Normalisation:
     )
     if not name.isprintable() or len(mean) not in (1, 3) or len(std) not in (1, 3) or not sensible:
         raise DatasetError(
-            f"--normalisation {shown(name)}: expected {', '.join(_named())}, or MEAN:STD such as 0.5,0.5,0.5:0.5,0.5,0.5"
+            f"--normalisation {shown(name)}: expected {', '.join(_named())}, or MEAN:STD such as "
+            "0.5,0.5,0.5:0.5,0.5,0.5"
         )
     red, green, blue = mean * (3 // len(mean))
     deviations = std * (3 // len(std))
@@ -118,17 +126,20 @@ def find_normalisation(name: str) -> Normalisation:
 def pixels_from_values(
     values: NDArray[np.float32],
 ) -> tuple[Pixels, float]:  # [H, W, 3] => [H, W, 3] uint8 and the clipped fraction
-    """Return 8-bit pixels of values that should lie in [0, 1], and how many of them did not: off by more than half a level."""
+    """Return 8-bit pixels of values that should lie in [0, 1], and the fraction that did not."""
+    # Half a level of tolerance: such a value rounds to 0 or 255 without being clipped.
     outside = np.count_nonzero(np.abs(values - 0.5) > 0.5 + 0.5 / 255) / values.size
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8), outside
 
 
-def absurdity(values: NDArray[Any]) -> str | None:
-    """Say why stored values cannot be pixels whatever they were normalised with, or return None."""
+def implausible(values: NDArray[Any]) -> str | None:
+    """Return why stored values cannot be pixels under any normalisation, or None if they can."""
+    # In float64, because the absolute value of float16's or float32's largest must not overflow.
     if values.dtype == np.uint8 or (np.abs(values, dtype=np.float64) < _MAX_VALUE).all():
         return None
     if not np.isfinite(values).all():
-        return "holds values that are no numbers (NaN or infinite)"
+        return "holds NaN or infinite values"
     return (
-        f"holds values up to {np.abs(values).max():.3g}, which are no pixels; is the file damaged?"
+        f"holds values up to {np.abs(values).max():.3g}, which cannot be pixels; is the file "
+        "damaged?"
     )

@@ -1,4 +1,4 @@
-"""What a user says about a distilled dataset, where its files do not."""
+"""The facts that a user states about a distilled dataset, where its files do not."""
 
 from __future__ import annotations
 
@@ -12,19 +12,30 @@ from diver_trt.errors import DatasetError, UsageError, shown
 MAX_COLLAGE = 16
 
 MAX_IMAGES = 1_000_000
-"""Images of a dataset, each tile of a collage counted. ImageNet-21K with 50 images per class has 522,500."""
+"""Most images of a dataset, each tile of a collage counted."""
+# ImageNet-21K with 50 images per class has 522,500.
+
+
+def require_count(path: Path, images: int) -> None:
+    """Refuse a dataset of more than `MAX_IMAGES` images.
+
+    Raises:
+        DatasetError: If there are more.
+    """
+    if images > MAX_IMAGES:
+        raise DatasetError(f"{path}: holds {images:,} images; expected at most {MAX_IMAGES:,}")
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What a user says about a dataset; None leaves it to the files.
+    """The facts that a user states; None leaves a fact to the files.
 
     Attributes:
-        classes: A class map (`load_class_map`), or else the subset that the path names, or the model's own classes.
-        method: A name of `METHODS`, or else what the files look like.
-        normalisation: What values were normalised with (`find_normalisation`), or else what the method normalises with.
+        classes: A class map (`load_class_map`), or else the subset that the path names, or the
+            model's own classes.
+        method: A name of `METHODS`, or else the method that the files look like.
+        normalisation: The normalisation of the values (`find_normalisation`), or else the method's.
         collage: Images along a side of each stored one, or else the method's documented factor.
-        zca_reference: Training images to fit a ZCA transform to again; needed if the values are whitened.
 
     Raises:
         UsageError: If `method` or `normalisation` does not exist, or `collage` is out of range.
@@ -34,19 +45,21 @@ class ReadOptions:
     method: str | None = None
     normalisation: str | None = None
     collage: int | None = None
-    zca_reference: Path | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in METHODS:
             raise UsageError(
-                f"--format {shown(str(self.method))}: no such format; expected one of {', '.join(METHODS)}"
+                f"--format {shown(str(self.method))}: no such format; expected one of "
+                f"{', '.join(METHODS)}"
             )
         if self.normalisation is not None:
             try:
                 find_normalisation(self.normalisation)
-            except DatasetError as cause:  # a file may say it too, and is at fault then
+            # A file may state it, too, and then the file is at fault: hence two classes.
+            except DatasetError as cause:
                 raise UsageError(str(cause)) from cause
         if self.collage is not None and not (
+            # bool is a subclass of int, and True is not a factor.
             type(self.collage) is int and 1 <= self.collage <= MAX_COLLAGE
         ):
             raise UsageError(

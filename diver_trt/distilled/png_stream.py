@@ -1,8 +1,11 @@
-"""Whether a PNG file holds every row that its header promises.
+"""Checking that a PNG file holds every row that its header states.
 
-Pillow shows rows that the compressed stream lacks as black, and compares no checksum of pixel data when it decodes. Here
-the stream is inflated block by block and its rows are counted, at about a third of the cost of decoding.
+The stream is inflated block by block and its rows are counted. The format:
+https://www.w3.org/TR/png-3/
 """
+
+# Pillow fills rows that the compressed stream lacks with black, and does not compare the checksums
+# of pixel data when it decodes, so a truncated PNG would pass for a whole one.
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ _ADAM7 = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
-"""Left, top, horizontal step and vertical step of each pass of an interlaced image."""
+"""Left, top, horizontal and vertical step of each pass of an interlaced image (PNG 8.1)."""
 
 
 def require_whole_png(file: BinaryIO) -> None:
@@ -39,14 +42,14 @@ def require_whole_png(file: BinaryIO) -> None:
         file: A PNG file, which is read from its start to its `IEND` chunk.
 
     Raises:
-        ValueError: If a chunk is damaged, missing or misplaced, or rows are missing. The message says what is wrong.
+        ValueError: If a chunk is damaged, missing or misplaced, or rows are missing.
     """
     file.seek(0)
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
-        raise ValueError("no PNG signature")
+        raise ValueError("the PNG signature is missing")
     kind, content = _chunk(file)
     if kind != b"IHDR":
-        raise ValueError("no PNG header")
+        raise ValueError("the PNG header is missing")
     header = b"".join(content)
     rows = _Rows(_passes(header))
     needs_palette = header[9] == _INDEXED
@@ -56,9 +59,10 @@ def require_whole_png(file: BinaryIO) -> None:
         if kind == b"PLTE":
             needs_palette = False
         if kind == b"IDAT" and needs_palette:
-            raise ValueError("no palette before the image data")
+            raise ValueError("the palette is missing before the image data")
         if kind == b"IDAT" and rows.begun and previous != b"IDAT":
-            raise ValueError("image data in two places")  # Pillow reads the first place only
+            # Pillow reads the first place only.
+            raise ValueError("image data in two places")
         for block in content:
             if kind == b"IDAT":
                 rows.feed(block)
@@ -67,7 +71,7 @@ def require_whole_png(file: BinaryIO) -> None:
 
 
 def _chunk(file: BinaryIO) -> tuple[bytes, Iterator[bytes]]:
-    """Return the next chunk's kind and its content in blocks, after which its CRC is compared."""
+    """Return the next chunk's kind, and its content in blocks; its CRC is compared at the end."""
     head = file.read(8)
     if len(head) < 8:
         raise ValueError("the file ends before the image does")
@@ -89,7 +93,11 @@ def _content(file: BinaryIO, kind: bytes, length: int) -> Iterator[bytes]:
 
 
 def _passes(header: bytes) -> list[tuple[int, int]]:
-    """Return the rows, and the bytes per row with its filter type, of each pass of an image with this `IHDR`."""
+    """Return the rows of each pass, and the bytes per row with its filter type.
+
+    Args:
+        header: The content of the image's `IHDR`.
+    """
     if len(header) != 13:
         raise ValueError("a PNG header of another length")
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
@@ -106,7 +114,7 @@ def _passes(header: bytes) -> list[tuple[int, int]]:
 
 
 class _Rows:
-    """Inflates image data and looks at each row's filter type; of the rest only the length counts.
+    """Inflates image data, counts its bytes and checks each row's filter type.
 
     Args:
         passes: Rows, and bytes per row, of each pass.
@@ -122,14 +130,15 @@ class _Rows:
         self._inflater = zlib.decompressobj()
 
     def feed(self, block: bytes) -> None:
-        """Take a block of image data; data after the last row is not inflated, for it may be a bomb."""
+        """Inflate a block of image data."""
         self.begun = True
+        # Data after the last row is not inflated: it may be a decompression bomb.
         while block and self._seen < self._expected and not self._inflater.eof:
             try:
                 values = self._inflater.decompress(block, _INFLATED_BYTES)
             except zlib.error as cause:
                 raise ValueError(f"damaged image data ({cause})") from cause
-            self._look_at(values)
+            self._check(values)
             block = self._inflater.unconsumed_tail
 
     def require_all(self) -> None:
@@ -138,11 +147,11 @@ class _Rows:
             values = self._inflater.decompress(b"", _INFLATED_BYTES)
             if not values:
                 break
-            self._look_at(values)
+            self._check(values)
         if self._seen < self._expected:
             raise ValueError("rows are missing at its end")
 
-    def _look_at(self, values: bytes) -> None:
+    def _check(self, values: bytes) -> None:
         start, self._seen = self._seen, self._seen + len(values)
         for first, end, stride in self._ends:
             if start < end and first < self._seen:

@@ -1,7 +1,7 @@
-"""Where the images of a distilled dataset are: in files, in rows of an array, or as tiles of either.
+"""The images of a distilled dataset: in files, in rows of an array, or as tiles of either.
 
-A source knows images by their position, and nothing of classes. Images are [H, W, 3] uint8 when they leave it, one at a time, so that
-memory does not grow with the dataset.
+A source knows images by their position, and has no notion of classes. It returns one image at a
+time, [H, W, 3] uint8, so that memory does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -27,24 +27,23 @@ from diver_trt.distilled.image_file import (
     read_image,
 )
 from diver_trt.distilled.labels import describe_array
-from diver_trt.distilled.normalisation import Normalisation, absurdity, pixels_from_values
+from diver_trt.distilled.normalisation import Normalisation, implausible, pixels_from_values
 from diver_trt.distilled.stored_array import Array
-from diver_trt.distilled.whitening import Whitening
 from diver_trt.errors import DatasetError
 from diver_trt.files import file_sha256
 from diver_trt.pixels import Pixels
 
 _CHECKED_AT_ONCE = 256
 _LARGE_BYTES = 16 * 1024**2
-"""Memory for decoding from which an image is large: 1,450 x 1,450 pixels of a PNG."""
+"""Memory for decoding from which an image counts as large: 1,450 x 1,450 pixels of a PNG."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a look at one image found.
+    """The result of checking one image.
 
     Attributes:
-        sha256: Of the file, or of the row as it is stored.
+        sha256: Of the file, or of the row as it is stored; empty if there is a problem with a file.
         clipped: Fraction of values that lay outside the range of pixels.
         problem: Why it cannot be read, or None.
     """
@@ -55,19 +54,22 @@ class Checked:
 
 
 class ImageSource(Protocol):
-    """Images by position. A protocol, since a variant wraps another source rather than inheriting from it (`Tiles`)."""
+    """Images by position.
+
+    A protocol, since a variant wraps another source rather than inheriting from it (`Tiles`).
+    """
 
     def __len__(self) -> int: ...
 
     def name(self, position: int) -> str:
-        """Return where an image is within the dataset, as the manifest names it."""
+        """Return an image's place within the dataset, as the manifest names it."""
         ...
 
     def read(self, position: int) -> Pixels:
         """Return an image, [H, W, 3] uint8.
 
         Raises:
-            DatasetError: It cannot be read.
+            DatasetError: If it cannot be read.
         """
         ...
 
@@ -80,15 +82,15 @@ class ImageSource(Protocol):
         ...
 
     def sha256(self, position: int) -> str:
-        """Return the SHA-256 of what is stored.
+        """Return the SHA-256 of an image as it is stored.
 
         Raises:
-            DatasetError: It cannot be read.
+            DatasetError: If it cannot be read.
         """
         ...
 
     def check(self) -> Iterator[Checked]:
-        """Look at every image in order, so that a bad one is found before any work is done."""
+        """Check every image in order, so that a bad one is found before any work starts."""
         ...
 
 
@@ -127,7 +129,7 @@ class ImageFiles:
             raise DatasetError(f"{path}: cannot be read any more ({cause.strerror})") from cause
 
     def check(self) -> Iterator[Checked]:
-        """Look at every file, several at once."""
+        """Check every file, several at once."""
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self._paths), _CHECKED_AT_ONCE):
                 paths = self._paths[first : first + _CHECKED_AT_ONCE]
@@ -136,11 +138,14 @@ class ImageFiles:
                     checked = [
                         entry or _check_file(path) for entry, path in zip(found, paths, strict=True)
                     ]
+                # Outside `quiet`, whose filter is process-wide and must not outlive this chunk.
                 yield from checked
 
 
 def _check_small_file(path: Path) -> Checked | None:
-    """Look at a file, unless its image is large: glibc keeps freed memory for each thread, so one thread does all of those."""
+    """Check a file, unless its image is large; return None then."""
+    # glibc keeps freed memory in an arena per thread, so all large images go to one thread:
+    # https://sourceware.org/glibc/wiki/MallocInternals
     try:
         if decoding_bytes(path) > _LARGE_BYTES:
             return None
@@ -162,26 +167,14 @@ class StoredImages:
     Args:
         path: The file, for messages.
         array: [n, c, H, W] or [n, H, W, c] with one or three channels, floats or uint8.
-        normalisation: What the values were normalised with.
-        whitening: What they were whitened with after that, if they were.
+        normalisation: The normalisation of the values.
 
     Raises:
-        DatasetError: The array holds no images.
+        DatasetError: If the array does not hold images.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        array: Array,
-        normalisation: Normalisation,
-        whitening: Whitening | None = None,
-    ) -> None:
-        self._path, self._array, self._normalisation, self._whitening = (
-            path,
-            array,
-            normalisation,
-            whitening,
-        )
+    def __init__(self, path: Path, array: Array, normalisation: Normalisation) -> None:
+        self._path, self._array, self._normalisation = path, array, normalisation
         self._channels_last = channels_last(path, array)
 
     def __len__(self) -> int:
@@ -205,7 +198,7 @@ class StoredImages:
         return _row_sha256(self._array[position])
 
     def check(self) -> Iterator[Checked]:
-        """Look at every row."""
+        """Check every row."""
         for position in range(len(self)):
             row = self._array[position]
             try:
@@ -214,21 +207,18 @@ class StoredImages:
                 yield Checked(_row_sha256(row), problem=str(error))
 
     def _pixels(self, position: int, row: NDArray[Any]) -> tuple[Pixels, float]:
-        if problem := absurdity(row):
+        if problem := implausible(row):
             raise DatasetError(f"{self._path}: image {position} {problem}")
         values = row.transpose(2, 0, 1) if self._channels_last else row
-        if self._whitening:
-            values = self._whitening.undo(values)
-        return pixels_from_values(
-            self._normalisation.denormalise(np.repeat(values, 3 // len(values), axis=0))
-        )
+        colour = np.repeat(values, 3 // len(values), axis=0)  # grey images become three channels
+        return pixels_from_values(self._normalisation.denormalise(colour))
 
 
 def channels_last(path: Path, array: Array) -> bool:
     """Return whether images are [n, H, W, c] instead of [n, c, H, W].
 
     Raises:
-        DatasetError: If the array does not hold images, or does not show which axis its channels are.
+        DatasetError: If the array does not hold images, or the axis of its channels is ambiguous.
     """
     shape = array.shape
     plain = array.dtype == np.uint8 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
@@ -236,13 +226,14 @@ def channels_last(path: Path, array: Array) -> bool:
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
         if first and last:
             raise DatasetError(
-                f"{path}: images are {describe_array(array)}, whose channels may come first or last; expected images of "
-                "more than 3 pixels, [n, 3, H, W] or [n, H, W, 3]"
+                f"{path}: images are {describe_array(array)}, whose channels may come first or "
+                "last; expected images of more than 3 pixels, [n, 3, H, W] or [n, H, W, 3]"
             )
         if first or last:
             return last
     raise DatasetError(
-        f"{path}: images are {describe_array(array)}; expected float16, float32, float64 or uint8, [n, 3, H, W] or [n, H, W, 3]"
+        f"{path}: images are {describe_array(array)}; expected float16, float32, float64 or uint8, "
+        "[n, 3, H, W] or [n, H, W, 3]"
     )
 
 
@@ -280,12 +271,12 @@ class Joined:
         return source.size(own)
 
     def sha256(self, position: int) -> str:
-        """Return the SHA-256 of what is stored."""
+        """Return the SHA-256 of an image as it is stored."""
         _, source, own = self._find(position)
         return source.sha256(own)
 
     def check(self) -> Iterator[Checked]:
-        """Look at every image of every part."""
+        """Check every image of every part."""
         for _, source in self._parts:
             yield from source.check()
 
@@ -295,9 +286,7 @@ class Joined:
 
 
 class Tiles:
-    """The tiles of another source's images, each a `factor` by `factor` collage: row by row from the top left.
-
-    A side that `factor` does not divide is cut as IDC's own decoder cuts it: all tiles as large as the first, the last one what is left.
+    """The tiles of another source's collages, row by row from the top left.
 
     Args:
         source: The collages.
@@ -329,6 +318,8 @@ class Tiles:
         return self._tile_size(collage, self._source.size(collage))
 
     def _tile_size(self, collage: int, size: tuple[int, int]) -> tuple[int, int]:
+        # Rounded up where the factor does not divide a side, as IDC's own decoder does: the last
+        # tile is smaller. https://github.com/snu-mllab/Efficient-Dataset-Condensation
         width, height = (-(-side // self._factor) for side in size)
         if (self._factor - 1) * height >= size[1] or (self._factor - 1) * width >= size[0]:
             raise DatasetError(
@@ -342,7 +333,7 @@ class Tiles:
         return self._source.sha256(position // self._factor**2)
 
     def check(self) -> Iterator[Checked]:
-        """Look at every collage, and say the same of each of its tiles."""
+        """Check every collage, and yield its result for each of its tiles."""
         for checked in self._source.check():
             for _ in range(self._factor**2):
                 yield checked

@@ -1,13 +1,14 @@
-"""How distilled tensors lie in a file, and which methods write files like that.
+"""The layout of distilled tensors in a file, and which methods write such files.
 
-A bare tensor with its labels in a second file (MTT and its family, GLaD), a list of both (IDC, DREAM, NCFM), a dictionary of experiments
-(DC, DSA, DM, CAFE), a training state of flax (FRePo), or named arrays (FRePo, KIP, what `diver-trt convert` writes, and what somebody
-saved by hand).
+A bare tensor with its labels in a second file (MTT and its family, GLaD), a list of both (IDC,
+DREAM, NCFM), a dictionary of experiments (DC, DSA, DM, CAFE), or named arrays (FRePo, KIP, the
+output of `diver-trt convert`, and files saved by hand).
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,33 +17,35 @@ from typing import Any
 
 import numpy as np
 
+from diver_trt.distilled.array_file import open_stored
 from diver_trt.distilled.class_map import imagenet_subsets
-from diver_trt.distilled.flax_checkpoint import open_flax_checkpoint
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.methods import METHODS, names_of, recognise
 from diver_trt.distilled.methods.base import Found, Kind, Method, Structure
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import MAX_COLLAGE
-from diver_trt.distilled.stored_array import Array, Content, StoredArray, open_stored
-from diver_trt.errors import DatasetError, DiverError, shown
+from diver_trt.distilled.stored_array import Array, Content, is_array
+from diver_trt.errors import DatasetError, shown
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStructure:
-    """What a file holds, as far as its structure and its texts tell.
+    """The content of a file, as far as its structure and its texts show it.
 
     Attributes:
         images: [n, c, H, W] or [n, H, W, c].
         labels: One for each image, or a row of them.
         label_path: The file of the labels.
-        format: Which methods write such files.
-        normalisation: What the file says that its values were normalised with.
-        collage: The collage factor that the file says.
-        whitening: How the file says that its values were whitened.
-        classes: The ImageNet subset that the file says.
+        format: The methods that write such files.
+        normalisation: The normalisation that the file states.
+        collage: The collage factor that the file states.
+        whitening: The whitening that the file states.
+        unwhitened: The SHA-256 of the ZCA transform that `convert` undid.
+        classes: The ImageNet subset that the file states.
         notes: What a user should know.
-        unknown: What is wrong with a text in the file, by the option of `ReadOptions` that replaces it.
+        unknown: The problem with a text in the file, by the option of `ReadOptions` that overrides
+            it.
     """
 
     images: Array
@@ -52,41 +55,61 @@ class TensorStructure:
     normalisation: str | None = None
     collage: int | None = None
     whitening: Kind | None = None
+    unwhitened: str | None = None
     classes: str | None = None
     notes: tuple[str, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_structure(path: Path) -> TensorStructure:
-    """Tell images from labels, and which methods write such files.
+    """Distinguish images from labels, and recognise the method that wrote a file.
 
     Raises:
-        DatasetError: It is no file of distilled images, or its labels are missing.
+        DatasetError: If it is not a file of distilled images, its labels are missing, or only
+            `diver-trt convert` reads it.
     """
-    content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
-    if isinstance(content, (StoredArray, np.ndarray)):
+    if is_flax_checkpoint(path):
+        source, output = shlex.quote(str(path)), shlex.quote(f"{path.name}.npz")
+        raise DatasetError(
+            f"{path}: is a flax checkpoint, which is converted before it is recovered. Run "
+            f"`diver-trt convert {source} {output} --zca-reference IMAGES`, with FRePo's own "
+            "data/zca/*.npz or its training images as IMAGES (without --zca-reference if it is not "
+            "whitened)."
+        )
+    return structure_of(path, open_stored(path))
+
+
+def structure_of(path: Path, content: Content) -> TensorStructure:
+    """Return the structure of a file's content.
+
+    Raises:
+        DatasetError: If it is not a file of distilled images, or its labels are missing.
+    """
+    if is_array(content):
         return _bare(path, content)
     if isinstance(content, Mapping):
         return _named(path, content)
-    if isinstance(content, Sequence) and len(content) == 2 and all(map(_is_array, content)):
+    if isinstance(content, Sequence) and len(content) == 2 and all(map(is_array, content)):
         images, labels = content
         return TensorStructure(images, labels, path, _method_of("list", path, images, labels))
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 
 
 _EXPECTED = (
-    "expected a tensor of images with its labels in a file beside it, a list of images and labels, a dictionary with data, or arrays named "
-    "images and labels"
+    "expected a tensor of images with its labels in a file beside it, a list of images and labels, "
+    "a dictionary with data, or arrays named images and labels"
 )
 
 
 def _bare(path: Path, images: Array) -> TensorStructure:
+    # HaBa's file has MTT's name, and would be read as images; its siblings distinguish the two.
     siblings = {sibling.stem for sibling in path.parent.iterdir()}
     if "weights_best" in siblings or any(name.startswith("styles_") for name in siblings):
         raise DatasetError(
-            f"{path}: is of HaBa, whose files hold bases, not images; save the images that its networks make of them, as a list of images "
-            "and labels"
+            f"{path}: is of HaBa, whose files hold bases instead of images. Save the images that "
+            "its networks make of them, as a list of images and labels."
         )
+    # FTD saves averaged images, `ema_images_best.pt`, with labels of their own.
     average = "ema_" if path.stem.startswith("ema_") else ""
     iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
     candidates = [
@@ -96,31 +119,30 @@ def _bare(path: Path, images: Array) -> TensorStructure:
     for candidate in candidates:
         if candidate != path and candidate.is_file():
             labels = open_stored(candidate)
-            if not isinstance(labels, (StoredArray, np.ndarray)):
+            if not is_array(labels):
                 raise DatasetError(
                     f"{candidate}: holds {_describe(labels)}; expected a tensor of labels"
                 )
             method = _method_of("tensor", path, images, labels)
             return TensorStructure(images, labels, candidate, method)
     raise DatasetError(
-        f"{path}: is {describe_array(images)} without labels; expected {candidates[0].name} beside it"
+        f"{path}: is {describe_array(images)} without labels; expected {candidates[0].name} beside "
+        "it"
     )
 
 
 def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
     experiments = content.get("data")
     if isinstance(experiments, Sequence) and experiments:
-        pair = experiments[-1]
-        if isinstance(pair, Sequence) and len(pair) == 2 and all(map(_is_array, pair)):
+        pair = experiments[-1]  # DC's code evaluates each experiment and appends it
+        if isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_array, pair)):
             count = len(experiments)
-            notes = (
-                (f"it holds {count} experiments, of which the last is taken",) if count > 1 else ()
-            )
+            notes = (f"it holds {count} experiments, of which the last is read",)
             images, labels = pair
             method = _method_of("experiments", path, images, labels)
-            return TensorStructure(images, labels, path, method, notes=notes)
+            return TensorStructure(images, labels, path, method, notes=notes if count > 1 else ())
     for name, label_name in _NAMES:
-        if _is_array(content.get(name)) and _is_array(content.get(label_name)):
+        if is_array(content.get(name)) and is_array(content.get(label_name)):
             return _with_texts(path, content, name, content[name], content[label_name])
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
 
@@ -137,17 +159,18 @@ _NAMES = (("images", "labels"), ("image", "label"))
 def _with_texts(
     path: Path, content: Mapping[Any, Any], name: str, images: Array, labels: Array
 ) -> TensorStructure:
-    """Return named arrays with what the texts beside them say, and what is wrong with those texts."""
+    """Return named arrays with the facts that the texts beside them state."""
     texts = {key: _text(content.get(key)) for key in _TEXTS}
     unknown = _unknown_texts(texts)
     classes, notes = texts["classes"], _other_images(content, (images, labels))
     if classes is not None and classes not in imagenet_subsets():
+        # Not an error: the text may be meant for another program, and --classes decides anyway.
         notes.append(
-            f"its text classes is {shown(repr(classes))}, which is not a subset of ImageNet that is known here, and is "
-            "not used: --classes says what its classes are"
+            f"its text classes is {shown(repr(classes))}, which is not a known subset of ImageNet, "
+            "and is ignored: set --classes"
         )
         classes = None
-    stated = texts["format"]
+    stated, unwhitened = texts["format"], texts["unwhitened"]
     return TensorStructure(
         images=images,
         labels=labels,
@@ -158,29 +181,31 @@ def _with_texts(
         normalisation=None if "normalisation" in unknown else texts["normalisation"],
         collage=None if "collage" in unknown or not texts["collage"] else int(texts["collage"]),
         whitening=next((kind for kind in Kind if kind.value == texts["whitening"]), None),
+        # It is copied into the manifest, so nothing but a hash is accepted.
+        unwhitened=unwhitened if re.fullmatch("[0-9a-f]{64}", unwhitened or "") else None,
         classes=classes,
         notes=tuple(notes),
         unknown=unknown,
     )
 
 
-_TEXTS = ("format", "normalisation", "collage", "whitening", "classes")
+_TEXTS = ("format", "normalisation", "collage", "whitening", "unwhitened", "classes")
 
 
 def _other_images(content: Mapping[Any, Any], used: Sequence[Array]) -> list[str]:
-    """Return a note on arrays that may be images, too, and are not read."""
+    """Return a note on other arrays that may be images."""
     others = [
         f"{shown(str(name)[:30])} ({describe_array(array)})"
         for name, array in content.items()
-        if _is_array(array) and len(array.shape) == 4 and not any(array is one for one in used)
+        if is_array(array) and len(array.shape) == 4 and not any(array is one for one in used)
     ]
-    return (
-        [f"not read: {', '.join(others[:4])}{', …' if len(others) > 4 else ''}"] if others else []
-    )
+    if not others:
+        return []
+    return [f"not read: {', '.join(others[:4])}{', …' if len(others) > 4 else ''}"]
 
 
 def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
-    """Return what is wrong with texts in a file, by the option of `ReadOptions` that replaces each."""
+    """Return the problem with each unknown text, by the field of `ReadOptions` to override it."""
     problems = {}
     for option, key, flag, expected in (
         ("method", "format", "format", names_of("tensors")),
@@ -190,24 +215,24 @@ def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
         if (text := texts[key]) is not None and text not in expected:
             problems[option] = (
                 f"its text {key} is {shown(repr(text))}; expected one of {', '.join(expected)}. "
-                f"Say --{flag}, which counts instead."
+                f"Override it with --{flag}."
             )
     if (text := texts["normalisation"]) is not None:
         try:
             find_normalisation(text)
         except DatasetError as error:
             problems["normalisation"] = (
-                f"its text normalisation is {shown(repr(text))}; expected {str(error).partition(': expected ')[2]}. "
-                "Say --normalisation, which counts instead."
+                f"its text normalisation is {shown(repr(text))}; expected "
+                f"{str(error).partition(': expected ')[2]}. Override it with --normalisation."
             )
     return problems
 
 
 def may_hold_images(path: Path) -> bool:
-    """Return whether a file's structure is one that images are read from; False also for one that cannot be read."""
+    """Return whether a file is readable and has a structure that images are read from."""
     try:
-        content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
-    except DiverError:
+        content = open_stored(path)
+    except DatasetError:
         return False
     candidates: list[Any] = [content]
     if isinstance(content, Mapping):
@@ -219,17 +244,19 @@ def may_hold_images(path: Path) -> bool:
             ]
     elif isinstance(content, Sequence) and len(content) == 2:
         candidates = [content[0]]
-    return any(_is_array(array) and len(array.shape) == 4 for array in candidates)
+    return any(is_array(array) and len(array.shape) == 4 for array in candidates)
 
 
 def _text(value: Content) -> str | None:
-    """Return a text, or a whole number as one, that was stored as an array; None where there is none.
+    """Return a text, or a whole number as one, that was stored as a 0-d array.
 
-    Of anything else a description, which is no known text, so that it is refused by name.
+    Returns:
+        The text. Of any other value a description, which is not a known text and so is refused by
+        name. None without a value, or with invalid code points.
     """
     if value is None:
         return None
-    if not _is_array(value) or not isinstance(value, np.ndarray) or value.ndim or not value.nbytes:
+    if not isinstance(value, np.ndarray) or value.ndim or not value.nbytes:
         return _describe(value)
     if value.dtype.kind in "iu":
         return str(value)
@@ -237,18 +264,15 @@ def _text(value: Content) -> str | None:
         return value.item().decode("ascii", "backslashreplace")  # type: ignore[no-any-return]
     if value.dtype.kind != "U":
         return f"{_describe(value)} {value}"
+    # numpy stores UTF-32 and raises on code points beyond Unicode wherever the text is printed.
     codes = value.reshape(1).view(np.dtype(np.uint32).newbyteorder(value.dtype.byteorder))
-    # numpy raises at characters that do not exist
     return str(value) if (codes <= sys.maxunicode).all() else None
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, (StoredArray, np.ndarray))
-
-
 def _describe(content: Content) -> str:
-    if isinstance(content, (StoredArray, np.ndarray)):
+    if is_array(content):
         return describe_array(content)
     if isinstance(content, Mapping):
-        return f"a dictionary of {', '.join(shown(str(key)[:30]) for key in list(content)[:8]) or 'nothing'}"
+        keys = ", ".join(shown(str(key)[:30]) for key in list(content)[:8])
+        return f"a dictionary of {keys or 'nothing'}"
     return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"

@@ -1,4 +1,4 @@
-"""The ImageNet subset that the folders around a file name, as methods call it."""
+"""The ImageNet subset in the names of the folders around a file."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _SUBSET_NAMES = {
     **{f"imagenet{letter}": f"imagenet-{letter}" for letter in "abcde"},
     **{f"imagenet{count}": f"imagenet-{count}" for count in (10, 100)},
 }
-"""How methods call the subsets in the names of their folders, without punctuation."""
+"""The methods' names of the subsets in folder names, without punctuation."""
 
 
 def subset_of_path(path: Path) -> str | None:
-    """Return the ImageNet subset that a path names, if its last folders name one and no other."""
+    """Return the ImageNet subset that a path names, if its last folders name exactly one."""
     found = set()
     for part in path.resolve().parts[-5:]:
         words = [word for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
-        # As in imagenet-10 and imagenet_fruits.
+        # Pairs of words, because of imagenet-10 and imagenet_fruits.
         pairs = (first + second for first, second in pairwise(words))
         found |= {_SUBSET_NAMES[name] for name in (*pairs, *words) if name in _SUBSET_NAMES}
     return found.pop() if len(found) == 1 else None

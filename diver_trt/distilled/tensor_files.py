@@ -1,4 +1,8 @@
-"""Which file a path stands for, where methods leave many: one for every iteration, labels and rates beside them, parts in folders."""
+"""Choosing the files of images that a path stands for.
+
+Methods leave many files: one for every iteration, labels and learning rates beside them, parts in
+folders.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import os
 import re
 from pathlib import Path
 
-from diver_trt.distilled.folder_names import without_bom
+from diver_trt.distilled.array_file import SUFFIXES
+from diver_trt.distilled.folder_names import require_printable
 from diver_trt.distilled.folders import holds_images, natural
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.methods import (
@@ -18,7 +23,7 @@ from diver_trt.distilled.methods import (
 )
 from diver_trt.distilled.methods.base import Series
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
-from diver_trt.distilled.stored_array import SUFFIXES
+from diver_trt.distilled.regular_file import require_file_or_folder
 from diver_trt.distilled.structure import may_hold_images
 from diver_trt.errors import DatasetError
 
@@ -27,18 +32,20 @@ _PREVIEWS = re.compile(r"images?|img|imgs|png|vis|figures?|plots?", re.IGNORECAS
 
 
 def find_tensor_files(path: Path) -> list[Path]:
-    """Return the files of images that a path stands for: itself, the best one of a folder, or the best one of each part in it.
+    """Return the files of images that a path stands for.
+
+    Returns:
+        The path itself, the best file of a folder, or the best file of each part in it.
 
     Raises:
-        DatasetError: If a folder holds several that differ in more than their iteration, or several runs, or the
-            path is neither a folder nor a regular file.
+        DatasetError: If a folder holds several that differ in more than their iteration, or several
+            runs, or the path is missing or neither a folder nor a regular file.
     """
+    require_file_or_folder(
+        path, "expected a file of tensors, or a folder of images or of such files"
+    )
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise DatasetError(
-            f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a folder of images or of such files"
-        )
     best = _best_of(path)
     folders = sorted(
         (
@@ -50,7 +57,7 @@ def find_tensor_files(path: Path) -> list[Path]:
         key=natural,
     )
     for folder in folders:
-        _require_printable(folder)
+        require_printable(folder)
     pictures = [folder for folder in folders if holds_images(folder)]
     if not all(_PREVIEWS.fullmatch(folder.name) for folder in pictures):
         if best:
@@ -64,21 +71,20 @@ def find_tensor_files(path: Path) -> list[Path]:
     if len(found) > 1 and not are_parts([file.parent.name for file in found]):
         names = ", ".join(file.parent.name for file in found[:6])
         raise DatasetError(
-            f"{path}: holds several sets ({names}); name one of them (parts of one set are called {parts_examples()})"
+            f"{path}: holds several sets ({names}); name one of them (parts of one set are called "
+            f"{parts_examples()})"
         )
     if found or folders:
         return found
-    return _tensors_in(path)[:1]  # so that what it holds instead of images is reported
+    return _tensors_in(path)[:1]  # so that the error describes its content
 
 
 def find_one_tensor_file(path: Path) -> Path:
     """Return the one file of images that a path stands for.
 
     Raises:
-        DatasetError: There is none, or there are several.
+        DatasetError: If there is not exactly one.
     """
-    if not path.exists():
-        raise DatasetError(f"{path}: no such file or folder")
     files = find_tensor_files(path)
     if len(files) != 1:
         found = ", ".join(str(file) for file in files[:5]) or "no file of tensors"
@@ -87,16 +93,19 @@ def find_one_tensor_file(path: Path) -> Path:
 
 
 def _best_of(folder: Path) -> Path | None:
-    """Return a folder's file of images: the un-whitened if there are both, the best if it is marked, else of the last iteration.
+    """Return a folder's file of images.
 
-    Files whose names tell nothing count if they hold images: what a run leaves beside those (networks, optimisers,
-    learning rates, trajectories) has names without number.
+    Returns:
+        The file that is not whitened if there are both, the best if it is marked, else that of the
+        last iteration. None without a file of images.
     """
     families: dict[Series | None, list[Path]] = {}
     for file in _tensors_in(folder):
         if is_beside_images(file):
             continue
         series = series_of(file)
+        # A file without a known name is opened: runs also save networks, optimisers, learning rates
+        # and trajectories, under countless names.
         if series or is_named_as_images(file) or may_hold_images(file):
             families.setdefault(series, []).append(file)
     if len(families) > 1 or len(families.get(None, [])) > 1:
@@ -114,16 +123,9 @@ def _tensors_in(folder: Path) -> list[Path]:
     except OSError as cause:
         raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
     for file in files:
-        _require_printable(file)
+        require_printable(file)
     return sorted(files, key=natural)
 
 
 def _is_of_tensors(file: Path) -> bool:
     return file.is_file() and (file.name.lower().endswith(SUFFIXES) or is_flax_checkpoint(file))
-
-
-def _require_printable(path: Path) -> None:
-    if not without_bom(path.name).isprintable():
-        raise DatasetError(
-            f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
-        )

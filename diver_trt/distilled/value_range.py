@@ -1,8 +1,9 @@
-"""What values were normalised with, as far as their statistics show it.
+"""The normalisation of values, as far as their range shows it.
 
-Three conventions are recognised by the range that values fill: pixels in 0 to 1, in -1 to 1 (as VAEs and GANs
-have them), and in 0 to 255. The statistics of one data set cannot be told from those of another, so those come
-from the method or the user, and are only checked here. Whatever rests on statistics is reported with them.
+Three conventions are recognised by the range that values fill: pixels in 0 to 1, in -1 to 1 (as in
+VAEs and GANs), and in 0 to 255. Two datasets' statistics cannot be distinguished by it, so those
+come from the method or the user, and are only checked here. Every conclusion is reported with the
+statistics that led to it.
 """
 
 from __future__ import annotations
@@ -19,34 +20,38 @@ from diver_trt.distilled.normalisation import Normalisation, find_normalisation
 from diver_trt.errors import DatasetError
 
 _RANGES = {"none": (0.0, 1.0), "minus1to1": (-1.0, 1.0), "0to255": (0.0, 255.0)}
-"""The conventions that a range shows, with that range."""
+"""The conventions that are recognised, and their ranges."""
 
 _TOLERANCE = 0.01
-"""How far a value may lie outside a range that it is said to be of, as a fraction of the range: rounding, resizing."""
+"""Distance by which a value may lie outside its range, as a fraction of the range."""
+# Rounding and resizing cause it.
 
 _FILLED = 0.25
-"""How much of a range may be empty at each end. Normalised photographs reach beyond -1 and 1 with a quarter of their
-values and more, so a set that fills -1 to 1 and never leaves it is not one of those."""
+"""Fraction of a range that may be empty at each end."""
+# Normalised photographs have a quarter and more of their values beyond -1 and 1, so a set that
+# fills -1 to 1 and never leaves it is not normalised.
 
 _FEW, _MANY, _MOST = 0.1, 0.25, 0.5
-"""Fractions of values outside the range of pixels. Unclamped optimisation leaves up to a tenth there: 6.8 % in DM's
-CIFAR-10 images."""
+"""Fractions of values outside the range of pixels."""
+# Unclamped optimisation leaves up to a tenth there: 6.8 % in DM's CIFAR-10 images.
 
 _FLAT, _BLANK = 0.08, 0.02
-"""Deviations of pixels in 0 to 1. Photographs and distilled images have 0.2 and more; pixels in 0 to 1 that are
-read as normalised come out below `_FLAT`."""
+"""Standard deviations of pixels in 0 to 1."""
+# Photographs and distilled images have 0.2 and more. Pixels in 0 to 1 that are read as normalised
+# have less than `_FLAT`.
 
 _NARROW = 0.15
-"""The same for pixels in -1 to 1 that are read as normalised."""
+"""The same limit for pixels in -1 to 1 that are read as normalised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What values are to be read as.
+    """The normalisation of values, and how it was found.
 
     Attributes:
-        normalisation: What they were normalised with.
-        note: What was recognised and by which statistics; None where nothing contradicts the default.
+        normalisation: The normalisation.
+        note: The convention that was recognised, with the statistics that show it; None where
+            nothing contradicts the default.
     """
 
     normalisation: Normalisation
@@ -61,10 +66,13 @@ def statistics(values: NDArray[Any]) -> str:
 
 
 def recognise(values: NDArray[Any]) -> Normalisation | None:
-    """Return the convention whose range values fill and do not leave; None if there is no such convention.
+    """Return the convention whose range values fill and do not leave.
 
     Args:
         values: Some images as stored, floats [n, c, H, W].
+
+    Returns:
+        The convention, or None if the range does not match any.
     """
     low, high = float(values.min()), float(values.max())
     for name, (first, last) in _RANGES.items():
@@ -75,11 +83,14 @@ def recognise(values: NDArray[Any]) -> Normalisation | None:
 
 
 def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | None:
-    """Return why values can hardly have been normalised that way, with their statistics; None if they can.
+    """Return why values can hardly have this normalisation, or None if they can.
 
     Args:
         values: Some images as stored, [n, c, H, W].
-        normalisation: The statistics that are to be undone.
+        normalisation: The normalisation to undo.
+
+    Returns:
+        The reason, with the statistics of the values.
     """
     if values.dtype == np.uint8:
         if normalisation.name != "none":
@@ -102,16 +113,18 @@ def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | N
 
 
 def read_range(path: Path, method: Method, values: NDArray[Any], default: Normalisation) -> Reading:
-    """Return what values are read as where nobody says it: the default, or what they plainly are instead.
+    """Return the normalisation of values for which neither the user nor the file states one.
+
+    It is the default, or the convention that the values plainly show instead.
 
     Args:
         path: The file, for messages.
-        method: Which method wrote it.
+        method: The method that wrote it.
         values: Some of its images as stored, [n, c, H, W].
-        default: What the method normalises with.
+        default: The method's normalisation.
 
     Raises:
-        DatasetError: The values contradict the default, and do not show what else they are.
+        DatasetError: If the values contradict the default and show no other convention.
     """
     problem = contradiction(values, default)
     if values.dtype == np.uint8:
@@ -123,19 +136,21 @@ def read_range(path: Path, method: Method, values: NDArray[Any], default: Normal
         usual = "not normalised" if default.name == "none" else f"{default.name}-normalised"
         return Reading(
             seen,
-            f"{statistics(values)}, so they are read as pixels scaled to {first:.0f} to {last:.0f}, while those of "
-            f"{method.title} tensors are {usual}: if that is wrong, --normalisation {default.name}",
+            f"{statistics(values)}, so they are read as pixels scaled to {first:.0f} to "
+            f"{last:.0f}, while those of {method.title} tensors are {usual}: if that is wrong, "
+            f"--normalisation {default.name}",
         )
     if method.guesses or outside(values, default) > _MOST:
         raise DatasetError(
-            f"{path}: {problem}, and the file does not say what they were normalised with. "
-            "Say --normalisation, such as cifar10, imagenet or minus1to1, or --format if another method wrote it."
+            f"{path}: {problem}, and the file does not state their normalisation. Set "
+            "--normalisation, such as cifar10, imagenet or minus1to1, or --format if another "
+            "method wrote it."
         )
     return Reading(default, f"{problem}: is --normalisation {default.name} right?")
 
 
 def outside(values: NDArray[Any], normalisation: Normalisation) -> float:
-    """Return which fraction of values lies outside the range of pixels once a normalisation is undone."""
+    """Return the fraction of values outside the range of pixels once a normalisation is undone."""
     mean, std = _of_channels(normalisation, values.shape[1])
     low, high = (
         ((end - mean) / std).astype(np.float32)[:, None, None]
@@ -145,24 +160,22 @@ def outside(values: NDArray[Any], normalisation: Normalisation) -> float:
 
 
 def _narrow(values: NDArray[Any], default: Normalisation) -> str | None:
-    """Return a doubt about images of little contrast that would have an ordinary one if they were in -1 to 1."""
+    """Return a doubt about low-contrast images that would have normal contrast in -1 to 1."""
     half = find_normalisation("minus1to1")
     if default.name in _RANGES or _deviation(values, default) >= _NARROW:
         return None
     if outside(values, half) > _MANY:
         return None
     return (
-        f"{statistics(values)}, which is little for {default.name}-normalised values: if they are pixels scaled to -1 to 1, "
-        "--normalisation minus1to1"
+        f"{statistics(values)}, which is little for {default.name}-normalised values: if they are "
+        "pixels scaled to -1 to 1, --normalisation minus1to1"
     )
 
 
 def _fitting(values: NDArray[Any], default: Normalisation) -> Normalisation | None:
-    """Return the convention in which unclamped values are pixels of ordinary contrast, where the default makes none of them.
-
-    Not -1 to 1: normalised values of little contrast look the same.
-    """
-    # Nothing else has values of 0 to 255.
+    """Return the convention in which unclamped values are pixels of normal contrast."""
+    # Not -1 to 1: normalised values of little contrast look the same. No other convention has
+    # values of 0 to 255, so a low contrast is enough there.
     for name, contrast in (("none", _NARROW), ("0to255", _BLANK)):
         convention = find_normalisation(name)
         if (
@@ -175,7 +188,8 @@ def _fitting(values: NDArray[Any], default: Normalisation) -> Normalisation | No
 
 
 def _deviation(values: NDArray[Any], normalisation: Normalisation) -> float:
-    """Return the standard deviation of all pixels once a normalisation is undone, without making them."""
+    """Return the standard deviation of all pixels once a normalisation is undone."""
+    # From the channels' moments, so that the pixels need not be computed.
     mean, std = _of_channels(normalisation, values.shape[1])
     means = np.mean(values, axis=(0, 2, 3), dtype=np.float64) * std + mean
     variances = np.var(values, axis=(0, 2, 3), dtype=np.float64) * std**2

@@ -85,7 +85,6 @@ def recover(
     format: str | None = None,  # noqa: A002
     normalisation: str | None = None,
     collage: int | None = None,
-    zca_reference: AnyPath | None = None,
     layout: str = "index",
     size: int | None = None,
     engine: str = "auto",
@@ -109,11 +108,10 @@ def recover(
         recipe: The method's settings, or the name of a preset; None is the paper's.
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
         classes: Which classes these are: a subset of ImageNet, a file, or `"model"`. None, here and
-            for the next four, leaves it to the files.
+            for the next three, leaves it to the files.
         format: The method that wrote the files, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
-        zca_reference: Training images, to which a ZCA transform is fitted again.
         layout: What to write: `"index"`, `"wnid"`, `"huggingface"`, `"pt"`, `"npz"` or `"idc"`.
         size: Side of the written images in pixels; None keeps the model's.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
@@ -142,8 +140,7 @@ def recover(
     _require_choice("on_error", on_error, ("fail", "skip"))
     _require_side(size)
     require_engine(engine)
-    reference = None if zca_reference is None else Path(zca_reference)
-    reading = ReadOptions(classes, format, normalisation, collage, reference)
+    reading = ReadOptions(classes, format, normalisation, collage)
     part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)

@@ -1,7 +1,8 @@
 """A small file in every format that distillation methods write, made of known images.
 
-Each writer takes images [n, H, W, 3] uint8 and their classes, and returns what a user would give to diver-trt. The structures are those of
-the methods' own code: which call of torch.save or numpy.savez, which names, which types.
+Each writer takes images [n, H, W, 3] uint8 and their classes, and returns the input for diver-trt.
+The structures are those of the methods' own code: its calls of torch.save or numpy.savez, its names
+and types.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def logits(classes: Sequence[int], num_classes: int) -> torch.Tensor:
 def collages(
     tiles: Pixels, factor: int, side: int
 ) -> Pixels:  # [n * factor^2, h, w, 3] => [n, side, side, 3]
-    """Glue tiles row by row; the last row and column are cut where the factor does not divide the side, as IDC's initialisation is."""
+    """Glue tiles row by row.
+
+    The last row and column are cut where the factor does not divide the side, as in IDC.
+    """
     height, width = tiles.shape[1:3]
     grid = tiles.reshape(-1, factor, factor, height, width, 3).transpose(0, 1, 3, 2, 4, 5)
     return np.ascontiguousarray(
@@ -90,7 +94,7 @@ def dm(
     dataset: str = "CIFAR10",
     statistics: str = "cifar10",
 ) -> Path:
-    """DC's, DSA's and DM's: several experiments, the last of which counts, and accuracies that are numpy floats."""
+    """DC's, DSA's and DM's: several experiments, of which the last counts, and numpy floats."""
     wrong = [torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)]
     accuracies: dict[str, Any] = {"ConvNet": [np.float64(0.5), np.float64(0.6)]}
     path = folder / f"res_DM_{dataset}_ConvNet_2ipc.pt"
@@ -138,7 +142,10 @@ def frepo(
 def frepo_checkpoint(
     folder: Path, images: Pixels, classes: Sequence[int], statistics: str = "frepo-cifar10"
 ) -> Path:
-    """A training state as flax 0.12 serialises it: arrays are extension 1, `(shape, dtype, bytes)` packed once more."""
+    """A training state as flax 0.12 serialises it.
+
+    Arrays are extension 1: packed `(shape, dtype, bytes)`.
+    """
 
     def packed(array: NDArray[np.float32]) -> msgpack.ExtType:
         return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
@@ -160,7 +167,10 @@ def frepo_checkpoint(
 
 
 def seqmatch(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
-    """Parts in folders of their own; each has its share of every class, so that classes are scattered when they are put together."""
+    """Parts in folders of their own.
+
+    Each has its share of every class, so that the classes of the joined set are not contiguous.
+    """
     for part in range(2):
         (folder / f"S{part + 1}").mkdir()
         mtt(folder / f"S{part + 1}", images[part::2], list(classes)[part::2])

@@ -70,13 +70,15 @@ def test_a_file_may_name_wnids(tmp_path: Path) -> None:
         ("[true]", "found True"),
         ("[1.5]", "found 1.5"),
         ("[1", "not valid JSON"),
-        ("# nothing\n", "names no class"),
-        ("a 1\na 2\n", "a name stands twice"),
-        ('{"a": 1, "a": 2}', "a name stands twice"),
+        ("# nothing\n", "does not name a class"),
+        ("a 1\na 2\n", "a name occurs twice"),
+        ('{"a": 1, "a": 2}', "a name occurs twice"),
         ('{"a": {"b": 1}}', "found .* expected a class of the model"),
     ],
 )
-def test_a_file_that_fits_no_model_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_does_not_fit_the_model_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "classes.txt"
     path.write_text(text)
     with pytest.raises(DatasetError, match=message):
@@ -117,10 +119,10 @@ def test_byte_order_marks_and_line_ends_mean_nothing(
     assert (found.labels, found.names) == (labels, names)
 
 
-def test_a_path_that_no_manifest_can_hold_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_a_manifest_cannot_hold_is_refused(tmp_path: Path) -> None:
     for name in ("c\nx", "c\udcff"):
         (tmp_path / name).write_text("1\n")
-        with pytest.raises(DatasetError, match=r"is a path that cannot be printed") as caught:
+        with pytest.raises(DatasetError, match=r"the path cannot be printed") as caught:
             load_class_map(str(tmp_path / name), 10, None)
         assert str(caught.value).isprintable()
 
@@ -132,7 +134,7 @@ def test_a_file_that_is_too_long_is_refused_unread(tmp_path: Path) -> None:
         load_class_map(str(tmp_path / "map"), 10, None)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="cannot be read as text"):
         load_class_map(str(tmp_path / "classes.txt"), 10, None)
@@ -141,7 +143,8 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_unknown_maps_and_wrong_models_are_refused() -> None:
     with pytest.raises(
         UsageError,
-        match="--classes imagefruits: neither a file nor a known subset; expected a file, model, imagenette",
+        match="--classes imagefruits: neither a file nor a known subset; expected a file, model, "
+        "imagenette",
     ):
         load_class_map("imagefruits", 1000, None)
     with pytest.raises(

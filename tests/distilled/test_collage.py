@@ -1,4 +1,4 @@
-"""Collages are recognised by the seams between their tiles, and nothing else is taken for one."""
+"""Collages, and only collages, are recognised by the seams between their tiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from diver_trt.distilled.collage import SEEN, UNSEEN, Seams, find_seams, seam_strength
+from diver_trt.distilled.collage import INVISIBLE, VISIBLE, Seams, find_seams, seam_strength
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
 from tests.conftest import DISTILLED
@@ -24,7 +24,7 @@ Pixels = NDArray[np.uint8]
 
 
 def textured(count: int, side: int, seed: int = 0) -> Pixels:
-    """Images with the spectrum of photographs, each of a colour of its own, under noise as distillation leaves it."""
+    """Images in various colours with the spectrum of photographs and the noise of distillation."""
     generator = np.random.default_rng(seed)
     frequencies = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
     frequencies[0, 0] = 1
@@ -60,7 +60,7 @@ def test_collages_are_recognised(factor: int, side: int, count: int, stored: str
     seams = find_seams(images)
     assert seams is not None
     assert seams.factor == factor
-    assert seams.strength == seam_strength(images, factor) > SEEN
+    assert seams.strength == seam_strength(images, factor) > VISIBLE
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])
@@ -87,15 +87,18 @@ def test_other_images_are_not_taken_for_collages(count: int) -> None:
 
 
 def test_the_strength_of_a_seam_is_the_ratio_of_differences() -> None:
-    """Two plain halves in both directions, under a ramp of one level a line, so that all other lines differ by one."""
+    """Two plain halves in both directions, plus a ramp of one level a line.
+
+    All other lines then differ by one level.
+    """
     image = np.add.outer(np.arange(16), np.arange(16))[:, :, None].repeat(3, axis=2)
     image[8:] += 40
     image[:, 8:] += 20
     images = image[None].astype(np.uint8)
     assert seam_strength(images, 2) == 21  # the weaker one, 20 and the ramp, over 1
     assert find_seams(images) == Seams(2, 21)
-    assert seam_strength(images, 3) < UNSEEN
-    assert seam_strength(images[:, :3], 8) == 0  # three lines are no eight tiles
+    assert seam_strength(images, 3) < INVISIBLE
+    assert seam_strength(images[:, :3], 8) == 0  # three lines are too few for eight tiles
 
 
 def saved(folder: Path, images: Pixels, name: str) -> Path:
@@ -110,7 +113,7 @@ def notes(path: Path, bundle: Bundle, **options: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_collages_of_a_method_that_makes_none_are_noticed(
+def test_collages_of_a_method_that_writes_whole_images_are_noticed(
     tmp_path: Path, digits: Bundle, factor: int
 ) -> None:
     images = methods.collages(textured(20 * factor**2, 48), factor, 48 * factor)
@@ -118,8 +121,8 @@ def test_collages_of_a_method_that_makes_none_are_noticed(
     (note,) = notes(path, digits)
     strength = seam_strength(images, factor)
     assert note == (
-        f"its images look like {factor} x {factor} collages: the lines where their tiles would meet are {strength:.1f} "
-        f"times as strong as others; to cut them, --collage {factor}"
+        f"its images look like {factor} x {factor} collages: the lines where their tiles would "
+        f"meet are {strength:.1f} times as strong as others; to cut them, --collage {factor}"
     )
     assert not notes(path, digits, collage=factor)
     assert not notes(path, digits, collage=1)
@@ -138,22 +141,22 @@ def test_folders_of_collages_are_noticed(tmp_path: Path, digits: Bundle) -> None
 
 
 def seen(found: list[str]) -> list[str]:
-    """Return the notes on what is seen, without SRe2L's on what may be."""
+    """Return the notes on the images, without SRe2L's general advice."""
     return [note for note in found if note.startswith("its images")]
 
 
-def test_whole_images_of_a_method_that_makes_collages_are_noticed(
+def test_whole_images_of_a_method_that_writes_collages_are_noticed(
     tmp_path: Path, digits: Bundle
 ) -> None:
-    """As of our own layout `idc`, moved to where IDC looks for it."""
+    """The file of our own layout `idc`, moved to IDC's place for it."""
     images = textured(20, 64)
     path = saved(tmp_path, images, "data.pt")
     (note,) = notes(path, digits)
     strength = seam_strength(images, 2)
-    assert strength < UNSEEN
+    assert strength < INVISIBLE
     assert note == (
-        f"its images do not look like 2 x 2 collages: the lines where their tiles would meet are {strength:.1f} times as "
-        "strong as others; to leave them whole, --collage 1"
+        f"its images do not look like 2 x 2 collages: the lines where their tiles would meet are "
+        f"{strength:.1f} times as strong as others; to leave them whole, --collage 1"
     )
     assert not notes(path, digits, collage=1)
     assert not notes(path, digits, collage=2)

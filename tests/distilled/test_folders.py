@@ -1,4 +1,4 @@
-"""Class folders: whatever they are called, each image ends up with the right index and label."""
+"""Class folders of any names give each image the right index and label."""
 
 from __future__ import annotations
 
@@ -86,16 +86,14 @@ def test_index_folders_of_a_subset_are_positions_in_it(
     assert found == {"0": (0, 193), "1": (1, 182), "9": (9, 229)}
 
 
-def test_wnid_folders_are_imagenets_classes_if_it_is_said(
+def test_wnid_folders_are_imagenets_classes_with_classes_model(
     tree: Callable[..., Path], imagenet: Bundle
 ) -> None:
     found = classes(read_class_folders(tree("n02099601", "n01440764"), imagenet, "model"))
     assert found == {"n01440764": (0, 0), "n02099601": (207, 207)}
 
 
-def test_all_wnids_of_imagenet_need_nothing_said(
-    tree: Callable[..., Path], imagenet: Bundle
-) -> None:
+def test_all_wnids_of_imagenet_need_no_option(tree: Callable[..., Path], imagenet: Bundle) -> None:
     found = classes(read_class_folders(tree(*imagenet_wnids()), imagenet))
     assert found == {wnid: (label, label) for label, wnid in enumerate(imagenet_wnids())}
 
@@ -106,25 +104,27 @@ def test_how_a_few_wnid_folders_are_numbered_is_never_guessed(
     root = tree(*(imagenet_wnids()[label] for label in imagenet_subsets()["imagewoof"]))
     with pytest.raises(
         DatasetError,
-        match=r"has 10 of the model's 1000 classes, those of imagewoof; .* Say --classes imagewoof, or --classes model",
+        match=r"has 10 of the model's 1000 classes, those of imagewoof; .* Set --classes "
+        "imagewoof, or --classes model",
     ):
         read_class_folders(root, imagenet)
     shutil.rmtree(root / imagenet_wnids()[155])
     with pytest.raises(
         DatasetError,
-        match=r"has 9 of the model's 1000 classes; .* Say --classes SUBSET or FILE, or --classes model",
+        match=r"has 9 of the model's 1000 classes; .* Set --classes SUBSET or FILE, or --classes "
+        "model",
     ):
         read_class_folders(root, imagenet)
 
 
-def test_a_path_too_high_up_is_told_what_lies_below(tmp_path: Path, imagenet: Bundle) -> None:
+def test_an_error_lists_the_sets_below_a_path_too_high_up(tmp_path: Path, imagenet: Bundle) -> None:
     for name in ("imagenet-woof_f1_mipc300_ipc10_cr5/syn_data/00000", "other/deep/n02099601"):
         (tmp_path / "exp" / name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / "exp" / name / "0.png")
     (tmp_path / "exp" / "logged" / "run").mkdir(parents=True)
     (tmp_path / "exp" / "logged" / "run" / "images_best.pt").touch()
     with pytest.raises(
-        DatasetError, match=r"exp: holds no images itself; name the set that is meant, perhaps (.*)"
+        DatasetError, match=r"exp: holds no images itself; name a set in it, perhaps (.*)"
     ) as error:
         read_class_folders(tmp_path / "exp", imagenet)
     assert sorted(str(error.value).rpartition("perhaps ")[2].split(" or ")) == [
@@ -159,10 +159,10 @@ def test_a_map_may_call_the_folders_by_numbers_of_its_own(
     }
 
 
-def test_a_name_of_the_map_is_meant_as_the_map_says(
+def test_a_name_of_the_map_takes_precedence_over_the_models(
     tree: Callable[..., Path], digits: Bundle, tmp_path: Path
 ) -> None:
-    """The digits model calls its classes by digits, too."""
+    """The digits model's class names are digits, too."""
     (tmp_path / "map.txt").write_text("1 8\n2 7\n3 1\n")
     assert classes(read_class_folders(tree("1", "2", "3"), digits, str(tmp_path / "map.txt"))) == {
         "1": (0, 8),
@@ -171,7 +171,7 @@ def test_a_name_of_the_map_is_meant_as_the_map_says(
     }
 
 
-def test_a_folder_that_a_map_does_not_name_is_refused_with_what_it_names(
+def test_a_folder_that_a_map_lacks_is_refused_with_the_maps_names(
     tree: Callable[..., Path], digits: Bundle, tmp_path: Path
 ) -> None:
     root, path = tree("cat"), tmp_path / "map.yaml"
@@ -179,8 +179,9 @@ def test_a_folder_that_a_map_does_not_name_is_refused_with_what_it_names(
     with pytest.raises(DatasetError) as error:
         read_class_folders(root, digits, str(path))
     assert str(error.value) == (
-        f"{root}/cat: 'cat' is not a class index, wnid or known class name; {path} names 'cat:', 'dog:'. Correct it, or "
-        "rename the folder. If it is not a class, move it out of the dataset."
+        f"{root}/cat: 'cat' is not a class index, wnid or known class name; {path} names 'cat:', "
+        "'dog:'. Correct it, or rename the folder. If it is not a class, move it out of the "
+        "dataset."
     )
 
 
@@ -189,12 +190,12 @@ def test_a_class_that_is_a_link_to_another_is_refused(
 ) -> None:
     root = tree("7", "8")
     (root / "9").symlink_to("8")
-    with pytest.raises(DatasetError, match=r"set/9: is the same folder as 8, by a link"):
+    with pytest.raises(DatasetError, match=r"set/9: is the same folder as 8, by a symlink"):
         read_class_folders(root, digits)
 
 
 @pytest.mark.parametrize("deeper", ["images/images", "Images", "png"])
-def test_class_folders_with_images_in_other_folders_are_told_so(
+def test_class_folders_with_images_in_other_folders_are_refused(
     tmp_path: Path, digits: Bundle, deeper: str
 ) -> None:
     (tmp_path / "set" / "3" / deeper).mkdir(parents=True)
@@ -202,8 +203,8 @@ def test_class_folders_with_images_in_other_folders_are_told_so(
     with pytest.raises(DatasetError) as error:
         read_class_folders(tmp_path / "set", digits)
     assert str(error.value) == (
-        f"{tmp_path}/set: its class folders hold no images, but folders in them do; expected CLASS/IMAGE or "
-        "CLASS/images/IMAGE. Move the images up."
+        f"{tmp_path}/set: its class folders hold no images, but folders in them do; expected "
+        "CLASS/IMAGE or CLASS/images/IMAGE. Move the images up."
     )
 
 
@@ -212,7 +213,8 @@ def test_a_few_index_folders_for_imagenet_are_never_guessed(
 ) -> None:
     with pytest.raises(
         DatasetError,
-        match=r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or --classes model",
+        match=r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or "
+        "set --classes model",
     ):
         read_class_folders(tree("0", "1"), imagenet)
 
@@ -226,18 +228,19 @@ def test_a_few_index_folders_for_imagenet_are_never_guessed(
         (
             ("unheard",),
             None,
-            "'unheard' is not a class index, wnid or known class name; rename it to its index, or give a class map",
+            "'unheard' is not a class index, wnid or known class name; rename it to its index, or "
+            "give a class map",
         ),
         (("1", "n02099601"), None, "'n02099601' holds images or tensors but is not a class index"),
         (("12",), "imagewoof", "class 12 is out of range; imagewoof has classes 0 to 9"),
         (
             (imagenet_wnids()[420],),
             "compdd-music-hard",
-            "this wnid stands twice in compdd-music-hard",
+            "this wnid occurs twice in compdd-music-hard",
         ),
     ],
 )
-def test_folders_of_no_or_two_classes_are_refused(
+def test_folders_of_unknown_or_repeated_classes_are_refused(
     tree: Callable[..., Path],
     imagenet: Bundle,
     folders: tuple[str, ...],

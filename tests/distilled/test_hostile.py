@@ -1,4 +1,4 @@
-"""What somebody else's files may be: each ends in one line on the command line, nothing runs, nothing is written, memory stays bounded."""
+"""Hostile files end in one line of error; nothing runs, nothing is written, memory is bounded."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from PIL import Image
 
 from diver_trt.manifest import MANIFEST_SCHEMA
 from tests.distilled import methods
+from tests.distilled.array_files import Touch
 from tests.distilled.test_dataset import CLASSES, known_images
-from tests.distilled.test_stored_array import Touch
 
 EXTRA_BYTES = 150_000_000
-PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).strip(), file=sys.stderr)"
+PEAK = (
+    "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).strip(), "
+    "file=sys.stderr)"
+)
 AS_A_USER = f"""
 import sys
 from diver_trt.cli import main
@@ -40,7 +43,8 @@ finally:
 
 @cache
 def torch_alone() -> int:
-    """Peak memory in bytes of a process that imports torch and does nothing, which differs by hundreds of megabytes between its builds."""
+    """Peak memory in bytes of a process that only imports torch."""
+    # Measured, since torch's builds differ by hundreds of megabytes.
     result = subprocess.run(
         [sys.executable, "-c", f"import sys, torch; {PEAK}"], capture_output=True, check=True
     )
@@ -52,18 +56,18 @@ def kilobytes(line: str) -> int:
 
 
 def refused(source: Path, output: Path) -> str:
-    """Run `recover` as a user would and return the one line it ends in; it must take little more memory than torch does by itself."""
+    """Run `recover` and return its one line of error; check that it takes little memory."""
     result = subprocess.run(
         [sys.executable, "-c", AS_A_USER, "recover", str(source), str(output)],
         capture_output=True,
         check=False,
     )
-    *said, peak = result.stderr.decode().splitlines()
-    lines = [line for line in said if "error:" in line]
-    assert (result.returncode, len(lines)) == (1, 1), said
-    assert all(line.isprintable() for line in said), said
-    assert "Traceback" not in "".join(said)
-    assert "weights_only" not in "".join(said)
+    *printed, peak = result.stderr.decode().splitlines()
+    lines = [line for line in printed if "error:" in line]
+    assert (result.returncode, len(lines)) == (1, 1), printed
+    assert all(line.isprintable() for line in printed), printed
+    assert "Traceback" not in "".join(printed)
+    assert "weights_only" not in "".join(printed)
     assert not output.exists()
     assert not list(source.parent.rglob("executed"))
     assert kilobytes(peak) * 1024 < torch_alone() + EXTRA_BYTES, peak
@@ -78,7 +82,7 @@ def changed(folder: Path, position: tuple[int, ...], value: float) -> None:
 
 
 def nan_where_few_look(folder: Path) -> None:
-    """In one pixel of image 7 of 6,000: only a look at every image finds it."""
+    """In one pixel of image 7 of 6,000: only a check of every image finds it."""
     images = methods.normalised(known_images(20, 32), "cifar10").repeat(300, 1, 1, 1)
     images[7, 1, 30, 30] = float("nan")
     torch.save(images, folder / "images_best.pt")
@@ -90,7 +94,7 @@ def infinite(folder: Path) -> None:
 
 
 def absurd(folder: Path) -> None:
-    """Finite in the file, and no float32."""
+    """Finite in the file, but too large for float32."""
     images = np.full((20, 3, 32, 32), 0.5)
     images[3, 0, 0, 0] = 1e300
     np.savez(folder / "set.npz", images=images, labels=np.array(CLASSES), format=np.array("idc"))
@@ -121,7 +125,7 @@ def terabyte(folder: Path) -> None:
 
 
 def many_compressed(folder: Path) -> None:
-    """Four arrays of 300 MB in 1.2 MB; whoever unpacks one that nobody asked for takes as much."""
+    """Four arrays of 300 MB in 1.2 MB, for a reader that decompresses unused ones."""
     member = npy_header(
         "{'descr': '|u1', 'fortran_order': False, 'shape': (300_000_000,)}"
     ) + bytes(300_000_000)
@@ -149,7 +153,7 @@ def zeros_by_call(folder: Path) -> None:
 
 
 class Encoded:
-    """Pickles as a call that torch permits and numpy's numbers need, and that makes four bytes of one."""
+    """Pickles as a call that torch permits for numpy's numbers, and that quadruples its bytes."""
 
     def __init__(self, arguments: tuple[str, str]) -> None:
         self.arguments = arguments
@@ -317,7 +321,7 @@ def manifest_of(folder: Path, file: str) -> None:
 
 
 def damaged_late(folder: Path) -> None:
-    """The last of three hundred files is cut short: found before any work."""
+    """The last of three hundred files is truncated, which is found before any work."""
     methods.SRE2L(
         folder, np.repeat(known_images(10, 32), 30, axis=0), [i // 30 for i in range(300)]
     )
@@ -330,10 +334,10 @@ def damaged_late(folder: Path) -> None:
     [
         (
             nan_where_few_look,
-            "images_best.pt: image 7 holds values that are no numbers (NaN or infinite)",
+            "images_best.pt: image 7 holds NaN or infinite values",
         ),
-        (infinite, "holds values that are no numbers (NaN or infinite)"),
-        (absurd, "holds values up to 1e+300, which are no pixels"),
+        (infinite, "holds NaN or infinite values"),
+        (absurd, "holds values up to 1e+300, which cannot be pixels"),
         (code_in_a_pickle, "holds more than tensors (posix.mkdir)"),
         (code_in_the_labels, "holds more than tensors (posix.mkdir)"),
         (objects, "labels.npy holds Python objects, which are never loaded"),
@@ -351,8 +355,8 @@ def damaged_late(folder: Path) -> None:
         ),
         (negative_labels, "found label -1; expected classes from 0 on"),
         (odd_labels, "neither logits nor probabilities"),
-        (link_out, "3/0.png: is a link out of the dataset"),
-        (folder_link_out, "3: is a link out of the dataset"),
+        (link_out, "3/0.png: is a symlink out of the dataset"),
+        (folder_link_out, "3: is a symlink out of the dataset"),
         (huge_png, "expected at most 67,108,864 in all"),
         (
             newline_in_a_name,
@@ -363,8 +367,8 @@ def damaged_late(folder: Path) -> None:
             r"holds a name that cannot be printed, '\udcff\udcfe.png'; rename it",
         ),
         (newline_in_a_folder, r"holds a name that cannot be printed, '3\n4'; rename it"),
-        (link_to_itself, "3/0.png: is a link out of the dataset, or to nothing"),
-        (folder_link_to_itself, "3: is a link out of the dataset, or to nothing"),
+        (link_to_itself, "3/0.png: is a symlink out of the dataset, or a broken one"),
+        (folder_link_to_itself, "3: is a symlink out of the dataset, or a broken one"),
         (
             newline_in_the_name_of_tensors,
             r"holds a name that cannot be printed, 'a\nerror: all is well.npz'; rename it",

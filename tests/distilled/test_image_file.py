@@ -1,4 +1,4 @@
-"""Image files: what becomes RGB, and what is refused with a reason."""
+"""Image files become RGB, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_an_image_larger_than_a_strip_is_read_whole(tmp_path: Path) -> None:
 def test_postscript_is_never_handed_to_ghostscript(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pillow starts `gs` on files that hold PostScript, whatever they are called."""
+    """Pillow starts `gs` on files that hold PostScript, whatever their names."""
     program = tmp_path / "bin" / "gs"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
@@ -95,8 +95,8 @@ def test_postscript_is_never_handed_to_ghostscript(
     assert not (tmp_path / "started").exists()
 
 
-def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
-    """Opening a FIFO waits until somebody writes to it."""
+def test_an_irregular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening a FIFO blocks until another process writes to it."""
     os.mkfifo(tmp_path / "a.png")
     for look in (read_image, check_image, image_size):
         with pytest.raises(DatasetError, match=r"a\.png: is not a regular file"):
@@ -138,7 +138,10 @@ def sixteen_bits(path: Path) -> None:
 
 
 def sixteen_bit_colours(path: Path, colour_type: int = 2, channels: int = 3) -> None:
-    """Write a PNG that Pillow cannot write: 2 x 2 pixels of 16-bit RGB (colour type 2), grey and alpha (4) or RGBA (6)."""
+    """Write a 16-bit PNG of 2 x 2 pixels, which Pillow cannot.
+
+    Colour type 2 is RGB, 4 grey and alpha, 6 RGBA.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

@@ -1,4 +1,4 @@
-"""The five forms of labels, and what is none of them."""
+"""The five forms of labels, and arrays that are not labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_HOT = np.eye(3, dtype=np.float32)[CLASSES]
 def test_a_signalling_nan_is_refused_without_a_warning() -> None:
     rows = (5 * ONE_HOT).astype(np.float32)
     rows.view(np.uint32)[0, 0] = 0x7FA00000
-    with pytest.raises(DatasetError, match="soft labels hold values that are no numbers"):
+    with pytest.raises(DatasetError, match="soft labels hold NaN or infinite values"):
         read_labels(FILE, rows, 4)
 
 
@@ -43,7 +43,9 @@ def test_integers_are_classes(dtype: type) -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
-def test_rows_tell_their_form(rows: NDArray[np.float64], form: str, dtype: type) -> None:
+def test_the_form_of_rows_follows_from_their_values(
+    rows: NDArray[np.float64], form: str, dtype: type
+) -> None:
     labels = read_labels(FILE, rows.astype(dtype), 4)
     assert (labels.form, labels.num_classes) == (form, 3)
     np.testing.assert_array_equal(labels.classes, CLASSES)
@@ -58,20 +60,20 @@ def test_logits_after_a_relu_are_logits_and_doubted() -> None:
     np.testing.assert_array_equal(np.stack([labels.logits(i) for i in range(4)]), rows)
     low, high = rows.sum(axis=1).min(), rows.sum(axis=1).max()
     assert labels.note == (
-        f"its soft labels have no negative values and sum to {low:.3g} to {high:.3g}, so they are taken for logits (after a "
-        "ReLU), not for probabilities"
+        f"its soft labels are not negative and sum to {low:.3g} to {high:.3g}, so they are taken "
+        "for logits (after a ReLU), not for probabilities"
     )
 
 
 def test_the_labels_that_datms_evaluation_takes_for_hard_ones_are_logits() -> None:
-    """`100 * one_hot`, as docs/trainers.md says."""
+    """`100 * one_hot`, which docs/trainers.md recommends."""
     labels = read_labels(FILE, 100 * ONE_HOT, 4)
     assert (labels.form, labels.num_classes, labels.note) == ("logits", 3, None)
     np.testing.assert_array_equal(labels.classes, CLASSES)
     np.testing.assert_array_equal(labels.logits(2), [0, 0, 100])
 
 
-def test_learned_regression_targets_are_centred_because_the_method_says_so() -> None:
+def test_learned_regression_targets_are_centred_for_methods_that_train_them() -> None:
     rows = (ONE_HOT - 1 / 3 + 0.1 * np.random.default_rng(0).normal(size=(4, 3))).astype(np.float32)
     assert read_labels(FILE, rows, 4).form == "logits"
     assert read_labels(FILE, rows, 4, centred=True).form == "centred one-hot"
@@ -104,14 +106,14 @@ def test_softmax_of_the_logits_of_probabilities_is_the_probabilities() -> None:
         (100 * (0.9 * ONE_HOT + np.float32(0.1 / 3)), "Divide probabilities by their sum"),
         (np.eye(4, dtype=np.longdouble), r"expected \[n\] integers or \[n, classes\] floats"),
         (0.5 * ONE_HOT + np.float32(0.3), "neither logits nor probabilities"),
-        (np.zeros((4, 3), np.float32), "a soft label is the same for every class"),
-        (ONE_HOT * np.float32(np.nan), "no numbers"),
+        (np.zeros((4, 3), np.float32), "a soft label has the same value for every class"),
+        (ONE_HOT * np.float32(np.nan), "NaN or infinite"),
         (ONE_HOT[:, :1], r"expected \[n\] integers or \[n, classes\] floats"),
         (ONE_HOT.astype(np.int64), r"expected \[n\] integers or \[n, classes\] floats"),
         (ONE_HOT[:, :, None], r"expected \[n\] integers or \[n, classes\] floats"),
         (np.float32(1), r"expected \[n\] integers"),
     ],
 )
-def test_what_is_no_label_is_refused(array: NDArray[np.generic], message: str) -> None:
+def test_arrays_that_are_not_labels_are_refused(array: NDArray[np.generic], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         read_labels(FILE, np.asarray(array), 4)

@@ -1,4 +1,4 @@
-"""What lies beside the images: what is an image is read, what is not is counted and named, and no sample is lost in silence."""
+"""Files beside the images are counted and named in a note, and no sample is lost silently."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_images_that_cannot_be_read_are_bad_images_and_not_left_out(
     problems = [found.problem for found in dataset.images.check() if found.problem]
     assert len(dataset.samples) == 21
     assert problems == [
-        f"{whole}/3/2{suffix}: images of this kind are not read, expected PNG, JPEG, WebP, uncompressed BMP or "
-        "binary 8-bit PPM. Convert it to PNG."
+        f"{whole}/3/2{suffix}: images of this kind are not read, expected PNG, JPEG, WebP, "
+        "uncompressed BMP or binary 8-bit PPM. Convert it to PNG."
     ]
 
 
 def test_a_class_may_keep_its_images_in_a_folder_images(tmp_path: Path, imagenet: Bundle) -> None:
-    """As Tiny-ImageNet: `train/n01443537/images/n01443537_0.JPEG` beside a text of boxes."""
+    """Tiny-ImageNet's layout: `train/n01443537/images/n01443537_0.JPEG` beside a text of boxes."""
     root = tmp_path / "tiny" / "train"
     pixels = {}
     for wnid in ("n01443537", "n02124075"):
@@ -176,7 +176,7 @@ def unheard_but_empty(root: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("padding", [1, 5])
-def test_what_is_not_read_is_counted_and_named(
+def test_other_files_are_counted_and_named(
     whole: Path, digits: Bundle, make: Callable[[Path], None], note: str, padding: int
 ) -> None:
     """With class folders `3`, which is a class name of the digits too, and `00003`."""
@@ -193,7 +193,7 @@ def test_what_is_not_read_is_counted_and_named(
     assert dataset.origin.notes == (f"not read: {note}",)
 
 
-def test_what_systems_leave_is_not_worth_a_note(whole: Path, digits: Bundle) -> None:
+def test_files_of_operating_systems_are_not_noted(whole: Path, digits: Bundle) -> None:
     (whole / ".ipynb_checkpoints").mkdir()
     picture(whole / "3" / ".ipynb_checkpoints" / "0.png")
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", "Icon\r"):
@@ -206,7 +206,7 @@ def test_what_systems_leave_is_not_worth_a_note(whole: Path, digits: Bundle) -> 
     assert dataset.origin.notes == ()
 
 
-def test_what_lies_beside_a_folder_around_the_classes_is_named_too(
+def test_files_beside_a_folder_around_the_classes_are_named_too(
     tmp_path: Path, whole: Path, digits: Bundle
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -217,12 +217,13 @@ def test_what_lies_beside_a_folder_around_the_classes_is_named_too(
     dataset = read_dataset(tmp_path / "run", digits)
     assert len(dataset.samples) == 20
     assert dataset.origin.notes == (
-        "not read: 2 folders beside the classes (__MACOSX, logs); 1 image beside the class folders (grid.png)",
+        "not read: 2 folders beside the classes (__MACOSX, logs); 1 image beside the class folders "
+        "(grid.png)",
     )
 
 
 @pytest.mark.parametrize("padding", [1, 5])
-def test_a_folder_of_images_that_is_no_class_is_blamed_itself(
+def test_a_folder_of_images_that_is_not_a_class_is_refused_by_name(
     tmp_path: Path, imagenet: Bundle, digits: Bundle, padding: int
 ) -> None:
     for index in range(3):
@@ -243,7 +244,7 @@ def test_a_class_whose_images_lie_deeper_is_refused_with_where(whole: Path, digi
 
 
 def test_names_match_in_every_unicode_form(tmp_path: Path, imagenet: Bundle) -> None:
-    """macOS decomposes the names of folders, Linux and Windows keep what was typed."""
+    """macOS decomposes the names of folders; Linux and Windows keep them as typed."""
     composed, decomposed = "caf\u00e9", "the\u0301"
     picture(tmp_path / "set" / "cafe\u0301" / "0.png")
     picture(tmp_path / "set" / "th\u00e9" / "0.png")
@@ -257,7 +258,7 @@ def test_names_match_in_every_unicode_form(tmp_path: Path, imagenet: Bundle) -> 
 
 
 @pytest.mark.parametrize("make", [thumbnails, logs, resource_forks])
-def test_tensors_are_found_beside_what_systems_leave(
+def test_tensors_are_found_beside_files_of_operating_systems(
     tmp_path: Path, digits: Bundle, make: Callable[[Path], None]
 ) -> None:
     (tmp_path / "3").mkdir()

@@ -1,4 +1,4 @@
-"""The memory that decoding takes: one limit over all threads, and what each kind of file is counted with."""
+"""The memory for decoding: one limit over all threads, and an estimate for each kind of file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diver_trt.errors import DatasetError
 
 MIB = 1024**2
 SLACK_BYTES = 64 * MIB
-"""Buffers of fixed size, and what the allocator keeps."""
+"""Buffers of fixed size, and memory that the allocator keeps."""
 
 GROWN = """
 import os, sys
@@ -28,7 +28,8 @@ os.cpu_count = lambda: 8
 from diver_trt.distilled.image_file import quiet, read_image
 from diver_trt.distilled.source import ImageFiles
 def peak():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+    status = open("/proc/self/status")
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
 what, *paths = sys.argv[1:]
 paths = [Path(path) for path in paths]
 read_image(paths.pop())  # a small one, so that Pillow is loaded
@@ -43,7 +44,7 @@ print(peak() - before)
 
 
 def grown(what: str, folder: Path, *paths: Path) -> int:
-    """Return by how many bytes a process grows at most while it checks or reads images."""
+    """Return the peak growth in bytes of a process that checks or reads images."""
     Image.new("RGB", (8, 8)).save(folder / "small.png")
     command = [sys.executable, "-c", GROWN, what, *map(str, paths), str(folder / "small.png")]
     return int(subprocess.run(command, capture_output=True, check=True).stdout)
@@ -61,7 +62,7 @@ def test_who_would_exceed_the_budget_waits_until_there_is_room() -> None:
         whole = threading.Thread(target=take, args=(7,))
         whole.start()
         assert not entered.wait(0.2)
-        with budget.taking(6):  # who fits in does not wait
+        with budget.taking(6):  # a part that fits does not wait
             assert not entered.is_set()
     assert entered.wait(30)
     leave.set()
@@ -84,7 +85,7 @@ def test_a_part_beyond_the_budget_is_refused_and_a_failed_block_gives_its_part_b
 
 
 def test_many_large_images_are_checked_within_the_stated_memory(tmp_path: Path) -> None:
-    """Each takes 270 MB to look at, on four threads more than a gigabyte."""
+    """Checking one takes 270 MB, four threads together more than a gigabyte."""
     paths = [tmp_path / f"{number}.png" for number in range(4)]
     Image.new("LA", (8192, 8192), (90, 255)).save(paths[0], compress_level=1)
     for path in paths[1:]:
@@ -102,7 +103,7 @@ def test_many_large_images_are_checked_within_the_stated_memory(tmp_path: Path) 
         ("a.webp", {"lossless": True, "method": 0, "quality": 0}, 18),
     ],
 )
-def test_an_image_takes_no_more_than_it_is_counted_with(
+def test_an_image_takes_no_more_memory_than_estimated(
     tmp_path: Path, name: str, options: dict[str, Any], bytes_per_pixel: int
 ) -> None:
     blocks = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -116,6 +117,7 @@ def test_an_image_that_would_take_more_than_the_budget_is_refused_by_its_header(
     Image.new("L", (8000, 6000)).save(tmp_path / "a.jpg")
     with pytest.raises(
         DatasetError,
-        match=r"a\.jpg: 8000 x 6000 pixels take 595 MiB to decode from JPEG, expected at most 512 MiB",
+        match=r"a\.jpg: 8000 x 6000 pixels take 595 MiB to decode from JPEG, expected at most 512 "
+        "MiB",
     ):
         read_image(tmp_path / "a.jpg")

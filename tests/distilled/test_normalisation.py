@@ -1,4 +1,4 @@
-"""Statistics by name, pixels and back, and what is noticed when they are the wrong ones."""
+"""Statistics by name, from pixels and back, and the doubts about wrong ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PNG files of every shape are whole if their rows are, and damage that Pillow overlooks is found."""
+"""PNG files of every shape are whole if their rows are; damage that Pillow ignores is found."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_interlaced_images_of_all_sizes_are_whole_until_a_byte_is_missing(
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("side", [1, 7, 200])
-def test_what_pillow_writes_is_whole(mode: str, side: int) -> None:
+def test_images_that_pillow_writes_are_whole(mode: str, side: int) -> None:
     file = BytesIO()
     Image.new("RGBA", (side, side + 1), (9, 99, 199, 255)).convert(
         "L" if mode == "I;16" else mode
@@ -90,18 +90,18 @@ def test_data_in_many_chunks_and_beyond_the_last_row_is_whole() -> None:
     require_whole_png(BytesIO(png(zlib.compress(rows(GREY) + b"\0" * 99))))
 
 
-def test_what_follows_the_last_row_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a small image stand 64 MiB, which could as well be a terabyte."""
+def test_data_after_the_last_row_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MiB follow a small image, and could be a terabyte."""
     deflater = zlib.compressobj(1)
     bomb = deflater.compress(rows(GREY)) + deflater.compress(bytes(64 << 20)) + deflater.flush()
     seen: list[int] = []
-    look_at = _Rows._look_at
+    check = _Rows._check
 
     def counted(self: _Rows, values: bytes) -> None:
         seen.append(len(values))
-        look_at(self, values)
+        check(self, values)
 
-    monkeypatch.setattr(_Rows, "_look_at", counted)
+    monkeypatch.setattr(_Rows, "_check", counted)
     require_whole_png(BytesIO(png(bomb)))
     assert sum(seen) <= 1 << 20
 
@@ -120,7 +120,7 @@ def wrong_crc(file: bytes) -> bytes:
         (png(PLAIN[:100]), "rows are missing at its end"),
         (png(zlib.compress(rows(GREY[:12]) + rows(GREY[12:], 5))), "unknown filter type"),
         (png(b""), "rows are missing at its end"),
-        (png(PLAIN, colour=3), "no palette before the image data"),
+        (png(PLAIN, colour=3), "the palette is missing before the image data"),
         (png(PLAIN, colour=5), "a PNG header with unknown values"),
         (wrong_crc(png(PLAIN)), "wrong checksum in a chunk IDAT"),
         (png(PLAIN)[:-12], "the file ends before the image does"),
@@ -132,9 +132,9 @@ def wrong_crc(file: bytes) -> bytes:
             + chunk(b"IEND", b""),
             "image data in two places",
         ),
-        (b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", PLAIN), "no PNG header"),
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", PLAIN), "the PNG header is missing"),
         (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"1"), "a PNG header of another length"),
-        (b"GIF89a", "no PNG signature"),
+        (b"GIF89a", "the PNG signature is missing"),
     ],
 )
 def test_damage_is_found(file: bytes, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Which file of a folder holds its images, where a run has left other tensors beside it."""
+"""The file of images is found among the other tensors of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ NETWORK = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 2))
 
 
 def trajectory() -> Any:
-    """MTT's `replay_buffer_0.pt`: experts, their epochs, the parameters after each; convolutions have four axes, too."""
+    """MTT's `replay_buffer_0.pt`: experts, their epochs, and the parameters after each epoch."""
+    # A convolution's weights have four axes, as images do.
     return [[[p.detach() for p in NETWORK.parameters()] for _ in range(3)] for _ in range(2)]
 
 
@@ -49,10 +50,8 @@ def leave(folder: Path) -> None:
     os.mkfifo(folder / "fifo.pt")
 
 
-@pytest.mark.parametrize(
-    "write", [methods.mtt, methods.dm, methods.listed("data.pt"), methods.frepo_checkpoint]
-)
-def test_what_a_run_leaves_beside_its_images_is_not_images(
+@pytest.mark.parametrize("write", [methods.mtt, methods.dm, methods.listed("data.pt")])
+def test_other_files_of_a_run_are_not_images(
     tmp_path: Path, imagenet: Bundle, write: Callable[..., Path]
 ) -> None:
     path = write(tmp_path, WOOF_IMAGES, CLASSES)
@@ -61,6 +60,12 @@ def test_what_a_run_leaves_beside_its_images_is_not_images(
     dataset = as_woof(tmp_path, imagenet, collage=1)
     assert dataset.origin == alone.origin
     assert dataset.samples == alone.samples
+    assert find_one_tensor_file(tmp_path) == path
+
+
+def test_other_files_of_a_run_do_not_hide_a_flax_checkpoint(tmp_path: Path) -> None:
+    path = methods.frepo_checkpoint(tmp_path, WOOF_IMAGES, CLASSES)
+    leave(tmp_path)
     assert find_one_tensor_file(tmp_path) == path
 
 
@@ -83,27 +88,29 @@ def test_a_set_with_a_name_of_its_own_is_found(tmp_path: Path, imagenet: Bundle)
         as_woof(tmp_path, imagenet)
 
 
-def test_a_folder_without_images_says_what_its_file_holds(tmp_path: Path, imagenet: Bundle) -> None:
+def test_the_error_for_a_folder_without_images_describes_its_file(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
     torch.save(NETWORK.state_dict(), tmp_path / "net_best.pth")
     with pytest.raises(DatasetError, match=r"net_best.pth: holds a dictionary of 0.weight, 0.bias"):
         as_woof(tmp_path, imagenet)
 
 
 @pytest.mark.parametrize("name", ["INPUT.pt", "INPUT"])
-def test_what_is_not_a_file_is_named_as_such(tmp_path: Path, digits: Bundle, name: str) -> None:
+def test_an_irregular_file_is_refused(tmp_path: Path, digits: Bundle, name: str) -> None:
     os.mkfifo(tmp_path / name)
     (tmp_path / "zero.pt").symlink_to("/dev/zero")
     for path in (tmp_path / name, tmp_path / "zero.pt"):
         with pytest.raises(DatasetError) as raised:
             read_dataset(path, digits)
         assert str(raised.value) == (
-            f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a folder of images or of such "
-            "files"
+            f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a "
+            "folder of images or of such files"
         )
 
 
 def test_no_file_claims_more_images_than_the_limit(tmp_path: Path, digits: Bundle) -> None:
-    """Nor rows that repeat themselves, five million in 720 bytes."""
+    """Not even by a tensor of five million equal rows in 720 bytes."""
     for count, side in ((5_000_000, 1), (10_001, 4)):
         images = torch.zeros(1, 1, side, side, dtype=torch.uint8).expand(count, 1, side, side)
         torch.save([images, torch.zeros(1, dtype=torch.int64).expand(count)], tmp_path / "data.pt")

@@ -1,4 +1,4 @@
-"""What values were normalised with: recognised where their range shows it, doubted or refused where not, never silent."""
+"""The normalisation of values is recognised by their range, or else doubted or refused."""
 
 from __future__ import annotations
 
@@ -109,25 +109,25 @@ def test_scaled_pixels_are_recognised_in_every_container(
 
 
 @pytest.mark.parametrize("side", [64, 128])
-def test_images_of_a_vae_are_not_washed_out(tmp_path: Path, digits: Bundle, side: int) -> None:
+def test_images_of_a_vae_keep_their_contrast(tmp_path: Path, digits: Bundle, side: int) -> None:
     dataset = read(mtt(tmp_path, scaled(side, "minus1to1")), digits)
     np.testing.assert_allclose(pixels(dataset), known_images(20, side), atol=1)
     (note,) = dataset.origin.notes
     assert note.endswith(
-        "so they are read as pixels scaled to -1 to 1, while those of MTT, TESLA, DATM, EDF or SeqMatch tensors are "
-        "imagenet-normalised: if that is wrong, --normalisation imagenet"
+        "so they are read as pixels scaled to -1 to 1, while those of MTT, TESLA, DATM, EDF or "
+        "SeqMatch tensors are imagenet-normalised: if that is wrong, --normalisation imagenet"
     )
     assert read(tmp_path, digits, normalisation="imagenet").origin.normalisation == "imagenet"
 
 
-def test_what_the_user_says_counts_and_is_doubted_with_the_statistics(
+def test_a_stated_normalisation_is_used_and_doubted_with_the_statistics(
     tmp_path: Path, digits: Bundle
 ) -> None:
     path = mtt(tmp_path, scaled(32, "minus1to1"))
     (note,) = read(path, digits, normalisation="cifar10").origin.notes
     assert note == (
-        "values lie in -1.00 to 1.00 with mean 0.03 and deviation 0.51, as pixels scaled to -1 to 1 have: is "
-        "--normalisation cifar10 right?"
+        "values lie in -1.00 to 1.00 with mean 0.03 and deviation 0.51, as pixels scaled to -1 to "
+        "1 have: is --normalisation cifar10 right?"
     )
     for same in ("minus1to1", "0.5:0.5"):
         dataset = read(path, digits, normalisation=same)
@@ -139,14 +139,14 @@ def test_what_the_user_says_counts_and_is_doubted_with_the_statistics(
 def test_normalised_values_where_pixels_are_expected_are_refused(
     tmp_path: Path, digits: Bundle, write: Callable[..., Path]
 ) -> None:
-    """Which statistics they were normalised with cannot be seen."""
+    """The values do not show which statistics they were normalised with."""
     path = write(tmp_path, methods.normalised(known_images(20, 32), "cifar10"))
     with pytest.raises(DatasetError) as raised:
         read(path, digits)
     assert "values lie in -2.43 to 2.75 with mean 0.21 and deviation 1.26; most values" in str(
         raised.value
     )
-    assert "Say --normalisation, such as cifar10, imagenet or minus1to1" in str(raised.value)
+    assert "Set --normalisation, such as cifar10, imagenet or minus1to1" in str(raised.value)
     assert str(raised.value).startswith(f"{path}: ")
     found = pixels(read(path, digits, normalisation="cifar10"))
     np.testing.assert_allclose(found, known_images(20, 32), atol=1)
@@ -167,7 +167,7 @@ def test_normalised_values_are_left_to_the_method(statistics: str) -> None:
 
 
 def test_unclamped_pixels_are_recognised_or_doubted() -> None:
-    """-1 to 1 that was left during optimisation may as well be normalised values of little contrast."""
+    """Unclamped values around -1 to 1 may also be normalised values of little contrast."""
     noise = np.random.default_rng(0).normal(0, 0.05, (20, 3, 32, 32)).astype(np.float32)
     for convention in ("none", "0to255"):
         values = scaled(32, convention).numpy() + SCALED[convention][0] * noise
@@ -180,7 +180,8 @@ def test_unclamped_pixels_are_recognised_or_doubted() -> None:
         reading = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
         assert reading.normalisation.name == "imagenet"
         assert str(reading.note).endswith(
-            "which is little for imagenet-normalised values: if they are pixels scaled to -1 to 1, --normalisation minus1to1"
+            "which is little for imagenet-normalised values: if they are pixels scaled to -1 to 1, "
+            "--normalisation minus1to1"
         )
 
 
@@ -192,7 +193,7 @@ def test_pixels_divided_by_255_twice_or_cast_to_zero_and_one_are_doubted() -> No
     assert str(reading.note).endswith("were pixels in 0 to 1 cast to integers?")
 
 
-def test_contradictions_are_told_from_the_values() -> None:
+def test_contradictions_follow_from_the_values() -> None:
     images = np.random.default_rng(0).uniform(0, 1, (20, 3, 8, 8)).astype(np.float32)
     imagenet, none = find_normalisation("imagenet"), find_normalisation("none")
     normalised = (images - 0.45) / 0.225

@@ -1,9 +1,10 @@
 """The methods whose files are read: one file per family, and this registry.
 
-Adding a method is one file that makes a `base.Method`, and one entry of `METHODS`. All other code
-asks the method and never branches on its name. Nothing here imports numpy, so that
-`diver-trt --help`, which lists the methods, stays fast.
+Adding a method takes one file that defines a `base.Method`, and one entry of `METHODS`. Other code
+reads the method's attributes and never branches on its name.
 """
+
+# Nothing here imports numpy, so that `diver-trt --help`, which lists the methods, stays fast.
 
 from __future__ import annotations
 
@@ -75,13 +76,13 @@ def recognise(found: Found) -> Method:
 
 
 def series_of(file: Path) -> Series | None:
-    """Return the series that a file is a state of, or None if its name does not tell."""
+    """Return the series that a file belongs to by its name, or None."""
     series = (series for method in METHODS.values() for series in method.series)
     return next((one for one in series if one.matches(file)), None)
 
 
 def is_beside_images(file: Path) -> bool:
-    """Return whether a file's name is one of those that methods save beside their images."""
+    """Return whether a file has the name of one that methods save beside their images."""
     return any(re.match(method.beside, file.stem) for method in METHODS.values() if method.beside)
 
 
@@ -93,7 +94,7 @@ def is_named_as_images(file: Path) -> bool:
 
 
 def are_parts(folders: list[str]) -> bool:
-    """Return whether folder names are those that a method gives to the parts of one set."""
+    """Return whether folder names are a method's names for the parts of one set."""
     for parts in (method.parts for method in METHODS.values() if method.parts):
         matches = [re.fullmatch(parts.pattern, name) for name in folders]
         if all(matches) and len({match and match.groupdict().get("set") for match in matches}) == 1:
@@ -102,5 +103,5 @@ def are_parts(folders: list[str]) -> bool:
 
 
 def parts_examples() -> str:
-    """Return how methods call the parts of one set, as messages print it."""
+    """Return examples of the names of parts, as messages print them."""
     return " or ".join(method.parts.example for method in METHODS.values() if method.parts)

@@ -1,7 +1,7 @@
-"""What a distillation method is here: the interface that every file of this folder implements.
+"""The facts about a distillation method, which every file of this folder defines.
 
-Whatever a file of distilled images does not say, how many images are glued into one, or what its
-values were normalised with, is taken from the method's own code; an option can replace it.
+Facts that a file of distilled images does not state, such as its collage factor or normalisation,
+are taken from the method's own code. An option overrides them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Structure = Literal["folders", "tensor", "list", "experiments", "arrays"]
 and labels; a dictionary whose `data` is a list of such lists; named arrays."""
 
 LARGE_PIXELS = 128
-"""Images of this side and more are ImageNet's, for which some methods choose other collages."""
+"""Side in pixels from which images are ImageNet's, for which some methods use other collages."""
 
 STALE_LABELS = (
     "soft labels saved for these images (FKD) do not fit the recovered ones: label those anew"
@@ -32,13 +32,13 @@ STALE_LABELS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a method may recognise its files by.
+    """The facts by which a method may recognise its files.
 
     Attributes:
-        structure: How the images lie.
+        structure: The layout of the images.
         path: The file of tensors, or the first image.
         folder: The folder of that file, or the class folder of that image.
-        name: What named arrays call the images, else empty.
+        name: The name of the images among named arrays, else empty.
         images: The images of tensors, [n, c, H, W] or [n, H, W, c].
         labels: Their labels, [n] or [n, classes].
     """
@@ -53,12 +53,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a default may depend on.
+    """The facts that a method's defaults may depend on.
 
     Attributes:
         path: The file.
         side: The shorter side of a stored image in pixels.
-        num_classes: The number of classes that the labels count.
+        num_classes: The number of classes in the labels.
     """
 
     path: Path
@@ -67,11 +67,13 @@ class Stored:
 
 
 class Kind(Enum):
-    """Whose ZCA whitening: the term added to the eigenvalues, and what precedes the whitening.
+    """The variants of ZCA whitening.
 
-    KORNIA is MTT's, TESLA's, DATM's and SeqMatch's: 0.1 is added; images are in [0, 1]. FREPO adds
-    a tenth of the mean eigenvalue, and leaves alone all directions but as many as there are images;
-    each channel is normalised before. KIP adds as much, to images of mean 0 and length 1, without
+    They differ in the term added to the eigenvalues, and in the preparation of the images.
+
+    KORNIA is MTT's, TESLA's, DATM's and SeqMatch's: it adds 0.1; images are in [0, 1]. FREPO adds a
+    tenth of the mean eigenvalue, and whitens only as many directions as there are images; each
+    channel is normalised before. KIP adds as much, to images of mean 0 and length 1, without
     subtracting the mean of all images: an image's own brightness and contrast are lost.
     """
 
@@ -82,13 +84,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whitens:
-    """How a method whitens the images that it optimises.
+    """A method's whitening of the images that it optimises.
 
     Attributes:
-        kind: Whose whitening it is.
-        usual: Whether images that look whitened are taken for it where nothing is stated.
-        names: Pattern of file names that say so, whatever the images look like.
-        instead: Returns which file beside a whitened one is not whitened, as messages print it.
+        kind: The variant.
+        usual: Returns whether images that look whitened are taken as whitened by default.
+        names: Pattern of the names of whitened files, whatever their images look like.
+        instead: Returns the file beside a whitened one that is not, as messages print it.
     """
 
     kind: Kind
@@ -102,8 +104,8 @@ class Series:
     """Files of one run that differ in their iteration only.
 
     Attributes:
-        matches: Whether a file is one of them.
-        choose: Returns the one that a folder stands for; it is given all, in natural order.
+        matches: Returns whether a file is one of them.
+        choose: Returns the one that a folder stands for, from all of them in natural order.
     """
 
     matches: Callable[[Path], bool]
@@ -115,7 +117,7 @@ class Parts:
     """Folders that hold one set together.
 
     Attributes:
-        pattern: Of their names; its group `set`, if it has one, is the same in all parts of a set.
+        pattern: Pattern of their names; its group `set`, if any, is the same in all parts.
         example: Two such names, as messages print them.
     """
 
@@ -124,19 +126,19 @@ class Parts:
 
 
 def by_side(stored: Stored) -> str:
-    """Return the statistics that MTT's code and its relatives normalise a data set with."""
+    """Return the name of the statistics in the code of MTT and its relatives."""
     if stored.path.stem.startswith("images_zca_"):
         return "none"
     return {32: "cifar10", 28: "mnist"}.get(stored.side, "imagenet")
 
 
 def not_normalised(_: Stored) -> str:
-    """Return the statistics of pixels in [0, 1]."""
+    """Return the name of the statistics of pixels in [0, 1]."""
     return "none"
 
 
 def no_remark(_: Path) -> str | None:
-    """Return None: the file's name tells nothing that a user should know."""
+    """Return None: the file's name implies nothing that a user should know."""
     return None
 
 
@@ -147,25 +149,25 @@ class Method:
     Attributes:
         name: The name that `--format` takes.
         title: The methods, as messages print them.
-        structures: How their files may lie.
-        recognises: Whether files of these structures are theirs; None makes them the usual ones of
-            their structures.
+        structures: The layouts of their files.
+        recognises: Returns whether files of these structures are theirs; None makes the method the
+            default for its structures.
         statistics: Named normalisations of their own, mean and standard deviation, red first.
-        normalisation: Returns the name of the statistics that their code normalises with.
+        normalisation: Returns the name of their code's statistics.
         guesses: Whether that is only a guess, so that values that contradict it are refused.
         collage: Images along a side of each stored one, below `LARGE_PIXELS`.
         large_collage: The same for larger ones.
         collage_names: Pattern of folder names that state that number in their first group.
-        subsets: ImageNet-1K labels of subsets whose classes or order are their own.
-        centred_labels: Whether float labels are centred one-hot rows, whatever they look like.
-        whitens: How they whiten, None if they do not.
+        subsets: ImageNet-1K labels of subsets with classes or an order of their own.
+        centred_labels: Whether float labels are centred one-hot rows, whatever their values.
+        whitens: Their whitening, None if they do not whiten.
         series: Files of one run that differ in their iteration only.
-        beside: Pattern of names (without suffix) of what they save beside the images.
-        file_names: Pattern of names that only their images have: such a file is never passed over
-            as if it were something else, even if it is damaged.
-        parts: Folders that hold one set together, None if they write none.
-        remark: Returns what a user should know of a file, by its name and those beside it.
-        advice: What to know about their sets, noted once.
+        beside: Pattern of the names (without suffix) of files that they save beside the images.
+        file_names: Pattern of names that only their images have: such a file is never skipped, even
+            if it is damaged.
+        parts: Folders that hold one set together, None if they write a single one.
+        remark: Returns a note on a file, from its name and those beside it.
+        advice: A note on all their sets.
     """
 
     name: str
@@ -190,7 +192,7 @@ class Method:
 
     @property
     def holds(self) -> Holds:
-        """Whether they write image files in folders, or tensors in a file."""
+        """The kind of their output: image files in folders, or tensors in a file."""
         return "folders" if self.structures == ("folders",) else "tensors"
 
     def default_collage(self, side: int) -> int:
@@ -198,7 +200,7 @@ class Method:
         return self.large_collage if side >= LARGE_PIXELS else self.collage
 
     def collage_in_path(self, folder: Path) -> int | None:
-        """Return the collage factor that the name of a folder, or of one around it, states."""
+        """Return the collage factor in the name of a folder or of one around it, or None."""
         if self.collage_names:
             for part in reversed(folder.resolve().parts):
                 if match := re.search(self.collage_names, part):
@@ -207,7 +209,7 @@ class Method:
 
 
 def latest(files: Sequence[Path]) -> Path:
-    """Return the file that is marked as the best, else that of the last iteration."""
+    """Return the file marked as the best, else that of the last iteration."""
 
     def rank(file: Path) -> tuple[bool, int]:
         digits = re.findall(r"\d+", file.stem)
@@ -217,5 +219,5 @@ def latest(files: Sequence[Path]) -> Path:
 
 
 def stems(pattern: str) -> Callable[[Path], bool]:
-    """Return whether a file's name without its suffix matches a pattern, as a function."""
+    """Return a function that matches a file's name without its suffix against a pattern."""
     return lambda file: re.fullmatch(pattern, file.stem) is not None

@@ -26,11 +26,11 @@ _CHECKPOINT = r"checkpoint_\d+(\.\d+)?"
 """The names that flax gives to checkpoints: by the step, or by the metric."""
 
 _HEAD_BYTES = 64
-"""Bytes within which a training state names its params."""
+"""Bytes within which the key `params` of a training state lies."""
 
 
 def is_flax_checkpoint(path: Path) -> bool:
-    """Return whether a file has a checkpoint's name, or no suffix and a training state's start."""
+    """Return whether a file is a checkpoint, by its name, or its first bytes without a suffix."""
     if re.fullmatch(_CHECKPOINT, path.name):
         return True
     if path.suffix:
@@ -40,7 +40,8 @@ def is_flax_checkpoint(path: Path) -> bool:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return False
-    # a msgpack map of at most 15 entries, and a text of six bytes
+    # A msgpack fixmap (0x80 to 0x8f) and a fixstr of six bytes (0xa6):
+    # https://github.com/msgpack/msgpack/blob/master/spec.md
     return head[:1] in {bytes([0x80 + count]) for count in range(16)} and b"\xa6params" in head
 
 
@@ -67,11 +68,11 @@ def _is_kips(found: Found) -> bool:
         return True
     if not targets:
         return False
-    from diver_trt.distilled.sampling import look_at
+    from diver_trt.distilled.sampling import sample_images
     from diver_trt.distilled.whitening import looks_whitened
 
     assert found.images is not None, "tensors have images"
-    return looks_whitened(look_at(found.images, last=True))
+    return looks_whitened(sample_images(found.images, last=True))
 
 
 def _frepo_statistics(stored: Stored) -> str:

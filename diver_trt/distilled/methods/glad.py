@@ -1,7 +1,7 @@
 """GLaD, which distils into the latents of a generator.
 
-It pads its iterations to five digits (`images_05000.pt`) and names its data sets in its own way. Its
-own DC and DM write `res_*.pt` files as theirs do, of those data sets.
+It pads its iterations to five digits (`images_05000.pt`) and has its own names for data sets. Its
+variants of DC and DM write `res_*.pt` files of those data sets.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ GLAD = Method(
     title="GLaD",
     structures=("tensor", "experiments"),
     recognises=_recognises,
-    # ImageNet's deviation with SVHN's mean, which its code applies to what the decoder makes
+    # ImageNet's deviation with SVHN's mean, which its code applies to the decoder's output.
+    # https://github.com/georgecazenavette/glad
     statistics={"glad": ((0.4377, 0.4438, 0.4728), (0.229, 0.224, 0.225))},
     normalisation=_normalisation,
     advice=(
-        "GLaD's latents (--space wp) are normalised with SVHN's mean; for --space p say "
+        "GLaD's latents (--space wp) are normalised with SVHN's mean; for --space p set "
         "--normalisation imagenet"
     ),
 )

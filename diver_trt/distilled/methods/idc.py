@@ -18,7 +18,7 @@ DATA = Series(stems(r"data(_?(\d+|best))?"), latest)
 
 
 def initialisation(path: Path) -> str | None:
-    """Return a remark on the images from which an optimisation starts."""
+    """Return a remark if a file holds the images from which an optimisation starts."""
     if path.stem in ("data0", "data_init"):
         return "it is the initialisation, from before any distillation"
     return None

@@ -1,8 +1,8 @@
 """MTT and what is built on its code: TESLA, DATM, EDF and SeqMatch.
 
-`images_best.pt` with `labels_best.pt` beside it, and the same of other iterations. MTT whitens CIFAR
-(DATM Tiny-ImageNet, too) and saves each iteration twice: `images_500.pt` is what it optimises, which
-may be whitened, and `images_zca_500.pt`, despite its name, is never whitened.
+`images_best.pt` with `labels_best.pt` beside it, and the same of other iterations. MTT whitens
+CIFAR (DATM Tiny-ImageNet, too) and saves each iteration twice: `images_500.pt` holds the optimised
+values, which may be whitened; `images_zca_500.pt`, despite its name, is never whitened.
 """
 
 from __future__ import annotations
@@ -44,17 +44,15 @@ def _numbered(folder: Path, suffix: str) -> list[Path]:
 
 
 def _choose(files: Sequence[Path]) -> Path:
-    """Return the best or last file, of those that are not whitened if there are any."""
+    """Return the best or last file, preferably one that is not whitened."""
     last = latest([file for file in files if file.stem.startswith(_UNWHITENED)] or files)
     best = last.with_name(f"images_best{last.suffix}")
     return (best.is_file() and _unwhitened_twin(best)) or last
 
 
 def _unwhitened_twin(best: Path) -> Path | None:
-    """Return the `images_zca_N` of the iteration that `images_best` holds.
-
-    Only the whitened `images_N` tells which that is; None without it.
-    """
+    """Return the `images_zca_N` of the iteration of `images_best`, or None if it is unknown."""
+    # `images_best` does not state its iteration; comparing it with each `images_N` does.
     for file in _numbered(best.parent, best.suffix):
         whitened = file.with_name(file.name.replace("_zca", ""))
         if whitened.is_file() and _same_array(best, whitened):
@@ -63,15 +61,13 @@ def _unwhitened_twin(best: Path) -> Path | None:
 
 
 def _same_array(first: Path, second: Path) -> bool:
-    import numpy as np  # nothing of numpy may be loaded by `diver-trt --help`
+    import numpy as np  # here, since `diver-trt --help` imports this module and must stay light
 
-    from diver_trt.distilled.stored_array import StoredArray, open_stored
+    from diver_trt.distilled.array_file import open_stored
+    from diver_trt.distilled.stored_array import is_array
 
     ours, theirs = open_stored(first), open_stored(second)
-    if not (
-        isinstance(ours, (StoredArray, np.ndarray))
-        and isinstance(theirs, (StoredArray, np.ndarray))
-    ):
+    if not (is_array(ours) and is_array(theirs)):
         return False
     return ours.shape == theirs.shape and all(
         np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
@@ -83,8 +79,8 @@ def _remark(path: Path) -> str | None:
     if not path.stem.startswith(_UNWHITENED) or not best.is_file() or _unwhitened_twin(best):
         return None
     return (
-        f"{best.name} is whitened, and nothing here tells which iteration it is of; {path.name} may "
-        "be of another"
+        f"{best.name} is whitened and its iteration is unknown; {path.name} may come from a "
+        "different one"
     )
 
 
@@ -98,7 +94,7 @@ MTT = Method(
         Series(stems(r"images(_(zca_\d+|\d+|best))?"), _choose),
         Series(stems(r"ema_images(_(\d+|best))?"), latest),
     ),
-    # weights and styles are HaBa's, whose images cannot be read without its networks
+    # Weights and styles are HaBa's, whose images cannot be read without its networks.
     beside=r"(ema_)?(labels?|lr|best_lr|soft_labels|weights|styles)(_|$)",
     parts=Parts(r"S\d+(_.*)?", "S1, S2"),
     remark=_remark,

@@ -19,7 +19,7 @@ NCFM = Method(
     recognises=_recognises,
     collage=2,
     large_collage=2,
-    # custard apple for Granny Smith, and another corn
+    # NCFM's own: custard apple for Granny Smith, and another corn.
     subsets={
         "imagefruit": (953, 954, 949, 950, 951, 957, 952, 945, 943, 956),
         "imageyellow": (309, 986, 954, 951, 987, 779, 599, 291, 74, 11),

@@ -1,4 +1,4 @@
-"""Images that no method's own names tell apart: class folders, and named arrays."""
+"""Class folders and named arrays without any method's own names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""flax checkpoints, as FRePo publishes its sets: `state["params"]["x_proto"]` and `["y_proto"]` of a training state in msgpack.
+"""flax checkpoints, in which FRePo publishes its sets: a training state in msgpack.
 
-Nothing in such a file can run. Of the state, which holds the optimiser's copies of the images too, only those two arrays are taken: the
-walk goes past everything else without building it.
+The images are `state["params"]["x_proto"]`, the labels `["y_proto"]`. Nothing in such a file can
+run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from diver_trt.distilled.stored_array import MAX_LOADED_BYTES, InPlaceArray
+from diver_trt.distilled.stored_array import MAX_LOADED_BYTES, InPlaceArray, row_major
 from diver_trt.errors import DatasetError, MissingExtraError
 
 _NDARRAY = 1
-"""flax's code for an array among msgpack's extension types: `(shape, dtype, bytes)`, packed once more."""
+"""flax's code for an array among msgpack's extension types: packed `(shape, dtype, bytes)`.
+
+https://github.com/google/flax/blob/main/flax/serialization.py (_MsgpackExtType)
+"""
 
 _ARRAYS = {"x_proto": "image", "y_proto": "label"}
 _MAX_KEYS, _MAX_KEY_BYTES = 1000, 200
@@ -24,11 +27,11 @@ _DTYPES = ("float16", "float32", "float64")
 
 
 def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
-    """Find FRePo's images and labels in a checkpoint, under the names of its `.npz` files, `image` and `label`.
+    """Find FRePo's images and labels, under the names of its `.npz` files, `image` and `label`.
 
     Raises:
-        DatasetError: The file cannot be read, is no checkpoint of flax, or holds other than FRePo's arrays.
-        MissingExtraError: msgpack is not installed.
+        DatasetError: If the file cannot be read, is not a flax checkpoint, or lacks FRePo's arrays.
+        MissingExtraError: If msgpack is not installed.
     """
     try:
         import msgpack
@@ -38,6 +41,7 @@ def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
     try:
         with path.open("rb") as file:
             limit = min(path.stat().st_size, MAX_LOADED_BYTES) + 1
+            # Without limits, a header of five bytes makes msgpack allocate for 2^32 entries.
             reader = msgpack.Unpacker(
                 file,
                 max_buffer_size=limit,
@@ -47,6 +51,7 @@ def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
             )
             for _ in range(reader.read_map_header()):
                 if reader.unpack() != "params":
+                    # Skipped, not built: the optimiser's state holds two more copies of the images.
                     reader.skip()
                     continue
                 for _ in range(reader.read_map_header()):
@@ -58,11 +63,12 @@ def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
         raise DatasetError(f"{path}: cannot be read ({cause.strerror})") from cause
     except (ValueError, TypeError, msgpack.UnpackException) as cause:
         raise DatasetError(
-            f"{path}: is no whole checkpoint of flax; expected FRePo's, with x_proto and y_proto in its params"
+            f"{path}: not a flax checkpoint, or a damaged one; expected FRePo's, with x_proto and "
+            "y_proto in its params"
         ) from cause
     if len(found) != len(_ARRAYS):
         raise DatasetError(
-            f"{path}: has no {' and '.join(_ARRAYS)} in its params; expected a checkpoint of FRePo"
+            f"{path}: lacks {' or '.join(_ARRAYS)} in its params; expected a checkpoint of FRePo"
         )
     return found
 
@@ -72,16 +78,17 @@ def _array(path: Path, packed: Any, end: int) -> InPlaceArray:
     import msgpack
 
     if not (isinstance(packed, msgpack.ExtType) and packed.code == _NDARRAY):
-        raise ValueError("no array")
+        raise ValueError("not an array")
     shape, name, values = msgpack.unpackb(packed.data)
     if not (
         isinstance(shape, list)
         and all(type(size) is int and size > 0 for size in shape)
         and name in _DTYPES
     ):
-        raise ValueError("no array of numbers")
+        raise ValueError("not an array of numbers")
     dtype = np.dtype(name)
     if not isinstance(values, bytes) or len(values) != prod(shape) * dtype.itemsize:
         raise ValueError("the shape, type and size of an array contradict each other")
-    strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    return InPlaceArray(path, dtype.newbyteorder("<"), tuple(shape), strides, end - len(values))
+    # The values are the last entry of the extension, so they end where it does.
+    start = end - len(values)
+    return InPlaceArray(path, dtype.newbyteorder("<"), tuple(shape), row_major(shape), start)

@@ -1,7 +1,7 @@
-"""Distilled tensors in one file that says what it is: a method's files become an `.npz` or `.safetensors` file with the same values.
+"""Writing one self-describing file: an `.npz` or `.safetensors` file with facts beside its arrays.
 
-What the reader found out is written beside the arrays (`format`, `normalisation`, `collage`, and, where they are known, `whitening` and
-`classes`), so that the device need not guess again.
+The facts are the texts `format`, `normalisation`, `collage` and, where they are known, `whitening`,
+`unwhitened` and `classes`, so that the device need not guess again.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from diver_trt.distilled.arrays import Tensors
+from diver_trt.distilled.conversion.reading import Converted
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.errors import OutputError
 from diver_trt.files import replacing, reported
@@ -24,42 +24,46 @@ SUFFIXES = (".npz", ".safetensors")
 _ROWS = 64
 
 
-def convert_tensors(tensors: Tensors, collage: int, classes: str | None, output: Path) -> None:
-    """Write distilled tensors as stored, with what is known of them.
+def write_converted(converted: Converted, collage: int, classes: str | None, output: Path) -> None:
+    """Write distilled tensors with the facts about them.
 
     Args:
-        tensors: What `read_tensors` found; whitened values are written as they are, and that they are.
+        converted: The tensors.
         collage: Images along a side of each stored one.
-        classes: The ImageNet subset that they are of, if it is known.
+        classes: Their ImageNet subset, if it is known.
         output: A new `.npz` or `.safetensors` file.
 
     Raises:
-        OutputError: The file exists, is to be of another kind, or cannot be written.
+        OutputError: If the file exists, has another suffix, or cannot be written.
     """
     suffix = output.suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"{output}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if output.exists():
         raise OutputError(f"{output}: already exists; choose a new file")
+    tensors = converted.tensors
     labels = tensors.labels.classes if tensors.labels.rows is None else tensors.labels.rows
     arrays = {"images": tensors.images, "labels": labels}
-    said = {
+    facts = {
         "format": tensors.format.name,
         "normalisation": tensors.normalisation.name,
         "collage": str(collage),
+        "whitening": converted.whitened and converted.whitened.value,
+        "unwhitened": converted.unwhitened,
+        "classes": classes,
     }
-    said |= {"whitening": tensors.whitened.value} if tensors.whitened else {}
-    said |= {"classes": classes} if classes else {}
+    texts = {key: value for key, value in facts.items() if value}
     with reported(output), replacing(output) as temporary, temporary.open("wb") as file:
-        (_write_npz if suffix == ".npz" else _write_safetensors)(file, arrays, said)
+        (_write_npz if suffix == ".npz" else _write_safetensors)(file, arrays, texts)
 
 
-def _write_npz(file: BinaryIO, arrays: dict[str, Array], said: dict[str, str]) -> None:
+def _write_npz(file: BinaryIO, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
+    members = {**arrays, **{key: np.array(value) for key, value in texts.items()}}
+    # Not numpy.savez, which needs a whole array in memory. Uncompressed, so that rows can be read.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in {
-            **arrays,
-            **{key: np.array(value) for key, value in said.items()},
-        }.items():
+        for name, array in members.items():
+            # force_zip64, since the size is not known in advance; ZipInfo's default date, 1980, so
+            # that the same input gives the same bytes.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 header = {
                     "descr": np.lib.format.dtype_to_descr(_little(array)),
@@ -71,20 +75,21 @@ def _write_npz(file: BinaryIO, arrays: dict[str, Array], said: dict[str, str]) -
                     member.write(rows)
 
 
-def _write_safetensors(file: BinaryIO, arrays: dict[str, Array], said: dict[str, str]) -> None:
-    header: dict[str, Any] = {"__metadata__": said}
+def _write_safetensors(
+    file: BinaryIO, arrays: Mapping[str, Array], texts: Mapping[str, str]
+) -> None:
+    header: dict[str, Any] = {"__metadata__": texts}
     offset = 0
     for name, array in arrays.items():
-        kind = f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
         size = array.nbytes
         header[name] = {
-            "dtype": kind,
+            "dtype": f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}",
             "shape": list(array.shape),
             "data_offsets": [offset, offset + size],
         }
         offset += size
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # values start at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)  # the format aligns the values to eight bytes
     file.write(struct.pack("<Q", len(text)) + text)
     for array in arrays.values():
         for rows in _rows(array):
@@ -100,6 +105,6 @@ def _rows(array: Array) -> Iterator[bytes]:
 
 
 def _little(array: Array) -> np.dtype[Any]:
-    """Return an array's type with its bytes in the order that safetensors has, and that everybody expects of the other."""
+    """Return an array's type in little-endian order, the only one that safetensors has."""
     dtype: np.dtype[Any] = array.dtype.newbyteorder("<")
     return dtype

@@ -1,0 +1,37 @@
+"""Opening `.pt`, `.npz` and `.safetensors` files without running anything in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diver_trt.distilled.npz_file import open_npz
+from diver_trt.distilled.regular_file import open_regular
+from diver_trt.distilled.safetensors_file import open_safetensors
+from diver_trt.distilled.stored_array import Content
+from diver_trt.distilled.torch_file import open_torch
+from diver_trt.errors import DatasetError
+
+SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
+
+
+def open_stored(path: Path) -> Content:
+    """Open a file of arrays.
+
+    Args:
+        path: A `.pt` or `.pth` file, or `.npz` or `.safetensors`, which become dictionaries.
+
+    Raises:
+        DatasetError: If the file is of another kind, is damaged, holds anything but plain arrays,
+            or claims more data than it has.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DatasetError(
+            f"{path}: is not a file of tensors; expected {', '.join(SUFFIXES)}, or a folder with "
+            "one folder of images per class"
+        )
+    try:
+        open_regular(path, "a file of tensors").close()
+    except OSError as cause:
+        raise DatasetError(f"{path}: cannot be read ({cause.strerror})") from cause
+    return {".npz": open_npz, ".safetensors": open_safetensors}.get(suffix, open_torch)(path)

@@ -1,0 +1,158 @@
+"""Arrays in `.npz` files, read in place.
+
+The formats: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from functools import cache, partial
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.array_damage import first_line
+from diver_trt.distilled.stored_array import (
+    MAX_VALUE_BYTES,
+    Array,
+    Content,
+    InPlaceArray,
+    LoadBudget,
+    StoredArray,
+    readable,
+    row_major,
+)
+from diver_trt.distilled.zip_file import data_offset, open_zip
+from diver_trt.errors import DatasetError, shown
+
+_HEADER_BYTES = 1 << 14
+_CHUNK_BYTES = 1 << 20
+
+
+def open_npz(path: Path) -> Content:
+    """Open a file of `numpy.savez`.
+
+    Raises:
+        DatasetError: If it is damaged, holds Python objects, or uses an unusual compression.
+    """
+    try:
+        with open_zip(path) as (file, archive):
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(members) < len(archive.infolist()):
+                raise DatasetError(
+                    f"{path}: holds an array twice under one name; save it again with numpy.savez"
+                )
+            budget = LoadBudget(path)
+            return {
+                name: _member(path, file, archive, info, budget) for name, info in members.items()
+            }
+    except DatasetError:
+        raise
+    # zipfile and numpy's header parser raise BadZipFile, TokenError, SyntaxError and more on
+    # damaged files.
+    except Exception as cause:
+        raise DatasetError(
+            f"{path}: not an .npz file, or a damaged one ({first_line(cause)})"
+        ) from cause
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a `.npy` file, and leave the file at its values.
+
+    Returns:
+        The shape, whether the values are in Fortran order, and the dtype.
+
+    Raises:
+        ValueError, EOFError, SyntaxError and others: If the header is damaged; numpy's own.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    return read_header(file)
+
+
+def _member(
+    path: Path, file: BinaryIO, archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: LoadBudget
+) -> Array:
+    # zipfile bounds the output of deflate only; bzip2 and LZMA decompress a whole read at once:
+    # https://github.com/python/cpython/blob/3.13/Lib/zipfile/__init__.py (ZipExtFile._read1)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DatasetError(
+            f"{path}: {shown(info.filename)} is compressed in an unusual way; save it with "
+            "numpy.savez"
+        )
+    with archive.open(info) as member:
+        # A version 2 header may state 4 GiB; numpy reads as much as the buffer has, and no more.
+        start = io.BytesIO(member.read(_HEADER_BYTES))
+    shape, fortran, dtype = read_npy_header(start)
+    header = start.tell()
+    # An object array is stored as a pickle:
+    # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+    if dtype.hasobject:
+        raise DatasetError(
+            f"{path}: {shown(info.filename)} holds Python objects, which are never loaded; save "
+            "plain arrays"
+        )
+    if (
+        any(type(length) is not int or length < 0 for length in shape)
+        or prod(shape) * dtype.itemsize != info.file_size - header
+    ):
+        raise DatasetError(
+            f"{path}: {shown(info.filename)} states shape {list(shape)}, but has "
+            f"{info.file_size:,} bytes; the file is damaged"
+        )
+    # The strides of Fortran order are those of C order for the reversed shape, reversed.
+    strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
+    verify = cache(partial(_verify, path, info))
+    array = InPlaceArray(path, dtype, shape, strides, data_offset(file, info) + header, verify)
+    if info.compress_type == zipfile.ZIP_STORED:
+        return readable(array, budget)
+    lazy = budget.lazy(
+        array,
+        "save it with numpy.savez, which does not compress",
+        partial(_decompressed, array, info, header, fortran),
+    )
+    return lazy if shape or array.nbytes > MAX_VALUE_BYTES else lazy.load()
+
+
+def _verify(path: Path, info: zipfile.ZipInfo) -> None:
+    """Compare a stored member with its CRC-32.
+
+    Raises:
+        DatasetError: If they differ.
+    """
+    try:
+        with open_zip(path) as (_, archive), archive.open(info) as member:
+            # zipfile compares the checksum at the end of a member; rows are read past zipfile.
+            while member.read(_CHUNK_BYTES):
+                pass
+    except Exception as cause:  # BadZipFile, or whatever a file that changed meanwhile raises
+        raise DatasetError(
+            f"{path}: {shown(info.filename)} is damaged ({first_line(cause)})"
+        ) from cause
+
+
+def _decompressed(
+    array: StoredArray, info: zipfile.ZipInfo, header: int, fortran: bool
+) -> NDArray[Any]:
+    values = np.empty(array.nbytes, np.uint8)
+    try:
+        with open_zip(array.path) as (_, archive), archive.open(info) as member:
+            member.read(header)
+            # Piece by piece, so that a bomb never inflates to more than the array's stated size.
+            for first in range(0, len(values), _CHUNK_BYTES):
+                piece = values[first : first + _CHUNK_BYTES]
+                piece[:] = np.frombuffer(member.read(len(piece)), np.uint8, len(piece))
+        return values.view(array.dtype).reshape(array.shape, order="F" if fortran else "C")
+    # BadZipFile and zlib.error on damage, ValueError from numpy if the data is too short.
+    except Exception as cause:
+        raise DatasetError(
+            f"{array.path}: {shown(info.filename)} is damaged ({first_line(cause)})"
+        ) from cause

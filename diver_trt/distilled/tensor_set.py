@@ -1,0 +1,157 @@
+"""Files of tensors joined into one set: parts of one run, one after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.bundle import Bundle
+from diver_trt.distilled.arrays import Tensors
+from diver_trt.distilled.class_map import (
+    IMAGENET_CLASSES,
+    ClassMap,
+    imagenet_subsets,
+    load_class_map,
+    subset_needed,
+    variant_of,
+)
+from diver_trt.distilled.source import ImageSource, Joined, StoredImages
+from diver_trt.distilled.subset_names import subset_of_path
+from diver_trt.errors import DatasetError
+
+SoftLabel = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSet:
+    """A set of tensors, not yet cut into tiles.
+
+    Attributes:
+        images: The images as stored.
+        classes: Index of each image's class in the dataset's order.
+        class_map: The classes of the model that they are.
+        soft_label: Returns the logits of the image at a position, [classes] float32; None if the
+            set has hard labels.
+        notes: What a user should know.
+    """
+
+    images: ImageSource
+    classes: list[int]
+    class_map: ClassMap
+    soft_label: Callable[[int], SoftLabel] | None
+    notes: tuple[str, ...]
+
+
+def join_tensors(
+    path: Path, parts: Sequence[Tensors], bundle: Bundle, classes: str | None
+) -> TensorSet:
+    """Join the parts of a set.
+
+    Args:
+        path: The input, for messages.
+        parts: Its files, one or more.
+        bundle: The model.
+        classes: The class map that the user names (`load_class_map`), or None.
+
+    Raises:
+        DatasetError: If the parts do not belong together, or do not fit the model.
+    """
+    _require_alike(path, parts)
+    sources = [StoredImages(part.path, part.images, part.normalisation) for part in parts]
+    names = [part.path.parent.name for part in parts]
+    num_classes = max(part.labels.num_classes for part in parts)
+    class_map = _class_map(parts[0], bundle, classes, num_classes)
+    indices = np.concatenate([part.labels.classes for part in parts]).tolist()
+    if max(indices, default=0) >= len(class_map):
+        raise DatasetError(
+            f"{path}: class {max(indices)} is out of range; {class_map.owner} classes 0 to "
+            f"{len(class_map) - 1}{', and labels are numbered from 0' if min(indices) > 0 else ''}"
+        )
+    # Parts of one run usually have the same notes.
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    notes += repeated_labels(class_map)
+    if len(parts) > 1:
+        notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
+    if num_classes != len(class_map):
+        notes.append(
+            f"its labels are of {num_classes} classes, but {class_map.owner} {len(class_map)}: is "
+            "--classes right?"
+        )
+    if absent := sorted(set(range(num_classes)) - set(indices)):
+        notes.append(
+            f"{len(absent)} of the {num_classes} classes that its labels count have no images, the "
+            f"first of them class {absent[0]}: are its labels numbered from 0?"
+        )
+    return TensorSet(
+        images=sources[0] if len(parts) == 1 else Joined(list(zip(names, sources, strict=True))),
+        classes=indices,
+        class_map=class_map,
+        soft_label=_soft_label(path, parts),
+        notes=tuple(notes),
+    )
+
+
+def repeated_labels(class_map: ClassMap) -> list[str]:
+    """Return a note if a file of classes gives several indices the same class."""
+    if class_map.name in imagenet_subsets():  # whose authors may have done so on purpose
+        return []
+    repeated = [label for label, count in Counter(class_map.labels).items() if count > 1]
+    if not repeated:
+        return []
+    indices = [i for i, label in enumerate(class_map.labels) if label == repeated[0]]
+    return [
+        f"{class_map.name} gives {len(indices)} indices ({', '.join(map(str, indices[:5]))}) the "
+        f"same class, {repeated[0]}: is that intended?"
+    ]
+
+
+def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.format, part.side, part.normalisation) != (
+            first.format,
+            first.side,
+            first.normalisation,
+        ):
+            raise DatasetError(
+                f"{path}: {first.path} and {part.path} are of different kinds, so they are not "
+                "parts of one set; name one of them"
+            )
+
+
+def _class_map(tensors: Tensors, bundle: Bundle, classes: str | None, num_classes: int) -> ClassMap:
+    """Return the classes that the user, the file or its path names, or else the model's own."""
+    # Ten numbered classes of a model of a thousand may be any subset, so one must be named.
+    named = classes
+    if named is None and bundle.num_classes == IMAGENET_CLASSES and num_classes < IMAGENET_CLASSES:
+        named = tensors.classes or subset_of_path(tensors.path)
+        if named is None:
+            raise DatasetError(subset_needed(tensors.path, f"has {num_classes} classes"))
+    return load_class_map(
+        variant_of(named, tensors.format.name) if named else "model",
+        bundle.num_classes,
+        bundle.class_names,
+    )
+
+
+def _soft_label(path: Path, parts: Sequence[Tensors]) -> Callable[[int], SoftLabel] | None:
+    if any(part.labels.rows is None for part in parts):
+        return None
+    if len({part.labels.num_classes for part in parts}) > 1:
+        raise DatasetError(
+            f"{path}: its parts have soft labels of different numbers of classes; name one of them"
+        )
+    starts = list(accumulate((len(part.labels.classes) for part in parts), initial=0))
+
+    def at(position: int) -> SoftLabel:
+        part = bisect_right(starts, position) - 1
+        return parts[part].labels.logits(position - starts[part])
+
+    return at
