@@ -10,8 +10,8 @@ from typing import Any
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import wnid_of
-from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, shown
+from diver_trt.fields import Document
 from diver_trt.files import file_sha256, files_in, is_inside
 
 MANIFEST = "manifest.json"

@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from diver_trt.documents import Document
 from diver_trt.errors import OutputError
+from diver_trt.fields import Document
 from diver_trt.files import reported, resolved, sync_file, sync_folder, temporary_of, writing
 from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST

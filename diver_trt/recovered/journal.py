@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable
+from diver_trt.fields import Document
 from diver_trt.files import file_sha256, is_inside, sync_file, writing
 
 JOURNAL = "journal.jsonl"

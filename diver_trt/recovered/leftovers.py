@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from diver_trt.documents import Document
 from diver_trt.errors import OutputError, shown
+from diver_trt.fields import Document
 from diver_trt.files import files_in, reported
 from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST, TOOL

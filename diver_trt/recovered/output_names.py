@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diver_trt.documents import Document
 from diver_trt.errors import OutputError
+from diver_trt.fields import Document
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import SOFT_LABELS, Layout
 

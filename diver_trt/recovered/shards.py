@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from diver_trt.bundle import MAX_CLASSES
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.stored_array import read_npy_header
-from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, RecipeError, shown
+from diver_trt.fields import Document
 from diver_trt.files import file_sha256, reported
 from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
 from diver_trt.recipe import Recipe

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.contained_file import open_contained, resolved_inside
-from diver_trt.documents import Document, Limits
 from diver_trt.errors import EngineError, UsageError, printable, shown
+from diver_trt.fields import Document, Limits
 from diver_trt.files import FileRecord, stream_sha256
 from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
 
