@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from diver_trt.contained_file import open_contained
 from diver_trt.errors import DiverError, printable
 from diver_trt.strict_json import parse_json, quoted
-from diver_trt.structs import Count, Invalid, parse
+from diver_trt.structs import Count, Invalid, parse, parse_field
 
 T = TypeVar("T")
 
@@ -48,14 +47,14 @@ class Document:
     """One JSON object as it was read, which `load` makes a struct.
 
     Attributes:
-        fields: The object.
+        fields: The object, a dict with texts as keys.
         where: The file, as errors print it.
         error: The class that is raised for a bad field.
         limits: What a document of this kind may need.
         sha256: Hash of the file, in hex, or "" for an object from elsewhere.
     """
 
-    fields: Mapping[str, Any]
+    fields: Any
     where: str
     error: type[DiverError]
     limits: Limits = MANIFEST_LIMITS
@@ -115,6 +114,21 @@ class Document:
         except Invalid as bad:
             raise self.error(f"{self.where}: {bad}") from None
 
+    def take(self, hint: Any, *path: str) -> Any:
+        """Return one field, whatever the rest of the document holds.
+
+        Args:
+            hint: Its type, as a struct would declare it.
+            path: The keys down to it.
+
+        Raises:
+            error: If it is missing, or is not what its type says.
+        """
+        try:
+            return parse_field(hint, self.fields, path, self.limits.text)
+        except Invalid as bad:
+            raise self.error(f"{self.where}: {bad}") from None
+
     def require_schema(self, schema: int, renew: str) -> None:
         """Refuse a document of another version.
 
@@ -125,14 +139,9 @@ class Document:
         Raises:
             error: If the document has another one, or none.
         """
-        found = self.load(_Versioned).schema
+        found = self.take(Count, "schema")
         if found != schema:
             remedy = "update diver-trt" if found > schema else renew
             raise self.error(
                 f"{self.where}: schema {found}, but this diver-trt reads schema {schema}; {remedy}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Versioned:
-    schema: Count

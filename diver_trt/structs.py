@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -111,6 +111,32 @@ def parse(struct: type[T], value: Any, limit: int) -> T:
     hint: Any = struct
     parsed: T = _kind(hint).parse(value, limit)
     return parsed
+
+
+def parse_field(hint: Any, value: Any, path: Sequence[str], limit: int) -> Any:
+    """Return one field of a JSON object, whatever the rest of it holds.
+
+    Args:
+        hint: Its type.
+        value: The object.
+        path: The keys down to the field.
+        limit: Characters of one text in it.
+
+    Raises:
+        Invalid: If it is missing, or is not what its type says.
+    """
+    if not path:
+        return _kind(hint).parse(value, limit)
+    name, *rest = path
+    if not isinstance(value, dict):
+        raise Invalid(f"found {quoted(value)}, expected an object")
+    if name not in value:
+        raise Invalid(f"missing, expected {_kind(Any if rest else hint).expected(limit)}", name)
+    try:
+        return parse_field(hint, value[name], rest, limit)
+    except Invalid as bad:
+        bad.path.insert(0, name)
+        raise
 
 
 def dump(value: Any) -> Any:

@@ -24,7 +24,7 @@ from diver_trt.cli import app
 from diver_trt.cli.console import Progress
 from diver_trt.errors import ExportError
 from diver_trt.files import file_sha256
-from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
+from diver_trt.runtime.backends.tensorrt.plans import read_plan
 from tests.conftest import DISTILLED, ROOT
 from tests.stand_in import write_stand_in_plan
 

@@ -17,12 +17,13 @@ from typing import Any
 
 from PIL import Image
 
+from diver_trt.documents import Document
 from diver_trt.errors import OutputError
-from diver_trt.fields import Document
 from diver_trt.files import reported, resolved, sync_file, sync_folder, temporary_of, writing
 from diver_trt.lock import LOCK, locked
-from diver_trt.manifest import CONTACT_SHEET, MANIFEST
+from diver_trt.manifest import CONTACT_SHEET, MANIFEST, open_recovered
 from diver_trt.pixels import Pixels
+from diver_trt.records import Companion
 from diver_trt.recovered.earlier_run import (
     RecordedInputs,
     inputs_of_entries,
@@ -42,6 +43,7 @@ from diver_trt.recovered.journal import (
 )
 from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
 from diver_trt.recovered.output_names import OutputNames
+from diver_trt.structs import dump
 
 SYNC_EVERY = 50
 """Minimum interval between fsyncs, as a multiple of the last one's duration: at most 2 % overhead."""
@@ -86,9 +88,8 @@ class DatasetWriter:
             return len(self.done), [
                 entry for key in self.done if "problem" in (entry := self.entry(key))
             ]
-        manifest = Document.read(self.root / MANIFEST, OutputError)
-        skipped = [dict(entry.fields) for entry in manifest.documents("skipped")]
-        return len(skipped) + len(list(manifest.documents("samples"))), skipped
+        manifest = open_recovered(self.root).manifest
+        return len(manifest.skipped) + len(manifest.samples), dump(manifest.skipped)
 
     def add(self, name: str, image: Pixels) -> Path:
         """Write one image, [H, W, 3] uint8, as a PNG file and return its path.
@@ -343,7 +344,7 @@ def _whole_companions(
     """Return the companion files as a manifest lists them, or None if any is missing or changed."""
     try:
         listed = {
-            entry.text("file"): entry.text("sha256") for entry in manifest.documents("companions")
+            entry.file: entry.sha256 for entry in manifest.take(tuple[Companion, ...], "companions")
         }
     except OutputError:
         return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from diver_trt.documents import Document
 from diver_trt.errors import OutputError, shown
-from diver_trt.fields import Document
 from diver_trt.files import files_in, reported
 from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST, TOOL
@@ -84,11 +85,20 @@ def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A file of an entry, whose other fields may be damaged."""
+
+    file: str
+
+
 def _delete_finished(root: Path) -> None:
     manifest = Document.read(root / MANIFEST, OutputError)
     names = _names_of_ours(manifest)
-    files = [entry.text("file") for entry in manifest.documents("samples")]
-    companions = [entry.text("file") for entry in manifest.documents("companions")]
+    files, companions = (
+        [entry.file for entry in manifest.take(tuple[_Listed, ...], part)]
+        for part in ("samples", "companions")
+    )
     not_ours = [name for name in files if not names.has_image(name)] + [
         name for name in companions if not names.has_companion(name)
     ]
@@ -126,7 +136,7 @@ def _names_of_ours(head: Document) -> OutputNames:
     Raises:
         OutputError: If it is not a run of ours.
     """
-    if head.document("tool").text("name") != TOOL:
+    if head.take(str, "tool", "name") != TOOL:
         raise OutputError(
             f"{head.where}: is not of diver-trt; delete it by hand, or choose another folder"
         )

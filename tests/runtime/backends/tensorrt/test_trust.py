@@ -23,7 +23,7 @@ from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt import trust
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan
+from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
 from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
