@@ -277,9 +277,9 @@ class Bundle:
                 found = stream_sha256(file)
             if found != record.sha256:
                 raise BundleError(
-                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says "
-                    f"{record.sha256[:12]}…: the file has changed "
-                    "since the export. Restore it, or export the model again."
+                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} lists "
+                    f"{record.sha256[:12]}…: the file has changed since the export. Restore it, "
+                    "or export the model again."
                 )
         _check_external_data(self.path, network)
         _check_declared(self.path, network)
@@ -287,12 +287,10 @@ class Bundle:
 
 
 def run_size(network: NetworkName, batch: int) -> int:
-    """Return the size of a network's dynamic axis in one run with `batch` images per batch.
-
-    The VAE takes one image at a time: its activations would otherwise be the largest thing on the
-    device, and it runs twice per image where the denoiser runs fifty times. The conditioner takes
-    the paper's fifty steps of one class.
-    """
+    """Return the size of a network's dynamic axis in one run with `batch` images per batch."""
+    # The VAE takes one image at a time: its activations would otherwise be the largest allocation
+    # on the device, and it runs twice per image where the denoiser runs fifty times. The
+    # conditioner takes the paper's fifty steps of one class.
     return {"encoder": 1, "conditioner": 50, "denoiser": batch, "decoder": 1}[network]
 
 
@@ -343,7 +341,7 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
     if (size := os.fstat(file.fileno()).st_size) != record.size_bytes:
         file.close()
         raise BundleError(
-            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is "
+            f"{path}: {size:,} bytes, {MANIFEST} lists {record.size_bytes:,}; the bundle is "
             "damaged, export the model again"
         )
     return file

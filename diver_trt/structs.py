@@ -1,6 +1,6 @@
 """One frozen dataclass for each JSON document: it is written, read and validated from there.
 
-The type of a field says what a document may hold there, and `Annotated` with a `Check` narrows it:
+The type of a field states what a document may hold there; `Annotated` with a `Check` narrows it:
 
     str                        a text on one line, of limited length
     int, float, bool           a whole number of 64 bits, a finite number, true or false
@@ -36,7 +36,10 @@ from diver_trt.strict_json import quoted
 T = TypeVar("T")
 
 GIVEN: Mapping[str, Any] = {"given": True}
-"""Metadata of a field that is not in the document: `load` is given it. In a mapping it is the key."""
+"""Metadata of a field that is not in the document: the caller of `load` gives it.
+
+In a struct that is a value of a mapping, it is the key.
+"""
 OMITTED: Mapping[str, Any] = {"omitted": True}
 """Metadata of a field that is left out of the document, instead of null, where it is None."""
 
@@ -84,7 +87,7 @@ Count = Annotated[int, whole(1)]
 Sha256 = Annotated[
     str,
     Check(
-        lambda value: bool(re.fullmatch("[0-9a-f]{64}", value)),
+        lambda value: re.fullmatch("[0-9a-f]{64}", value) is not None,
         "a SHA-256, 64 hexadecimal digits in lower case",
     ),
 ]
@@ -229,6 +232,9 @@ def _union(kinds: list[_Kind]) -> _Kind:
         return " or ".join(kind.expected(limit) for kind in kinds)
 
     def parse(value: Any, limit: int) -> Any:
+        # Apart, because an exception is slow, and a manifest may have a null for every image.
+        if value is None and _PLAIN[type(None)] in kinds:
+            return None
         for kind in kinds:
             try:
                 return kind.parse(value, limit)
@@ -310,14 +316,11 @@ def _tagged(mark: Tagged) -> _Kind:
 
 
 def _struct_parser(struct: Any) -> Callable[[Any, int], Any]:
-    # parsers by field: name, whether it may be missing, its kind
     hints = get_type_hints(struct, include_extras=True)
     plan = [
-        (
-            field.name,
-            field.default is not MISSING,
-            _PLAIN[Any] if "given" in field.metadata else _kind(hints[field.name]),
-        )
+        (field.name, field.default is not MISSING, _kind(hints[field.name]))
+        if "given" not in field.metadata
+        else (field.name, False, _PLAIN[Any])
         for field in fields(struct)
     ]
     check = getattr(struct, "check", None)
@@ -325,12 +328,16 @@ def _struct_parser(struct: Any) -> Callable[[Any, int], Any]:
     def parse(value: Any, limit: int) -> Any:
         if not isinstance(value, dict):
             raise Invalid(f"found {quoted(value)}, expected an object")
-        found = {}
-        for name, optional, kind in plan:
-            if name in value:
-                found[name] = _parse_inside(kind, value[name], limit, name)
-            elif not optional:
-                raise Invalid(f"missing, expected {kind.expected(limit)}", name)
+        found, name = {}, ""
+        try:
+            for name, may_be_missing, kind in plan:
+                if name in value:
+                    found[name] = kind.parse(value[name], limit)
+                elif not may_be_missing:
+                    raise Invalid(f"missing, expected {kind.expected(limit)}")
+        except Invalid as bad:
+            bad.path.insert(0, name)
+            raise
         loaded = struct(**found)
         if check:
             check(loaded)

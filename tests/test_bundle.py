@@ -66,7 +66,7 @@ def test_a_missing_or_cut_file_is_found_on_opening(digits: Bundle, tmp_path: Pat
     (copy / "decoder.onnx").write_bytes((copy / "decoder.onnx").read_bytes()[:-1])
     with pytest.raises(
         BundleError,
-        match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json says [\d,]+; the bundle is damaged",
+        match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json lists [\d,]+; the bundle is damaged",
     ):
         Bundle.open(copy)
     (copy / "decoder.onnx").unlink()

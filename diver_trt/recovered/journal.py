@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 16 * 1024**2
 MAX_TEXT = 4096
 """Characters of one text in a journal or a manifest.
 
-A longer one is cut, so that every reader takes it.
+A longer one is cut, so that every reader accepts it.
 """
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -105,6 +105,7 @@ class Journal:
             OSError: If it cannot be read.
         """
         first = next(_lines(self.path), None)
+        # Some file systems fill a file with zeros whose data did not reach the disk.
         if first is None or b"\0" in first:
             return None
         with suppress(ValueError, RecursionError):
@@ -261,9 +262,8 @@ def storable(value: Any) -> Any:
     """Return a JSON value whose strings are printable and at most `MAX_TEXT` characters.
 
     Every reader of journals and manifests accepts them.
-
-    File names may hold line breaks, escape sequences and bytes that are not UTF-8.
     """
+    # File names may hold line breaks, escape sequences and bytes that are not UTF-8.
     if isinstance(value, str):
         text = printable(value)
         return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"

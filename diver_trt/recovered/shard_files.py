@@ -34,7 +34,7 @@ def _existing(root: Path, name: str) -> Path:
     if not path.is_file():
         raise DatasetError(
             f"{path}: missing, but the manifest lists it; run the shard's command again, which "
-            "makes it anew"
+            "writes it again"
         )
     if not path.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"{path}: is a link out of the shard; copy what it points to")
@@ -45,12 +45,12 @@ def _require_hash(path: Path, sha256: str) -> None:
     if file_sha256(path) != sha256:
         raise DatasetError(
             f"{path}: is not the file that was written; run the shard's command again, which "
-            "makes it anew"
+            "writes it again"
         )
 
 
 def require_image(root: Path, entry: Recovered, side: int) -> None:
-    """Require an image to be the one that was written, and of the size that the manifest says.
+    """Require an image to be the one that was written, and of the size that the manifest gives.
 
     Raises:
         DatasetError: If it is not, or cannot be read.
@@ -60,10 +60,11 @@ def require_image(root: Path, entry: Recovered, side: int) -> None:
         _require_hash(path, entry.sha256)
         with path.open("rb") as file:
             head = file.read(24)
+    # Bytes 16 to 24 are IHDR's width and height: https://www.w3.org/TR/png-3/#11IHDR
     if head[:8] != _PNG or head[16:] != struct.pack(">II", side, side):
         raise DatasetError(
-            f"{path}: is not a PNG image of {side} x {side} pixels, as the manifest says; recover "
-            "the shard again"
+            f"{path}: is not a PNG image of {side} x {side} pixels, as the manifest has it; "
+            "recover the shard again"
         )
 
 
@@ -111,10 +112,10 @@ def _require_rows(path: Path, rows: NDArray[np.float32], manifest: Manifest) -> 
 
 
 def read_soft_labels(path: Path, rows: int) -> NDArray[np.float32]:
-    """Read a file of soft labels, [rows, classes] float32, without believing its header.
+    """Read a file of soft labels, [rows, classes] float32.
 
     Raises:
-        DatasetError: If it holds something else, or other than it says.
+        DatasetError: If it holds something else than such an array of finite numbers.
     """
     with reported(path, "read", DatasetError), path.open("rb") as file:
         try:
@@ -122,8 +123,10 @@ def read_soft_labels(path: Path, rows: int) -> NDArray[np.float32]:
         # numpy's readers raise ValueError, EOFError, SyntaxError, TokenError … on damaged files
         except Exception as cause:
             raise DatasetError(
-                f"{path}: holds no array of soft labels; recover the shard again"
+                f"{path}: does not hold an array of soft labels; recover the shard again"
             ) from cause
+        # The header is compared with the size of the file before anything of that size is
+        # allocated.
         whole = path.stat().st_size - file.tell()
         if (
             len(shape) != 2

@@ -1,6 +1,6 @@
-"""The shards of a recovery, read and compared before they are merged.
+"""The manifests of the shards of a recovery, read and compared before they are merged.
 
-They come from other machines, so everything in them is checked.
+They come from other machines, so nothing in them is taken on trust.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from diver_trt.structs import dump
 Entry = Mapping[str, Any]
 
 _DECIDED_ALONE = ("shard", "samples", "skipped", "companions")
-"""What the manifests of the shards of one recovery do not have in common."""
+"""Fields in which the manifests of one recovery's shards differ."""
 
 _NAMED = 5
 """How many of several samples or shards a message names."""
@@ -45,8 +46,11 @@ def open_shards(folders: Sequence[Path]) -> list[RecoveredFolder]:
 
 def shared_fields(shard: RecoveredFolder) -> dict[str, Any]:
     """Return the fields of a shard's manifest that all shards of a recovery have in common."""
-    shared: dict[str, Any] = dump(shard.manifest)
-    return {name: value for name, value in shared.items() if name not in _DECIDED_ALONE}
+    return {
+        field.name: dump(getattr(shard.manifest, field.name))
+        for field in fields(shard.manifest)
+        if field.name not in _DECIDED_ALONE
+    }
 
 
 def recipe_of(shard: RecoveredFolder) -> Recipe:
@@ -71,8 +75,7 @@ def _open_shard(folder: Path) -> RecoveredFolder:
     if not path.is_file():
         if (folder / JOURNAL).is_file():
             raise DatasetError(
-                f"{folder}: is a shard that has not come to its end; run the same command again "
-                "to finish it first"
+                f"{folder}: is an unfinished shard; run the same command again to complete it first"
             )
         raise DatasetError(
             f"{folder}: is not a shard (it has no {MANIFEST}); name folders that `diver-trt "
@@ -154,8 +157,8 @@ def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, commo
     if different := first_difference(found, common):
         raise DatasetError(
             f"{both}: are of different inputs, their {different.name} differs. Run the command of "
-            "each shard again on the same input: it "
-            "keeps what is done, or names the images that differ"
+            "each shard again on the same input: it keeps the images that are done, or names "
+            "those that differ"
         )
     versions = [part.manifest.tool.version for part in (first, shard)]
     if versions[0] != versions[1] and not all(map(makes_same_images, versions)):
@@ -183,17 +186,21 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
                 "the shards again"
             )
         numbers[index] += 1
+    # Every class in the manifest is one of the recovery, so a class without a sample means that
+    # its last samples are missing, which no gap in the numbering shows.
     manifest, of = shards[0].manifest, len(shards)
     if unused := [entry.index for entry in manifest.classes if entry.index not in numbers]:
         raise DatasetError(
-            f"{shards[0].root / MANIFEST}: lists class {unused[0]}, of which there is no sample; "
+            f"{shards[0].root / MANIFEST}: lists class {unused[0]}, but holds no sample of it; "
             "recover the shards again"
         )
+    # An image is where a recovery in one go would have put it, so that merging is only copying.
     files = image_paths(
         LAYOUTS[manifest.layout.name],
         ((key, entries[key].label, entries[key].wnid) for key in keys),
     )
     for position, shard in enumerate(shards):
+        # the same cut as `Shard.part`
         own = set(keys[len(keys) * position // of : len(keys) * (position + 1) // of])
         for entry in _entries(shard):
             if entry.key not in own:
@@ -241,6 +248,7 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
                 f"{shard.root}: has {found} samples, expected {expected}{lacks}; recover this "
                 "shard again with --overwrite"
             )
+    # Two of them would overwrite each other when they are copied.
     files = Counter(entry.file for shard in shards for entry in shard.manifest.samples)
     if double := [name for name, count in files.items() if count > 1]:
         raise DatasetError(

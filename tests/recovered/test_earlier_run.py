@@ -159,7 +159,7 @@ def test_a_changed_image_is_named_whether_it_is_done_or_not(
     with pytest.raises(OutputError) as caught:
         opened(out, sha256="2" * 64, samples=changed)
     assert str(caught.value) == (
-        f"{out}: holds a run of another input (1 changed: {changed[key]['source']}); say the same to resume it, "
+        f"{out}: holds a run of another input (1 changed: {changed[key]['source']}); use the same to resume it, "
         "--overwrite to begin again, or choose another folder"
     )
 

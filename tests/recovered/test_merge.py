@@ -107,7 +107,7 @@ def nested(depth: int) -> list[Any]:
         ),
         (
             set_in("layout", "size", to=16),
-            "is not a PNG image of 16 x 16 pixels, as the manifest says",
+            "is not a PNG image of 16 x 16 pixels, as the manifest has it",
         ),
         (
             set_in("classes", 0, "name", to=...),
@@ -202,7 +202,7 @@ def test_an_image_of_another_size_is_found_before_anything_is_written(
     changed(
         parts[0], set_in("samples", 0, "sha256", to=hashlib.sha256(image.read_bytes()).hexdigest())
     )
-    assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest says" in refused(
+    assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest has it" in refused(
         parts, tmp_path / "out"
     )
 
@@ -256,11 +256,11 @@ def npz() -> bytes:
         ),
         (
             header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 10"),
-            "holds no array of soft labels",
+            "does not hold an array of soft labels",
         ),
-        (npz(), "holds no array of soft labels"),
-        (b"", "holds no array of soft labels"),
-        (b"junk", "holds no array of soft labels"),
+        (npz(), "does not hold an array of soft labels"),
+        (b"", "does not hold an array of soft labels"),
+        (b"junk", "does not hold an array of soft labels"),
     ],
 )
 def test_soft_labels_are_what_the_manifest_says(
@@ -403,7 +403,7 @@ def test_a_class_of_which_there_is_no_sample_is_refused(parts: list[Path], tmp_p
                 {**manifest["classes"][1], "index": 2, "label": 2}
             ),
         )
-    assert "lists class 2, of which there is no sample" in refused(parts, tmp_path / "out")
+    assert "lists class 2, but holds no sample of it" in refused(parts, tmp_path / "out")
 
 
 @pytest.mark.parametrize("recipe", [{"steps": 4}, {"gamma": "a"}, {"more": 1}, {"window": 3}])

@@ -148,7 +148,7 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused(
         assert recover(few, tmp_path / "out").exit_code == 1
     line = error(recover(few, tmp_path / "out", *change))
     assert message in line
-    assert "say the same to resume it, --overwrite to begin again, or choose another folder" in line
+    assert "use the same to resume it, --overwrite to begin again, or choose another folder" in line
 
 
 def test_another_model_or_input_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
@@ -643,7 +643,7 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
         )
     ).endswith("error: sample 00003/00000: more than once, in spoilt; recover the shards again")
     assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(
-        "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the shard's command again, which makes it anew"
+        "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the shard's command again, which writes it again"
     )
     assert refused(lambda folder: shutil.copytree(first, folder, dirs_exist_ok=True)).endswith(
         "are both shard 1/3; give each once"
@@ -675,7 +675,7 @@ def test_a_shard_that_is_not_finished_is_to_be_gone_on_with(
     assert recover(few, second, "--shard", "2/2").exit_code == 1
     line = error(merge(first, second, tmp_path / "out"))
     assert line.endswith(
-        "part2: is a shard that has not come to its end; run the same command again to finish it first"
+        "part2: is an unfinished shard; run the same command again to complete it first"
     )
     whole(few, second, "--shard", "2/2")
     assert merge(first, second, tmp_path / "out").exit_code == 0

@@ -24,7 +24,7 @@ from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
 
 PLANS = "plans"
 MAX_PLANS = 100
-"""Folders in `plans` that are looked at: one per backend, release, GPU and batch."""
+"""Folders in `plans` that are read: one per backend, release, GPU and batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Plan:
             if not is_registered(sidecar.engine.sha256):
                 return (
                     f"{self.folder / sidecar.engine.name}: was not built on this machine, and an "
-                    "engine is code; say --trust if you trust whoever built it, or build it here "
+                    "engine is code; add --trust if you trust whoever built it, or build it here "
                     "with `diver-trt build`"
                 )
         return None
@@ -102,12 +102,11 @@ class Plan:
     def read(self, network: NetworkName) -> bytes:
         """Return an engine's bytes after hashing them.
 
-        They are hashed in memory: the file may change meanwhile, the returned bytes cannot.
-
         Raises:
             EngineError: If it is missing, not a regular file in the plan's folder, or not the file
                 that was built.
         """
+        # Hashed in memory: the file may change meanwhile, the returned bytes cannot.
         with self._open(network) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != self.sidecars[network].engine.sha256:
@@ -201,9 +200,10 @@ def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
 
 
 def _folders(root: Path, bundle: Bundle) -> list[Path]:
-    """Return the folders in `plans` by name, except hidden ones, in which a build is running."""
+    """Return the folders in `plans` by name."""
     try:
         resolved_inside(root, bundle.path, EngineError, "the bundle")
+        # Hidden folders are those of builds that are running.
         return sorted(
             path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
         )
