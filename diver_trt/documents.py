@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from diver_trt.contained_file import open_contained
 from diver_trt.errors import DiverError, printable
 from diver_trt.strict_json import parse_json, quoted
-from diver_trt.structs import Count, Invalid, parse, parse_field
+from diver_trt.structs import Count, Invalid, parse
 
 T = TypeVar("T")
 
@@ -109,10 +109,8 @@ class Document:
         Raises:
             error: If a field is missing, or is not what its type says.
         """
-        try:
-            return parse(struct, {**self.fields, **given}, self.limits.text)
-        except Invalid as bad:
-            raise self.error(f"{self.where}: {bad}") from None
+        loaded: T = self._parse(struct, {**self.fields, **given})
+        return loaded
 
     def take(self, hint: Any, *path: str) -> Any:
         """Return one field, whatever the rest of the document holds.
@@ -124,10 +122,7 @@ class Document:
         Raises:
             error: If it is missing, or is not what its type says.
         """
-        try:
-            return parse_field(hint, self.fields, path, self.limits.text)
-        except Invalid as bad:
-            raise self.error(f"{self.where}: {bad}") from None
+        return self._parse(hint, self.fields, *path)
 
     def require_schema(self, schema: int, renew: str) -> None:
         """Refuse a document of another version.
@@ -145,3 +140,9 @@ class Document:
             raise self.error(
                 f"{self.where}: schema {found}, but this diver-trt reads schema {schema}; {remedy}"
             )
+
+    def _parse(self, hint: Any, value: Any, *path: str) -> Any:
+        try:
+            return parse(hint, value, self.limits.text, path)
+        except Invalid as bad:
+            raise self.error(f"{self.where}: {bad}") from None

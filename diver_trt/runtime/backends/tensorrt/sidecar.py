@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.documents import Document, Limits
@@ -21,7 +21,6 @@ LIMITS = Limits(64 * 1024, 1000)
 MAX_BATCH = 999_999
 
 Backend = Literal["rtx", "trt"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 Batch = Annotated[int, whole(1, MAX_BATCH)]
 
