@@ -34,7 +34,8 @@ from diver_trt.runtime.backends.tensorrt.builder import (
     resolve_target,
 )
 from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, plan_memory
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Profile, read_plan
+from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.tensors import TensorSpec
 
 BATCHES = (1, 4, 8)

@@ -18,19 +18,21 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Annotated, BinaryIO, Literal, get_args
 
 from diver_trt.contained_file import open_contained
 from diver_trt.declared_tensors import declared_tensors
-from diver_trt.documents import Document, Limits, parse_json
+from diver_trt.documents import Document, Limits
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
-from diver_trt.files import MAX_NAME_BYTES, FileRecord, stream_sha256
-from diver_trt.method.process import Process, parse_process
+from diver_trt.files import FileRecord, stream_sha256
+from diver_trt.method.process import StoredProcess
 from diver_trt.method.step import StepLayout
-from diver_trt.tensors import DTYPES, TensorSpec, describe_declared
+from diver_trt.strict_json import parse_json
+from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
+from diver_trt.tensors import TensorSpec, describe_declared
 
 SCHEMA = 2
 MANIFEST = "bundle.json"
@@ -41,10 +43,7 @@ A text is a name, and no file system allows one of more than 255 bytes.
 """
 MAX_CLASSES = 100_000
 MAX_SIDE = 4096
-MAX_WIDTH = 1 << 24
-"""What a manifest may ask for: far more classes, pixels and values of a condition than any model
-has.
-"""
+"""What a bundle may ask for: far more classes and pixels than any model has."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -60,7 +59,7 @@ class Network:
     """One ONNX graph of a bundle.
 
     Attributes:
-        name: `"encoder"`, `"conditioner"`, `"denoiser"` or `"decoder"`.
+        name: `"encoder"`, `"conditioner"`, `"denoiser"` or `"decoder"`; the key in `bundle.json`.
         graph: The `.onnx` file.
         weights: The file with the graph's external data, if it has one.
         inputs: Tensors that it reads, in the graph's order.
@@ -68,12 +67,12 @@ class Network:
         parameters: Number of weights.
     """
 
-    name: NetworkName
+    name: NetworkName = field(metadata=GIVEN)
     graph: FileRecord
     weights: FileRecord | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    parameters: int
+    parameters: Count
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -81,20 +80,38 @@ class Network:
         return (self.graph,) if self.weights is None else (self.graph, self.weights)
 
 
+Side = Annotated[int, whole(1, MAX_SIDE)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The model that a bundle was exported from.
+
+    Attributes:
+        base: The kind of base model, by its name in `diver_trt.models.BASES`.
+        id: The model's name on the hub, or its directory.
+        revision: Revision on the hub, if known.
+        licence: Licence of the weights as the model card states it, if it does.
+        weights_sha256: Hash of the float32 weights, in hex: the same in every precision.
+    """
+
+    base: str
+    id: str
+    revision: str | None
+    licence: str | None
+    weights_sha256: Sha256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """One exported model.
+    """One exported model: the fields of `bundle.json`, and where they were read.
 
     Attributes:
         path: The bundle's directory.
         sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the
             whole bundle.
-        base: The kind of base model, by its name in `diver_trt.models.BASES`.
-        model_id: The model's name on the hub, or its directory.
-        revision: Revision on the hub, if known.
-        weights_sha256: Hash of the float32 weights that it was exported from, in hex: the same in
-            every precision.
-        licence: Licence of the weights as the model card states it, if it does.
+        schema: Version of `bundle.json`.
+        model: The model that was exported.
         precision: `"fp32"` (the reference) or `"fp16"`.
         image_size: Side of the images in pixels.
         latent_shape: `(c, h, w)`.
@@ -112,21 +129,18 @@ class Bundle:
         exported_with: Versions of the packages that wrote it.
     """
 
-    path: Path
-    sha256: str
-    base: str
-    model_id: str
-    revision: str | None
-    weights_sha256: str
-    licence: str | None
+    path: Path = field(metadata=GIVEN)
+    sha256: str = field(metadata=GIVEN)
+    schema: int = SCHEMA
+    model: Model
     precision: Precision
-    image_size: int
-    latent_shape: tuple[int, int, int]
+    image_size: Side
+    latent_shape: tuple[Side, Side, Side]
     scaling_factor: float
-    num_classes: int
+    num_classes: Annotated[int, whole(1, MAX_CLASSES)]
     null_label: int
     class_names: tuple[str, ...] | None
-    process: Process
+    process: StoredProcess
     learned_variance: bool
     timestep_frequencies: TimestepFrequencies | None
     places: tuple[str, ...]
@@ -151,21 +165,90 @@ class Bundle:
                 f"MODEL {path}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
-        schema = document.integer("schema", 1)
-        if schema != SCHEMA:
-            remedy = (
-                "update diver-trt"
-                if schema > SCHEMA
-                else f"remove the folder and export the model again: diver-trt export MODEL {path}"
-            )
-            raise BundleError(
-                f"{manifest}: schema {schema}, but this diver-trt reads schema {SCHEMA}; {remedy}"
-            )
-        bundle = _parse(path, document)
+        document.require_schema(
+            SCHEMA, f"remove the folder and export the model again: diver-trt export MODEL {path}"
+        )
+        bundle = document.load(cls, path=path, sha256=document.sha256)
         for network in bundle.networks.values():
             for record in network.files:
                 _open_checked(path, record).close()
         return bundle
+
+    def write(self) -> None:
+        """Write `bundle.json` into the bundle's directory.
+
+        Raises:
+            BundleError: If `open` would refuse what is written.
+        """
+        text = json.dumps(dump(self), indent=1, ensure_ascii=False) + "\n"
+        where = str(self.path / MANIFEST)
+        document = Document(parse_json(text, where, BundleError), where, BundleError, LIMITS)
+        document.load(Bundle, path=self.path, sha256="")
+        (self.path / MANIFEST).write_text(text, encoding="utf-8")
+
+    def check(self) -> None:
+        """Compare the fields with each other, when they have been read.
+
+        Raises:
+            Invalid: If they contradict each other.
+        """
+        if (values := math.prod(self.latent_shape)) > (most := 3 * self.image_size**2):
+            raise Invalid(
+                f"found {values:,} values, expected at most {most:,}, as many as an image of the "
+                "model has",
+                "latent_shape",
+            )
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise Invalid(
+                f"found {len(self.class_names)} names, expected {self.num_classes}", "class_names"
+            )
+        if self.null_label != self.num_classes:
+            raise Invalid(
+                f"found {self.null_label}, expected {self.num_classes}: the null class comes right "
+                "after the classes",
+                "null_label",
+            )
+        self._check_contract()
+
+    def _check_contract(self) -> None:
+        conditions = self.networks["conditioner"].outputs
+        width = conditions[0].shape[-1:] if len(conditions) == 1 else ()
+        if not width or not isinstance(width[0], int):
+            raise Invalid("expected one output, condition [m, M]", "networks", "conditioner")
+        expected = contract(
+            self.image_size, self.latent_shape, self.layout, width[0], self.precision
+        )
+        for name, network in self.networks.items():
+            for direction, found, wanted in zip(
+                ("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True
+            ):
+                if found != wanted:
+                    raise Invalid(
+                        f"{direction} {shown(_join(found))}; by the rest of the manifest expected "
+                        f"{_join(wanted)}",
+                        "networks",
+                        name,
+                    )
+
+    @property
+    def base(self) -> str:
+        """The kind of base model."""
+        return self.model.base
+
+    @property
+    def model_id(self) -> str:
+        """The model's name on the hub, or its directory."""
+        return self.model.id
+
+    @property
+    def licence(self) -> str | None:
+        """Licence of the weights."""
+        return self.model.licence
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the float32 weights."""
+        return self.model.weights_sha256
 
     @property
     def layout(self) -> StepLayout:
@@ -194,9 +277,9 @@ class Bundle:
                 found = stream_sha256(file)
             if found != record.sha256:
                 raise BundleError(
-                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} says "
-                    f"{record.sha256[:12]}…: the file has changed "
-                    "since the export. Restore it, or export the model again."
+                    f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} lists "
+                    f"{record.sha256[:12]}…: the file has changed since the export. Restore it, "
+                    "or export the model again."
                 )
         _check_external_data(self.path, network)
         _check_declared(self.path, network)
@@ -204,12 +287,10 @@ class Bundle:
 
 
 def run_size(network: NetworkName, batch: int) -> int:
-    """Return the size of a network's dynamic axis in one run with `batch` images per batch.
-
-    The VAE takes one image at a time: its activations would otherwise be the largest thing on the
-    device, and it runs twice per image where the denoiser runs fifty times. The conditioner takes
-    the paper's fifty steps of one class.
-    """
+    """Return the size of a network's dynamic axis in one run with `batch` images per batch."""
+    # The VAE takes one image at a time: its activations would otherwise be the largest allocation
+    # on the device, and it runs twice per image where the denoiser runs fifty times. The
+    # conditioner takes the paper's fifty steps of one class.
     return {"encoder": 1, "conditioner": 50, "denoiser": batch, "decoder": 1}[network]
 
 
@@ -239,22 +320,6 @@ def contract(
     }
 
 
-def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write `bundle.json` into a bundle's directory.
-
-    Args:
-        path: The directory.
-        manifest: Every field but the schema.
-
-    Raises:
-        BundleError: If `Bundle.open` would refuse what is written.
-    """
-    text = json.dumps({"schema": SCHEMA, **manifest}, indent=1, ensure_ascii=False) + "\n"
-    where = str(path / MANIFEST)
-    _parse(path, Document(parse_json(text, where, BundleError), where, BundleError, LIMITS))
-    (path / MANIFEST).write_text(text, encoding="utf-8")
-
-
 def default_bundle() -> Path:
     """Return the folder of the digits bundle, in an installed wheel or in a checkout."""
     package = Path(__file__).resolve().parent
@@ -276,7 +341,7 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
     if (size := os.fstat(file.fileno()).st_size) != record.size_bytes:
         file.close()
         raise BundleError(
-            f"{path}: {size:,} bytes, {MANIFEST} says {record.size_bytes:,}; the bundle is "
+            f"{path}: {size:,} bytes, {MANIFEST} lists {record.size_bytes:,}; the bundle is "
             "damaged, export the model again"
         )
     return file
@@ -328,122 +393,5 @@ def _check_declared(folder: Path, network: Network) -> None:
             )
 
 
-def _parse(path: Path, document: Document) -> Bundle:
-    shape = document.values(
-        "latent_shape",
-        f"three sizes from 1 to {MAX_SIDE}",
-        lambda size: type(size) is int and 1 <= size <= MAX_SIDE,
-    )
-    if len(shape) != 3:
-        raise document.fail(
-            "latent_shape", f"found {len(shape)} sizes, expected three: channels, height, width"
-        )
-    image_size = document.integer("image_size", 1, MAX_SIDE)
-    if (values := math.prod(shape)) > (most := 3 * image_size**2):
-        raise document.fail(
-            "latent_shape",
-            f"found {values:,} values, expected at most {most:,}, as many as an image of the "
-            "model has",
-        )
-    num_classes = document.integer("num_classes", 1, MAX_CLASSES)
-    names = document.optional("class_names", document.texts)
-    if names is not None and len(names) != num_classes:
-        raise document.fail("class_names", f"found {len(names)} names, expected {num_classes}")
-    if (null_label := document.integer("null_label")) != num_classes:
-        raise document.fail(
-            "null_label",
-            f"found {null_label}, expected {num_classes}: the null class comes right after the "
-            "classes",
-        )
-    networks_document = document.document("networks")
-    networks = {name: _parse_network(networks_document.document(name), name) for name in NETWORKS}
-    model = document.document("model")
-    bundle = Bundle(
-        path=path,
-        sha256=document.file_sha256,
-        base=model.text("base"),
-        model_id=model.text("id"),
-        revision=model.optional("revision", model.text),
-        weights_sha256=model.sha256("weights_sha256"),
-        licence=model.optional("licence", model.text),
-        precision="fp16" if document.text("precision", PRECISIONS) == "fp16" else "fp32",
-        image_size=image_size,
-        latent_shape=(shape[0], shape[1], shape[2]),
-        scaling_factor=document.number("scaling_factor"),
-        num_classes=num_classes,
-        null_label=null_label,
-        class_names=names,
-        process=parse_process(document.document("process")),
-        learned_variance=document.flag("learned_variance"),
-        timestep_frequencies=_parse_frequencies(document),
-        places=document.texts("places"),
-        networks=networks,
-        exported_with=document.text_mapping("exported_with"),
-    )
-    _check_contract(bundle, networks_document)
-    return bundle
-
-
-def _parse_frequencies(document: Document) -> TimestepFrequencies | None:
-    if "timestep_frequencies" not in document:
-        return None
-    found = document.text("timestep_frequencies", get_args(TimestepFrequencies))
-    return "dit" if found == "dit" else "diffusers"
-
-
-def _check_contract(bundle: Bundle, document: Document) -> None:
-    conditions = bundle.networks["conditioner"].outputs
-    width = conditions[0].shape[-1] if len(conditions) == 1 else None
-    if not isinstance(width, int):
-        raise document.fail("conditioner", "expected one output, condition [m, M]")
-    expected = contract(
-        bundle.image_size, bundle.latent_shape, bundle.layout, width, bundle.precision
-    )
-    for name, network in bundle.networks.items():
-        for direction, found, wanted in zip(
-            ("reads", "writes"), (network.inputs, network.outputs), expected[name], strict=True
-        ):
-            if found != wanted:
-                raise document.fail(
-                    name,
-                    f"{direction} {shown(_join(found))}; by the rest of the manifest expected "
-                    f"{_join(wanted)}",
-                )
-
-
 def _join(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(map(str, specs)) or "nothing"
-
-
-def _parse_network(document: Document, name: NetworkName) -> Network:
-    return Network(
-        name=name,
-        graph=_parse_file(document.document("graph")),
-        weights=_parse_file(document.document("weights")) if "weights" in document else None,
-        inputs=tuple(_parse_tensor(tensor) for tensor in document.documents("inputs")),
-        outputs=tuple(_parse_tensor(tensor) for tensor in document.documents("outputs")),
-        parameters=document.integer("parameters", 1),
-    )
-
-
-def _parse_file(document: Document) -> FileRecord:
-    name = document.text("name")
-    plain = (
-        name.isprintable()
-        and 0 < len(name.encode()) <= MAX_NAME_BYTES
-        and "/" not in name
-        and "\\" not in name
-    )
-    if not plain or name in (".", ".."):
-        raise document.fail(
-            "name", f"found {shown(repr(name))}, expected a plain file name inside the bundle"
-        )
-    return FileRecord(name, document.integer("size_bytes"), document.sha256("sha256"))
-
-
-def _parse_tensor(document: Document) -> TensorSpec:
-    def is_dim(dim: object) -> bool:
-        return dim in ("n", "m") or (type(dim) is int and 1 <= dim <= MAX_WIDTH)
-
-    shape = document.values("shape", f'a list of sizes from 1 to {MAX_WIDTH:,}, "n" or "m"', is_dim)
-    return TensorSpec(document.text("name"), document.text("dtype", DTYPES), shape)

@@ -16,7 +16,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import DiverError, MissingExtraError
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.tensorrt import cuda
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan, StrayFoldersError, read_plans
+from diver_trt.runtime.backends.tensorrt.plans import Plan, StrayFoldersError, read_plans
 
 SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")
 """Where JetPack's Debian packages put their Python modules."""

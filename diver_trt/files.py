@@ -10,21 +10,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 from diver_trt.errors import DiverError, OutputError
+from diver_trt.structs import Check, Sha256, Size
 
 MAX_NAME_BYTES = 255
 """Linux' limit on the name of a file (NAME_MAX)."""
+
+
+def _is_plain(name: str) -> bool:
+    return (
+        0 < len(name.encode()) <= MAX_NAME_BYTES
+        and not {"/", "\\"} & set(name)
+        and name not in (".", "..")
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file of a bundle: its plain name, its size in bytes and its SHA-256 in hex."""
 
-    name: str
-    size_bytes: int
-    sha256: str
+    name: Annotated[str, Check(_is_plain, "a plain file name inside the bundle")]
+    size_bytes: Size
+    sha256: Sha256
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.structs import Check, one_of
+
 DTYPES = ("float32", "float16", "int64")
+MAX_WIDTH = 1 << 24
+"""What a bundle may ask for: far more values of a condition than any model has."""
 
 Dim = int | str
 """A size, or the name of a dynamic axis: `"n"` images, `"m"` conditions."""
+
+
+def _is_dim(value: Dim) -> bool:
+    return value in ("n", "m") if isinstance(value, str) else 1 <= value <= MAX_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +35,8 @@ class TensorSpec:
     """
 
     name: str
-    dtype: str
-    shape: tuple[Dim, ...]
+    dtype: Annotated[str, one_of(DTYPES)]
+    shape: tuple[Annotated[Dim, Check(_is_dim, f'a size from 1 to {MAX_WIDTH:,}, "n" or "m"')], ...]
 
     def concrete(self, size: int) -> tuple[int, ...]:
         """Return the shape with every dynamic axis set to `size`."""

@@ -50,9 +50,9 @@ from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
 from diver_trt.recovered.journal import JOURNAL, Journal
 from diver_trt.recovered.merge import merge_shards
-from diver_trt.recovered.shards import read_soft_labels
+from diver_trt.recovered.shard_files import read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
+from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 from diver_trt.tensors import TensorSpec
 from tests.distilled import methods
 from tests.recovered import fake_run
@@ -734,7 +734,8 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
 
 def recovered(folder: Path) -> list[Path]:
     """A recovered dataset of two classes, as `recover` writes it."""
-    from diver_trt.manifest import MANIFEST, MANIFEST_SCHEMA
+    from diver_trt.manifest import MANIFEST
+    from diver_trt.records import MANIFEST_SCHEMA
 
     samples = []
     for index in range(2):
@@ -756,7 +757,13 @@ def recovered(folder: Path) -> list[Path]:
         "bundle": {"model": "digits", "precision": "fp32", "sha256": digits().sha256},
         "recipe": Recipe().to_json(),
         "seed": 0,
-        "source": {"name": "set", "format": "folders", "clipped": 0.0, "images": 3},
+        "source": {
+            "name": "set",
+            "format": "folders",
+            "clipped": 0.0,
+            "images": 3,
+            "sha256": "0" * 64,
+        },
         "layout": {"name": "index", "size": 32},
         "companions": [{"file": "soft_labels.npy", "sha256": sha256(folder / "soft_labels.npy")}],
         "class_map": "model",

@@ -21,15 +21,8 @@ import onnxruntime
 
 from diver_trt.bundle import Bundle, run_size
 from diver_trt.files import FileRecord
-from diver_trt.runtime.backends.tensorrt.sidecar import (
-    PLANS,
-    Machine,
-    Memory,
-    Plan,
-    Profile,
-    Sidecar,
-    read_plan,
-)
+from diver_trt.runtime.backends.tensorrt.plans import PLANS, Plan, read_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Memory, Profile, Sidecar
 
 MACHINE = Machine(
     backend="rtx",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diver_trt.bundle import NETWORKS, Bundle, write_manifest
+from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.errors import BundleError, RecipeError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
@@ -66,7 +66,7 @@ def test_a_missing_or_cut_file_is_found_on_opening(digits: Bundle, tmp_path: Pat
     (copy / "decoder.onnx").write_bytes((copy / "decoder.onnx").read_bytes()[:-1])
     with pytest.raises(
         BundleError,
-        match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json says [\d,]+; the bundle is damaged",
+        match=r"decoder\.onnx: [\d,]+ bytes, bundle\.json lists [\d,]+; the bundle is damaged",
     ):
         Bundle.open(copy)
     (copy / "decoder.onnx").unlink()
@@ -102,9 +102,12 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             change("schema", to="1"),
             'bundle.json: schema: found "1", expected a whole number, 1 or more',
         ),
-        (change("precision", to="int8"), "precision: found 'int8', expected one of fp32, fp16"),
-        (change("precision", to=...), "precision: missing, expected a text"),
-        (change("latent_shape", to=[4, 8]), "latent_shape: found 2 sizes, expected three"),
+        (change("precision", to="int8"), 'precision: found "int8", expected one of fp32, fp16'),
+        (change("precision", to=...), "precision: missing, expected one of fp32, fp16"),
+        (
+            change("latent_shape", to=[4, 8]),
+            r"latent_shape: found \[4, 8\], expected a list of 3, each a whole number from 1 to",
+        ),
         (
             change("latent_shape", to=[4, 16, 16]),
             "encoder: writes latent.*expected latent: float32.n, 4, 16, 16",
@@ -116,9 +119,9 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("scaling_factor", to=float("nan")), r"not valid JSON \(NaN is not a JSON number\)"),
         (
             change("process", "beta_schedule", to="cosine"),
-            "process.beta_schedule: found 'cosine', expected one of linear, scaled_linear",
+            'process.beta_schedule: found "cosine", expected one of linear, scaled_linear',
         ),
-        (change("process", "kind", to="flow"), "process.kind: found 'flow', expected one of ddpm"),
+        (change("process", "kind", to="flow"), 'process.kind: found "flow", expected one of ddpm'),
         (change("process", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
         (change("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
         (
@@ -136,7 +139,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
                 "inputs",
                 to=[{"name": "latent", "dtype": "int8", "shape": []}],
             ),
-            "dtype: found 'int8'",
+            'dtype: found "int8", expected one of float32, float16, int64',
         ),
         (
             change(
@@ -145,7 +148,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
                 "inputs",
                 to=[{"name": "latent", "dtype": "int64", "shape": [-1]}],
             ),
-            "shape: found",
+            r"inputs\[0\].shape\[0\]: found -1, expected a size from 1 to",
         ),
         (change("networks", "conditioner", "outputs", to=[]), "expected one output, condition"),
         (change("scaling_factor", to=10**400), "scaling_factor: found 1000.*expected a number"),
@@ -163,11 +166,11 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             change("latent_shape", to=[4, 8, 2**40]),
-            "latent_shape: found .*expected three sizes from 1 to 4096",
+            r"latent_shape\[2\]: found .*expected a whole number from 1 to 4,096",
         ),
         (
             change("latent_shape", to=[4096] * 3),
-            "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an image",
+            "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an",
         ),
         (
             change(
@@ -176,16 +179,16 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
                 "outputs",
                 to=[{"name": "condition", "dtype": "float32", "shape": ["m", 10**12]}],
             ),
-            "shape: found .*expected a list of sizes from 1 to 16,777,216",
+            r"shape\[1\]: found .*expected a size from 1 to 16,777,216",
         ),
-        (change("precision", to="x" * 5000), "precision: found 'x{199}…, expected one of"),
+        (change("precision", to="x" * 5000), 'precision: found "x{56}[.]{3}, expected one of'),
         (
             change("networks", "decoder", "graph", "name", to="x" * 1000),
-            "name: found 'x{199}…, expected a plain file name",
+            'name: found "x{56}[.]{3}, expected a plain file name',
         ),
         (
             change("networks", "decoder", "graph", "name", to="\ud800"),
-            r"name: found .*expected a text on one line",
+            r"name: found .*expected a plain file name",
         ),
         (
             change("networks", "decoder", "graph", "sha256", to="0" * 63),
@@ -219,13 +222,16 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             change("class_names", to=["x" * 1001] * 10),
-            "class_names: found .*expected a list of texts on one line, of at most 1,000 characters",
+            r"class_names\[0\]: found .*expected a text on one line, of at most 1,000 characters",
         ),
         (
             change("exported_with", to={"x" * 1001: "1"}),
-            "exported_with: found .*expected an object of texts on one line",
+            "exported_with: found the key .*expected a text on one line",
         ),
-        (change("exported_with", to={"torch": [[]]}), "exported_with: found .*expected an object"),
+        (
+            change("exported_with", to={"torch": [[]]}),
+            r"exported_with.torch: found \[\[\]\], expected a text on one line",
+        ),
         (
             change("networks", "decoder", "parameters", to=0),
             "decoder.parameters: found 0, expected a whole number, 1 or more",
@@ -233,7 +239,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
         (
             change("class_names", to=["\u2028"] * 10),
-            "class_names: found .*expected a list of texts on one line",
+            r"class_names\[0\]: found .*expected a text on one line",
         ),
         (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
     ],
@@ -403,9 +409,13 @@ def test_a_byte_order_mark_and_line_ends_mean_nothing(digits: Bundle, edited: Ed
 
 
 def test_nothing_is_written_that_could_not_be_read_again(digits: Bundle, tmp_path: Path) -> None:
-    manifest = json.loads((digits.path / "bundle.json").read_text())
-    del manifest["schema"]
-    manifest["class_names"] = ["x" * 5000] * 10
-    with pytest.raises(BundleError, match="class_names: found"):
-        write_manifest(tmp_path, manifest)
+    unreadable = replace(digits, path=tmp_path, class_names=("x" * 5000,) * 10)
+    with pytest.raises(BundleError, match=r"class_names\[0\]: found"):
+        unreadable.write()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_is_written_as_it_was_read(digits: Bundle, tmp_path: Path) -> None:
+    replace(digits, path=tmp_path).write()
+    written = (tmp_path / "bundle.json").read_bytes()
+    assert written == (digits.path / "bundle.json").read_bytes()

@@ -6,15 +6,50 @@ import json
 import os
 import sys
 import tracemalloc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 
 from diver_trt.bundle import LIMITS as BUNDLE_LIMITS
 from diver_trt.bundle import Bundle
-from diver_trt.documents import MANIFEST_LIMITS, MAX_DEPTH, Document, Limits, parse_json
+from diver_trt.documents import MANIFEST_LIMITS, Document, Limits
 from diver_trt.errors import BundleError, DatasetError
 from diver_trt.runtime.backends.tensorrt.sidecar import LIMITS as SIDECAR_LIMITS
+from diver_trt.strict_json import MAX_DEPTH, parse_json
+from diver_trt.structs import GIVEN, OMITTED, Check, Count, Invalid, Size, Tagged, dump, whole
+
+
+@dataclass(frozen=True)
+class Text:
+    a: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    a: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    b: Texts
+
+
+@dataclass(frozen=True)
+class Named:
+    a: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Number:
+    a: int
+
+
+@dataclass(frozen=True)
+class OtherNumber:
+    b: int
 
 
 def read(folder: Path, text: str | bytes, limits: Limits = BUNDLE_LIMITS) -> Document:
@@ -50,7 +85,7 @@ def test_what_is_not_strict_json_is_one_line(
 
 
 def test_a_byte_order_mark_means_nothing(tmp_path: Path) -> None:
-    assert read(tmp_path, b'\xef\xbb\xbf{"a": "\xc3\xa9"}').text("a") == "é"
+    assert read(tmp_path, b'\xef\xbb\xbf{"a": "\xc3\xa9"}').load(Text).a == "é"
 
 
 def test_values_may_lie_within_each_other_up_to_the_limit(tmp_path: Path) -> None:
@@ -77,14 +112,14 @@ def test_each_kind_of_document_has_its_limits(tmp_path: Path) -> None:
     assert len(read(tmp_path, json.dumps({"a": [0] * 98}), limits).fields["a"]) == 98
     with pytest.raises(BundleError, match=r"a\.json: about 101 values, expected at most 100"):
         read(tmp_path, json.dumps({"a": [0] * 100}), limits)
-    assert read(tmp_path, json.dumps({"a": 10 * "x"}), limits).text("a") == 10 * "x"
+    assert read(tmp_path, json.dumps({"a": 10 * "x"}), limits).load(Text).a == 10 * "x"
     for value in (11 * "x", "a\nb"):
         with pytest.raises(BundleError, match=r"a: found .*a text on one line, of at most 10 char"):
-            read(tmp_path, json.dumps({"a": value}), limits).text("a")
-    with pytest.raises(BundleError, match=r"b\.a: found .*a list of texts on one line, of at most"):
-        read(tmp_path, json.dumps({"b": {"a": [11 * "x"]}}), limits).document("b").texts("a")
-    with pytest.raises(BundleError, match="an object of texts on one line, of at most 10"):
-        read(tmp_path, json.dumps({"a": {11 * "x": ""}}), limits).text_mapping("a")
+            read(tmp_path, json.dumps({"a": value}), limits).load(Text)
+    with pytest.raises(BundleError, match=r"b\.a\[0\]: found .*a text on one line, of at most 10"):
+        read(tmp_path, json.dumps({"b": {"a": [11 * "x"]}}), limits).load(Outer)
+    with pytest.raises(BundleError, match=r"a: found the key .* a text on one line, of at most 10"):
+        read(tmp_path, json.dumps({"a": {11 * "x": ""}}), limits).load(Named)
 
 
 def test_a_manifest_of_imagenet_is_within_its_limits() -> None:
@@ -106,7 +141,10 @@ def test_a_manifest_of_imagenet_is_within_its_limits() -> None:
 
 @pytest.mark.parametrize("value", ["[],", "{},", '{"a":0},', '"ab",', "0.5,"])
 def test_a_hostile_document_takes_bounded_memory(tmp_path: Path, value: str) -> None:
-    """As many values as are parsed, filled up with a text of four bytes per character; a longer document is not read to its end."""
+    """As many values as are parsed, filled up with a text of four bytes per character.
+
+    A longer document is not read to its end.
+    """
     separators = sum(map(value.count, ",[{"))
     values = value * ((BUNDLE_LIMITS.separators - 10) // separators)
     filling = "x" * (BUNDLE_LIMITS.size_bytes - len(values) - 100)
@@ -127,9 +165,9 @@ def test_a_hostile_document_takes_bounded_memory(tmp_path: Path, value: str) -> 
 def test_quoting_a_value_does_not_write_all_of_it(tmp_path: Path) -> None:
     text = json.dumps({"a": [["x" * 100] * 5], "b": "é" * 100})
     document = read(tmp_path, text)
-    for name, start in (("a", '[["xxx'), ("b", r'"\u00e9')):
+    for struct, name, start in ((Number, "a", '[["xxx'), (OtherNumber, "b", r'"\u00e9')):
         with pytest.raises(BundleError) as caught:
-            document.integer(name)
+            document.load(struct)
         assert f"{name}: found {start}" in str(caught.value)
         assert len(str(caught.value)) < len(str(tmp_path)) + 200
 
@@ -180,7 +218,7 @@ def test_a_link_to_a_file_of_the_same_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "real" / "b").write_text('{"a": 1}')
     (tmp_path / "real" / "a.json").symlink_to("b")
     (tmp_path / "link").symlink_to("real")
-    assert Document.read(tmp_path / "link" / "a.json", DatasetError).integer("a") == 1
+    assert Document.read(tmp_path / "link" / "a.json", DatasetError).load(Number).a == 1
 
 
 def test_the_parser_never_needs_more_of_the_stack_than_there_is() -> None:
@@ -190,3 +228,118 @@ def test_the_parser_never_needs_more_of_the_stack_than_there_is() -> None:
     for calls in range(0, sys.getrecursionlimit() - 200, 50):
         with pytest.raises(BundleError, match="nested too deeply"):
             deep(calls)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    key: str = field(metadata=GIVEN)
+    size: Annotated[int, whole(1, 10)]
+    note: str | None = field(default=None, metadata=OMITTED)
+
+
+@dataclass(frozen=True)
+class Square:
+    kind: Literal["square"]
+    side: float
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One field of each type that a struct may have."""
+
+    flag: bool
+    choice: Literal["a", "b"]
+    either: int | str | None
+    pair: tuple[Count, Count]
+    leaves: Mapping[Literal["x", "y"], Leaf]
+    free: Mapping[str, Size]
+    shape: Annotated[Any, Tagged({"square": Square})]
+    even: Annotated[tuple[int, ...], Check(lambda v: len(v) % 2 == 0, "an even number of sizes")]
+    rest: Any
+    later: int = 3
+
+    def check(self) -> None:
+        if self.flag and self.later != 3:
+            raise Invalid("found a flag, expected none", "pair", 0)
+
+
+def whole_document() -> dict[str, Any]:
+    return {
+        "flag": True,
+        "choice": "a",
+        "either": None,
+        "pair": [1, 2],
+        "leaves": {"y": {"size": 1, "note": "n"}, "x": {"size": 10}},
+        "free": {"k": 0},
+        "shape": {"kind": "square", "side": 1},
+        "even": [-1, 5],
+        "rest": {"a": [None]},
+    }
+
+
+def test_a_struct_is_read_and_written() -> None:
+    loaded = Document(whole_document(), "a.json", BundleError).load(Whole)
+    leaves: Mapping[Literal["x", "y"], Leaf] = {"x": Leaf("x", 10), "y": Leaf("y", 1, "n")}
+    assert loaded == Whole(
+        True, "a", None, (1, 2), leaves, {"k": 0}, Square("square", 1.0), (-1, 5), {"a": [None]}
+    )
+    assert isinstance(loaded.shape.side, float)
+    assert dump(loaded) == {**whole_document(), "later": 3}
+    assert list(dump(loaded)["leaves"]) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("flag", 1, "flag: found 1, expected true or false"),
+        ("choice", "c", 'choice: found "c", expected one of a, b'),
+        ("either", True, "either: found true, expected a whole number or a text on one line, of"),
+        ("either", 2**63, "either: found 9223372036854775808, expected a whole number or"),
+        ("pair", [1], "pair: found [1], expected a list of 2, each a whole number, 1 or more"),
+        ("pair", [1, 0], "pair[1]: found 0, expected a whole number, 1 or more"),
+        ("pair", {"a": 1}, 'pair: found {"a": 1}, expected a list of 2'),
+        ("leaves", {"x": {"size": 1}}, "leaves.y: missing, expected an object"),
+        ("leaves", {"x": {}, "y": {}}, "leaves.x.size: missing, expected a whole number from 1 to"),
+        ("leaves", {"x": 1, "y": {}}, "leaves.x: found 1, expected an object"),
+        ("leaves", [], "leaves: found [], expected an object"),
+        ("free", {"k": -1}, "free.k: found -1, expected a whole number, 0 or more"),
+        ("free", {"\x1b": 1}, r'free: found the key "\u001b", expected a text on one line'),
+        ("shape", {"side": 1}, "shape.kind: found null, expected one of square"),
+        ("shape", {"kind": "disc"}, 'shape.kind: found "disc", expected one of square'),
+        ("shape", {"kind": "square"}, "shape.side: missing, expected a number"),
+        ("shape", {"kind": "square", "side": 10**400}, "shape.side: found 1000"),
+        ("shape", None, "shape: found null, expected an object"),
+        ("even", [1], "even: found [1], expected an even number of sizes"),
+        ("even", ["a", 1], 'even[0]: found "a", expected a whole number'),
+        ("later", 4, "pair[0]: found a flag, expected none"),
+        ("later", None, "later: found null, expected a whole number"),
+    ],
+)
+def test_a_bad_field_is_one_line_with_its_path(field: str, value: object, message: str) -> None:
+    document = Document({**whole_document(), field: value}, "a.json", BundleError)
+    with pytest.raises(BundleError) as caught:
+        document.load(Whole)
+    assert str(caught.value).startswith(f"a.json: {message}")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("field", [name for name in whole_document() if name != "rest"])
+def test_a_field_without_a_default_must_be_there(field: str) -> None:
+    fields = whole_document()
+    del fields[field]
+    with pytest.raises(BundleError, match=rf"a\.json: {field}: missing, expected "):
+        Document(fields, "a.json", BundleError).load(Whole)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (1, "a.json: schema 1, but this diver-trt reads schema 2; make it again"),
+        (3, "a.json: schema 3, but this diver-trt reads schema 2; update diver-trt"),
+        ("2", 'a.json: schema: found "2", expected a whole number, 1 or more'),
+    ],
+)
+def test_another_schema_is_refused_with_what_helps(schema: object, message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        Document({"schema": schema}, "a.json", BundleError).require_schema(2, "make it again")
+    assert str(caught.value) == message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diver_trt.documents import Document
 from diver_trt.errors import RecipeError
 from diver_trt.models.base import BaseModel, Modules
 from diver_trt.recipe import Sigma
@@ -26,6 +25,7 @@ Float64 = NDArray[np.float64]
 class Straight:
     """The straight path z_t = (1 - t) z_0 + t n, velocity n - z_0, in Euler steps of `1 / K`."""
 
+    kind: Literal["straight"] = "straight"
     end: float = 1.0
 
     def times(self, steps: int) -> NDArray[np.float32]:
@@ -45,13 +45,6 @@ class Straight:
             raise RecipeError(f"sigma is {sigma!r}; a straight path has none but 'marginal'.")
         fixed = 2 * np.log(self.levels(steps)[1][1:])
         return fixed, fixed
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "straight", "end": self.end}
-
-    @classmethod
-    def from_document(cls, document: Document) -> Straight:
-        return cls(document.number("end"))
 
 
 class Conditioner(nn.Module):

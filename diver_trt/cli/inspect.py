@@ -21,7 +21,7 @@ from diver_trt.errors import EngineError, OutputError, UsageError
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
     from diver_trt.distilled.dataset import Dataset
-    from diver_trt.runtime.backends.tensorrt.sidecar import Plan
+    from diver_trt.runtime.backends.tensorrt.plans import Plan
 
 
 PathArgument = Annotated[
@@ -65,7 +65,7 @@ def inspect(
     from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
-    from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
+    from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
     # By marker files, from the most specific kind to the least: a bundle may contain engines, and
     # every folder may be read as distilled images.
@@ -119,7 +119,7 @@ def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | No
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     from diver_trt.bundle import NETWORKS, Bundle
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
-    from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
+    from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 
     bundle = Bundle.open(path)
     for name in NETWORKS:

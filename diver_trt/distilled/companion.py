@@ -22,12 +22,12 @@ def options_beside(path: Path, options: ReadOptions) -> ReadOptions:
     if not path.is_file() or not is_recovered(root):
         return options
     manifest = open_recovered(root).manifest
-    if path.name not in {entry["file"] for entry in manifest["companions"]}:
+    if path.name not in {entry.file for entry in manifest.companions}:
         return options
-    named = manifest["class_map"]
+    named = manifest.class_map
     return replace(
         options,
-        normalisation=options.normalisation or manifest["layout"].get("normalisation"),
+        normalisation=options.normalisation or manifest.layout.normalisation,
         # A recovery's images are whole, although `data.pt` is IDC's, whose images are collages.
         collage=options.collage or 1,
         classes=options.classes or (named if named in imagenet_subsets() else None),

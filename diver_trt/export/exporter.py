@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diver_trt.bundle import NETWORKS, Network, NetworkName, Precision, contract, write_manifest
+from diver_trt.bundle import NETWORKS, Bundle, Model, Network, NetworkName, Precision, contract
 from diver_trt.errors import OutputError
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.onnx_graph import graph_from_network
@@ -61,7 +61,7 @@ def export_bundle(
         for exported in _export_networks(model, staging, precision):
             networks[exported.network.name] = exported.network
             yield exported
-        write_manifest(staging, _manifest(model, networks, precision))
+        _bundle(model, staging, networks, precision).write()
         staging.chmod(0o755)
         staging.replace(path)
     finally:
@@ -104,49 +104,35 @@ def _condition_width(conditioner: nn.Module) -> int:
     return int(conditioner(torch.zeros(1), torch.zeros(1, dtype=torch.int64)).shape[1])
 
 
-def _places(model: BaseModel) -> list[str]:
-    """Return where `compare` looks into the denoiser; the graph is searched for the same places."""
-    return list(model.probe_points(model.modules(torch.float32).predictor))
-
-
-def _manifest(
-    model: BaseModel, networks: dict[NetworkName, Network], precision: Precision
-) -> dict[str, Any]:
-    return {
-        "model": {
-            "base": model.base,
-            "id": model.model_id,
-            "revision": model.revision,
-            "licence": model.licence,
-            "weights_sha256": weights_sha256(model),
-        },
-        "precision": precision,
-        "image_size": model.image_size,
-        "latent_shape": model.latent_shape,
-        "scaling_factor": model.scaling_factor,
-        "num_classes": model.num_classes,
-        "null_label": model.num_classes,
-        "class_names": model.class_names,
-        "process": model.process.to_json(),
-        "learned_variance": model.learned_variance,
-        "timestep_frequencies": model.timestep_frequencies,
-        "places": _places(model),
-        "networks": {name: _describe(network) for name, network in networks.items()},
-        "exported_with": {
+def _bundle(
+    model: BaseModel, path: Path, networks: Mapping[NetworkName, Network], precision: Precision
+) -> Bundle:
+    probed = model.modules(torch.float32).predictor
+    return Bundle(
+        path=path,
+        sha256="",  # known when it is written
+        model=Model(
+            base=model.base,
+            id=model.model_id,
+            revision=model.revision,
+            licence=model.licence,
+            weights_sha256=weights_sha256(model),
+        ),
+        precision=precision,
+        image_size=model.image_size,
+        latent_shape=model.latent_shape,
+        scaling_factor=model.scaling_factor,
+        num_classes=model.num_classes,
+        null_label=model.num_classes,
+        class_names=model.class_names,
+        process=model.process,
+        learned_variance=model.learned_variance,
+        timestep_frequencies=model.timestep_frequencies,
+        # the graph is searched for the same places
+        places=tuple(model.probe_points(probed)),
+        networks=networks,
+        exported_with={
             package: version(package)
             for package in ("diver-trt", "torch", "diffusers", "onnx", "onnxscript")
         },
-    }
-
-
-def _describe(network: Network) -> dict[str, Any]:
-    def file(record: FileRecord) -> dict[str, Any]:
-        return {"name": record.name, "size_bytes": record.size_bytes, "sha256": record.sha256}
-
-    return {
-        "graph": file(network.graph),
-        "weights": file(network.weights) if network.weights else None,
-        "inputs": [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in network.inputs],
-        "outputs": [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in network.outputs],
-        "parameters": network.parameters,
-    }
+    )

@@ -6,20 +6,19 @@ Everything here is float64; the schedule rounds the finished tables to float32 o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.documents import Document
 from diver_trt.errors import RecipeError
 from diver_trt.recipe import Sigma
+from diver_trt.structs import OMITTED, Check, Invalid, whole
 
 Float64 = NDArray[np.float64]
 
 BetaSchedule = Literal["linear", "scaled_linear", "listed"]
-BETA_SCHEDULES: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
 
 MAX_TIMESTEPS = 100_000
 """Largest `train_timesteps` of a bundle, far more than any model has."""
@@ -35,11 +34,20 @@ MIN_BETA = 1e-12
 """Smallest noise that a step may add; below it the logarithm of its variance has no digits left."""
 
 
+def _are_betas(betas: tuple[float, ...]) -> bool:
+    return (
+        2 <= len(betas) <= MAX_TIMESTEPS
+        and all(0 < beta <= 1 for beta in betas)
+        and 1 not in betas[:-1]
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ddpm:
     """The betas of the training chain; `diver_trt.method.process.Process` documents the methods.
 
     Attributes:
+        kind: Its name in a bundle.
         beta_schedule: `"linear"` (DDPM, DiT), `"scaled_linear"` (linear in sqrt(beta): latent
             diffusion) or `"listed"` (any other: cosine, zero terminal SNR, trained betas).
         beta_start: First beta, in (0, 1).
@@ -48,11 +56,21 @@ class Ddpm:
         betas: Every beta of a listed chain, else None.
     """
 
+    kind: Literal["ddpm"] = "ddpm"
     beta_schedule: BetaSchedule
     beta_start: float
     beta_end: float
-    train_timesteps: int
-    betas: tuple[float, ...] | None = None
+    train_timesteps: Annotated[int, whole(2, MAX_TIMESTEPS)]
+    betas: (
+        Annotated[
+            tuple[float, ...],
+            Check(
+                _are_betas,
+                f"2 to {MAX_TIMESTEPS:,} numbers above 0 and below 1, of which the last may be 1",
+            ),
+        ]
+        | None
+    ) = field(default=None, metadata=OMITTED)
 
     @classmethod
     def listed(cls, betas: Sequence[float]) -> Ddpm:
@@ -85,10 +103,7 @@ class Ddpm:
         return np.sqrt(abar), np.sqrt(1 - abar)
 
     def coefficients(self, steps: int) -> tuple[Float64, Float64]:
-        """Return a_k and b_k of DDIM (arXiv 2010.02502, Eq.
-
-        12 with sigma = 0), of predicted noise.
-        """
+        """Return a_k and b_k of predicted noise (DDIM, arXiv 2010.02502, Eq. 12, sigma = 0)."""
         abar = self.respaced(steps)
         sigma = np.sqrt(1 - abar)
         # The root of the quotient, since the quotient of two roots would round once more.
@@ -162,63 +177,36 @@ class Ddpm:
             )
         return np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the kind and the betas as JSON values."""
-        return {
-            "kind": "ddpm",
-            "beta_schedule": self.beta_schedule,
-            "beta_start": self.beta_start,
-            "beta_end": self.beta_end,
-            "train_timesteps": self.train_timesteps,
-            **({} if self.betas is None else {"betas": list(self.betas)}),
-        }
-
-    @classmethod
-    def from_document(cls, document: Document) -> Ddpm:
-        """Return the chain that `to_json` wrote.
+    def check(self) -> None:
+        """Compare the parameters with each other, when they have been read.
 
         Raises:
-            DiverError: The document's error, if a field is missing or out of range, or if the share
-                of the image does not fall with every timestep, or falls below `MIN_SIGNAL`.
+            Invalid: If they contradict each other, or if the share of the image does not fall with
+                every timestep, or falls below `MIN_SIGNAL`.
         """
-        schedule = document.text("beta_schedule", BETA_SCHEDULES)
-        if schedule == "listed":
-            return _parse_listed_betas(document)
-        start, end = document.number("beta_start"), document.number("beta_end")
-        if not 0 < start <= end < 1:
-            raise document.fail(
+        if (self.beta_schedule == "listed") != (self.betas is not None):
+            raise Invalid("expected a list for schedule listed, and only for it", "betas")
+        if self.betas is not None:
+            # Such a chain may end in pure noise; `levels` checks the steps that a recipe uses.
+            if self != Ddpm.listed(self.betas):
+                raise Invalid(
+                    f"found {self.train_timesteps} timesteps from {self.beta_start:g} to "
+                    f"{self.beta_end:g}, expected those of the betas listed",
+                    "train_timesteps",
+                )
+            return
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise Invalid(
+                f"betas run from {self.beta_start} to {self.beta_end}, expected 0 < beta_start <= "
+                "beta_end < 1",
                 "beta_start",
-                f"betas run from {start} to {end}, expected 0 < beta_start <= beta_end < 1",
             )
-        chain = cls(
-            beta_schedule="linear" if schedule == "linear" else "scaled_linear",
-            beta_start=start,
-            beta_end=end,
-            train_timesteps=document.integer("train_timesteps", 2, MAX_TIMESTEPS),
-        )
-        _check_signal(chain, document)
-        return chain
-
-
-def _check_signal(chain: Ddpm, document: Document) -> None:
-    """Refuse betas of which a timestep adds no noise in float64, or leaves next to no signal."""
-    abar = chain.alphas_cumprod()
-    falls = np.diff(abar, prepend=1.0) < 0
-    if not falls.all() or abar[-1] < MIN_SIGNAL:
-        raise document.fail(
-            "beta_start",
-            f"{chain} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after the "
-            "last, "
-            "expected a share that falls with every timestep and does not end below "
-            f"{MIN_SIGNAL:g}",
-        )
-
-
-def _parse_listed_betas(document: Document) -> Ddpm:
-    expected = f"2 to {MAX_TIMESTEPS:,} numbers above 0 and below 1, of which the last may be 1"
-    betas = document.values(
-        "betas", expected, lambda beta: type(beta) in (int, float) and 0 < beta <= 1
-    )
-    if not 2 <= len(betas) <= MAX_TIMESTEPS or 1 in betas[:-1]:
-        raise document.fail("betas", f"found {len(betas):,} numbers, expected {expected}")
-    return Ddpm.listed([float(beta) for beta in betas])
+        abar = self.alphas_cumprod()
+        falls = np.diff(abar, prepend=1.0) < 0
+        if not falls.all() or abar[-1] < MIN_SIGNAL:
+            raise Invalid(
+                f"{self} leave {abar[0]:g} of the image after the first and {abar[-1]:g} after "
+                "the last, expected a share that falls with every timestep and does not end below "
+                f"{MIN_SIGNAL:g}",
+                "beta_start",
+            )

@@ -8,20 +8,23 @@ the same for all of them. A new process is one file and one entry of `PROCESSES`
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.documents import Document
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.recipe import Sigma
+from diver_trt.structs import Tagged
 
 Float64 = NDArray[np.float64]
 
 
 class Process(Protocol):
     """One process with its parameters; equal processes compare equal, and `str` describes one.
+
+    It is a frozen dataclass that a bundle stores as it is (`diver_trt.documents`); its field `kind`
+    is its name in `PROCESSES`.
 
     Tables over steps are ascending: step `k` is entry `k - 1`. Tables over levels start with the
     clean level: level `k` is entry `k`.
@@ -64,26 +67,9 @@ class Process(Protocol):
             RecipeError: See `levels`; also if the process does not define this variance.
         """
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the kind and the parameters as JSON values."""
-
-    @classmethod
-    def from_document(cls, document: Document) -> Process:
-        """Return the process that `to_json` wrote.
-
-        Raises:
-            DiverError: The document's error, if a field is missing or out of range.
-        """
-
 
 PROCESSES: dict[str, type[Process]] = {"ddpm": Ddpm}
 """Every process by its `kind` in a bundle."""
 
-
-def parse_process(document: Document) -> Process:
-    """Return the process that a document describes.
-
-    Raises:
-        DiverError: The document's error, if its kind is unknown or a parameter is out of range.
-    """
-    return PROCESSES[document.text("kind", tuple(PROCESSES))].from_document(document)
+StoredProcess = Annotated[Process, Tagged(PROCESSES)]
+"""A process as a field of a document."""

@@ -1,8 +1,8 @@
 """Whether the run that an output folder holds may be resumed, and if not, what differs.
 
-It may if the same images would come of it: bundle, recipe, seed, layout and input are the same, and
-the version of this tool makes the same images. Of the input, images that were left out may differ,
-because nothing was made of them.
+It may if it would recover the same images: bundle, recipe, seed, layout and input are the same, and
+the version of this tool makes the same images. Input images that were left out may differ, because
+no image was recovered from them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class FirstDifference:
-    """Where two runs begin otherwise.
+    """The first setting in which two runs differ.
 
     Attributes:
         name: The path of fields down to it, in words: `"recipe gamma"`.
@@ -94,7 +94,9 @@ def makes_same_images(version: object) -> bool:
     if version == __version__:
         return True
     release = _release(version)
-    return release is not None and _release(SAME_IMAGES_SINCE) <= release <= _release(__version__)  # type: ignore[operator]
+    oldest, newest = _release(SAME_IMAGES_SINCE), _release(__version__)
+    assert oldest and newest
+    return release is not None and oldest <= release <= newest
 
 
 def _release(version: object) -> tuple[int, int, int] | None:
@@ -114,8 +116,8 @@ class Input:
         label: Its class in the model.
         sha256: Of the image.
         soft_label_sha256: Of its soft label, None without one.
-        left_out: Whether it was found not to be readable or recoverable.
-        made: Whether an image was made of it.
+        left_out: Whether it could not be read or recovered.
+        made: Whether an image was recovered from it.
     """
 
     key: str
@@ -199,8 +201,8 @@ def require_same_run(
         samples: The samples of this run.
 
     Returns:
-        Whether the input is the same. If not, it differs only in images of which nothing was made,
-        or outside this shard.
+        Whether the input is the same. If not, it differs only in images that were left out, or
+        outside this shard.
 
     Raises:
         OutputError: If the run differs.
@@ -216,14 +218,15 @@ def require_same_run(
     if version != head["tool"]["version"] and not makes_same_images(version):
         raise OutputError(
             f"{root}: holds a run of version {_short(version)}, whose images may differ from "
-            f"those of {__version__}. Install that version "
-            "to resume it, say --overwrite to begin again, or choose another folder"
+            f"those of {__version__}. Install that version to resume it, add --overwrite to begin "
+            "again, or choose another folder"
         )
     old, new = found["source"], head["source"]
     if all(old.get(name) == new.get(name) for name in ("sha256", "images")):
         return True
     count, expected = old.get("images"), new.get("images")
-    if count != expected and head.get("shard"):  # the part has moved within the input
+    if count != expected and head.get("shard"):
+        # The shard's part has moved within the input, so that its images do not compare.
         changes = f"{_short(count)} images, now {expected}"
     else:
         keys = samples.keys() if recorded.complete else {image.key for image in recorded.images}
@@ -268,8 +271,8 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
 def _is_same(old: Input, new: Input) -> bool:
     if old.label != new.label:
         return False
-    if old.left_out or (new.left_out and not old.made):  # nothing was made of it, or will be
-        return True
+    if old.left_out or (new.left_out and not old.made):
+        return True  # no image was recovered from it, or will be
     return (old.sha256, old.soft_label_sha256) == (new.sha256, new.soft_label_sha256)
 
 
@@ -284,7 +287,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _refusal(root: Path, what: str) -> OutputError:
     return OutputError(
-        f"{root}: holds {what}; say the same to resume it, --overwrite to begin again, or choose "
+        f"{root}: holds {what}; use the same to resume it, --overwrite to begin again, or choose "
         "another folder"
     )
 

@@ -18,6 +18,7 @@ from diver_trt.errors import OutputError
 from diver_trt.files import reported
 from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
+from diver_trt.records import Companion
 from diver_trt.recovered.earlier_run import (
     RecordedInputs,
     inputs_of_entries,
@@ -226,7 +227,7 @@ def _whole_companions(
     """Return the companion files as a manifest lists them, or None if any is missing or changed."""
     try:
         listed = {
-            entry.text("file"): entry.text("sha256") for entry in manifest.documents("companions")
+            entry.file: entry.sha256 for entry in manifest.take(tuple[Companion, ...], "companions")
         }
     except OutputError:
         return None

@@ -24,13 +24,15 @@ from diver_trt.distilled.dataset import Dataset, Sample
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import UsageError, shown
-from diver_trt.manifest import MANIFEST_SCHEMA, TOOL
+from diver_trt.manifest import TOOL
 from diver_trt.method.noise import checked_seed
 from diver_trt.recipe import Recipe
+from diver_trt.records import ClassEntry, Distilled, Head, LaidOut, Model, Part, Source, Tool
 from diver_trt.recovered.journal import storable
 from diver_trt.recovered.layouts.base import Layout
 from diver_trt.recovered.layouts.index import INDEX
 from diver_trt.recovered.output_names import image_paths
+from diver_trt.structs import dump
 
 RESAMPLING = "bicubic, antialiased"
 
@@ -124,38 +126,33 @@ class Job:
         """Return what decides the images, as the journal and the manifest begin."""
         dataset, bundle, origin = self.dataset, self.bundle, self.dataset.origin
         normalisation = self.normalisation
-        head: dict[str, Any] = {
-            "schema": MANIFEST_SCHEMA,
-            "tool": {"name": TOOL, "version": __version__},
-            "bundle": {
-                "model": bundle.model_id,
-                "precision": bundle.precision,
-                "sha256": bundle.sha256,
-            },
-            "recipe": self.recipe.to_json(),
-            "seed": self.seed,
-            "source": {
-                "name": dataset.root.resolve().name,
-                "format": origin.format.name,
-                "files": list(origin.files),
-                "normalisation": origin.normalisation,
-                "whitening": origin.whitening,
-                "collage": origin.collage,
-                "soft_labels": origin.soft_labels,
-                "clipped": mean_clipped(self.checked),
-                "images": len(dataset.samples),
-                "sha256": self._source_sha256(),
-            },
-            "layout": {
-                "name": self.layout.name,
-                "size": self.side,
-                "resampling": RESAMPLING if self.side != bundle.image_size else None,
-                "normalisation": normalisation.name if normalisation else None,
-            },
-            "class_map": dataset.classes,
-            "shard": {"number": self.shard.number, "of": self.shard.of} if self.shard else None,
-        }
-        return storable(head)  # type: ignore[no-any-return]
+        head = Head(
+            tool=Tool(name=TOOL, version=__version__),
+            bundle=Model(model=bundle.model_id, precision=bundle.precision, sha256=bundle.sha256),
+            recipe=self.recipe.to_json(),
+            seed=self.seed,
+            source=Source(
+                name=dataset.root.resolve().name,
+                format=origin.format.name,
+                files=origin.files,
+                normalisation=origin.normalisation,
+                whitening=origin.whitening,
+                collage=origin.collage,
+                soft_labels=origin.soft_labels,
+                clipped=mean_clipped(self.checked),
+                images=len(dataset.samples),
+                sha256=self._source_sha256(),
+            ),
+            layout=LaidOut(
+                name=self.layout.name,
+                size=self.side,
+                resampling=RESAMPLING if self.side != bundle.image_size else None,
+                normalisation=normalisation.name if normalisation else None,
+            ),
+            class_map=dataset.classes,
+            shard=Part(number=self.shard.number, of=self.shard.of) if self.shard else None,
+        )
+        return storable(dump(head))  # type: ignore[no-any-return]
 
     def files(self) -> dict[str, str]:
         """Return where each sample of the whole dataset goes, by key."""
@@ -171,16 +168,16 @@ class Job:
     def entry(self, sample: Sample) -> dict[str, Any]:
         """Return a sample's entry as journal and manifest begin it, before it is recovered."""
         soft_label = self.dataset.soft_label
-        entry: dict[str, Any] = {
-            "key": sample.key,
-            "source": self.dataset.images.name(sample.position),
-            "source_sha256": self.checked[sample.position].sha256,
-            **({"soft_label_sha256": _sha256(soft_label(sample.position))} if soft_label else {}),
-            "index": sample.index,
-            "label": sample.label,
-            "wnid": wnid_of(sample.label, self.bundle.num_classes),
-        }
-        return storable(entry)  # type: ignore[no-any-return]
+        entry = Distilled(
+            key=sample.key,
+            source=self.dataset.images.name(sample.position),
+            source_sha256=self.checked[sample.position].sha256,
+            soft_label_sha256=_sha256(soft_label(sample.position)) if soft_label else None,
+            index=sample.index,
+            label=sample.label,
+            wnid=wnid_of(sample.label, self.bundle.num_classes),
+        )
+        return storable(dump(entry))  # type: ignore[no-any-return]
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """Return each sample's entry by key: source, destination, and why it cannot be read."""
@@ -195,16 +192,16 @@ class Job:
         """Return the manifest's entry of each class that occurs."""
         names, count = self.bundle.class_names, self.bundle.num_classes
         classes = [
-            {
-                "index": index,
-                "label": label,
-                "wnid": wnid_of(label, count),
-                "imagenet_index": label if wnid_of(label, count) else None,
-                "name": names[label] if names else None,
-            }
+            ClassEntry(
+                index=index,
+                label=label,
+                wnid=wnid_of(label, count),
+                imagenet_index=label if wnid_of(label, count) else None,
+                name=names[label] if names else None,
+            )
             for index, label in self.dataset.labels.items()
         ]
-        return storable(classes)  # type: ignore[no-any-return]
+        return storable(dump(classes))  # type: ignore[no-any-return]
 
     def reason(self, sample: Sample, problem: str) -> str:
         """Return why a sample is left out, without the dataset's path or the sample's own name."""

@@ -20,19 +20,42 @@ from typing import Any
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable
 from diver_trt.files import file_sha256, is_inside, sync_file, writing
+from diver_trt.structs import Sha256
 
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 16 * 1024**2
 MAX_TEXT = 4096
 """Characters of one text in a journal or a manifest.
 
-A longer one is cut, so that every reader takes it.
+A longer one is cut, so that every reader accepts it.
 """
 
 Entries = Mapping[str, Mapping[str, Any]]
 """What is known of each sample before it is recovered, by key: its source, its class, the `file` it
 is written to, and the `problem` of a source that cannot be read.
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The fields of an entry that a later run uses; the others follow from its own input.
+
+    Attributes:
+        engine: The engine, or None where the source could not be read.
+        file: The image, or None if the sample was left out.
+        sha256: Hash of the image.
+        problem: Why the sample was left out.
+    """
+
+    engine: str | None = None
+    file: str | None = None
+    sha256: Sha256 | None = None
+    problem: str | None = None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the sample was left out."""
+        return self.problem is not None and self.file is None
 
 
 class Journal:
@@ -82,6 +105,7 @@ class Journal:
             OSError: If it cannot be read.
         """
         first = next(_lines(self.path), None)
+        # Some file systems fill a file with zeros whose data did not reach the disk.
         if first is None or b"\0" in first:
             return None
         with suppress(ValueError, RecursionError):
@@ -171,19 +195,19 @@ def verify(
     for value in recorded:
         try:
             entry = Document(value, str(root), OutputError)
-            key = entry.text("key")
+            key = entry.take(str, "key")
             known = samples[key]
         except (OutputError, KeyError):
             ignored += 1
             continue
         named.add(key)
         same = same_input or has_same_source(entry.fields, known)
-        if _can_be_retried(entry, known, same):
-            retried.add(key)
-        elif same or "problem" in entry:
-            with suppress(OutputError):
-                if found := _verified(root, entry, known):
-                    kept[key] = found
+        with suppress(OutputError):  # a damaged record: its image is made again
+            outcome = entry.load(Outcome)
+            if _can_be_retried(outcome, known, same):
+                retried.add(key)
+            elif (same or outcome.problem) and (found := _verified(root, outcome, known)):
+                kept[key] = found
     retried -= kept.keys()
     lost = len(named - kept.keys() - retried)
     return Verified(kept, lost, len(retried), ignored)
@@ -195,35 +219,29 @@ def has_same_source(recorded: Mapping[str, Any], known: Mapping[str, Any]) -> bo
     return all(recorded.get(name) == known.get(name) for name in names)
 
 
-def _can_be_retried(entry: Document, known: Mapping[str, Any], same: bool) -> bool:
-    """Return whether a sample's source was unreadable or different before and is readable now.
-
-    What the model could not recover (its entry has an engine) fails again, so it is not tried at
-    every run.
-    """
-    left_out = "problem" in entry and "file" not in entry
-    return left_out and "problem" not in known and ("engine" not in entry or not same)
+def _can_be_retried(outcome: Outcome, known: Mapping[str, Any], same: bool) -> bool:
+    """Return whether a sample's source was unreadable or different before and is readable now."""
+    # What the model could not recover (its entry has an engine) fails again, so it is not retried
+    # by every run.
+    return outcome.left_out and "problem" not in known and (outcome.engine is None or not same)
 
 
-def _verified(root: Path, entry: Document, known: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the verified entry of a sample, or None if what was recorded does not hold.
-
-    Raises:
-        OutputError: If a field is missing or of another type.
-    """
+def _verified(root: Path, outcome: Outcome, known: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the verified entry of a sample, or None if what was recorded does not hold."""
     if "problem" in known:
-        is_left_out = "problem" in entry and "file" not in entry
-        return {name: known[name] for name in known if name != "file"} if is_left_out else None
-    rebuilt = {
-        name: value for name, value in known.items() if name not in ("engine", "file", "sha256")
-    }
-    rebuilt |= {"key": entry.text("key"), "engine": entry.text("engine")}
-    if "problem" in entry:
-        return None if "file" in entry else {**rebuilt, "problem": entry.text("problem")}
-    name, sha256 = entry.text("file"), entry.sha256("sha256")
-    if name != known["file"] or not is_there(root, name, sha256):
+        kept = {name: value for name, value in known.items() if name != "file"}
+        return kept if outcome.left_out else None
+    if outcome.engine is None:
         return None
-    return {**rebuilt, "file": name, "sha256": sha256}
+    decided = ("engine", "file", "sha256")
+    rebuilt = {name: value for name, value in known.items() if name not in decided}
+    rebuilt["engine"] = outcome.engine
+    if outcome.problem is not None:
+        return {**rebuilt, "problem": outcome.problem} if outcome.left_out else None
+    name, sha256 = outcome.file, outcome.sha256
+    if name is None or name != known["file"] or sha256 is None:
+        return None
+    return {**rebuilt, "file": name, "sha256": sha256} if is_there(root, name, sha256) else None
 
 
 def is_there(root: Path, name: str, sha256: str) -> bool:
@@ -244,9 +262,8 @@ def storable(value: Any) -> Any:
     """Return a JSON value whose strings are printable and at most `MAX_TEXT` characters.
 
     Every reader of journals and manifests accepts them.
-
-    File names may hold line breaks, escape sequences and bytes that are not UTF-8.
     """
+    # File names may hold line breaks, escape sequences and bytes that are not UTF-8.
     if isinstance(value, str):
         text = printable(value)
         return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"

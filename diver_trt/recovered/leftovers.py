@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from diver_trt.documents import Document
@@ -98,11 +99,20 @@ def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A file of an entry, whose other fields may be damaged."""
+
+    file: str
+
+
 def _delete_finished(root: Path) -> None:
     manifest = Document.read(root / MANIFEST, OutputError)
     names = _names_of_ours(manifest)
-    files = [entry.text("file") for entry in manifest.documents("samples")]
-    companions = [entry.text("file") for entry in manifest.documents("companions")]
+    files, companions = (
+        [entry.file for entry in manifest.take(tuple[_Listed, ...], part)]
+        for part in ("samples", "companions")
+    )
     not_ours = [name for name in files if not names.has_image(name)] + [
         name for name in companions if not names.has_companion(name)
     ]
@@ -142,7 +152,7 @@ def _names_of_ours(head: Document) -> OutputNames:
     Raises:
         OutputError: If the run is not ours.
     """
-    if head.document("tool").text("name") != TOOL:
+    if head.take(str, "tool", "name") != TOOL:
         raise OutputError(
             f"{head.where}: is not of diver-trt; delete it by hand, or choose another folder"
         )

@@ -23,15 +23,15 @@ from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Written, class_name
+from diver_trt.recovered.shard_files import require_image, soft_labels_of
 from diver_trt.recovered.shards import (
     Entry,
     open_shards,
     recipe_of,
-    require_image,
     require_samples,
     shared_fields,
-    soft_labels_of,
 )
+from diver_trt.structs import dump
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     require_samples(shards)
     soft_labels = soft_labels_of(shards)
     for shard in shards:
-        for entry in shard.manifest["samples"]:
-            require_image(shard.root, entry, layout["size"])
-    samples = [entry for shard in shards for entry in shard.manifest["samples"]]
+        for sample in shard.manifest.samples:
+            require_image(shard.root, sample, layout["size"])
+    samples = [dump(sample) for shard in shards for sample in shard.manifest.samples]
     merged = Merged(
-        len(samples), tuple(entry for shard in shards for entry in shard.manifest["skipped"])
+        len(samples), tuple(dump(entry) for shard in shards for entry in shard.manifest.skipped)
     )
     head = {**{name: value for name, value in manifest.items() if name != "classes"}, "shard": None}
     known = {entry["key"]: entry for entry in (*samples, *merged.skipped)}
@@ -87,10 +87,10 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
         if writer.finished:
             return merged
         for shard in shards:
-            for entry in shard.manifest["samples"]:
-                if entry["key"] not in writer.done:
-                    writer.copy(shard.root / entry["file"], entry["file"])
-                    writer.record(entry)
+            for sample in shard.manifest.samples:
+                if sample.key not in writer.done:
+                    writer.copy(shard.root / sample.file, sample.file)
+                    writer.record(dump(sample))
         written = Written(
             root=output,
             files=[entry["file"] for entry in samples],
@@ -117,8 +117,8 @@ def _sheet(
     output: Path, shards: Sequence[RecoveredFolder], head: Entry, samples: Sequence[Entry]
 ) -> Image.Image:
     names = {
-        entry["index"]: f"{entry['index']}: {shown(class_name(entry))}"
-        for entry in shards[0].manifest["classes"]
+        entry.index: f"{entry.index}: {shown(class_name(dump(entry)))}"
+        for entry in shards[0].manifest.classes
     }
     what = f"recovered images, merged from {len(shards)} shards"
     title = caption(what, head, recipe_of(shards[0]))

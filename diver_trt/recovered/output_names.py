@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
+from diver_trt.records import Part
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import SOFT_LABELS, Layout
+from diver_trt.structs import Size, one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,10 @@ class OutputNames:
         Raises:
             DiverError: If the head lacks a field.
         """
-        name = head.document("layout").text("name", tuple(LAYOUTS))
-        shard = head.optional("shard", head.document)
-        return cls(LAYOUTS[name], shard is not None, head.document("source").integer("images"))
+        # Not the whole head: --overwrite also deletes a run whose other fields are damaged.
+        name = head.take(Annotated[str, one_of(tuple(LAYOUTS))], "layout", "name")
+        shard = head.fields.get("shard") and head.take(Part, "shard")
+        return cls(LAYOUTS[name], bool(shard), head.take(Size, "source", "images"))
 
     @property
     def companions(self) -> tuple[str, ...]:

@@ -25,12 +25,11 @@ from typing import Any
 
 from PIL import Image
 
-from diver_trt.documents import Document
-from diver_trt.errors import OutputError
 from diver_trt.files import file_sha256, replacing, reported, sync_file, sync_folder, writing
-from diver_trt.manifest import CONTACT_SHEET, MANIFEST
+from diver_trt.manifest import CONTACT_SHEET, MANIFEST, open_recovered
 from diver_trt.pixels import Pixels
 from diver_trt.recovered.journal import JOURNAL, Journal, storable
+from diver_trt.structs import dump
 
 SYNC_EVERY = 50
 """Minimum interval between fsyncs, as a multiple of the last one's duration.
@@ -78,9 +77,8 @@ class DatasetWriter:
             return len(self.done), [
                 entry for key in self.done if "problem" in (entry := self.entry(key))
             ]
-        manifest = Document.read(self.root / MANIFEST, OutputError)
-        skipped = [dict(entry.fields) for entry in manifest.documents("skipped")]
-        return len(skipped) + len(list(manifest.documents("samples"))), skipped
+        manifest = open_recovered(self.root).manifest
+        return len(manifest.skipped) + len(manifest.samples), dump(manifest.skipped)
 
     def add(self, name: str, image: Pixels) -> Path:
         """Write one image, [H, W, 3] uint8, as a PNG file and return its path.

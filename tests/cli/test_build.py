@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.runtime.backends.tensorrt.sidecar import read_plan
+from diver_trt.runtime.backends.tensorrt.plans import read_plan
 from tests.cli.command import fails, run
 
 pytestmark = pytest.mark.slow

@@ -134,7 +134,14 @@ def test_other_weights_are_another_model(digits: Bundle) -> None:
         BundleError, match=r"weights_sha256 is 0000.*. Compare bundles of one model"
     ):
         line_up(
-            [digits, replace(digits, path=digits.path / "other", weights_sha256="0" * 64)],
+            [
+                digits,
+                replace(
+                    digits,
+                    path=digits.path / "other",
+                    model=replace(digits.model, weights_sha256="0" * 64),
+                ),
+            ],
             None,
             [],
             4,

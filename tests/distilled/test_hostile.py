@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diver_trt.manifest import MANIFEST_SCHEMA
+from diver_trt.records import MANIFEST_SCHEMA
 from tests.distilled import methods
 from tests.distilled.array_files import Touch
 from tests.distilled.test_dataset import CLASSES, known_images
@@ -299,19 +299,20 @@ def long_name_in_a_manifest(folder: Path) -> None:
 
 
 def manifest_of(folder: Path, file: str) -> None:
-    classes = [{"index": 0, "label": 0}]
-    samples = [
-        {"key": "00000/00000", "file": file, "sha256": "0" * 64, "index": 0, "engine": "onnx"}
-    ]
+    classes = [{"index": 0, "label": 0, "wnid": None, "name": None}]
+    source = {"source": "a.png", "source_sha256": "0" * 64, "index": 0, "label": 0}
+    made = {"file": file, "sha256": "0" * 64, "engine": "onnx"}
+    samples = [{"key": "00000/00000", **source, **made}]
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "tool": {"name": "diver-trt", "version": "0"},
         "bundle": {"model": "a", "precision": "fp32", "sha256": "0" * 64},
         "recipe": {},
         "seed": 0,
-        "source": {"images": 1},
+        "source": {"name": "set", "format": "folders", "images": 1, "sha256": "0" * 64},
         "class_map": "model",
         "layout": {"name": "index", "size": 32},
+        "shard": None,
         "companions": [],
         "skipped": [],
         "classes": classes,

@@ -16,7 +16,8 @@ from diver_trt.runtime.backends.tensorrt.builder import build_plan, resolve_targ
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser
 from diver_trt.runtime.backends.tensorrt.memory import plan_memory
-from diver_trt.runtime.backends.tensorrt.sidecar import Profile, read_plan
+from diver_trt.runtime.backends.tensorrt.plans import read_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
 from tests.gpu.device import gpu, linked, needs_gpu, rtx_lists_it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, RecipeError
 from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
-from diver_trt.method.process import PROCESSES, Process, parse_process
+from diver_trt.method.process import PROCESSES, Process, StoredProcess
+from diver_trt.structs import dump
 
 LINEAR = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 SCALED = Ddpm(
@@ -94,8 +96,14 @@ def test_more_steps_than_the_model_was_trained_with_are_refused() -> None:
         LINEAR.times(2000)
 
 
+@dataclass(frozen=True)
+class Holder:
+    process: StoredProcess
+
+
 @pytest.mark.parametrize("process", [LINEAR, SCALED, Ddpm.listed([0.1, 0.25, 1.0])])
 def test_a_process_comes_back_from_its_json(process: Process) -> None:
-    stored = json.loads(json.dumps(process.to_json()))
+    stored = json.loads(json.dumps(dump(process)))
     assert stored["kind"] in PROCESSES
-    assert parse_process(Document(stored, "bundle.json", BundleError)) == process
+    document = Document({"process": stored}, "bundle.json", BundleError)
+    assert document.load(Holder).process == process

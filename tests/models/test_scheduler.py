@@ -16,13 +16,13 @@ import torch
 from diver_trt.bundle import Bundle
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, ExportError, RecipeError
-from diver_trt.export.exporter import _manifest
+from diver_trt.export.exporter import _bundle
 from diver_trt.method.ddpm import Ddpm
-from diver_trt.method.process import parse_process
 from diver_trt.method.schedule import Schedule
 from diver_trt.models.dit import load_model
 from diver_trt.models.scheduler import CHAINS, ddpm_process
 from diver_trt.recipe import Recipe
+from diver_trt.structs import dump
 
 # facebook/DiT-XL-2-256's, as diffusers writes it.
 PUBLISHED: dict[str, Any] = {
@@ -150,7 +150,7 @@ def test_listed_betas_come_back_from_a_bundle(
 
     process, _ = read(rescale_betas_zero_snr=True)
     model = replace(load_model(str(random_pipeline)), process=process)
-    stored = _manifest(model, dict(random_bundle.networks), "fp32")["process"]
+    stored = dump(_bundle(model, tmp_path, random_bundle.networks, "fp32").process)
     for network in random_bundle.networks.values():
         for record in network.files:
             shutil.copy(random_bundle.path / record.name, tmp_path)
@@ -162,10 +162,27 @@ def test_listed_betas_come_back_from_a_bundle(
 
 @pytest.mark.parametrize("betas", [[], [0.1], [0.1, 0], [1, 0.5], [0.1, "a"], [0.1, float("nan")]])
 def test_hostile_betas_of_a_bundle_are_refused(betas: list[Any]) -> None:
-    fields = {"kind": "ddpm", "beta_schedule": "listed"}
-    document = Document({**fields, "betas": betas}, "bundle.json", BundleError)
-    with pytest.raises(BundleError, match=r"bundle\.json: betas: found .*, expected"):
-        parse_process(document)
+    chain = {"beta_start": 0.1, "beta_end": 0.5, "train_timesteps": 2}
+    fields = {"kind": "ddpm", "beta_schedule": "listed", **chain, "betas": betas}
+    document = Document(fields, "bundle.json", BundleError)
+    with pytest.raises(BundleError, match=r"bundle\.json: betas(\[1\])?: found .*, expected"):
+        document.load(Ddpm)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"beta_schedule": "linear", "betas": [0.1, 0.5]},
+        {"beta_schedule": "listed"},
+        {"beta_schedule": "listed", "betas": [0.1, 0.4]},
+        {"beta_schedule": "listed", "betas": [0.1, 0.2, 0.5]},
+    ],
+)
+def test_betas_that_contradict_the_other_fields_are_refused(fields: dict[str, Any]) -> None:
+    chain = {"kind": "ddpm", "beta_start": 0.1, "beta_end": 0.5, "train_timesteps": 2}
+    document = Document({**chain, **fields}, "bundle.json", BundleError)
+    with pytest.raises(BundleError, match=r"bundle\.json: (betas|train_timesteps): .*expected"):
+        document.load(Ddpm)
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_changed_image_is_named_whether_it_is_done_or_not(
         opened(out, sha256="2" * 64, samples=changed)
     assert str(caught.value) == (
         f"{out}: holds a run of another input (1 changed: {changed[key]['source']}); "
-        "say the same to resume it, "
+        "use the same to resume it, "
         "--overwrite to begin again, or choose another folder"
     )
 

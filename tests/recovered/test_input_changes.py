@@ -212,7 +212,7 @@ def test_a_refusal_names_the_images(
         return
     assert result.exit_code == 1, (result.output, options)
     assert (
-        f"{out}: holds a run of another input ({message}); say the same to resume it"
+        f"{out}: holds a run of another input ({message}); use the same to resume it"
         in result.stderr
     )
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
-from diver_trt.recovered.shards import read_soft_labels
+from diver_trt.recovered.shard_files import read_soft_labels
 from tests.recovered.damaged_shards import (
     Manifest,
     changed,
@@ -47,20 +47,20 @@ def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
         (set_in("shard", "number", to=...), "shard.number: missing"),
         (
             set_in("layout", "normalisation", to=...),
-            "layout.normalisation: missing, expected a text or null",
+            "layout.normalisation: found null, which is not of layout npz",
         ),
         (
             set_in("layout", "normalisation", to=None),
-            "layout.normalisation: found None, which is not of layout npz",
+            "layout.normalisation: found null, which is not of layout npz",
         ),
         (set_in("layout", "normalisation", to="nan:1"), "nan:1: expected"),
         (
             set_in("layout", "name", to="index"),
-            "layout.normalisation: found none, which is not of layout index",
+            'layout.normalisation: found "none", which is not of layout index',
         ),
         (
             set_in("layout", "name", to="zip"),
-            "layout.name: found 'zip', expected one of index, wnid",
+            'layout.name: found "zip", expected one of index, wnid',
         ),
         (
             set_in("layout", "size", to=10**9),
@@ -68,11 +68,11 @@ def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
         ),
         (
             set_in("layout", "size", to=16),
-            "is not a PNG image of 16 x 16 pixels, as the manifest says",
+            "is not a PNG image of 16 x 16 pixels, as the manifest has it",
         ),
         (
             set_in("classes", 0, "name", to=...),
-            r"classes[0].name: missing, expected a text or null",
+            r"classes[0].name: missing, expected a text on one line, of at most 8,192 characters or null",
         ),
         (
             set_in("classes", 0, "name", to=3),
@@ -80,7 +80,7 @@ def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
         ),
         (
             set_in("classes", 0, "wnid", to=...),
-            r"classes[0].wnid: missing, expected a text or null",
+            r"classes[0].wnid: missing, expected a text on one line, of at most 8,192 characters or null",
         ),
         (
             lambda manifest: manifest["classes"].append({"index": 2**40, "label": 0}),
@@ -88,29 +88,35 @@ def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
         ),
         (
             set_in("samples", 0, "file", to="journal.jsonl"),
-            r"samples[0].file: found journal.jsonl, expected an image of layout npz",
+            r'samples[0].file: found "journal.jsonl", expected an image of layout npz',
         ),
         (
             set_in("samples", 0, "file", to="."),
-            r"samples[0].file: found ., expected an image of layout npz",
+            r'samples[0].file: found ".", expected an image of layout npz',
         ),
         (
             set_in("samples", 0, "key", to="first"),
-            r"samples[0].key: found first, expected a class and a number",
+            r'samples[0].key: found "first", expected a class and a number',
         ),
-        (set_in("samples", 0, "key", to="00000/" + "9" * 5000), "samples[0].key: found 00000/999"),
+        (set_in("samples", 0, "key", to="00000/" + "9" * 5000), 'samples[0].key: found "00000/999'),
         (
             set_in("skipped", to=[{"key": "a", "source": "a", "problem": "a", "index": 0}]),
-            "skipped[0].key: found a, expected",
+            'skipped[0].key: found "a", expected',
         ),
         (
             set_in("samples", 0, "index", to=7),
             "samples[0].index: found 7, expected one of the manifest's classes",
         ),
         (set_in("source", "images", to=10**9), "has 1 samples, expected 500000000"),
-        (set_in("recipe", to={"deep": nested(9)}), "has values nested more than 6 deep"),
-        (set_in("recipe", to={"a\x1b[2J": 1}), r"has a field a\x1b[2J, which no recovery writes"),
-        (set_in("recipe", to={"a" * 5000: 1}), "which no recovery writes"),
+        (
+            set_in("recipe", to={"deep": nested(9)}),
+            "recipe: unknown settings deep; expected some of",
+        ),
+        (
+            set_in("recipe", to={"a\x1b[2J": 1}),
+            r'recipe: found the key "a\u001b[2J", expected a text on one line',
+        ),
+        (set_in("recipe", to={"a" * 5000: 1}), "recipe: unknown settings aaa"),
     ],
 )
 def test_every_field_of_a_manifest_is_checked(
@@ -157,7 +163,7 @@ def test_an_image_of_another_size_is_found_before_anything_is_written(
     changed(
         parts[0], set_in("samples", 0, "sha256", to=hashlib.sha256(image.read_bytes()).hexdigest())
     )
-    assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest says" in refused(
+    assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest has it" in refused(
         parts, tmp_path / "out"
     )
 
@@ -195,11 +201,11 @@ def test_an_image_of_another_size_is_found_before_anything_is_written(
         ),
         (
             header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 10"),
-            "holds no array of soft labels",
+            "does not hold an array of soft labels",
         ),
-        (npz(), "holds no array of soft labels"),
-        (b"", "holds no array of soft labels"),
-        (b"junk", "holds no array of soft labels"),
+        (npz(), "does not hold an array of soft labels"),
+        (b"", "does not hold an array of soft labels"),
+        (b"junk", "does not hold an array of soft labels"),
     ],
 )
 def test_soft_labels_are_those_that_the_manifest_lists(
@@ -245,3 +251,16 @@ def test_of_the_journal_of_a_merge_only_hashes_are_used(parts: list[Path], tmp_p
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == json.loads(
         (tmp_path / "whole" / "manifest.json").read_text()
     )
+
+
+def test_fields_that_no_recovery_writes_are_not_carried_over(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    merge_shards(parts, tmp_path / "whole")
+    for part in parts:
+        changed(part, set_in("a\x1b[2J", to=nested(20)))
+        changed(part, set_in("source", "a" * 5000, to=1))
+        changed(part, set_in("classes", 0, "more", to="\n"))
+    merge_shards(parts, tmp_path / "out")
+    written = [(tmp_path / name / "manifest.json").read_bytes() for name in ("whole", "out")]
+    assert written[0] == written[1]

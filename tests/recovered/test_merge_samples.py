@@ -36,7 +36,7 @@ from tests.recovered.damaged_shards import (
         ),
         (
             set_in("samples", 0, "wnid", to="n01440764"),
-            "samples[0].wnid: found n01440764, expected None as in the manifest's class 1",
+            'samples[0].wnid: found "n01440764", expected null as in the manifest\'s class 1',
         ),
         (
             set_in("skipped", 0, "label", to=0),
@@ -100,7 +100,7 @@ def test_a_class_without_samples_is_refused(parts: list[Path], tmp_path: Path) -
                 {**manifest["classes"][1], "index": 2, "label": 2}
             ),
         )
-    assert "lists class 2, of which there is no sample" in refused(parts, tmp_path / "out")
+    assert "lists class 2, but holds no sample of it" in refused(parts, tmp_path / "out")
 
 
 @pytest.mark.parametrize("recipe", [{"steps": 4}, {"gamma": "a"}, {"more": 1}, {"window": 3}])

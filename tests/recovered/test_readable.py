@@ -37,6 +37,7 @@ from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.runtime.recoverer import RecoveredSample
+from diver_trt.structs import dump
 from tests.conftest import DISTILLED
 
 DIGITS = Bundle.open(default_bundle())
@@ -199,13 +200,13 @@ def test_what_a_recovery_writes_can_be_read(
         facts = inspect_recovered(output)
         assert (facts["seed"], facts["images"] + len(facts["skipped"])) == (seed, 3)
         assert Recipe.from_json(facts["recipe"]) == recipe
-        assert all(len(text) < 5000 for text in texts(open_recovered(output).manifest))
+        assert all(len(text) < 5000 for text in texts(dump(open_recovered(output).manifest)))
         assert len(read_recovered(output, DIGITS).files) == facts["images"]
         assert merge_shards([output], merged).images == facts["images"]
         assert inspect_recovered(merged) == {**facts, "shard": None}
         # Unreadable images are retried; those that the model could not recover are not.
-        skipped = open_recovered(output).manifest["skipped"]
-        away = {entry["key"] for entry in skipped if "engine" not in entry}
+        skipped = open_recovered(output).manifest.skipped
+        away = {entry.key for entry in skipped if entry.engine is None}
         with opened() as writer:
             assert (writer.finished, writer.lost) == (not away, 0)
             assert writer.finished or set(writer.done) == set(job.entries()) - away

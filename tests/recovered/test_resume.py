@@ -86,7 +86,7 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused(
         assert recover(few, tmp_path / "out").exit_code == 1
     line = error(recover(few, tmp_path / "out", *change))
     assert message in line
-    assert "say the same to resume it, --overwrite to begin again, or choose another folder" in line
+    assert "use the same to resume it, --overwrite to begin again, or choose another folder" in line
 
 
 def test_another_model_or_input_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:

@@ -99,7 +99,7 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
     ).endswith("error: sample 00003/00000: more than once, in spoilt; recover the shards again")
     assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(
         "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the shard's "
-        "command again, which makes it anew"
+        "command again, which writes it again"
     )
     assert refused(lambda folder: shutil.copytree(first, folder, dirs_exist_ok=True)).endswith(
         "are both shard 1/3; give each once"

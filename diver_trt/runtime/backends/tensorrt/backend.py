@@ -11,7 +11,8 @@ from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.tensorrt import cuda, module
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
-from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine, Plan, read_plans
+from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
+from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine
 from diver_trt.runtime.engine import Opened, Placement
 
 

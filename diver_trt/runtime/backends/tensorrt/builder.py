@@ -32,14 +32,8 @@ from diver_trt.runtime.backends.tensorrt.module import (
     import_tensorrt,
     this_machine,
 )
-from diver_trt.runtime.backends.tensorrt.sidecar import (
-    PLANS,
-    Backend,
-    Machine,
-    Memory,
-    Profile,
-    Sidecar,
-)
+from diver_trt.runtime.backends.tensorrt.plans import PLANS
+from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine, Memory, Profile, Sidecar
 from diver_trt.runtime.backends.tensorrt.trust import register
 from diver_trt.tensors import describe_declared
 

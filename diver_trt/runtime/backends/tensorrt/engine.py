@@ -17,7 +17,7 @@ from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
 from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan
+from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.engine import Conditions, Latents, copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.tensors import TensorSpec, describe_declared

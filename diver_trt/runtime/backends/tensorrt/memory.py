@@ -13,7 +13,8 @@ from typing import Literal, get_args
 
 from diver_trt.bundle import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError, UsageError
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan, Sidecar
+from diver_trt.runtime.backends.tensorrt.plans import Plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
 
 MEGABYTE = 10**6
 TENTH = MEGABYTE // 10

@@ -24,7 +24,8 @@ from diver_trt.runtime.backends.tensorrt.builder import (
     resolve_target,
 )
 from diver_trt.runtime.backends.tensorrt.cuda import Gpu
-from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Profile, Sidecar, read_plan
+from diver_trt.runtime.backends.tensorrt.plans import read_plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Profile, Sidecar
 from tests.conftest import DIGITS_MODEL
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,8 @@ from diver_trt.runtime.backends.tensorrt.memory import (
     parse_bytes,
     plan_memory,
 )
-from diver_trt.runtime.backends.tensorrt.sidecar import Memory, Plan, Profile, Sidecar
+from diver_trt.runtime.backends.tensorrt.plans import Plan
+from diver_trt.runtime.backends.tensorrt.sidecar import Memory, Profile, Sidecar
 from tests.stand_in import MACHINE
 
 MB = 10**6

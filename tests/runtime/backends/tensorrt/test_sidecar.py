@@ -14,15 +14,14 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError, UsageError
-from diver_trt.runtime.backends.tensorrt.sidecar import (
+from diver_trt.runtime.backends.tensorrt.plans import (
     MAX_PLANS,
-    Machine,
     Plan,
-    Profile,
     StrayFoldersError,
     read_plan,
     read_plans,
 )
+from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Profile
 from diver_trt.runtime.session import engine_names
 from tests.stand_in import MACHINE, write_stand_in_plan
 
@@ -132,11 +131,11 @@ def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "schema 2, but this diver-trt reads schema 1; build the engine again"),
+        ({"schema": 2}, "schema 2, but this diver-trt reads schema 1; update diver-trt"),
         ({"network": "decoder"}, "found 'encoder.engine', expected decoder.engine"),
         (
             {"engine": {"name": "x" * 1000, "size_bytes": 1, "sha256": ""}},
-            "name: found 'x{199}…, expected encoder.engine",
+            'name: found "x{56}[.]{3}, expected a plain file name',
         ),
         (
             {"engine": {"name": "encoder.engine", "size_bytes": 1, "sha256": "0\n" + "0" * 64}},
@@ -145,10 +144,13 @@ def test_a_damaged_target_does_not_hide_the_others(bundle: Bundle, plan: Plan) -
         ({"build_seconds": 10**400}, "build_seconds: found 1000.*expected a number"),
         (
             {"engine": {"name": "../encoder.engine", "size_bytes": 1, "sha256": ""}},
-            "expected encoder.engine",
+            "expected a plain file name",
         ),
         ({"memory": {"weights_bytes": -1}}, "memory.weights_bytes: found -1"),
-        ({"compute_capabilities": "sm86"}, "expected a list of texts"),
+        (
+            {"compute_capabilities": "sm86"},
+            'compute_capabilities: found "sm86", expected a list, each a text on one line',
+        ),
     ],
 )
 def test_a_sidecar_that_does_not_hold_together_is_refused(

@@ -23,14 +23,14 @@ from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt import trust
-from diver_trt.runtime.backends.tensorrt.sidecar import Plan
+from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
 from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 QUICK = PRESETS["matched"].with_settings(steps=4, inherit_step=2, start_step=2, window=(2, 1))
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
 REFUSED = (
-    r"encoder\.engine: was not built on this machine, and an engine is code; say --trust if you trust whoever built it, or build it here "
+    r"encoder\.engine: was not built on this machine, and an engine is code; add --trust if you trust whoever built it, or build it here "
     r"with `diver-trt build`$"
 )
 
@@ -93,7 +93,7 @@ def test_auto_passes_it_over_and_says_why(
 ) -> None:
     with pytest.warns(
         RuntimeWarning,
-        match="engine rtx is skipped: .* say --trust if you trust whoever built it",
+        match="engine rtx is skipped: .* add --trust if you trust whoever built it",
     ):
         assert opened(bundle, engine="auto") == "onnx"
     assert deserialized == []
@@ -233,7 +233,7 @@ def test_the_command_takes_trust(
     refused = recover()
     assert refused.exit_code == 1
     (line,) = (line for line in refused.stderr.splitlines() if "error:" in line)
-    assert "say --trust if you trust whoever built it" in line
+    assert "add --trust if you trust whoever built it" in line
     assert not (tmp_path / "out").exists()
     assert recover("--trust").exit_code == 0
 
