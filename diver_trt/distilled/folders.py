@@ -84,7 +84,7 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
             itself, all of them if it is of ImageNet.
 
     Raises:
-        DatasetError: If there are no class folders or no images in them, a folder's class is
+        DatasetError: If class folders or the images in them are missing, a class is
             unknown, ambiguous or out of range, or a symlink leads out of the tree.
     """
     left_out = LeftOut(path)

@@ -47,7 +47,7 @@ def read_reference(
         The transform, the normalisation to undo after it, and a note about the reference.
 
     Raises:
-        DatasetError: If there is no reference, or its images do not match the whitened ones.
+        DatasetError: If the reference is missing, or does not match the whitened images.
     """
     require_file_or_folder(reference, "expected training images", f"{_OPTION} ")
     content = None if reference.is_dir() else open_stored(reference)
