@@ -132,8 +132,7 @@ def test_an_unfinished_shard_is_refused_until_it_is_finished(
     assert recover(few, second, "--shard", "2/2").exit_code == 1
     line = error(merge(first, second, tmp_path / "out"))
     assert line.endswith(
-        "part2: is a shard that has not come to its end; run the same command again to finish it "
-        "first"
+        "part2: is an unfinished shard; run the same command again to complete it first"
     )
     recovered(few, second, "--shard", "2/2")
     assert merge(first, second, tmp_path / "out").exit_code == 0
