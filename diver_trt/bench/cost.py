@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from diver_trt.bench.graph import Graph, Operator
 from diver_trt.bench.shapes import Shape, shapes_in
+from diver_trt.errors import BundleError, shown
 
 FLOPS_PER_MULTIPLY_ADD = 2
 
@@ -53,7 +54,21 @@ def count(graph: Graph, size: int) -> Cost:
     Args:
         graph: The network's graph.
         size: Size of its dynamic axis, images or conditions.
+
+    Raises:
+        BundleError: If an operator does not fit its tensors.
     """
+    try:
+        return _count(graph, size)
+    except (ArithmeticError, LookupError, ValueError) as cause:
+        # No engine would run such a graph, but the work is counted before one has seen it.
+        raise BundleError(
+            f"an operator of the graph does not fit its tensors ({type(cause).__name__}: "
+            f"{shown(str(cause))}); export the model again"
+        ) from cause
+
+
+def _count(graph: Graph, size: int) -> Cost:
     shapes, uncounted = shapes_in(graph, size), Counter[str]()
     sizes = _sizes_bytes(graph, shapes)
     flops = moved = 0

@@ -36,6 +36,9 @@ def shapes_in(graph: Graph, size: int) -> dict[str, Shape]:
     integers = dict(graph.integers)
     for operator in graph.operators:
         _compute_integers(operator, shapes, integers)
+        for name in operator.outputs:
+            if name in integers:
+                shapes.setdefault(name, (len(integers[name]),))
         for position, name in enumerate(operator.outputs):
             if name and name not in shapes:
                 shape = _inferred(operator, position, shapes, integers)
