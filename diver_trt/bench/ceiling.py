@@ -1,8 +1,8 @@
 """The limit of this machine, measured in the same run: a matrix product and a copy.
 
 The ceiling for arithmetic is NumPy's float32 matrix product of 2,048 by 2,048, on as many threads
-as its BLAS takes. It is a good implementation's rate and not the hardware's: a better one, or one
-that multiplies in eight bits, may pass it, and a percentage above 100 then says so.
+as its BLAS uses. It is the rate of a good implementation and not of the hardware. A better one, or
+one that multiplies in eight bits, may exceed it; a percentage is then above 100.
 
 The ceiling for memory is a copy of as many bytes as a network has to move, half of them read and
 half written. It is measured for each network's own size, because a small one stays in the caches.
@@ -33,7 +33,7 @@ Bound = Literal["compute", "memory"]
 
 
 class Ceiling(Protocol):
-    """What a processor reaches: the host's is `HostCeiling`, a GPU's is torch's to measure."""
+    """The rates of a processor: `HostCeiling`, or `torch_side.GpuCeiling` for a GPU."""
 
     description: str
 
@@ -138,11 +138,14 @@ def measure_copy(moved_bytes: int, threads: int) -> float:
     half = max(1, moved_bytes // 2)
     source, target = np.ones(half, np.uint8), np.empty(half, np.uint8)
     alone = fastest(lambda: np.copyto(target, source), COPY_SECONDS)
+    # One core of a server cannot use the whole bandwidth of its memory; for a few kilobytes the
+    # hand-over to other threads takes longer than the copy.
     edges = np.linspace(0, half, threads + 1, dtype=np.int64)
     parts = [slice(first, last) for first, last in pairwise(edges)]
 
     def copy(part: slice) -> None:
-        np.copyto(target[part], source[part])  # releases the GIL
+        # np.copyto releases the GIL, so that the parts are copied at the same time.
+        np.copyto(target[part], source[part])
 
     with ThreadPoolExecutor(threads) as pool:
         shared = fastest(lambda: list(pool.map(copy, parts)), COPY_SECONDS)
@@ -151,7 +154,8 @@ def measure_copy(moved_bytes: int, threads: int) -> float:
 
 def fastest(work: Callable[[], object], seconds: float) -> float:
     """Return the shortest time of a piece of work that is repeated for so many seconds."""
-    work()  # pages are touched and threads started before the clock runs
+    # The first run touches the pages and starts the threads.
+    work()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < LEAST_REPEATS or time.perf_counter() < end:

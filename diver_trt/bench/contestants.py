@@ -31,6 +31,7 @@ class Specification:
     Attributes:
         bundle: The bundle's folder.
         batch: Images per batch.
+        images: Images of the whole recovery.
         recipe: The recipe as JSON values.
         engine: The engine, or None for torch.
         model: For torch, the model, its revision and its VAE.
@@ -41,6 +42,7 @@ class Specification:
 
     bundle: str
     batch: int
+    images: int
     recipe: dict[str, Any]
     engine: str | None = None
     model: tuple[str, str | None, str | None] | None = None
@@ -66,7 +68,7 @@ class Contestant(Protocol):
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover the files into a folder."""
 
-    def specification(self, batch: int, recipe: Recipe) -> Specification:
+    def specification(self, batch: int, images: int, recipe: Recipe) -> Specification:
         """Return what another process needs to run the same."""
 
 
@@ -97,14 +99,15 @@ class EngineContestant:
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover as `diver-trt recover` does."""
-        source = next(iter(files.values()))[0].parent.parent
+        source = next(iter(files.values()))[0].parent.parent  # SOURCE/CLASS/NUMBER.png
         return recover_once(self.name, self._bundle, recipe, batch, source, output)
 
-    def specification(self, batch: int, recipe: Recipe) -> Specification:
+    def specification(self, batch: int, images: int, recipe: Recipe) -> Specification:
         """Return the engine's name and the bundle's folder."""
         return Specification(
             bundle=str(self._bundle.path),
             batch=batch,
+            images=images,
             recipe=recipe.to_json(),
             engine=self.name,
         )
@@ -145,7 +148,7 @@ class TorchContestant:
         self.on_device = model.device != "cpu"
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Return one of diffusers' networks; there is no conditioner among them."""
+        """Return one of diffusers' networks, or None for the conditioner, which it does not have."""
         from diver_trt.bench.torch_side import TorchNetwork
 
         return None if name == "conditioner" else TorchNetwork(self._model, name, work)
@@ -156,11 +159,12 @@ class TorchContestant:
 
         return recover_with_torch(self._model, self._bundle, recipe, batch, files, output)
 
-    def specification(self, batch: int, recipe: Recipe) -> Specification:
+    def specification(self, batch: int, images: int, recipe: Recipe) -> Specification:
         """Return where the model comes from and what it computes in."""
         return Specification(
             bundle=str(self._bundle.path),
             batch=batch,
+            images=images,
             recipe=recipe.to_json(),
             model=self._source,
             device=self._model.device,
@@ -235,14 +239,14 @@ def torch_contestants(
 
 
 def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contestant]:
-    """Return the engines that were asked for, each once, after opening the bundle on each.
+    """Return the requested engines without duplicates, after opening the bundle on each.
 
     Args:
         engines: Names as `--engine` takes them; `"auto"` is the first that opens the bundle here.
         bundle: The bundle.
 
     Raises:
-        UsageError: If there is no engine of a name.
+        UsageError: If a name is not that of an engine.
         EngineError: If an engine cannot run here.
         MissingExtraError: If an engine's package is not installed.
     """
@@ -266,6 +270,7 @@ def _first_that_opens(bundle: Bundle) -> str:
 
 def _open_once(name: str, bundle: Bundle) -> None:
     """Open the smallest network, which is the only proof that an engine works."""
+    # A compiled engine takes only the batches that it was built for.
     placement = Placement(batch=None if BACKENDS[name].compiled else 1)
     session = open_session(name, bundle, placement).session
     try:

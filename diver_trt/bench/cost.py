@@ -5,8 +5,8 @@ two products of an attention. Everything else (normalisation, softmax, activatio
 arithmetic, copies) does a few operations per value and is counted in bytes.
 
 Two counts of bytes are kept. `least_bytes` is what any implementation has to move: every weight,
-input and output once. `operator_bytes` is what an implementation moves that fuses nothing: all
-that every operator reads and writes. A weight counts in the type that it is stored in, so one of
+input and output once. `operator_bytes` is what an implementation without any fusion moves:
+everything that each operator reads and writes. A weight counts in the type that it is stored in, so one of
 eight bits behind a DequantizeLinear is one byte.
 """
 
@@ -31,9 +31,9 @@ class Cost:
     Attributes:
         flops: Floating-point operations of all products; for integer products, as many.
         least_bytes: Bytes of the weights, the inputs and the outputs.
-        operator_bytes: Bytes that all operators together read and write, none of them fused.
+        operator_bytes: Bytes that all operators together read and write if nothing is fused.
         uncounted: Operators that are not in this file's tables, or whose shapes are not known,
-            with their numbers: the other counts lack their work.
+            by how often they occur; the other counts do not include their work.
     """
 
     flops: int

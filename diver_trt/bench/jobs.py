@@ -87,6 +87,7 @@ class StackJob:
         self._engine, self._output = engine, output
         self._input, values = source
         self.run_size, self.runs = engine.batch, -(-len(values) // engine.batch)
+        # np.resize repeats the images until the last run is full.
         filled = np.resize(values, (self.runs * engine.batch, *values.shape[1:]))
         self._parts = np.split(filled, self.runs)
 
@@ -156,6 +157,7 @@ class DenoiserJob:
     def __call__(self) -> float:
         """Run the next step; after the last one the batch is loaded again, which does not count."""
         if self._left == 0:
+            # A recovery loads once for all steps of a batch, so this is not part of a step.
             self._denoiser.load(self._latents, self._latents, self._tables, self._null)
             self._run, self._left = self._denoiser.run(), self._steps
         started = time.perf_counter()

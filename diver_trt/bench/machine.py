@@ -50,7 +50,10 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return what this machine is now. Called first, before the benchmark loads the machine."""
+    """Return what this machine is now.
+
+    Call it before the benchmark begins, whose own work would raise the load average.
+    """
     gpu = present_gpu()
     return Machine(
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),

@@ -3,9 +3,9 @@
     python -m diver_trt.bench.peaks < specification.json
 
 The benchmark itself holds several contestants at once, and memory that one of them has freed may
-stay with the process. So a child opens one network after the other, alone, and recovers one batch.
-Linux keeps a process's high-water mark and resets it on request; elsewhere there is one mark for
-the whole process.
+stay with the process. So a child opens one network after the other, alone, and recovers as many
+images as the benchmark does. Linux keeps a process's high-water mark and resets it on request;
+elsewhere there is one mark for the whole process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
+import diver_trt
 from diver_trt.bench.contestants import Contestant, Specification, contestant_for
 from diver_trt.bench.jobs import Work, work_for
 from diver_trt.bench.recovery import distilled_batch, write_input
@@ -55,12 +56,15 @@ def measure_peaks(specification: Specification) -> Peaks:
     Raises:
         EngineError: If the child fails; the message is its own.
     """
+    # The child must find this package where its parent did, which may be a checkout.
+    places = [str(Path(diver_trt.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     child = subprocess.run(
         [sys.executable, "-m", "diver_trt.bench.peaks"],
         input=json.dumps(asdict(specification)),
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
     )
     if child.returncode != 0:
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
@@ -70,7 +74,7 @@ def measure_peaks(specification: Specification) -> Peaks:
 
 
 class _Meter:
-    """High-water marks of the host, and the device's use where one can be asked."""
+    """High-water marks of the host, and the memory in use on a device that CUDA reports."""
 
     def __init__(self, *, device: bool) -> None:
         self.peaks = Peaks({}, {})
@@ -136,7 +140,7 @@ def _high_water_bytes() -> int:
 
 
 def run_child(specification: Specification) -> Peaks:
-    """Open each network alone, recover one batch, and return the peaks of each."""
+    """Open each network alone, recover the images, and return the peaks of each."""
     bundle, batch = Bundle.open(specification.bundle), specification.batch
     recipe = Recipe.from_json(specification.recipe)
     contestant = contestant_for(specification, bundle)
@@ -146,7 +150,7 @@ def run_child(specification: Specification) -> Peaks:
     for name in NETWORKS:
         meter.measure(name, partial(_run_alone, contestant, name, work))
     with tempfile.TemporaryDirectory() as folder:
-        files = write_input(Path(folder) / "in", bundle, batch)
+        files = write_input(Path(folder) / "in", bundle, specification.images)
         output = Path(folder) / "out"
         meter.measure(RECOVERY, lambda: contestant.recover(files, output, recipe, batch))
     return meter.peaks

@@ -103,7 +103,10 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
 
 
 class _Wrapped:
-    """Another object, of which some methods are timed."""
+    """Another object, of which some methods are timed.
+
+    Every other attribute is the object's own, so that a backend may have more than the protocol.
+    """
 
     def __init__(self, inner: Any, record: Record) -> None:
         self._inner, self._record = inner, record

@@ -28,7 +28,7 @@ class Recovered:
     Attributes:
         seconds: From the call to its return.
         phases: Seconds by phase; they add up to `seconds`. `"opening"` opens the networks.
-        images: How many images were recovered.
+        images: How many images were written; others came out unusable.
     """
 
     seconds: float
@@ -108,6 +108,7 @@ def recover_once(
             classes="model",
             engine=engine,
             batch=batch,
+            on_error="skip",  # a model with random weights may decode to a single colour
             on_note=lambda _: None,
             on_progress=on_progress,
         )

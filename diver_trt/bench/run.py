@@ -34,7 +34,7 @@ from diver_trt.method.schedule import Schedule
 RECOVERY_SHARE = 2
 """Parts of a batch's time that its recovery gets; each network gets one."""
 DRIFT = 0.1
-"""Change of the matrix product's rate over the run from which the machine counts as unsteady."""
+"""A larger change of the matrix product's rate during the run is noted."""
 
 OnProgress = Callable[[str, int, int], None]
 """Receives what is measured next, how many parts of the benchmark are done, and of how many."""
@@ -128,7 +128,8 @@ class _Run:
         peaks: dict[str, Peaks] = {}
         for contestant in plan.contestants:
             try:
-                peaks[contestant.name] = measure_peaks(contestant.specification(batch, plan.recipe))
+                specification = contestant.specification(batch, plan.images_in(batch), plan.recipe)
+                peaks[contestant.name] = measure_peaks(specification)
             except EngineError as error:
                 reason = str(error).splitlines()[0]
                 self._result.absent.append(f"{contestant.name}, batch {batch}: {reason}")
@@ -226,10 +227,10 @@ class _Run:
         peaks: dict[str, Peaks],
         limits: dict[tuple[str, NetworkName], Limit],
     ) -> None:
-        plan, count_ = self._plan, self._plan.images_in(batch)
+        plan, images = self._plan, self._plan.images_in(batch)
         runs: dict[str, list[Recovered]] = {one.name: [] for one in contestants}
         with tempfile.TemporaryDirectory(prefix="diver-trt-bench-") as folder:
-            files = write_input(Path(folder) / "distilled", plan.bundle, count_)
+            files = write_input(Path(folder) / "distilled", plan.bundle, images)
             outputs = {one.name: Path(folder) / f"{i}" for i, one in enumerate(contestants)}
 
             def job_of(contestant: Contestant) -> Job:
@@ -249,19 +250,24 @@ class _Run:
                 for name in runs
                 if name != first
             }
-        labels = len({label for _, label in files.values()}) + 1
+        classes = len({label for _, label in files.values()}) + 1  # the null class too
         for contestant in contestants:
             own = timings[contestant.name]
             counted = runs[contestant.name][-len(own.seconds) :]
             middle = sorted(counted, key=lambda one: one.after_start_up)[len(counted) // 2]
+            if (lost := images - middle.images) > 0:
+                self._result.notes.append(
+                    f"{contestant.name}, batch {batch}: {lost} of {images} images were in a single "
+                    "colour or not finite, and were not written"
+                )
             self._result.rows.append(
                 Row(
                     subject=RECOVERY,
                     batch=batch,
                     contestant=contestant.name,
                     timing=own,
-                    images=count_,
-                    limit=self._recovery_limit(contestant, batch, count_, labels, limits),
+                    images=images,
+                    limit=self._recovery_limit(contestant, batch, images, classes, limits),
                     ratio=_ratio(own, timings, contestant.name, first),
                     host_bytes=peaks[contestant.name].host_bytes.get(RECOVERY),
                     device_bytes=peaks[contestant.name].device_bytes.get(RECOVERY),
@@ -298,18 +304,20 @@ def _ratio(own: Timing, timings: dict[str, Timing], name: str, first: str) -> Ra
     return None if name == first else speed_ratio(own, timings[first])
 
 
-def largest_difference(one: Path, other: Path, keys: Sequence[str]) -> int:
+def largest_difference(one: Path, other: Path, keys: Sequence[str]) -> int | None:
     """Return the largest difference of a pixel value between two recoveries, 0 to 255.
 
     Args:
         one: A folder of recovered images.
         other: The other folder.
-        keys: The images: the PNG files `KEY.png` in both.
+        keys: The images: PNG files `KEY.png`, of which those in both folders are compared.
+
+    Returns:
+        The difference, or None if no image is in both.
     """
-    largest = 0
-    for key in keys:
-        ours, theirs = (
-            np.asarray(Image.open(folder / f"{key}.png")).astype(int) for folder in (one, other)
-        )
-        largest = max(largest, int(np.abs(ours - theirs).max()))
-    return largest
+    differences = []
+    for pair in ([folder / f"{key}.png" for folder in (one, other)] for key in keys):
+        if all(path.exists() for path in pair):
+            ours, theirs = (np.asarray(Image.open(path)).astype(int) for path in pair)
+            differences.append(int(np.abs(ours - theirs).max()))
+    return max(differences, default=None)

@@ -1,8 +1,8 @@
 """Jobs measured in alternation, their percentiles, and ratios of pairs.
 
-Two jobs that are measured one after the other may meet different machines: a neighbour starts, a
-clock drops. So every round runs each job once, in an order that turns around from round to round,
-and two jobs are compared round by round.
+The speed of a machine changes while two jobs are measured: another process starts, or a clock
+drops. So every round runs each job once, in an order that is reversed from round to round, and two
+jobs are compared round by round.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def alternate(
         jobs: One or more.
         seconds: Rounds are begun until so much time has passed, warm-up excluded; there are at
             least `LEAST_ROUNDS`.
-        clock: Tells the time that has passed.
+        clock: Returns the current time in seconds.
 
     Returns:
         The timing of each job, all with the same number of rounds.
@@ -106,7 +106,8 @@ def alternate(
         order = range(len(jobs)) if done % 2 == 0 else reversed(range(len(jobs)))
         for number in order:
             if len(jobs) > 1 and blocks[number] > 1:
-                jobs[number]()  # the other job has left its own data in the caches
+                # The other job has left its own data in the caches.
+                jobs[number]()
             rounds[number].append(tuple(jobs[number]() for _ in range(blocks[number])))
         done += 1
     return [

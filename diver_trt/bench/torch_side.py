@@ -1,9 +1,9 @@
-"""The opponent: a plain torch loop over diffusers' own modules, doing the work of a recovery.
+"""The reference: a plain torch loop over diffusers' own modules that does a recovery's work.
 
-It is what a user of diffusers would write: whole batches through the VAE and the transformer,
+It is the loop that a user of diffusers would write: whole batches through the VAE and the transformer,
 guidance by a doubled batch, a step by `diver_trt.method.step`, images by Pillow. diffusers embeds
 time and class inside every block, so its step includes what a bundle's conditioner computes once
-per class, and there is no conditioner to compare with.
+per class. It has no conditioner to compare with.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class TorchModel:
         half: bool = False,
         compiled: bool = False,
     ) -> None:
+        # In float32 on the CPU the loaded model is used as it is: a copy would double its memory.
         changes = device != "cpu" or half or compiled
         self._model = copy.deepcopy(model) if changes else model
         self.device, self.half, self.compiled = device, half, compiled
@@ -109,8 +110,12 @@ class TorchModel:
                 part.compile(mode=COMPILE_MODE)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Run without gradients; what the model's own code makes lands on its device and type."""
+    def _making_tensors(self) -> Iterator[None]:
+        """Run without gradients; tensors that the model's own code makes fit its device and type.
+
+        The VAE's scaling is made anew in every call. The transformer makes none, and torch.compile
+        would have to guard against the change of device.
+        """
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
@@ -121,13 +126,13 @@ class TorchModel:
 
     def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the latents of images, [n, 3, H, W] => [n, c, h, w], both float32."""
-        with self._running():
+        with self._making_tensors():
             latent = self._model.original_encode(self._moved(pixels).to(self.dtype))
             return self._fetched(latent)
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the images of latents, [n, c, h, w] => [n, 3, H, W], both float32."""
-        with self._running():
+        with self._making_tensors():
             image = self._model.original_decode(self._moved(latents).to(self.dtype))
             return self._fetched(image)
 
@@ -139,14 +144,14 @@ class TorchModel:
         schedule: Schedule,
     ) -> Iterator[torch.Tensor]:
         """Yield the latent after every step, [n, c, h, w] float32 on the device."""
-        with self._running():
-            latent, anchored = self._moved(start), self._moved(anchor)
-            table = self._moved(schedule.table)
-            pair = self._moved(np.array([*labels, *[self._model.num_classes] * len(labels)]))
+        latent, anchored = self._moved(start), self._moved(anchor)
+        table, times = self._moved(schedule.table), self._moved(schedule.times)
+        pair = self._moved(np.array([*labels, *[self._model.num_classes] * len(labels)]))
         for k in range(len(schedule.times), 0, -1):
-            with self._running():
-                when = torch.full((len(pair),), float(schedule.times[k - 1]), dtype=torch.float32)
-                latent = self._step(latent, anchored, pair, when, table[k - 1])
+            with torch.no_grad():
+                latent = self._step(
+                    latent, anchored, pair, times[k - 1].expand(len(pair)), table[k - 1]
+                )
                 if self.device == "cuda":
                     torch.cuda.synchronize()  # else the clock would stop at the last launch
             yield latent
@@ -212,7 +217,7 @@ class TorchNetwork:
 
     def _next_step(self) -> float:
         started = time.perf_counter()
-        if next(self._steps, None) is None:
+        if next(self._steps, None) is None:  # the last step was the recipe's last
             work = self._work
             self._steps = self._model.steps(work.latents, work.latents, work.labels, work.schedule)
             started = time.perf_counter()
