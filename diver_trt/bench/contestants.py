@@ -72,6 +72,10 @@ class Contestant(Protocol):
         """Return what another process needs to run the same."""
 
 
+_ACCELERATORS = ("-cuda", "-gpu", "-npu")
+"""How the names of engines end whose backend computes on the host too."""
+
+
 class EngineContestant:
     """A bundle on one of the runtime's engines.
 
@@ -85,7 +89,7 @@ class EngineContestant:
     def __init__(self, engine: str, bundle: Bundle) -> None:
         self.name, self._bundle = engine, bundle
         self.steps_in_python = not BACKENDS[engine].compiled
-        self.on_device = BACKENDS[engine].compiled or engine.endswith("-cuda")
+        self.on_device = BACKENDS[engine].compiled or engine.endswith(_ACCELERATORS)
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork:
         """Open one network in a session of its own."""
@@ -148,7 +152,7 @@ class TorchContestant:
         self.on_device = model.device != "cpu"
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Return one of diffusers' networks, or None for the conditioner, which it does not have."""
+        """Return one of diffusers' networks, or None for the conditioner: it has none."""
         from diver_trt.bench.torch_side import TorchNetwork
 
         return None if name == "conditioner" else TorchNetwork(self._model, name, work)
@@ -236,6 +240,15 @@ def torch_contestants(
         )
         for compiled in modes
     ]
+
+
+def cuda_works() -> bool:
+    """Return whether torch is installed and can compute on an NVIDIA GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
 
 
 def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contestant]:

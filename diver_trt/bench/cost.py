@@ -6,8 +6,8 @@ arithmetic, copies) does a few operations per value and is counted in bytes.
 
 Two counts of bytes are kept. `least_bytes` is what any implementation has to move: every weight,
 input and output once. `operator_bytes` is what an implementation without any fusion moves:
-everything that each operator reads and writes. A weight counts in the type that it is stored in, so one of
-eight bits behind a DequantizeLinear is one byte.
+everything that each operator reads and writes. A weight counts in the type that it is stored in,
+so one of eight bits behind a DequantizeLinear is one byte.
 """
 
 from __future__ import annotations

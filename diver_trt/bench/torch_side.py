@@ -1,6 +1,6 @@
 """The reference: a plain torch loop over diffusers' own modules that does a recovery's work.
 
-It is the loop that a user of diffusers would write: whole batches through the VAE and the transformer,
+It is the loop that a user of diffusers would write: whole batches through VAE and transformer,
 guidance by a doubled batch, a step by `diver_trt.method.step`, images by Pillow. diffusers embeds
 time and class inside every block, so its step includes what a bundle's conditioner computes once
 per class. It has no conditioner to compare with.

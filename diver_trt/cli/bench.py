@@ -153,13 +153,13 @@ def _contestants(
     bundle: Bundle, engines: tuple[str, ...], source: tuple[str | None, ...]
 ) -> tuple[list[Contestant], Ceiling | None]:
     """Return what is measured, and a GPU's ceilings where torch can measure them."""
-    from diver_trt.bench.contestants import engine_contestants, torch_contestants
+    from diver_trt.bench.contestants import cuda_works, engine_contestants, torch_contestants
 
     found = engine_contestants(engines, bundle)
     model, revision, vae = source
     if model is None:
         return found, None
-    on_gpu = any(contestant.on_device for contestant in found)
+    on_gpu = any(contestant.on_device for contestant in found) and cuda_works()
     half = on_gpu and bundle.precision == "fp16"
     opponents = torch_contestants(
         bundle,

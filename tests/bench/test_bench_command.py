@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -257,7 +258,11 @@ def test_the_report_is_one_page_with_plots_and_the_facts(
     facts, page, _ = against_torch
     assert page.startswith("<!doctype html>")
     assert "<title>diver-trt bench: dit-digits fp32</title>" in page
-    assert page.count("<svg") == len(SUBJECTS)
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert [len(ElementTree.fromstring(picture).findall("polyline")) for picture in pictures] == [
+        2 if subject == "conditioner" else 3  # the limit, the engine and torch
+        for subject in SUBJECTS
+    ]
     assert "http://" not in page
     assert "https://" not in page
     assert re.search(r"\d+ % of the limit, bound by", page)
