@@ -152,7 +152,7 @@ class TorchContestant:
         self.on_device = model.device != "cpu"
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Return one of diffusers' networks, or None for the conditioner: it has none."""
+        """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
         from diver_trt.bench.torch_side import TorchNetwork
 
         return None if name == "conditioner" else TorchNetwork(self._model, name, work)
