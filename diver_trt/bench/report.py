@@ -72,7 +72,7 @@ def render(result: Result, facts: dict[str, Any]) -> str:
             remarks=[
                 line
                 for row in result.rows
-                for line in (*words.python_line(row), *words.phases_line(row))
+                for line in (*words.step_line(row), *words.phases_line(row))
             ],
         )
     )

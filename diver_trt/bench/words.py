@@ -44,7 +44,12 @@ def limit(row: Row) -> str:
     """Return how much of the limit a row reaches: `61 % of the limit, bound by compute`."""
     if row.limit is None or row.of_limit is None:
         return NOTHING
-    return f"{row.of_limit:.0%} of the limit, bound by {row.limit.bound}".replace("%", " %", 1)
+    return f"{100 * row.of_limit:.0f} % of the limit, bound by {row.limit.bound}"
+
+
+def short_limit(row: Row) -> str:
+    """Return the same for a narrow column: `61 %, compute`."""
+    return limit(row).replace(" of the limit, bound by", ",")
 
 
 def ratio(row: Row) -> str:
@@ -62,14 +67,15 @@ def memory(row: Row) -> str:
     return ", ".join(parts) or NOTHING
 
 
-def python_line(row: Row) -> Iterator[str]:
-    """Yield what the package's own loop takes of a step, for a row that has it."""
+def step_line(row: Row) -> Iterator[str]:
+    """Yield how much of the limit a denoiser's step reaches, and how much of it is Python."""
+    if row.subject != "denoiser" or row.limit is None:
+        return
+    line = f"{row.contestant}, batch {row.batch}: a step reaches {limit(row)}"
     if row.python_s is not None:
         share = row.python_s / row.timing.median
-        yield (
-            f"{row.contestant}, batch {row.batch}: {row.python_s * 1e6:,.0f} µs of Python per "
-            f"step, {share:.1%} of it"
-        )
+        line += f"; {row.python_s * 1e6:,.0f} µs of it are Python, {share:.1%}"
+    yield line
 
 
 def phases_line(row: Row) -> Iterator[str]:

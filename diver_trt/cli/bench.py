@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
 
 MAX_BATCH = 4096
-_WIDTH = 150
-"""Columns of the table where the output is not a terminal, so that no cell is cut."""
+_WIDTH = 125
+"""Columns of the table on any terminal: a narrower one wraps whole lines, where rich would wrap
+every cell for itself.
+"""
 
 
 @takes_recipe
@@ -226,7 +228,7 @@ def _print_result(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from diver_trt.bench.words import heading, phases_line, python_line
+    from diver_trt.bench.words import heading, phases_line, step_line
 
     for line in heading(result):
         print(line)
@@ -239,10 +241,9 @@ def _print_result(result: Result) -> None:
         table.add_column(title, justify=side)
     for row in result.rows:
         table.add_row(*_cells(row))
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
     for row in result.rows:
-        for line in (*python_line(row), *phases_line(row)):
+        for line in (*step_line(row), *phases_line(row)):
             print(line)
 
 
@@ -255,7 +256,7 @@ _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("p99", "right"),
     ("runs", "right"),
     ("images/s", "right"),
-    ("of the limit", "left"),
+    ("of limit", "left"),
     ("speed", "left"),
     ("peak memory", "right"),
 )
@@ -270,6 +271,6 @@ def _cells(row: Row) -> Iterator[str]:
     yield from (words.milliseconds(row.timing.percentile(percent)) for percent in (50, 90, 99))
     yield str(len(row.timing.seconds))
     yield words.rate(row.images_per_second)
-    yield words.limit(row)
+    yield words.short_limit(row)
     yield words.ratio(row)
     yield words.memory(row)
