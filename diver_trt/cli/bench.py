@@ -32,74 +32,78 @@ every cell for itself.
 """
 
 
+BundleArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[BUNDLE]",
+        help="Exported model (default: the digits model).",
+        show_default=False,
+        autocompletion=completion.bundles,
+    ),
+]
+Batches = Annotated[str, typer.Option(help="Images per batch: one number, or several with commas.")]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"{engine_choices()}; repeatable: engines are measured in alternation "
+        "(default: auto).",
+        show_default=False,
+        autocompletion=completion.engines,
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        help="torch: measure diffusers' own modules too, in alternation; needs --model.",
+        show_default=False,
+        autocompletion=completion.values(lambda: ["torch"]),
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="For torch: the model that the bundle was exported from (directory, hub name or "
+        ".pt file).",
+        show_default=False,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
+]
+Vae = Annotated[str | None, typer.Option(help="Another VAE, as for export.", show_default=False)]
+Seconds = Annotated[
+    float,
+    typer.Option(min=0.0, help="Time to measure for in all; every row gets at least three rounds."),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images of a whole recovery (default: 8, or one batch where that is more).",
+        show_default=False,
+    ),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
+]
+Report = Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)]
+
+
 @takes_recipe
 def bench(
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[BUNDLE]",
-            help="Exported model (default: the digits model).",
-            show_default=False,
-            autocompletion=completion.bundles,
-        ),
-    ] = None,
-    batch: Annotated[
-        str, typer.Option(help="Images per batch: one number, or several with commas.")
-    ] = "1,8,32",
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"{engine_choices()}; repeatable: engines are measured in alternation "
-            "(default: auto).",
-            show_default=False,
-            autocompletion=completion.engines,
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="torch: measure diffusers' own modules too, in alternation; needs --model.",
-            show_default=False,
-            autocompletion=completion.values(lambda: ["torch"]),
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="For torch: the model that the bundle was exported from (directory, hub name or "
-            ".pt file).",
-            show_default=False,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
-    ] = None,
-    vae: Annotated[
-        str | None, typer.Option(help="Another VAE, as at the export.", show_default=False)
-    ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Time to measure for in all; every row gets at least three rounds.",
-        ),
-    ] = 20.0,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Images of a whole recovery (default: 8, or one batch where that is more).",
-            show_default=False,
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="HTML page to write.", show_default=False)
-    ] = None,
+    bundle: BundleArgument = None,
+    batch: Batches = "1,8,32",
+    engine: Engines = None,
+    against: Against = None,
+    model: Model = None,
+    revision: Revision = None,
+    vae: Vae = None,
+    seconds: Seconds = 20.0,
+    samples: Samples = None,
+    json_file: JsonFile = None,
+    report: Report = None,
     *,
     recipe: Recipe,
 ) -> None:
@@ -140,6 +144,7 @@ def bench(
             bar.show(done, total)
 
         result = benchmark(plan, machine, ceiling, show)
+    # The table first: it must not be lost if a file cannot be written.
     _print_result(result)
     _write(result, json_file, report)
 
