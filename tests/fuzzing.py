@@ -35,6 +35,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diver_trt.bench.cost import count
+from diver_trt.bench.graph import read_graph
 from diver_trt.bundle import Bundle, _check_declared, _check_external_data, default_bundle
 from diver_trt.distilled.class_map import load_class_map
 from diver_trt.distilled.conversion.reading import read_to_convert
@@ -564,6 +566,11 @@ def walk_graph(folder: Path) -> None:
     )
 
 
+def count_work(path: Path) -> None:
+    """Count the FLOPs and bytes of a graph, as `bench` does before an engine opens it."""
+    count(read_graph(path), 2)
+
+
 def read_engines(folder: Path) -> None:
     """Read sidecars, check them against a machine, and plan memory."""
     bundle = Bundle.open(folder)
@@ -633,6 +640,14 @@ def graph(folder: Path) -> list[Path]:
         WHERE["subgraph"]("encoder.onnx.data").SerializeToString()
     )
     return [folder / "encoder.onnx"]
+
+
+def products(folder: Path) -> list[Path]:
+    """A graph with a shape that it computes, an eight-bit weight and two products."""
+    from tests.bench.test_cost import products_graph
+
+    (folder / "denoiser.onnx").write_bytes(products_graph().SerializeToString())
+    return [folder / "denoiser.onnx"]
 
 
 def images(side: int = 8, count: int = 20) -> methods.Pixels:
@@ -944,6 +959,7 @@ TARGETS = (
     Target("bundle.json", lambda folder: [copied_digits(folder)], in_json, (open_bundle,)),
     Target("sidecars", sidecars, in_json, (read_engines,)),
     Target("ONNX graph", graph, in_bytes, (walk_graph,)),
+    Target("ONNX graph, its work", products, in_bytes, (only_file(count_work),)),
     Target("manifest", recovered, in_json, (inspect_recovered, read_images)),
     Target("journal", journal, in_lines, (read_journal,)),
     Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),

@@ -48,6 +48,7 @@ def test_the_wheel_contains_everything_that_a_recovery_needs(names: list[str]) -
         "engines/digits/bundle.json",
     }
     needed |= {
+        "bench/report.html.jinja",
         "comparison/report.html.jinja",
         *(f"engines/digits-distilled/{digit}/0.png" for digit in range(10)),
     }

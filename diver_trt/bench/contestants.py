@@ -1,0 +1,292 @@
+"""What is measured: a bundle on an engine, or the model in torch, behind one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from diver_trt.bench.jobs import OpenNetwork, Work, open_network
+from diver_trt.bench.recovery import Recovered, recover_once
+from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.backends import AUTO, BACKENDS
+from diver_trt.runtime.engine import Placement, Session
+from diver_trt.runtime.session import engine_names, open_session
+
+if TYPE_CHECKING:
+    from diver_trt.bench.torch_side import TorchModel
+
+Files = Mapping[str, tuple[Path, int]]
+"""The file and the label of each image by its key, as `recovery.write_input` returns them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specification:
+    """What a child is to run.
+
+    Attributes:
+        bundle: The bundle's folder.
+        batch: Images per batch.
+        images: Images of the whole recovery.
+        recipe: The recipe as JSON values.
+        engine: The engine, or None for torch.
+        model: For torch, the model, its revision and its VAE.
+        device: For torch, `"cpu"` or `"cuda"`.
+        half: Whether torch computes in float16.
+        compiled: Whether torch compiles the model.
+    """
+
+    bundle: str
+    batch: int
+    images: int
+    recipe: dict[str, Any]
+    engine: str | None = None
+    model: tuple[str, str | None, str | None] | None = None
+    device: str = "cpu"
+    half: bool = False
+    compiled: bool = False
+
+
+class Contestant(Protocol):
+    """One engine, or torch."""
+
+    name: str
+    on_device: bool
+    """Whether it computes on a GPU."""
+    is_torch: bool
+    """Whether it is the model in torch, and not the bundle."""
+    steps_in_python: bool
+    """Whether `diver_trt.runtime.stepping` runs its steps."""
+
+    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
+        """Open one network for a batch, or return None if it has no such network."""
+
+    def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
+        """Recover the files into a folder."""
+
+    def specification(self, batch: int, images: int, recipe: Recipe) -> Specification:
+        """Return what another process needs to run the same."""
+
+
+_ACCELERATORS = ("-cuda", "-gpu", "-npu")
+"""How the names of engines end whose backend computes on the host too."""
+
+
+class EngineContestant:
+    """A bundle on one of the runtime's engines.
+
+    Args:
+        engine: A name of `diver_trt.runtime.backends.BACKENDS`.
+        bundle: The bundle.
+    """
+
+    is_torch = False
+
+    def __init__(self, engine: str, bundle: Bundle) -> None:
+        self.name, self._bundle = engine, bundle
+        self.steps_in_python = not BACKENDS[engine].compiled
+        self.on_device = BACKENDS[engine].compiled or engine.endswith(_ACCELERATORS)
+
+    def open(self, name: NetworkName, work: Work) -> OpenNetwork:
+        """Open one network in a session of its own."""
+        placement = Placement(batch=len(work.labels))
+        session = open_session(self.name, self._bundle, placement).session
+        try:
+            return _WithSession(open_network(session, name, self._bundle, work), session)
+        except BaseException:
+            session.close()
+            raise
+
+    def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
+        """Recover as `diver-trt recover` does."""
+        source = next(iter(files.values()))[0].parent.parent  # SOURCE/CLASS/NUMBER.png
+        return recover_once(self.name, self._bundle, recipe, batch, source, output)
+
+    def specification(self, batch: int, images: int, recipe: Recipe) -> Specification:
+        """Return the engine's name and the bundle's folder."""
+        return Specification(
+            bundle=str(self._bundle.path),
+            batch=batch,
+            images=images,
+            recipe=recipe.to_json(),
+            engine=self.name,
+        )
+
+
+class _WithSession:
+    """A network that closes the session it was opened in."""
+
+    def __init__(self, network: OpenNetwork, session: Session) -> None:
+        self._network, self._session = network, session
+        self.runs, self.run_size = network.runs, network.run_size
+
+    def __call__(self) -> float:
+        return self._network()
+
+    def close(self) -> None:
+        try:
+            self._network.close()
+        finally:
+            self._session.close()
+
+
+class TorchContestant:
+    """The model in torch.
+
+    Args:
+        model: The model on its device.
+        bundle: Its bundle.
+        source: The model's name, its revision and its VAE, to load it again in another process.
+    """
+
+    is_torch, steps_in_python = True, False
+
+    def __init__(
+        self, model: TorchModel, bundle: Bundle, source: tuple[str, str | None, str | None]
+    ) -> None:
+        self.name, self._model, self._bundle, self._source = model.name, model, bundle, source
+        self.on_device = model.device != "cpu"
+
+    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
+        """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
+        from diver_trt.bench.torch_side import TorchNetwork
+
+        return None if name == "conditioner" else TorchNetwork(self._model, name, work)
+
+    def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
+        """Recover in a plain loop."""
+        from diver_trt.bench.torch_side import recover_with_torch
+
+        return recover_with_torch(self._model, self._bundle, recipe, batch, files, output)
+
+    def specification(self, batch: int, images: int, recipe: Recipe) -> Specification:
+        """Return where the model comes from and what it computes in."""
+        return Specification(
+            bundle=str(self._bundle.path),
+            batch=batch,
+            images=images,
+            recipe=recipe.to_json(),
+            model=self._source,
+            device=self._model.device,
+            half=self._model.half,
+            compiled=self._model.compiled,
+        )
+
+
+def contestant_for(specification: Specification, bundle: Bundle) -> Contestant:
+    """Return the contestant that a specification describes.
+
+    Raises:
+        BundleError: If a model was not what the bundle was exported from.
+        ExportError: If a model cannot be read.
+        MissingExtraError: If torch or diffusers is not installed.
+    """
+    if specification.engine is not None:
+        return EngineContestant(specification.engine, bundle)
+    assert specification.model is not None, "without an engine there is a model"
+    source, revision, vae = specification.model
+    return torch_contestants(
+        bundle,
+        source,
+        revision,
+        vae,
+        device=specification.device,
+        half=specification.half,
+        modes=(specification.compiled,),
+    )[0]
+
+
+def torch_contestants(
+    bundle: Bundle,
+    source: str,
+    revision: str | None,
+    vae: str | None,
+    *,
+    device: str,
+    half: bool,
+    modes: tuple[bool, ...],
+) -> list[TorchContestant]:
+    """Load a model once and return it in torch, for each mode.
+
+    Args:
+        bundle: The bundle that was exported from it.
+        source: A folder, a name on the hub, or a file.
+        revision: Branch, tag or commit on the hub.
+        vae: Another VAE, as at the export.
+        device: `"cpu"` or `"cuda"`.
+        half: Whether it computes in float16.
+        modes: For each, whether `torch.compile` compiles the model.
+
+    Raises:
+        BundleError: If the bundle was exported from other weights.
+        ExportError: If the model cannot be read.
+        MissingExtraError: If torch or diffusers is not installed.
+    """
+    try:
+        from diver_trt.bench.torch_side import TorchModel, load_model
+
+        model = load_model(bundle, source, revision, vae)
+    except ImportError as cause:
+        raise MissingExtraError(
+            cause.name or "torch", "compare", "measuring against torch"
+        ) from cause
+    return [
+        TorchContestant(
+            TorchModel(model, device, half=half, compiled=compiled), bundle, (source, revision, vae)
+        )
+        for compiled in modes
+    ]
+
+
+def cuda_works() -> bool:
+    """Return whether torch is installed and can compute on an NVIDIA GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contestant]:
+    """Return the requested engines without duplicates, after opening the bundle on each.
+
+    Args:
+        engines: Names as `--engine` takes them; `"auto"` is the first that opens the bundle here.
+        bundle: The bundle.
+
+    Raises:
+        UsageError: If a name is not that of an engine.
+        EngineError: If an engine cannot run here.
+        MissingExtraError: If an engine's package is not installed.
+    """
+    names = dict.fromkeys(
+        _first_that_opens(bundle) if name == AUTO else engine_names(name, bundle)[0]
+        for name in engines
+    )
+    for name in names:
+        _open_once(name, bundle)
+    return [EngineContestant(name, bundle) for name in names]
+
+
+def _first_that_opens(bundle: Bundle) -> str:
+    *others, last = engine_names(AUTO, bundle)
+    for name in others:
+        with suppress(EngineError, MissingExtraError):
+            _open_once(name, bundle)
+            return name
+    return last
+
+
+def _open_once(name: str, bundle: Bundle) -> None:
+    """Open the smallest network, which is the only proof that an engine works."""
+    # A compiled engine takes only the batches that it was built for.
+    placement = Placement(batch=None if BACKENDS[name].compiled else 1)
+    session = open_session(name, bundle, placement).session
+    try:
+        session.open("encoder").close()
+    finally:
+        session.close()

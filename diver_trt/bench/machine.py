@@ -1,0 +1,88 @@
+"""What the figures depend on: the machine, its load, its threads, and versions of packages."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from diver_trt._version import __version__
+from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends.onnx import available_cores
+from diver_trt.runtime.backends.tensorrt.cuda import present_gpu
+
+BUSY_PER_CORE = 0.25
+"""Load average per core from which times are taken to be too long: a quarter of the machine."""
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and when something was measured.
+
+    Attributes:
+        date: Date and time in UTC, `"2026-11-25 19:40"`.
+        system: Operating system, architecture and processor.
+        gpu: The first CUDA device, or None.
+        cores: Cores that this process may use.
+        threads: What the environment sets the number of threads to, by variable.
+        load_average: Processes that ran or waited over the minute before, or None where the
+            system does not count them.
+        versions: Versions of this package, of Python and of what it computes with.
+    """
+
+    date: str
+    system: str
+    gpu: str | None
+    cores: int
+    threads: dict[str, str]
+    load_average: float | None
+    versions: dict[str, str]
+
+    @property
+    def busy(self) -> bool:
+        """Whether something else ran on the machine right before."""
+        return self.load_average is not None and self.load_average > BUSY_PER_CORE * self.cores
+
+
+def this_machine() -> Machine:
+    """Return what this machine is now.
+
+    Call it before the benchmark begins, whose own work would raise the load average.
+    """
+    gpu = present_gpu()
+    return Machine(
+        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
+        system=f"{platform.system()} {platform.machine()}, {_processor()}",
+        gpu=None if gpu is None else f"{gpu.name}, driver for CUDA {gpu.driver}",
+        cores=available_cores(),
+        threads={name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        versions=_versions(),
+    )
+
+
+def _processor() -> str:
+    """Return the processor's name, from Linux' list where there is one."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(errors="replace").splitlines():
+            key, _, name = line.partition(":")
+            if key.strip() in ("model name", "Model") and name.strip():
+                return name.strip()
+    return platform.processor() or "unknown processor"
+
+
+def _versions() -> dict[str, str]:
+    found = {"diver-trt": __version__, "Python": platform.python_version()}
+    engines = [package for backend in BACKENDS.values() for package in backend.packages]
+    for package in dict.fromkeys(("numpy", *engines, "torch", "diffusers")):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,78 @@
+"""A benchmark as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diver_trt.bench import words
+from diver_trt.bench.plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
+from diver_trt.bench.result import Result
+from diver_trt.contained_file import open_contained
+from diver_trt.errors import MissingExtraError, OutputError
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_TITLE = b"<title>diver-trt bench: "
+
+
+def import_jinja() -> Any:
+    """Import Jinja.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as cause:
+        raise MissingExtraError("jinja2", "compare", "writing a report") from cause
+    return jinja2
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a path is a regular file that `render` of any release wrote."""
+    try:
+        with open_contained(path, path.parent, OutputError) as file:
+            start = file.read(1024)
+    except (OSError, OutputError):
+        return False
+    return not path.is_symlink() and _TITLE in start
+
+
+def render(result: Result, facts: dict[str, Any]) -> str:
+    """Return the report as one HTML page.
+
+    Args:
+        result: What was found.
+        facts: The same as JSON values, which the page carries too.
+
+    Raises:
+        MissingExtraError: If Jinja is not installed.
+    """
+    jinja = import_jinja()
+    page = jinja.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined
+    )
+    names = [contestant.name for contestant in result.plan.contestants]
+    return str(
+        page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            result=result,
+            facts=facts,
+            words=words,
+            heading=list(words.heading(result)),
+            plots=list(plots_of(result.rows, names)),
+            colours={name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)},
+            frame={
+                "width": WIDTH,
+                "height": HEIGHT,
+                "left": LEFT,
+                "right": WIDTH - RIGHT,
+                "top": TOP,
+                "bottom": HEIGHT - BOTTOM,
+            },
+            remarks=[
+                line
+                for row in result.rows
+                for line in (*words.step_line(row), *words.phases_line(row))
+            ],
+        )
+    )

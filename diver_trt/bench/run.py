@@ -1,0 +1,323 @@
+"""A benchmark from beginning to end: every network and the whole recovery, batch by batch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diver_trt.bench.ceiling import (
+    Ceiling,
+    HostCeiling,
+    Limit,
+    limit_of,
+    measure_product,
+    sum_of_limits,
+)
+from diver_trt.bench.contestants import Contestant
+from diver_trt.bench.cost import Cost, count
+from diver_trt.bench.graph import Graph, read_graph
+from diver_trt.bench.jobs import OpenNetwork, Work, python_overhead, work_for
+from diver_trt.bench.machine import Machine
+from diver_trt.bench.peaks import Peaks, measure_peaks
+from diver_trt.bench.recovery import Recovered, distilled_batch, write_input
+from diver_trt.bench.result import RECOVERY, Plan, Result, Row
+from diver_trt.bench.timing import Job, Ratio, Timing, alternate, speed_ratio
+from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.errors import EngineError
+from diver_trt.method.schedule import Schedule
+
+RECOVERY_SHARE = 2
+"""Parts of a batch's time that its recovery gets; each network gets one."""
+DRIFT = 0.1
+"""A larger change of the matrix product's rate during the run is noted."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Receives what is measured next, how many parts of the benchmark are done, and of how many."""
+
+
+def benchmark(
+    plan: Plan,
+    machine: Machine,
+    device_ceiling: Ceiling | None = None,
+    on_progress: OnProgress = lambda *_: None,
+) -> Result:
+    """Measure everything in a plan.
+
+    Args:
+        plan: What to measure.
+        machine: This machine, looked at before.
+        device_ceiling: The GPU's ceilings, or None where they cannot be measured: then there are
+            no limits for what runs there.
+        on_progress: Receives how far it has come.
+
+    Raises:
+        EngineError: If nothing at all could be measured.
+        BundleError: If the bundle has changed since the export.
+    """
+    result = Result(plan, machine)
+    if machine.busy:
+        result.notes.append(
+            f"the machine was busy before this began: load average {machine.load_average:.2f} on "
+            f"{machine.cores} cores; times are too long, and ratios of alternating runs hold better"
+        )
+    for name, number in machine.threads.items():
+        if number != str(machine.cores):
+            result.notes.append(
+                f"{name} is {number}, but the machine has {machine.cores} cores: it holds for the "
+                "matrix product and for torch, and not for every engine"
+            )
+    on_progress("ceilings", 0, 1)
+    host = HostCeiling()
+    run = _Run(result, host, device_ceiling, on_progress)
+    for batch in plan.batches:
+        run.measure_batch(batch)
+    if not result.rows:
+        raise EngineError("\n".join(["nothing could be measured", *result.absent]))
+    drift = measure_product() / host.flops_per_second - 1
+    if abs(drift) > DRIFT:
+        result.notes.append(
+            f"the rate of the matrix product changed by {drift:+.0%} from the beginning to the "
+            "end: the machine was not steady, and percentages of the limit are off by as much"
+        )
+    on_device = any(contestant.on_device for contestant in plan.contestants)
+    on_host = any(not contestant.on_device for contestant in plan.contestants)
+    result.ceilings.extend([host.description] if on_host else [])
+    result.ceilings.extend([device_ceiling.description] if device_ceiling else [])
+    if on_device and device_ceiling is None:
+        result.notes.append(
+            "no ceiling was measured on the GPU, so there are no limits for what runs there; "
+            "`--against torch` measures them"
+        )
+    return result
+
+
+class _Run:
+    """The benchmark on its way: ceilings, graphs, and rows so far."""
+
+    def __init__(
+        self, result: Result, host: Ceiling, device: Ceiling | None, on_progress: OnProgress
+    ) -> None:
+        self._result, self._plan = result, result.plan
+        self._host, self._device, self._on_progress = host, device, on_progress
+        bundle = self._plan.bundle
+        self._schedule = Schedule(bundle.process, self._plan.recipe, bundle.layout)
+        self._graphs: dict[NetworkName, Graph] = {
+            name: read_graph(bundle.verified(name)) for name in NETWORKS
+        }
+        shares = len(self._plan.batches) * (len(NETWORKS) + RECOVERY_SHARE)
+        self._share_s = self._plan.seconds / shares
+        self._done, self._parts = 0, len(self._plan.batches) * (len(NETWORKS) + 2)
+        for name, graph in self._graphs.items():
+            for kind, number in count(graph, 1).uncounted.items():
+                result.notes.append(
+                    f"{name}: the work of {number} operators {kind} is not counted, so its limit "
+                    "is too low"
+                )
+
+    def measure_batch(self, batch: int) -> None:
+        """Measure memory, every network and the recovery at one batch size."""
+        plan = self._plan
+        images = distilled_batch(plan.bundle, batch)
+        work = work_for(plan.bundle, *images, self._schedule)
+        self._step(f"memory, batch {batch}")
+        peaks: dict[str, Peaks] = {}
+        for contestant in plan.contestants:
+            try:
+                specification = contestant.specification(batch, plan.images_in(batch), plan.recipe)
+                peaks[contestant.name] = measure_peaks(specification)
+            except EngineError as error:
+                reason = str(error).splitlines()[0]
+                self._result.absent.append(f"{contestant.name}, batch {batch}: {reason}")
+        present = [one for one in plan.contestants if one.name in peaks]
+        limits: dict[tuple[str, NetworkName], Limit] = {}
+        for name in NETWORKS:
+            self._step(f"{name}, batch {batch}")
+            self._measure_network(name, work, present, peaks, limits)
+        self._step(f"recovery, batch {batch}")
+        if present:
+            self._measure_recovery(batch, present, peaks, limits)
+
+    def _step(self, text: str) -> None:
+        self._on_progress(text, self._done, self._parts)
+        self._done += 1
+
+    def _measure_network(
+        self,
+        name: NetworkName,
+        work: Work,
+        contestants: Sequence[Contestant],
+        peaks: dict[str, Peaks],
+        limits: dict[tuple[str, NetworkName], Limit],
+    ) -> None:
+        batch = len(work.labels)
+        with ExitStack() as stack:
+            networks: dict[str, OpenNetwork] = {}
+            for contestant in contestants:
+                if (network := self._open(contestant, name, work)) is not None:
+                    networks[contestant.name] = network
+                    stack.callback(network.close)
+            if not networks:
+                return
+            timings = dict(
+                zip(networks, alternate(list(networks.values()), self._share_s), strict=True)
+            )
+        first = next(iter(timings))
+        for contestant in contestants:
+            if contestant.name not in networks:
+                continue
+            cost, limit = self._limit(contestant, name, networks[contestant.name])
+            if limit is not None:
+                limits[contestant.name, name] = limit
+            own = timings[contestant.name]
+            self._result.rows.append(
+                Row(
+                    subject=name,
+                    batch=batch,
+                    contestant=contestant.name,
+                    timing=own,
+                    images=batch,
+                    cost=cost,
+                    limit=limit,
+                    ratio=_ratio(own, timings, contestant.name, first),
+                    python_s=self._python_seconds(contestant, name, work),
+                    host_bytes=peaks[contestant.name].host_bytes.get(name),
+                    device_bytes=peaks[contestant.name].device_bytes.get(name),
+                )
+            )
+
+    def _open(self, contestant: Contestant, name: NetworkName, work: Work) -> OpenNetwork | None:
+        try:
+            return contestant.open(name, work)
+        except EngineError as error:
+            reason = str(error).splitlines()[0]
+            self._result.absent.append(
+                f"{contestant.name}, {name}, batch {len(work.labels)}: {reason}"
+            )
+            return None
+
+    def _limit(
+        self, contestant: Contestant, name: NetworkName, network: OpenNetwork
+    ) -> tuple[Cost | None, Limit | None]:
+        """Return the work of a bundle's network and its limit; torch does not run the bundle."""
+        if contestant.is_torch:
+            return None, None
+        cost = count(self._graphs[name], network.run_size)
+        ceiling = self._device if contestant.on_device else self._host
+        limit = None if ceiling is None else limit_of(cost, ceiling).times(network.runs)
+        return cost.times(network.runs), limit
+
+    def _python_seconds(
+        self, contestant: Contestant, name: NetworkName, work: Work
+    ) -> float | None:
+        if name != "denoiser" or contestant.is_torch or not contestant.steps_in_python:
+            return None
+        job = python_overhead(self._plan.bundle, work, len(work.labels))
+        (timing,) = alternate([job], seconds=0)
+        return timing.median
+
+    def _measure_recovery(
+        self,
+        batch: int,
+        contestants: Sequence[Contestant],
+        peaks: dict[str, Peaks],
+        limits: dict[tuple[str, NetworkName], Limit],
+    ) -> None:
+        plan, images = self._plan, self._plan.images_in(batch)
+        runs: dict[str, list[Recovered]] = {one.name: [] for one in contestants}
+        with tempfile.TemporaryDirectory(prefix="diver-trt-bench-") as folder:
+            files = write_input(Path(folder) / "distilled", plan.bundle, images)
+            outputs = {one.name: Path(folder) / f"{i}" for i, one in enumerate(contestants)}
+
+            def job_of(contestant: Contestant) -> Job:
+                def job() -> float:
+                    output = outputs[contestant.name]
+                    done = contestant.recover(files, output, plan.recipe, batch)
+                    runs[contestant.name].append(done)
+                    return done.after_start_up
+
+                return job
+
+            jobs = [job_of(contestant) for contestant in contestants]
+            timings = dict(zip(runs, alternate(jobs, RECOVERY_SHARE * self._share_s), strict=True))
+            first = contestants[0].name
+            differences = {
+                name: largest_difference(outputs[name], outputs[first], list(files))
+                for name in runs
+                if name != first
+            }
+        classes = len({label for _, label in files.values()}) + 1  # the null class too
+        for contestant in contestants:
+            own = timings[contestant.name]
+            counted = runs[contestant.name][-len(own.seconds) :]
+            middle = sorted(counted, key=lambda one: one.after_start_up)[len(counted) // 2]
+            if (lost := images - middle.images) > 0:
+                self._result.notes.append(
+                    f"{contestant.name}, batch {batch}: {lost} of {images} images were in a single "
+                    "colour or not finite, and were not written"
+                )
+            self._result.rows.append(
+                Row(
+                    subject=RECOVERY,
+                    batch=batch,
+                    contestant=contestant.name,
+                    timing=own,
+                    images=images,
+                    limit=self._recovery_limit(contestant, batch, images, classes, limits),
+                    ratio=_ratio(own, timings, contestant.name, first),
+                    host_bytes=peaks[contestant.name].host_bytes.get(RECOVERY),
+                    device_bytes=peaks[contestant.name].device_bytes.get(RECOVERY),
+                    phases=middle.phases,
+                    largest_difference=differences.get(contestant.name),
+                )
+            )
+
+    def _recovery_limit(
+        self,
+        contestant: Contestant,
+        batch: int,
+        images: int,
+        classes: int,
+        limits: dict[tuple[str, NetworkName], Limit],
+    ) -> Limit | None:
+        """Return the limit of a recovery: of every network, as often as it runs."""
+        batches = -(-images // batch)
+        times = {
+            "encoder": images / batch,
+            "conditioner": classes / batch,
+            "denoiser": batches * self._plan.recipe.start_step,
+            "decoder": images / batch,
+        }
+        parts = [
+            limits[contestant.name, name].times(times[name])
+            for name in NETWORKS
+            if (contestant.name, name) in limits
+        ]
+        return sum_of_limits(parts) if len(parts) == len(NETWORKS) else None
+
+
+def _ratio(own: Timing, timings: dict[str, Timing], name: str, first: str) -> Ratio | None:
+    return None if name == first else speed_ratio(own, timings[first])
+
+
+def largest_difference(one: Path, other: Path, keys: Sequence[str]) -> int | None:
+    """Return the largest difference of a pixel value between two recoveries, 0 to 255.
+
+    Args:
+        one: A folder of recovered images.
+        other: The other folder.
+        keys: The images: PNG files `KEY.png`, of which those in both folders are compared.
+
+    Returns:
+        The difference, or None if no image is in both.
+    """
+    differences = []
+    for pair in ([folder / f"{key}.png" for folder in (one, other)] for key in keys):
+        if all(path.exists() for path in pair):
+            ours, theirs = (np.asarray(Image.open(path)).astype(int) for path in pair)
+            differences.append(int(np.abs(ours - theirs).max()))
+    return max(differences, default=None)

@@ -1,0 +1,284 @@
+"""`diver-trt bench`: a bundle in, its speed and its distance to the limit out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from diver_trt.cli import completion
+from diver_trt.cli.console import progress, say
+from diver_trt.cli.options import choice, positive
+from diver_trt.cli.recipe_options import takes_recipe
+from diver_trt.errors import OutputError, printable
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.backends import engine_choices
+
+if TYPE_CHECKING:
+    from diver_trt.bench.ceiling import Ceiling
+    from diver_trt.bench.contestants import Contestant
+    from diver_trt.bench.result import Result, Row
+    from diver_trt.bundle import Bundle
+
+MAX_BATCH = 4096
+_WIDTH = 125
+"""Columns of the table on any terminal: a narrower one wraps whole lines, where rich would wrap
+every cell for itself.
+"""
+
+
+BundleArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="Exported model (default: the digits model).",
+        show_default=False,
+        autocompletion=completion.bundles,
+    ),
+]
+Batches = Annotated[str, typer.Option(help="Images per batch: one number, or several with commas.")]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"{engine_choices()}; repeatable: engines are measured in alternation "
+        "(default: auto).",
+        show_default=False,
+        autocompletion=completion.engines,
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        help="torch: measure diffusers' own modules too, in alternation; needs --model.",
+        show_default=False,
+        autocompletion=completion.values(lambda: ["torch"]),
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="For torch: the model that the bundle was exported from (directory, hub name or "
+        ".pt file).",
+        show_default=False,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
+]
+Vae = Annotated[str | None, typer.Option(help="Another VAE, as for export.", show_default=False)]
+Seconds = Annotated[
+    float,
+    typer.Option(min=0.0, help="Time to measure for in all; every row gets at least three rounds."),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images of a whole recovery (default: 8, or one batch where that is more).",
+        show_default=False,
+    ),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
+]
+Report = Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)]
+
+
+@takes_recipe
+def bench(
+    bundle: BundleArgument = None,
+    batch: Batches = "1,8,32",
+    engine: Engines = None,
+    against: Against = None,
+    model: Model = None,
+    revision: Revision = None,
+    vae: Vae = None,
+    seconds: Seconds = 20.0,
+    samples: Samples = None,
+    json_file: JsonFile = None,
+    report: Report = None,
+    *,
+    recipe: Recipe,
+) -> None:
+    """Measure how fast a bundle runs here, and how far that is from the machine's limit.
+
+    Each network and the whole recovery, batch by batch: latency, images per second, peak memory,
+    and the limit that the machine's own matrix product and copy set.
+    """
+    from diver_trt.bench.machine import this_machine
+
+    machine = this_machine()  # before anything here loads the machine
+    batches = _batches(batch)
+    if not math.isfinite(seconds):
+        raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")
+    if against is not None:
+        choice("--against", against, ("torch",))
+        if model is None:
+            raise typer.BadParameter("--against torch needs --model, the model to run in torch")
+    elif model is not None:
+        raise typer.BadParameter("--model is for --against torch; give both, or neither")
+    from diver_trt.bench.result import Plan
+    from diver_trt.bench.run import benchmark
+    from diver_trt.bundle import Bundle, default_bundle
+
+    _check_files(json_file, report)
+    opened = Bundle.open(bundle or default_bundle())
+    contestants, ceiling = _contestants(opened, tuple(engine or ["auto"]), (model, revision, vae))
+    plan = Plan(
+        bundle=opened,
+        recipe=recipe,
+        contestants=contestants,
+        batches=batches,
+        seconds=seconds,
+        images=samples,
+    )
+    with progress("measuring", 1) as bar:
+
+        def show(text: str, done: int, total: int) -> None:
+            bar.note(text)
+            bar.show(done, total)
+
+        result = benchmark(plan, machine, ceiling, show)
+    # The table first: it must not be lost if a file cannot be written.
+    _print_result(result)
+    _write(result, json_file, report)
+
+
+def _batches(text: str) -> list[int]:
+    batches = [positive("--batch", part.strip()) for part in text.split(",")]
+    if (largest := max(batches)) > MAX_BATCH:
+        raise typer.BadParameter(f"--batch has {largest}; expected at most {MAX_BATCH:,}")
+    return sorted(set(batches))
+
+
+def _contestants(
+    bundle: Bundle, engines: tuple[str, ...], source: tuple[str | None, ...]
+) -> tuple[list[Contestant], Ceiling | None]:
+    """Return what is measured, and a GPU's ceilings where torch can measure them."""
+    from diver_trt.bench.contestants import cuda_works, engine_contestants, torch_contestants
+
+    found = engine_contestants(engines, bundle)
+    model, revision, vae = source
+    if model is None:
+        return found, None
+    on_gpu = any(contestant.on_device for contestant in found) and cuda_works()
+    half = on_gpu and bundle.precision == "fp16"
+    opponents = torch_contestants(
+        bundle,
+        model,
+        revision,
+        vae,
+        device="cuda" if on_gpu else "cpu",
+        half=half,
+        modes=(False, True) if on_gpu else (False,),
+    )
+    ceiling = None
+    if on_gpu:
+        from diver_trt.bench.torch_side import GpuCeiling
+
+        ceiling = GpuCeiling(half=half)
+    # torch comes first: it is what the others are compared with.
+    return [*opponents, *found], ceiling
+
+
+def _check_files(json_file: Path | None, report: Path | None) -> None:
+    """Refuse, before any work, files that cannot be written, or that would replace another.
+
+    Raises:
+        OutputError: If a folder is missing or read-only, or a file is not one to replace.
+        MissingExtraError: If a report is asked for and Jinja is not installed.
+    """
+    from diver_trt.bench.report import import_jinja, is_report
+
+    if report:
+        import_jinja()
+    for path, kind in ((json_file, "JSON"), (report, "HTML")):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise OutputError(f"{path.parent}: no such folder; make it first")
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder; expected the name of a file for {kind}")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(f"{path.parent}: is read-only; choose another folder")
+    if report and os.path.lexists(report) and not is_report(report):
+        raise OutputError(
+            f"{report}: already exists and is not a report of diver-trt bench; choose another "
+            "name, or remove it"
+        )
+
+
+def _write(result: Result, json_file: Path | None, report: Path | None) -> None:
+    from diver_trt.bench.facts import result_facts
+    from diver_trt.bench.report import render
+    from diver_trt.files import reported, writing
+
+    facts = result_facts(result)
+    if json_file:
+        with reported(json_file), writing(json_file) as file:
+            file.write((json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
+        print(f"wrote {printable(str(json_file))}")
+    if report:
+        with reported(report), writing(report) as file:
+            file.write(render(result, facts).encode())
+        print(f"wrote {printable(str(report))}; open it in a browser")
+
+
+def _print_result(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diver_trt.bench.words import heading, phases_line, step_line
+
+    for line in heading(result):
+        print(line)
+    for reason in result.absent:
+        say(f"not measured: {printable(reason)}")
+    for note in result.notes:
+        say(f"note: {printable(note)}")
+    table = Table(box=None, pad_edge=False, header_style="")
+    for title, side in _COLUMNS:
+        table.add_column(title, justify=side)
+    for row in result.rows:
+        table.add_row(*_cells(row))
+    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
+    for row in result.rows:
+        for line in (*step_line(row), *phases_line(row)):
+            print(line)
+
+
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("what", "left"),
+    ("batch", "right"),
+    ("engine", "left"),
+    ("p50 ms", "right"),
+    ("p90", "right"),
+    ("p99", "right"),
+    ("runs", "right"),
+    ("images/s", "right"),
+    ("of limit", "left"),
+    ("speed", "left"),
+    ("peak memory", "right"),
+)
+
+
+def _cells(row: Row) -> Iterator[str]:
+    from diver_trt.bench import words
+
+    yield row.subject
+    yield str(row.batch)
+    yield row.contestant
+    yield from (words.milliseconds(row.timing.percentile(percent)) for percent in (50, 90, 99))
+    yield str(len(row.timing.seconds))
+    yield words.rate(row.images_per_second)
+    yield words.short_limit(row)
+    yield words.ratio(row)
+    yield words.memory(row)
