@@ -318,7 +318,7 @@ def write_stand_in_plan(
     bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096
 ) -> Plan:
     """Write engines that the stand-in runs, with sidecars like the real builder's, and enter them as it does."""
-    from diver_trt.runtime.backends.tensorrt.builder import io_bytes
+    from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
 
     folder = folder or bundle.path / PLANS / f"rtx-{MACHINE.version}-sm86-b{batch}"
     folder.mkdir(parents=True)

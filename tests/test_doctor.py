@@ -17,9 +17,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.doctor import examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
-from diver_trt.runtime.backends import Finding
+from diver_trt.runtime.backends import Finding, onnx_package
 from diver_trt.runtime.backends import onnx as onnx_engine
-from diver_trt.runtime.backends import onnx_package
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan

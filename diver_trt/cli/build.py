@@ -53,14 +53,11 @@ def build(
     chosen = choice("--backend", backend, ("rtx", "trt"))
     sms = [_parse_capability(text) for text in sm or []]
     from diver_trt.bundle import NETWORKS, Bundle
-    from diver_trt.runtime.backends.tensorrt.builder import (
-        build_plan,
-        check_target,
-        io_bytes,
-        resolve_target,
-    )
+    from diver_trt.runtime.backends.tensorrt.builder import build_plan
+    from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
     from diver_trt.runtime.backends.tensorrt.memory import format_sum, parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
+    from diver_trt.runtime.backends.tensorrt.target import check_target, resolve_target
 
     opened = Bundle.open(bundle)
     target = resolve_target(

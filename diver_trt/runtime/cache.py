@@ -41,7 +41,7 @@ def read_cached(path: Path) -> bytes | None:
     with suppress(OSError):
         # Without O_NONBLOCK, opening a FIFO in the file's place would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             if not _is_own(os.fstat(file.fileno())):
                 return None
             content = file.read()

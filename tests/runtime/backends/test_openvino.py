@@ -27,9 +27,11 @@ from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.openvino import OpenVinoSession, import_openvino
 from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.session import engine_names
 
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
 BATCHES = (1, 2, 3, 4, 8, 9)
+AVAILABLE = openvino_engine.available  # before tests/conftest.py replaces it
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def output_of(session: OpenVinoSession, network: NetworkName = "decoder") -> NDA
     latent = np.random.default_rng(2).standard_normal((1, 4, 8, 8)).astype(np.float32)
     engine.write("latent", latent)
     engine.run()
-    image = engine.read("image").copy()
+    image: NDArray[Any] = engine.read("image").copy()
     engine.close()
     return image
 
@@ -212,7 +214,9 @@ found = [name for name in sys.modules if name.split(".")[0] == "openvino_telemet
 assert not found, found
 import openvino_telemetry  # a program that wants it can still have it
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "HOME": str(tmp_path)})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "HOME": str(tmp_path)}
+    )
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -225,8 +229,6 @@ def test_without_openvino_the_message_is_the_install_line(
         match=r"needs openvino, which is not installed; run `pip install 'diver-trt\[openvino\]'`",
     ):
         OpenVinoSession(digits, 1)
-    with Recoverer(digits, QUICK, engine="auto") as recoverer:
-        assert recoverer.engine == "onnx"
 
 
 def test_a_broken_package_is_named_with_the_way_out(
@@ -237,11 +239,13 @@ def test_a_broken_package_is_named_with_the_way_out(
         OpenVinoSession(digits, 1)
 
 
-def test_auto_takes_it_on_the_cpu_alone(digits: Bundle) -> None:
+def test_auto_takes_it_on_the_cpu_alone(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "available", AVAILABLE)
     with Recoverer(digits, QUICK, engine="auto") as recoverer:
         assert recoverer.engine == "openvino"
-    assert not openvino_engine.available("openvino-gpu", digits)
-    assert not openvino_engine.available("openvino-npu", digits)
+    assert engine_names("auto", digits) == ["onnx-cuda", "openvino", "onnx"]
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert engine_names("auto", digits) == ["onnx-cuda", "onnx"]
 
 
 @pytest.mark.parametrize("name", ["openvino-gpu", "openvino-npu"])
@@ -258,7 +262,7 @@ def test_a_device_that_is_not_here_is_named(digits: Bundle, name: str) -> None:
 def test_a_batch_that_no_memory_holds_is_short_of_memory(digits: Bundle) -> None:
     with pytest.raises(
         DeviceMemoryError,
-        match="out of memory: OpenVINO cannot give the denoiser its buffers .* --batch",
+        match=r"out of memory: OpenVINO cannot give the denoiser its buffers .* --batch",
     ):
         Recoverer(digits, engine="openvino", batch=10**12)
 

@@ -263,7 +263,7 @@ def test_networks_that_do_not_open_leave_nothing_behind(gpu: Gpu) -> None:
         pytest.warns(RuntimeWarning, match="engine rtx is skipped: out of memory"),
         Recoverer(gpu.bundle, QUICK, engine="auto") as recoverer,
     ):
-        assert recoverer.engine == "openvino"
+        assert recoverer.engine == "onnx"
 
 
 def test_what_is_free_on_the_device_is_a_budget_too(gpu: Gpu) -> None:
@@ -329,7 +329,7 @@ def test_an_engine_for_another_gpu_is_never_loaded(
         pytest.warns(RuntimeWarning, match="engine rtx is skipped: .* this GPU is sm90"),
         Recoverer(gpu.bundle, QUICK, engine="auto") as auto,
     ):
-        assert auto.engine == "openvino"
+        assert auto.engine == "onnx"
 
 
 def test_auto_takes_engines_that_fit(gpu: Gpu) -> None:
@@ -346,7 +346,7 @@ def test_without_a_driver_auto_is_the_cpu_and_rtx_says_why(gpu: Gpu) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Recoverer(gpu.bundle, QUICK, engine="auto") as recoverer:
-            assert recoverer.engine == "openvino"
+            assert recoverer.engine == "onnx"
 
 
 def test_a_batch_that_no_engine_takes_is_told_with_the_command(gpu: Gpu) -> None:

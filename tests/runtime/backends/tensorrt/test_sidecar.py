@@ -284,4 +284,4 @@ def test_thousands_of_targets_are_not_all_read(bundle: Bundle, plan: Plan) -> No
 def test_a_recovery_warns_of_engines_that_cannot_be_read(bundle: Bundle, plan: Plan) -> None:
     (plan.folder / "encoder.json").write_text("{}")
     with pytest.warns(RuntimeWarning, match=r"engines are skipped: .*encoder\.json: schema"):
-        assert engine_names("auto", bundle) == ["onnx-cuda", "openvino", "onnx"]
+        assert engine_names("auto", bundle) == ["onnx-cuda", "onnx"]

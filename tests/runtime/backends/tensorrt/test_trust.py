@@ -95,7 +95,7 @@ def test_auto_passes_it_over_and_says_why(
         RuntimeWarning,
         match="engine rtx is skipped: .* say --trust if you trust whoever built it",
     ):
-        assert opened(bundle, engine="auto") == "openvino"
+        assert opened(bundle, engine="auto") == "onnx"
     assert deserialized == []
 
 
