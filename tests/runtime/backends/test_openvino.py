@@ -24,10 +24,12 @@ from diver_trt.errors import (
 )
 from diver_trt.files import FileRecord
 from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.recovered.run import recover
 from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.openvino import OpenVinoSession, import_openvino
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.session import engine_names
+from tests.conftest import DISTILLED
 
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
 BATCHES = (1, 2, 3, 4, 8, 9)
@@ -327,3 +329,18 @@ def test_a_run_allocates_no_outputs(digits: Bundle) -> None:
     address = engine.read("image").ctypes.data
     assert request.get_tensor("image").data.ctypes.data == address
     engine.close()
+
+
+def test_a_folder_of_another_engine_is_resumed_and_each_image_names_its_own(
+    digits: Bundle, tmp_path: Path
+) -> None:
+    command = (DISTILLED.parent / "ipc1", tmp_path / "out")
+    batches = iter(range(3))
+    first = recover(
+        *command, recipe=QUICK, engine="onnx", batch=3, stopping=lambda: next(batches) > 0
+    )
+    assert (first.finished, first.done, first.engine) == (False, 3, "onnx")
+    second = recover(*command, recipe=QUICK, engine="openvino")
+    assert (second.finished, second.engine) == (True, "openvino")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [entry["engine"] for entry in manifest["samples"]] == ["onnx"] * 3 + ["openvino"] * 7
