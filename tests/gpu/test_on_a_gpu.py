@@ -14,7 +14,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
 from diver_trt.runtime.backends.tensorrt.memory import plan_memory
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile, read_plan
 from diver_trt.runtime.backends.tensorrt.target import resolve_target

@@ -24,7 +24,8 @@ from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser, TrtSession
+from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.backends.tensorrt.sidecar import Plan, read_plans
 from diver_trt.runtime.events import BatchStarts
 from diver_trt.runtime.recoverer import Recoverer
