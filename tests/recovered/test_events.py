@@ -124,7 +124,7 @@ def test_a_caller_may_stop_between_chunks_of_phases(
     whole, out = tmp_path / "whole", tmp_path / "out"
     events_of(job, whole)
     monkeypatch.setattr("diver_trt.runtime.session.Opened.resident", False)
-    monkeypatch.setattr("diver_trt.runtime.recoverer.CHUNK_IMAGES", BATCH)
+    monkeypatch.setattr("diver_trt.runtime.chunks.CHUNK_IMAGES", BATCH)
     with (
         opened(job, out) as (writer, opener),
         closing(recover_job(job, writer, opener)) as events,
