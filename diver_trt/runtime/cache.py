@@ -23,7 +23,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 def cache_folder() -> Path | None:
     """Return `diver-trt` in `$XDG_CACHE_HOME` or in `~/.cache`, or None if there is no home."""
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # https://specifications.freedesktop.org/basedir-spec/latest/ says to ignore relative paths.
+    # https://specifications.freedesktop.org/basedir-spec/latest/: a relative path is to be ignored.
     if not root.is_absolute():
         try:
             root = Path.home() / ".cache"

@@ -47,7 +47,7 @@ class Networks:
         return self._denoiser
 
     def close(self) -> None:
-        """Close the networks and the session, whatever one of them says."""
+        """Close the networks and the session, also if closing a network fails."""
         session, self._session = self._session, None
         if session is not None:
             try:

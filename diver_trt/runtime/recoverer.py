@@ -100,8 +100,8 @@ class Recoverer:
         memory: The memory plan that is followed, for TensorRT.
 
     Raises:
-        BundleError: A network's files have changed since the export.
-        EngineError: The engine cannot run here.
+        BundleError: If a network's files have changed since the export.
+        EngineError: If the engine cannot run here.
         DeviceMemoryError: If the device or the host has no room for such a batch.
         RecipeError: If `recipe` is not a Recipe, or does not fit the model.
         UsageError: If there is no such engine, or a number is out of range.
@@ -129,8 +129,10 @@ class Recoverer:
                 "such as PRESETS['paper']"
             )
         self.bundle, self.recipe = bundle, recipe or Recipe()
+        # Reentrant: a chunk holds the lock, and encodes and denoises through the public methods.
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
         self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
+        # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry after both.
         with within_host_memory():
             placement = Placement(
                 engine=engine,

@@ -54,7 +54,7 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
             warnings.simplefilter("always")
             runtime = import_onnxruntime()
     except MissingExtraError as error:
-        if name == "onnx":  # one finding says that the package is not installed
+        if name == "onnx":  # one finding is enough for a package that is not installed
             yield Finding(title, "missing", "not installed", error.command)
         return
     except DiverError as error:

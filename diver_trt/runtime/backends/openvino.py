@@ -75,7 +75,7 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
         finally:
             engine.close()
     except MissingExtraError as error:
-        if on_cpu:  # one finding reports that the package is not installed
+        if on_cpu:  # one finding is enough for a package that is not installed
             yield Finding(title, "missing", "not installed", error.command)
     except DeviceNotFoundError as error:
         yield Finding(title, "missing", str(error))
@@ -350,8 +350,8 @@ def _without_telemetry() -> Iterator[None]:
 
     Importing OpenVINO imports its converter, which imports openvino_telemetry: that writes to
     ~/intel and may send events. Where it is missing, the converter takes the stub in
-    openvino/tools/ovc/telemetry_stub.py instead. OpenVINO has no setting that switches it off but a
-    file in ~/intel, for all programs of the user.
+    openvino/tools/ovc/telemetry_stub.py instead. The only setting
+    that switches it off is a file in ~/intel, for all programs of the user.
     """
     name = "openvino_telemetry"
     if name in sys.modules:  # a program that imported it has decided for itself

@@ -35,13 +35,14 @@ def build_plan(
     Args:
         bundle: The bundle; each network's files are hashed before they are compiled.
         target: What to build for.
-        on_progress: Told the network, the compiler's phase, its steps done and its steps in all.
+        on_progress: Receives the network, the compiler's phase, its steps done and its steps in all.
 
     Raises:
-        BundleError: A network's files have changed since the export.
+        BundleError: If a network's files have changed since the export.
         EngineError: If TensorRT cannot compile a network for the target, or compiled it in another
             precision than the bundle's.
-        OutputError: The folder or that list cannot be written, or another process builds there.
+        OutputError: If the folder or that list cannot be written, or another process builds
+            there.
     """
     check_target(bundle, target)
     folder = target.folder(bundle)
@@ -49,6 +50,7 @@ def build_plan(
         folder.parent.mkdir(exist_ok=True)
     except OSError as cause:
         raise OutputError(f"{folder}: cannot be made ({cause.strerror})") from cause
+    # Without hashes: to find out before hours of compiling whether the list can be written.
     register()
     with _locked(folder.parent / f".{folder.name}.lock"):
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -58,6 +60,7 @@ def build_plan(
                 sidecar.write(staging / f"{name}.json")
                 yield sidecar
             shutil.rmtree(folder, ignore_errors=True)
+            # mkdtemp makes a folder that only its owner can read.
             staging.chmod(0o755)
             staging.replace(folder)
         finally:
@@ -123,9 +126,10 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
     """Check the compiled matrix products and bytes per weight against the bundle's precision.
 
     Raises:
-        EngineError: An fp16 bundle became a float32 engine, or the other way round.
+        EngineError: If an fp16 bundle became a float32 engine, or the other way round.
     """
     half, single = compiled.products.get("float16", 0), compiled.products.get("float32", 0)
+    # A weight takes four bytes in float32 and two in float16.
     width = compiled.memory.weights_bytes / bundle.networks[name].parameters
     right = half > single and width < 3 if bundle.precision == "fp16" else half == 0 and width > 3
     if not right:

@@ -82,10 +82,10 @@ def compile_graph(
         network: Its inputs and outputs.
         profile: Sizes of its dynamic axis.
         target: What to compile for.
-        on_progress: Told the network, the compiler's phase, its steps done and its steps in all.
+        on_progress: Receives the network, the compiler's phase, its steps done and its steps in all.
 
     Raises:
-        EngineError: TensorRT's parser or compiler refuses the graph, or does not report its memory.
+        EngineError: If TensorRT's parser or compiler refuses the graph, or does not report its memory.
     """
     module = import_tensorrt(target.backend)
     started = time.monotonic()
@@ -314,7 +314,7 @@ def _compiler_log(module: Any) -> Any:
 
 
 def _progress_monitor(
-    module: Any, name: NetworkName, tell: Callable[[NetworkName, str, int, int], None]
+    module: Any, name: NetworkName, report: Callable[[NetworkName, str, int, int], None]
 ) -> Any:
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -323,10 +323,10 @@ def _progress_monitor(
 
         def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
             self.totals[phase] = steps
-            tell(name, phase, 0, steps)
+            report(name, phase, 0, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            tell(name, phase, step + 1, self.totals.get(phase, step + 1))
+            report(name, phase, step + 1, self.totals.get(phase, step + 1))
             return True
 
         def phase_finish(self, phase: str) -> None:

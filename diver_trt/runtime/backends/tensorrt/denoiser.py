@@ -147,7 +147,7 @@ class TrtDenoiser:
         """Return the steps as a graph, or None where this engine or driver refuses."""
         try:
             if not self._engine.capturable():
-                raise EngineError("TensorRT says that this engine cannot be captured")
+                raise EngineError("TensorRT reports that this engine cannot be captured")
             return self._cuda.capture(self._enqueue_all)
         except EngineError as reason:
             warnings.warn(

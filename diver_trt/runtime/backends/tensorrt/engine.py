@@ -67,7 +67,7 @@ class TrtSession:
         """Deserialize a network and allocate its buffers for what it takes in one run.
 
         Raises:
-            EngineError: TensorRT refuses the engine, or it is not the one that its sidecar
+            EngineError: If TensorRT refuses the engine, or it is not the one that its sidecar
                 describes.
             DeviceMemoryError: If the device has no room for it.
         """
@@ -141,7 +141,7 @@ class TrtEngine:
         """Let a tensor lie at another device address from the next `enqueue` on.
 
         Raises:
-            EngineError: TensorRT refuses the address.
+            EngineError: If TensorRT refuses the address.
         """
         if not self._context.set_tensor_address(name, address):
             raise EngineError(
@@ -178,7 +178,7 @@ class TrtEngine:
         """Put one run on the stream.
 
         Raises:
-            EngineError: TensorRT refuses it.
+            EngineError: If TensorRT refuses it.
         """
         self._ports.require_open()
         if not self._context.execute_async_v3(int(self._cuda.stream)):
@@ -198,7 +198,7 @@ class TrtEngine:
         if reason := session.plan.distrusted():
             raise EngineError(reason)
         data = session.plan.read(self._name)
-        # TensorRT-RTX can tell before it loads the engine, and sets a bit for each fault.
+        # TensorRT-RTX checks an engine before it loads it, and sets a bit for each fault.
         if hasattr(session.runtime, "get_engine_validity"):
             validity, bits = session.runtime.get_engine_validity(data)
             if validity == session.module.EngineValidity.INVALID:

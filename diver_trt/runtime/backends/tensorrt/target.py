@@ -16,8 +16,8 @@ from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_mac
 from diver_trt.runtime.backends.tensorrt.sidecar import PLANS, Backend, Machine, Profile
 
 FLOAT32_FROM = 80
-"""First compute capability, times ten, with float32 matrix products in TensorRT-RTX 1.7, whose
-compiler says "FP32 GEMM is not supported" below it.
+"""First compute capability, times ten, with float32 matrix products in TensorRT-RTX 1.7; below it
+the compiler reports "FP32 GEMM is not supported".
 """
 
 
@@ -83,8 +83,8 @@ def resolve_target(
         workspace_bytes: Limit on the builder's scratch memory.
 
     Raises:
-        MissingExtraError: The backend is not installed.
-        EngineError: The backend cannot compile for a capability, or needs a GPU and there is none.
+        MissingExtraError: If the backend is not installed.
+        EngineError: If the backend cannot compile for a capability, or needs a GPU and none is here.
     """
     module = import_tensorrt(backend)
     try:
