@@ -6,8 +6,9 @@ from pathlib import Path
 
 from diver_trt.bundle import Network, NetworkName
 from diver_trt.files import FileRecord
-from diver_trt.runtime.backends.tensorrt.builder import Compiled, Target, compile_graph
+from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+from diver_trt.runtime.backends.tensorrt.target import Target
 from diver_trt.tensors import TensorSpec
 
 

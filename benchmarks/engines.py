@@ -26,16 +26,12 @@ from torch import Tensor, nn
 from benchmarks.compiling import compile_alone
 from diver_trt.bundle import Bundle
 from diver_trt.export.onnx_graph import graph_from_network
-from diver_trt.runtime.backends.tensorrt.builder import (
-    Compiled,
-    Target,
-    build_plan,
-    compile_graph,
-    resolve_target,
-)
+from diver_trt.runtime.backends.tensorrt.builder import build_plan
+from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
 from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, plan_memory
 from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+from diver_trt.runtime.backends.tensorrt.target import Target, resolve_target
 from diver_trt.tensors import TensorSpec
 
 BATCHES = (1, 4, 8)

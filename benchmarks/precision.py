@@ -49,8 +49,8 @@ from diver_trt.models.vae import Decoder, Encoder, Float32GroupNorm
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.onnx import import_onnxruntime
-from diver_trt.runtime.backends.tensorrt.builder import resolve_target
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+from diver_trt.runtime.backends.tensorrt.target import resolve_target
 
 MODEL = Path(__file__).parent.parent / "examples" / "digits" / "dit-digits"
 STEP = 30

@@ -312,7 +312,7 @@ def write_stand_in_plan(
     bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096
 ) -> Plan:
     """Write engines that the stand-in runs, with sidecars and trust entries as the builder does."""
-    from diver_trt.runtime.backends.tensorrt.builder import io_bytes
+    from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
 
     folder = folder or bundle.path / PLANS / f"rtx-{MACHINE.version}-sm86-b{batch}"
     folder.mkdir(parents=True)

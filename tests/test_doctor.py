@@ -17,7 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.doctor import examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
-from diver_trt.runtime.backends import Finding
+from diver_trt.runtime.backends import Finding, onnx_package
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
@@ -63,9 +63,10 @@ def test_a_machine_with_a_cpu_only_is_usable(
     assert usable(list(found.values()))
 
 
-def test_without_onnxruntime_nothing_is_usable(
+def test_without_onnxruntime_and_openvino_nothing_is_usable(
     digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = findings(digits)
     assert (found["ONNX Runtime, CPU"].state, found["ONNX Runtime, CPU"].remedy) == (
@@ -91,7 +92,7 @@ def test_both_packages_of_onnxruntime_are_broken(
     digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        onnx_engine, "_installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"]
+        onnx_package, "installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"]
     )
     assert findings(digits)["ONNX Runtime packages"].state == "broken"
 
@@ -157,7 +158,7 @@ def test_both_packages_are_reduced_to_the_one_that_serves(
 ) -> None:
     gpu.no_driver = no_driver
     monkeypatch.setattr(
-        onnx_engine, "_installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"]
+        onnx_package, "installed_packages", lambda: ["onnxruntime 1.30.0", "onnxruntime-gpu 1.30.0"]
     )
     finding = findings(digits)["ONNX Runtime packages"]
     assert "[gpu]" not in finding.detail + str(finding.remedy)

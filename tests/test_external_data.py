@@ -334,9 +334,10 @@ def test_a_hostile_graph_is_refused_before_anything_opens_it(
 def built(bundle: Bundle) -> None:
     from diver_trt.runtime.backends.tensorrt import builder as engine_builder
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+    from diver_trt.runtime.backends.tensorrt.target import Target
     from tests.stand_in import MACHINE
 
-    target = engine_builder.Target(
+    target = Target(
         backend="rtx", machine=MACHINE, compute_capabilities=("sm86",), batches=Profile(1, 1, 1)
     )
     engine_builder._build_engine(bundle, "decoder", target, bundle.path, lambda *_: None)

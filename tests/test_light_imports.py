@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import DISTILLED
 
 HEAVY = (
+    "openvino_telemetry",
     "torch",
     "diffusers",
     "onnx",
@@ -31,18 +34,20 @@ def modules_after(code: str) -> set[str]:
     return {name.split(".")[0] for name in output.splitlines()}
 
 
-def test_a_recovery_never_loads_torch_diffusers_or_onnx() -> None:
-    code = """
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_recovery_never_loads_torch_diffusers_or_onnx(engine: str) -> None:
+    code = f"""
 import numpy as np
 from diver_trt import Bundle, Recipe, Recoverer
 from diver_trt.bundle import default_bundle
 recipe = Recipe(steps=4, inherit_step=2, start_step=4, window=(3, 2))
-with Recoverer(Bundle.open(default_bundle()), recipe, batch=1) as recoverer:
+with Recoverer(Bundle.open(default_bundle()), recipe, engine={engine!r}, batch=1) as recoverer:
     (sample,) = recoverer(np.zeros((1, 32, 32, 3), np.uint8), [0])
 assert sample.image.shape == (32, 32, 3)
 """
     loaded = modules_after(code)
-    assert "onnxruntime" in loaded
+    runtimes = {"onnx": "onnxruntime", "openvino": "openvino"}
+    assert loaded & set(runtimes.values()) == {runtimes[engine]}
     assert loaded.isdisjoint(HEAVY)
     assert loaded.isdisjoint({"typer", "rich", "PIL"})
 
@@ -64,10 +69,10 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
 """
     loaded = modules_after(code)
     assert (tmp_path / "out" / "manifest.json").exists()
-    assert "onnxruntime" in loaded
+    assert "openvino" in loaded  # what `auto` takes here
     assert loaded.isdisjoint(HEAVY)
 
 
 def test_importing_the_command_line_loads_no_numpy() -> None:
     loaded = modules_after("import diver_trt.cli.commands")
-    assert loaded.isdisjoint({"numpy", "onnxruntime", "PIL", *HEAVY})
+    assert loaded.isdisjoint({"numpy", "onnxruntime", "openvino", "PIL", *HEAVY})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from diver_trt.bundle import NETWORKS
 from tests.conftest import DISTILLED, ROOT
 
 IPC1 = DISTILLED.parent / "ipc1"
@@ -43,16 +44,29 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+RECOVER = ("recover", IPC1, "--preset", "matched", "--layout", "npz", "--engine")
+
+
 @pytest.mark.parametrize("command", ["recover", "inspect", "doctor"])
 def test_a_command_writes_nothing_but_its_output(tmp_path: Path, command: str) -> None:
     arguments: dict[str, list[object]] = {
-        "recover": ["recover", IPC1, tmp_path / "out", "--preset", "matched", "--layout", "npz"],
+        "recover": [*RECOVER, "onnx", tmp_path / "out"],
         "inspect": ["inspect", IPC1, "--contact-sheet", tmp_path / "out.png"],
         "doctor": ["doctor"],
     }
     python(tmp_path / "elsewhere", "-m", "diver_trt", *arguments[command])
     assert files_below(tmp_path / "elsewhere") == []
     assert command == "doctor" or list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "auto"])
+def test_a_recovery_with_openvino_writes_nothing_but_its_cache(tmp_path: Path, engine: str) -> None:
+    """Where OpenVINO's telemetry would write to the home, once when it is imported and once at the end of the process."""
+    python(tmp_path / "elsewhere", "-m", "diver_trt", *RECOVER, engine, tmp_path / "out")
+    kept = [Path(name) for name in files_below(tmp_path / "elsewhere")]
+    assert {path.parent.as_posix() for path in kept} == {"cache/diver-trt/openvino"}
+    assert sorted(path.name.partition("-")[0] for path in kept) == sorted(NETWORKS)
+    assert (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_the_python_interface_writes_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from diver_trt.bench.cost import FLOPS_PER_MULTIPLY_ADD, Cost
-from diver_trt.runtime.backends.onnx import available_cores
+from diver_trt.runtime.cores import available_cores
 
 MATRIX_SIDE = 2048
 COPY_SECONDS, PRODUCT_SECONDS = 0.03, 0.5

@@ -15,6 +15,7 @@ from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, to_network
+from diver_trt.runtime.conditions import class_conditions
 from diver_trt.runtime.engine import (
     Conditions,
     Denoiser,
@@ -23,7 +24,6 @@ from diver_trt.runtime.engine import (
     Session,
     copy_checked,
 )
-from diver_trt.runtime.recoverer import class_conditions
 from diver_trt.runtime.stepping import SteppedDenoiser
 
 

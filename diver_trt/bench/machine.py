@@ -11,8 +11,8 @@ from pathlib import Path
 
 from diver_trt._version import __version__
 from diver_trt.runtime.backends import BACKENDS
-from diver_trt.runtime.backends.onnx import available_cores
 from diver_trt.runtime.backends.tensorrt.cuda import present_gpu
+from diver_trt.runtime.cores import available_cores
 
 BUSY_PER_CORE = 0.25
 """Load average per core from which times are taken to be too long: a quarter of the machine."""

@@ -14,8 +14,8 @@ from diver_trt.cli.options import Json, choice
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
-    from diver_trt.runtime.backends.tensorrt.builder import Target
     from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
+    from diver_trt.runtime.backends.tensorrt.target import Target
 
 BundleArgument = Annotated[
     Path,
@@ -63,13 +63,10 @@ def build(
     chosen = choice("--backend", backend, ("rtx", "trt"))
     sms = [_parse_capability(text) for text in sm or []]
     from diver_trt.bundle import NETWORKS, Bundle
-    from diver_trt.runtime.backends.tensorrt.builder import (
-        build_plan,
-        check_target,
-        resolve_target,
-    )
+    from diver_trt.runtime.backends.tensorrt.builder import build_plan
     from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
+    from diver_trt.runtime.backends.tensorrt.target import check_target, resolve_target
 
     opened = Bundle.open(bundle)
     target = resolve_target(
@@ -103,7 +100,7 @@ def build(
 def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:
     """Return what is known of the engines before they are compiled."""
     from diver_trt.bundle import NETWORKS
-    from diver_trt.runtime.backends.tensorrt.builder import io_bytes
+    from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
 
     width = 2 if bundle.precision == "fp16" else 4
     return {

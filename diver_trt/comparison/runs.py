@@ -25,8 +25,8 @@ from diver_trt.method.process import Process
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, from_network, to_network
 from diver_trt.recipe import Recipe
+from diver_trt.runtime.conditions import class_conditions
 from diver_trt.runtime.engine import Conditions, Denoiser, Engine, Latents, Session
-from diver_trt.runtime.recoverer import class_conditions
 
 Float32 = NDArray[np.float32]
 

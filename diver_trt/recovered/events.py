@@ -1,4 +1,4 @@
-"""What happens during a recovery: `recover_job` yields these events, and does nothing in between.
+"""What happens during a recovery: `recover_job` yields these events.
 
 The caller owns the progress bar, the stopwatch and the request to stop:
 
@@ -11,12 +11,14 @@ The caller owns the progress bar, the stopwatch and the request to stop:
 
 A recovery yields `Opened`, and again whenever memory runs out and the model is opened with a
 smaller batch; before each batch `BatchStarts`; then a `StepDone` for every denoising step of the
-whole batch, and an `ImageDone` or a `Skipped` for each image; at the very end `Finished`.
+whole batch; at the very end `Finished`. The images of a batch are written on another thread while
+the next batch is denoised, so the `ImageDone` of each comes between later events; a `Skipped` comes
+for every image that is left out.
 
 To stop, leave the loop; closing the generator frees the model. At `BatchStarts` no denoising step
 is wasted, which is where the first Ctrl-C should stop. At any other event, and with an exception
-such as the KeyboardInterrupt of a second Ctrl-C, the current batch is lost and no more: every image
-that an `ImageDone` named is on disk. Either way the same job in the same folder resumes.
+such as the KeyboardInterrupt of a second Ctrl-C, the current batch is lost and no more: closing
+writes the images of the batches before it, also those whose `ImageDone` had not come. Either way the same job in the same folder resumes.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any
 
 from diver_trt.distilled.dataset import Sample
@@ -11,7 +12,8 @@ from diver_trt.errors import DatasetError, DeviceMemoryError
 from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST
 from diver_trt.method.noise import sample_noise
-from diver_trt.pixels import square
+from diver_trt.pixels import Pixels, square
+from diver_trt.recovered.background import Background
 from diver_trt.recovered.complete import complete
 from diver_trt.recovered.distilled_input import DistilledInput
 from diver_trt.recovered.events import (
@@ -90,16 +92,22 @@ class _Run:
             images=len(unread),
             memory=recoverer.memory,
         )
+        self._background = Background[ImageDone]()
         try:
             for event in recoverer.events(self._read(unread, taken)):
+                yield from self._background.finished()
                 yield from self._newly_skipped()
                 if isinstance(event, RecoveredSample):
-                    yield self._write(taken.pop(event.key), event, recoverer.engine)
+                    yield from self._write(taken.pop(event.key), event, recoverer.engine)
                 # After the last sample the recoverer finds out that none is left: not a batch.
                 elif isinstance(event, StepDone) or unread:
                     yield event
+            self._background.wait()
+            yield from self._background.finished()
             yield from self._newly_skipped()
         finally:
+            # What the engine has finished is kept, however the run ends.
+            self._background.close()
             self._second_try.close()
 
     def _read(self, unread: deque[Sample], taken: dict[str, Sample]) -> Iterator[ModelSample]:
@@ -123,13 +131,18 @@ class _Run:
         while self._skipped:
             yield self._skipped.pop(0)
 
-    def _write(self, sample: Sample, result: RecoveredSample, engine: str) -> ImageDone | Skipped:
+    def _write(self, sample: Sample, result: RecoveredSample, engine: str) -> Iterator[Skipped]:
+        """Write an image while the engine goes on to the next batch, or skip an unusable one."""
         if result.problem:
             again = self._second_try.recover(sample)
             if again is None or again.problem:
-                return self._skip_unusable(sample, engine, result.problem)
+                yield self._skip_unusable(sample, engine, result.problem)
+                return
             result, engine = again, SECOND_ENGINE
-        path = self._writer.add(self._files[sample.key], square(result.image, self._job.side))
+        self._background.add(partial(self._write_image, sample, result.image, engine))
+
+    def _write_image(self, sample: Sample, image: Pixels, engine: str) -> ImageDone:
+        path = self._writer.add(self._files[sample.key], square(image, self._job.side))
         self._writer.record(
             {
                 **self._job.entry(sample),
@@ -158,5 +171,7 @@ class _Run:
         return self._skip(sample, self._job.entry(sample), self._job.reason(sample, str(error)))
 
     def _skip(self, sample: Sample, entry: dict[str, Any], problem: str) -> Skipped:
+        # The journal has one writer at a time.
+        self._background.wait()
         self._writer.record({**entry, "problem": problem})
         return Skipped(sample, problem)

@@ -26,6 +26,7 @@ Conditions = NDArray[np.generic]
 
 
 DEFAULT_BATCH = 8
+"""Images per batch where nothing limits it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Placement:
         if self.batch is None:
             if not self.images:
                 return DEFAULT_BATCH
+            # A batch that is not full costs as much as a full one.
             return math.ceil(self.images / math.ceil(self.images / DEFAULT_BATCH))
         return min(self.batch, self.images or self.batch)
 
@@ -166,7 +168,7 @@ def within_host_memory() -> Iterator[None]:
     """Re-raise MemoryError as DeviceMemoryError, so that the caller retries a smaller batch.
 
     Raises:
-        DeviceMemoryError: The block raised a MemoryError.
+        DeviceMemoryError: If the block raises a MemoryError.
     """
     try:
         yield
@@ -180,8 +182,9 @@ def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.gene
     """Copy an array into the buffer of the input it is meant for.
 
     Raises:
-        EngineError: Its type or shape differs from the buffer's.
+        EngineError: If its type or shape differs from the buffer's.
     """
+    # numpy would broadcast a smaller array and cast another type, both without a word.
     if values.dtype != buffer.dtype or values.shape != buffer.shape:
         raise EngineError(
             f"{name}: got {describe(values)}, but the engine was opened for {describe(buffer)}; "

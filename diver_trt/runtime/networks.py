@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from diver_trt.bundle import NETWORKS, NetworkName
-from diver_trt.errors import EngineError
+import warnings
+
+from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.method.schedule import Schedule
-from diver_trt.runtime.engine import Denoiser, Engine, Opened, Session
+from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
+from diver_trt.runtime.engine import Denoiser, Engine, Opened, Placement, Session
+from diver_trt.runtime.session import engine_names, open_session
 
 
 class Networks:
@@ -42,7 +47,7 @@ class Networks:
         return self._denoiser
 
     def close(self) -> None:
-        """Close the networks and the session, whatever one of them says."""
+        """Close the networks and the session, also if closing a network fails."""
         session, self._session = self._session, None
         if session is not None:
             try:
@@ -65,3 +70,36 @@ class Networks:
             engine.close()
         if denoiser is not None:
             denoiser.close()
+
+
+def open_networks(
+    bundle: Bundle, schedule: Schedule, placement: Placement
+) -> tuple[Networks, MemoryPlan | None]:
+    """Open a bundle on the placement's engine, or on the first one that works for `"auto"`.
+
+    Args:
+        bundle: The bundle.
+        schedule: The steps that the denoiser runs.
+        placement: The engine, the batch size and the limits.
+
+    Returns:
+        The networks, and the memory plan that they follow, or None if the engine has none.
+
+    Raises:
+        BundleError: If a network's files have changed since the export.
+        EngineError: If the engine cannot run here.
+        DeviceMemoryError: If there is no room for the batch.
+        UsageError: If there is no such engine.
+    """
+    *others, last = engine_names(placement.engine, bundle)
+    for name in others:
+        try:
+            opened = open_session(name, bundle, placement)
+            return Networks(opened, schedule), opened.memory
+        except (EngineError, MissingExtraError) as reason:
+            # Whoever built engines expects them to run; the other engines are simply not installed
+            # on most machines.
+            if BACKENDS[name].compiled:
+                warnings.warn(f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3)
+    opened = open_session(last, bundle, placement)
+    return Networks(opened, schedule), opened.memory

@@ -48,7 +48,7 @@ class Ports:
         """Check that the engine is open and has an input.
 
         Raises:
-            EngineError: If it is closed or has none of this name.
+            EngineError: If it is closed, or does not have this input or output.
         """
         self._require(name, self.inputs, "input")
 
@@ -56,12 +56,12 @@ class Ports:
         """Check that the engine is open and has an output.
 
         Raises:
-            EngineError: If it is closed or has none of this name.
+            EngineError: If it is closed, or does not have this input or output.
         """
         self._require(name, self.outputs, "output")
 
     def close(self) -> None:
-        """Let every further check fail."""
+        """Make every further check fail."""
         self._closed = True
 
     def _require(self, name: str, specs: dict[str, TensorSpec], kind: str) -> None:

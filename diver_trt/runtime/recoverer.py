@@ -8,61 +8,41 @@ from __future__ import annotations
 
 import ctypes
 import os
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import BundleError, EngineError, MissingExtraError, RecipeError, shown
+from diver_trt.errors import BundleError, EngineError, RecipeError, shown
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
-from diver_trt.pixels import Pixels, from_network, square, to_network
+from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends import BACKENDS
-from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
-from diver_trt.runtime.engine import (
-    Conditions,
-    Engine,
-    Latents,
-    Opened,
-    Placement,
-    within_host_memory,
-)
+from diver_trt.runtime.chunks import chunks
+from diver_trt.runtime.conditions import ClassConditions
+from diver_trt.runtime.engine import Latents, Placement, within_host_memory
 from diver_trt.runtime.events import BatchStarts, StepDone
-from diver_trt.runtime.networks import Networks
+from diver_trt.runtime.networks import open_networks
 from diver_trt.runtime.samples import Sample, checked_samples
-from diver_trt.runtime.session import engine_names, open_session
+from diver_trt.runtime.vae import decoded, encoded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
 
-CHUNK_IMAGES = 64
-CHUNK_CLASSES = 16
-"""Images and classes per chunk while networks are loaded phase by phase; DiT-XL/2's conditions are
-20 MB per class in fp16.
-"""
-
-
-FLAT_LEVELS = 2
-"""An image whose values differ by no more, of 255, shows nothing."""
-
-
 _OPENED: WeakSet[Recoverer] = WeakSet()
 
 
 def _keep_engines() -> None:
-    """Let a forked process never free engines: that would wait for threads which are in its parent only."""
+    """Never free engines in a forked process."""
+    # Freeing them would wait for their threads, which a fork does not copy.
     for recoverer in _OPENED:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(recoverer._networks))
 
@@ -120,8 +100,8 @@ class Recoverer:
         memory: The memory plan that is followed, for TensorRT.
 
     Raises:
-        BundleError: A network's files have changed since the export.
-        EngineError: The engine cannot run here.
+        BundleError: If a network's files have changed since the export.
+        EngineError: If the engine cannot run here.
         DeviceMemoryError: If the device or the host has no room for such a batch.
         RecipeError: If `recipe` is not a Recipe, or does not fit the model.
         UsageError: If there is no such engine, or a number is out of range.
@@ -149,8 +129,10 @@ class Recoverer:
                 "such as PRESETS['paper']"
             )
         self.bundle, self.recipe = bundle, recipe or Recipe()
+        # Reentrant: a chunk holds the lock, and encodes and denoises through the public methods.
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
         self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
+        # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry after both.
         with within_host_memory():
             placement = Placement(
                 engine=engine,
@@ -159,7 +141,7 @@ class Recoverer:
                 images=images,
                 trust=trust,
             )
-            self._networks, self.memory = self._open(placement)
+            self._networks, self.memory = open_networks(bundle, self._schedule, placement)
             _OPENED.add(self)
             self.engine: str = self._networks.engine
             self.batch: int = self._networks.batch
@@ -170,7 +152,7 @@ class Recoverer:
             except MemoryError:
                 self.close()
                 raise
-        self._conditions: dict[int, Conditions] = {}
+        self._conditions = ClassConditions(self._networks, self._schedule.times, bundle.null_label)
 
     def __enter__(self) -> Recoverer:
         return self
@@ -247,7 +229,7 @@ class Recoverer:
             DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
         """
         with within_host_memory():
-            for batches in self._chunks(iter(samples)):
+            for batches in chunks(iter(samples), self.batch, resident=self._networks.resident):
                 if isinstance(batches, BatchStarts):
                     yield batches
                 else:
@@ -257,7 +239,7 @@ class Recoverer:
         self, samples: Iterator[Sample], keep_bad: bool, on_step: Callable[[], None]
     ) -> Iterator[RecoveredSample]:
         with within_host_memory():
-            for batches in self._chunks(samples):
+            for batches in chunks(samples, self.batch, resident=self._networks.resident):
                 if isinstance(batches, BatchStarts):
                     continue
                 # The lock is never held at a yield: a generator that is left half-way would keep
@@ -275,7 +257,7 @@ class Recoverer:
         """Return the image of every sample, and what is wrong with it."""
         anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
         with self._taking_turns():
-            self._condition({sample.label for batch in batches for sample in batch})
+            self._conditions.compute({sample.label for batch in batches for sample in batch})
         finals = []
         for batch, anchor in zip(batches, anchors, strict=True):
             noise = np.stack([sample.noise for sample in batch])
@@ -320,12 +302,7 @@ class Recoverer:
     def encode(self, images: Sequence[Pixels]) -> Latents:
         """Return z_0 of images, [n, c, h, w] float32."""
         with self._taking_turns():
-            encoder, latents = self._networks.open("encoder"), []
-            for image in images:
-                encoder.write("image", to_network(square(image, self.bundle.image_size))[None])
-                encoder.run()
-                latents.append(encoder.read("latent").astype(np.float32))
-            return np.concatenate(latents)
+            return encoded(self._networks.open("encoder"), images, self.bundle.image_size)
 
     def denoise(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Run steps `start_step` down to 1 on at most `batch` latents, yielding each number.
@@ -363,13 +340,8 @@ class Recoverer:
 
     def _load_batch(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
         """Load a batch into the denoiser and return its run."""
-        if not self._conditions.keys() >= {*labels, self.bundle.null_label}:
-            self._condition(set(labels))
+        tables, null = self._conditions.of(labels)
         self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
-        tables, null = (
-            [self._conditions[label] for label in labels],
-            self._conditions[self.bundle.null_label],
-        )
         denoiser = self._networks.denoiser()
         denoiser.load(self._start, self._anchor, tables, null)
         return denoiser.run()
@@ -388,82 +360,13 @@ class Recoverer:
         return [image for image, _ in decoded]
 
     def _decoded(self, latents: Latents) -> Iterator[tuple[Pixels, str | None]]:
-        """Yield images and what is wrong with them."""
-        decoder = self._networks.open("decoder")
+        """Yield images and why they are unusable."""
         hint = (
             "; the model may overflow in fp16, use its fp32 bundle"
             if self.bundle.precision == "fp16"
             else ""
         )
-        for latent in latents:
-            decoder.write("latent", latent[None])
-            decoder.run()
-            values = decoder.read("image")[0].astype(np.float32, copy=False)
-            if not np.isfinite(values).all():
-                yield (
-                    from_network(np.nan_to_num(values)),
-                    f"the decoded image holds NaN or infinite values{hint}",
-                )
-                continue
-            image = from_network(values)
-            flat = int(image.max()) - int(image.min()) <= FLAT_LEVELS
-            yield image, f"the decoded image is all in one colour{hint}" if flat else None
-
-    def _open(self, placement: Placement) -> tuple[Networks, MemoryPlan | None]:
-        """Open the first engine that opens all networks; only `"auto"` falls back to the next."""
-        *others, last = engine_names(placement.engine, self.bundle)
-        for name in others:
-            try:
-                return self._open_networks(open_session(name, self.bundle, placement))
-            except (EngineError, MissingExtraError) as reason:
-                if BACKENDS[name].compiled:
-                    warnings.warn(
-                        f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3
-                    )
-        return self._open_networks(open_session(last, self.bundle, placement))
-
-    def _open_networks(self, opened: Opened) -> tuple[Networks, MemoryPlan | None]:
-        return Networks(opened, self._schedule), opened.memory
-
-    def _chunks(self, samples: Iterator[Sample]) -> Iterator[BatchStarts | list[list[Sample]]]:
-        """Group samples into batches and chunks: a phase loads its network once per chunk.
-
-        Resident networks need no chunks of more than one batch. In phases a chunk is bounded by the
-        conditions of its classes, which wait on the host.
-        """
-        chunk: list[list[Sample]] = []
-        classes: set[int] = set()
-        yield BatchStarts()
-        while batch := list(islice(samples, self.batch)):
-            if self._networks.resident:
-                yield [batch]
-            else:
-                new = {sample.label for sample in batch}
-                if chunk and (
-                    len(chunk) * self.batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES
-                ):
-                    yield chunk
-                    chunk, classes = [], set()
-                chunk.append(batch)
-                classes |= new
-            yield BatchStarts()
-        if chunk:
-            yield chunk
-
-    def _condition(self, labels: set[int]) -> None:
-        """Compute all steps' conditions, [start_step, M], of these classes and the null class.
-
-        Those of other classes are dropped.
-        """
-        wanted = {*labels, self.bundle.null_label}
-        self._conditions = {
-            label: table for label, table in self._conditions.items() if label in wanted
-        }
-        missing = sorted(wanted - self._conditions.keys())
-        conditioner = self._networks.open("conditioner") if missing else None
-        for label in missing:
-            assert conditioner is not None
-            self._conditions[label] = class_conditions(conditioner, self._schedule.times, label)
+        return decoded(self._networks.open("decoder"), latents, hint)
 
 
 def _in_order(
@@ -483,15 +386,3 @@ def _returned(steps: Generator[StepDone, None, T], on_step: Callable[[], None]) 
             result: T = end.value
             return result
         on_step()
-
-
-def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int) -> Conditions:
-    """Return the conditions of a class at every time, [len(times), M], in several runs."""
-    parts: list[Conditions] = []
-    for first in range(0, len(times), conditioner.batch):
-        part = times[first : first + conditioner.batch]
-        conditioner.write("time", np.resize(part, conditioner.batch))
-        conditioner.write("label", np.full(conditioner.batch, label, np.int64))
-        conditioner.run()
-        parts.append(conditioner.read("condition")[: len(part)].copy())
-    return np.concatenate(parts)

@@ -63,6 +63,8 @@ class SteppedDenoiser:
         self._engine.close()
 
     def _run_step(self, k: int) -> None:
+        # Copied into one buffer that lives as long as this: a step allocates nothing. In a batch
+        # that is not full, the last slots keep what they had; nobody reads their images.
         for slot, table in enumerate(self._tables):
             self._pair[0, slot] = table[k - 1]
         self._pair[1] = self._null[k - 1]

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
-from diver_trt.runtime.backends.tensorrt.builder import build_plan, resolve_target
+from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
 from diver_trt.runtime.backends.tensorrt.memory import plan_memory
 from diver_trt.runtime.backends.tensorrt.plans import read_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+from diver_trt.runtime.backends.tensorrt.target import resolve_target
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
 from tests.gpu.device import gpu, linked, needs_gpu, rtx_lists_it

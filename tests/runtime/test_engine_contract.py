@@ -1,4 +1,5 @@
-"""One contract, every engine: ONNX Runtime, torch, TensorRT against the stand-in, and TensorRT-RTX where there is a GPU.
+"""One contract, every engine: ONNX Runtime, OpenVINO, torch, TensorRT against the stand-in, and TensorRT-RTX where there is a
+GPU.
 
 The reference is ONNX Runtime's plain session on the same graph. The stand-in covers the adapter's logic; only `rtx` runs TensorRT.
 """
@@ -19,6 +20,7 @@ from diver_trt.errors import EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
+from diver_trt.runtime.backends.openvino import OpenVinoSession
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.engine import Session
@@ -32,6 +34,10 @@ TOLERANCE = 2e-4  # engines sum in orders of their own; TF32 and float16 are not
 
 def onnx(bundle: Bundle, tmp_path: Path) -> Session:
     return OnnxSession(bundle, BATCH)
+
+
+def openvino(bundle: Bundle, tmp_path: Path) -> Session:
+    return OpenVinoSession(bundle, BATCH)
 
 
 def torch(bundle: Bundle, tmp_path: Path) -> Session:
@@ -51,11 +57,12 @@ def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
 @pytest.fixture(
     params=[
         onnx,
+        openvino,
         torch,
         stand_in,
         pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu]),
     ],
-    ids=["onnx", "torch", "stand-in", "rtx"],
+    ids=["onnx", "openvino", "torch", "stand-in", "rtx"],
 )
 def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> Iterator[Session]:
     opened = request.param(digits, tmp_path)

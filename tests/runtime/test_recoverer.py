@@ -163,7 +163,7 @@ def test_only_the_conditions_of_the_current_classes_are_kept(
 ) -> None:
     with Recoverer(digits, QUICK, batch=2) as recoverer:
         list(recoverer(images, LABELS))
-        assert recoverer._conditions.keys() == {0, 3, digits.null_label}
+        assert recoverer._conditions.labels == {0, 3, digits.null_label}
 
 
 def test_other_sizes_are_resized_and_cropped_to_the_middle(digits: Bundle) -> None:

@@ -87,6 +87,7 @@ class BackendModule(Protocol):
 
 
 _ONNX = "diver_trt.runtime.backends.onnx"
+_OPENVINO = "diver_trt.runtime.backends.openvino"
 _TENSORRT = "diver_trt.runtime.backends.tensorrt.backend"
 
 BACKENDS: dict[str, Backend] = {
@@ -114,6 +115,20 @@ BACKENDS: dict[str, Backend] = {
             extra="gpu",
             packages=("onnxruntime-gpu",),
             module=_ONNX,
+        ),
+        *(
+            Backend(
+                name=name,
+                title=f"OpenVINO, {device}",
+                extra="openvino",
+                packages=("openvino",) if device == "CPU" else (),
+                module=_OPENVINO,
+            )
+            for name, device in (
+                ("openvino", "CPU"),
+                ("openvino-gpu", "Intel GPU"),
+                ("openvino-npu", "Intel NPU"),
+            )
         ),
         Backend(
             name="onnx",

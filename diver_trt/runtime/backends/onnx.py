@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import MANIFEST, Bundle, Network, NetworkName, run_size
-from diver_trt.errors import (
-    BundleError,
-    DeviceMemoryError,
-    DiverError,
-    EngineError,
-    MissingExtraError,
-    printable,
-    shown,
-)
+from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.runtime.backends import BACKENDS, Finding
+from diver_trt.runtime.backends.failures import reported
+from diver_trt.runtime.backends.inferred import check_inferred
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime as import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
+from diver_trt.runtime.cores import available_cores, cores_are_idle
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
-from diver_trt.tensors import TensorSpec, describe_declared
+from diver_trt.tensors import TensorSpec
 
 Device = Literal["cpu", "cuda"]
 
@@ -38,16 +29,11 @@ _DEVICES: dict[str, Device] = {"onnx": "cpu", "onnx-cuda": "cuda"}
 Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
 
-_OUT_OF_MEMORY = re.compile(
-    "out of memory|failed to allocate|cannot allocate memory|failed to map segment|bad.?alloc"
-    "|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
-    re.IGNORECASE,
-)
-"""ONNX Runtime has no class for a lack of memory; these are the words of its arenas, of
-CUDA and of C++.
-"""
+SPINNING_BYTES = 64 << 20
+"""Threads spin only for networks with fewer bytes of weights.
 
-_REASON_CHARACTERS = 500
+A larger one computes so long between two waits that waking a thread costs next to nothing.
+"""
 
 
 def available(name: str, bundle: Bundle) -> bool:  # noqa: ARG001
@@ -68,7 +54,7 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
             warnings.simplefilter("always")
             runtime = import_onnxruntime()
     except MissingExtraError as error:
-        if name == "onnx":  # one finding says that the package is not installed
+        if name == "onnx":  # one finding is enough for a package that is not installed
             yield Finding(title, "missing", "not installed", error.command)
         return
     except DiverError as error:
@@ -135,11 +121,11 @@ class OnnxSession:
         """Open a network for what it takes in one run.
 
         Raises:
-            BundleError: The network's files have changed since the export, or are not of the
-                network that the bundle says.
-            EngineError: ONNX Runtime cannot run it here.
+            BundleError: If the network's files have changed since the export, or belong to another
+                network.
+            EngineError: If ONNX Runtime cannot run it here.
             DeviceMemoryError: If the device or the host has no room for it.
-            MissingExtraError: ONNX Runtime is not installed.
+            MissingExtraError: If ONNX Runtime is not installed.
         """
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
 
@@ -176,7 +162,7 @@ class OnnxEngine:
         self._ports = Ports(network, declared.inputs, declared.outputs)
         self._session: Any = _open_session(runtime, bundle, network, device)
         self._carry = carry
-        with _reported(f"cannot give the {network} its buffers"):
+        with reported("ONNX Runtime", f"cannot give the {network} its buffers"):
             self._buffers = {
                 spec.name: _Buffer(runtime, spec, batch, device)
                 for spec in self._ports.all.values()
@@ -198,13 +184,13 @@ class OnnxEngine:
     def write(self, name: str, values: NDArray[np.generic]) -> None:
         """Copy values into an input's buffer."""
         self._ports.require_input(name)
-        with _reported(f"cannot hand {name} to the {self._name}"):
+        with reported("ONNX Runtime", f"cannot hand {name} to the {self._name}"):
             self._buffer(name).write(name, values)
 
     def run(self) -> None:
         """Run the network; with a carry, swap the two buffers it alternates between."""
         self._ports.require_open()
-        with _reported(f"failed in the {self._name}"):
+        with reported("ONNX Runtime", f"failed in the {self._name}"):
             self._session.run_with_iobinding(self._bindings[self._turn])
         self._turn = (self._turn + 1) % len(self._bindings)
 
@@ -212,7 +198,7 @@ class OnnxEngine:
         """Return the last run's output."""
         self._ports.require_output(name)
         # After the swap, what the last run wrote is what the next one reads.
-        with _reported(f"cannot fetch {name} from the {self._name}"):
+        with reported("ONNX Runtime", f"cannot fetch {name} from the {self._name}"):
             return self._buffer(
                 self._carry[1] if self._carry and name == self._carry[0] else name
             ).read()
@@ -264,57 +250,6 @@ class _Buffer:
         return self._host
 
 
-_REINSTALL = (
-    "run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
-    "then install 'diver-trt[cpu]' or 'diver-trt[gpu]'"
-)
-
-
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime, and warn where both of its packages are installed over each other.
-
-    Raises:
-        MissingExtraError: Neither package is installed.
-        EngineError: What is installed is not whole.
-    """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as cause:
-        raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
-    except ImportError as cause:
-        if _OUT_OF_MEMORY.search(str(cause)):
-            raise EngineError(
-                f"there is too little memory to load onnxruntime ({cause}); close other programs, "
-                "or raise `ulimit -v`"
-            ) from cause
-        raise EngineError(
-            f"onnxruntime is installed but cannot be loaded ({cause}); {_REINSTALL}"
-        ) from cause
-    if not hasattr(onnxruntime, "InferenceSession"):
-        raise EngineError(
-            "onnxruntime is installed but half of it is missing, as after removing one of its "
-            f"two packages; {_REINSTALL}"
-        )
-    if len(found := _installed_packages()) > 1:
-        warnings.warn(
-            f"{' and '.join(found)} are both installed and overwrite each other's files, so the "
-            f"CUDA provider may be gone; {_REINSTALL}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return onnxruntime
-
-
-def _installed_packages() -> list[str]:
-    found = []
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: Device) -> Any:
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     if provider not in runtime.get_available_providers():
@@ -326,11 +261,21 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = available_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A node of a small network takes less time than waking a thread, so threads that spin between
+    # nodes make a step faster on idle cores; on shared ones they take the core from the thread
+    # that they wait for, and the step takes several times as long (benchmarks/spinning.py).
+    spin = device == "cpu" and _is_small(bundle, network) and cores_are_idle()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    # Between two runs the cores are free for reading and writing images.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     graph = bundle.verified(network)
-    with _reported(f"cannot open the {network}"):
+    with reported("ONNX Runtime", f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    _check_inferred(session, graph, bundle.networks[network])
+    found = [
+        [(value.name, _dtype(value.type), value.shape) for value in values]
+        for values in (session.get_inputs(), session.get_outputs())
+    ]
+    check_inferred(graph, bundle.networks[network], *found)
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
@@ -338,73 +283,11 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
     return session
 
 
-def _check_inferred(session: Any, graph: Path, network: Network) -> None:
-    """Compare a graph's inputs and outputs in ONNX Runtime with the manifest's.
-
-    What the graph itself declares was compared before; this is what its nodes give.
-
-    Raises:
-        BundleError: If a name, a type or a shape differs.
-    """
-    for direction, values, specs in (
-        ("reads", session.get_inputs(), network.inputs),
-        ("writes", session.get_outputs(), network.outputs),
-    ):
-        found, expected = (
-            [value.name for value in values],
-            [spec.name for spec in specs],
-        )
-        if sorted(found) != sorted(expected):
-            listed = shown(", ".join(found)) or "nothing"
-            raise BundleError(
-                f"{graph}: {direction} {listed}, but {MANIFEST} says {', '.join(expected)}; "
-                "export the model again"
-            )
-        declared = {value.name: (_dtype(value.type), value.shape) for value in values}
-        for spec in specs:
-            dtype, shape = declared[spec.name]
-            if not spec.agrees_with(dtype, shape):
-                raise BundleError(
-                    f"{graph}: {direction} {shown(describe_declared(spec.name, dtype, shape))}, "
-                    f"but {MANIFEST} says {spec}; "
-                    "export the model again"
-                )
+def _is_small(bundle: Bundle, network: NetworkName) -> bool:
+    return sum(file.size_bytes for file in bundle.networks[network].files) < SPINNING_BYTES
 
 
 def _dtype(kind: str) -> str:
     """Return numpy's name of an ONNX Runtime type: `tensor(float16)` is `float16`."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)
-
-
-@contextmanager
-def _reported(deed: str) -> Iterator[None]:
-    """Turn ONNX Runtime's exceptions into one line.
-
-    It has one class per status code, with RuntimeError as their only common base.
-
-    Raises:
-        DeviceMemoryError: There is not enough memory, on the device or on the host.
-        EngineError: Anything else went wrong.
-    """
-    try:
-        yield
-    except DiverError:
-        raise
-    except Exception as cause:
-        reason = printable(
-            (str(cause).splitlines() or [type(cause).__name__])[0][:_REASON_CHARACTERS]
-        )
-        if isinstance(cause, MemoryError) or _OUT_OF_MEMORY.search(str(cause)):
-            raise DeviceMemoryError(
-                f"out of memory: ONNX Runtime {deed} ({reason}); use a smaller --batch"
-            ) from cause
-        raise EngineError(f"ONNX Runtime {deed}: {reason}") from cause
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use.
-
-    ONNX Runtime would otherwise count all cores of the machine.
-    """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

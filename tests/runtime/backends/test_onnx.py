@@ -25,7 +25,7 @@ from diver_trt.errors import (
 )
 from diver_trt.files import FileRecord
 from diver_trt.method.schedule import Schedule
-from diver_trt.runtime.backends import onnx as onnx_engine
+from diver_trt.runtime.backends import onnx_package
 from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
 
@@ -60,7 +60,10 @@ def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
     np.testing.assert_array_equal(carried.read("next_latent"), plain.read("next_latent"))
 
 
-def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> None:
+def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
     assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
     with Recoverer(digits, engine="auto") as recoverer:
         assert recoverer.engine == "onnx"
@@ -72,7 +75,9 @@ def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(digits: Bundle) -> 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
     with pytest.raises(
-        UsageError, match="unknown engine 'tpu'; expected rtx, trt, onnx-cuda, onnx, auto"
+        UsageError,
+        match="unknown engine 'tpu'; expected rtx, trt, onnx-cuda, openvino, "
+        "openvino-gpu, openvino-npu, onnx, auto",
     ):
         Recoverer(digits, engine="tpu")
 
@@ -89,12 +94,12 @@ def test_without_onnxruntime_the_message_is_the_install_line(
 
 
 def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_engine, "version", lambda package: "1.30.0")
+    monkeypatch.setattr(onnx_package, "version", lambda package: "1.30.0")
     with pytest.warns(
         RuntimeWarning,
         match=r"onnxruntime 1\.30\.0 and onnxruntime-gpu 1\.30\.0 are both installed .*pip uninstall",
     ):
-        onnx_engine.import_onnxruntime()
+        onnx_package.import_onnxruntime()
 
 
 def test_a_half_removed_package_is_told_with_the_way_out(

@@ -115,13 +115,14 @@ class Cuda:
         api: `cuda.bindings.runtime`, or something that answers like it.
 
     Raises:
-        EngineError: There is no CUDA device, or its driver is too old.
+        EngineError: If there is no CUDA device, or its driver is too old.
     """
 
     def __init__(self, api: Any) -> None:
         self._api = api
         self._releases: dict[int, tuple[str, Any]] = {}
         self._check("cudaSetDevice", api.cudaSetDevice(0))
+        # Non-blocking: a stream that is not waits for whatever else uses the default stream.
         (self.stream,) = self._check(
             "cudaStreamCreateWithFlags", api.cudaStreamCreateWithFlags(api.cudaStreamNonBlocking)
         )
@@ -132,6 +133,7 @@ class Cuda:
         Raises:
             DeviceMemoryError: If the device has no room for it.
         """
+        # Of 0 bytes it would give a null pointer, and two of those would be one key in `_releases`.
         (pointer,) = self._check("cudaMalloc", self._api.cudaMalloc(max(1, size_bytes)), size_bytes)
         self._releases[int(pointer)] = ("cudaFree", pointer)
         return int(pointer)
@@ -201,7 +203,7 @@ class Cuda:
         Only this thread's calls are watched, so other threads may use CUDA meanwhile.
 
         Raises:
-            EngineError: Something on the stream cannot be captured; the stream is usable again.
+            EngineError: If something on the stream cannot be captured; the stream is usable again.
         """
         api = self._api
         self._check(
@@ -213,6 +215,7 @@ class Cuda:
         try:
             enqueue()
         except BaseException:
+            # The stream would otherwise go on capturing what is meant to run.
             api.cudaStreamEndCapture(self.stream)
             raise
         (graph,) = self._check("cudaStreamEndCapture", api.cudaStreamEndCapture(self.stream))
@@ -269,4 +272,5 @@ class Cuda:
 def _error_name(api: Any, error: Any) -> str:
     _, name = api.cudaGetErrorName(error)
     text = name.decode() if isinstance(name, bytes) else str(name)
+    # The bytes of a C string may end in a NUL.
     return re.sub(r"\W+$", "", text)

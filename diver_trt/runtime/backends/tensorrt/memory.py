@@ -85,12 +85,12 @@ def choose_memory_plan(
 
     Args:
         plans: Plans that fit this machine.
-        budget_bytes: Limit on engine memory; None is none.
+        budget_bytes: Limit on engine memory in bytes, or None for no limit.
         images: How many images there are, if that is known: a batch that is larger than needed only
             wastes work.
 
     Raises:
-        DeviceMemoryError: No plan fits the budget; the message names the smallest that would.
+        DeviceMemoryError: If no plan fits the budget; the message names the smallest that would.
     """
     candidates = [plan_memory(plan, residency) for plan in plans for residency in RESIDENCIES]
     fitting = [
@@ -106,6 +106,7 @@ def choose_memory_plan(
         )
 
     def preference(plan: MemoryPlan) -> tuple[int, bool, int]:
+        # Slots that run, filled or not: ten images in batches of eight cost sixteen.
         runs = -(-images // plan.batch) * plan.batch if images else 0
         return (
             (-runs, plan.residency == "resident", plan.batch)
@@ -152,6 +153,7 @@ def parse_bytes(text: str) -> int:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
         size = -1.0
+    # NaN fails the comparison too.
     if not 0 < size < 2**60:
         raise UsageError(f"found {text!r}, expected a size such as 512MB, 4GB or 1.5GiB")
     return int(size)

@@ -25,8 +25,8 @@ def import_tensorrt(backend: Backend) -> Any:
     """Import a backend's module.
 
     Raises:
-        MissingExtraError: It is not installed.
-        EngineError: Its version is not supported, or it is a placeholder without its libraries.
+        MissingExtraError: If it is not installed.
+        EngineError: If its version is not supported, or it is a placeholder without its libraries.
     """
     name = MODULES[backend]
     try:
@@ -38,6 +38,7 @@ def import_tensorrt(backend: Backend) -> Any:
             f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install "
             f"'diver-trt[{EXTRAS[backend]}]'`"
         ) from cause
+    # A placeholder without the libraries imports all the same, and has neither.
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Runtime"):
         raise EngineError(

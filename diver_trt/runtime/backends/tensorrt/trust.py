@@ -1,6 +1,6 @@
 """Which engines may run here: a list of hashes in the user's own folder, one per line.
 
-An engine is code, and nothing in it or beside it says who made it: a sidecar's hash tells damage,
+An engine is code, and nothing in it or beside it proves who made it: a sidecar's hash shows damage,
 not origin. So `build` enters every engine that it writes here, and no other is loaded until the
 user passes `--trust`, which enters it too. The list holds SHA-256 hashes; other lines are ignored.
 To revoke trust, delete a line, or the file.
@@ -23,7 +23,7 @@ def register_path() -> Path:
     """Return where the list is: `diver-trt/engines` in `$XDG_STATE_HOME`, or in `~/.local/state`.
 
     Raises:
-        EngineError: There is neither that variable nor a home.
+        EngineError: If there is neither that variable nor a home.
     """
     root = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not root.is_absolute():  # which the XDG base directory specification says to ignore
@@ -49,8 +49,8 @@ def register(hashes: Iterable[str] = ()) -> None:
         hashes: SHA-256 of each engine, in hex.
 
     Raises:
-        OutputError: The list cannot be written.
-        EngineError: It is not the user's own.
+        OutputError: If the list cannot be written.
+        EngineError: If it is not the user's own.
     """
     known = _read()
     lines = [digest.encode() for digest in dict.fromkeys(hashes) if digest.encode() not in known]
@@ -60,6 +60,7 @@ def register(hashes: Iterable[str] = ()) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            # A process that was killed in the middle of a write leaves half a line.
             cut = (
                 os.lseek(file, 0, os.SEEK_END)
                 and os.pread(file, 1, os.lseek(file, 0, os.SEEK_END) - 1) != b"\n"
@@ -83,7 +84,7 @@ def is_registered(digest: str) -> bool:
         digest: Its SHA-256 in hex.
 
     Raises:
-        EngineError: The list cannot be read, or is not the user's own.
+        EngineError: If the list cannot be read, or is not the user's own.
     """
     return digest.encode() in _read()
 

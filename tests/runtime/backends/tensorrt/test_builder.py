@@ -17,15 +17,12 @@ from diver_trt.bundle import NETWORKS, Bundle, Network, NetworkName, contract
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError
 from diver_trt.runtime.backends.tensorrt import builder as engine_builder
 from diver_trt.runtime.backends.tensorrt import module as trt_module
-from diver_trt.runtime.backends.tensorrt.builder import (
-    Target,
-    build_plan,
-    compile_graph,
-    resolve_target,
-)
+from diver_trt.runtime.backends.tensorrt.builder import build_plan
+from diver_trt.runtime.backends.tensorrt.compiler import compile_graph
 from diver_trt.runtime.backends.tensorrt.cuda import Gpu
 from diver_trt.runtime.backends.tensorrt.plans import read_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Profile, Sidecar
+from diver_trt.runtime.backends.tensorrt.target import Target, resolve_target
 from tests.conftest import DIGITS_MODEL
 
 pytestmark = pytest.mark.slow

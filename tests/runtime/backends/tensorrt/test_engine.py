@@ -24,8 +24,10 @@ from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtDenoiser, TrtSession
+from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
+from diver_trt.runtime.chunks import chunks
 from diver_trt.runtime.events import BatchStarts
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import checked_samples
@@ -279,18 +281,20 @@ def test_what_is_free_on_the_device_is_a_budget_too(gpu: Gpu) -> None:
 def test_chunks_of_phases_are_whole_batches_with_few_classes(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diver_trt.runtime.recoverer.CHUNK_IMAGES", 3)
-    monkeypatch.setattr("diver_trt.runtime.recoverer.CHUNK_CLASSES", 2)
+    monkeypatch.setattr("diver_trt.runtime.chunks.CHUNK_IMAGES", 3)
+    monkeypatch.setattr("diver_trt.runtime.chunks.CHUNK_CLASSES", 2)
     gpu.api.limit_bytes = 5_000_000
     labels = [0, 0, 0, 1, 2, 2, 2, 2, 3]
     images = np.zeros((9, 32, 32, 3), np.uint8)
     steps: list[None] = []
     with Recoverer(gpu.bundle, QUICK, engine="rtx") as recoverer:
         samples = checked_samples(gpu.bundle, images, labels, seed=0)
-        chunks = [
-            chunk for chunk in recoverer._chunks(samples) if not isinstance(chunk, BatchStarts)
+        found = [
+            chunk
+            for chunk in chunks(samples, recoverer.batch, resident=False)
+            if not isinstance(chunk, BatchStarts)
         ]
-        assert [[[s.label for s in batch] for batch in chunk] for chunk in chunks] == [
+        assert [[[s.label for s in batch] for batch in chunk] for chunk in found] == [
             [[0, 0], [0, 1]],
             [[2, 2], [2, 2]],
             [[3]],

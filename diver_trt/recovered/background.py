@@ -1,0 +1,71 @@
+"""Writing on a thread beside the engine, which leaves Python's lock to others while it computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """One thread that runs tasks one after the other, in the order in which they were added.
+
+    After a task that fails no other one starts; its exception is raised on the thread that asks for
+    results.
+    """
+
+    def __init__(self) -> None:
+        # One thread: the journal takes one line at a time, and in the order of the images.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="diver-trt-writer")
+        self._tasks: deque[Future[T]] = deque()
+        self._failed = False
+
+    def add(self, task: Callable[[], T]) -> None:
+        """Run a task after those that were added before."""
+        self._tasks.append(self._executor.submit(self._run, task))
+
+    def finished(self) -> Iterator[T]:
+        """Yield the results of finished tasks in order, each once.
+
+        Raises:
+            Exception: What a task raised.
+        """
+        while self._tasks and self._tasks[0].done():
+            try:
+                result = self._tasks.popleft().result()
+            except BaseException:
+                # The tasks after it do not run, so they have no failure of their own to report.
+                self.wait()
+                self._tasks.clear()
+                raise
+            yield result
+
+    def wait(self) -> None:
+        """Wait for every task; `finished` then yields all results."""
+        wait(self._tasks)
+
+    def close(self) -> None:
+        """Wait for every task, and end the thread.
+
+        Raises:
+            Exception: What a task raised whose result was never asked for.
+        """
+        try:
+            self.wait()
+            for _ in self.finished():
+                pass
+        finally:
+            self._executor.shutdown()
+
+    def _run(self, task: Callable[[], T]) -> T:
+        if self._failed:
+            # Nobody sees this: the task that failed comes first.
+            raise RuntimeError("a task before this one failed")
+        try:
+            return task()
+        except BaseException:
+            self._failed = True
+            raise

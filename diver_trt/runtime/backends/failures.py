@@ -1,0 +1,56 @@
+"""An engine's exceptions as errors of this package, each on one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, printable
+
+# Neither ONNX Runtime nor OpenVINO has a class for a lack of memory. These are the words of their
+# allocators, of CUDA, OpenCL and Level Zero, of the dynamic linker and of C++.
+OUT_OF_MEMORY = re.compile(
+    "out of memory|failed to allocate|cannot allocate memory|failed to map segment|bad.?alloc"
+    "|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED|CL_MEM_OBJECT_ALLOCATION_FAILURE"
+    "|OUT_OF_(HOST|DEVICE)_MEMORY|exceeded max size of memory",
+    re.IGNORECASE,
+)
+
+# OpenVINO writes every source line that an exception passed through before what was wrong.
+_WHERE = re.compile(r"Exception from .*:\d+:|Check '.*' failed at .*")
+
+_REASON_CHARACTERS = 500
+
+
+@contextmanager
+def reported(runtime: str, deed: str) -> Iterator[None]:
+    """Turn the exceptions of a runtime into one line.
+
+    Args:
+        runtime: Its name, such as `"ONNX Runtime"`.
+        deed: What failed, such as `"cannot open the decoder"`.
+
+    Raises:
+        DeviceMemoryError: If there is not enough memory, on the device or on the host.
+        EngineError: If anything else went wrong.
+    """
+    try:
+        yield
+    except DiverError:
+        raise
+    # ONNX Runtime has one class per status code with RuntimeError as their only common base, and
+    # the Python bindings of both raise TypeError and ValueError too.
+    except Exception as cause:
+        reason = _reason(cause)
+        if isinstance(cause, MemoryError) or OUT_OF_MEMORY.search(str(cause)):
+            raise DeviceMemoryError(
+                f"out of memory: {runtime} {deed} ({reason}); use a smaller --batch"
+            ) from cause
+        raise EngineError(f"{runtime} {deed}: {reason}") from cause
+
+
+def _reason(cause: Exception) -> str:
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    reason = next((line for line in lines if line and not _WHERE.fullmatch(line)), lines[0])
+    return printable(reason[:_REASON_CHARACTERS])

@@ -1,0 +1,63 @@
+"""Importing ONNX Runtime, which two packages install into the same folder."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.runtime.backends.failures import OUT_OF_MEMORY
+
+_REINSTALL = (
+    "run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
+    "then install 'diver-trt[cpu]' or 'diver-trt[gpu]'"
+)
+
+
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime, and warn where both of its packages are installed over each other.
+
+    Raises:
+        MissingExtraError: If neither package is installed.
+        EngineError: If what is installed is not whole.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as cause:
+        raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
+    except ImportError as cause:
+        if OUT_OF_MEMORY.search(str(cause)):
+            raise EngineError(
+                f"there is too little memory to load onnxruntime ({cause}); close other programs, "
+                "or raise `ulimit -v`"
+            ) from cause
+        raise EngineError(
+            f"onnxruntime is installed but cannot be loaded ({cause}); {_REINSTALL}"
+        ) from cause
+    # Uninstalling one of the two packages deletes files of the other, and leaves a folder that
+    # still imports.
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise EngineError(
+            "onnxruntime is installed but half of it is missing, as after removing one of its "
+            f"two packages; {_REINSTALL}"
+        )
+    if len(found := installed_packages()) > 1:
+        warnings.warn(
+            f"{' and '.join(found)} are both installed and overwrite each other's files, so the "
+            f"CUDA provider may be gone; {_REINSTALL}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return onnxruntime
+
+
+def installed_packages() -> list[str]:
+    """Return the installed packages of ONNX Runtime, each with its version."""
+    found = []
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,350 @@
+"""Compiling one ONNX graph with TensorRT, and what the compiler reports of it.
+
+The network is always strongly typed: the types are the ONNX graph's, and no builder flag may change
+them. Memory figures are the compiler's own, read from its log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from diver_trt.bundle import MANIFEST, Network, NetworkName
+from diver_trt.errors import BundleError, EngineError, MissingExtraError, shown
+from diver_trt.runtime.backends.tensorrt.module import (
+    EXTRAS,
+    declared_shape,
+    dtype_name,
+    import_tensorrt,
+)
+from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Memory, Profile
+from diver_trt.runtime.backends.tensorrt.target import Target
+from diver_trt.tensors import describe_declared
+
+_MEMORY_LINES = {
+    "weights_bytes": "Total Weights Memory",
+    "persistent_bytes": "Total Device Persistent Memory",
+    "activation_bytes": "Total Activation Memory",
+}
+
+
+def io_bytes(network: Network, size: int) -> int:
+    """Return the bytes of a network's inputs and outputs with its dynamic axis set to `size`."""
+    return sum(spec.size_bytes(size) for spec in (*network.inputs, *network.outputs))
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the compiler made of one graph.
+
+    Attributes:
+        engine: The serialized engine.
+        memory: Its figures.
+        dtypes: Number of layer outputs per type, read back from the parsed network.
+        products: The same for matrix products and convolutions alone: what it computes in.
+        seconds: How long it took.
+        skipped_tactics: Tactics left out for lack of memory.
+        opset: The graph's.
+        flags: The builder's flags.
+        optimization_level: The builder's.
+    """
+
+    engine: bytes
+    memory: Memory
+    dtypes: dict[str, int]
+    products: dict[str, int]
+    seconds: float
+    skipped_tactics: int
+    opset: int
+    flags: tuple[str, ...]
+    optimization_level: int | None
+
+
+def compile_graph(
+    path: Path,
+    network: Network,
+    profile: Profile,
+    target: Target,
+    on_progress: Callable[[NetworkName, str, int, int], None] = lambda *_: None,
+) -> Compiled:
+    """Compile one ONNX graph.
+
+    Args:
+        path: The graph.
+        network: Its inputs and outputs.
+        profile: Sizes of its dynamic axis.
+        target: What to compile for.
+        on_progress: Receives the network, the compiler's phase, its steps done and its steps in all.
+
+    Raises:
+        EngineError: If TensorRT's parser or compiler refuses the graph, or does not report its memory.
+    """
+    module = import_tensorrt(target.backend)
+    started = time.monotonic()
+    log = _compiler_log(module)
+    parsed = _parse(module, log, path)
+    _check_inferred(module, parsed[1], path, network)
+    _fix_batch(parsed[1], network, profile)
+    config = _configure(
+        module,
+        parsed,
+        network,
+        profile,
+        target,
+        _progress_monitor(module, network.name, on_progress),
+    )
+    engine = _compile(parsed, config, network, target, log)
+    return Compiled(
+        engine=engine,
+        memory=Memory(
+            io_bytes=io_bytes(network, profile.maximum), **_memory_figures(network.name, log.lines)
+        ),
+        dtypes=_dtype_histogram(module, parsed[1]),
+        products=_dtype_histogram(module, parsed[1], ("MATRIX_MULTIPLY", "CONVOLUTION")),
+        seconds=round(time.monotonic() - started, 3),
+        skipped_tactics=sum("skipping tactic" in line.lower() for line in log.lines),
+        opset=max(
+            (
+                int(match[1])
+                for line in log.lines
+                if (match := re.match(r"Opset version:\s+(\d+)", line))
+            ),
+            default=0,
+        ),
+        flags=tuple(
+            sorted(
+                name
+                for name, flag in module.BuilderFlag.__members__.items()
+                if config.get_flag(flag)
+            )
+        ),
+        optimization_level=getattr(config, "builder_optimization_level", None),
+    )
+
+
+def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
+    try:
+        builder = module.Builder(log)
+    except Exception as cause:  # its bindings raise TypeError where the library refuses to start
+        raise EngineError(
+            f"TensorRT cannot start its builder: {'; '.join(log.errors) or cause}"
+        ) from cause
+    flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    definition = builder.create_network(flags)
+    parser = module.OnnxParser(definition, log)
+    if not parser.parse_from_file(str(path)):
+        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise EngineError(f"{path.name}: TensorRT's parser refuses the graph: {reasons}")
+    return builder, definition, parser
+
+
+def _check_inferred(module: Any, definition: Any, path: Path, network: Network) -> None:
+    """Compare the inferred inputs and outputs of a parsed graph with the manifest's.
+
+    Raises:
+        BundleError: If a name, a type or a shape differs.
+    """
+    for direction, count, tensor_at, specs in (
+        ("reads", definition.num_inputs, definition.get_input, network.inputs),
+        ("writes", definition.num_outputs, definition.get_output, network.outputs),
+    ):
+        declared = {}
+        for tensor in map(tensor_at, range(count)):
+            declared[tensor.name] = (dtype_name(module, tensor.dtype), declared_shape(tensor.shape))
+        found = ", ".join(describe_declared(name, *kind) for name, kind in declared.items())
+        wanted = {spec.name: spec for spec in specs}
+        if declared.keys() != wanted.keys() or not all(
+            wanted[name].agrees_with(*kind) for name, kind in declared.items()
+        ):
+            raise BundleError(
+                f"{path}: {direction} {shown(found) or 'nothing'}, but {MANIFEST} says "
+                f"{', '.join(map(str, specs))}; export the model again"
+            )
+
+
+def _fix_batch(definition: Any, network: Network, profile: Profile) -> None:
+    """Give a static engine static inputs: it needs less memory and is captured as a graph."""
+    if profile.static:
+        shapes = {spec.name: spec.concrete(profile.maximum) for spec in network.inputs}
+        for i in range(definition.num_inputs):
+            tensor = definition.get_input(i)
+            tensor.shape = shapes[tensor.name]
+
+
+def _dtype_histogram(
+    module: Any, definition: Any, kinds: tuple[str, ...] | None = None
+) -> dict[str, int]:
+    """Count the types of a network's layer outputs: with strong typing, those it computes in."""
+    layers = [definition.get_layer(i) for i in range(definition.num_layers)]
+    wanted = None if kinds is None else {getattr(module.LayerType, kind) for kind in kinds}
+    outputs = (
+        layer.get_output_type(i)
+        for layer in layers
+        if wanted is None or layer.type in wanted
+        for i in range(layer.num_outputs)
+    )
+    return dict(sorted(Counter(dtype_name(module, kind) for kind in outputs).items()))
+
+
+def _configure(
+    module: Any,
+    parsed: tuple[Any, Any, Any],
+    network: Network,
+    profile: Profile,
+    target: Target,
+    monitor: Any,
+) -> Any:
+    polygraphy = _polygraphy(target.backend)
+    profiles = [polygraphy.Profile()]
+    if not profile.static:
+        for spec in network.inputs:
+            if any(isinstance(dim, str) for dim in spec.shape):
+                profiles[0].add(
+                    spec.name,
+                    *(
+                        spec.concrete(size)
+                        for size in (profile.minimum, profile.optimum, profile.maximum)
+                    ),
+                )
+    options: dict[str, Any] = {"profiles": profiles, "progress_monitor": monitor}
+    if target.workspace_bytes is not None:
+        options["memory_pool_limits"] = {module.MemoryPoolType.WORKSPACE: target.workspace_bytes}
+    if target.backend == "rtx":
+        options["compute_capabilities"] = [
+            divmod(int(name[2:]), 10) for name in target.compute_capabilities
+        ]
+        create = polygraphy.CreateConfigRTX(**options)
+    else:
+        cache = target.timing_cache
+        create = polygraphy.CreateConfig(
+            **options, load_timing_cache=str(cache) if cache.exists() else None
+        )
+    with warnings.catch_warnings():
+        # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            config = create(parsed[0], parsed[1])
+        except polygraphy.PolygraphyException as cause:
+            raise EngineError(
+                f"{network.name}: TensorRT refuses the builder's settings: "
+                f"{str(cause).splitlines()[0]}"
+            ) from cause
+    # TF32 is on by default, and would round a float32 bundle's products to ten bits.
+    config.clear_flag(module.BuilderFlag.TF32)
+    if hasattr(module.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # Without it TensorRT-RTX allocates while it runs, and cannot be captured.
+        config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    return config
+
+
+def _compile(
+    parsed: tuple[Any, Any, Any], config: Any, network: Network, target: Target, log: Any
+) -> bytes:
+    polygraphy = _polygraphy(target.backend)
+    save = None
+    if target.backend == "trt":
+        target.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        save = str(target.timing_cache)
+    try:
+        return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
+    except polygraphy.PolygraphyException as cause:
+        errors = " ".join("; ".join(log.errors).split()) or str(cause).splitlines()[0]
+        raise EngineError(
+            f"{network.name}: TensorRT could not build the engine: {errors}"
+        ) from cause
+
+
+def _polygraphy(backend: Backend) -> Any:
+    """Import polygraphy's loaders.
+
+    It chooses its TensorRT once per process, by an environment variable.
+    """
+    wanted = "1" if backend == "rtx" else "0"
+    os.environ.setdefault("POLYGRAPHY_USE_TENSORRT_RTX", wanted)
+    try:
+        import polygraphy.config
+        from polygraphy.backend import trt as loaders
+        from polygraphy.exception import PolygraphyException
+        from polygraphy.logger import G_LOGGER
+    except ImportError as cause:
+        raise MissingExtraError("polygraphy", EXTRAS[backend], "building engines") from cause
+    if (backend == "rtx") != polygraphy.config.USE_TENSORRT_RTX:
+        raise EngineError(
+            "this process has already built for the other backend; build for this one in a "
+            "process of its own"
+        )
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    names = ("Profile", "CreateConfig", "EngineBytesFromNetwork")
+    tools = SimpleNamespace(
+        PolygraphyException=PolygraphyException, **{name: getattr(loaders, name) for name in names}
+    )
+    if backend == "rtx":
+        from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+        tools.CreateConfigRTX = CreateConfigRTX
+    return tools
+
+
+def _compiler_log(module: Any) -> Any:
+    """Return a logger that keeps every line, errors apart.
+
+    The compiler reports memory and skipped tactics nowhere else.
+    """
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.lines.append(message)
+            if severity <= module.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Log()
+
+
+def _progress_monitor(
+    module: Any, name: NetworkName, report: Callable[[NetworkName, str, int, int], None]
+) -> Any:
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.IProgressMonitor.__init__(self)
+            self.totals: dict[str, int] = {}
+
+        def phase_start(self, phase: str, _parent: str | None, steps: int) -> None:
+            self.totals[phase] = steps
+            report(name, phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            report(name, phase, step + 1, self.totals.get(phase, step + 1))
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.totals.pop(phase, None)
+
+    return Monitor()
+
+
+def _memory_figures(name: NetworkName, lines: list[str]) -> dict[str, int]:
+    figures = {}
+    for key, title in _MEMORY_LINES.items():
+        found = [
+            int(match[1]) for line in lines if (match := re.search(rf"{title}: (\d+) bytes", line))
+        ]
+        if not found:
+            raise EngineError(
+                f"{name}: the compiler did not report its '{title}'; this version of TensorRT is "
+                "not known to work"
+            )
+        figures[key] = max(found)
+    return figures

@@ -1,0 +1,57 @@
+"""The cores that this process may use, and whether they are idle."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+PRESSURE = Path("/proc/pressure/cpu")
+"""Linux' account of how long tasks waited for a core, since 4.20:
+https://docs.kernel.org/accounting/psi.html
+"""
+
+QUOTAS = (
+    Path("/sys/fs/cgroup/cpu.max"),
+    Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+)
+"""Limits on the CPU time of a container, of cgroups in versions 2 and 1."""
+
+IDLE_PERCENT = 5.0
+"""Cores are idle if some task waited for one in less than this share of the last ten seconds.
+
+Not zero, since the system has its own tasks; a second process that computes on the same cores makes
+tasks wait most of the time.
+"""
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use, 1 or more.
+
+    Engines would otherwise count all cores of the machine.
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_are_idle() -> bool:
+    """Return whether threads that spin while they wait would take no other task's core.
+
+    False where that cannot be found out. The load average would not do: it still counts the run
+    that ended a minute ago, and a process that has the cores to itself.
+    """
+    # A thread that spins uses up the quota, and then all threads of the container are stopped.
+    if any(_limited(path) for path in QUOTAS):
+        return False
+    try:
+        found = re.match(r"some avg10=([0-9]+\.[0-9]+)", PRESSURE.read_text())
+    except OSError:
+        return False
+    return found is not None and float(found[1]) < IDLE_PERCENT
+
+
+def _limited(quota: Path) -> bool:
+    try:
+        text = quota.read_text()
+    except OSError:
+        return False
+    return not text.startswith(("max", "-1"))
