@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ every cell for itself.
 BundleArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[BUNDLE]",
+        metavar="BUNDLE",
         help="Exported model (default: the digits model).",
         show_default=False,
         autocompletion=completion.bundles,
@@ -116,6 +117,8 @@ def bench(
 
     machine = this_machine()  # before anything here loads the machine
     batches = _batches(batch)
+    if not math.isfinite(seconds):
+        raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")
     if against is not None:
         choice("--against", against, ("torch",))
         if model is None:
