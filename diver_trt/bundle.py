@@ -34,7 +34,7 @@ from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec, describe_declared
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "bundle.json"
 LIMITS = Limits(8 * 1024**2, 1000)
 """Of `bundle.json`: 100,000 classes with names of 80 bytes.
@@ -121,6 +121,7 @@ class Bundle:
         class_names: Name per class, if the model has them.
         process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
+        guided_channels: How many latent channels, from the first, the model's own sampler guides.
         timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with;
             None if the model has no such choice.
         places: Where `compare` looks into the denoiser: the name of each layer normalisation, in
@@ -142,6 +143,7 @@ class Bundle:
     class_names: tuple[str, ...] | None
     process: StoredProcess
     learned_variance: bool
+    guided_channels: Count
     timestep_frequencies: TimestepFrequencies | None
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
@@ -198,6 +200,12 @@ class Bundle:
                 "model has",
                 "latent_shape",
             )
+        if self.guided_channels > self.latent_shape[0]:
+            raise Invalid(
+                f"found {self.guided_channels}, expected at most {self.latent_shape[0]}, the "
+                "latent's channels",
+                "guided_channels",
+            )
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise Invalid(
                 f"found {len(self.class_names)} names, expected {self.num_classes}", "class_names"
@@ -253,7 +261,7 @@ class Bundle:
     @property
     def layout(self) -> StepLayout:
         """Columns of the step table for this model."""
-        return StepLayout(self.latent_shape[0], self.learned_variance)
+        return StepLayout(self.latent_shape[0], self.learned_variance, self.guided_channels)
 
     @property
     def condition_width(self) -> int:

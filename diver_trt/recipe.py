@@ -6,7 +6,7 @@ paper's symbols are `t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` =
 
 The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, as is
 the scaling of the gradient by sigma_t. The paper's text does not state the rest: the guidance scale
-4.0, three guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0). These
+4.0, the number of guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0). These
 follow DiT's sampler and the mode-guided samplers built on it.
 """
 
@@ -54,8 +54,8 @@ class Recipe:
             and only those steps are run.
         cfg_scale: Classifier-free guidance `w`, 1 (off) to `MAX_SCALE`.
         cfg_channels: Number of latent channels that it guides, from the first; the others keep the
-            class-conditional prediction. DiT's own sampler guides three of four, diffusers all
-            four.
+            class-conditional prediction. None is what the base model's own sampler guides: three of
+            four for DiT (diffusers' pipeline guides all four).
         gamma: Strength of semantic guidance, 0 (ablation "guidance off") to `MAX_SCALE`.
         window: `(t_h, t_l)`: semantic guidance acts at steps `t_h >= k > t_l`; `(steps, 0)` is
             every step.

@@ -127,6 +127,7 @@ def _bundle(
         class_names=model.class_names,
         process=model.process,
         learned_variance=model.learned_variance,
+        guided_channels=model.guided_channels,
         timestep_frequencies=model.timestep_frequencies,
         # the graph is searched for the same places
         places=tuple(model.probe_points(probed)),

@@ -78,17 +78,17 @@ def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[
             a variance that the process does not define.
     """
     channels = layout.channels
-    if recipe.cfg_channels > channels:
+    guided = layout.guided_channels if recipe.cfg_channels is None else recipe.cfg_channels
+    if guided > channels:
         raise RecipeError(
-            f"cfg_channels is {recipe.cfg_channels}, but the model's latents have {channels} "
-            "channels; "
+            f"cfg_channels is {guided}, but the model's latents have {channels} channels; "
             f"use 1 to {channels}."
         )
     k = np.arange(1, recipe.steps + 1)
     high, low = recipe.window
     table = np.empty((recipe.steps, layout.width))
     # Classifier-free guidance of a channel with scale 1 is the class-conditional prediction itself.
-    table[:, :channels] = np.where(np.arange(channels) < recipe.cfg_channels, recipe.cfg_scale, 1.0)
+    table[:, :channels] = np.where(np.arange(channels) < guided, recipe.cfg_scale, 1.0)
     table[:, layout.a], table[:, layout.b] = process.coefficients(recipe.steps)
     # Semantic guidance acts at the steps of its window; elsewhere a strength of 0 turns it off.
     table[:, layout.gamma] = np.where((high >= k) & (k > low), recipe.gamma, 0.0)

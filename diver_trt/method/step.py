@@ -19,10 +19,13 @@ class StepLayout:
         channels: Latent channels `c`.
         learned_variance: Whether the network predicts, per value, where between the two
             log-variances its variance lies.
+        guided_channels: How many channels, from the first, classifier-free guidance acts on where a
+            recipe does not set it.
     """
 
     channels: int
     learned_variance: bool
+    guided_channels: int
 
     @property
     def a(self) -> int:

@@ -56,6 +56,7 @@ class BaseModel(ABC):
         class_names: Name per class, if the model has them.
         process: The process that it was trained on.
         learned_variance: Whether it predicts its variance.
+        guided_channels: How many latent channels, from the first, its own sampler guides.
         timestep_frequencies: `"dit"`, 10000^(-i/128), or `"diffusers"`, 10000^(-i/127); None if the
             model has no such choice.
         frequencies_reason: Why those, in words.
@@ -63,6 +64,7 @@ class BaseModel(ABC):
     """
 
     base: ClassVar[str]
+    guided_channels: ClassVar[int]
 
     model_id: str
     revision: str | None = None
@@ -81,7 +83,7 @@ class BaseModel(ABC):
     @property
     def layout(self) -> StepLayout:
         """Columns of the step table for this model."""
-        return StepLayout(self.latent_shape[0], self.learned_variance)
+        return StepLayout(self.latent_shape[0], self.learned_variance, self.guided_channels)
 
     @property
     @abstractmethod

@@ -49,7 +49,9 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         channels = self.layout.channels
         prediction = self.predictor(torch.cat([latent, latent]), condition.flatten(0, 1))
-        by_class, by_null = prediction.reshape(2, -1, *prediction.shape[1:])
+        prediction = prediction.reshape(2, -1, *prediction.shape[1:])
+        # Indexed, not unpacked: each half is then one Gather, and not a Slice and a Squeeze.
+        by_class, by_null = prediction[0], prediction[1]
         variance = by_class[:, channels:]  # the class-conditional one, as in DiT
         next_latent: Tensor = guided_step(
             latent,

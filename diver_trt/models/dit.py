@@ -51,6 +51,9 @@ class Dit(BaseModel):
     """
 
     base: ClassVar[str] = "dit"
+    # DiT's `forward_with_cfg` guides three channels of four "for exact reproducibility":
+    # https://github.com/facebookresearch/DiT/blob/main/models.py
+    guided_channels: ClassVar[int] = 3
 
     transformer: DiTTransformer2DModel
     vae: AutoencoderKL
