@@ -50,8 +50,12 @@ NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 TimestepFrequencies = Literal["dit", "diffusers"]
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+HALF_PRECISIONS: tuple[Precision, ...] = ("fp16", "int8-fp16")
+"""Those that compute in float16, and have float16 conditions."""
+EIGHT_BIT_PRECISIONS: tuple[Precision, ...] = ("int8", "int8-fp16")
+"""Those whose weights are int8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,8 @@ class Bundle:
             whole bundle.
         schema: Version of `bundle.json`.
         model: The model that was exported.
-        precision: `"fp32"` (the reference) or `"fp16"`.
+        precision: `"fp32"` (the reference), `"fp16"`, or int8 weights with all else in float32
+            (`"int8"`) or in float16 (`"int8-fp16"`).
         image_size: Side of the images in pixels.
         latent_shape: `(c, h, w)`.
         scaling_factor: The VAE's factor, already inside encoder and decoder.
@@ -315,7 +320,7 @@ def contract(
         TensorSpec(name, "float32", ("n", *latent_shape))
         for name in ("latent", "anchor", "next_latent")
     )
-    condition_dtype = "float16" if precision == "fp16" else "float32"
+    condition_dtype = "float16" if precision in HALF_PRECISIONS else "float32"
     time, label = TensorSpec("time", "float32", ("m",)), TensorSpec("label", "int64", ("m",))
     condition = TensorSpec("condition", condition_dtype, ("m", condition_width))
     pair = TensorSpec("condition", condition_dtype, (2, "n", condition_width))

@@ -102,8 +102,16 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             change("schema", to="1"),
             'bundle.json: schema: found "1", expected a whole number, 1 or more',
         ),
-        (change("precision", to="int8"), 'precision: found "int8", expected one of fp32, fp16'),
-        (change("precision", to=...), "precision: missing, expected one of fp32, fp16"),
+        (
+            change("precision", to="int4"),
+            'precision: found "int4", expected one of fp32, fp16, int8, int8-fp16',
+        ),
+        (
+            change("precision", to=...),
+            "precision: missing, expected one of fp32, fp16, int8, int8-fp16",
+        ),
+        (change("guided_channels", to=5), "guided_channels: found 5, expected at most 4"),
+        (change("guided_channels", to=0), "guided_channels: found 0, expected a whole number, 1"),
         (
             change("latent_shape", to=[4, 8]),
             r"latent_shape: found \[4, 8\], expected a list of 3, each a whole number from 1 to",

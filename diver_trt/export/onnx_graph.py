@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError
+from diver_trt.export.int8 import quantise_weights
 from diver_trt.tensors import TensorSpec
 
 OPSET = 20
@@ -33,6 +34,8 @@ def graph_from_network(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     path: Path,
+    *,
+    int8_weights: bool = False,
 ) -> Path | None:
     """Write a network's ONNX graph and return the file of its external data, if it has one.
 
@@ -41,6 +44,7 @@ def graph_from_network(
         inputs: Its inputs; a named axis becomes dynamic.
         outputs: Its outputs.
         path: The `.onnx` file to write.
+        int8_weights: Whether its products and convolutions get eight-bit weights.
 
     Raises:
         ExportError: torch cannot export the network, the graph's tensors are not those declared, an
@@ -68,6 +72,8 @@ def graph_from_network(
     )
     model = program.model
     _fold_known_shapes(model.graph)
+    if int8_weights:
+        quantise_weights(model.graph)
     _forget_origins(model)
     size = sum(
         tensor.nbytes

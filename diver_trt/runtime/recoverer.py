@@ -21,7 +21,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import HALF_PRECISIONS, Bundle
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, RecipeError, shown
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
@@ -392,7 +392,7 @@ class Recoverer:
         decoder = self._networks.open("decoder")
         hint = (
             "; the model may overflow in fp16, use its fp32 bundle"
-            if self.bundle.precision == "fp16"
+            if self.bundle.precision in HALF_PRECISIONS
             else ""
         )
         for latent in latents:

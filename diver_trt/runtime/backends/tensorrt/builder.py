@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt._version import __version__
-from diver_trt.bundle import MANIFEST, NETWORKS, Bundle, Network, NetworkName, run_size
+from diver_trt.bundle import (
+    HALF_PRECISIONS,
+    MANIFEST,
+    NETWORKS,
+    Bundle,
+    Network,
+    NetworkName,
+    run_size,
+)
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError, shown
 from diver_trt.files import FileRecord, file_sha256
 from diver_trt.runtime.backends.tensorrt.cuda import find_gpu, import_cuda
@@ -171,16 +179,16 @@ def check_target(bundle: Bundle, target: Target) -> None:
     """Refuse a target that the compiler has no kernels for, before anything is compiled.
 
     Raises:
-        EngineError: If TensorRT-RTX should compile an fp32 bundle for a GPU that it has no float32
-            matrix products for.
+        EngineError: If TensorRT-RTX should compile a bundle that computes in float32 for a GPU that
+            it has no float32 matrix products for.
     """
-    if target.backend != "rtx" or bundle.precision != "fp32":
+    if target.backend != "rtx" or bundle.precision in HALF_PRECISIONS:
         return
     without = [name for name in target.compute_capabilities if int(name[2:]) < FLOAT32_FROM]
     if without:
         turing = ", ".join(without)
         raise EngineError(
-            f"{bundle.path}: is an fp32 bundle, and TensorRT-RTX has no float32 matrix products "
+            f"{bundle.path}: is an {bundle.precision} bundle, and TensorRT-RTX has no float32 matrix products "
             f"for {turing}, only for sm{FLOAT32_FROM} and "
             "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and "
             "build that bundle, or name a later GPU "
@@ -448,12 +456,18 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
     """Check the compiled matrix products and bytes per weight against the bundle's precision.
 
     Raises:
-        EngineError: An fp16 bundle became a float32 engine, or the other way round.
+        EngineError: An fp16 bundle became a float32 engine, or the other way round, or weights of
+            eight bits were stored in more.
     """
     half, single = compiled.products.get("float16", 0), compiled.products.get("float32", 0)
     width = compiled.memory.weights_bytes / bundle.networks[name].parameters
-    right = half > single and width < 3 if bundle.precision == "fp16" else half == 0 and width > 3
-    if not right:
+    right = {
+        "fp32": half == 0 and width > 3,
+        "fp16": half > single and width < 3,
+        "int8": half == 0 and width < 1.5,
+        "int8-fp16": half > single and width < 1.5,
+    }
+    if not right[bundle.precision]:
         raise EngineError(
             f"{name}: the bundle is {bundle.precision}, but the compiled network has {half} "
             f"products in float16 and {single} in float32, "
