@@ -49,7 +49,8 @@ class TorchSession:
         bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
         precision: Precision of the networks, as the exporter builds them; None is the bundle's,
-            and float32 for int8. Conditions are float16 for `"fp16"` and float32 otherwise, independent of the bundle's.
+            and float32 for int8. Conditions are float16 for `"fp16"` and float32 otherwise,
+            independent of the bundle's.
 
     Attributes:
         networks: The modules by name.

@@ -16,6 +16,7 @@ from diver_trt.errors import ExportError
 from diver_trt.export.onnx_graph import random_inputs
 from diver_trt.tensors import TensorSpec
 
+# At 1 an axis may be dropped or broadcast by mistake; 3 is a batch that the trace did not see.
 BATCHES = (1, 3)
 
 TOLERANCES: dict[Precision, float] = {

@@ -64,6 +64,7 @@ def export_bundle(
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, since a rename is atomic only inside one file system.
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as cause:
         raise OutputError(f"{path}: cannot be made ({cause.strerror})") from cause
@@ -94,6 +95,7 @@ def _export_networks(
         weights = graph_from_network(
             networks[name], inputs, outputs, graph, int8_weights=precision in EIGHT_BIT_PRECISIONS
         )
+        # Against float32 in every precision: a fault of the plan itself must show.
         error = check_against_module(graph, references[name], inputs, outputs, precision)
         network = Network(
             name=name,

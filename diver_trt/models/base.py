@@ -88,7 +88,7 @@ class BaseModel(ABC):
     @property
     @abstractmethod
     def parts(self) -> tuple[nn.Module, ...]:
-        """The modules that hold all weights: they tell one model from another."""
+        """The modules that hold all weights: what identifies a model."""
 
     @abstractmethod
     def modules(self, dtype: torch.dtype) -> Modules:
@@ -127,8 +127,9 @@ class BaseModel(ABC):
 def weights_sha256(model: BaseModel) -> str:
     """Return a hash of all weights of a model, in hex; it identifies a model without its name."""
     digest = hashlib.sha256()
+    # By name, since the order of a module's parameters may change with diffusers' version.
     for part in model.parts:
         for name, parameter in sorted(part.named_parameters()):
             digest.update(f"{name} {list(parameter.shape)}\n".encode())
-            digest.update(parameter.numpy().data)
+            digest.update(parameter.numpy().data)  # the bytes of float32, without a copy
     return digest.hexdigest()

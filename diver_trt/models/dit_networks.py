@@ -44,6 +44,7 @@ class Conditioner(nn.Module):
         ]
         for embedder, modulation, vectors in modulations:
             layer = _with_one_added(modulation, vectors)
+            # A copy is compared by its values: diffusers loads equal weights as separate tensors.
             known = next(
                 (i for i, other in enumerate(embedders) if _same_weights(embedder, other)), None
             )
@@ -64,12 +65,14 @@ class Conditioner(nn.Module):
         self.sections = nn.ModuleList(_joined(layers).to(dtype) for _, layers in sections)
 
     def forward(self, time: Tensor, label: Tensor) -> Tensor:
+        # Timestep and label embedding (DiT, section 3.2)
         # Computed in float32, since float16 represents whole numbers only up to 2,048.
         sinusoids = self.time_proj(time).to(self.dtype)
         conditions = [
             F.silu(embed(sinusoids) + table(label))
             for embed, table in zip(self.timestep_embedders, self.label_tables, strict=True)
         ]
+        # adaLN-Zero modulations of all blocks, in the order in which the denoiser reads them
         return torch.cat(
             [
                 layer(conditions[i])
@@ -99,6 +102,7 @@ def _with_one_added(layer: nn.Linear, vectors: tuple[str, ...]) -> nn.Linear:
 
 
 def _joined(layers: list[nn.Linear]) -> nn.Linear:
+    # One product instead of B: the rows of all layers under each other.
     joined = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers))
     joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
     joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
@@ -136,6 +140,7 @@ class Predictor(nn.Module):
         self.patch_size, self.out_channels = transformer.config.patch_size, transformer.out_channels
         self.width = transformer.inner_dim
         self.patch_projection = in_dtype(transformer.pos_embed.proj, dtype)
+        # float32 in every precision, since the residual stream begins with it.
         self.register_buffer("position", transformer.pos_embed.pos_embed.float())
         self.blocks = nn.ModuleList(Block(block, dtype) for block in transformer.transformer_blocks)
         self.final_norm, self.final_projection = (

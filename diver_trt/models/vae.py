@@ -59,6 +59,7 @@ def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
         raise ExportError(
             f"{where}: block_out_channels, down_block_types and up_block_types differ in length"
         )
+    # A shift or scale that is read wrongly changes every image, and no check of shapes finds it.
     _check_latent_statistics(config, where)
     state, notes = stored_weights(files)
     state, prefix = unwrapped(state, "decoder.conv_out.weight")
@@ -167,6 +168,7 @@ class Encoder(nn.Module):
         self.register_buffer("scale", _latent_scale(vae))
 
     def forward(self, image: Tensor) -> Tensor:
+        # Posterior of q(z | x); its mean is the latent, without drawing from it
         moments = self.encoder(image.to(self.dtype)).float()
         if self.quant is not None:
             moments = self.quant(moments)
@@ -191,6 +193,7 @@ class Decoder(nn.Module):
         self.register_buffer("scale", _latent_scale(vae))
 
     def forward(self, latent: Tensor) -> Tensor:
+        # Undo the scaling of latents in float32, and round to the network's type only once.
         latent = latent / self.scale + self.shift
         if self.post_quant is not None:
             latent = self.post_quant(latent)
@@ -245,6 +248,7 @@ def lean(network: ModuleT, dtype: torch.dtype) -> ModuleT:
 
     The copy shares float32 weights with the model, whose own code `compare` still runs.
     """
+    # deepcopy takes what its memo holds as copied already.
     shared = {id(weight): weight for weight in network.parameters()}
     copied = in_dtype(copy.deepcopy(network, shared), dtype)
     for parent in list(copied.modules()):
