@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe
 from diver_trt.export import int8
+from diver_trt.export.checks import TOLERANCES, relative_l2
 from diver_trt.export.int8 import MIN_VALUES, quantise, quantise_weights
 from diver_trt.models.dit import stage_names
 
@@ -99,3 +100,67 @@ def test_an_int8_bundle_is_exported_checked_and_looked_into(
     latent = np.random.default_rng(1).standard_normal((1, *bundle.latent_shape)).astype(np.float32)
     condition = np.zeros((2, 1, bundle.condition_width), np.float32)
     assert list(GraphProbe(bundle).stages(latent, condition).stream) == stage_names(3)
+
+
+@pytest.fixture(scope="module")
+def eight_bit_denoiser(digits: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits' denoiser as an int8 export writes it, without the minute that tracing takes."""
+    path = tmp_path_factory.mktemp("int8") / "denoiser.onnx"
+    model = onnx_ir.load(digits.path / "denoiser.onnx")
+    quantise_weights(model.graph)
+    onnx_ir.save(model, path)
+    return path
+
+
+def denoiser_inputs(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
+    generator = np.random.default_rng(3)
+    shapes = {
+        spec.name: spec.concrete(2) if spec.name != "coefficients" else spec.shape
+        for spec in bundle.networks["denoiser"].inputs
+    }
+    return {
+        name: (0.3 * generator.standard_normal(shape)).astype(np.float32)  # type: ignore[arg-type]
+        for name, shape in shapes.items()
+    }
+
+
+def test_openvino_keeps_the_integers_of_every_product(
+    eight_bit_denoiser: Path, digits: Bundle
+) -> None:
+    """Whether it rounds activations too depends on the processor, hence the exporter's tolerance."""
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is an engine of its own")
+    import onnxruntime
+
+    inputs = denoiser_inputs(digits)
+    core = openvino.Core()
+    model = core.read_model(eight_bit_denoiser)
+    model.reshape({name: list(values.shape) for name, values in inputs.items()})
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    products = [
+        layer.get_rt_info()["runtimePrecision"].astype(str)
+        for layer in compiled.get_runtime_model().get_ordered_ops()
+        if layer.get_rt_info()["layerType"].astype(str) == "FullyConnected"
+    ]
+    assert products == ["i8"] * 25  # four in each of six blocks, and the final projection
+    (found,) = compiled.create_infer_request().infer(inputs).values()
+    session = onnxruntime.InferenceSession(
+        digits.path / "denoiser.onnx", providers=["CPUExecutionProvider"]
+    )
+    (expected,) = session.run(None, inputs)
+    assert relative_l2(found, expected) < TOLERANCES["int8"]
+
+
+def test_tensorrt_rtx_stores_the_weights_in_eight_bits(
+    eight_bit_denoiser: Path, digits: Bundle
+) -> None:
+    """Compiled for real, and not run."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is installed by the extra 'rtx'")
+    from diver_trt.runtime.backends.tensorrt.builder import compile_graph, resolve_target
+    from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+
+    network = digits.networks["denoiser"]
+    batches = Profile(2, 2, 2)
+    compiled = compile_graph(
+        eight_bit_denoiser, network, batches, resolve_target("rtx", [86, 120], batches)
+    )
+    assert 1 < compiled.memory.weights_bytes / network.parameters < 1.2

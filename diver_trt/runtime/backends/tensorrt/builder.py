@@ -464,8 +464,8 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
     right = {
         "fp32": half == 0 and width > 3,
         "fp16": half > single and width < 3,
-        "int8": half == 0 and width < 1.5,
-        "int8-fp16": half > single and width < 1.5,
+        "int8": half == 0 and width < 2,
+        "int8-fp16": half > single and width < 2,
     }
     if not right[bundle.precision]:
         raise EngineError(
