@@ -34,7 +34,9 @@ def main() -> None:
     print("|---|---:|---|")
     for name in NETWORKS:
         graph = onnx.load(bundle.path / f"{name}.onnx", load_external_data=False).graph
-        rows = [(name, Counter(node.op_type for node in graph.node))]
+        rows: list[tuple[str, Counter[str]]] = [
+            (name, Counter(node.op_type for node in graph.node))
+        ]
         if name == "denoiser":
             rows.append(("a block of it", block_nodes(graph)))
         for title, kinds in rows:
