@@ -1,6 +1,6 @@
 """What eight bits cost in images, and save in bytes: the digits in every precision.
 
-    python benchmarks/int8.py --folder /tmp/int8
+    python -m benchmarks.int8 --folder /tmp/int8
 
 Exports the digits in fp32, fp16, int8 and int8-fp16 below the folder unless they are there, puts
 the hundred distilled digits through each on every engine named with `--engine`, and compares the

@@ -1,6 +1,6 @@
 """How many nodes a bundle's graphs have, in all and per block of the denoiser, and of which kinds.
 
-    python benchmarks/nodes.py engines/digits
+    python -m benchmarks.nodes engines/digits
 
 Prints the tables of `benchmarks/README.md`. A block begins at its first layer normalisation and
 ends where the next one begins; the graph lists nodes in the order in which they run.

@@ -203,8 +203,7 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> tuple
         )
     if not stated and rows - 1 not in CLASS_COUNTS:
         return rows - 1, [
-            f"nothing in the file states how many classes it has; its label table of {rows} rows is "
-            "taken "
-            f"for {rows - 1} classes and a null class"
+            "nothing in the file states how many classes it has; its label table of "
+            f"{rows} rows is taken for {rows - 1} classes and a null class"
         ]
     return rows - 1, []
