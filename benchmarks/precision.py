@@ -20,6 +20,7 @@ import gc
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from benchmarks.compiling import compile_alone
 from diver_trt.bundle import Bundle, NetworkName, contract, default_bundle
@@ -42,6 +42,7 @@ from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.method.schedule import Schedule
+from diver_trt.models.attention import SelfAttention
 from diver_trt.models.denoiser import Denoiser
 from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
 from diver_trt.models.dit_networks import Block, Predictor
@@ -86,36 +87,38 @@ PLANS = (
 )
 
 
+class PlannedAttention(SelfAttention):
+    """The exporter's attention with its scores, softmax and last product in either type."""
+
+    def __init__(self, attention: Any, plan: Plan) -> None:
+        super().__init__(attention, HALF)
+        self.plan = plan
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        heads = self.query_key_value(tokens).reshape(*tokens.shape[:2], 3 * self.heads, -1)
+        heads = heads.transpose(1, 2).to(self.plan.attention)
+        query, key, value = torch.split(heads, self.heads, dim=1)
+        attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
+        projected: Tensor = self.output(attended.to(HALF).transpose(1, 2).flatten(2))
+        return projected
+
+
 class PlannedBlock(Block):
     """A block of the exporter under another plan."""
 
     def __init__(self, block: Any, plan: Plan) -> None:
         super().__init__(block, HALF)
         self.plan = plan
+        self.attention = PlannedAttention(block.attn1, plan)
 
-    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, modulation: Sequence[Tensor]) -> Tensor:
         norms, residual = self.plan.norms, self.plan.residual
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unsqueeze(1).chunk(6, dim=2)
-        prepared = self.attention_norm(tokens.to(norms)) * (1 + scale_a.to(norms)) + shift_a.to(
-            norms
-        )
-        tokens = gate_a.to(residual) * self._attend(prepared.to(HALF)).to(residual) + tokens
-        prepared = self.mlp_norm(tokens.to(norms)) * (1 + scale_m.to(norms)) + shift_m.to(norms)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
+        prepared = self.attention_norm(tokens.to(norms)) * scale_a.to(norms) + shift_a.to(norms)
+        tokens = gate_a.to(residual) * self.attention(prepared.to(HALF)).to(residual) + tokens
+        prepared = self.mlp_norm(tokens.to(norms)) * scale_m.to(norms) + shift_m.to(norms)
         mixed: Tensor = gate_m.to(residual) * self.mlp(prepared.to(HALF)).to(residual) + tokens
         return mixed
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        attention = self.attention
-        query, key, value = (
-            project(tokens)
-            .reshape(*tokens.shape[:2], attention.heads, -1)
-            .transpose(1, 2)
-            .to(self.plan.attention)
-            for project in (attention.to_q, attention.to_k, attention.to_v)
-        )
-        attended = F.scaled_dot_product_attention(query, key, value).to(HALF)
-        projected: Tensor = attention.to_out[0](attended.transpose(1, 2).flatten(2))
-        return projected
 
 
 class PlannedPredictor(Predictor):
@@ -133,11 +136,12 @@ class PlannedPredictor(Predictor):
         patches = self.patch_projection(latent.to(HALF))
         grid = patches.shape[2]
         tokens = patches.flatten(2).transpose(1, 2).to(residual) + self.position.to(residual)
+        vectors = torch.split(condition.unsqueeze(1), self.width, dim=2)
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, condition[:, 6 * self.width * i : 6 * self.width * (i + 1)])
-        shift, scale = condition[:, -2 * self.width :].unsqueeze(1).to(norms).chunk(2, dim=2)
+            tokens = block(tokens, vectors[6 * i :][:6])
+        shift, scale = (vector.to(norms) for vector in vectors[-2:])
         outputs = self.final_projection(
-            (self.final_norm(tokens.to(norms)) * (1 + scale) + shift).to(HALF)
+            (self.final_norm(tokens.to(norms)) * scale + shift).to(HALF)
         ).float()
         patch = self.patch_size
         outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(

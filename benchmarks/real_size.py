@@ -92,7 +92,11 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     silu = torch.nn.functional.silu
     layers = [block.norm1.linear for block in blocks] + [transformer.proj_out_1]
     embedded = silu(blocks[0].norm1.emb(t, labels, torch.float32))
-    expected_condition = torch.cat([layer(embedded) for layer in layers], dim=1).numpy()
+    modulations = torch.cat([layer(embedded) for layer in layers], dim=1)
+    # A condition holds 1 + scale: of a block's six vectors the second and the fifth.
+    vectors = modulations.reshape(len(labels), -1, transformer.inner_dim)
+    vectors[:, 1::3] += 1
+    expected_condition = vectors.flatten(1).numpy()
 
     row = Schedule(bundle.process, Recipe(), bundle.layout).table[STEP - 1]
     step = {

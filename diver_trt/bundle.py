@@ -34,7 +34,7 @@ from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec, describe_declared
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "bundle.json"
 LIMITS = Limits(8 * 1024**2, 1000)
 """Of `bundle.json`: 100,000 classes with names of 80 bytes.
@@ -50,8 +50,12 @@ NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 TimestepFrequencies = Literal["dit", "diffusers"]
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8", "int8-fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+HALF_PRECISIONS: tuple[Precision, ...] = ("fp16", "int8-fp16")
+"""Those that compute in float16, and have float16 conditions."""
+EIGHT_BIT_PRECISIONS: tuple[Precision, ...] = ("int8", "int8-fp16")
+"""Those whose weights are int8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,8 @@ class Bundle:
             whole bundle.
         schema: Version of `bundle.json`.
         model: The model that was exported.
-        precision: `"fp32"` (the reference) or `"fp16"`.
+        precision: `"fp32"` (the reference), `"fp16"`, or int8 weights with all else in float32
+            (`"int8"`) or in float16 (`"int8-fp16"`).
         image_size: Side of the images in pixels.
         latent_shape: `(c, h, w)`.
         scaling_factor: The VAE's factor, already inside encoder and decoder.
@@ -121,6 +126,7 @@ class Bundle:
         class_names: Name per class, if the model has them.
         process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
+        guided_channels: How many latent channels, from the first, the model's own sampler guides.
         timestep_frequencies: `"dit"` or `"diffusers"`: the sinusoids the weights were trained with;
             None if the model has no such choice.
         places: Where `compare` looks into the denoiser: the name of each layer normalisation, in
@@ -142,6 +148,7 @@ class Bundle:
     class_names: tuple[str, ...] | None
     process: StoredProcess
     learned_variance: bool
+    guided_channels: Count
     timestep_frequencies: TimestepFrequencies | None
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
@@ -198,6 +205,12 @@ class Bundle:
                 "model has",
                 "latent_shape",
             )
+        if self.guided_channels > self.latent_shape[0]:
+            raise Invalid(
+                f"found {self.guided_channels}, expected at most {self.latent_shape[0]}, the "
+                "latent's channels",
+                "guided_channels",
+            )
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise Invalid(
                 f"found {len(self.class_names)} names, expected {self.num_classes}", "class_names"
@@ -253,7 +266,7 @@ class Bundle:
     @property
     def layout(self) -> StepLayout:
         """Columns of the step table for this model."""
-        return StepLayout(self.latent_shape[0], self.learned_variance)
+        return StepLayout(self.latent_shape[0], self.learned_variance, self.guided_channels)
 
     @property
     def condition_width(self) -> int:
@@ -307,7 +320,7 @@ def contract(
         TensorSpec(name, "float32", ("n", *latent_shape))
         for name in ("latent", "anchor", "next_latent")
     )
-    condition_dtype = "float16" if precision == "fp16" else "float32"
+    condition_dtype = "float16" if precision in HALF_PRECISIONS else "float32"
     time, label = TensorSpec("time", "float32", ("m",)), TensorSpec("label", "int64", ("m",))
     condition = TensorSpec("condition", condition_dtype, ("m", condition_width))
     pair = TensorSpec("condition", condition_dtype, (2, "n", condition_width))

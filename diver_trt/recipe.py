@@ -6,8 +6,8 @@ paper's symbols are `t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` =
 
 The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, as is
 the scaling of the gradient by sigma_t. The paper's text does not state the rest: the guidance scale
-4.0, three guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0). These
-follow DiT's sampler and the mode-guided samplers built on it.
+4.0, the number of guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0).
+These follow DiT's sampler and the mode-guided samplers built on it.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Recipe:
             and only those steps are run.
         cfg_scale: Classifier-free guidance `w`, 1 (off) to `MAX_SCALE`.
         cfg_channels: Number of latent channels that it guides, from the first; the others keep the
-            class-conditional prediction. DiT's own sampler guides three of four, diffusers all
-            four.
+            class-conditional prediction. None is what the base model's own sampler guides: three of
+            four for DiT (diffusers' pipeline guides all four).
         gamma: Strength of semantic guidance, 0 (ablation "guidance off") to `MAX_SCALE`.
         window: `(t_h, t_l)`: semantic guidance acts at steps `t_h >= k > t_l`; `(steps, 0)` is
             every step.
@@ -75,7 +75,9 @@ class Recipe:
         50, "Step t_r sampling starts at, or matched (= the inherit step)", paper=True
     )
     cfg_scale: float = _setting(4.0, "Classifier-free guidance w")
-    cfg_channels: int = _setting(3, "Latent channels it guides: 3 as DiT, 4 as diffusers")
+    cfg_channels: int | None = _setting(
+        None, "Latent channels it guides, 1 to all; DiT's own sampler guides 3 of 4"
+    )
     gamma: float = _setting(0.1, "Strength of semantic guidance", paper=True)
     window: tuple[int, int] = _setting(
         (40, 25), "Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full", paper=True
@@ -103,7 +105,8 @@ class Recipe:
         _require_int("start_step", self.start_step, 1, self.steps, hint)
         if self.inherit_step is not None:
             _require_int("inherit_step", self.inherit_step, 1, self.steps, hint)
-        _require_int("cfg_channels", self.cfg_channels, 1, None)
+        if self.cfg_channels is not None:
+            _require_int("cfg_channels", self.cfg_channels, 1, None)
         _require_float("cfg_scale", self.cfg_scale, 1.0, MAX_SCALE)
         _require_float("gamma", self.gamma, 0.0, MAX_SCALE)
         if self.sigma not in SIGMAS:

@@ -66,7 +66,7 @@ class Reference:
             )
             c = latent.shape[1]
             eps = by_class[:, :c].clone()
-            guided = slice(None, recipe.cfg_channels)
+            guided = slice(None, recipe.cfg_channels or 3)
             eps[:, guided] = (
                 by_null[:, :c][:, guided] + recipe.cfg_scale * (eps - by_null[:, :c])[:, guided]
             )

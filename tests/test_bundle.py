@@ -97,13 +97,21 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (change("schema", to=3), "schema 3, but this diver-trt reads schema 2; update diver-trt"),
+        (change("schema", to=4), "schema 4, but this diver-trt reads schema 3; update diver-trt"),
         (
             change("schema", to="1"),
             'bundle.json: schema: found "1", expected a whole number, 1 or more',
         ),
-        (change("precision", to="int8"), 'precision: found "int8", expected one of fp32, fp16'),
-        (change("precision", to=...), "precision: missing, expected one of fp32, fp16"),
+        (
+            change("precision", to="int4"),
+            'precision: found "int4", expected one of fp32, fp16, int8, int8-fp16',
+        ),
+        (
+            change("precision", to=...),
+            "precision: missing, expected one of fp32, fp16, int8, int8-fp16",
+        ),
+        (change("guided_channels", to=5), "guided_channels: found 5, expected at most 4"),
+        (change("guided_channels", to=0), "guided_channels: found 0, expected a whole number, 1"),
         (
             change("latent_shape", to=[4, 8]),
             r"latent_shape: found \[4, 8\], expected a list of 3, each a whole number from 1 to",
@@ -256,11 +264,11 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 def test_a_bundle_of_an_earlier_schema_is_refused_with_the_command_that_renews_it(
     edited: Edit,
 ) -> None:
-    folder = edited(change("schema", to=1))
+    folder = edited(change("schema", to=2))
     with pytest.raises(BundleError) as caught:
         Bundle.open(folder)
     assert str(caught.value) == (
-        f"{folder}/bundle.json: schema 1, but this diver-trt reads schema 2; remove the folder and "
+        f"{folder}/bundle.json: schema 2, but this diver-trt reads schema 3; remove the folder and "
         f"export the model again: diver-trt export MODEL {folder}"
     )
 

@@ -203,7 +203,7 @@ def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) 
         ("build engines/", "engines/digits"),
         ("recover --bundle nowhere/", ""),
         ("compare --engine torch-b", "torch-bf16"),
-        ("export --precision ", "fp32 fp16"),
+        ("export --precision ", "fp32 fp16 int8 int8-fp16"),
     ],
 )
 def test_the_shell_completes_values(

@@ -19,7 +19,7 @@ def test_the_default_is_the_papers() -> None:
         "inherit_step": 25,
         "start_step": 50,
         "cfg_scale": 4.0,
-        "cfg_channels": 3,
+        "cfg_channels": None,
         "gamma": 0.1,
         "window": (40, 25),
         "sigma": "learned",

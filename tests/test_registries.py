@@ -289,7 +289,6 @@ def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> N
 
     lineup = line_up([toy_bundle], load_model("toy"), ["onnx"], 3)
     recipe = Recipe(steps=4, inherit_step=2, start_step=3, window=(3, 1), sigma="marginal")
-    recipe = recipe.with_settings(cfg_channels=2)
     inputs = distilled_inputs(toy_bundle, 3)
     recording = record(lineup.reference, inputs, recipe)
     reference = Reference(lineup.reference, recording, lineup.reference.probe())

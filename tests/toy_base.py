@@ -93,6 +93,7 @@ class Decoder(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class Toy(BaseModel):
     base: ClassVar[str] = "toy"
+    guided_channels: ClassVar[int] = CHANNELS
 
     own: Modules
 

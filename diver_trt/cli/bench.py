@@ -164,13 +164,14 @@ def _contestants(
 ) -> tuple[list[Contestant], Ceiling | None]:
     """Return what is measured, and a GPU's ceilings where torch can measure them."""
     from diver_trt.bench.contestants import cuda_works, engine_contestants, torch_contestants
+    from diver_trt.bundle import HALF_PRECISIONS
 
     found = engine_contestants(engines, bundle)
     model, revision, vae = source
     if model is None:
         return found, None
     on_gpu = any(contestant.on_device for contestant in found) and cuda_works()
-    half = on_gpu and bundle.precision == "fp16"
+    half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(
         bundle,
         model,

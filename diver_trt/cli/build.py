@@ -102,7 +102,7 @@ def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:
     from diver_trt.bundle import NETWORKS
     from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
 
-    width = 2 if bundle.precision == "fp16" else 4
+    width = {"fp32": 4, "fp16": 2, "int8": 1, "int8-fp16": 1}[bundle.precision]
     return {
         "would_write": str(target.folder(bundle)),
         "targets": list(target.compute_capabilities),

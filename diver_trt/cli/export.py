@@ -27,8 +27,9 @@ BundleArgument = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="fp32 (the reference) or fp16 (what ships to GPUs).",
-        autocompletion=completion.values(lambda: ["fp32", "fp16"]),
+        help="fp32 (the reference), fp16 (what ships to GPUs), or weights in eight bits: int8 "
+        "for CPUs, int8-fp16 for GPUs.",
+        autocompletion=completion.values(lambda: ["fp32", "fp16", "int8", "int8-fp16"]),
     ),
 ]
 Revision = Annotated[
@@ -71,7 +72,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a diffusion transformer and its VAE to a bundle of four checked ONNX graphs."""
-    chosen = choice("--precision", precision, ("fp32", "fp16"))
+    chosen = choice("--precision", precision, ("fp32", "fp16", "int8", "int8-fp16"))
     frequencies = (
         choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers"))
         if timestep_frequencies

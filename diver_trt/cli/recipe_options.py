@@ -69,12 +69,13 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
     for setting in fields(Recipe):
         default = setting.default
         shown = ":".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = "the model's own" if default is None else shown
         # In parentheses: rich reads "[paper: 50]" as a style and prints nothing
         # (https://rich.readthedocs.io/en/stable/markup.html).
         source = "paper" if setting.metadata["paper"] else "default"
         text = f"{setting.metadata['help']} ({source}: {shown})."
         words = _WORDS.get(setting.name)
-        kind = str if words or isinstance(default, tuple) else type(default)
+        kind = str if words or isinstance(default, tuple) else type(default or 1)
         offered = completion.values(lambda words=words: words) if words else None  # type: ignore[misc]
         if setting.name == "sigma":
             offered = completion.sigmas

@@ -60,6 +60,10 @@ _ROUNDING = (
     "float16 has 11 bits, 5e-4 a rounding, and a value is rounded many times on its way; "
     "the exporter uses the same limit"
 )
+_EIGHT_BITS = (
+    "a weight is rounded to 1/127 of its channel's largest, half a percent of a product, and an "
+    "engine may round activations likewise: 5e-3 on the digits"
+)
 _SUMMATION = (
     "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far "
     "above 1e-5"
@@ -115,10 +119,42 @@ TOLERANCES: dict[str, Tolerances] = {
             ),
         },
     ),
+    "int8": Tolerances(
+        networks=dict.fromkeys(("encoder", "conditioner", "decoder"), Limit(2e-2, _EIGHT_BITS)),
+        step=Limit(
+            2e-2,
+            "the latent stays float32; guidance multiplies the rounding of its two predictions by "
+            "up to 2 w - 1, seven times: 3e-3 on the digits",
+        ),
+        change=Limit(
+            2e-1,
+            "a small step divides the rounding by the little that it changes: 6e-2 on the digits",
+        ),
+        place=Limit(
+            5e-2,
+            "each product adds half a percent, and the stream sums them up: 3e-2 on the digits, "
+            "at the final layer",
+        ),
+        images={
+            "mean_psnr_db": Limit(
+                40, "a root mean square of 2.5 levels in 255, which nobody sees", at_least=True
+            ),
+            "min_psnr_db": Limit(
+                30,
+                "below it, a picture has visibly changed: one bad image must not hide in a good "
+                "average",
+                at_least=True,
+            ),
+        },
+    ),
 }
+
+
+# Eight bits round a weight fifty times as coarsely as float16 does.
+TOLERANCES["int8-fp16"] = TOLERANCES["int8"]
 
 
 def tolerances_for(*precisions: str) -> Tolerances | None:
     """Return the limits of the coarsest of some precisions, or None if it is bfloat16."""
-    coarsest = max(precisions, key=("fp32", "fp16", "bf16").index)
+    coarsest = max(precisions, key=("fp32", "fp16", "int8", "int8-fp16", "bf16").index)
     return TOLERANCES.get(coarsest)

@@ -16,13 +16,20 @@ from diver_trt.errors import ExportError
 from diver_trt.export.onnx_graph import random_inputs
 from diver_trt.tensors import TensorSpec
 
+# At 1 an axis may be dropped or broadcast by mistake; 3 is a batch that the trace did not see.
 BATCHES = (1, 3)
 
-# Largest relative L2 distance to the float32 module. float32: rounding in another order of
-# summation; a wrong weight, axis or
-# coefficient is far above it. float16 has 11 bits, 5e-4 a rounding, and a network rounds many times
-# on one path.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-2}
+TOLERANCES: dict[Precision, float] = {
+    # Sums in another order; a wrong weight, axis or coefficient is far above it.
+    "fp32": 1e-5,
+    # float16 has 11 bits, 5e-4 a rounding, and a network rounds many times on one path.
+    "fp16": 1e-2,
+    # A weight's rounding is up to 1/254 of its channel's largest, which is some four times the
+    # size of most: 1e-2 of a product, and products follow each other.
+    "int8": 5e-2,
+    "int8-fp16": 5e-2,
+}
+"""Largest relative L2 distance to the float32 module."""
 
 
 def check_against_module(

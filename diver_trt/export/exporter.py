@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from diver_trt.bundle import NETWORKS, Bundle, Model, Network, NetworkName, Precision, contract
+from diver_trt.bundle import (
+    EIGHT_BIT_PRECISIONS,
+    HALF_PRECISIONS,
+    NETWORKS,
+    Bundle,
+    Model,
+    Network,
+    NetworkName,
+    Precision,
+    contract,
+)
 from diver_trt.errors import OutputError
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.onnx_graph import graph_from_network
@@ -41,7 +51,8 @@ def export_bundle(
     Args:
         model: The loaded model.
         path: Directory to make; it must not exist, or be empty.
-        precision: `"fp32"` or `"fp16"`.
+        precision: `"fp32"`, `"fp16"`, or int8 weights with all else in float32 (`"int8"`) or in
+            float16 (`"int8-fp16"`).
 
     Raises:
         OutputError: The directory holds something, or cannot be made.
@@ -53,6 +64,7 @@ def export_bundle(
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, since a rename is atomic only inside one file system.
         staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as cause:
         raise OutputError(f"{path}: cannot be made ({cause.strerror})") from cause
@@ -73,14 +85,17 @@ def _export_networks(
 ) -> Iterator[ExportedNetwork]:
     references: dict[NetworkName, Any] = build_networks(model, torch.float32)
     networks: dict[NetworkName, Any] = (
-        references if precision == "fp32" else build_networks(model, torch.float16)
+        build_networks(model, torch.float16) if precision in HALF_PRECISIONS else references
     )
     width = _condition_width(references["conditioner"])
     tensors = contract(model.image_size, model.latent_shape, model.layout, width, precision)
     for name in NETWORKS:
         inputs, outputs = tensors[name]
         graph = folder / f"{name}.onnx"
-        weights = graph_from_network(networks[name], inputs, outputs, graph)
+        weights = graph_from_network(
+            networks[name], inputs, outputs, graph, int8_weights=precision in EIGHT_BIT_PRECISIONS
+        )
+        # Against float32 in every precision: a fault of the plan itself must show.
         error = check_against_module(graph, references[name], inputs, outputs, precision)
         network = Network(
             name=name,
@@ -127,6 +142,7 @@ def _bundle(
         class_names=model.class_names,
         process=model.process,
         learned_variance=model.learned_variance,
+        guided_channels=model.guided_channels,
         timestep_frequencies=model.timestep_frequencies,
         # the graph is searched for the same places
         places=tuple(model.probe_points(probed)),

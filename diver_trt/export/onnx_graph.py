@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError
+from diver_trt.export.int8 import quantise_weights
 from diver_trt.tensors import TensorSpec
 
-OPSET = 18
+OPSET = 20
 """torch's own opset for this exporter; TensorRT 10.3 parses up to 20, and the fused Attention node
 only exists from 23 on.
 """
@@ -29,7 +30,12 @@ mapped instead of parsed.
 
 
 def graph_from_network(
-    network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], path: Path
+    network: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    path: Path,
+    *,
+    int8_weights: bool = False,
 ) -> Path | None:
     """Write a network's ONNX graph and return the file of its external data, if it has one.
 
@@ -38,6 +44,7 @@ def graph_from_network(
         inputs: Its inputs; a named axis becomes dynamic.
         outputs: Its outputs.
         path: The `.onnx` file to write.
+        int8_weights: Whether its products and convolutions get eight-bit weights.
 
     Raises:
         ExportError: torch cannot export the network, the graph's tensors are not those declared, an
@@ -64,6 +71,9 @@ def graph_from_network(
         ),
     )
     model = program.model
+    _fold_known_shapes(model.graph)
+    if int8_weights:
+        quantise_weights(model.graph)
     _forget_origins(model)
     size = sum(
         tensor.nbytes
@@ -133,6 +143,33 @@ def _export_quietly(
             logger.setLevel(level)
     assert program is not None, "the torch.export-based exporter returns a program"
     return program
+
+
+def _fold_known_shapes(graph: onnx_ir.Graph) -> None:
+    """Replace the shape that a Reshape takes from a Shape node by a constant.
+
+    torch exports a group normalisation with the shape of its input read at run time, though all
+    sizes but the batch are known; -1 stands for that one.
+    """
+    for node in list(graph):
+        if node.op_type != "Reshape" or (source := node.inputs[1]) is None:
+            continue
+        shaped = source.producer()
+        if shaped is None or shaped.op_type != "Shape" or shaped.inputs[0] is None:
+            continue
+        known = shaped.inputs[0].shape
+        # A Shape with `start` or `end` gives only some of the sizes.
+        if known is None or source.shape != [len(known)]:
+            continue
+        if sum(not isinstance(size, int) for size in known) > 1:
+            continue
+        sizes = np.array([size if isinstance(size, int) else -1 for size in known], np.int64)
+        name = f"{node.outputs[0].name}/shape"
+        constant = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(sizes, name=name))
+        graph.register_initializer(constant)
+        node.replace_input_with(1, constant)
+        if not source.uses():
+            graph.remove(shaped, safe=True)
 
 
 def _forget_origins(model: onnx_ir.Model) -> None:

@@ -46,5 +46,7 @@ def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.floa
         shape: Shape of one latent, `(c, h, w)`.
     """
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+    # Philox is counter-based and the same on every platform; numpy keeps a bit generator's stream:
+    # https://numpy.org/neps/nep-0019-rng-policy.html
     generator = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
     return generator.standard_normal(shape, dtype=np.float32)

@@ -39,6 +39,7 @@ class Schedule:
     times: Float32 = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        # Rounded once, here: every engine gets the same float32 numbers.
         table = step_table(self.process, self.recipe, self.layout).astype(np.float32)
         times = self.process.times(self.recipe.steps)[: self.recipe.start_step]
         # object.__setattr__, because the dataclass is frozen.
@@ -78,20 +79,22 @@ def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[
             a variance that the process does not define.
     """
     channels = layout.channels
-    if recipe.cfg_channels > channels:
+    guided = layout.guided_channels if recipe.cfg_channels is None else recipe.cfg_channels
+    if guided > channels:
         raise RecipeError(
-            f"cfg_channels is {recipe.cfg_channels}, but the model's latents have {channels} "
-            "channels; "
+            f"cfg_channels is {guided}, but the model's latents have {channels} channels; "
             f"use 1 to {channels}."
         )
     k = np.arange(1, recipe.steps + 1)
     high, low = recipe.window
     table = np.empty((recipe.steps, layout.width))
-    # Classifier-free guidance of a channel with scale 1 is the class-conditional prediction itself.
-    table[:, :channels] = np.where(np.arange(channels) < recipe.cfg_channels, recipe.cfg_scale, 1.0)
+    # Guided prediction: a channel with scale 1 keeps the class-conditional prediction.
+    table[:, :channels] = np.where(np.arange(channels) < guided, recipe.cfg_scale, 1.0)
+    # DDPM update (DDIM, Eq. 12)
     table[:, layout.a], table[:, layout.b] = process.coefficients(recipe.steps)
-    # Semantic guidance acts at the steps of its window; elsewhere a strength of 0 turns it off.
+    # Fusion window: semantic guidance acts at steps t_h >= k > t_l; elsewhere 0 turns it off.
     table[:, layout.gamma] = np.where((high >= k) & (k > low), recipe.gamma, 0.0)
+    # Scale of semantic guidance: sigma_k, as two log-variances
     table[:, layout.log_var_low], table[:, layout.log_var_high] = process.log_variance_bounds(
         recipe.steps, recipe.sigma, layout.learned_variance
     )

@@ -19,10 +19,13 @@ class StepLayout:
         channels: Latent channels `c`.
         learned_variance: Whether the network predicts, per value, where between the two
             log-variances its variance lies.
+        guided_channels: How many channels, from the first, classifier-free guidance acts on where a
+            recipe does not set it.
     """
 
     channels: int
     learned_variance: bool
+    guided_channels: int
 
     @property
     def a(self) -> int:
@@ -80,12 +83,19 @@ def guided_step(
         layout: The columns of `row`.
         exp: Elementwise exponential for these arrays: `np.exp`, `torch.exp`.
     """
+    # Guided prediction (classifier-free guidance, arXiv 2207.12598, Eq. 6, with w - 1 for its w).
+    # Written as a difference, so that a scale of 1 leaves the class's prediction to rounding.
     scale = row[: layout.channels].reshape(1, layout.channels, 1, 1)
     guided = by_null + scale * (by_class - by_null)
-    # The deterministic step of any process; with DDPM's coefficients it is DDIM's.
+    # DDIM update (arXiv 2010.02502, Eq. 12, sigma = 0), or that of any other process: only the
+    # coefficients differ.
     following = row[layout.a] * latent + row[layout.b] * guided
+    # Standard deviation of the step (Improved DDPM, arXiv 2102.09672, Eq. 15). The two bounds are
+    # equal where the recipe fixes it.
     log_variance = row[layout.log_var_low]
     if layout.learned_variance:
         fraction = (variance + 1) / 2
         log_variance = log_variance + fraction * (row[layout.log_var_high] - log_variance)
+    # Semantic guidance (DIVER): towards the anchor. Outside the fusion window gamma is 0; a branch
+    # would make two graphs of one step.
     return following - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)

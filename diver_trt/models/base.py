@@ -56,6 +56,7 @@ class BaseModel(ABC):
         class_names: Name per class, if the model has them.
         process: The process that it was trained on.
         learned_variance: Whether it predicts its variance.
+        guided_channels: How many latent channels, from the first, its own sampler guides.
         timestep_frequencies: `"dit"`, 10000^(-i/128), or `"diffusers"`, 10000^(-i/127); None if the
             model has no such choice.
         frequencies_reason: Why those, in words.
@@ -63,6 +64,7 @@ class BaseModel(ABC):
     """
 
     base: ClassVar[str]
+    guided_channels: ClassVar[int]
 
     model_id: str
     revision: str | None = None
@@ -81,12 +83,12 @@ class BaseModel(ABC):
     @property
     def layout(self) -> StepLayout:
         """Columns of the step table for this model."""
-        return StepLayout(self.latent_shape[0], self.learned_variance)
+        return StepLayout(self.latent_shape[0], self.learned_variance, self.guided_channels)
 
     @property
     @abstractmethod
     def parts(self) -> tuple[nn.Module, ...]:
-        """The modules that hold all weights: they tell one model from another."""
+        """The modules that hold all weights: what identifies a model."""
 
     @abstractmethod
     def modules(self, dtype: torch.dtype) -> Modules:
@@ -125,8 +127,9 @@ class BaseModel(ABC):
 def weights_sha256(model: BaseModel) -> str:
     """Return a hash of all weights of a model, in hex; it identifies a model without its name."""
     digest = hashlib.sha256()
+    # By name, since the order of a module's parameters may change with diffusers' version.
     for part in model.parts:
         for name, parameter in sorted(part.named_parameters()):
             digest.update(f"{name} {list(parameter.shape)}\n".encode())
-            digest.update(parameter.numpy().data)
+            digest.update(parameter.numpy().data)  # the bytes of float32, without a copy
     return digest.hexdigest()

@@ -48,9 +48,13 @@ class Denoiser(nn.Module):
         self, latent: Tensor, anchor: Tensor, condition: Tensor, coefficients: Tensor
     ) -> Tensor:
         channels = self.layout.channels
+        # Class-conditional and unconditional prediction in one run: one pass over the weights,
+        # which at small batches takes most of the time.
         prediction = self.predictor(torch.cat([latent, latent]), condition.flatten(0, 1))
-        by_class, by_null = prediction.reshape(2, -1, *prediction.shape[1:])
-        variance = by_class[:, channels:]  # the class-conditional one, as in DiT
+        prediction = prediction.reshape(2, -1, *prediction.shape[1:])
+        # Indexed, not unpacked: each half is then one Gather, and not a Slice and a Squeeze.
+        by_class, by_null = prediction[0], prediction[1]
+        variance = by_class[:, channels:]  # the class-conditional one, as DiT's sampler does
         next_latent: Tensor = guided_step(
             latent,
             anchor,
@@ -68,4 +72,5 @@ def in_dtype(layer: ModuleT, dtype: torch.dtype) -> ModuleT:
     """Return the layer itself if it has this type already, else a copy that has."""
     if all(parameter.dtype == dtype for parameter in layer.parameters()):
         return layer
+    # Module.to changes a module in place, and the model's own float32 layer is still needed.
     return copy.deepcopy(layer).to(dtype)

@@ -51,6 +51,9 @@ class Dit(BaseModel):
     """
 
     base: ClassVar[str] = "dit"
+    # DiT's `forward_with_cfg` guides three channels of four "for exact reproducibility":
+    # https://github.com/facebookresearch/DiT/blob/main/models.py
+    guided_channels: ClassVar[int] = 3
 
     transformer: DiTTransformer2DModel
     vae: AutoencoderKL
@@ -138,6 +141,7 @@ def _from_file(
     path: Path, vae: str | None, frequencies: TimestepFrequencies | None, base: str | None
 ) -> Dit:
     transformer, notes = load_dit_checkpoint(path, base)
+    # A file in DiT's layout has no VAE; DiT's sample.py takes this one.
     autoencoder, vae_notes = load_autoencoder(ModelFiles.at(vae or DIT_VAE))
     check_fit(autoencoder, transformer.config.in_channels, vae or DIT_VAE)
     chosen, reason = _frequencies(frequencies, "dit", "the file is in DiT's own layout")
@@ -194,6 +198,7 @@ def _finished(
     timestep_frequencies: TimestepFrequencies,
     **facts: Any,
 ) -> Dit:
+    # Once, in the model itself: its own code, which `compare` runs, must compute the same ones.
     set_timestep_frequencies(transformer, timestep_frequencies)
     config = transformer.config
     return Dit(
@@ -233,6 +238,8 @@ def set_timestep_frequencies(
     diffusers' class divides by 127 where DiT divides by 128, and diffusers publishes DiT's weights
     under its own class.
     """
+    # https://github.com/huggingface/diffusers/blob/main/src/diffusers/models/embeddings.py has
+    # downscale_freq_shift = 1 there, which divides by half the width minus 1.
     for block in transformer.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0 if frequencies == "dit" else 1
 
@@ -251,6 +258,7 @@ def _trained_frequencies(transformer: DiTTransformer2DModel) -> tuple[TimestepFr
         config.attention_head_dim,
         config.num_embeds_ada_norm,
     )
+    # The published weights are DiT's own, converted; nothing in their configuration states it.
     if size == (28, 16, 72, 1000):
         return "dit", "this is DiT-XL for ImageNet, published with DiT's own weights"
     return "diffusers", "taken to be trained with diffusers' class"

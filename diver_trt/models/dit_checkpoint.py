@@ -99,6 +99,7 @@ def load_dit_checkpoint(
     transformer = _transformer(sizes, classes)
     load_weights(transformer, diffusers_state(state), where, "a DiT of its size")
     notes += use_position_embedding(transformer, state["pos_embed"], where)
+    # DiT has one embedder where diffusers has one in each block; shared, it is stored once.
     embedder = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         block.norm1.emb = embedder
@@ -106,7 +107,7 @@ def load_dit_checkpoint(
 
 
 def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the DiT's tensors under DiT's names, out of whatever a trainer put around them."""
+    """Return the DiT's tensors under DiT's names, without the containers of a trainer."""
     found = sorted(_state_dicts(held, ()), key=lambda pair: _preference(pair[0]))
     if not found:
         names = [
@@ -151,7 +152,7 @@ def _state_dicts(
     """Yield the state dicts of DiTs in nested dictionaries, each with the keys that lead to it."""
     if any(str(name).endswith(PROBE) for name in held):
         yield path, held
-    elif len(path) < _DEEPEST:
+    elif len(path) < _DEEPEST:  # a mapping may contain itself
         for key, value in held.items():
             if isinstance(value, Mapping):
                 yield from _state_dicts(value, (*path, str(key)))
@@ -220,6 +221,7 @@ def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
             "file; save such a model as a DiTPipeline."
         )
     tokens = shape("pos_embed", 3)[1]
+    # DiT's images are square, and nothing else in a file gives their side.
     grid = round(tokens**0.5)
     if grid * grid != tokens:
         raise ExportError(
@@ -318,7 +320,7 @@ def use_position_embedding(
     if difference <= max(POSITION_TOLERANCE, torch.finfo(stored.dtype).eps):
         return []
     del transformer.pos_embed.pos_embed
-    # A parameter, unlike the table, is part of what tells one model from another.
+    # A parameter, unlike the table, is hashed into the model's identity.
     transformer.pos_embed.pos_embed = nn.Parameter(stored.float().clone(), requires_grad=False)
     return [
         f"its position embedding is not the sine table (up to {difference:.2g} off); it is used"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,13 @@ import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
+from diver_trt.models.attention import SelfAttention
 from diver_trt.models.denoiser import in_dtype
+
+BLOCK_VECTORS = ("shift", "scale", "gate") * 2
+"""Vectors of a block's modulation, each of the model's width: attention's three, then the MLP's."""
+FINAL_VECTORS = ("shift", "scale")
+"""Vectors of the final layer's modulation."""
 
 
 class Conditioner(nn.Module):
@@ -19,6 +26,9 @@ class Conditioner(nn.Module):
     it off is exact. diffusers stores the timestep and label embedder once per block; equal copies
     become one here, and the blocks behind one embedder become one matrix product. A model whose
     copies really differ keeps each of them.
+
+    A condition holds six vectors per block and two of the final layer (`BLOCK_VECTORS`,
+    `FINAL_VECTORS`). Its scales are `1 + scale` of the paper.
     """
 
     def __init__(self, transformer: DiTTransformer2DModel, dtype: torch.dtype) -> None:
@@ -28,9 +38,13 @@ class Conditioner(nn.Module):
         self.time_proj = blocks[0].norm1.emb.time_proj
         embedders: list[Any] = []
         sections: list[tuple[int, list[nn.Linear]]] = []
-        for embedder, layer in [(b.norm1.emb, b.norm1.linear) for b in blocks] + [
-            (blocks[0].norm1.emb, transformer.proj_out_1)
-        ]:
+        modulations: list[tuple[Any, Any, tuple[str, ...]]] = [
+            *((block.norm1.emb, block.norm1.linear, BLOCK_VECTORS) for block in blocks),
+            (blocks[0].norm1.emb, transformer.proj_out_1, FINAL_VECTORS),
+        ]
+        for embedder, modulation, vectors in modulations:
+            layer = _with_one_added(modulation, vectors)
+            # A copy is compared by its values: diffusers loads equal weights as separate tensors.
             known = next(
                 (i for i, other in enumerate(embedders) if _same_weights(embedder, other)), None
             )
@@ -51,12 +65,14 @@ class Conditioner(nn.Module):
         self.sections = nn.ModuleList(_joined(layers).to(dtype) for _, layers in sections)
 
     def forward(self, time: Tensor, label: Tensor) -> Tensor:
+        # Timestep and label embedding (DiT, section 3.2)
         # Computed in float32, since float16 represents whole numbers only up to 2,048.
         sinusoids = self.time_proj(time).to(self.dtype)
         conditions = [
             F.silu(embed(sinusoids) + table(label))
             for embed, table in zip(self.timestep_embedders, self.label_tables, strict=True)
         ]
+        # adaLN-Zero modulations of all blocks, in the order in which the denoiser reads them
         return torch.cat(
             [
                 layer(conditions[i])
@@ -72,7 +88,21 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
+def _with_one_added(layer: nn.Linear, vectors: tuple[str, ...]) -> nn.Linear:
+    """Return an adaLN layer that computes `1 + scale` wherever the model's own computes `scale`.
+
+    The denoiser reads every condition fifty times per image, and would add the 1 each time.
+    """
+    width = layer.out_features // len(vectors)
+    ones = torch.tensor([float(vector == "scale") for vector in vectors])
+    added = nn.Linear(layer.in_features, layer.out_features, device="meta")
+    added.weight = layer.weight
+    added.bias = nn.Parameter(layer.bias + ones.repeat_interleave(width), requires_grad=False)
+    return added
+
+
 def _joined(layers: list[nn.Linear]) -> nn.Linear:
+    # One product instead of B: the rows of all layers under each other.
     joined = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers))
     joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
     joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
@@ -80,37 +110,25 @@ def _joined(layers: list[nn.Linear]) -> nn.Linear:
 
 
 class Block(nn.Module):
-    """tokens [n, T, D] float32, modulation [n, 6 D] => tokens [n, T, D] float32: one block."""
-
-    attention: Any  # diffusers' Attention
+    """tokens [n, T, D] float32, modulation 6 x [n, 1, D] => tokens [n, T, D] float32: one block."""
 
     def __init__(self, block: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.attention_norm, self.mlp_norm = block.norm1.norm, block.norm3
-        self.attention, self.mlp = in_dtype(block.attn1, dtype), in_dtype(block.ff, dtype)
+        self.attention = SelfAttention(block.attn1, dtype)
+        self.mlp = in_dtype(block.ff, dtype)
 
-    def forward(self, tokens: Tensor, modulation: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
-            modulation.float().unsqueeze(1).chunk(6, dim=2)
-        )
-        attended = self._attend(
-            (self.attention_norm(tokens) * (1 + scale_a) + shift_a).to(self.dtype)
-        )
+    def forward(self, tokens: Tensor, modulation: Sequence[Tensor]) -> Tensor:
+        # adaLN-Zero (DiT, Fig. 3). The scales already are 1 + scale.
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (v.float() for v in modulation)
+        # Multi-head self-attention
+        attended = self.attention((self.attention_norm(tokens) * scale_a + shift_a).to(self.dtype))
         tokens = gate_a * attended.float() + tokens
-        widened = self.mlp((self.mlp_norm(tokens) * (1 + scale_m) + shift_m).to(self.dtype))
+        # Pointwise feedforward
+        widened = self.mlp((self.mlp_norm(tokens) * scale_m + shift_m).to(self.dtype))
         mixed: Tensor = gate_m * widened.float() + tokens
         return mixed
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        heads = self.attention.heads
-        query, key, value = (
-            project(tokens).reshape(*tokens.shape[:2], heads, -1).transpose(1, 2)
-            for project in (self.attention.to_q, self.attention.to_k, self.attention.to_v)
-        )
-        attended: Tensor = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.attention.to_out[0](attended.transpose(1, 2).flatten(2))
-        return projected
 
 
 class Predictor(nn.Module):
@@ -122,6 +140,7 @@ class Predictor(nn.Module):
         self.patch_size, self.out_channels = transformer.config.patch_size, transformer.out_channels
         self.width = transformer.inner_dim
         self.patch_projection = in_dtype(transformer.pos_embed.proj, dtype)
+        # float32 in every precision, since the residual stream begins with it.
         self.register_buffer("position", transformer.pos_embed.pos_embed.float())
         self.blocks = nn.ModuleList(Block(block, dtype) for block in transformer.transformer_blocks)
         self.final_norm, self.final_projection = (
@@ -130,15 +149,21 @@ class Predictor(nn.Module):
         )
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        # Patch embedding, latent [n, c, h, w] => tokens [n, T, D]
         patches = self.patch_projection(latent.to(self.dtype))
         grid = patches.shape[2]
         tokens = patches.flatten(2).transpose(1, 2).float() + self.position
+        # One split for the whole network: a slice for each block would be three nodes each.
+        vectors = torch.split(condition.unsqueeze(1), self.width, dim=2)
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, condition[:, 6 * self.width * i : 6 * self.width * (i + 1)])
-        shift, scale = condition[:, -2 * self.width :].float().unsqueeze(1).chunk(2, dim=2)
+            first = len(BLOCK_VECTORS) * i
+            tokens = block(tokens, vectors[first : first + len(BLOCK_VECTORS)])
+        # Final layer
+        shift, scale = (vector.float() for vector in vectors[-len(FINAL_VECTORS) :])
         outputs = self.final_projection(
-            (self.final_norm(tokens) * (1 + scale) + shift).to(self.dtype)
+            (self.final_norm(tokens) * scale + shift).to(self.dtype)
         ).float()
+        # Unpatchify, tokens [n, T, p p c'] => prediction [n, c', h, w]
         patch = self.patch_size
         outputs = outputs.reshape(-1, grid, grid, patch, patch, self.out_channels).permute(
             0, 5, 1, 3, 2, 4

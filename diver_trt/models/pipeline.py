@@ -100,7 +100,7 @@ def build_module(kind: Any, config: Mapping[str, Any], where: str) -> Any:
     """
     try:
         return kind.from_config(dict(config))
-    except Exception as cause:  # diffusers raises whatever a bad field makes it
+    except Exception as cause:  # diffusers raises many kinds of exception for a bad field
         raise ExportError(
             f"{where}: not a configuration of {kind.__name__}: {one_line(cause)}"
         ) from cause

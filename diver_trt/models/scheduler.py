@@ -81,6 +81,7 @@ def ddpm_process(
     Raises:
         ExportError: If it has no DDPM chain, or its model predicts something else than the noise.
     """
+    # model_index.json and the configuration may name different classes, if a user swapped them.
     for name in (kind, config.get("_class_name", kind)):
         if name not in CHAINS:
             raise ExportError(
@@ -160,6 +161,7 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
             beta_end=end,
             train_timesteps=timesteps,
         )
+    # Computed by diffusers, since trainers used its formulas: cosine betas differ between papers.
     try:
         betas = DDPMScheduler(**chain).betas.double().tolist()
     except Exception as cause:  # an older diffusers without one of the fields

@@ -124,13 +124,13 @@ def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> s
     name = "/".join(path.parts[-4:])
     if other := _OTHER_NAMES.search(name):
         raise ExportError(
-            f"{shown(str(path))}: the path has {other[0]!r} in it, and nothing in the file says "
+            f"{shown(str(path))}: the path has {other[0]!r} in it, and nothing in the file states "
             "what "
             "it predicts; a model that predicts a velocity has a DiT's very tensors, and is not "
             "supported. If it is a DiT that predicts the noise, say so with --base dit."
         )
     return (
-        "nothing in the file says what it predicts; taken to be a DiT that predicts the noise of "
+        "nothing in the file states what it predicts; taken to be a DiT that predicts the noise of "
         "DDPM's linear chain over 1,000 steps (a SiT has the same tensors). --base dit states it"
     )
 
@@ -203,8 +203,7 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> tuple
         )
     if not stated and rows - 1 not in CLASS_COUNTS:
         return rows - 1, [
-            f"nothing in the file says how many classes it has; its label table of {rows} rows is "
-            "taken "
-            f"for {rows - 1} classes and a null class"
+            "nothing in the file states how many classes it has; its label table of "
+            f"{rows} rows is taken for {rows - 1} classes and a null class"
         ]
     return rows - 1, []

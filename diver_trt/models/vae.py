@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
+from diver_trt.models.attention import SelfAttention
 from diver_trt.models.denoiser import ModuleT, in_dtype
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import build_module, check_class, unknown_fields
@@ -56,6 +59,7 @@ def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
         raise ExportError(
             f"{where}: block_out_channels, down_block_types and up_block_types differ in length"
         )
+    # A shift or scale that is read wrongly changes every image, and no check of shapes finds it.
     _check_latent_statistics(config, where)
     state, notes = stored_weights(files)
     state, prefix = unwrapped(state, "decoder.conv_out.weight")
@@ -159,14 +163,12 @@ class Encoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.channels = dtype, vae.config.latent_channels
-        self.encoder, self.quant = (
-            with_float32_norms(in_dtype(vae.encoder, dtype), dtype),
-            vae.quant_conv,
-        )
+        self.encoder, self.quant = lean(vae.encoder, dtype), vae.quant_conv
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
 
     def forward(self, image: Tensor) -> Tensor:
+        # Posterior of q(z | x); its mean is the latent, without drawing from it
         moments = self.encoder(image.to(self.dtype)).float()
         if self.quant is not None:
             moments = self.quant(moments)
@@ -186,14 +188,12 @@ class Decoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.decoder, self.post_quant = (
-            with_float32_norms(in_dtype(vae.decoder, dtype), dtype),
-            vae.post_quant_conv,
-        )
+        self.decoder, self.post_quant = lean(vae.decoder, dtype), vae.post_quant_conv
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
 
     def forward(self, latent: Tensor) -> Tensor:
+        # Undo the scaling of latents in float32, and round to the network's type only once.
         latent = latent / self.scale + self.shift
         if self.post_quant is not None:
             latent = self.post_quant(latent)
@@ -227,14 +227,42 @@ class Float32GroupNorm(nn.Module):
         return normalised.to(x.dtype)
 
 
-def with_float32_norms(network: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """Wrap every group normalisation of a float16 network in `Float32GroupNorm`.
+class SpatialAttention(nn.Module):
+    """x [n, C, H, W] => x + attention over its positions: diffusers' VAE attention, fused."""
 
-    A float32 network is returned unchanged.
+    def __init__(self, attention: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm, self.attention = attention.group_norm, SelfAttention(attention, dtype)
+        self.rescale = attention.rescale_output_factor
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        # `temb` is what diffusers' blocks pass on; a VAE has none.
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        attended: Tensor = self.attention(tokens).transpose(1, 2).reshape(x.shape)
+        # Dividing by 1, as every VAE does, would be a node.
+        return attended + x if self.rescale == 1 else (attended + x) / self.rescale
+
+
+def lean(network: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """Return an encoder or decoder in a type, with the attention fused and its norms in float32.
+
+    The copy shares float32 weights with the model, whose own code `compare` still runs.
     """
-    if dtype != torch.float32:
-        for parent in list(network.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.GroupNorm):
-                    setattr(parent, name, Float32GroupNorm(child))
-    return network
+    # deepcopy takes what its memo holds as copied already.
+    shared = {id(weight): weight for weight in network.parameters()}
+    copied = in_dtype(copy.deepcopy(network, shared), dtype)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Attention) and _is_plain(child):
+                setattr(parent, name, SpatialAttention(child, dtype))
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.GroupNorm) and dtype != torch.float32:
+                setattr(parent, name, Float32GroupNorm(child))
+    return copied
+
+
+def _is_plain(attention: Any) -> bool:
+    """Return whether an attention is the VAE's usual one, which `SpatialAttention` computes."""
+    absent = (attention.spatial_norm, attention.norm_q, attention.norm_k)
+    return attention.residual_connection and attention.group_norm and not any(absent)

@@ -108,6 +108,7 @@ def _shards(files: ModelFiles, index: Path) -> dict[str, Path]:
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted(set(listed))
+        # A name with a folder in it could lead out of the model's own.
         if not all(Path(name).name == name for name in names):
             raise ValueError("a shard's name is not a plain file name")
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
@@ -152,6 +153,7 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
                 "or "
                 "float64. Give the weights that are not quantised."
             )
+        # A stride of 0 lets a small file claim a tensor of any size.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ExportError(
                 f"{called} has {tensor.numel():,} values, but fewer are stored. Save a copy of it."
@@ -180,6 +182,7 @@ def unwrapped(state: Mapping[str, Tensor], known: str) -> tuple[dict[str, Tensor
     if known in state:
         return dict(state), ""
     prefixes = [match[1] for name in state if (match := wrapped.fullmatch(name))]
+    # A trainer's averaged weights give the better images, and are what it samples with.
     averaged = [prefix for prefix in prefixes if "ema" in prefix] or prefixes
     if len(averaged) != 1:
         return dict(state), ""

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import HALF_PRECISIONS, Bundle
 from diver_trt.errors import BundleError, EngineError, RecipeError, shown
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
@@ -363,7 +363,7 @@ class Recoverer:
         """Yield images and why they are unusable."""
         hint = (
             "; the model may overflow in fp16, use its fp32 bundle"
-            if self.bundle.precision == "fp16"
+            if self.bundle.precision in HALF_PRECISIONS
             else ""
         )
         return decoded(self._networks.open("decoder"), latents, hint)

@@ -88,9 +88,9 @@ def exchange_predictions(graph: Any) -> None:
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
     prediction = find_taps(graph, [str(i) for i in range(len(norms))], "the graph")[PREDICTION]
     by_class, by_null = (node for node in graph.node if prediction in node.input)
-    assert by_class.op_type == by_null.op_type == "Slice"
-    # The starts and ends of the two slices change places.
-    by_class.input[1:3], by_null.input[1:3] = list(by_null.input[1:3]), list(by_class.input[1:3])
+    assert by_class.op_type == by_null.op_type == "Gather"
+    # The indices of the two halves change places.
+    by_class.input[1], by_null.input[1] = by_null.input[1], by_class.input[1]
 
 
 def exchange_conditions(graph: Any) -> None:

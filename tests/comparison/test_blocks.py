@@ -28,9 +28,9 @@ from tests.comparison.faults import plant
 def values(bundle: Bundle) -> tuple[Any, Any]:
     generator = np.random.default_rng(2)
     latent = generator.standard_normal((2, *bundle.latent_shape)).astype(np.float32)
-    return latent, 0.1 * generator.standard_normal((2, 2, bundle.condition_width)).astype(
-        np.float32
-    )
+    # Near 1, as the scales of a condition are: near 0 the stream would hardly change.
+    condition = 1 + 0.1 * generator.standard_normal((2, 2, bundle.condition_width))
+    return latent, condition.astype(np.float32)
 
 
 def stages_of(*errors: float, rows: int = 4) -> Stages:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("bias", "place"),
     [
-        ("predictor.blocks.3.attention.to_v.bias", "block 4, attention"),
+        ("predictor.blocks.3.attention.query_key_value.bias", "block 4, attention"),
         ("predictor.blocks.3.mlp.net.2.bias", "block 4, MLP"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_block_is_named_in_a_random_model_too(
     wrong = plant(
         random_bundle,
         tmp_path / "planted",
-        {"denoiser": scale_weight_beside("predictor.blocks.1.attention.to_out.0.bias", 1.01)},
+        {"denoiser": scale_weight_beside("predictor.blocks.1.attention.output.bias", 1.01)},
     )
     found = compare_engine(
         reference, bundle_participant("onnx", "onnx", wrong, 10), pictures, recipe

@@ -41,6 +41,19 @@ def test_graphs_are_what_tensorrt_10_3_reads(random_bundle: Bundle) -> None:
         assert "Attention" not in {node.op_type for node in model.graph.node}
 
 
+def test_a_block_is_28_nodes(random_bundle: Bundle, digits: Bundle) -> None:
+    """The random model has three blocks, the digits six, and what is around them is the same."""
+    few, many = (len(graph(bundle, "denoiser").graph.node) for bundle in (random_bundle, digits))
+    assert many - few == 3 * 28
+    assert many == 213
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder", "denoiser"])
+def test_no_graph_reads_a_shape_or_spells_gelu_out(name: str, random_bundle: Bundle) -> None:
+    kinds = {node.op_type for node in graph(random_bundle, name).graph.node}
+    assert kinds.isdisjoint({"Shape", "Tanh", "Pow", "Constant", "Identity", "Cast"})
+
+
 def test_no_path_of_the_exporting_machine_is_left_in_a_graph(random_bundle: Bundle) -> None:
     for name in NETWORKS:
         assert b"site-packages" not in (random_bundle.path / f"{name}.onnx").read_bytes()
@@ -91,8 +104,10 @@ def test_embedders_that_differ_are_each_kept(differing: Path, external: Bundle) 
         )
         for block in model.transformer.transformer_blocks
     ]
+    # A condition holds 1 + scale: the second and the fifth of a block's six vectors.
+    ones = torch.tensor([0.0, 1, 0, 0, 1, 0] * 3).repeat_interleave(24)
     torch.testing.assert_close(
-        conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1)
+        conditioner(timestep, label)[:, : 18 * 24], torch.cat(expected, dim=1) + ones
     )
     assert external.networks["conditioner"].parameters == sum(
         p.numel() for p in conditioner.parameters()

@@ -14,7 +14,7 @@ from diver_trt.method.step import StepLayout
 from diver_trt.recipe import Recipe
 
 PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
-LAYOUT = StepLayout(channels=4, learned_variance=True)
+LAYOUT = StepLayout(channels=4, learned_variance=True, guided_channels=3)
 
 
 def test_the_table_guides_three_channels_and_acts_in_the_window_only() -> None:
@@ -43,6 +43,15 @@ def test_the_guided_steps_of_a_recipe_are_those_of_its_table() -> None:
 def test_more_guided_channels_than_the_latent_has_are_refused() -> None:
     with pytest.raises(RecipeError, match="cfg_channels is 5, but the model's latents have 4"):
         Schedule(PROCESS, Recipe(cfg_channels=5), LAYOUT)
+
+
+@pytest.mark.parametrize("own", [1, 2, 4])
+def test_a_recipe_that_does_not_set_them_guides_the_models_own_channels(own: int) -> None:
+    layout = StepLayout(channels=4, learned_variance=True, guided_channels=own)
+    table = step_table(PROCESS, Recipe(cfg_scale=2.5), layout)
+    assert table[:, :4].tolist() == [[2.5] * own + [1.0] * (4 - own)] * 50
+    stated = step_table(PROCESS, Recipe(cfg_scale=2.5, cfg_channels=3), layout)
+    assert stated[0, :4].tolist() == [2.5, 2.5, 2.5, 1.0]
 
 
 def test_a_schedule_holds_the_rounded_table_and_the_times_of_the_steps_that_are_run() -> None:

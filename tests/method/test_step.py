@@ -14,7 +14,7 @@ from diver_trt.method.step import StepLayout, guided_step
 from diver_trt.recipe import Recipe, Sigma
 
 PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
-LAYOUT = StepLayout(channels=4, learned_variance=True)
+LAYOUT = StepLayout(channels=4, learned_variance=True, guided_channels=3)
 Array = NDArray[np.float64]
 
 

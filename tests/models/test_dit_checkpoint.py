@@ -24,10 +24,10 @@ from diver_trt.models.dit_checkpoint import load_dit_checkpoint
 from tests.models.original_dit import OriginalDiT
 
 State = dict[str, Tensor]
-ASSUMED = "nothing in the file says what it predicts; taken to be a DiT that predicts the noise"
+ASSUMED = "nothing in the file states what it predicts; taken to be a DiT that predicts the noise"
 BLOCKS = "it has 2 blocks, where DiT-S has 12"
 ROWS = (
-    "nothing in the file says how many classes it has; its label table of 8 rows is taken for 7 classes "
+    "nothing in the file states how many classes it has; its label table of 8 rows is taken for 7 classes "
     "and a null class"
 )
 TABLE = "y_embedder.embedding_table.weight"

@@ -126,13 +126,19 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
     """Check the compiled matrix products and bytes per weight against the bundle's precision.
 
     Raises:
-        EngineError: If an fp16 bundle became a float32 engine, or the other way round.
+        EngineError: If an fp16 bundle became a float32 engine, or the other way round, or weights of
+            eight bits were stored in more.
     """
     half, single = compiled.products.get("float16", 0), compiled.products.get("float32", 0)
-    # A weight takes four bytes in float32 and two in float16.
+    # A weight takes four bytes in float32, two in float16 and one in int8.
     width = compiled.memory.weights_bytes / bundle.networks[name].parameters
-    right = half > single and width < 3 if bundle.precision == "fp16" else half == 0 and width > 3
-    if not right:
+    right = {
+        "fp32": half == 0 and width > 3,
+        "fp16": half > single and width < 3,
+        "int8": half == 0 and width < 2,
+        "int8-fp16": half > single and width < 2,
+    }
+    if not right[bundle.precision]:
         raise EngineError(
             f"{name}: the bundle is {bundle.precision}, but the compiled network has {half} "
             f"products in float16 and {single} in float32, "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.bundle import HALF_PRECISIONS, Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.runtime.backends.tensorrt.cuda import find_gpu, import_cuda
 from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine
@@ -153,17 +153,17 @@ def check_target(bundle: Bundle, target: Target) -> None:
     """Refuse a target that the compiler has no kernels for, before anything is compiled.
 
     Raises:
-        EngineError: If TensorRT-RTX should compile an fp32 bundle for a GPU that it has no float32
-            matrix products for.
+        EngineError: If TensorRT-RTX should compile a bundle that computes in float32 for a GPU that
+            it has no float32 matrix products for.
     """
-    if target.backend != "rtx" or bundle.precision != "fp32":
+    if target.backend != "rtx" or bundle.precision in HALF_PRECISIONS:
         return
     without = [name for name in target.compute_capabilities if int(name[2:]) < FLOAT32_FROM]
     if without:
         turing = ", ".join(without)
         raise EngineError(
-            f"{bundle.path}: is an fp32 bundle, and TensorRT-RTX has no float32 matrix products "
-            f"for {turing}, only for sm{FLOAT32_FROM} and "
+            f"{bundle.path}: is an {bundle.precision} bundle, and TensorRT-RTX has no float32 matrix "
+            f"products for {turing}, only for sm{FLOAT32_FROM} and "
             "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and "
             "build that bundle, or name a later GPU "
             f"with --sm, such as --sm 86; `--engine onnx` runs this one on any machine"
