@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, get_args
 
 from diver_trt.contained_file import open_contained
-from diver_trt.declared_tensors import declared_tensors
 from diver_trt.documents import Document, Limits
 from diver_trt.errors import BundleError, shown
-from diver_trt.external_data import GraphError, external_locations
 from diver_trt.files import FileRecord, stream_sha256
+from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.method.process import StoredProcess
 from diver_trt.method.step import StepLayout
 from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
-from diver_trt.tensors import TensorSpec, describe_declared
+from diver_trt.tensors import TensorSpec
 
 SCHEMA = 3
 MANIFEST = "bundle.json"
@@ -294,9 +293,10 @@ class Bundle:
                     f"{record.sha256[:12]}…: the file has changed since the export. Restore it, "
                     "or export the model again."
                 )
-        _check_external_data(self.path, network)
-        _check_declared(self.path, network)
-        return self.path / network.graph.name
+        graph = self.path / network.graph.name
+        require_listed_weights(graph, network.weights.name if network.weights else None)
+        require_declared(graph, network.inputs, network.outputs)
+        return graph
 
 
 def run_size(network: NetworkName, batch: int) -> int:
@@ -358,52 +358,6 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
             "damaged, export the model again"
         )
     return file
-
-
-def _check_external_data(folder: Path, network: Network) -> None:
-    """Refuse a graph whose tensors lie in any file but the one that the manifest lists."""
-    graph, weights = folder / network.graph.name, network.weights
-    try:
-        locations = external_locations(graph)
-    except GraphError as cause:
-        raise BundleError(
-            f"{graph}: is not an ONNX graph ({cause}); export the model again"
-        ) from cause
-    for location in sorted(locations - {weights.name if weights else ""}):
-        listed = f"only {weights.name}" if weights else "no such file"
-        raise BundleError(
-            f"{graph}: reads {shown(repr(location))}, but {MANIFEST} lists {listed} for it; "
-            "export the model again"
-        )
-
-
-def _check_declared(folder: Path, network: Network) -> None:
-    """Refuse a graph that declares other names, types or shapes than the manifest.
-
-    Raises:
-        BundleError: If they differ.
-    """
-    graph = folder / network.graph.name
-    try:
-        declared = declared_tensors(graph)
-    except GraphError as cause:
-        raise BundleError(
-            f"{graph}: is not an ONNX graph ({cause}); export the model again"
-        ) from cause
-    for direction, found, specs in zip(
-        ("reads", "writes"), declared, (network.inputs, network.outputs), strict=True
-    ):
-        by_name = {name: (dtype, shape) for name, dtype, shape in found}
-        if not (
-            len(found) == len(by_name)
-            and by_name.keys() == {spec.name for spec in specs}
-            and all(spec.agrees_with(*by_name[spec.name]) for spec in specs)
-        ):
-            listed = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
-            raise BundleError(
-                f"{graph}: {direction} {shown(listed)}, but {MANIFEST} says {_join(specs)}; "
-                "export the model again"
-            )
 
 
 def _join(specs: tuple[TensorSpec, ...]) -> str:

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from random import Random
@@ -37,7 +37,7 @@ from PIL import Image
 
 from diver_trt.bench.cost import count
 from diver_trt.bench.graph import read_graph
-from diver_trt.bundle import Bundle, _check_declared, _check_external_data, default_bundle
+from diver_trt.bundle import Bundle, default_bundle
 from diver_trt.distilled.class_map import load_class_map
 from diver_trt.distilled.conversion.reading import read_to_convert
 from diver_trt.distilled.conversion.writing import write_converted
@@ -46,7 +46,7 @@ from diver_trt.distilled.image_file import check_image, quiet, read_image
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import StoredImages
 from diver_trt.errors import DiverError
-from diver_trt.files import FileRecord
+from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.manifest import inspect_recovered
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
@@ -556,14 +556,10 @@ def open_bundle(folder: Path) -> None:
 
 def walk_graph(folder: Path) -> None:
     """Read the names of a graph's external files, and its declared inputs and outputs."""
-    _check_external_data(
-        folder,
-        replace(digits().networks["encoder"], weights=FileRecord("encoder.onnx.data", 0, "")),
-    )
+    graph = folder / "encoder.onnx"
+    require_listed_weights(graph, "encoder.onnx.data")
     tensors = tuple(TensorSpec(name, "float32", (16,)) for name in "xy")
-    _check_declared(
-        folder, replace(digits().networks["encoder"], inputs=tensors[:1], outputs=tensors[1:])
-    )
+    require_declared(graph, tensors[:1], tensors[1:])
 
 
 def count_work(path: Path) -> None:
