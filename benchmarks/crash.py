@@ -24,7 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits" / "distilled" / "ipc10"
-RECIPE = ("--steps", "4", "--inherit-step", "2", "--start-step", "4", "--window", "3:2")
+RECIPE = (
+    *("--steps", "4", "--inherit-step", "2", "--start-step", "4", "--window", "3:2"),
+    # One engine by name: folders of two engines differ, and `auto` depends on what is installed.
+    *("--engine", "onnx"),
+)
 
 Wait = Callable[["subprocess.Popen[bytes]", Path], None]
 """Waits until it is time to kill a run that writes into a folder."""

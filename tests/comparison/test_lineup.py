@@ -100,10 +100,8 @@ def test_one_engine_alone_is_nothing_to_compare(digits: Bundle) -> None:
 
 
 def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
-    with pytest.raises(
-        UsageError, match="unknown engine 'openvino'; expected torch-fp32, torch-fp16"
-    ):
-        line_up([digits], None, ["openvino"], 4)
+    with pytest.raises(UsageError, match="unknown engine 'tpu'; expected torch-fp32, torch-fp16"):
+        line_up([digits], None, ["tpu"], 4)
 
 
 def test_bundles_and_models_that_do_not_belong_together_are_refused(

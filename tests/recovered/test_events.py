@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_caller_may_stop_between_chunks_of_phases(
     with opened(job, out) as (writer, opener):
         with closing(recover_job(job, writer, opener)) as events:
             starts = (event for event in events if isinstance(event, BatchStarts))
-            done = [len(writer.done) for _, _ in zip(starts, range(3), strict=False)]
+            done = [len(writer.done) for _ in islice(starts, 3)]
         # The second batch is read before the first one's chunk is known to be full. The images of
         # that chunk are written while the events go on, and all of them when it is closed.
         assert done[:2] == [0, 0]
