@@ -74,7 +74,7 @@ def export_bundle(
             networks[exported.network.name] = exported.network
             yield exported
         _bundle(model, staging, networks, precision).write()
-        staging.chmod(0o755)
+        staging.chmod(0o755)  # mkdtemp makes it unreadable to others
         staging.replace(path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
