@@ -194,7 +194,7 @@ def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) 
     ("words", "expected"),
     [
         ("recover --preset ", "paper ncfm matched"),
-        ("recover --engine o", "onnx-cuda onnx"),
+        ("recover --engine o", "onnx-cuda openvino openvino-gpu openvino-npu onnx"),
         ("recover --layout h", "huggingface"),
         ("recover --format d", "d4m dc dream"),
         ("recover --normalisation ci", "cifar10 cifar100-dwa cifar100-dc"),

@@ -95,8 +95,8 @@ def line_up(
 
     Args:
         bundles: The bundles under test, one or more, of one model.
-        model: The model, or None. With it, torch in float32 is the reference; without it, the first
-            engine that works on an fp32 bundle, or else on any bundle.
+        model: The model, or None. With it, torch in float32 is the reference; without it, ONNX
+            Runtime on an fp32 bundle, or the first engine that comes closest to that.
         engines: Engines by name. Empty means all of them, and an engine that does not work here is
             then not a failure.
         batch: Images per batch; TensorRT engines keep the batch that they were built for.
@@ -123,9 +123,8 @@ def line_up(
     if model is not None:
         reference = torch_participant(model, bundles[0], batch, "fp32")
     elif present:
-        reference = present.pop(
-            next((i for i, one in enumerate(present) if one.precision == "fp32"), 0)
-        )
+        reference = min(present, key=_distance_from_reference)
+        present.remove(reference)
     if not present:
         raise NothingToCompareError(absent, with_model=model is not None)
     return Lineup(reference, tuple(present), absent)
@@ -178,6 +177,11 @@ def _torch_entrant(
         return torch_participant(model, bundle, batch, TORCH_ENGINES[name])
     reason = "no model is given; name the one that was exported with --model"
     return Absent(name.replace("-", " "), reason, asked)
+
+
+def _distance_from_reference(one: Participant) -> tuple[bool, bool]:
+    """Rank participants for the reference's place: float32 first, ONNX Runtime's CPU engine next."""
+    return one.precision != "fp32", one.name.split()[0] != "onnx"
 
 
 def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Participant:

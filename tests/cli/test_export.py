@@ -45,4 +45,4 @@ def test_an_export_prints_the_timestep_frequencies_it_assumes(
 
 def test_export_of_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "has no model_index.json" in fails(run("export", tmp_path, tmp_path / "bundle"))
-    assert run("export", tmp_path, tmp_path / "bundle", "--precision", "int8").exit_code == 2
+    assert run("export", tmp_path, tmp_path / "bundle", "--precision", "int4").exit_code == 2

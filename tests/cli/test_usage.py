@@ -27,7 +27,7 @@ from tests.conftest import ROOT
         ("compare", "engines/digits", "engines/digits"),
         ("build", "engines/digits", "--batch", "some"),
         ("build", "engines/digits", "--workspace", "some"),
-        ("export", "model", "bundle", "--precision", "int8"),
+        ("export", "model", "bundle", "--precision", "int4"),
         ("merge", "one"),
     ],
 )

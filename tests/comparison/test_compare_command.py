@@ -19,6 +19,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison import torch_engine
 from diver_trt.errors import DeviceMemoryError, MissingExtraError
 from diver_trt.runtime.backends import onnx as onnx_engine
+from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.comparison.command import QUICK, compare, refused
 from tests.comparison.faults import (
@@ -51,10 +52,12 @@ def test_two_precisions_side_by_side_without_a_model(
     result = compare(digits.path, digits_fp16.path, "--report", report, "--json", *QUICK)
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
-    assert (facts["reference"], [engine["name"] for engine in facts["engines"]]) == (
-        "onnx fp32",
-        ["onnx fp16"],
-    )
+    assert facts["reference"] == "onnx fp32"
+    assert {engine["name"] for engine in facts["engines"]} == {
+        "openvino fp32",
+        "onnx fp16",
+        "openvino fp16",
+    }
     assert {"rtx fp32", "rtx fp16", "trt fp32"} <= {
         absent["name"] for absent in facts["not_compared"]
     }
@@ -213,6 +216,7 @@ def test_a_bundle_that_no_engine_runs_is_a_failure(
         raise MissingExtraError("onnxruntime", "cpu", "running a bundle")
 
     monkeypatch.setattr(onnx_engine, "import_onnxruntime", refuses)
+    monkeypatch.setattr(openvino_engine, "import_openvino", refuses)
     result = compare(digits.path, "--model", DIGITS_MODEL, *QUICK)
     assert result.exit_code == 1
     assert f"not compared: {digits.path}: no engine here can run it" in result.stderr

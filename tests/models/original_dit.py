@@ -92,6 +92,7 @@ class OriginalDiT(nn.Module):
         classes: int = 7,
     ) -> None:
         super().__init__()
+        self.width = width
         self.patch, self.grid, self.out_channels = patch, size // patch, 2 * channels
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, width, patch, patch)})
         self.pos_embed = nn.Parameter(position_embedding(width, self.grid), requires_grad=False)
@@ -118,13 +119,20 @@ class OriginalDiT(nn.Module):
         return out
 
     def modulations(self, timestep: Tensor, label: Tensor) -> Tensor:
-        """What our conditioner computes: every block's modulation, then the final layer's."""
+        """What our conditioner computes: every block's modulation, then the final layer's.
+
+        Each is shift, 1 + scale and gate, for the attention and for the MLP; the final layer has a
+        shift and 1 + scale.
+        """
         c = self.condition(timestep, label)
         layers: list[Any] = [
             *(block.adaLN_modulation for block in self.blocks),
             self.final_layer["adaLN_modulation"],
         ]
-        return torch.cat([layer(c) for layer in layers], dim=1)
+        vectors = torch.cat([layer(c) for layer in layers], dim=1).unflatten(1, (-1, self.width))
+        scales = [*range(1, 6 * len(self.blocks), 3), 6 * len(self.blocks) + 1]
+        vectors[:, scales] += 1
+        return vectors.flatten(1)
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         c = self.condition(timestep, label)

@@ -12,7 +12,7 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.recovered.journal import Journal
-from tests.conftest import DISTILLED, save_random_pipeline
+from tests.conftest import DISTILLED, made_once, save_random_pipeline
 from tests.fuzzing import shards
 from tests.recovered.fake_run import recover
 
@@ -89,10 +89,10 @@ def parts(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def thousand(tmp_path_factory: pytest.TempPathFactory, export_to: Callable[..., Bundle]) -> Bundle:
+def thousand(shared: Path, export_to: Callable[..., Bundle]) -> Bundle:
     """A tiny model of ImageNet's thousand classes with random weights, for images of 16 pixels."""
-    return export_to(
-        save_random_pipeline(
-            tmp_path_factory.mktemp("models") / "thousand", num_embeds_ada_norm=1000, num_layers=1
-        )
-    )
+
+    def save(folder: Path) -> None:
+        save_random_pipeline(folder, num_embeds_ada_norm=1000, num_layers=1)
+
+    return export_to(made_once(shared / "thousand", save))

@@ -16,7 +16,9 @@ import pytest
 from diver_trt.bundle import NETWORKS, Bundle, Network, NetworkName, contract
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError
 from diver_trt.runtime.backends.tensorrt import builder as engine_builder
+from diver_trt.runtime.backends.tensorrt import compiler as engine_compiler
 from diver_trt.runtime.backends.tensorrt import module as trt_module
+from diver_trt.runtime.backends.tensorrt import target as engine_target
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.compiler import compile_graph
 from diver_trt.runtime.backends.tensorrt.cuda import Gpu
@@ -191,7 +193,7 @@ def test_a_rebuild_replaces_and_a_failed_one_does_not(
     def fails(name: str, lines: list[str]) -> None:
         raise EngineError("as planned")
 
-    monkeypatch.setattr(engine_builder, "_memory_figures", fails)
+    monkeypatch.setattr(engine_compiler, "_memory_figures", fails)
     with pytest.raises(EngineError, match="as planned"):
         list(build_plan(half, target))
     assert {path.name: path.stat().st_mtime_ns for path in target.folder(half).iterdir()} == kept
@@ -227,7 +229,7 @@ def test_without_a_gpu_the_default_is_ampere_and_later() -> None:
 def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as hopper:
         hopper.setattr(
-            engine_builder,
+            engine_target,
             "find_gpu",
             lambda api: Gpu("NVIDIA H200", "sm90", 141 * 10**9, "13.0", "13.0", 132),
         )
@@ -250,7 +252,7 @@ def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch)
     ):
         resolve_target("trt", [], STATIC)
     monkeypatch.setattr(
-        engine_builder, "find_gpu", lambda api: Gpu("Orin", "sm87", 8 * 10**9, "12.6", "12.6", 16)
+        engine_target, "find_gpu", lambda api: Gpu("Orin", "sm87", 8 * 10**9, "12.6", "12.6", 16)
     )
     target = resolve_target("trt", [], STATIC)
     assert (target.compute_capabilities, target.name) == (("sm87",), "trt-10.3.0-sm87-b4")
