@@ -90,7 +90,7 @@ def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
         "attention_head_dim": 12,
         "in_channels": 4,
         "out_channels": 8,
-        "num_layers": 3,
+        "num_layers": 2,
         "sample_size": 8,
         "num_embeds_ada_norm": 7,
     }

@@ -208,8 +208,8 @@ def test_a_folder_of_the_fp16_variant_alone_is_read_with_a_note(pipeline: Path) 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_layers": 2}, "num_layers is 2, but the weights have 3 transformer blocks"),
-        ({"num_layers": 4}, "num_layers is 4, but the weights have 3 transformer blocks"),
+        ({"num_layers": 1}, "num_layers is 1, but the weights have 2 transformer blocks"),
+        ({"num_layers": 3}, "num_layers is 3, but the weights have 2 transformer blocks"),
         ({"num_embeds_ada_norm": 9}, "embedding_table.weight [8, 24] instead of [10, 24]"),
         ({"num_embeds_ada_norm": 8}, "has 8 rows for 8 classes, so there is no null class"),
         ({"num_embeds_ada_norm": None}, "num_embeds_ada_norm is None, expected a whole number"),
