@@ -239,6 +239,9 @@ def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
         for _, timer, _ in timers:
             signal.setitimer(timer, 0)
         for (number, _, _), handler in zip(timers, before, strict=True):
+            # A signal may still be on its way to another thread, and SIGPROF's own action is to
+            # end the process. Ignoring a signal discards those that are pending.
+            signal.signal(number, signal.SIG_IGN)
             signal.signal(number, handler)
         _seen, _allowed, sys.dont_write_bytecode = None, (), bytecode
 
