@@ -80,7 +80,10 @@ def images() -> NDArray[np.uint8]:
 
 
 def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
-    """Save a DiTPipeline of random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes."""
+    """Save a DiTPipeline of random weights: 16-pixel images, 4 x 4 latents, width 24, 7 classes.
+
+    Its VAE is the same whatever the transformer is, so that its graphs are exported once.
+    """
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
@@ -94,16 +97,17 @@ def save_random_pipeline(folder: Path, **transformer: Any) -> Path:
         "sample_size": 8,
         "num_embeds_ada_norm": 7,
     }
-    dit = DiTTransformer2DModel(**{**settings, **transformer})
+    settings |= transformer
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 16),
-        latent_channels=dit.config.in_channels,
+        latent_channels=settings["in_channels"],
         norm_num_groups=4,
         sample_size=16,
         scaling_factor=0.7,
     )
+    dit = DiTTransformer2DModel(**settings)
     with torch.no_grad():
         for parameter in dit.parameters():
             parameter.normal_(std=0.08)
@@ -142,14 +146,40 @@ def random_pipeline(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def export_to(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
     """Open a copy of a pipeline's bundle; each pipeline is exported once, as that takes long."""
+    from diver_trt.export import exporter, int8, onnx_graph
+    from diver_trt.export.onnx_graph import graph_from_network
+
+    def vae_graph_once(
+        network: Any, inputs: Any, outputs: Any, path: Path, *, int8_weights: bool
+    ) -> Path | None:
+        if path.stem not in ("encoder", "decoder"):
+            return graph_from_network(network, inputs, outputs, path, int8_weights=int8_weights)
+        limits = onnx_graph.EMBED_LIMIT_BYTES, int8.MIN_VALUES
+        key = hashlib.sha256(repr((inputs, outputs, int8_weights, limits)).encode())
+        for name, tensor in network.state_dict().items():
+            key.update(f"{name} {tensor.dtype}".encode() + tensor.numpy().tobytes())
+
+        def make(folder: Path) -> None:
+            folder.mkdir()
+            graph_from_network(
+                network, inputs, outputs, folder / path.name, int8_weights=int8_weights
+            )
+
+        made = made_once(shared / f"{path.stem}-{key.hexdigest()[:16]}", make)
+        shutil.copytree(made, path.parent, dirs_exist_ok=True)
+        weights = path.with_name(f"{path.name}.data")
+        return weights if weights.exists() else None
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
-        from diver_trt.export.exporter import export_bundle
         from diver_trt.models.dit import load_model
 
         def make(path: Path) -> None:
-            for _ in export_bundle(load_model(str(source), **options), path, precision):
-                pass
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(exporter, "graph_from_network", vae_graph_once)
+                for _ in exporter.export_bundle(
+                    load_model(str(source), **options), path, precision
+                ):
+                    pass
 
         key = hashlib.sha256(repr((source, precision, sorted(options.items()))).encode())
         name = f"{source.name}-{precision}"

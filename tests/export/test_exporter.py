@@ -42,9 +42,9 @@ def test_graphs_are_what_tensorrt_10_3_reads(random_bundle: Bundle) -> None:
 
 
 def test_a_block_is_28_nodes(random_bundle: Bundle, digits: Bundle) -> None:
-    """The random model has three blocks, the digits six, and what is around them is the same."""
+    """The random model has two blocks, the digits six, and what is around them is the same."""
     few, many = (len(graph(bundle, "denoiser").graph.node) for bundle in (random_bundle, digits))
-    assert many - few == 3 * 28
+    assert many - few == 4 * 28
     assert many == 213
 
 
@@ -60,7 +60,7 @@ def test_no_path_of_the_exporting_machine_is_left_in_a_graph(random_bundle: Bund
 
 
 def test_the_embedder_is_stored_once(random_bundle: Bundle) -> None:
-    width, depth, classes = 24, 3, 7
+    width, depth, classes = 24, 2, 7
     embedder = (256 + 1) * width + (width + 1) * width + (classes + 1) * width
     modulations = (6 * depth + 2) * width * (width + 1)
     assert random_bundle.networks["conditioner"].parameters == embedder + modulations

@@ -99,7 +99,7 @@ def test_an_int8_bundle_is_exported_checked_and_looked_into(
         assert network.graph.size_bytes < random_bundle.networks[name].graph.size_bytes
     latent = np.random.default_rng(1).standard_normal((1, *bundle.latent_shape)).astype(np.float32)
     condition = np.zeros((2, 1, bundle.condition_width), np.float32)
-    assert list(GraphProbe(bundle).stages(latent, condition).stream) == stage_names(3)
+    assert list(GraphProbe(bundle).stages(latent, condition).stream) == stage_names(2)
 
 
 @pytest.fixture(scope="module")

@@ -129,10 +129,11 @@ class OriginalDiT(nn.Module):
             *(block.adaLN_modulation for block in self.blocks),
             self.final_layer["adaLN_modulation"],
         ]
-        vectors = torch.cat([layer(c) for layer in layers], dim=1).unflatten(1, (-1, self.width))
+        vectors = torch.cat([layer(c) for layer in layers], dim=1)
+        vectors = vectors.reshape(len(c), -1, self.width)
         scales = [*range(1, 6 * len(self.blocks), 3), 6 * len(self.blocks) + 1]
         vectors[:, scales] += 1
-        return vectors.flatten(1)
+        return vectors.reshape(len(c), -1)
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
         c = self.condition(timestep, label)

@@ -65,7 +65,7 @@ def test_a_whole_pipeline_is_loaded_as_it_is_without_a_note(random_pipeline: Pat
 @pytest.mark.parametrize(
     ("part", "name"),
     [
-        ("transformer", "transformer_blocks.2.ff.net.2.weight"),
+        ("transformer", "transformer_blocks.1.ff.net.2.weight"),
         ("transformer", "proj_out_2.bias"),
         ("vae", "decoder.conv_out.weight"),
         ("vae", "encoder.mid_block.attentions.0.to_q.weight"),
