@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from benchmarks.crash import RECIPE, different
 from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.files import temporary_of
-from tests.conftest import ROOT
+from tests.conftest import ALL_CORES, ROOT
 from tests.recovered.commands import (
     error,
     interrupted_at,
@@ -251,23 +250,12 @@ def test_a_run_that_fails_before_its_first_image_leaves_no_folder(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to a core"
-)
+@pytest.mark.skipif(len(ALL_CORES) < 2, reason="this process may use one core only")
 def test_one_thread_writes_the_same_bytes_as_all(few: Path, tmp_path: Path) -> None:
-    expected = recovered(few, tmp_path / "expected", "--batch", 8)
-    core = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, [{core}]); from diver_trt.cli import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "recover",
-        str(few),
-        str(tmp_path / "out"),
-        *RECIPE,
-        "--batch",
-        "3",
-    ]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    assert different(expected, tmp_path / "out") == []
+    for name, cores, batch in (("all", ALL_CORES, 8), ("one", ALL_CORES[:1], 3)):
+        code = (
+            f"import os; os.sched_setaffinity(0, {cores}); from diver_trt.cli import main; main()"
+        )
+        command = [sys.executable, "-c", code, "recover", str(few), str(tmp_path / name), *RECIPE]
+        subprocess.run([*command, "--batch", str(batch)], check=True, capture_output=True, cwd=ROOT)
+    assert different(tmp_path / "all", tmp_path / "one") == []
