@@ -226,11 +226,9 @@ def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
         (signal.SIGPROF, signal.ITIMER_PROF, LIMIT_S),
         (signal.SIGALRM, signal.ITIMER_REAL, ASLEEP_S),
     )
-    before, bytecode = (
-        [signal.signal(number, interrupt) for number, _, _ in timers],
-        sys.dont_write_bytecode,
-    )
-    sys.dont_write_bytecode = True
+    for number, _, _ in timers:
+        signal.signal(number, interrupt)
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         for _, timer, limit in timers:
             signal.setitimer(timer, limit)
@@ -238,11 +236,10 @@ def _watched(writable: tuple[Path, ...]) -> Iterator[list[str]]:
     finally:
         for _, timer, _ in timers:
             signal.setitimer(timer, 0)
-        for (number, _, _), handler in zip(timers, before, strict=True):
-            # A signal may still be on its way to another thread, and SIGPROF's own action is to
-            # end the process. Ignoring a signal discards those that are pending.
+        # Ignored from here on, not as before: SIGPROF's own action is to end the process, and a
+        # signal may still be on its way to another thread.
+        for number, _, _ in timers:
             signal.signal(number, signal.SIG_IGN)
-            signal.signal(number, handler)
         _seen, _allowed, sys.dont_write_bytecode = None, (), bytecode
 
 
