@@ -8,34 +8,9 @@ from typing import Any
 from diver_trt.bench import words
 from diver_trt.bench.plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
 from diver_trt.bench.result import Result
-from diver_trt.contained_file import open_contained
-from diver_trt.errors import MissingExtraError, OutputError
+from diver_trt.html_page import environment
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-_TITLE = b"<title>diver-trt bench: "
-
-
-def import_jinja() -> Any:
-    """Import Jinja.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        import jinja2
-    except ImportError as cause:
-        raise MissingExtraError("jinja2", "compare", "writing a report") from cause
-    return jinja2
-
-
-def is_report(path: Path) -> bool:
-    """Return whether a path is a regular file that `render` of any release wrote."""
-    try:
-        with open_contained(path, path.parent, OutputError) as file:
-            start = file.read(1024)
-    except (OSError, OutputError):
-        return False
-    return not path.is_symlink() and _TITLE in start
 
 
 def render(result: Result, facts: dict[str, Any]) -> str:
@@ -48,10 +23,7 @@ def render(result: Result, facts: dict[str, Any]) -> str:
     Raises:
         MissingExtraError: If Jinja is not installed.
     """
-    jinja = import_jinja()
-    page = jinja.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined
-    )
+    page = environment()
     names = [contestant.name for contestant in result.plan.contestants]
     return str(
         page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import progress, say
-from diver_trt.cli.options import choice, positive
+from diver_trt.cli.options import ModelRevision, ModelVae, choice, positive
 from diver_trt.cli.recipe_options import takes_recipe
-from diver_trt.errors import OutputError, printable
+from diver_trt.errors import printable
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import engine_choices
 
@@ -68,11 +67,6 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
-]
-Vae = Annotated[str | None, typer.Option(help="Another VAE, as for export.", show_default=False)]
 Seconds = Annotated[
     float,
     typer.Option(min=0.0, help="Time to measure for in all; every row gets at least three rounds."),
@@ -99,8 +93,8 @@ def bench(
     engine: Engines = None,
     against: Against = None,
     model: Model = None,
-    revision: Revision = None,
-    vae: Vae = None,
+    revision: ModelRevision = None,
+    vae: ModelVae = None,
     seconds: Seconds = 20.0,
     samples: Samples = None,
     json_file: JsonFile = None,
@@ -197,24 +191,15 @@ def _check_files(json_file: Path | None, report: Path | None) -> None:
         OutputError: If a folder is missing or read-only, or a file is not one to replace.
         MissingExtraError: If a report is asked for and Jinja is not installed.
     """
-    from diver_trt.bench.report import import_jinja, is_report
+    from diver_trt.html_page import import_jinja, require_own_page, require_writable
 
     if report:
         import_jinja()
-    for path, kind in ((json_file, "JSON"), (report, "HTML")):
-        if path is None:
-            continue
-        if not path.parent.is_dir():
-            raise OutputError(f"{path.parent}: no such folder; make it first")
-        if path.is_dir():
-            raise OutputError(f"{path}: is a folder; expected the name of a file for {kind}")
-        if not os.access(path.parent, os.W_OK):
-            raise OutputError(f"{path.parent}: is read-only; choose another folder")
-    if report and os.path.lexists(report) and not is_report(report):
-        raise OutputError(
-            f"{report}: already exists and is not a report of diver-trt bench; choose another "
-            "name, or remove it"
-        )
+    if json_file:
+        require_writable(json_file, "a file for JSON")
+    if report:
+        require_writable(report, "a file for HTML")
+        require_own_page(report, "bench")
 
 
 def _write(result: Result, json_file: Path | None, report: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +10,9 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
-from diver_trt.cli.options import Classes, Json, Seed
+from diver_trt.cli.options import Classes, Json, ModelRevision, ModelVae, Seed
 from diver_trt.cli.recipe_options import takes_recipe
-from diver_trt.errors import BundleError, MissingExtraError, OutputError, printable, shown
+from diver_trt.errors import BundleError, MissingExtraError, printable, shown
 from diver_trt.models import BASES
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
@@ -66,11 +65,6 @@ Batch = Annotated[
     int,
     typer.Option(min=1, help="Images per batch; rtx and trt use what they were built for."),
 ]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
-]
-Vae = Annotated[str | None, typer.Option(help="Another VAE, as for export.", show_default=False)]
 
 
 @takes_recipe
@@ -85,8 +79,8 @@ def compare(
     samples: Samples = 10,
     batch: Batch = 8,
     seed: Seed = 0,
-    revision: Revision = None,
-    vae: Vae = None,
+    revision: ModelRevision = None,
+    vae: ModelVae = None,
     as_json: Json = False,
     *,
     recipe: Recipe,
@@ -145,13 +139,15 @@ def _check_packages_and_report(report: Path | None) -> None:
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.metrics import import_image_metrics
     from diver_trt.comparison.report import import_report_packages
+    from diver_trt.html_page import require_own_page, require_writable
 
     # A comparison takes minutes; a missing package would otherwise show at its end.
     import_image_metrics()
     import_onnx()
     if report:
         import_report_packages()
-        _check_report(report)
+        require_writable(report, "an HTML file")
+        require_own_page(report, "compare")
 
 
 def _read_inputs(
@@ -258,29 +254,6 @@ def _load_reference_model(
             base=bundle.base,
         )
     return loaded
-
-
-def _check_report(path: Path) -> None:
-    """Refuse, before any work, a report path that cannot be written or holds another file.
-
-    Raises:
-        OutputError: If its folder does not exist or cannot be written, or if the file exists and is
-            not a report of `diver-trt compare`.
-    """
-    from diver_trt.comparison.report import is_report
-
-    if not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder; make it first")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; expected the name of an HTML file")
-    # lexists, not exists: a dangling symlink is something in the way too.
-    if os.path.lexists(path) and not is_report(path):
-        raise OutputError(
-            f"{path}: already exists and is not a report of diver-trt compare; choose another "
-            "name, or remove it"
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path.parent}: is not writable; choose another folder")
 
 
 def _print_comparison(comparison: Comparison) -> None:

@@ -56,6 +56,13 @@ BundlePath = Annotated[
         autocompletion=completion.bundles,
     ),
 ]
+ModelRevision = Annotated[
+    str | None,
+    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
+]
+ModelVae = Annotated[
+    str | None, typer.Option(help="Another VAE, as for export.", show_default=False)
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
 
 

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diver_trt import html_page
 from diver_trt.comparison.facts import bundle_facts, environment
 from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
 from diver_trt.comparison.figures import lowest_psnr, mean_psnr
 from diver_trt.comparison.plots import COLOURS, blocks_plot, spread_plot, steps_plot
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
-from diver_trt.contained_file import open_contained
-from diver_trt.errors import MissingExtraError, OutputError
+from diver_trt.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-
-
-def is_report(path: Path) -> bool:
-    """Return whether a path is a regular file that `render` of any release wrote."""
-    try:
-        with open_contained(path, path.parent, OutputError) as file:
-            start = file.read(1024)
-    except (OSError, OutputError):
-        return False
-    # The title, unlike the rest of the template, stays the same from release to release.
-    return not path.is_symlink() and b"<title>diver-trt compare: " in start
 
 
 def render(result: Result) -> str:
@@ -38,15 +27,8 @@ def render(result: Result) -> str:
     Raises:
         MissingExtraError: If matplotlib or Jinja is not installed.
     """
-    jinja = import_report_packages()
-    page = jinja.Environment(
-        # Names of bundles, models and images come from other people's files.
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # A misspelt name raises instead of printing nothing.
-        undefined=jinja.StrictUndefined,
-    )
+    import_report_packages()
+    page = html_page.environment()
     page.filters.update(
         figure=show_figure,
         decibels=show_decibels,
@@ -78,20 +60,17 @@ def render(result: Result) -> str:
     )
 
 
-def import_report_packages() -> Any:
-    """Import Jinja, and check that matplotlib can be imported.
+def import_report_packages() -> None:
+    """Check that Jinja and matplotlib can be imported.
 
     Raises:
         MissingExtraError: If one of them is not installed.
     """
+    html_page.import_jinja()
     try:
-        import jinja2
         import matplotlib  # noqa: F401
     except ImportError as cause:
-        raise MissingExtraError(
-            cause.name or "matplotlib", "compare", "writing a report"
-        ) from cause
-    return jinja2
+        raise MissingExtraError("matplotlib", "compare", "writing a report") from cause
 
 
 def _coded(text: str) -> Markup:

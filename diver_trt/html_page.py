@@ -1,0 +1,87 @@
+"""Self-contained HTML pages that commands write: whether one may be written, and its templates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from diver_trt.contained_file import open_contained
+from diver_trt.errors import MissingExtraError, OutputError
+
+
+def import_jinja() -> Any:
+    """Import Jinja.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as cause:
+        raise MissingExtraError("jinja2", "compare", "writing a report") from cause
+    return jinja2
+
+
+def environment() -> Any:
+    """Return a Jinja environment for a page.
+
+    Raises:
+        MissingExtraError: If Jinja is not installed.
+    """
+    jinja = import_jinja()
+    return jinja.Environment(
+        # Names of bundles, models and images come from other people's files.
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # A misspelt name raises instead of printing nothing.
+        undefined=jinja.StrictUndefined,
+    )
+
+
+def require_writable(path: Path, expected: str) -> None:
+    """Refuse, before any work, the path of a file that cannot be written.
+
+    Args:
+        path: The file.
+        expected: What it is to be, such as `"an HTML file"`.
+
+    Raises:
+        OutputError: If its folder does not exist or cannot be written, or if it is a folder.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder; make it first")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; expected the name of {expected}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path.parent}: is not writable; choose another folder")
+
+
+def require_own_page(path: Path, command: str) -> None:
+    """Refuse to replace a file that is not an earlier page of the same command.
+
+    Args:
+        path: The page.
+        command: The command, such as `"compare"`.
+
+    Raises:
+        OutputError: If the path holds another file.
+    """
+    # lexists, not exists: a dangling symlink is something in the way too.
+    if os.path.lexists(path) and not _is_page(path, command):
+        raise OutputError(
+            f"{path}: already exists and is not a report of diver-trt {command}; choose another "
+            "name, or remove it"
+        )
+
+
+def _is_page(path: Path, command: str) -> bool:
+    """Return whether a path is a regular file that a command of any release wrote."""
+    try:
+        with open_contained(path, path.parent, OutputError) as file:
+            start = file.read(1024)
+    except (OSError, OutputError):
+        return False
+    # The title, unlike the rest of the template, stays the same from release to release.
+    return not path.is_symlink() and f"<title>diver-trt {command}: ".encode() in start
