@@ -50,6 +50,22 @@ def reported(runtime: str, deed: str) -> Iterator[None]:
         raise EngineError(f"{runtime} {deed}: {reason}") from cause
 
 
+def unloadable(package: str, cause: ImportError, remedy: str) -> EngineError:
+    """Return the error of a package that is installed but cannot be imported.
+
+    Args:
+        package: The package.
+        cause: What its import raised.
+        remedy: What repairs it, unless there is too little memory.
+    """
+    if OUT_OF_MEMORY.search(str(cause)):
+        return EngineError(
+            f"there is too little memory to load {package} ({cause}); close other programs, or "
+            "raise `ulimit -v`"
+        )
+    return EngineError(f"{package} is installed but cannot be loaded ({cause}); {remedy}")
+
+
 def _reason(cause: Exception) -> str:
     lines = str(cause).splitlines() or [type(cause).__name__]
     reason = next((line for line in lines if line and not _WHERE.fullmatch(line)), lines[0])

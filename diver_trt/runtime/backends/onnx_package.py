@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from diver_trt.errors import EngineError, MissingExtraError
-from diver_trt.runtime.backends.failures import OUT_OF_MEMORY
+from diver_trt.runtime.backends.failures import unloadable
 
 _REINSTALL = (
     "run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
@@ -27,14 +27,7 @@ def import_onnxruntime() -> Any:
     except ModuleNotFoundError as cause:
         raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
     except ImportError as cause:
-        if OUT_OF_MEMORY.search(str(cause)):
-            raise EngineError(
-                f"there is too little memory to load onnxruntime ({cause}); close other programs, "
-                "or raise `ulimit -v`"
-            ) from cause
-        raise EngineError(
-            f"onnxruntime is installed but cannot be loaded ({cause}); {_REINSTALL}"
-        ) from cause
+        raise unloadable("onnxruntime", cause, _REINSTALL) from cause
     # Uninstalling one of the two packages deletes files of the other, and leaves a folder that
     # still imports.
     if not hasattr(onnxruntime, "InferenceSession"):

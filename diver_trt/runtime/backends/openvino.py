@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.runtime.backends import BACKENDS, Finding
-from diver_trt.runtime.backends.failures import OUT_OF_MEMORY, reported
+from diver_trt.runtime.backends.failures import reported, unloadable
 from diver_trt.runtime.backends.inferred import Found, check_inferred
 from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
 from diver_trt.runtime.cores import available_cores
@@ -29,6 +29,8 @@ from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from diver_trt.tensors import Dim
+
+_REINSTALL = "reinstall it with `pip install --force-reinstall openvino`"
 
 DEVICES = {"openvino": "CPU", "openvino-gpu": "GPU", "openvino-npu": "NPU"}
 """OpenVINO's own name of the device that each engine runs on."""
@@ -321,27 +323,13 @@ def import_openvino() -> Any:
     try:
         with _without_telemetry():
             import openvino
-    except ModuleNotFoundError as cause:
-        if cause.name != "openvino":
-            raise EngineError(_broken(cause)) from cause
-        raise MissingExtraError("openvino", "openvino", "engine openvino") from cause
     except ImportError as cause:
-        if OUT_OF_MEMORY.search(str(cause)):
-            raise EngineError(
-                f"there is too little memory to load openvino ({cause}); close other programs, or "
-                "raise `ulimit -v`"
-            ) from cause
-        raise EngineError(_broken(cause)) from cause
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "openvino":
+            raise MissingExtraError("openvino", "openvino", "engine openvino") from cause
+        raise unloadable("openvino", cause, _REINSTALL) from cause
     if not hasattr(openvino, "Core"):
-        raise EngineError(_broken("it has no Core"))
+        raise unloadable("openvino", ImportError("it has no Core"), _REINSTALL)
     return openvino
-
-
-def _broken(cause: object) -> str:
-    return (
-        f"openvino is installed but cannot be loaded ({cause}); reinstall it with "
-        "`pip install --force-reinstall openvino`"
-    )
 
 
 @contextmanager
