@@ -16,6 +16,7 @@ from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.errors import BundleError, RecipeError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
+from tests.edited_json import set_in
 
 Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
 
@@ -82,66 +83,54 @@ def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> No
         Bundle.open(tmp_path)
 
 
-def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
-    def apply(manifest: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            manifest = manifest[key]
-        if to is ...:
-            del manifest[path[-1]]
-        else:
-            manifest[path[-1]] = to
-
-    return apply
-
-
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (change("schema", to=4), "schema 4, but this diver-trt reads schema 3; update diver-trt"),
+        (set_in("schema", to=4), "schema 4, but this diver-trt reads schema 3; update diver-trt"),
         (
-            change("schema", to="1"),
+            set_in("schema", to="1"),
             'bundle.json: schema: found "1", expected a whole number, 1 or more',
         ),
         (
-            change("precision", to="int4"),
+            set_in("precision", to="int4"),
             'precision: found "int4", expected one of fp32, fp16, int8, int8-fp16',
         ),
         (
-            change("precision", to=...),
+            set_in("precision", to=...),
             "precision: missing, expected one of fp32, fp16, int8, int8-fp16",
         ),
-        (change("guided_channels", to=5), "guided_channels: found 5, expected at most 4"),
-        (change("guided_channels", to=0), "guided_channels: found 0, expected a whole number, 1"),
+        (set_in("guided_channels", to=5), "guided_channels: found 5, expected at most 4"),
+        (set_in("guided_channels", to=0), "guided_channels: found 0, expected a whole number, 1"),
         (
-            change("latent_shape", to=[4, 8]),
+            set_in("latent_shape", to=[4, 8]),
             r"latent_shape: found \[4, 8\], expected a list of 3, each a whole number from 1 to",
         ),
         (
-            change("latent_shape", to=[4, 16, 16]),
+            set_in("latent_shape", to=[4, 16, 16]),
             "encoder: writes latent.*expected latent: float32.n, 4, 16, 16",
         ),
-        (change("latent_shape", to=[8, 8, 8]), "encoder: writes"),
-        (change("image_size", to=64), "encoder: reads image"),
-        (change("learned_variance", to=1), "learned_variance: found 1, expected true or false"),
-        (change("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
-        (change("scaling_factor", to=float("nan")), r"not valid JSON \(NaN is not a JSON number\)"),
+        (set_in("latent_shape", to=[8, 8, 8]), "encoder: writes"),
+        (set_in("image_size", to=64), "encoder: reads image"),
+        (set_in("learned_variance", to=1), "learned_variance: found 1, expected true or false"),
+        (set_in("class_names", to=["a"]), "class_names: found 1 names, expected 10"),
+        (set_in("scaling_factor", to=float("nan")), r"not valid JSON \(NaN is not a JSON number\)"),
         (
-            change("process", "beta_schedule", to="cosine"),
+            set_in("process", "beta_schedule", to="cosine"),
             'process.beta_schedule: found "cosine", expected one of linear, scaled_linear',
         ),
-        (change("process", "kind", to="flow"), 'process.kind: found "flow", expected one of ddpm'),
-        (change("process", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
-        (change("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
+        (set_in("process", "kind", to="flow"), 'process.kind: found "flow", expected one of ddpm'),
+        (set_in("process", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
+        (set_in("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
         (
-            change("networks", "decoder", "graph", "name", to="../decoder.onnx"),
+            set_in("networks", "decoder", "graph", "name", to="../decoder.onnx"),
             "expected a plain file name inside the bundle",
         ),
         (
-            change("networks", "decoder", "graph", "name", to="/etc/passwd"),
+            set_in("networks", "decoder", "graph", "name", to="/etc/passwd"),
             "expected a plain file name inside the bundle",
         ),
         (
-            change(
+            set_in(
                 "networks",
                 "decoder",
                 "inputs",
@@ -150,7 +139,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             'dtype: found "int8", expected one of float32, float16, int64',
         ),
         (
-            change(
+            set_in(
                 "networks",
                 "decoder",
                 "inputs",
@@ -158,30 +147,30 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             ),
             r"inputs\[0\].shape\[0\]: found -1, expected a size from 1 to",
         ),
-        (change("networks", "conditioner", "outputs", to=[]), "expected one output, condition"),
-        (change("scaling_factor", to=10**400), "scaling_factor: found 1000.*expected a number"),
+        (set_in("networks", "conditioner", "outputs", to=[]), "expected one output, condition"),
+        (set_in("scaling_factor", to=10**400), "scaling_factor: found 1000.*expected a number"),
         (
-            change("num_classes", to=10**30),
+            set_in("num_classes", to=10**30),
             "num_classes: found 1000.*expected a whole number from 1 to 100,000",
         ),
         (
-            change("process", "train_timesteps", to=2**60),
+            set_in("process", "train_timesteps", to=2**60),
             "train_timesteps: found .*expected a whole number from 2 to 100,000",
         ),
         (
-            change("image_size", to=2**40),
+            set_in("image_size", to=2**40),
             "image_size: found .*expected a whole number from 1 to 4,096",
         ),
         (
-            change("latent_shape", to=[4, 8, 2**40]),
+            set_in("latent_shape", to=[4, 8, 2**40]),
             r"latent_shape\[2\]: found .*expected a whole number from 1 to 4,096",
         ),
         (
-            change("latent_shape", to=[4096] * 3),
+            set_in("latent_shape", to=[4096] * 3),
             "latent_shape: found 68,719,476,736 values, expected at most 3,072, as many as an",
         ),
         (
-            change(
+            set_in(
                 "networks",
                 "conditioner",
                 "outputs",
@@ -189,21 +178,21 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             ),
             r"shape\[1\]: found .*expected a size from 1 to 16,777,216",
         ),
-        (change("precision", to="x" * 5000), 'precision: found "x{56}[.]{3}, expected one of'),
+        (set_in("precision", to="x" * 5000), 'precision: found "x{56}[.]{3}, expected one of'),
         (
-            change("networks", "decoder", "graph", "name", to="x" * 1000),
+            set_in("networks", "decoder", "graph", "name", to="x" * 1000),
             'name: found "x{56}[.]{3}, expected a plain file name',
         ),
         (
-            change("networks", "decoder", "graph", "name", to="\ud800"),
+            set_in("networks", "decoder", "graph", "name", to="\ud800"),
             r"name: found .*expected a plain file name",
         ),
         (
-            change("networks", "decoder", "graph", "sha256", to="0" * 63),
+            set_in("networks", "decoder", "graph", "sha256", to="0" * 63),
             "sha256: found .*expected a SHA-256, 64 hexadecimal digits",
         ),
         (
-            change(
+            set_in(
                 "networks",
                 "decoder",
                 "inputs",
@@ -212,7 +201,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             "name: found .*expected a text on one line",
         ),
         (
-            change(
+            set_in(
                 "networks",
                 "decoder",
                 "inputs",
@@ -221,35 +210,35 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
             "decoder: reads a{200}…; by the rest",
         ),
         (
-            change("model", "id", to="x" * 5_000_000),
+            set_in("model", "id", to="x" * 5_000_000),
             "model.id: found .*expected a text on one line, of at most 1,000 characters",
         ),
         (
-            change("model", "licence", to="x" * 1001),
+            set_in("model", "licence", to="x" * 1001),
             "model.licence: found .*expected a text on one",
         ),
         (
-            change("class_names", to=["x" * 1001] * 10),
+            set_in("class_names", to=["x" * 1001] * 10),
             r"class_names\[0\]: found .*expected a text on one line, of at most 1,000 characters",
         ),
         (
-            change("exported_with", to={"x" * 1001: "1"}),
+            set_in("exported_with", to={"x" * 1001: "1"}),
             "exported_with: found the key .*expected a text on one line",
         ),
         (
-            change("exported_with", to={"torch": [[]]}),
+            set_in("exported_with", to={"torch": [[]]}),
             r"exported_with.torch: found \[\[\]\], expected a text on one line",
         ),
         (
-            change("networks", "decoder", "parameters", to=0),
+            set_in("networks", "decoder", "parameters", to=0),
             "decoder.parameters: found 0, expected a whole number, 1 or more",
         ),
-        (change("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
+        (set_in("model", "id", to="\x1b[2J"), r"model.id: found .*expected a text on one line"),
         (
-            change("class_names", to=["\u2028"] * 10),
+            set_in("class_names", to=["\u2028"] * 10),
             r"class_names\[0\]: found .*expected a text on one line",
         ),
-        (change("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
+        (set_in("model", to="facebook/DiT"), 'model: found "facebook/DiT", expected an object'),
     ],
 )
 def test_a_manifest_that_does_not_hold_together_is_refused(
@@ -264,7 +253,7 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 def test_a_bundle_of_an_earlier_schema_is_refused_with_the_command_that_renews_it(
     edited: Edit,
 ) -> None:
-    folder = edited(change("schema", to=2))
+    folder = edited(set_in("schema", to=2))
     with pytest.raises(BundleError) as caught:
         Bundle.open(folder)
     assert str(caught.value) == (
@@ -309,7 +298,7 @@ def test_betas_that_leave_nothing_to_compute_with_are_refused(
     edited: Edit, kind: str, start: float, end: float, timesteps: int
 ) -> None:
     folder = edited(
-        change(
+        set_in(
             "process",
             to={**linear(start, end, timesteps), "beta_schedule": kind},
         )
@@ -343,7 +332,7 @@ def test_betas_that_are_read_give_a_table_of_numbers(
     edited: Edit, process: dict[str, Any], sigma: Any
 ) -> None:
     """No division by zero and no logarithm of it: warnings are errors here."""
-    bundle = Bundle.open(edited(change("process", to=process)))
+    bundle = Bundle.open(edited(set_in("process", to=process)))
     schedule = Schedule(bundle.process, Recipe(sigma=sigma), bundle.layout)
     assert np.isfinite(schedule.table).all()
 
@@ -359,7 +348,7 @@ def test_betas_that_are_read_give_a_table_of_numbers(
 def test_betas_that_are_read_but_not_exact_enough_for_a_recipe_are_refused_with_it(
     edited: Edit, process: dict[str, Any], message: str
 ) -> None:
-    bundle = Bundle.open(edited(change("process", to=process)))
+    bundle = Bundle.open(edited(set_in("process", to=process)))
     with pytest.raises(RecipeError, match=message):
         Schedule(bundle.process, Recipe(), bundle.layout)
 

@@ -34,18 +34,6 @@ def refused(parts: list[Path], output: Path) -> str:
     return message
 
 
-def set_in(*path: Any, to: Any) -> Callable[[Manifest], object]:
-    def apply(manifest: Any) -> None:
-        for key in path[:-1]:
-            manifest = manifest[key]
-        if to is ...:
-            del manifest[path[-1]]
-        else:
-            manifest[path[-1]] = to
-
-    return apply
-
-
 def nested(depth: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(depth):

@@ -14,6 +14,7 @@ from PIL import Image
 from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.shard_files import read_soft_labels
+from tests.edited_json import set_in
 from tests.recovered.damaged_shards import (
     Manifest,
     changed,
@@ -22,7 +23,6 @@ from tests.recovered.damaged_shards import (
     npy,
     npz,
     refused,
-    set_in,
 )
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from diver_trt.recovered import earlier_run
 from diver_trt.recovered.merge import merge_shards
+from tests.edited_json import set_in
 from tests.fuzzing import shards
 from tests.recovered.damaged_shards import (
     Manifest,
     changed,
     npy,
     refused,
-    set_in,
 )
 
 

@@ -28,6 +28,7 @@ from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import onnx_package
 from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
+from tests.runtime.swapped_graph import with_another_graph
 
 
 def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
@@ -129,18 +130,7 @@ def test_a_changed_file_is_the_bundles_fault_not_onnxruntimes(
 def test_a_graph_of_another_network_is_the_bundles_fault(
     digits: Bundle, tmp_path: Path, network: Any
 ) -> None:
-    """Whoever swaps the files can write their hashes too."""
-    folder = shutil.copytree(digits.path, tmp_path / "swapped")
-    other = "decoder" if network == "encoder" else "encoder"
-    shutil.copy(folder / f"{other}.onnx", folder / f"{network}.onnx")
-    manifest = json.loads((folder / "bundle.json").read_text())
-    record = FileRecord.of(folder / f"{network}.onnx")
-    manifest["networks"][network]["graph"] = {
-        "name": record.name,
-        "size_bytes": record.size_bytes,
-        "sha256": record.sha256,
-    }
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    folder = with_another_graph(digits, network, tmp_path / "swapped")
     with pytest.raises(
         BundleError,
         match=rf"{network}\.onnx: reads \w+: .*, but bundle\.json says \w+: .*; export the model again",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ from diver_trt.errors import (
     EngineError,
     MissingExtraError,
 )
-from diver_trt.files import FileRecord
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.run import recover
 from diver_trt.runtime.backends import openvino as openvino_engine
@@ -30,6 +28,7 @@ from diver_trt.runtime.backends.openvino import OpenVinoSession, import_openvino
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.session import engine_names
 from tests.conftest import DISTILLED
+from tests.runtime.swapped_graph import with_another_graph
 
 QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
 BATCHES = (1, 2, 3, 4, 8, 9)
@@ -273,17 +272,7 @@ def test_a_batch_that_no_memory_holds_is_short_of_memory(digits: Bundle) -> None
 def test_a_graph_of_another_network_is_the_bundles_fault(
     digits: Bundle, tmp_path: Path, network: Any
 ) -> None:
-    folder = shutil.copytree(digits.path, tmp_path / "swapped")
-    other = "decoder" if network == "encoder" else "encoder"
-    shutil.copy(folder / f"{other}.onnx", folder / f"{network}.onnx")
-    manifest = json.loads((folder / "bundle.json").read_text())
-    record = FileRecord.of(folder / f"{network}.onnx")
-    manifest["networks"][network]["graph"] = {
-        "name": record.name,
-        "size_bytes": record.size_bytes,
-        "sha256": record.sha256,
-    }
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    folder = with_another_graph(digits, network, tmp_path / "swapped")
     with pytest.raises(BundleError, match=rf"{network}\.onnx: reads \w+: .*; export the model"):
         Recoverer(Bundle.open(folder), engine="openvino")
 
