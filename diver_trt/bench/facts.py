@@ -11,7 +11,7 @@ from diver_trt.bench.timing import LEAST_ROUNDS, WARM_UP_RUNS
 SCHEMA = 1
 _MS = 1e3
 _DIGITS = 6
-"""Significant digits of a time; a clock has no more."""
+"""Significant digits of a time, which is all that a clock resolves."""
 
 
 def result_facts(result: Result) -> dict[str, Any]:

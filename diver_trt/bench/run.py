@@ -51,8 +51,8 @@ def benchmark(
     Args:
         plan: What to measure.
         machine: This machine, looked at before.
-        device_ceiling: The GPU's ceilings, or None where they cannot be measured: then there are
-            no limits for what runs there.
+        device_ceiling: The GPU's ceilings, or None where they cannot be measured: what runs there
+            then gets no limit.
         on_progress: Receives how far it has come.
 
     Raises:
@@ -90,7 +90,7 @@ def benchmark(
     result.ceilings.extend([device_ceiling.description] if device_ceiling else [])
     if on_device and device_ceiling is None:
         result.notes.append(
-            "no ceiling was measured on the GPU, so there are no limits for what runs there; "
+            "no ceiling was measured on the GPU, so what runs there gets no limit; "
             "`--against torch` measures them"
         )
     return result

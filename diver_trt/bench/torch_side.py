@@ -3,7 +3,7 @@
 It is the loop that a user of diffusers would write: whole batches through VAE and transformer,
 guidance by a doubled batch, a step by `diver_trt.method.step`, images by Pillow. diffusers embeds
 time and class inside every block, so its step includes what a bundle's conditioner computes once
-per class. It has no conditioner to compare with.
+per class, and the conditioner cannot be compared.
 """
 
 from __future__ import annotations

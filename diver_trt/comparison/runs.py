@@ -87,7 +87,7 @@ class Recording:
     @property
     def images(self) -> list[Pixels]:
         """The final images, each [H, W, 3] uint8; NaN becomes black."""
-        # An image that overflows must still be shown; NaN has no defined 8-bit value.
+        # An image that overflows must still be shown; the 8-bit value of NaN is undefined.
         return [from_network(np.nan_to_num(image, nan=-1.0)) for image in self.decoded]
 
 

@@ -61,7 +61,8 @@ class TorchSession:
     def __init__(
         self, model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision | None = None
     ) -> None:
-        # torch has no eight-bit weights: what such a bundle comes from is the model in float32.
+        # torch has no eight-bit weights: such a bundle is compared with the float32 model that it
+        # was exported from.
         precision = precision or ("fp16" if bundle.precision in HALF_PRECISIONS else "fp32")
         self._model, self.batch = model, batch
         borders: Precision = "fp16" if precision == "fp16" else "fp32"

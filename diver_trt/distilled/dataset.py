@@ -87,8 +87,8 @@ class Dataset:
         samples: Every image.
         images: The images by position.
         origin: Its format, and how it was recognised.
-        soft_label: Returns the logits of the image at a position, [classes] float32; None if the
-            set has none that remain valid.
+        soft_label: Returns the logits of the image at a position, [classes] float32; None if
+            the set has no soft labels, or none that are still valid.
     """
 
     root: Path

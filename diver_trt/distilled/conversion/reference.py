@@ -87,7 +87,7 @@ def _fit_kip(
             means.append(float(image.mean()))
             centred = image - np.float32(means[-1])
             lengths.append(float(np.linalg.norm(centred)))
-            yield centred / np.float32(max(lengths[-1], 1e-6))  # a plain image has no length
+            yield centred / np.float32(max(lengths[-1], 1e-6))  # the length of a plain image is 0
 
     whitening, count = fit_whitening(prepared(), Kind.KIP, rows)
     # KIP scales each image by its own mean and length and saves neither; the averages are the best
