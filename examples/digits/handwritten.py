@@ -2,38 +2,30 @@
 
 1,797 scans of 8 x 8 pixels with 17 grey levels (UCI "Optical Recognition of Handwritten Digits"),
 enlarged once, bicubically.
-Arrays here are NHWC uint8; tensors are NCHW float32 in [-1, 1].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-IMAGE_SIZE = 32
-NUM_CLASSES = 10
+from examples.dataset import IMAGE_SIZE, Dataset, Split, Splits
+
 GREY_LEVELS = 16
 SPLIT_SEED = 0
+TEST = 360
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images, [n, 32, 32, 3] uint8, and their digits, [n] int64."""
+def load_splits() -> Splits:
+    """Return the training (1,437) and test (360) digits, stratified by class with a fixed seed.
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-
-def load_splits() -> tuple[Split, Split]:
-    """Return the training (1,437) and test (360) digits, stratified by class with a fixed seed."""
+    There are too few to hold out more, so 360 of the training digits serve for validation as well.
+    """
     scans, labels = load_digits(return_X_y=True)
     grey = np.round(scans.reshape(-1, 8, 8) * (255 / GREY_LEVELS)).astype(np.uint8)
     large = [
@@ -41,25 +33,16 @@ def load_splits() -> tuple[Split, Split]:
         for scan in grey
     ]
     images = np.repeat(np.stack([np.asarray(image) for image in large])[..., None], 3, axis=-1)
+    everything = Split(images, labels.astype(np.int64))
     train, test = train_test_split(
-        np.arange(len(labels)), test_size=360, random_state=SPLIT_SEED, stratify=labels
+        np.arange(len(labels)), test_size=TEST, random_state=SPLIT_SEED, stratify=labels
     )
-    return Split(images[train], labels[train].astype(np.int64)), Split(
-        images[test], labels[test].astype(np.int64)
+    _, validation = train_test_split(
+        train, test_size=TEST, random_state=SPLIT_SEED, stratify=labels[train]
     )
-
-
-def to_tensor(
-    images: NDArray[np.uint8],
-) -> Tensor:  # [n, H, W, 3] uint8 => [n, 3, H, W] float32 in [-1, 1]
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_images(
-    tensor: Tensor,
-) -> NDArray[np.uint8]:  # [n, 3, H, W] float32 in [-1, 1] => [n, H, W, 3] uint8
-    pixels = ((tensor.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+    return Splits(
+        train=everything.at(train), validation=everything.at(validation), test=everything.at(test)
+    )
 
 
 def jitter(
@@ -91,3 +74,15 @@ def jitter(
         F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         - 1
     )
+
+
+DATASET = Dataset(
+    name="digits",
+    class_names=tuple(map(str, range(10))),
+    load=load_splits,
+    augment=jitter,
+    vae_steps=3000,
+    dit_steps=10_000,
+    dit_variants=32,
+    methods={"dm": "distilled"},
+)

@@ -1,4 +1,4 @@
-"""The three-layer ConvNet of dataset distillation, and how it is trained and tested on digits.
+"""The three-layer ConvNet of dataset distillation, and how it is trained and tested.
 
 The network is the one that DC, DM and MTT distil with: three blocks of 3 x 3 convolution, instance
 normalisation, ReLU and 2 x 2 average pooling, then one linear layer (Gidaris & Komodakis 2018, as
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from handwritten import IMAGE_SIZE, NUM_CLASSES, jitter
 from torch import Tensor, nn
+
+from examples.dataset import IMAGE_SIZE, NUM_CLASSES, Augment, Split, to_tensor
 
 
 class ConvNet(nn.Module):
@@ -42,20 +43,18 @@ class ConvNet(nn.Module):
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, *, seed: int, steps: int = 600, batch: int = 128
+    real: Split, augment: Augment, *, seed: int, steps: int = 600, batch: int = 128
 ) -> ConvNet:
-    """Train a ConvNet-3 with small turns and shifts; return it in eval mode.
-
-    Images are [n, 3, 32, 32] float32 in [-1, 1].
-    """
+    """Train a ConvNet-3 on real images that are jittered; return it in eval mode."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    net = ConvNet()
+    net, labels = ConvNet(), torch.from_numpy(real.labels)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        index = torch.randint(len(images), (min(batch, len(images)),), generator=generator)
-        loss = F.cross_entropy(net(jitter(images[index], generator)), labels[index])
+        index = torch.randint(len(real), (min(batch, len(real)),), generator=generator)
+        logits = net(augment(to_tensor(real.images[index.numpy()]), generator))
+        loss = F.cross_entropy(logits, labels[index])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -64,6 +63,10 @@ def train_classifier(
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the fraction of images, [n, 3, 32, 32], whose largest logit is at their label."""
-    return float((net(images).argmax(1) == labels).float().mean())
+def accuracy(net: nn.Module, split: Split) -> float:
+    """Return the fraction of a split's images whose largest logit is at their class."""
+    right = sum(
+        int((net(to_tensor(images)).argmax(1).numpy() == labels).sum())
+        for images, labels in split.parts(500)
+    )
+    return right / len(split)
