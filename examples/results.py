@@ -1,0 +1,198 @@
+"""Does recovery help networks that the images were not distilled with? One table for a data set.
+
+    python -m examples.results fashion --work results-fashion --json docs/results/fashion.json
+    python -m examples.results digits --work results-digits --json docs/results/digits.json --sweep
+
+Exports the committed model, makes every training set from the committed distilled images, trains
+networks on each, and prints the tables. With `--sweep`, settings are varied on the validation set
+first, and the best one becomes a row of the table. Finished training sets and trainings are kept in
+the work folder: an interrupted run resumes, and the same command gives the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diver_trt import Bundle
+from diver_trt.evaluation.image_set import ImageSet
+from diver_trt.evaluation.runs import Event, RunStarts, evaluate
+from diver_trt.export.exporter import export_bundle
+from diver_trt.models.dit import load_model
+from examples.dataset import DATASETS, Dataset, Split, load_dataset
+from examples.results_document import Measured, results_document, table, write_json
+from examples.settings import DISTILLED, ROWS, Point, Row, sweep
+from examples.training_sets import REAL, TrainingSet, Treatment, Workshop
+
+IMAGES_PER_CLASS = (1, 10)
+CONVNET = "convnet-small"
+ARCHITECTURES = (CONVNET, "mlp", "resnet-small", "shufflenet-small", "vit-small")
+SWEEP_ARCHITECTURES = ("mlp", "resnet-small")
+SWEEP_SEEDS = 2
+SWEEP_IMAGES = 2000
+PROTOCOL = "quick"
+CHOSEN = "chosen on validation"
+
+
+class Laboratory:
+    """Measures training sets of a data set: makes them, trains on them, and keeps both."""
+
+    def __init__(self, dataset: Dataset, work: Path) -> None:
+        self.dataset, self.splits = dataset, dataset.load()
+        bundle = exported(dataset, work / "bundle")
+        self._workshop = Workshop(dataset, self.splits.train, bundle, work / "sets")
+        self._journal = work / "runs"
+
+    def measure(
+        self,
+        sets: Sequence[TrainingSet],
+        test: Split,
+        architectures: Sequence[str],
+    ) -> list[Measured]:
+        """Train every architecture once on every set, with the set's seed; return the accuracies."""
+        measured = []
+        # A set's noise and the training on it share a seed, so the spread is that of both.
+        for seed in sorted({wanted.seed for wanted in sets}):
+            made = dict(self._workshop.make(wanted for wanted in sets if wanted.seed == seed))
+            names = {str(i): wanted for i, wanted in enumerate(made)}
+            evaluation = evaluate(
+                {name: image_set(made[wanted]) for name, wanted in names.items()},
+                image_set(test),
+                architectures=architectures,
+                protocol=PROTOCOL,
+                seeds=1,
+                first_seed=seed,
+                journal=self._journal,
+                on_event=print_event,
+            )
+            measured += [
+                Measured(
+                    training_set=names[run.training_set],
+                    images=len(made[names[run.training_set]]),
+                    architecture=run.architecture,
+                    accuracy=run.accuracy,
+                )
+                for run in evaluation.runs
+            ]
+        return measured
+
+
+def exported(dataset: Dataset, folder: Path) -> Bundle:
+    """Return the data set's model as a bundle, exported unless it is there."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for _ in export_bundle(load_model(str(dataset.model)), folder, "fp32"):
+            pass
+    return Bundle.open(folder)
+
+
+def image_set(split: Split) -> ImageSet:
+    return ImageSet(split.images, split.labels)
+
+
+def print_event(event: Event) -> None:
+    if isinstance(event, RunStarts) and event.done % 10 == 0:
+        print(f"seed {event.seed}: {event.done} of {event.total} trainings", flush=True)
+
+
+def row_sets(
+    rows: Iterable[Row], methods: Sequence[str], per_class: Sequence[int], seeds: int
+) -> list[TrainingSet]:
+    """Return the training sets of the table's rows."""
+    return [
+        TrainingSet(source=source, per_class=count, treatment=row.treatment, seed=seed)
+        for row in rows
+        for source in (methods if row.source == DISTILLED else [REAL])
+        for count in per_class
+        for seed in range(seeds)
+    ]
+
+
+def sweep_sets(
+    points: Iterable[Point], methods: Sequence[str], per_class: Sequence[int]
+) -> list[TrainingSet]:
+    """Return the training sets of the sweep; a treatment on two axes is measured once."""
+    return [
+        TrainingSet(source=method, per_class=count, treatment=treatment, seed=seed)
+        for treatment in dict.fromkeys(point.treatment for point in points)
+        for method in methods
+        for count in per_class
+        for seed in range(SWEEP_SEEDS)
+    ]
+
+
+def best(measured: Iterable[Measured]) -> Treatment:
+    """Return the treatment with the highest mean accuracy over everything else."""
+    found: dict[Treatment, list[float]] = {}
+    for one in measured:
+        found.setdefault(one.training_set.treatment, []).append(one.accuracy)
+    return max(found, key=lambda treatment: sum(found[treatment]) / len(found[treatment]))
+
+
+def parsed_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is finished")
+    parser.add_argument("--json", type=Path, required=True, help="file for every accuracy")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--per-class", type=int, nargs="+", default=IMAGES_PER_CLASS, choices=IMAGES_PER_CLASS
+    )
+    titles = [row.title for row in ROWS]
+    parser.add_argument(
+        "--only", nargs="+", metavar="ROW", default=titles, choices=titles, help="rows, by title"
+    )
+    parser.add_argument("--sweep", action="store_true", help="choose settings on validation first")
+    parser.add_argument(
+        "--quick", action="store_true", help="one image per class, two networks, two seeds"
+    )
+    args = parser.parse_args()
+    args.architectures = ARCHITECTURES
+    if args.quick:
+        args.per_class, args.seeds, args.architectures = (1,), 2, (CONVNET, "mlp")
+    return args
+
+
+def main() -> None:
+    args = parsed_arguments()
+    dataset = load_dataset(args.dataset)
+    laboratory, methods = Laboratory(dataset, args.work), list(dataset.methods)
+    rows = [row for row in ROWS if row.title in args.only]
+    points: list[Point] = []
+    swept: list[Measured] = []
+    if args.sweep:
+        points, validation = list(sweep()), laboratory.splits.validation
+        swept = laboratory.measure(
+            sweep_sets(points, methods, args.per_class),
+            validation.at(np.arange(min(SWEEP_IMAGES, len(validation)))),
+            SWEEP_ARCHITECTURES,
+        )
+        rows.append(Row(title=CHOSEN, source=DISTILLED, treatment=best(swept)))
+    measured = laboratory.measure(
+        row_sets(rows, methods, args.per_class, args.seeds),
+        laboratory.splits.test,
+        args.architectures,
+    )
+    document = results_document(
+        dataset=dataset.name,
+        protocol=PROTOCOL,
+        distilled_with=CONVNET,
+        rows=rows,
+        measured=measured,
+        points=points,
+        swept=swept,
+    )
+    write_json(document, args.json)
+    for method in methods:
+        for count in args.per_class:
+            print(f"\n{method}, {count} per class:\n")
+            print(table(rows, measured, method, count, args.architectures, CONVNET))
+
+
+if __name__ == "__main__":
+    main()
