@@ -1,0 +1,130 @@
+"""The registry of architectures, which `evaluate --architecture` looks names up in.
+
+An architecture is a function of a module in this folder, and one entry of `ARCHITECTURES`. This
+file imports none of them, so that `diver-trt --help` stays fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from diver_trt.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ArchitectureModule(Protocol):
+    """What the module of a family of architectures provides."""
+
+    def build(self, name: str, classes: int, side: int) -> nn.Module:
+        """Build a network with random weights, drawn from torch's global generator.
+
+        Args:
+            name: The architecture, one of the family.
+            classes: Number of classes.
+            side: Side of the images in pixels.
+
+        Returns:
+            The network: [n, 3, side, side] float32, normalised => logits [n, classes].
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One architecture that `--architecture` can name.
+
+    Attributes:
+        name: That name.
+        title: What it is, for people.
+        family: Module of this package that builds it.
+        smallest: Smallest side of an image in pixels that it can take.
+        patch: Side of the patches that it cuts an image into, 1 without any.
+        package: The package that it needs besides torch, or None.
+    """
+
+    name: str
+    title: str
+    family: str
+    smallest: int = 16
+    patch: int = 1
+    package: str | None = None
+
+    def require(self, side: int) -> None:
+        """Refuse images that the network cannot take.
+
+        Raises:
+            UsageError: If they are too small, or cannot be cut into its patches.
+        """
+        if side < self.smallest or side % self.patch:
+            patches = f", a multiple of {self.patch}" if self.patch > 1 else ""
+            raise UsageError(
+                f"{self.name}: images of {side} px, expected {self.smallest} px or more{patches}. "
+                "Choose another architecture, or set --image-size."
+            )
+
+    def build(self, classes: int, side: int) -> nn.Module:
+        """Import the family, and build the network (`ArchitectureModule.build`).
+
+        Raises:
+            UsageError: If it cannot take images of this size.
+        """
+        self.require(side)
+        module = cast("ArchitectureModule", import_module(f"{__name__}.{self.family}"))
+        return module.build(self.name, classes, side)
+
+
+def _transformers(
+    name: str, title: str, family: str, smallest: int = 16, patch: int = 1
+) -> Architecture:
+    return Architecture(
+        name=name,
+        title=title,
+        family=family,
+        smallest=smallest,
+        patch=patch,
+        package="transformers",
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(name="mlp", title="DC's MLP", family="mlp", smallest=1),
+        Architecture(name="convnet-small", title="ConvNet-3, width 32", family="convnet"),
+        Architecture(name="convnet3", title="ConvNet-3", family="convnet"),
+        Architecture(name="convnet5", title="ConvNet-5, for 128 px", family="convnet", smallest=32),
+        Architecture(name="convnet6", title="ConvNet-6, for 224 px", family="convnet", smallest=64),
+        _transformers("resnet-small", "ResNet-8, for 32 px", "resnet"),
+        _transformers("resnet18", "ResNet-18", "resnet", 32),
+        _transformers("resnet18-in", "ResNet-18, instance norm", "resnet", 64),
+        _transformers("mobilenet-small", "MobileNetV2 x0.2, for 32 px", "mobilenet"),
+        _transformers("mobilenetv2", "MobileNetV2", "mobilenet", 32),
+        Architecture(
+            name="shufflenet-small", title="ShuffleNetV2 x0.5, for 32 px", family="shufflenet"
+        ),
+        Architecture(
+            name="shufflenetv2", title="ShuffleNetV2 x1.0", family="shufflenet", smallest=32
+        ),
+        _transformers("efficientnet-small", "a narrow EfficientNet, for 32 px", "efficientnet"),
+        _transformers("efficientnet-b0", "EfficientNet-B0", "efficientnet", 32),
+        _transformers("vit-small", "ViT of 4-px patches, for 32 px", "vit", patch=4),
+        _transformers("vit-b16", "ViT-B/16", "vit", 32, patch=16),
+    )
+}
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return the architecture of a name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if name not in ARCHITECTURES:
+        raise UsageError(
+            f"--architecture {shown(name)}: no such architecture; expected one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]
