@@ -26,13 +26,13 @@ METHODS = {"dm": match_distributions, "dc": match_gradients}
 BUDGETS = {
     ("digits",  "dm",  1): Budget(iterations=600, real_batch=32, channels=3, clipped=False),
     ("digits",  "dm", 10): Budget(iterations=600, real_batch=32, channels=3, clipped=False),
-    ("fashion", "dm",  1): Budget(iterations=300, real_batch=32, channels=1, clipped=True,
+    ("fashion", "dm",  1): Budget(iterations=200, real_batch=32, channels=1, clipped=True,
                                   learning_rate=0.2),
-    ("fashion", "dm", 10): Budget(iterations=300, real_batch=32, channels=1, clipped=True,
+    ("fashion", "dm", 10): Budget(iterations=200, real_batch=32, channels=1, clipped=True,
                                   learning_rate=1.0),
     ("fashion", "dc",  1): Budget(iterations=150, real_batch=32, channels=1, clipped=True,
                                   learning_rate=0.1),
-    ("fashion", "dc", 10): Budget(iterations=30,  real_batch=32, channels=1, clipped=True,
+    ("fashion", "dc", 10): Budget(iterations=20,  real_batch=32, channels=1, clipped=True,
                                   learning_rate=0.5, matches=5, net_steps=10),
 }
 # fmt: on

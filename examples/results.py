@@ -5,8 +5,9 @@
 
 Exports the committed model, makes every training set from the committed distilled images, trains
 networks on each, and prints the tables. With `--sweep`, settings are varied on the validation set
-first, and the best one becomes a row of the table. Finished training sets and trainings are kept in
-the work folder: an interrupted run resumes, and the same command gives the same figures.
+first, the best one becomes a row of the table, and a plot is written beside the JSON. Finished
+training sets and trainings are kept in the work folder: an interrupted run resumes, and the same
+command gives the same figures.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from diver_trt.export.exporter import export_bundle
 from diver_trt.models.dit import load_model
 from examples.dataset import DATASETS, Dataset, Split, load_dataset
 from examples.results_document import Measured, results_document, table, write_json
+from examples.results_plot import plot_sweep
 from examples.settings import DISTILLED, ROWS, Point, Row, sweep
 from examples.training_sets import REAL, TrainingSet, Treatment, Workshop
 
@@ -188,6 +190,8 @@ def main() -> None:
         swept=swept,
     )
     write_json(document, args.json)
+    if args.sweep:
+        plot_sweep(points, swept, args.json.with_suffix(".png"))
     for method in methods:
         for count in args.per_class:
             print(f"\n{method}, {count} per class:\n")
