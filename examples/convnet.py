@@ -56,7 +56,7 @@ def train_classifier(
         logits = net(augment(to_tensor(real.images[index.numpy()]), generator))
         loss = F.cross_entropy(logits, labels[index])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return net.eval()

@@ -61,7 +61,7 @@ class DistilledImages:
 
     def step(self, loss: Tensor) -> None:
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=[self.pixels])
+        loss.backward(inputs=[self.pixels])  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._clip()
 
@@ -108,7 +108,7 @@ def match_distributions(
 
 
 def class_means(embeddings: Tensor) -> Tensor:  # [10 * n, d] => [10, d]
-    return embeddings.unflatten(0, (NUM_CLASSES, -1)).mean(1)
+    return embeddings.view(NUM_CLASSES, -1, embeddings.shape[1]).mean(1)
 
 
 def match_gradients(
@@ -168,7 +168,7 @@ def learn(
     for _ in range(steps):
         loss = F.cross_entropy(net(images), distilled.labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -169,7 +169,8 @@ class Diffusion:
             - 1
             + squared * (-log_variance).exp()
         )
-        return F.mse_loss(eps_hat, eps) + kl.mean() / math.log(2)
+        loss: Tensor = F.mse_loss(eps_hat, eps) + kl.mean() / math.log(2)
+        return loss
 
 
 def train_transformer(
@@ -200,7 +201,7 @@ def train_transformer(
             transformer, latents[variant, index], labels[index], generator
         )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -42,7 +42,8 @@ def results_document(
 
     A run names its treatment by its place in `treatments`, as rows and points do.
     """
-    treatments = list(dict.fromkeys(one.treatment for one in (*rows, *points)))
+    used = [*(row.treatment for row in rows), *(point.treatment for point in points)]
+    treatments = list(dict.fromkeys(used))
     place = {treatment: number for number, treatment in enumerate(treatments)}
     return {
         "dataset": dataset,

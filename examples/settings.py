@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from diver_trt import PRESETS, Recipe
 from examples.training_sets import REAL, Treatment
@@ -62,9 +63,10 @@ ROWS = (
 )
 
 
-def matched(step: int, **settings: object) -> Recipe:
+def matched(step: int, **settings: Any) -> Recipe:
     """Return a recipe that starts at the noise level it lifts the latent to, without guidance."""
-    return Recipe(**{"inherit_step": step, "start_step": step, "gamma": 0.0, **settings})
+    start = Recipe(inherit_step=step, start_step=step, gamma=0.0)
+    return start.with_settings(**settings)
 
 
 def sweep() -> Iterator[Point]:
@@ -79,12 +81,14 @@ def sweep() -> Iterator[Point]:
         yield _point("guidance scale, matched start 40", scale, matched(40, cfg_scale=scale))
     for guide in GUIDES:
         for gamma in (0.02, 0.05, 0.1, 0.2):
-            yield _point("gamma, paper", gamma, Recipe(gamma=gamma, guide=guide), guide)
+            yield _point(
+                "gamma, paper", gamma, Recipe(gamma=gamma).with_settings(guide=guide), guide
+            )
         for step in (25, 30, 35, 40, 45):
             guided = matched(step, gamma=0.1, window=(step, step * 2 // 5), guide=guide)
             yield _point("matched start, guided", step, guided, guide)
         for window in (EVERY_STEP, (50, 25), (40, 25), (40, 10), (25, 10), (25, 0)):
-            recipe = Recipe(window=window, guide=guide)
+            recipe = Recipe(window=window).with_settings(guide=guide)
             yield _point("window, paper", f"{window[0]}:{window[1]}", recipe, guide)
     for copies in (1, 2, 4):
         yield Point(

@@ -89,9 +89,12 @@ def test_a_set_is_made_once_and_again_when_anything_it_follows_from_changes(
     tmp_path: Path, digits: Dataset, train: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    monkeypatch.setattr(
-        training_sets, "write", lambda split, path: (made.append(path), write(split, path))
-    )
+
+    def counted(split: Split, path: Path) -> None:
+        made.append(path)
+        write(split, path)
+
+    monkeypatch.setattr(training_sets, "write", counted)
     bundle = Bundle.open(default_bundle())
     workshop = Workshop(digits, train, bundle, tmp_path)
     first = TrainingSet(source="dm", per_class=1, treatment=Treatment(recipe=TWO_STEPS), seed=0)
