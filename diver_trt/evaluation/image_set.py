@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID
+from diver_trt.distilled.folder_names import plain_name
 from diver_trt.errors import DatasetError, shown
 from diver_trt.tensors import describe
 
@@ -91,12 +93,26 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
         )
     if train.names is not None and test.names is not None:
         _require_same(name, _occurring(train), _occurring(test))
-        number = {class_name: i for i, class_name in enumerate(test.names)}
-        renumbered = np.array([number.get(class_name, -1) for class_name in train.names], np.int64)
+        number = {plain_name(class_name): i for i, class_name in enumerate(test.names)}
+        renumbered = np.array([number.get(plain_name(one), -1) for one in train.names], np.int64)
         return replace(train, labels=renumbered[train.labels], names=test.names)
+    _require_known_order(name, train, test)
     found, expected = (sorted({*map(int, one.labels)}) for one in (train, test))
     _require_same(name, list(map(str, found)), list(map(str, expected)))
     return replace(train, names=test.names)
+
+
+def _require_known_order(name: str, train: ImageSet, test: ImageSet) -> None:
+    """Refuse numbers on one side and a few of ImageNet's wnids on the other."""
+    # Methods number a subset in an order of their own, which is rarely that of sorted wnids.
+    named = train.names or test.names or ()
+    if named and len(named) < IMAGENET_CLASSES and all(map(WNID.fullmatch, named)):
+        numbered, other = ("training", "test") if train.names is None else ("test", "training")
+        raise DatasetError(
+            f"{name}: the {numbered} set's classes are numbers, but the {other} set's are wnids, "
+            "and methods number a subset in their own order. State it with --classes (imagenette, "
+            "imagewoof, imagefruit, …, or a file)."
+        )
 
 
 def _occurring(images: ImageSet) -> list[str]:
@@ -105,8 +121,9 @@ def _occurring(images: ImageSet) -> list[str]:
 
 
 def _require_same(name: str, found: list[str], expected: list[str]) -> None:
-    extra = [one for one in found if one not in set(expected)]
-    missing = [one for one in expected if one not in set(found)]
+    ours, theirs = ({plain_name(one) for one in side} for side in (found, expected))
+    extra = [one for one in found if plain_name(one) not in theirs]
+    missing = [one for one in expected if plain_name(one) not in ours]
     if not extra and not missing:
         return
     parts = [f"has {len(found)} classes, the test set {len(expected)}"]

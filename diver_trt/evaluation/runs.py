@@ -61,6 +61,10 @@ class Plan:
     teacher: Teacher | None = None
     test_name: str = "test"
 
+    def steps(self, images: ImageSet) -> int:
+        """Return how many steps of the optimiser a training on a set has."""
+        return self.protocol.total_steps(len(images.labels), images.classes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarts:
@@ -244,6 +248,12 @@ def evaluation_events(plan: Plan, journal: Path | None = None) -> Generator[Even
         yield from _events(plan, kept)
 
 
+def steps_of(plan: Plan) -> int:
+    """Return how many steps of the optimiser the trainings of a plan have together."""
+    networks = len(plan.architectures) * len(plan.seeds)
+    return networks * sum(map(plan.steps, plan.train.values()))
+
+
 def _events(plan: Plan, journal: Journal) -> Iterator[Event]:
     hashes = {name: images.sha256() for name, images in plan.train.items()}
     test = plan.test.sha256()
@@ -262,7 +272,7 @@ def _events(plan: Plan, journal: Journal) -> Iterator[Event]:
                         training_set=name,
                         architecture=architecture.name,
                         seed=seed,
-                        steps=plan.protocol.total_steps(len(images.labels), images.classes),
+                        steps=plan.steps(images),
                         done=len(runs),
                         total=total,
                     )

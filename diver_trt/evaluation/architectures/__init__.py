@@ -116,6 +116,21 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+SMALL_SIDE = 64
+"""Side in pixels up to which the scaled networks are the default."""
+_SMALL = ("convnet-small", "resnet-small", "shufflenet-small", "vit-small", "mlp")
+_PUBLISHED = ("resnet18", "mobilenetv2", "shufflenetv2", "efficientnet-b0", "vit-b16")
+"""The architectures of DIVER's tables (arXiv 2605.12649)."""
+
+
+def default_architectures(side: int) -> tuple[str, ...]:
+    """Return the architectures that are evaluated on images of a side if none is named."""
+    if side <= SMALL_SIDE:
+        return _SMALL
+    # DC's ConvNet is deeper the larger the images: MTT takes depth 5 at 128 px, Minimax 6 at 224.
+    return ("convnet5" if side < 192 else "convnet6", *_PUBLISHED)
+
+
 def find_architecture(name: str) -> Architecture:
     """Return the architecture of a name.
 

@@ -15,6 +15,7 @@ SMALL = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 128,
+    "initializer_range": 0.1,  # about 1 / sqrt(64); the default suits 768 channels
 }
 
 
