@@ -370,9 +370,11 @@ def measure_summation(folder: Path) -> None:
 
 
 def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return a step's inputs: a random latent and anchor, and the conditioner's conditions."""
+    """Return a step's inputs: a random latent, anchor and noise, and the conditioner's conditions."""
     generator = np.random.default_rng(1)
-    latent, anchor = generator.standard_normal((2, 1, *bundle.latent_shape)).astype(np.float32)
+    latent, anchor, noise = generator.standard_normal((3, 1, *bundle.latent_shape)).astype(
+        np.float32
+    )
     schedule = Schedule(bundle.process, Recipe(), bundle.layout)
     times = schedule.times[[STEP - 1, STEP - 1]]
     session = import_onnxruntime().InferenceSession(
@@ -383,6 +385,7 @@ def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
     return {
         "latent": latent,
         "anchor": anchor,
+        "noise": noise,
         "condition": condition[:, None],
         "coefficients": row,
     }

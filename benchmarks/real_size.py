@@ -81,7 +81,7 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     transformer, scheduler = pipeline.transformer.eval(), pipeline.scheduler
     set_timestep_frequencies(transformer, "dit")
     generator = torch.Generator().manual_seed(1)
-    latent, anchor = torch.randn(2, 1, 4, 32, 32, generator=generator)
+    latent, anchor, noise = torch.randn(3, 1, 4, 32, 32, generator=generator)
     scheduler.set_timesteps(50)
     t = scheduler.timesteps[50 - STEP].expand(2)
     labels = torch.tensor([207, 1000])
@@ -102,6 +102,7 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     step = {
         "latent": latent.numpy(),
         "anchor": anchor.numpy(),
+        "noise": noise.numpy(),
         "condition": condition[:, None],
         "coefficients": row,
     }

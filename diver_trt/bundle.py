@@ -6,7 +6,7 @@ It holds `bundle.json` and four ONNX graphs, big ones with their weights in a fi
     network       inputs                                        outputs
     encoder       image [n,3,H,W] f32 in [-1,1]                 latent [n,c,h,w] f32 (mean)
     conditioner   time [m] f32, label [m] i64                   condition [m,M]
-    denoiser      latent, anchor [n,c,h,w] f32,                 next_latent [n,c,h,w] f32 (one step)
+    denoiser      latent, anchor, noise [n,c,h,w] f32,          next_latent [n,c,h,w] f32 (one step)
                   condition [2,n,M] (class, then null),
                   coefficients [C] f32 (one row of the step table)
     decoder       latent [n,c,h,w] f32              image [n,3,H,W] f32 in [-1,1]
@@ -33,7 +33,7 @@ from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "bundle.json"
 LIMITS = Limits(8 * 1024**2, 1000)
 """Of `bundle.json`: 100,000 classes with names of 80 bytes.
@@ -268,6 +268,12 @@ class Bundle:
         return StepLayout(self.latent_shape[0], self.learned_variance, self.guided_channels)
 
     @property
+    def condition_pair(self) -> TensorSpec:
+        """The denoiser's conditions, [2, n, M]: of the class, then of the null class."""
+        (pair,) = (spec for spec in self.networks["denoiser"].inputs if spec.name == "condition")
+        return pair
+
+    @property
     def condition_width(self) -> int:
         """Number of values `M` of a condition."""
         width = self.networks["conditioner"].outputs[0].shape[1]
@@ -316,9 +322,9 @@ def contract(
 ) -> dict[NetworkName, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]]:
     """Return the inputs and outputs that each network of a bundle must have."""
     image = TensorSpec("image", "float32", ("n", 3, image_size, image_size))
-    latent, anchor, next_latent = (
+    latent, anchor, noise, next_latent = (
         TensorSpec(name, "float32", ("n", *latent_shape))
-        for name in ("latent", "anchor", "next_latent")
+        for name in ("latent", "anchor", "noise", "next_latent")
     )
     condition_dtype = "float16" if precision in HALF_PRECISIONS else "float32"
     time, label = TensorSpec("time", "float32", ("m",)), TensorSpec("label", "int64", ("m",))
@@ -328,7 +334,7 @@ def contract(
     return {
         "encoder": ((image,), (latent,)),
         "conditioner": ((time, label), (condition,)),
-        "denoiser": ((latent, anchor, pair, coefficients), (next_latent,)),
+        "denoiser": ((latent, anchor, noise, pair, coefficients), (next_latent,)),
         "decoder": ((latent,), (image,)),
     }
 

@@ -4,8 +4,8 @@ Steps count down: of `steps` DDIM steps, step `k = steps` is the noisiest and st
 paper's symbols are `t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` = `window`, `w` =
 `cfg_scale`.
 
-The defaults of `steps`, `inherit_step`, `start_step`, `gamma` and `window` are the paper's, as is
-the scaling of the gradient by sigma_t. The paper's text does not state the rest: the guidance scale
+The defaults of `steps`, `inherit_step`, `start_step`, `gamma`, `window` and `guide` are the
+paper's, as is the scaling of the gradient by sigma_t. The paper's text does not state the rest: the guidance scale
 4.0, the number of guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0).
 These follow DiT's sampler and the mode-guided samplers built on it.
 """
@@ -21,6 +21,9 @@ from diver_trt.errors import RecipeError, shown_value
 
 Sigma = Literal["learned", "posterior", "marginal"]
 SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
+
+Guide = Literal["latent", "noised", "x0"]
+GUIDE_KINDS: tuple[Guide, ...] = get_args(Guide)
 
 MAX_SCALE = 1000.0
 """Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from values
@@ -62,6 +65,9 @@ class Recipe:
         sigma: Scale of semantic guidance per step: `"learned"` is the model's own standard
             deviation (a model without one uses `"posterior"`), `"posterior"` that of q(z_{k-1} |
             z_k, z_0), `"marginal"` sqrt(1 - abar_k).
+        guide: What semantic guidance brings together: `"latent"` the noisy latent and the clean one
+            (the paper's text), `"noised"` the noisy latent and the clean one at the same noise
+            level, `"x0"` the predicted clean latent and the clean one (as MGD3 does).
 
     Raises:
         RecipeError: If a value is out of range, or two settings contradict each other.
@@ -83,6 +89,9 @@ class Recipe:
         (40, 25), "Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full", paper=True
     )
     sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")  # noqa: RUF009
+    guide: Guide = _setting(  # noqa: RUF009
+        "latent", "Where it pulls: latent, noised or x0", paper=True
+    )
 
     def __post_init__(self) -> None:
         # object.__setattr__ is how a frozen dataclass normalises its fields.
@@ -111,6 +120,8 @@ class Recipe:
         _require_float("gamma", self.gamma, 0.0, MAX_SCALE)
         if self.sigma not in SIGMAS:
             raise RecipeError(f"sigma is {self.sigma!r}; expected one of {', '.join(SIGMAS)}.")
+        if self.guide not in GUIDE_KINDS:
+            raise RecipeError(f"guide is {self.guide!r}; expected one of {', '.join(GUIDE_KINDS)}.")
 
     def _check_window(self) -> None:
         if not (isinstance(self.window, tuple) and len(self.window) == 2):

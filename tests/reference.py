@@ -73,9 +73,16 @@ class Reference:
             following = self.scheduler.step(eps, t, latent).prev_sample
             high, low = recipe.window
             if low < k <= high:
-                following = following - recipe.gamma * self.sigma(k, recipe, by_class[:, c:]) * (
-                    latent - anchor
-                )
+                # Each kind as its paper or ours writes it: what is pulled, and where to.
+                at_level = self.scheduler.add_noise(anchor, noise, t.expand(len(anchor)))
+                clean = self.scheduler.step(eps, t, latent).pred_original_sample
+                pulled, target = {
+                    "latent": (latent, anchor),
+                    "noised": (latent, at_level),
+                    "x0": (clean, anchor),
+                }[recipe.guide]
+                strength = recipe.gamma * self.sigma(k, recipe, by_class[:, c:])
+                following = following - strength * (pulled - target)
             latent = following
             yield latent
 

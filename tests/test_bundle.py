@@ -86,7 +86,7 @@ def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (set_in("schema", to=4), "schema 4, but this diver-trt reads schema 3; update diver-trt"),
+        (set_in("schema", to=5), "schema 5, but this diver-trt reads schema 4; update diver-trt"),
         (
             set_in("schema", to="1"),
             'bundle.json: schema: found "1", expected a whole number, 1 or more',
@@ -253,11 +253,11 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 def test_a_bundle_of_an_earlier_schema_is_refused_with_the_command_that_renews_it(
     edited: Edit,
 ) -> None:
-    folder = edited(set_in("schema", to=2))
+    folder = edited(set_in("schema", to=3))
     with pytest.raises(BundleError) as caught:
         Bundle.open(folder)
     assert str(caught.value) == (
-        f"{folder}/bundle.json: schema 2, but this diver-trt reads schema 3; remove the folder and "
+        f"{folder}/bundle.json: schema 3, but this diver-trt reads schema 4; remove the folder and "
         f"export the model again: diver-trt export MODEL {folder}"
     )
 

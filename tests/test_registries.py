@@ -85,7 +85,7 @@ class ToySession:
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
         engine = ToyEngine(self.bundle, "denoiser", self.batch)
-        return SteppedDenoiser(engine, self.bundle.networks["denoiser"].inputs[2], table, steps)
+        return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
 
     def close(self) -> None:
         pass

@@ -28,6 +28,8 @@ RECIPES = {
     "inheritance off": Recipe(inherit_step=None),
     "guidance off": Recipe(gamma=0.0),
     "window full": Recipe(window=(50, 0)),
+    "towards the anchor at the noise level": Recipe(guide="noised"),
+    "from the predicted clean latent": Recipe(guide="x0"),
     "matched start": PRESETS["matched"],
     "thirty steps": Recipe(steps=30, inherit_step=15, start_step=30, window=(24, 15)),
     "nothing but ddim": Recipe(inherit_step=None, gamma=0.0, cfg_scale=1.0),
@@ -50,7 +52,7 @@ def assert_same_trajectory(
         start = Schedule(bundle.process, recipe, bundle.layout).start(anchor, noise)
         found = [
             start,
-            *(recoverer.latent.copy() for _ in recoverer.denoise(start, anchor, labels)),
+            *(recoverer.latent.copy() for _ in recoverer.denoise(start, anchor, noise, labels)),
         ]
         decoded = np.stack(recoverer.decode(found[-1]))
 

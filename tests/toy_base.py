@@ -38,6 +38,9 @@ class Straight:
     def coefficients(self, steps: int) -> tuple[Float64, Float64]:
         return np.ones(steps), np.full(steps, -self.end / steps)
 
+    def clean_estimate(self, steps: int) -> tuple[Float64, Float64]:
+        return np.ones(steps), -self.levels(steps)[1][1:]
+
     def log_variance_bounds(
         self, steps: int, sigma: Sigma, learned: bool
     ) -> tuple[Float64, Float64]:

@@ -158,7 +158,9 @@ class DenoiserJob:
         """Run the next step; after the last one the batch is loaded again, which does not count."""
         if self._left == 0:
             # A recovery loads once for all steps of a batch, so this is not part of a step.
-            self._denoiser.load(self._latents, self._latents, self._tables, self._null)
+            self._denoiser.load(
+                self._latents, self._latents, self._latents, self._tables, self._null
+            )
             self._run, self._left = self._denoiser.run(), self._steps
         started = time.perf_counter()
         if self._denoiser.stepwise:
@@ -233,7 +235,7 @@ def python_overhead(bundle: Bundle, work: Work, batch: int) -> Job:
         work: The batch.
         batch: Images per batch.
     """
-    pair = bundle.networks["denoiser"].inputs[2]
+    pair = bundle.condition_pair
     table = np.zeros((len(work.schedule.times), bundle.condition_width), pair.dtype)
     conditions = dict.fromkeys({*work.labels, bundle.null_label}, table)
     steps = len(work.schedule.times)

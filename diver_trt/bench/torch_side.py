@@ -140,17 +140,18 @@ class TorchModel:
         self,
         start: NDArray[np.float32],
         anchor: NDArray[np.float32],
+        noise: NDArray[np.float32],
         labels: tuple[int, ...],
         schedule: Schedule,
     ) -> Iterator[torch.Tensor]:
         """Yield the latent after every step, [n, c, h, w] float32 on the device."""
-        latent, anchored = self._moved(start), self._moved(anchor)
+        latent, pulled_to, noised = self._moved(start), self._moved(anchor), self._moved(noise)
         table, times = self._moved(schedule.table), self._moved(schedule.times)
         pair = self._moved(np.array([*labels, *[self._model.num_classes] * len(labels)]))
         for k in range(len(schedule.times), 0, -1):
             with torch.no_grad():
                 latent = self._step(
-                    latent, anchored, pair, times[k - 1].expand(len(pair)), table[k - 1]
+                    latent, pulled_to, noised, pair, times[k - 1].expand(len(pair)), table[k - 1]
                 )
                 if self.device == "cuda":
                     torch.cuda.synchronize()  # else the clock would stop at the last launch
@@ -160,6 +161,7 @@ class TorchModel:
         self,
         latent: torch.Tensor,
         anchor: torch.Tensor,
+        noise: torch.Tensor,
         pair: torch.Tensor,
         when: torch.Tensor,
         row: torch.Tensor,
@@ -171,6 +173,7 @@ class TorchModel:
         following: torch.Tensor = guided_step(
             latent,
             anchor,
+            noise,
             by_class[:, :channels],
             by_null[:, :channels],
             by_class[:, channels:],
@@ -219,7 +222,9 @@ class TorchNetwork:
         started = time.perf_counter()
         if next(self._steps, None) is None:  # the last step was the recipe's last
             work = self._work
-            self._steps = self._model.steps(work.latents, work.latents, work.labels, work.schedule)
+            self._steps = self._model.steps(
+                work.latents, work.latents, work.latents, work.labels, work.schedule
+            )
             started = time.perf_counter()
             next(self._steps)
         return time.perf_counter() - started
@@ -262,7 +267,7 @@ def recover_with_torch(
             anchor = model.encode(pixels)
         with record.phase("denoiser"):
             start = schedule.start(anchor, noise)
-            *_, latent = model.steps(start, anchor, labels, schedule)
+            *_, latent = model.steps(start, anchor, noise, labels, schedule)
         with record.phase("decoder"):
             decoded = model.decode(latent.cpu().numpy())
         with record.phase("writing"):

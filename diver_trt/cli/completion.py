@@ -56,6 +56,14 @@ def presets() -> Iterable[str]:
 
 
 @values
+def guides() -> Iterable[str]:
+    """Kinds of semantic guidance."""
+    from diver_trt.recipe import GUIDE_KINDS
+
+    return GUIDE_KINDS
+
+
+@values
 def sigmas() -> Iterable[str]:
     """Scales of semantic guidance."""
     from diver_trt.recipe import SIGMAS

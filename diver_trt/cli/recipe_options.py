@@ -23,6 +23,9 @@ from diver_trt.recipe import PRESETS, Recipe
 _WORDS = {"start_step": ["matched"], "window": ["full"]}
 """Settings that accept a word besides a number."""
 
+_OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
+"""Settings that are one of a few words: what a shell offers for each."""
+
 _OFF = {
     "no_inheritance": ("inherit_step", None, "Ablation: start from pure noise."),
     "no_guidance": ("gamma", 0.0, "Ablation: no semantic guidance (gamma 0)."),
@@ -77,8 +80,7 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         words = _WORDS.get(setting.name)
         kind = str if words or isinstance(default, tuple) else type(default or 1)
         offered = completion.values(lambda words=words: words) if words else None  # type: ignore[misc]
-        if setting.name == "sigma":
-            offered = completion.sigmas
+        offered = _OFFERED.get(setting.name, offered)
         yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
         if setting.name in off:
             flag, meaning = off[setting.name]

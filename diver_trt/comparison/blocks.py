@@ -88,7 +88,7 @@ class GraphProbe:
         self._session: Any = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._condition_dtype = bundle.networks["denoiser"].inputs[2].dtype
+        self._condition_dtype = bundle.condition_pair.dtype
         self._row = np.zeros(bundle.layout.width, np.float32)
 
     def stages(self, latent: Float32, condition: NDArray[np.generic]) -> Stages:
@@ -96,6 +96,7 @@ class GraphProbe:
         inputs = {
             "latent": latent,
             "anchor": latent,
+            "noise": latent,
             "condition": condition.astype(self._condition_dtype),
             # Guidance and DDIM run too, on coefficients of 0; their output is not read.
             "coefficients": self._row,

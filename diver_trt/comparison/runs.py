@@ -211,10 +211,11 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Some of the images, with latents, anchors and conditions."""
+    """Some of the images, with latents, anchors, noise and conditions."""
 
     latents: Float32
     anchor: Latents
+    noise: Latents
     tables: list[Conditions]
     null: Conditions
 
@@ -231,7 +232,7 @@ def _batches(
     for first in range(0, len(inputs), session.batch):
         part = slice(first, first + session.batch)
         tables = [conditions[label] for label in inputs.labels[part]]
-        yield _Batch(latents[..., part, :, :, :], anchor[part], tables, null)
+        yield _Batch(latents[..., part, :, :, :], anchor[part], inputs.noise[part], tables, null)
 
 
 def _encode(session: Session, inputs: Inputs) -> Latents:
@@ -326,7 +327,8 @@ def _forced_steps(
 
 
 def _load(denoiser: Denoiser, batch: _Batch, start: Latents, size: int) -> None:
-    denoiser.load(_padded(start, size), _padded(batch.anchor, size), batch.tables, batch.null)
+    start, anchor, noise = (_padded(each, size) for each in (start, batch.anchor, batch.noise))
+    denoiser.load(start, anchor, noise, batch.tables, batch.null)
 
 
 def _padded(latents: Latents, size: int) -> Latents:

@@ -69,6 +69,7 @@ class TorchSession:
         self._tensors = contract(
             bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, borders
         )
+        (self._pair,) = (spec for spec in self._tensors["denoiser"][0] if spec.name == "condition")
         self.networks: dict[NetworkName, Any] = dict(build_networks(model, _DTYPES[precision]))
 
     def open(self, network: NetworkName) -> TorchEngine:
@@ -83,7 +84,7 @@ class TorchSession:
         engine = TorchEngine(
             self.networks["denoiser"], "denoiser", tensors, self.batch, carry=CARRY
         )
-        return SteppedDenoiser(engine, tensors[0][2], table, steps)
+        return SteppedDenoiser(engine, self._pair, table, steps)
 
     @torch.no_grad()
     def stages(self, latent: NDArray[np.float32], condition: NDArray[np.generic]) -> Stages:
@@ -129,7 +130,7 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
     # The reference of a comparison is this project's rewriting of the original modules. A mistake
     # in it would be in the engines and in the reference alike, and no comparison would show it.
     draw = torch.Generator().manual_seed(0)
-    latent, anchor = (torch.randn((1, *bundle.latent_shape), generator=draw) for _ in range(2))
+    latent, anchor, noise = torch.randn((3, 1, *bundle.latent_shape), generator=draw)
     # One colour plus noise, so that group normalisation has a mean to subtract.
     image = torch.rand((1, 3, 1, 1), generator=draw) + 0.2 * torch.randn(
         (1, 3, bundle.image_size, bundle.image_size), generator=draw
@@ -137,20 +138,20 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
     time = torch.from_numpy(bundle.process.times(2)[1:]).expand(2)
     label = torch.tensor([0, model.num_classes])
     # A row of the step table in which every number matters: another guidance scale per channel, an
-    # active gamma, and two bounds of the variance.
+    # four weights of semantic guidance, and two bounds of the variance.
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
-    row = torch.tensor([*scales, 0.9, 0.2, 0.1, -3.0, -2.0])
+    row = torch.tensor([*scales, 0.9, 0.2, 0.1, 0.05, -0.1, -0.07, -3.0, -2.0])
     ours = build_networks(model, torch.float32)
     condition = ours["conditioner"](time, label)[:, None]
     found = {
         "encoder": ours["encoder"](image),
-        "denoiser": ours["denoiser"](latent, anchor, condition, row),
+        "denoiser": ours["denoiser"](latent, anchor, noise, condition, row),
         "decoder": ours["decoder"](latent),
     }
     both = model.original_predict(torch.cat([latent, latent]), time, label)
     predicted, variance = both[:, : len(scales)], both[:1, len(scales) :]
     following = guided_step(
-        latent, anchor, predicted[:1], predicted[1:], variance, row, bundle.layout, torch.exp
+        latent, anchor, noise, predicted[:1], predicted[1:], variance, row, bundle.layout, torch.exp
     )
     expected = {
         "encoder": model.original_encode(image),

@@ -110,6 +110,11 @@ class Ddpm:
         a = np.sqrt(abar[:-1] / abar[1:])
         return a, sigma[:-1] - a * sigma[1:]
 
+    def clean_estimate(self, steps: int) -> tuple[Float64, Float64]:
+        """Return 1 / alpha_k and -sigma_k / alpha_k (DDIM, arXiv 2010.02502, Eq. 9)."""
+        alpha, sigma = self.levels(steps)
+        return 1 / alpha[1:], -sigma[1:] / alpha[1:]
+
     def log_variance_bounds(
         self, steps: int, sigma: Sigma, learned: bool
     ) -> tuple[Float64, Float64]:

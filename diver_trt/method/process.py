@@ -51,6 +51,15 @@ class Process(Protocol):
             RecipeError: See `levels`.
         """
 
+    def clean_estimate(self, steps: int) -> tuple[Float64, Float64]:
+        """Return the factors of the clean latent that a prediction implies, each [K] float64.
+
+        `x0_hat = first_k z_k + second_k p`.
+
+        Raises:
+            RecipeError: See `levels`.
+        """
+
     def log_variance_bounds(
         self, steps: int, sigma: Sigma, learned: bool
     ) -> tuple[Float64, Float64]:

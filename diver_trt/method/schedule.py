@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.errors import RecipeError
+from diver_trt.method.guidance import guidance_weights
 from diver_trt.method.process import Process
 from diver_trt.method.step import StepLayout
 from diver_trt.recipe import Recipe
@@ -85,15 +86,12 @@ def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[
             f"cfg_channels is {guided}, but the model's latents have {channels} channels; "
             f"use 1 to {channels}."
         )
-    k = np.arange(1, recipe.steps + 1)
-    high, low = recipe.window
     table = np.empty((recipe.steps, layout.width))
     # Guided prediction: a channel with scale 1 keeps the class-conditional prediction.
     table[:, :channels] = np.where(np.arange(channels) < guided, recipe.cfg_scale, 1.0)
     # DDPM update (DDIM, Eq. 12)
     table[:, layout.a], table[:, layout.b] = process.coefficients(recipe.steps)
-    # Fusion window: semantic guidance acts at steps t_h >= k > t_l; elsewhere 0 turns it off.
-    table[:, layout.gamma] = np.where((high >= k) & (k > low), recipe.gamma, 0.0)
+    table[:, layout.guidance] = guidance_weights(process, recipe)
     # Scale of semantic guidance: sigma_k, as two log-variances
     table[:, layout.log_var_low], table[:, layout.log_var_high] = process.log_variance_bounds(
         recipe.steps, recipe.sigma, layout.learned_variance

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Columns of a row of the step table: a scale per channel, a, b, gamma, two log-variances.
+    """Columns of a row of the step table: a scale per channel, a, b, four weights, two log-variances.
 
     Attributes:
         channels: Latent channels `c`.
@@ -38,29 +38,30 @@ class StepLayout:
         return self.channels + 1
 
     @property
-    def gamma(self) -> int:
-        """Column of the strength of semantic guidance, 0 outside its window."""
-        return self.channels + 2
+    def guidance(self) -> slice:
+        """Columns of semantic guidance: weights of latent, prediction, anchor and noise."""
+        return slice(self.channels + 2, self.channels + 6)
 
     @property
     def log_var_low(self) -> int:
         """Column of the smaller log-variance."""
-        return self.channels + 3
+        return self.channels + 6
 
     @property
     def log_var_high(self) -> int:
         """Column of the larger log-variance."""
-        return self.channels + 4
+        return self.channels + 7
 
     @property
     def width(self) -> int:
         """Number of columns `C`."""
-        return self.channels + 5
+        return self.channels + 8
 
 
 def guided_step(
     latent: Any,
     anchor: Any,
+    noise: Any,
     by_class: Any,
     by_null: Any,
     variance: Any,
@@ -75,6 +76,7 @@ def guided_step(
     Args:
         latent: z_k, [n, c, h, w].
         anchor: z_0 of the distilled image, [n, c, h, w].
+        noise: n, the sample's own noise, [n, c, h, w].
         by_class: Prediction given the class, noise for DDPM, [n, c, h, w].
         by_null: Prediction given the null class, [n, c, h, w].
         variance: The network's variance output in [-1, 1], [n, c, h, w]; read only if
@@ -96,6 +98,8 @@ def guided_step(
     if layout.learned_variance:
         fraction = (variance + 1) / 2
         log_variance = log_variance + fraction * (row[layout.log_var_high] - log_variance)
-    # Semantic guidance (DIVER): towards the anchor. Outside the fusion window gamma is 0; a branch
-    # would make two graphs of one step.
-    return following - row[layout.gamma] * exp(log_variance / 2) * (latent - anchor)
+    # Semantic guidance (DIVER). `diver_trt.method.guidance` has the weights of each kind; outside
+    # the fusion window they are 0, since a branch would make two graphs of one step.
+    of_latent, of_prediction, of_anchor, of_noise = row[layout.guidance]
+    direction = of_latent * latent + of_prediction * guided + of_anchor * anchor + of_noise * noise
+    return following - exp(log_variance / 2) * direction

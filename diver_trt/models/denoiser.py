@@ -33,7 +33,7 @@ def build_networks(model: BaseModel, dtype: torch.dtype) -> dict[NetworkName, nn
 
 
 class Denoiser(nn.Module):
-    """(latent, anchor, condition [2, n, M], coefficients [C]) => next latent, one DIVER step.
+    """(latent, anchor, noise, condition [2, n, M], coefficients [C]) => next latent, one DIVER step.
 
     All are float32 but the condition. The predictor runs once on the latent under both conditions,
     class then null; guidance, the deterministic step and semantic guidance follow in float32
@@ -45,7 +45,12 @@ class Denoiser(nn.Module):
         self.predictor, self.layout = predictor, layout
 
     def forward(
-        self, latent: Tensor, anchor: Tensor, condition: Tensor, coefficients: Tensor
+        self,
+        latent: Tensor,
+        anchor: Tensor,
+        noise: Tensor,
+        condition: Tensor,
+        coefficients: Tensor,
     ) -> Tensor:
         channels = self.layout.channels
         # Class-conditional and unconditional prediction in one run: one pass over the weights,
@@ -58,6 +63,7 @@ class Denoiser(nn.Module):
         next_latent: Tensor = guided_step(
             latent,
             anchor,
+            noise,
             by_class[:, :channels],
             by_null[:, :channels],
             variance,

@@ -106,12 +106,17 @@ class Denoiser(Protocol):
         """Whether `latent` shows every step of `run`; a replayed graph only shows the last one."""
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
+        self,
+        start: Latents,
+        anchor: Latents,
+        noise: Latents,
+        tables: Sequence[Conditions],
+        null: Conditions,
     ) -> None:
         """Load a batch.
 
-        Latents are [batch, c, h, w] float32; conditions of all steps, [steps, M], per image and
-        null class.
+        Latents and noise are [batch, c, h, w] float32; conditions of all steps, [steps, M], per
+        image and null class.
         """
 
     def run(self) -> Iterator[int]:
@@ -121,7 +126,7 @@ class Denoiser(Protocol):
         """Return the current latent, [batch, c, h, w] float32; the next step overwrites it."""
 
     def step(self, k: int, latent: Latents) -> Latents:
-        """Run step k alone on another latent, with the loaded batch's anchor and conditions.
+        """Run step k alone on another latent, with the loaded batch's anchor, noise and conditions.
 
         Comparisons ask every engine for the same step of the same latent this way. The next `run`
         needs a `load` before it.

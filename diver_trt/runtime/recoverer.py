@@ -146,8 +146,8 @@ class Recoverer:
             self.engine: str = self._networks.engine
             self.batch: int = self._networks.batch
             try:
-                self._start, self._anchor = np.zeros(
-                    (2, self.batch, *bundle.latent_shape), np.float32
+                self._start, self._anchor, self._noise = np.zeros(
+                    (3, self.batch, *bundle.latent_shape), np.float32
                 )
             except MemoryError:
                 self.close()
@@ -262,7 +262,7 @@ class Recoverer:
         for batch, anchor in zip(batches, anchors, strict=True):
             noise = np.stack([sample.noise for sample in batch])
             start = self._schedule.start(anchor, noise)
-            steps = self.denoise(start, anchor, [sample.label for sample in batch])
+            steps = self.denoise(start, anchor, noise, [sample.label for sample in batch])
             turn = self._turn
             for _ in steps:
                 yield StepDone()
@@ -304,12 +304,15 @@ class Recoverer:
         with self._taking_turns():
             return encoded(self._networks.open("encoder"), images, self.bundle.image_size)
 
-    def denoise(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
+    def denoise(
+        self, start: Latents, anchor: Latents, noise: Latents, labels: Sequence[int]
+    ) -> Iterator[int]:
         """Run steps `start_step` down to 1 on at most `batch` latents, yielding each number.
 
         Args:
             start: The latent to start from, [n, c, h, w] float32.
             anchor: z_0 of the distilled images, [n, c, h, w] float32.
+            noise: The noise that the start was made with, [n, c, h, w] float32.
             labels: The model's class of each, [n].
 
         Raises:
@@ -317,7 +320,7 @@ class Recoverer:
                 thread or another.
         """
         with self._taking_turns():
-            run = self._load_batch(start, anchor, labels)
+            run = self._load_batch(start, anchor, noise, labels)
             self._turn = turn = object()
         return self._steps(run, turn)
 
@@ -338,12 +341,15 @@ class Recoverer:
                 "before the next"
             )
 
-    def _load_batch(self, start: Latents, anchor: Latents, labels: Sequence[int]) -> Iterator[int]:
+    def _load_batch(
+        self, start: Latents, anchor: Latents, noise: Latents, labels: Sequence[int]
+    ) -> Iterator[int]:
         """Load a batch into the denoiser and return its run."""
         tables, null = self._conditions.of(labels)
         self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
+        self._noise[: len(noise)] = noise
         denoiser = self._networks.denoiser()
-        denoiser.load(self._start, self._anchor, tables, null)
+        denoiser.load(self._start, self._anchor, self._noise, tables, null)
         return denoiser.run()
 
     def decode(self, latents: Latents) -> list[Pixels]:

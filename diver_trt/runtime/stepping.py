@@ -35,11 +35,17 @@ class SteppedDenoiser:
         self._null: Conditions = self._pair[:0]
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
+        self,
+        start: Latents,
+        anchor: Latents,
+        noise: Latents,
+        tables: Sequence[Conditions],
+        null: Conditions,
     ) -> None:
         """Take a batch."""
         self._engine.write("latent", start)
         self._engine.write("anchor", anchor)
+        self._engine.write("noise", noise)
         self._tables, self._null = tables, null
 
     def run(self) -> Iterator[int]:

@@ -31,7 +31,7 @@ def work(digits: Bundle) -> Work:
 
 
 def final_latent(model: TorchModel, work: Work) -> np.ndarray:
-    *_, last = model.steps(work.latents, work.latents, work.labels, work.schedule)
+    *_, last = model.steps(work.latents, work.latents, work.latents, work.labels, work.schedule)
     fetched: np.ndarray = last.numpy()
     return fetched
 
@@ -44,7 +44,7 @@ def test_it_encodes_steps_and_decodes_as_an_engine_does(
         np.testing.assert_allclose(
             torch_model.encode(work.pixels), recoverer.encode(work.images), rtol=1e-3, atol=1e-4
         )
-        for _ in recoverer.denoise(work.latents, work.latents, work.labels):
+        for _ in recoverer.denoise(work.latents, work.latents, work.latents, work.labels):
             pass
         expected = recoverer.latent.copy()
     found = final_latent(torch_model, work)

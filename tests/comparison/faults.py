@@ -132,10 +132,10 @@ def mistaking(bundle: Bundle, mistake: Mistake, batch: int = 3) -> Participant:
 
 
 def shifted_window(by: int) -> Mistake:
-    """Shift the column of semantic guidance by some rows."""
+    """Shift the columns of semantic guidance by some rows."""
 
     def mistake(table: Any, layout: StepLayout) -> None:
-        table[:, layout.gamma] = np.roll(table[:, layout.gamma], by)
+        table[:, layout.guidance] = np.roll(table[:, layout.guidance], by, axis=0)
 
     return mistake
 
@@ -144,7 +144,7 @@ def gammas(last: int, first: int, gamma: float = 0.1) -> Mistake:
     """Set the strength of semantic guidance from step `last` down to step `first`."""
 
     def mistake(table: Any, layout: StepLayout) -> None:
-        table[first - 1 : last, layout.gamma] = gamma
+        table[first - 1 : last, layout.guidance] = gamma, 0, -gamma, 0
 
     return mistake
 

@@ -89,7 +89,7 @@ def test_looking_into_the_graph_changes_nothing(digits: Bundle) -> None:
         row := np.zeros((1, digits.layout.width), np.float32), 1
     )
     row[0, digits.layout.b] = 1
-    engine.load(latent, latent, [pair[0, :1], pair[0, 1:]], pair[1, :1])
+    engine.load(latent, latent, latent, [pair[0, :1], pair[0, 1:]], pair[1, :1])
     null_only = np.stack([pair[0], np.repeat(pair[1, :1], 2, axis=0)])
     seen = GraphProbe(digits).stages(latent, null_only).prediction[1, :, :4]
     np.testing.assert_allclose(engine.step(1, latent), seen, atol=1e-6)

@@ -117,11 +117,11 @@ def test_a_class_without_an_image_is_compared_too(digits: Bundle, tmp_path: Path
 def test_an_engine_whose_window_is_off_by_one_fails_and_its_steps_are_named(
     digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_denoiser, gamma = OnnxSession.open_denoiser, digits.layout.gamma
+    open_denoiser, guidance = OnnxSession.open_denoiser, digits.layout.guidance
 
     def off_by_one(session: OnnxSession, table: Any, steps: int) -> Any:
         shifted = table.copy()
-        shifted[:, gamma] = np.roll(table[:, gamma], 1)
+        shifted[:, guidance] = np.roll(table[:, guidance], 1, axis=0)
         return open_denoiser(session, shifted, steps)
 
     monkeypatch.setattr(OnnxSession, "open_denoiser", off_by_one)

@@ -119,9 +119,9 @@ def test_the_reference_is_checked_against_the_models_own_code(
     forward = Denoiser.forward
 
     def exchanged(
-        self: Denoiser, latent: Any, anchor: Any, condition: Any, coefficients: Any
+        self: Denoiser, latent: Any, anchor: Any, noise: Any, condition: Any, coefficients: Any
     ) -> Any:
-        return forward(self, latent, anchor, condition.flip(0), coefficients)
+        return forward(self, latent, anchor, noise, condition.flip(0), coefficients)
 
     monkeypatch.setattr(Denoiser, "forward", exchanged)
     message = refused(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))

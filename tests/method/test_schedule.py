@@ -19,13 +19,13 @@ LAYOUT = StepLayout(channels=4, learned_variance=True, guided_channels=3)
 
 def test_the_table_guides_three_channels_and_acts_in_the_window_only() -> None:
     table = step_table(PROCESS, Recipe(), LAYOUT)
-    assert table.shape == (50, 9)
+    assert table.shape == (50, 12)
     assert table.dtype == np.float64
     assert (table[:, :3] == 4.0).all()
     assert (table[:, 3] == 1.0).all()
-    acting = np.flatnonzero(table[:, LAYOUT.gamma]) + 1
-    assert acting.tolist() == list(range(26, 41))
-    assert (table[25:40, LAYOUT.gamma] == 0.1).all()
+    guidance = table[:, LAYOUT.guidance]
+    assert (np.flatnonzero(guidance.any(axis=1)) + 1).tolist() == list(range(26, 41))
+    assert guidance[25:40].tolist() == [[0.1, 0, -0.1, 0]] * 15
 
 
 def test_the_guided_steps_of_a_recipe_are_those_of_its_table() -> None:
@@ -36,7 +36,7 @@ def test_the_guided_steps_of_a_recipe_are_those_of_its_table() -> None:
         Recipe(gamma=0),
     ):
         table = step_table(PROCESS, recipe, LAYOUT)
-        acting = (np.flatnonzero(table[:, LAYOUT.gamma]) + 1).tolist()
+        acting = (np.flatnonzero(table[:, LAYOUT.guidance].any(axis=1)) + 1).tolist()
         assert [k for k in acting if k <= recipe.start_step] == sorted(recipe.guided_steps)
 
 

@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.guidance import GUIDES
 from diver_trt.method.schedule import step_table
 from diver_trt.method.step import StepLayout, guided_step
-from diver_trt.recipe import Recipe, Sigma
+from diver_trt.recipe import GUIDE_KINDS, Guide, Recipe, Sigma
 
 PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 LAYOUT = StepLayout(channels=4, learned_variance=True, guided_channels=3)
@@ -21,7 +22,7 @@ Array = NDArray[np.float64]
 @pytest.fixture
 def tensors() -> dict[str, Array]:
     generator = np.random.default_rng(1)
-    names = ("latent", "anchor", "by_class", "by_null", "variance")
+    names = ("latent", "anchor", "by_class", "by_null", "variance", "noise")
     return {name: generator.standard_normal((2, 4, 8, 8)) for name in names}
 
 
@@ -58,6 +59,44 @@ def test_four_guided_channels_are_diffusers_guidance(tensors: dict[str, Array]) 
 @pytest.mark.parametrize("k", [41, 25, 1])
 def test_outside_the_window_a_step_is_plain_ddim(tensors: dict[str, Array], k: int) -> None:
     np.testing.assert_allclose(step(tensors, k), plain_ddim(tensors, k), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [40, 26])
+@pytest.mark.parametrize("guide", GUIDE_KINDS)
+def test_each_kind_of_guidance_pulls_where_its_equation_says(
+    tensors: dict[str, Array], k: int, guide: Guide
+) -> None:
+    abar = PROCESS.respaced(50)
+    signal, spread = np.sqrt(abar[k]), np.sqrt(1 - abar[k])
+    eps = tensors["by_class"].copy()
+    eps[:, :3] = (tensors["by_null"] + 4 * (tensors["by_class"] - tensors["by_null"]))[:, :3]
+    difference = {
+        "latent": tensors["latent"] - tensors["anchor"],
+        "noised": tensors["latent"] - signal * tensors["anchor"] - spread * tensors["noise"],
+        "x0": (tensors["latent"] - spread * eps) / signal - tensors["anchor"],
+    }[guide]
+    expected = plain_ddim(tensors, k) - 0.1 * spread * difference
+    found = step(tensors, k, guide=guide, sigma="marginal")
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_latent_that_is_its_anchor_at_the_noise_level_is_not_pulled(
+    tensors: dict[str, Array],
+) -> None:
+    """With the true noise as the prediction, neither kind that keeps the noise level pulls."""
+    abar = PROCESS.respaced(50)[33]
+    noise, anchor = tensors["noise"], tensors["anchor"]
+    tensors |= {"by_class": noise, "by_null": noise}
+    tensors["latent"] = np.sqrt(abar) * anchor + np.sqrt(1 - abar) * noise
+    for guide in ("noised", "x0"):
+        np.testing.assert_allclose(
+            step(tensors, 33, guide=guide), plain_ddim(tensors, 33), atol=1e-12
+        )
+    assert not np.allclose(step(tensors, 33), plain_ddim(tensors, 33), atol=1e-3)
+
+
+def test_every_kind_of_guidance_has_an_equation() -> None:
+    assert tuple(GUIDES) == GUIDE_KINDS
 
 
 @pytest.mark.parametrize("sigma", ["learned", "posterior", "marginal"])

@@ -73,7 +73,7 @@ def test_with_diffusers_frequencies_it_would_be_another_model(
 
 
 def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: Bundle) -> None:
-    """With w = 1, a = 0, b = 1 and gamma = 0, a step returns the class-conditional prediction itself."""
+    """With w = 1, a = 0, b = 1 and no semantic guidance, a step returns the class-conditional prediction itself."""
     latent = torch.randn(2, 4, 8, 8)
     timestep, label = torch.tensor([500, 500]), torch.tensor([1, 6])
     with torch.no_grad():
@@ -81,10 +81,11 @@ def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: B
             [dit.modulations(timestep, label), dit.modulations(timestep, torch.tensor([7, 7]))]
         )
         expected = dit(latent, timestep, label)[:, :4].numpy()
-    row = np.array([1, 1, 1, 1, 0, 1, 0, 0, 0], dtype=np.float32)
+    row = np.array([1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0], dtype=np.float32)
     inputs = {
         "latent": latent.numpy(),
         "anchor": latent.numpy(),
+        "noise": latent.numpy(),
         "condition": condition.numpy(),
         "coefficients": row,
     }

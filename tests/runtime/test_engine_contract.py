@@ -172,18 +172,20 @@ def test_a_closed_engine_says_so(session: Session) -> None:
 
 def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None:
     """Two batches and the first again: whatever is captured, alternated or carried must leave nothing behind."""
-    recipe = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
+    recipe = PRESETS["matched"].with_settings(
+        steps=10, inherit_step=5, start_step=5, window=(5, 2), guide="noised"
+    )
     table = Schedule(digits.process, recipe, digits.layout).table
     denoiser = session.open_denoiser(table, 5)
     finals = []
     for seed in (0, 1, 0):
         generator = np.random.default_rng(seed)
-        start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
+        start, anchor, noise = generator.standard_normal((3, BATCH, 4, 8, 8)).astype(np.float32)
         tables = [
             0.1 * generator.standard_normal((5, digits.condition_width)).astype(np.float32)
             for _ in range(BATCH + 1)
         ]
-        denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
+        denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
         assert list(denoiser.run()) == [5, 4, 3, 2, 1]
         expected = start
         for k in range(5, 0, -1):
@@ -196,6 +198,7 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
             inputs = {
                 "latent": expected,
                 "anchor": anchor,
+                "noise": noise,
                 "condition": pair,
                 "coefficients": table[k - 1],
             }
@@ -212,16 +215,18 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
 
 def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> None:
     """In any order and on any latent: every step reads its own row and conditions, and a later run is none the worse for it."""
-    recipe = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(4, 2))
+    recipe = PRESETS["matched"].with_settings(
+        steps=10, inherit_step=5, start_step=5, window=(4, 2), guide="noised"
+    )
     table = Schedule(digits.process, recipe, digits.layout).table
     generator = np.random.default_rng(3)
-    start, anchor = generator.standard_normal((2, BATCH, 4, 8, 8)).astype(np.float32)
+    start, anchor, noise = generator.standard_normal((3, BATCH, 4, 8, 8)).astype(np.float32)
     tables = [
         0.1 * generator.standard_normal((5, digits.condition_width)).astype(np.float32)
         for _ in range(BATCH + 1)
     ]
     denoiser = session.open_denoiser(table, 5)
-    denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
+    denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
     for k in (2, 5, 3, 3):
         latent = generator.standard_normal(start.shape).astype(np.float32)
         pair = np.stack(
@@ -233,6 +238,7 @@ def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> 
         inputs = {
             "latent": latent,
             "anchor": anchor,
+            "noise": noise,
             "condition": pair,
             "coefficients": table[k - 1],
         }
@@ -243,7 +249,7 @@ def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> 
     chained = start
     for k in range(5, 0, -1):
         chained = denoiser.step(k, chained).copy()
-    denoiser.load(start, anchor, tables[:BATCH], tables[BATCH])
+    denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
     assert list(denoiser.run()) == [5, 4, 3, 2, 1]
     np.testing.assert_array_equal(denoiser.latent(), chained)
     denoiser.close()

@@ -139,7 +139,7 @@ def test_the_denoise_loop_allocates_nothing_per_step(digits: Bundle, images: Ima
     """
     with Recoverer(digits, Recipe(), batch=16) as recoverer:
         anchor = recoverer.encode([images[i % 6] for i in range(16)])
-        steps = recoverer.denoise(anchor, anchor, [i % 10 for i in range(16)])
+        steps = recoverer.denoise(anchor, anchor, anchor, [i % 10 for i in range(16)])
         for _ in range(3):
             next(steps)
         tracemalloc.start()
@@ -298,9 +298,9 @@ def test_a_generator_that_is_left_half_way_keeps_nobody_waiting(
 def test_steps_of_two_batches_are_not_mixed(digits: Bundle, images: Images) -> None:
     with Recoverer(digits, QUICK, batch=2) as recoverer:
         anchor = recoverer.encode(list(images[:2]))
-        first = recoverer.denoise(anchor, anchor, [1, 2])
+        first = recoverer.denoise(anchor, anchor, anchor, [1, 2])
         next(first)
-        assert list(recoverer.denoise(anchor, anchor, [3, 4])) == [5, 4, 3, 2, 1]
+        assert list(recoverer.denoise(anchor, anchor, anchor, [3, 4])) == [5, 4, 3, 2, 1]
         with pytest.raises(EngineError, match="another batch has used the denoiser"):
             next(first)
 

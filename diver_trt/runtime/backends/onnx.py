@@ -132,7 +132,7 @@ class OnnxSession:
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
         """Open the denoiser for the steps from `steps` down to 1."""
         engine = OnnxEngine(self.bundle, "denoiser", self.batch, carry=CARRY, device=self.device)
-        return SteppedDenoiser(engine, self.bundle.networks["denoiser"].inputs[2], table, steps)
+        return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
 
     def close(self) -> None:
         """Nothing is shared."""

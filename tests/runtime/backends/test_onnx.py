@@ -36,10 +36,13 @@ def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
     values = {
         "latent": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
         "anchor": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
+        "noise": generator.standard_normal((2, 4, 8, 8)).astype(np.float32),
         "condition": (0.1 * generator.standard_normal((2, 2, digits.condition_width))).astype(
             np.float32
         ),
-        "coefficients": np.array([4, 4, 4, 1, 0.9, 0.1, 0.1, -3, -2], dtype=np.float32),
+        "coefficients": np.array(
+            [4, 4, 4, 1, 0.9, 0.1, 0.1, 0.02, -0.1, -0.05, -3, -2], dtype=np.float32
+        ),
     }
     carried = OnnxEngine(digits, "denoiser", 2, carry=("next_latent", "latent"))
     plain = OnnxEngine(digits, "denoiser", 2)

@@ -64,7 +64,7 @@ def test_the_batch_changes_no_bit_of_a_latent(random_bundle: Bundle) -> None:
     """Before rounding to pixels, and where the weights are as large as the values."""
     finals = {}
     generator = np.random.default_rng(1)
-    start, anchor = generator.standard_normal((2, 9, *random_bundle.latent_shape)).astype(
+    start, anchor, noise = generator.standard_normal((3, 9, *random_bundle.latent_shape)).astype(
         np.float32
     )
     labels = [number % random_bundle.num_classes for number in range(9)]
@@ -73,7 +73,7 @@ def test_the_batch_changes_no_bit_of_a_latent(random_bundle: Bundle) -> None:
         with Recoverer(random_bundle, QUICK, engine="openvino", batch=batch) as recoverer:
             for first in range(0, 9, batch):
                 part = slice(first, first + batch)
-                for _ in recoverer.denoise(start[part], anchor[part], labels[part]):
+                for _ in recoverer.denoise(start[part], anchor[part], noise[part], labels[part]):
                     pass
                 parts.append(recoverer.latent[: len(labels[part])].copy())
         finals[batch] = np.concatenate(parts)

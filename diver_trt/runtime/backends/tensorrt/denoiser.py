@@ -57,11 +57,17 @@ class TrtDenoiser:
         self._graph = self._capture()
 
     def load(
-        self, start: Latents, anchor: Latents, tables: Sequence[Conditions], null: Conditions
+        self,
+        start: Latents,
+        anchor: Latents,
+        noise: Latents,
+        tables: Sequence[Conditions],
+        null: Conditions,
     ) -> None:
         """Bring a batch to the device, and its conditions to where the steps copy them from."""
         self._engine.write("latent", start)
         self._engine.write("anchor", anchor)
+        self._engine.write("noise", noise)
         self._cuda.synchronize()
         for slot, table in enumerate(tables):
             # Neighbouring batches mostly share their classes.

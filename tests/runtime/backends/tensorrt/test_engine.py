@@ -135,7 +135,7 @@ def test_the_latent_can_be_read_after_every_plain_step(gpu: Gpu, digits: Bundle)
     gpu.api.refuse_capture = True
     table = Schedule(digits.process, QUICK, digits.layout).table
     generator = np.random.default_rng(0)
-    start, anchor = generator.standard_normal((2, 2, 4, 8, 8)).astype(np.float32)
+    start, anchor, noise = generator.standard_normal((3, 2, 4, 8, 8)).astype(np.float32)
     tables = [
         generator.standard_normal((5, digits.condition_width)).astype(np.float32) * 0.1
         for _ in range(3)
@@ -145,7 +145,7 @@ def test_the_latent_can_be_read_after_every_plain_step(gpu: Gpu, digits: Bundle)
         ours = session.open_denoiser(table, 5)
     theirs = OnnxSession(digits, 2).open_denoiser(table, 5)
     for denoiser in (ours, theirs):
-        denoiser.load(start, anchor, tables[:2], tables[2])
+        denoiser.load(start, anchor, noise, tables[:2], tables[2])
     for k, same in zip(ours.run(), theirs.run(), strict=True):
         assert k == same
         np.testing.assert_array_equal(ours.latent(), theirs.latent())
