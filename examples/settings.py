@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diver_trt import PRESETS, Recipe
+from diver_trt.recipe import GUIDE_KINDS
 from examples.training_sets import REAL, Treatment
 
 DISTILLED = "distilled"
@@ -14,7 +15,6 @@ DISTILLED = "distilled"
 
 EVERY_STEP = (50, 0)
 PLAIN = Recipe(inherit_step=None, gamma=0.0)
-GUIDES = ("latent", "noised", "x0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ def sweep() -> Iterator[Point]:
         )
     for scale in (1.0, 1.5, 2.0, 4.0, 6.0):
         yield _point("guidance scale, matched start 40", scale, matched(40, cfg_scale=scale))
-    for guide in GUIDES:
+    for guide in GUIDE_KINDS:
         for gamma in (0.02, 0.05, 0.1, 0.2):
             yield _point(
                 "gamma, paper", gamma, Recipe(gamma=gamma).with_settings(guide=guide), guide

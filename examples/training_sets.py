@@ -70,7 +70,9 @@ class Workshop:
 
     def __init__(self, dataset: Dataset, train: Split, bundle: Bundle, folder: Path) -> None:
         self._dataset, self._train, self._bundle, self._folder = dataset, train, bundle, folder
-        self._vae = AutoencoderKL.from_pretrained(dataset.model / "vae").eval()
+        self._vae = AutoencoderKL.from_pretrained(
+            dataset.model / "vae", low_cpu_mem_usage=False
+        ).eval()
 
     def make(self, sets: Iterable[TrainingSet]) -> Iterator[tuple[TrainingSet, Split]]:
         """Yield every set with its images, from the folder where it is there."""
@@ -136,14 +138,14 @@ def through_vae(vae: AutoencoderKL, images: NDArray[np.uint8]) -> NDArray[np.uin
 
 
 def recovered_copies(recoverer: Recoverer, source: Split, copies: int, seed: int) -> Split:
-    """Return every image recovered `copies` times; the first time as `diver-trt recover` does."""
+    """Return every image recovered `copies` times, as `diver-trt recover --copies` does."""
+    sizes = np.bincount(source.labels)
+    numbers = np.concatenate([np.arange(size) for size in sizes])
     images, labels = [], []
-    numbers = np.concatenate([np.arange(n) for n in np.bincount(source.labels)])
     for copy in range(copies):
-        # The noise follows from the key, so another key is another noise.
-        suffix = f"/{copy}" if copy else ""
+        # The noise follows from the key, so another number is another noise.
         keys = [
-            f"{label:05d}/{number:05d}{suffix}"
+            f"{label:05d}/{copy * sizes[label] + number:05d}"
             for label, number in zip(source.labels, numbers, strict=True)
         ]
         for sample in recoverer(source.images, source.labels.tolist(), seed=seed, keys=keys):
