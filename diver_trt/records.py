@@ -58,7 +58,7 @@ class Source:
         collage: Images along a side of each stored one.
         soft_labels: Form of the soft labels, None for hard ones.
         clipped: Share of the values that lay outside the range of pixels.
-        images: How many images it has.
+        images: How many images it has, each as often as it is recovered.
         sha256: Hash of all names, classes, contents and soft labels.
     """
 
@@ -120,6 +120,7 @@ class Head:
         bundle: The model.
         recipe: The method's settings, from `Recipe.to_json`.
         seed: Seed of the noise.
+        copies: How often each image is recovered.
         source: The distilled dataset.
         layout: How the images are written.
         class_map: Name of the class map.
@@ -131,6 +132,7 @@ class Head:
     bundle: Model
     recipe: Mapping[str, Any]
     seed: Annotated[int, whole(-(2**63))]
+    copies: Count = 1
     source: Source
     layout: LaidOut
     class_map: str

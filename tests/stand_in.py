@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -263,9 +263,45 @@ class StandInContext:
         return array
 
 
+class StandInRuntimeCache:
+    """Holds the names of the graphs whose kernels are compiled."""
+
+    VERSION = MACHINE.version
+
+    def __init__(self) -> None:
+        self.kernels: list[str] = []
+
+    def serialize(self) -> bytes:
+        return json.dumps([self.VERSION, self.kernels]).encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        version, kernels = json.loads(blob)
+        if version == self.VERSION:
+            self.kernels = kernels
+        return bool(version == self.VERSION)
+
+
+class StandInRuntimeConfig:
+    strategy: str | None = None
+    cache: StandInRuntimeCache | None = None
+
+    def create_runtime_cache(self) -> StandInRuntimeCache:
+        return StandInRuntimeCache()
+
+    def set_runtime_cache(self, cache: StandInRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+
 class StandInEngine:
+    compiled: ClassVar[list[str]] = []
+    """The graphs whose kernels were compiled, as often as they were."""
+
     def __init__(self, cuda: StandInCuda, onnx: str, scratch_bytes: int) -> None:
-        self.cuda = cuda
+        self.cuda, self.onnx = cuda, onnx
         self.session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
         self.device_memory_size_v2 = scratch_bytes
 
@@ -282,9 +318,15 @@ class StandInEngine:
     def get_tensor_dtype(self, name: str) -> str:
         return DTYPES[self._declared(name).type]
 
-    def create_execution_context(self, strategy: str) -> StandInContext:
-        assert strategy == "user managed"
+    def create_execution_context(self, config: StandInRuntimeConfig) -> StandInContext:
+        assert config.strategy == "user managed"
+        if config.cache is not None and self.onnx not in config.cache.kernels:
+            self.compiled.append(self.onnx)
+            config.cache.kernels.append(self.onnx)
         return StandInContext(self.cuda, self.session)
+
+    def create_runtime_config(self) -> StandInRuntimeConfig:
+        return StandInRuntimeConfig()
 
 
 def stand_in_tensorrt(cuda: StandInCuda) -> Any:
@@ -303,6 +345,7 @@ def stand_in_tensorrt(cuda: StandInCuda) -> Any:
         ILogger=Log,
         Logger=Log,
         **{name: name for name in ("float32", "float16", "int64", "int32", "bool")},
+        IRuntimeCache=StandInRuntimeCache,
         TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
     )

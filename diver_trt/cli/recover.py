@@ -80,6 +80,12 @@ Trust = Annotated[
     ),
 ]
 NoiseSeed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
+Copies = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Recover each image this many times, each time with noise of its own."
+    ),
+]
 Part = Annotated[
     str | None,
     typer.Option(
@@ -116,6 +122,7 @@ def recover(
     memory_budget: MemoryBudget = None,
     trust: Trust = False,
     seed: NoiseSeed = 0,
+    copies: Copies = 1,
     shard: Part = None,
     on_error: OnError = "fail",
     overwrite: Overwrite = False,
@@ -137,6 +144,7 @@ def recover(
             bundle=bundle,
             recipe=recipe,
             seed=seed,
+            copies=copies,
             classes=classes,
             format=source_format,
             normalisation=normalisation,

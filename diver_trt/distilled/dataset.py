@@ -89,6 +89,7 @@ class Dataset:
         origin: Its format, and how it was recognised.
         soft_label: Returns the logits of the image at a position, [classes] float32; None if
             the set has no soft labels, or none that are still valid.
+        copies: How often each image is among the samples (`diver_trt.distilled.copies`).
     """
 
     root: Path
@@ -97,6 +98,7 @@ class Dataset:
     images: ImageSource
     origin: Origin
     soft_label: Callable[[int], SoftLabel] | None
+    copies: int = 1
 
     @property
     def labels(self) -> dict[int, int]:

@@ -50,6 +50,8 @@ def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:
     """Return a run's command line, without folders, engine and bundle, from its journal's head."""
     layout, shard = head["layout"], head["shard"]
     options = [*recipe_options(recipe), "--seed", str(head["seed"])]
+    if (copies := head.get("copies", 1)) != 1:
+        options += ["--copies", str(copies)]
     if layout["name"] != "index":
         options += ["--layout", layout["name"]]
     if layout.get("resampling") is not None:

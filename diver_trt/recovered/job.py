@@ -131,6 +131,7 @@ class Job:
             bundle=Model(model=bundle.model_id, precision=bundle.precision, sha256=bundle.sha256),
             recipe=self.recipe.to_json(),
             seed=self.seed,
+            copies=dataset.copies,
             source=Source(
                 name=dataset.root.resolve().name,
                 format=origin.format.name,

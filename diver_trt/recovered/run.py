@@ -12,6 +12,7 @@ from typing import Any
 
 from diver_trt.bundle import Bundle, default_bundle
 from diver_trt.distilled.class_map import wnid_of
+from diver_trt.distilled.copies import with_copies
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
@@ -81,6 +82,7 @@ def recover(
     bundle: Bundle | AnyPath | None = None,
     recipe: Recipe | str | None = None,
     seed: int = 0,
+    copies: int = 1,
     classes: str | None = None,
     format: str | None = None,  # noqa: A002
     normalisation: str | None = None,
@@ -107,6 +109,7 @@ def recover(
         bundle: The exported model, opened or its folder; None is the digits model.
         recipe: The method's settings, or the name of a preset; None is the paper's.
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
+        copies: How often each image is recovered, each time with noise of its own.
         classes: Which classes these are: a subset of ImageNet, a file, or `"model"`. None, here and
             for the next three, leaves it to the files.
         format: The method that wrote the files, a name of `diver_trt.distilled.methods.METHODS`.
@@ -149,7 +152,7 @@ def recover(
     # Discarded: it raises for a recipe that the model's layout and process do not allow.
     Schedule(model.process, settings, model.layout)
 
-    dataset = read_dataset(find_source(Path(source)), model, reading)
+    dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
     _check_output(dataset, model, target, LAYOUTS[layout])
     skip_bad = on_error == "skip"
     job = Job(

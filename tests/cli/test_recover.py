@@ -205,7 +205,7 @@ def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) 
 
 def test_a_newer_bundle_is_refused(few: Path, tmp_path: Path, edited: Callable[..., Path]) -> None:
     folder = edited(lambda manifest: manifest.update(schema=9))
-    assert "schema 9, but this diver-trt reads schema 3; update diver-trt" in fails(
+    assert "schema 9, but this diver-trt reads schema 4; update diver-trt" in fails(
         run("recover", few, tmp_path / "out", "--bundle", folder)
     )
 

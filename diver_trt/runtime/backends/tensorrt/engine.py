@@ -16,6 +16,7 @@ from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.kernel_cache import KernelCache, keeps_kernels
 from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.engine import copy_checked
@@ -94,7 +95,13 @@ class TrtEngine:
         self._ports = Ports(network, declared.inputs, declared.outputs)
         self._releases: list[int] = []
         self._engine: Any = self._deserialize()
-        needed = session.plan.sidecars[network].memory.activation_bytes
+        sidecar = session.plan.sidecars[network]
+        self._kernels = (
+            KernelCache(self._engine, sidecar.engine.sha256)
+            if keeps_kernels(session.module)
+            else None
+        )
+        needed = sidecar.memory.activation_bytes
         self._context: Any = self._create_context(
             scratch or (self._own(session.cuda.allocate(needed)), needed)
         )
@@ -130,8 +137,10 @@ class TrtEngine:
         """Free the engine and its buffers."""
         if self._engine is None:
             return
+        if self._kernels is not None:
+            self._kernels.keep()
         self._ports.close()
-        self._context = None
+        self._context = self._kernels = None
         self._engine = None
         for address in self._releases:
             self._cuda.free(address)
@@ -244,7 +253,11 @@ class TrtEngine:
             )
             address, size_bytes = self._own(self._cuda.allocate(needed)), needed
         strategy = self._session.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
+        if self._kernels is None:
+            context = self._engine.create_execution_context(strategy)
+        else:
+            self._kernels.config.set_execution_context_allocation_strategy(strategy)
+            context = self._engine.create_execution_context(self._kernels.config)
         if context is None:
             raise EngineError(
                 f"TensorRT cannot prepare the {self._name} engine: {self._session.log.last}"

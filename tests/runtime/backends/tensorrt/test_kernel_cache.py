@@ -1,0 +1,93 @@
+"""The cache of TensorRT-RTX's kernels, against the stand-in: its logic, never TensorRT itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diver_trt.bundle import Bundle
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda
+from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+from tests.stand_in import (
+    StandInCuda,
+    StandInEngine,
+    StandInRuntimeCache,
+    stand_in_tensorrt,
+    write_stand_in_plan,
+)
+
+Start = Callable[[], list[str]]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "diver-trt" / "tensorrt-rtx"
+
+
+@pytest.fixture
+def start(edited: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Open and close the decoder, and return which graphs were compiled."""
+    bundle = Bundle.open(edited(lambda manifest: None))
+    plan = write_stand_in_plan(bundle, batch=2)
+
+    def run() -> list[str]:
+        monkeypatch.setattr(StandInEngine, "compiled", [])
+        api = StandInCuda()
+        session = TrtSession(bundle, plan, 2, stand_in_tensorrt(api), Cuda(api))
+        session.open("decoder").close()
+        session.close()
+        return [Path(onnx).stem for onnx in StandInEngine.compiled]
+
+    return run
+
+
+def test_the_second_start_compiles_nothing(cache: Path, start: Start) -> None:
+    assert start() == ["decoder"]
+    (kept,) = cache.glob("*.kernels")
+    written = kept.stat().st_mtime_ns
+    assert start() == []
+    assert kept.stat().st_mtime_ns == written  # what is there already is not written again
+
+
+def test_kernels_that_tensorrt_refuses_are_compiled_and_replaced(
+    cache: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    monkeypatch.setattr(StandInRuntimeCache, "VERSION", "1.8.0.1")
+    assert start() == ["decoder"]
+    assert start() == []
+
+
+def test_a_damaged_file_counts_as_absent(cache: Path, start: Start) -> None:
+    start()
+    (kept,) = cache.glob("*.kernels")
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    assert start() == ["decoder"]
+    assert start() == []
+
+
+def test_a_file_that_others_can_write_is_not_read(cache: Path, start: Start) -> None:
+    start()
+    (kept,) = cache.glob("*.kernels")
+    kept.chmod(0o666)
+    assert start() == ["decoder"]
+
+
+def test_without_a_place_for_it_every_start_compiles(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert start() == ["decoder"]
+    assert start() == ["decoder"]
+
+
+def test_the_real_tensorrt_rtx_has_every_call_that_is_made() -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    assert {"create_runtime_cache", "set_runtime_cache"} <= set(dir(trt.IRuntimeConfig))
+    assert "set_execution_context_allocation_strategy" in dir(trt.IRuntimeConfig)
+    assert {"serialize", "deserialize"} <= set(dir(trt.IRuntimeCache))
+    assert "create_runtime_config" in dir(trt.ICudaEngine)
