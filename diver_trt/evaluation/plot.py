@@ -39,5 +39,6 @@ def accuracy_plot(evaluation: Evaluation) -> str:
     ]
     axes.set_xticks(range(len(groups)), titles)
     axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
     axes.set_ylim(0, 100)
     return to_svg(figure, "Test accuracy by architecture and training set")

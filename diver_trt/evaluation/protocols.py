@@ -5,6 +5,7 @@ The lengths, rates and augmentations are those of the code that each line of pap
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,16 +33,16 @@ class EvaluationProtocol:
             in `milestones`. `"cosine"`: it falls to 0 along a half cosine.
         milestones: Fractions of the training, 0 to 1.
         factor: What the rate is multiplied by.
-        batch: Images in a batch; the last epoch's batches have equal sizes, up to this one.
+        batch: Most images in a batch; an epoch is cut into batches of equal size.
         epochs: Pairs of images per class and epochs: the first pair that is not exceeded counts.
-            Empty where `steps` says it.
+            Not used where `steps` is given.
         epochs_beyond: Epochs where there are more images per class than any pair has.
         many_classes: Factor of the epochs from 100 classes on.
         steps: Steps of the optimiser instead of epochs, or None.
         normalisation: Statistics of the networks' input (`diver_trt.distilled.normalisation`).
         augmentations: Names of `diver_trt.evaluation.augmentation.AUGMENTATIONS`.
         one_of: Whether one of them, drawn for each batch, is applied, instead of all in order.
-        of_pixels: Whether they see pixels from 0 to 1, instead of normalised values.
+        of_pixels: Whether they are applied to pixels from 0 to 1, instead of normalised values.
         cutmix: Whether a rectangle of each image is replaced by one of another (CutMix).
         temperature: Of the softmax, for labels of a teacher.
     """
@@ -94,9 +95,7 @@ class EvaluationProtocol:
     def rate(self, done: float) -> float:
         """Return the learning rate after a fraction of the training, 0 to 1."""
         if self.schedule == "cosine":
-            from math import cos, pi
-
-            return self.learning_rate * (1 + cos(pi * done)) / 2
+            return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
         passed = sum(done >= milestone for milestone in self.milestones)
         return self.learning_rate * self.factor**passed
 

@@ -114,6 +114,12 @@ def read_sets(
     ]
     if left_out:
         notes.append(f"{test}: {len(left_out)} classes of no training set are left out")
+    notes += [
+        f"{name}: only one of it and the test set names its classes; they are matched by number, "
+        f"{_first(one.names or tested.names or ())}"
+        for name, one in listed.items()
+        if (one.names is None) != (tested.names is None)
+    ]
     return Sets(
         train={name: _load(one, wanted, name, on_progress) for name, one in listed.items()},
         test=_load(tested, wanted, "test images", on_progress, left_out),
@@ -179,12 +185,20 @@ def _list_recovered(path: Path) -> ListedSet:
 
 def _left_out(tested: ListedSet, known: Collection[str]) -> set[int]:
     """Return the indices of a test set's wnids that no training set has."""
-    names = tested.names or ()
-    if not known or not all(WNID.fullmatch(name) for name in names):
+    if not known or not _has_wnids(tested) or not {*known} <= {*(tested.names or ())}:
         return set()
-    return (
-        {i for i, name in enumerate(names) if name not in known} if {*known} <= {*names} else set()
-    )
+    return {i for i, name in enumerate(tested.names or ()) if name and name not in known}
+
+
+def _has_wnids(listed: ListedSet) -> bool:
+    names = [name for name in listed.names or () if name]
+    return bool(names) and all(map(WNID.fullmatch, names))
+
+
+def _first(names: Names) -> str:
+    """Return the first numbers and names, for a note."""
+    few = [f"{i} is {name}" for i, name in enumerate(names) if name][:3]
+    return ", ".join(few) + ", …"
 
 
 def _load(
@@ -196,14 +210,16 @@ def _load(
 ) -> ImageSet:
     dataset, names = listed.dataset, listed.names
     samples = [sample for sample in dataset.samples if sample.index not in left_out]
-    number = {index: i for i, index in enumerate(sorted({s.index for s in samples}))}
     images = np.empty((len(samples), side, side, 3), np.uint8)
     for i, sample in enumerate(samples):
         pixels = dataset.images.read(sample.position)
         images[i] = square(pixels, side, dataset.images.name(sample.position))
         on_progress(f"reading {what}", i + 1, len(samples))
-    if names is None:
-        return ImageSet(images, np.array([sample.index for sample in samples], np.int64))
-    # Classes without images have no number, so that a network has no output for them.
-    labels = np.array([number[sample.index] for sample in samples], np.int64)
-    return ImageSet(images, labels, tuple(names[index] for index in number))
+    indices = [sample.index for sample in samples]
+    if names is not None and _has_wnids(listed):
+        # Numbered anew, so that networks have no outputs for the rest of ImageNet. Wnids are always
+        # matched by name.
+        occurring = sorted({*indices})
+        indices = [occurring.index(index) for index in indices]
+        names = tuple(names[index] for index in occurring)
+    return ImageSet(images, np.array(indices, np.int64), names)

@@ -1,7 +1,8 @@
 """The registry of architectures, which `evaluate --architecture` looks names up in.
 
-An architecture is a function of a module in this folder, and one entry of `ARCHITECTURES`. This
-file imports none of them, so that `diver-trt --help` stays fast.
+A family of architectures is one module that implements `ArchitectureModule`, and one entry of
+`ARCHITECTURES` for each of its members. This file imports none of them, so that `diver-trt --help`
+stays fast.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Architecture:
     Attributes:
         name: That name.
         title: What it is, for people.
-        family: Module of this package that builds it.
+        module: Dotted name of the module that implements `ArchitectureModule`.
         smallest: Smallest side of an image in pixels that it can take.
         patch: Side of the patches that it cuts an image into, 1 without any.
         package: The package that it needs besides torch, or None.
@@ -47,7 +48,7 @@ class Architecture:
 
     name: str
     title: str
-    family: str
+    module: str
     smallest: int = 16
     patch: int = 1
     package: str | None = None
@@ -72,8 +73,12 @@ class Architecture:
             UsageError: If it cannot take images of this size.
         """
         self.require(side)
-        module = cast("ArchitectureModule", import_module(f"{__name__}.{self.family}"))
+        module = cast("ArchitectureModule", import_module(self.module))
         return module.build(self.name, classes, side)
+
+
+def _plain(name: str, title: str, family: str, smallest: int = 16) -> Architecture:
+    return Architecture(name=name, title=title, module=f"{__name__}.{family}", smallest=smallest)
 
 
 def _transformers(
@@ -82,7 +87,7 @@ def _transformers(
     return Architecture(
         name=name,
         title=title,
-        family=family,
+        module=f"{__name__}.{family}",
         smallest=smallest,
         patch=patch,
         package="transformers",
@@ -92,29 +97,24 @@ def _transformers(
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        Architecture(name="mlp", title="DC's MLP", family="mlp", smallest=1),
-        Architecture(name="convnet-small", title="ConvNet-3, width 32", family="convnet"),
-        Architecture(name="convnet3", title="ConvNet-3", family="convnet"),
-        Architecture(name="convnet5", title="ConvNet-5, for 128 px", family="convnet", smallest=32),
-        Architecture(name="convnet6", title="ConvNet-6, for 224 px", family="convnet", smallest=64),
+        _plain("mlp", "DC's MLP", "mlp", 1),
+        _plain("convnet-small", "ConvNet-3, width 32", "convnet"),
+        _plain("convnet3", "ConvNet-3", "convnet"),
+        _plain("convnet5", "ConvNet-5, for 128 px", "convnet", 32),
+        _plain("convnet6", "ConvNet-6, for 224 px", "convnet", 64),
         _transformers("resnet-small", "ResNet-8, for 32 px", "resnet"),
         _transformers("resnet18", "ResNet-18", "resnet", 32),
         _transformers("resnet18-in", "ResNet-18, instance norm", "resnet", 64),
         _transformers("mobilenet-small", "MobileNetV2 x0.2, for 32 px", "mobilenet"),
         _transformers("mobilenetv2", "MobileNetV2", "mobilenet", 32),
-        Architecture(
-            name="shufflenet-small", title="ShuffleNetV2 x0.5, for 32 px", family="shufflenet"
-        ),
-        Architecture(
-            name="shufflenetv2", title="ShuffleNetV2 x1.0", family="shufflenet", smallest=32
-        ),
+        _plain("shufflenet-small", "ShuffleNetV2 x0.5, for 32 px", "shufflenet"),
+        _plain("shufflenetv2", "ShuffleNetV2 x1.0", "shufflenet", 32),
         _transformers("efficientnet-small", "a narrow EfficientNet, for 32 px", "efficientnet"),
         _transformers("efficientnet-b0", "EfficientNet-B0", "efficientnet", 32),
         _transformers("vit-small", "ViT of 4-px patches, for 32 px", "vit", patch=4),
         _transformers("vit-b16", "ViT-B/16", "vit", 32, patch=16),
     )
 }
-
 
 SMALL_SIDE = 64
 """Side in pixels up to which the scaled networks are the default."""
