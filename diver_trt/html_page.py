@@ -23,6 +23,19 @@ def import_jinja() -> Any:
     return jinja2
 
 
+def import_report_packages() -> None:
+    """Check that Jinja and matplotlib can be imported.
+
+    Raises:
+        MissingExtraError: If one of them is not installed.
+    """
+    import_jinja()
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as cause:
+        raise MissingExtraError("matplotlib", "compare", "writing a report") from cause
+
+
 def environment() -> Any:
     """Return a Jinja environment for a page.
 

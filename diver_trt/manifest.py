@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diver_trt.bundle import Bundle
-from diver_trt.distilled.class_map import wnid_of
+from diver_trt.distilled.class_map import ModelClasses, wnid_of
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, shown
 from diver_trt.files import file_sha256, files_in
@@ -102,7 +101,7 @@ def unlisted_note(root: Path) -> str | None:
     )
 
 
-def read_recovered(root: Path, bundle: Bundle) -> RecoveredImages:
+def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
     """List a recovered dataset as its manifest has it.
 
     Raises:

@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from diver_trt.cli import bench, build, compare, convert, doctor, export, inspect, merge, recover
+from diver_trt.cli import (
+    bench,
+    build,
+    compare,
+    convert,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    merge,
+    recover,
+)
 from diver_trt.cli.console import reporting
 
 # Commands import heavy packages in their bodies, so that `--help` answers at once.
@@ -33,6 +44,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     convert.convert: "diver-trt convert images_best.pt images_best.npz",
     compare.compare: "diver-trt compare engines/dit-xl-2-256 --model facebook/DiT-XL-2-256",
     bench.bench: "diver-trt bench --batch 1,8",
+    evaluate.evaluate: "diver-trt evaluate distilled recovered --test test-images",
     doctor.doctor: "diver-trt doctor",
     inspect.inspect: "diver-trt inspect digits",
 }

@@ -138,8 +138,7 @@ def _check_packages_and_report(report: Path | None) -> None:
     """
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.metrics import import_image_metrics
-    from diver_trt.comparison.report import import_report_packages
-    from diver_trt.html_page import require_own_page, require_writable
+    from diver_trt.html_page import import_report_packages, require_own_page, require_writable
 
     # A comparison takes minutes; a missing package would otherwise show at its end.
     import_image_metrics()

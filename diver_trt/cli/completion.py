@@ -88,6 +88,22 @@ def compared_engines() -> Iterable[str]:
 
 
 @values
+def architectures() -> Iterable[str]:
+    """Architectures of `evaluate`."""
+    from diver_trt.evaluation.architectures import ARCHITECTURES
+
+    return ARCHITECTURES
+
+
+@values
+def protocols() -> Iterable[str]:
+    """Protocols of `evaluate`."""
+    from diver_trt.evaluation.protocols import PROTOCOLS
+
+    return PROTOCOLS
+
+
+@values
 def layouts() -> Iterable[str]:
     """Layouts of a recovered set."""
     from diver_trt.recovered.layouts import LAYOUTS

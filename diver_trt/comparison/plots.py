@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,19 +11,14 @@ from numpy.typing import NDArray
 from diver_trt.comparison.verdict import Comparison
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
-
-COLOURS = ("#3987d6", "#e08a1e", "#2ba37a", "#c765a6", "#8a7fe0", "#d4573b", "#8c8c3a", "#5aa9b5")
-"""Mid tones that can be distinguished on white and on black."""
-
-_INK = "#123456"
-"""Placeholder for the page's text colour: matplotlib does not accept `currentColor`."""
+from diver_trt.svg_plot import COLOURS, INK, new_axes, to_svg
 
 
 def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
     """Return the error of every step as SVG: alone on the left, in the free run on the right."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (left, right) = _axes(
+    figure, (left, right) = new_axes(
         2, "Step k (time runs to the right)", "Relative L2 of the next latent"
     )
     for axes, title, which in (
@@ -52,7 +46,7 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
     # One scale on both sides, so that accumulated errors can be compared with single ones.
     for axes in (left, right):
         axes.set_ylim(bottom, top)
-    return _svg(figure, "Error of every step, for every engine")
+    return to_svg(figure, "Error of every step, for every engine")
 
 
 def _draw_step_limits(axes: Any, comparisons: Sequence[Comparison]) -> float:
@@ -64,13 +58,13 @@ def _draw_step_limits(axes: Any, comparisons: Sequence[Comparison]) -> float:
         if check.subject == "every step alone"
     }
     for limit, precision in limits.items():
-        axes.axhline(limit, color=_INK, lw=1, ls=(0, (4, 3)), alpha=0.7)
+        axes.axhline(limit, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.7)
         axes.annotate(
             f"limit for {precision}",
             (1.5, limit),
             ha="right",
             va="bottom",
-            color=_INK,
+            color=INK,
             fontsize=9,
             xytext=(0, 2),
             textcoords="offset points",
@@ -81,7 +75,7 @@ def _draw_step_limits(axes: Any, comparisons: Sequence[Comparison]) -> float:
 
 def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     """Return the error after every attention and MLP of the worst step as SVG."""
-    figure, (axes,) = _axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
+    figure, (axes,) = new_axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
     for i, comparison in enumerate(comparisons):
         errors = [stage.difference.relative_l2 for stage in comparison.stages]
         label = f"{_label(comparison)}, step {comparison.stage_step}"
@@ -107,14 +101,14 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
         [at for at, _ in ticks], [label for _, label in ticks], rotation=0 if blocks <= 10 else 45
     )
     _make_logarithmic(axes)
-    return _svg(figure, "Error through the denoiser, block by block")
+    return to_svg(figure, "Error through the denoiser, block by block")
 
 
 def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) -> str:
     """Return the distribution of differences as SVG: latents of all steps, and final pixels."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (left, right) = _axes(2, "", "Share of all values, %")
+    figure, (left, right) = new_axes(2, "", "Share of all values, %")
     left.set_title("Latents, all steps alone", loc="left")
     left.set_xlabel("Absolute difference of a value")
     right.set_title("Final images", loc="left")
@@ -146,7 +140,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
     right.set_ylim(top=200)
     right.set_xlim(-0.3, max(1.3, right.get_xlim()[1]))
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
-    return _svg(figure, "How differences are spread")
+    return to_svg(figure, "How differences are spread")
 
 
 def _label(comparison: Comparison) -> str:
@@ -154,33 +148,6 @@ def _label(comparison: Comparison) -> str:
     # matplotlib reads text between two dollar signs as a formula:
     # https://matplotlib.org/stable/users/explain/text/mathtext.html
     return comparison.name.replace("$", r"\$")
-
-
-def _axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
-    """Return a figure and its axes, side by side, in the page's colour."""
-    from matplotlib import rc_context
-
-    # Not pyplot, which keeps every figure in a global registry and chooses a window system.
-    from matplotlib.figure import Figure
-
-    inked = ["text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor"]
-    inked += ["xtick.color", "ytick.color", "grid.color"]
-    style = {
-        **dict.fromkeys(inked, _INK),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.15,
-        "axes.titlesize": 11,
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(10.4, 3.7), layout="constrained")
-        axes = [figure.add_subplot(1, count, i + 1) for i in range(count)]
-    for each in axes:
-        each.set_xlabel(x_label)
-        each.set_ylabel(y_label)
-        each.patch.set_visible(False)
-    return figure, axes
 
 
 def _make_logarithmic(axes: Any) -> None:
@@ -195,34 +162,9 @@ def _make_logarithmic(axes: Any) -> None:
             transform=axes.transAxes,
             ha="center",
             va="center",
-            color=_INK,
+            color=INK,
         )
     axes.set_yscale("log")
-
-
-def _svg(figure: Any, title: str) -> str:
-    """Return a figure as inline SVG in the page's text colour, with its legend below."""
-    from matplotlib import rc_context
-
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(4, len(labels)),
-        frameon=False,
-        labelcolor=_INK,
-    )
-    buffer = io.StringIO()
-    # Text stays text, so that the page's font applies. A fixed salt makes the ids of clip paths,
-    # and thus the page, the same in every run; titles differ, so two plots never share an id.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title}
-        )
-    text = buffer.getvalue()
-    # An XML declaration is not allowed in the middle of an HTML page.
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
 
 
 def _drawable(values: Sequence[float]) -> NDArray[np.float64]:

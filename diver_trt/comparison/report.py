@@ -10,10 +10,10 @@ from diver_trt import html_page
 from diver_trt.comparison.facts import bundle_facts, environment
 from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
 from diver_trt.comparison.figures import lowest_psnr, mean_psnr
-from diver_trt.comparison.plots import COLOURS, blocks_plot, spread_plot, steps_plot
+from diver_trt.comparison.plots import blocks_plot, spread_plot, steps_plot
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
-from diver_trt.errors import MissingExtraError
+from diver_trt.svg_plot import COLOURS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,7 +27,7 @@ def render(result: Result) -> str:
     Raises:
         MissingExtraError: If matplotlib or Jinja is not installed.
     """
-    import_report_packages()
+    html_page.import_report_packages()
     page = html_page.environment()
     page.filters.update(
         figure=show_figure,
@@ -58,19 +58,6 @@ def render(result: Result) -> str:
             bundles=[bundle_facts(bundle) for bundle in result.bundles],
         )
     )
-
-
-def import_report_packages() -> None:
-    """Check that Jinja and matplotlib can be imported.
-
-    Raises:
-        MissingExtraError: If one of them is not installed.
-    """
-    html_page.import_jinja()
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as cause:
-        raise MissingExtraError("matplotlib", "compare", "writing a report") from cause
 
 
 def _coded(text: str) -> Markup:

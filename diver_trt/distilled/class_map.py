@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Protocol
 
 from diver_trt.distilled.methods import METHODS
 from diver_trt.errors import DatasetError, UsageError, shown
@@ -24,6 +25,29 @@ WNID = re.compile(r"n\d{8}", re.ASCII)
 
 _MAX_BYTES = 1 << 24
 """Largest class map that is read; a million classes fit in."""
+
+
+class ModelClasses(Protocol):
+    """The classes that a dataset's are mapped to.
+
+    A protocol, since a `Bundle` has them, and an evaluation has those of its own sets without any
+    bundle (`diver_trt.evaluation.sets`).
+    """
+
+    @property
+    def model_id(self) -> str:
+        """The model's name, for messages."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Name of each class, or None."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from diver_trt.bundle import Bundle
 from diver_trt.distilled.arrays import read_tensors
+from diver_trt.distilled.class_map import ModelClasses
 from diver_trt.distilled.collage import collage_note
 from diver_trt.distilled.companion import options_beside
 from diver_trt.distilled.folders import read_class_folders
@@ -136,7 +136,7 @@ class Dataset:
         return ", ".join(parts)
 
 
-def read_dataset(path: Path, bundle: Bundle, options: ReadOptions | None = None) -> Dataset:
+def read_dataset(path: Path, bundle: ModelClasses, options: ReadOptions | None = None) -> Dataset:
     """Detect the format of a distilled dataset and list its images.
 
     Images are decoded only where their pixels decide the format.
@@ -175,7 +175,7 @@ def _refuse(path: Path, options: ReadOptions, reason: str, *names: str) -> None:
             raise DatasetError(f"--{option}: {path} {reason}; leave it out")
 
 
-def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
+def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dataset:
     found = read_class_folders(path, bundle, options.classes)
     method = (
         find_method(options.method, "folders")
@@ -199,14 +199,14 @@ def _from_folders(path: Path, bundle: Bundle, options: ReadOptions) -> Dataset:
     return _assemble(path, origin, images, found.classes, found.class_map.name, labels)
 
 
-def _from_recovered(path: Path, bundle: Bundle) -> Dataset:
+def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
     found = read_recovered(path, bundle)
     images = ImageFiles(path, found.files)
     return _assemble(path, Origin(_RECOVERED), images, found.indices, found.class_map, found.labels)
 
 
 def _from_tensors(
-    path: Path, files: Iterable[Path], bundle: Bundle, options: ReadOptions
+    path: Path, files: Iterable[Path], bundle: ModelClasses, options: ReadOptions
 ) -> Dataset:
     parts = [read_tensors(file, options) for file in files]
     first, found = parts[0], join_tensors(path, parts, bundle, options.classes)

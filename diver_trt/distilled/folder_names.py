@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     WNID,
     ClassMap,
+    ModelClasses,
     imagenet_wnids,
     wnid_of,
 )
@@ -51,13 +51,18 @@ def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -
     )
 
 
+def index_of(folder: Path) -> int:
+    """Return the number in the name of a folder that `is_index`."""
+    return int(without_bom(folder.name).removeprefix("new"))
+
+
 def class_of_index(folder: Path, class_map: ClassMap) -> int:
     """Return the class of a folder whose name is an index.
 
     Raises:
         DatasetError: If the index is out of range.
     """
-    index = int(without_bom(folder.name).removeprefix("new"))
+    index = index_of(folder)
     if index >= len(class_map):
         raise DatasetError(
             f"{folder}: class {index} is out of range; {class_map.owner} classes 0 to "
@@ -74,16 +79,16 @@ class ClassNames:
         bundle: The model, whose class names and wnids the folders may have too.
     """
 
-    def __init__(self, class_map: ClassMap, bundle: Bundle) -> None:
+    def __init__(self, class_map: ClassMap, bundle: ModelClasses) -> None:
         self._class_map, self._bundle = class_map, bundle
         own: dict[str, list[int]] = {}
         models: dict[str, list[int]] = {}
         for index, (name, label) in enumerate(zip(class_map.names, class_map.labels, strict=True)):
             if name:
-                own.setdefault(_plain(name), []).append(index)
+                own.setdefault(plain_name(name), []).append(index)
             # ImageNet's names are lists of synonyms: "tench, Tinca tinca".
             synonyms = bundle.class_names[label].split(",") if bundle.class_names else []
-            for synonym in {_plain(synonym) for synonym in synonyms} - {""}:
+            for synonym in {plain_name(synonym) for synonym in synonyms} - {""}:
                 models.setdefault(synonym, []).append(index)
         # The map takes precedence over the model's own name.
         self._indices = {**models, **own}
@@ -96,7 +101,7 @@ class ClassNames:
         """
         if WNID.fullmatch(without_bom(folder.name)):
             return _class_of_wnid(folder, self._class_map, self._bundle)
-        matches = self._indices.get(_plain(folder.name), [])
+        matches = self._indices.get(plain_name(folder.name), [])
         if len(matches) == 1:
             return matches[0]
         problem = (
@@ -120,14 +125,15 @@ class ClassNames:
         return f"{self._class_map.name} names {few}{more}. Correct it, or rename the folder."
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name regardless of case, `_` and Unicode form, as names are compared."""
     composed = unicodedata.normalize("NFC", without_bom(name)).strip().replace("_", " ").casefold()
     # Case folding may decompose again:
     # https://docs.python.org/3/howto/unicode.html#comparing-strings
     return unicodedata.normalize("NFC", composed)
 
 
-def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: Bundle) -> int:
+def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: ModelClasses) -> int:
     wnid = without_bom(folder.name)
     if wnid not in class_map.names:
         if bundle.num_classes != IMAGENET_CLASSES:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from diver_trt.bundle import Bundle
 from diver_trt.distilled.array_file import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
+    ModelClasses,
     load_class_map,
     numbering_needed,
     subset_needed,
@@ -22,6 +22,7 @@ from diver_trt.distilled.folder_names import (
     ClassNames,
     are_indices,
     class_of_index,
+    index_of,
     is_index,
     require_printable,
 )
@@ -68,7 +69,9 @@ class ClassFolders:
         return self.root / self.files[position].relative_to(self.root).parts[0]
 
 
-def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -> ClassFolders:
+def read_class_folders(
+    path: Path, bundle: ModelClasses, classes: str | None = None
+) -> ClassFolders:
     """List a class-folder tree and decide each folder's class, without opening the images.
 
     Folders are class indices (`3`, `00003`, `new003`), wnids (`n02086240`) or names of the class
@@ -115,6 +118,34 @@ def read_class_folders(path: Path, bundle: Bundle, classes: str | None = None) -
     )
 
 
+@dataclass(frozen=True, slots=True)
+class OwnClasses:
+    """The classes of a tree by its own folder names.
+
+    Attributes:
+        count: Number of classes; of numbered ones, one more than the largest number.
+        names: The folders' names, sorted; None where they are class indices.
+    """
+
+    count: int
+    names: tuple[str, ...] | None
+
+
+def own_classes(path: Path) -> OwnClasses:
+    """Return the classes of a tree by its own folder names, where no model has classes to map to.
+
+    Raises:
+        DatasetError: If class folders are missing, or a symlink leads out of the tree.
+    """
+    root, folders = _class_folders(path, LeftOut(path))
+    classes = [folder for folder in folders if _may_be_class(folder)]
+    if not classes:
+        raise DatasetError(f"{root}: its folders hold no images; expected one folder per class")
+    if are_indices(folders, _may_be_class):
+        return OwnClasses(max(map(index_of, classes)) + 1, None)
+    return OwnClasses(len(classes), tuple(folder.name for folder in classes))
+
+
 def image_files_below(root: Path) -> Iterator[Path]:
     """Yield the image files in a folder at any depth, in the order of their paths.
 
@@ -136,7 +167,7 @@ def image_files_below(root: Path) -> Iterator[Path]:
 def _by_index(
     folders: Sequence[Path],
     class_map: ClassMap,
-    bundle: Bundle,
+    bundle: ModelClasses,
     numbers: bool,
     left_out: LeftOut,
 ) -> dict[int, Path]:

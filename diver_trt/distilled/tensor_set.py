@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle
 from diver_trt.distilled.arrays import Tensors
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
+    ModelClasses,
     imagenet_subsets,
     load_class_map,
     subset_needed,
@@ -50,7 +50,7 @@ class TensorSet:
 
 
 def join_tensors(
-    path: Path, parts: Sequence[Tensors], bundle: Bundle, classes: str | None
+    path: Path, parts: Sequence[Tensors], bundle: ModelClasses, classes: str | None
 ) -> TensorSet:
     """Join the parts of a set.
 
@@ -126,7 +126,9 @@ def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:
             )
 
 
-def _class_map(tensors: Tensors, bundle: Bundle, classes: str | None, num_classes: int) -> ClassMap:
+def _class_map(
+    tensors: Tensors, bundle: ModelClasses, classes: str | None, num_classes: int
+) -> ClassMap:
     """Return the classes that the user, the file or its path names, or else the model's own."""
     # Ten numbered classes of a model of a thousand may be any subset, so one must be named.
     named = classes

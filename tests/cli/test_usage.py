@@ -29,6 +29,7 @@ from tests.conftest import ROOT
         ("build", "engines/digits", "--workspace", "some"),
         ("export", "model", "bundle", "--precision", "int4"),
         ("merge", "one"),
+        ("evaluate", "digits"),
     ],
 )
 def test_wrong_usage_of_every_command_exits_2(
@@ -93,7 +94,7 @@ def test_a_missing_extra_is_its_install_line(
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",)]
+    "command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",), ("evaluate",)]
 )
 def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")

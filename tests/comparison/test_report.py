@@ -19,11 +19,11 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.facts import environment, result_facts
 from diver_trt.comparison.figure_text import show_decibels, show_figure
 from diver_trt.comparison.lineup import Absent
-from diver_trt.comparison.plots import COLOURS
 from diver_trt.comparison.report import render
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
 from diver_trt.recipe import Recipe
+from diver_trt.svg_plot import COLOURS
 from tests.comparison.conftest import Held
 from tests.comparison.faults import plant, scale_weight_beside
 

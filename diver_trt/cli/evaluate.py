@@ -1,0 +1,302 @@
+"""`diver-trt evaluate`: sets of images in, what networks learn from them out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diver_trt.cli import completion
+from diver_trt.cli.console import phases, progress, say
+from diver_trt.errors import printable
+from diver_trt.evaluation.architectures import (
+    ARCHITECTURES,
+    default_architectures,
+    find_architecture,
+)
+from diver_trt.evaluation.protocols import PROTOCOLS, EvaluationProtocol, find_protocol
+
+if TYPE_CHECKING:
+    from diver_trt.evaluation.result import Evaluation
+    from diver_trt.evaluation.runs import Plan
+
+_WIDTH = 125
+"""Columns of the table on any terminal: a narrower one wraps whole lines."""
+
+TrainingSets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TRAIN...",
+        help="Sets to train on, as PATH or NAME=PATH: anything that recover reads or writes.",
+        show_default=False,
+    ),
+]
+TestSet = Annotated[
+    Path,
+    typer.Option(metavar="TEST", help="Real images to test on, in the same classes."),
+]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        help=f"How networks are trained: {', '.join(PROTOCOLS)}.",
+        autocompletion=completion.protocols,
+    ),
+]
+Architectures = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"{', '.join(ARCHITECTURES)}; repeatable (default: several, by the images' size).",
+        show_default=False,
+        autocompletion=completion.architectures,
+    ),
+]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="Trainings of each architecture on each set, each with a seed.")
+]
+FirstSeed = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2**31,
+        help="The first seed of the trainings.",
+    ),
+]
+DistilledWith = Annotated[
+    str | None,
+    typer.Option(
+        help="Architecture that the images were distilled with; the average leaves it out.",
+        show_default=False,
+        autocompletion=completion.architectures,
+    ),
+]
+Side = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Side of all images in pixels (default: that of the smallest training images).",
+        show_default=False,
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="The ImageNet subset of sets whose classes are numbers: imagenette, imagefruit, …, "
+        "or a FILE.",
+        show_default=False,
+        autocompletion=completion.classes,
+    ),
+]
+Flip = Annotated[
+    bool,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror images where the protocol does; not for digits or letters.",
+    ),
+]
+TeacherFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="ONNX classifier that labels the training images softly (default: hard labels).",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for finished trainings: the same command resumes an interrupted one.",
+        show_default=False,
+    ),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
+]
+Report = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="HTML page to write.", show_default=False)
+]
+
+
+def evaluate(
+    train: TrainingSets,
+    test: TestSet,
+    protocol: ProtocolName = "quick",
+    architecture: Architectures = None,
+    seeds: Seeds = 5,
+    seed: FirstSeed = 0,
+    distilled_with: DistilledWith = None,
+    image_size: Side = None,
+    classes: Classes = None,
+    flip: Flip = True,
+    teacher: TeacherFile = None,
+    output: Output = None,
+    json_file: JsonFile = None,
+    report: Report = None,
+) -> None:
+    """Train networks from scratch on each set, and test them on real images.
+
+    Prints test accuracy by architecture, mean and spread over seeds.
+    """
+    chosen = find_protocol(protocol) if flip else find_protocol(protocol).without_flip()
+    for name in architecture or ():
+        find_architecture(name)
+    paths = _named(train)
+    _check_files(json_file, report)
+    plan = _plan(
+        paths,
+        test,
+        architecture,
+        chosen,
+        seeds=seeds,
+        seed=seed,
+        distilled_with=distilled_with,
+        image_size=image_size,
+        classes=classes,
+        teacher=teacher,
+    )
+    evaluation = _run(plan, output)
+    # The table first: it must not be lost if a file cannot be written.
+    _print_evaluation(evaluation)
+    _write(evaluation, json_file, report)
+
+
+def _named(texts: list[str]) -> dict[str, Path]:
+    """Return the training sets by name: `NAME=PATH`, or a path, whose last part is the name."""
+    paths: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = Path(text).name or text, text
+        if not (name and path):
+            raise typer.BadParameter(f"TRAIN is {text!r}; expected PATH or NAME=PATH")
+        if not name.isprintable() or len(name) > 100:
+            raise typer.BadParameter(
+                f"TRAIN is {printable(text)}; expected a printable name of at most 100 characters"
+            )
+        if name in paths:
+            raise typer.BadParameter(
+                f"TRAIN has two sets named {name!r}; expected different names. Write NAME=PATH."
+            )
+        paths[name] = Path(path)
+    return paths
+
+
+def _check_files(json_file: Path | None, report: Path | None) -> None:
+    """Refuse, before any work, files that cannot be written, and a report without its packages.
+
+    Raises:
+        OutputError: If a folder is missing or read-only, or a file is not one to replace.
+        MissingExtraError: If torch, or what a report needs, is not installed.
+    """
+    from diver_trt.evaluation.runs import require_packages
+    from diver_trt.html_page import import_report_packages, require_own_page, require_writable
+
+    require_packages(())
+    if report:
+        import_report_packages()
+        require_writable(report, "a file for HTML")
+        require_own_page(report, "evaluate")
+    if json_file:
+        require_writable(json_file, "a file for JSON")
+
+
+def _plan(
+    paths: dict[str, Path],
+    test: Path,
+    architectures: list[str] | None,
+    protocol: EvaluationProtocol,
+    *,
+    seeds: int,
+    seed: int,
+    distilled_with: str | None,
+    image_size: int | None,
+    classes: str | None,
+    teacher: Path | None,
+) -> Plan:
+    from diver_trt.evaluation.runs import plan_evaluation
+    from diver_trt.evaluation.sets import read_sets
+
+    with phases() as show:
+        sets = read_sets(paths, test, side=image_size, classes=classes, on_progress=show)
+    for note in sets.notes:
+        say(f"note: {printable(note)}")
+    return plan_evaluation(
+        sets.train,
+        sets.test,
+        architectures=architectures or default_architectures(sets.test.side),
+        protocol=protocol,
+        seeds=seeds,
+        first_seed=seed,
+        distilled_with=distilled_with,
+        teacher=teacher,
+        test_name=test.name or str(test),
+    )
+
+
+def _run(plan: Plan, output: Path | None) -> Evaluation:
+    """Run a plan under a progress bar over the steps of all trainings."""
+    from diver_trt.evaluation.runs import (
+        Finished,
+        RunDone,
+        RunStarts,
+        StepDone,
+        evaluation_events,
+        steps_of,
+    )
+
+    total, done = steps_of(plan), 0
+    with progress("training", total) as bar, closing(evaluation_events(plan, output)) as events:
+        for event in events:
+            if isinstance(event, RunStarts):
+                bar.note(f"{event.architecture} on {event.training_set}, seed {event.seed}")
+            elif isinstance(event, StepDone):
+                bar.show(done + event.step, total)
+            elif isinstance(event, RunDone):
+                done += event.run.steps
+                bar.show(done, total)
+            elif isinstance(event, Finished):
+                return event.evaluation
+    raise AssertionError("an evaluation ends with Finished")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diver_trt.evaluation.words import accuracy, average_title, heading, notes
+
+    for line in heading(evaluation):
+        print(printable(line))
+    for note in notes(evaluation):
+        say(f"note: {printable(note)}")
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("training set")
+    columns: list[str | None] = [*evaluation.architectures]
+    if evaluation.others:
+        columns.append(None)
+    for column in columns:
+        table.add_column(column or average_title(evaluation), justify="right")
+    for one in evaluation.training_sets:
+        cells = (accuracy(evaluation.summary(one.name, column)) for column in columns)
+        table.add_row(one.name, *cells)
+    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
+
+
+def _write(evaluation: Evaluation, json_file: Path | None, report: Path | None) -> None:
+    from diver_trt.evaluation.report import render
+    from diver_trt.files import reported, writing
+    from diver_trt.structs import dump
+
+    if json_file:
+        with reported(json_file), writing(json_file) as file:
+            file.write((json.dumps(dump(evaluation), indent=1, allow_nan=False) + "\n").encode())
+        print(f"wrote {printable(str(json_file))}")
+    if report:
+        with reported(report), writing(report) as file:
+            file.write(render(evaluation).encode())
+        print(f"wrote {printable(str(report))}; open it in a browser")

@@ -1,0 +1,145 @@
+"""The registry of architectures, which `evaluate --architecture` looks names up in.
+
+A family of architectures is one module that implements `ArchitectureModule`, and one entry of
+`ARCHITECTURES` for each of its members. This file imports none of them, so that `diver-trt --help`
+stays fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from diver_trt.errors import UsageError, shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ArchitectureModule(Protocol):
+    """What the module of a family of architectures provides."""
+
+    def build(self, name: str, classes: int, side: int) -> nn.Module:
+        """Build a network with random weights, drawn from torch's global generator.
+
+        Args:
+            name: The architecture, one of the family.
+            classes: Number of classes.
+            side: Side of the images in pixels.
+
+        Returns:
+            The network: [n, 3, side, side] float32, normalised => logits [n, classes].
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One architecture that `--architecture` can name.
+
+    Attributes:
+        name: That name.
+        title: What it is, for people.
+        module: Dotted name of the module that implements `ArchitectureModule`.
+        smallest: Smallest side of an image in pixels that it can take.
+        patch: Side of the patches that it cuts an image into, 1 without any.
+        package: The package that it needs besides torch, or None.
+    """
+
+    name: str
+    title: str
+    module: str
+    smallest: int = 16
+    patch: int = 1
+    package: str | None = None
+
+    def require(self, side: int) -> None:
+        """Refuse images that the network cannot take.
+
+        Raises:
+            UsageError: If they are too small, or cannot be cut into its patches.
+        """
+        if side < self.smallest or side % self.patch:
+            patches = f", a multiple of {self.patch}" if self.patch > 1 else ""
+            raise UsageError(
+                f"{self.name}: images of {side} px, expected {self.smallest} px or more{patches}. "
+                "Choose another architecture, or set --image-size."
+            )
+
+    def build(self, classes: int, side: int) -> nn.Module:
+        """Import the family, and build the network (`ArchitectureModule.build`).
+
+        Raises:
+            UsageError: If it cannot take images of this size.
+        """
+        self.require(side)
+        module = cast("ArchitectureModule", import_module(self.module))
+        return module.build(self.name, classes, side)
+
+
+def _plain(name: str, title: str, family: str, smallest: int = 16) -> Architecture:
+    return Architecture(name=name, title=title, module=f"{__name__}.{family}", smallest=smallest)
+
+
+def _transformers(
+    name: str, title: str, family: str, smallest: int = 16, patch: int = 1
+) -> Architecture:
+    return Architecture(
+        name=name,
+        title=title,
+        module=f"{__name__}.{family}",
+        smallest=smallest,
+        patch=patch,
+        package="transformers",
+    )
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        _plain("mlp", "DC's MLP", "mlp", 1),
+        _plain("convnet-small", "ConvNet-3, width 32", "convnet"),
+        _plain("convnet3", "ConvNet-3", "convnet"),
+        _plain("convnet5", "ConvNet-5, for 128 px", "convnet", 32),
+        _plain("convnet6", "ConvNet-6, for 224 px", "convnet", 64),
+        _transformers("resnet-small", "ResNet-8, for 32 px", "resnet"),
+        _transformers("resnet18", "ResNet-18", "resnet", 32),
+        _transformers("resnet18-in", "ResNet-18, instance norm", "resnet", 64),
+        _transformers("mobilenet-small", "MobileNetV2 x0.2, for 32 px", "mobilenet"),
+        _transformers("mobilenetv2", "MobileNetV2", "mobilenet", 32),
+        _plain("shufflenet-small", "ShuffleNetV2 x0.5, for 32 px", "shufflenet"),
+        _plain("shufflenetv2", "ShuffleNetV2 x1.0", "shufflenet", 32),
+        _transformers("efficientnet-small", "a narrow EfficientNet, for 32 px", "efficientnet"),
+        _transformers("efficientnet-b0", "EfficientNet-B0", "efficientnet", 32),
+        _transformers("vit-small", "ViT of 4-px patches, for 32 px", "vit", patch=4),
+        _transformers("vit-b16", "ViT-B/16", "vit", 32, patch=16),
+    )
+}
+
+SMALL_SIDE = 64
+"""Side in pixels up to which the scaled networks are the default."""
+_SMALL = ("convnet-small", "resnet-small", "shufflenet-small", "vit-small", "mlp")
+_PUBLISHED = ("resnet18", "mobilenetv2", "shufflenetv2", "efficientnet-b0", "vit-b16")
+"""The architectures of DIVER's tables (arXiv 2605.12649)."""
+
+
+def default_architectures(side: int) -> tuple[str, ...]:
+    """Return the architectures that are evaluated on images of a side if none is named."""
+    if side <= SMALL_SIDE:
+        return _SMALL
+    # DC's ConvNet is deeper the larger the images: MTT takes depth 5 at 128 px, Minimax 6 at 224.
+    return ("convnet5" if side < 192 else "convnet6", *_PUBLISHED)
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return the architecture of a name.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if name not in ARCHITECTURES:
+        raise UsageError(
+            f"--architecture {shown(name)}: no such architecture; expected one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]

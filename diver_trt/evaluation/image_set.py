@@ -1,0 +1,143 @@
+"""Images with their classes, in memory, as a network is trained or tested on them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID
+from diver_trt.distilled.folder_names import plain_name
+from diver_trt.errors import DatasetError, shown
+from diver_trt.tensors import describe
+
+_SHOWN = 5
+"""Classes that an error lists."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """A training or a test set.
+
+    Attributes:
+        images: [n, side, side, 3] uint8.
+        labels: The class of each, [n] int64, from 0.
+        names: The name of each class, such as its wnid, or None where classes are numbers.
+
+    Raises:
+        DatasetError: If the arrays are of another type or shape, or a label is out of range.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.images.shape
+        if (
+            self.images.dtype != np.uint8
+            or len(shape) != 4
+            or shape[1] != shape[2]
+            or shape[3] != 3
+            or 0 in shape
+        ):
+            raise DatasetError(
+                f"images: got {describe(self.images)}, expected uint8[n, side, side, 3]"
+            )
+        if self.labels.dtype.kind not in "iu" or self.labels.shape != shape[:1]:
+            raise DatasetError(f"labels: got {describe(self.labels)}, expected int64[{shape[0]}]")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or (self.names is not None and high >= len(self.names)):
+            known = "" if self.names is None else f" to {len(self.names) - 1}"
+            raise DatasetError(
+                f"labels: found {low if low < 0 else high}, expected classes from 0{known}"
+            )
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+        return int(self.images.shape[1])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.labels.max()) + 1 if self.names is None else len(self.names)
+
+    def sha256(self) -> str:
+        """Return a hash of the images in their order, and of the class of each."""
+        digest = hashlib.sha256(f"{self.images.shape}\n".encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
+    """Return a training set with the test set's classes.
+
+    Classes are matched by name where both sets have names, otherwise by number.
+
+    Args:
+        name: The training set's name, for messages.
+        train: The training set.
+        test: The test set.
+
+    Raises:
+        DatasetError: If a class of one set is not in the other, or the sides differ.
+    """
+    if train.side != test.side:
+        raise DatasetError(
+            f"{name}: images of {train.side} px, expected {test.side} px as in the test set. Read "
+            "both at one size."
+        )
+    if train.names is not None and test.names is not None:
+        _require_same(name, _occurring(train), _occurring(test))
+        number = {plain_name(class_name): i for i, class_name in enumerate(test.names)}
+        renumbered = np.array([number.get(plain_name(one), -1) for one in train.names], np.int64)
+        return replace(train, labels=renumbered[train.labels], names=test.names)
+    _require_known_order(name, train, test)
+    found, expected = (sorted({*map(int, one.labels)}) for one in (train, test))
+    _require_same(name, list(map(str, found)), list(map(str, expected)))
+    return replace(train, names=test.names)
+
+
+def _require_known_order(name: str, train: ImageSet, test: ImageSet) -> None:
+    """Refuse numbers on one side and a few of ImageNet's wnids on the other."""
+    # Methods number a subset in an order of their own, which is rarely that of sorted wnids.
+    named = train.names or test.names or ()
+    if named and len(named) < IMAGENET_CLASSES and all(map(WNID.fullmatch, named)):
+        numbered, other = ("training", "test") if train.names is None else ("test", "training")
+        raise DatasetError(
+            f"{name}: the {numbered} set's classes are numbers, but the {other} set's are wnids, "
+            "and methods number a subset in their own order. State it with --classes (imagenette, "
+            "imagewoof, imagefruit, …, or a file)."
+        )
+
+
+def _occurring(images: ImageSet) -> list[str]:
+    assert images.names is not None, "asked only where there are names"
+    return [images.names[label] for label in np.unique(images.labels)]
+
+
+def _require_same(name: str, found: list[str], expected: list[str]) -> None:
+    ours, theirs = ({plain_name(one) for one in side} for side in (found, expected))
+    extra = [one for one in found if plain_name(one) not in theirs]
+    missing = [one for one in expected if plain_name(one) not in ours]
+    if not extra and not missing:
+        return
+    parts = [f"has {len(found)} classes, the test set {len(expected)}"]
+    if extra:
+        parts.append(f"{_listed(extra)} not in the test set")
+    if missing:
+        parts.append(f"{_listed(missing)} not in the training set")
+    raise DatasetError(
+        f"{name}: {'; '.join(parts)}; expected the same classes in both. Choose the test images of "
+        "these classes, or state the order of numbered classes with --classes."
+    )
+
+
+def _listed(classes: list[str]) -> str:
+    few = ", ".join(shown(one) for one in classes[:_SHOWN])
+    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
+    return f"{few}{more} {'is' if len(classes) == 1 else 'are'}"

@@ -1,0 +1,44 @@
+"""Test accuracy as bars with their spread, one group per architecture."""
+
+from __future__ import annotations
+
+from diver_trt.evaluation.result import Evaluation
+from diver_trt.evaluation.words import average_title
+from diver_trt.svg_plot import COLOURS, INK, new_axes, to_svg
+
+_GROUP = 0.8
+"""Width of a group of bars; the distance of two groups is 1."""
+
+
+def accuracy_plot(evaluation: Evaluation) -> str:
+    """Return the accuracies as SVG: a bar for each training set, error bars of one deviation.
+
+    The last group is the average, where there is one. A line marks chance.
+    """
+    sets = [one.name for one in evaluation.training_sets]
+    groups: list[str | None] = [*evaluation.architectures, *([None] if evaluation.others else [])]
+    figure, (axes,) = new_axes(1, "", "Test accuracy, %")
+    width = _GROUP / len(sets)
+    for i, name in enumerate(sets):
+        found = [evaluation.summary(name, group) for group in groups]
+        axes.bar(
+            [at + (i - (len(sets) - 1) / 2) * width for at in range(len(groups))],
+            [one.mean if one else 0.0 for one in found],
+            width * 0.92,
+            yerr=[(one.deviation or 0.0) if one else 0.0 for one in found],
+            color=COLOURS[i % len(COLOURS)],
+            ecolor=INK,
+            capsize=2.5,
+            # matplotlib reads text between two dollar signs as a formula, and leaves a label that
+            # begins with an underscore out of the legend.
+            label=name.replace("$", r"\$").lstrip("_"),
+        )
+    axes.axhline(100 / evaluation.test.classes, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6)
+    titles = [
+        group or average_title(evaluation).replace(" without ", "\nwithout ") for group in groups
+    ]
+    axes.set_xticks(range(len(groups)), titles)
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
+    axes.set_ylim(0, 100)
+    return to_svg(figure, "Test accuracy by architecture and training set")

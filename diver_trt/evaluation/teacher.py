@@ -1,0 +1,97 @@
+"""A teacher: an ONNX graph that labels training images softly. Any framework can export one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diver_trt.errors import DatasetError, MissingExtraError, printable
+from diver_trt.files import file_sha256, reported
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime
+
+NORMALISATION = "imagenet"
+"""Statistics that a teacher's input is normalised with."""
+
+
+class Teacher:
+    """A graph with one input [n, 3, side, side] float32, normalised as ImageNet is.
+
+    Its first output is the logits, [n, classes] float32, classes in the order of the test set. `n`
+    is dynamic; the side may be.
+
+    Args:
+        path: The graph, with its weights inside.
+        classes: Classes of the test set.
+        side: Side of the images in pixels.
+
+    Attributes:
+        sha256: Hash of the file.
+
+    Raises:
+        DatasetError: If the file is missing, not such a graph, or of another size.
+        MissingExtraError: If ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: Path, classes: int, side: int) -> None:
+        try:
+            onnxruntime = import_onnxruntime()
+        except MissingExtraError as cause:
+            raise MissingExtraError("onnxruntime", "cpu", "a teacher") from cause
+        self._where = printable(str(path))
+        with reported(path, "read", DatasetError):
+            # The bytes and not the path: a graph cannot name files beside it as its weights then.
+            graph = path.read_bytes()
+            self.sha256 = file_sha256(path)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                graph, providers=onnxruntime.get_available_providers()
+            )
+        except Exception as cause:  # ONNX Runtime's own exceptions have no common base
+            reason = printable(str(cause).splitlines()[0])
+            raise DatasetError(
+                f"{self._where}: cannot be opened as an ONNX graph with its weights inside "
+                f"({reason}). Export the teacher again, without external data."
+            ) from cause
+        self._input = self._checked_input(side)
+        shape = self.logits(np.zeros((2, 3, side, side), np.float32)).shape
+        if shape != (2, classes):
+            raise DatasetError(
+                f"{self._where}: its first output is {list(shape)} for two images, expected "
+                f"[2, {classes}], a logit for each class of the test set. Choose its teacher."
+            )
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the teacher's logits.
+
+        Args:
+            images: [n, 3, side, side] float32, normalised as ImageNet is.
+
+        Raises:
+            DatasetError: If the graph cannot run.
+        """
+        try:
+            output: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        except Exception as cause:  # as above
+            reason = printable(str(cause).splitlines()[0])
+            raise DatasetError(
+                f"{self._where}: cannot label images {list(images.shape)} ({reason}). Export the "
+                "teacher with a dynamic batch, for images of this size."
+            ) from cause
+        return output
+
+    def _checked_input(self, side: int) -> str:
+        inputs: list[Any] = self._session.get_inputs()
+        first = inputs[0]
+        fixed = [(got, want) for got, want in zip(first.shape, (None, 3, side, side), strict=False)]
+        fits = all(not isinstance(got, int) or got == want for got, want in fixed)
+        if len(inputs) != 1 or first.type != "tensor(float)" or len(fixed) != 4 or not fits:
+            found = ", ".join(f"{one.type}{one.shape}" for one in inputs)
+            raise DatasetError(
+                f"{self._where}: has the inputs {printable(found)}, expected one, "
+                f"tensor(float)[n, 3, {side}, {side}] with a dynamic n. Set --image-size to the "
+                "teacher's, or export it again."
+            )
+        return str(first.name)

@@ -1,0 +1,53 @@
+"""An evaluation's figures in words, as the table on the terminal and the page show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diver_trt.evaluation.result import Evaluation, Summary
+
+NOTHING = "-"
+
+
+def heading(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what was trained, how and where, a line each."""
+    protocol, test = evaluation.protocol, evaluation.test
+    labels = "hard labels" if evaluation.teacher is None else "labels of a teacher"
+    mirrored = "" if "flip" in protocol.augmentations else ", no mirror images"
+    yield f"protocol {protocol.name}: {protocol.title}; {labels}{mirrored}"
+    yield (
+        f"accuracy in % on {test.images:,} images of {test.classes} classes ({test.name}), "
+        f"{evaluation.side} px; mean ± deviation of {counted(len(evaluation.seeds), 'training')}"
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in evaluation.versions.items())
+    yield f"{evaluation.device}; {versions}"
+
+
+def average_title(evaluation: Evaluation) -> str:
+    """Return what the average is over: `all`, or the architectures without one."""
+    if evaluation.distilled_with is None:
+        return "average"
+    return f"average without {evaluation.distilled_with}"
+
+
+def accuracy(summary: Summary | None) -> str:
+    """Return mean and deviation in percent: `71.2 ± 1.7`."""
+    if summary is None:
+        return NOTHING
+    spread = "" if summary.deviation is None else f" ± {summary.deviation:.1f}"
+    return f"{summary.mean:.1f}{spread}"
+
+
+def notes(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what casts doubt on the figures, a sentence each."""
+    for run in evaluation.runs:
+        if run.diverged:
+            yield (
+                f"{run.training_set}, {run.architecture}, seed {run.seed}: the training diverged, "
+                "and its accuracy is that of chance"
+            )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun: `1 training`, `5 trainings`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

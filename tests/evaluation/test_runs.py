@@ -1,0 +1,249 @@
+"""Whole evaluations in memory: what they measure, what they average, and how they resume."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diver_trt.errors import DatasetError, OutputError, UsageError
+from diver_trt.evaluation.image_set import ImageSet
+from diver_trt.evaluation.journal import JOURNAL
+from diver_trt.evaluation.protocols import MINIMAX, QUICK
+from diver_trt.evaluation.result import Evaluation, Run, summarise
+from diver_trt.evaluation.runs import (
+    Event,
+    RunDone,
+    RunStarts,
+    StepDone,
+    evaluate,
+    evaluation_events,
+    plan_evaluation,
+    steps_of,
+)
+
+SHORT = replace(QUICK, steps=6)
+ARCHITECTURES = ("mlp", "vit-small")
+
+
+def short(train: ImageSet, other: ImageSet, test: ImageSet, journal: Path | None) -> Evaluation:
+    return evaluate(
+        {"hundred": train, "twenty": other},
+        test,
+        architectures=ARCHITECTURES,
+        protocol=SHORT,
+        seeds=3,
+        first_seed=7,
+        distilled_with="vit-small",
+        journal=journal,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train: ImageSet, other: ImageSet, held_out: ImageSet) -> Evaluation:
+    return short(train, other, held_out, None)
+
+
+def test_real_digits_beat_chance_by_far(train: ImageSet, held_out: ImageSet) -> None:
+    protocol = replace(QUICK, steps=120)
+    names = ["mlp", "convnet-small"]
+    found = evaluate({"real": train}, held_out, architectures=names, protocol=protocol, seeds=1)
+    assert all(run.accuracy > 60 for run in found.runs)
+    assert not any(run.diverged for run in found.runs)
+
+
+def test_wrong_labels_are_worth_no_more_than_chance(train: ImageSet, held_out: ImageSet) -> None:
+    wrong = replace(train, labels=(train.labels + 1) % 10)
+    protocol = replace(QUICK, steps=120)
+    found = evaluate({"a": wrong}, held_out, architectures=["mlp"], protocol=protocol, seeds=1)
+    assert found.runs[0].accuracy < 15
+
+
+def test_means_and_spreads_follow_from_the_rows(undisturbed: Evaluation) -> None:
+    assert undisturbed.others == ("mlp",)
+    assert [(one.training_set, one.architecture) for one in undisturbed.summaries] == [
+        *((name, architecture) for name in ("hundred", "twenty") for architecture in ARCHITECTURES),
+        ("hundred", None),
+        ("twenty", None),
+    ]
+    for summary in undisturbed.summaries:
+        rows = np.array(
+            [
+                100 * run.correct / 200
+                for run in undisturbed.runs
+                if run.training_set == summary.training_set
+                and run.architecture == (summary.architecture or "mlp")
+            ]
+        )
+        assert len(rows) == summary.seeds == 3
+        assert summary.mean == pytest.approx(rows.mean())
+        assert summary.deviation == pytest.approx(rows.std(ddof=1))
+
+
+def test_the_average_is_formed_for_each_seed() -> None:
+    accuracies = {"a": (10.0, 20.0), "b": (40.0, 30.0), "left out": (99.0, 0.0)}
+    runs = [
+        Run(training_set="x", architecture=name, seed=seed, steps=1, correct=0, accuracy=value)
+        for name, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    *_, average = summarise(runs, ["a", "b"])
+    assert (average.architecture, average.mean, average.deviation) == (None, 25.0, 0.0)
+    (single, *_) = summarise(runs[:1], [])
+    assert (single.mean, single.deviation) == (10.0, None)
+
+
+def test_a_resumed_evaluation_equals_an_undisturbed_one(
+    undisturbed: Evaluation,
+    train: ImageSet,
+    other: ImageSet,
+    held_out: ImageSet,
+    tmp_path: Path,
+) -> None:
+    plan = plan_evaluation(
+        {"hundred": train, "twenty": other},
+        held_out,
+        architectures=ARCHITECTURES,
+        protocol=SHORT,
+        seeds=3,
+        first_seed=7,
+        distilled_with="vit-small",
+    )
+    finished = 0
+    with closing(evaluation_events(plan, tmp_path)) as events:
+        for event in events:
+            finished += isinstance(event, RunDone)
+            # In the middle of the sixth training.
+            if finished == 5 and isinstance(event, StepDone) and event.step == 3:
+                break
+    assert (tmp_path / JOURNAL).read_bytes().count(b"\n") == 5
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'{"key": "cut')
+    seen: list[Event] = []
+    again = evaluate(
+        {"hundred": train, "twenty": other},
+        held_out,
+        architectures=ARCHITECTURES,
+        protocol=SHORT,
+        seeds=3,
+        first_seed=7,
+        distilled_with="vit-small",
+        journal=tmp_path,
+        on_event=seen.append,
+    )
+    assert [event.resumed for event in seen if isinstance(event, RunDone)] == [True] * 5 + [
+        False
+    ] * 7
+    assert [event.done for event in seen if isinstance(event, RunStarts)] == list(range(5, 12))
+    assert again == undisturbed
+    # A line behind a cut one can be read: nothing is trained a third time.
+    seen.clear()
+    assert short(train, other, held_out, tmp_path) == undisturbed
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines()
+    assert len(lines) == 13
+
+
+@pytest.mark.parametrize("change", ["train", "test", "protocol", "seed"])
+def test_a_run_that_anything_else_decides_is_not_reused(
+    change: str, train: ImageSet, held_out: ImageSet, tmp_path: Path
+) -> None:
+    protocol = replace(SHORT, steps=1)
+    arguments = {"architectures": ["mlp"], "seeds": 1, "journal": tmp_path}
+    evaluate({"a": train}, held_out, protocol=protocol, **arguments)  # type: ignore[arg-type]
+    changed = replace(train, images=255 - train.images)
+    resumed = []
+    evaluate(
+        {"renamed": changed if change == "train" else train},
+        train if change == "test" else held_out,
+        protocol=replace(protocol, weight_decay=0.1) if change == "protocol" else protocol,
+        first_seed=int(change == "seed"),
+        on_event=lambda event: (
+            resumed.append(event.resumed) if isinstance(event, RunDone) else None
+        ),
+        **arguments,  # type: ignore[arg-type]
+    )
+    assert resumed == [False]
+
+
+def test_a_renamed_set_is_not_trained_on_again(
+    train: ImageSet, held_out: ImageSet, tmp_path: Path
+) -> None:
+    protocol = replace(SHORT, steps=1)
+    for name, expected in (("a", False), ("b", True)):
+        plan = plan_evaluation(
+            {name: train}, held_out, architectures=["mlp"], protocol=protocol, seeds=1
+        )
+        done = [one for one in evaluation_events(plan, tmp_path) if isinstance(one, RunDone)]
+        assert [(one.run.training_set, one.resumed) for one in done] == [(name, expected)]
+
+
+def test_a_run_does_not_depend_on_what_else_draws_numbers(
+    train: ImageSet, held_out: ImageSet
+) -> None:
+    """A vision transformer draws weights, and EfficientNet drops paths: torch's own generator."""
+    protocol = replace(SHORT, steps=3)
+    found = []
+    for draws in (0, 1):
+        plan = plan_evaluation(
+            {"a": train}, held_out, architectures=["efficientnet-small"], protocol=protocol, seeds=1
+        )
+        state = torch.random.get_rng_state()
+        for event in evaluation_events(plan):
+            torch.rand(draws)
+            if isinstance(event, RunDone):
+                found.append(event.run)
+        assert torch.equal(torch.random.get_rng_state(), state) == (draws == 0)
+    assert found[0] == found[1]
+
+
+def test_cut_mix_and_small_batches_train_too(train: ImageSet, held_out: ImageSet) -> None:
+    protocol = replace(MINIMAX, steps=9, batch=33)  # 100 images in three batches and one left
+    plan = plan_evaluation(
+        {"a": train}, held_out, architectures=["resnet-small"], protocol=protocol, seeds=1
+    )
+    assert steps_of(plan) == 9
+    steps = [event.step for event in evaluation_events(plan) if isinstance(event, StepDone)]
+    assert steps == list(range(1, 10))
+
+
+def test_a_training_that_diverges_is_reported(train: ImageSet, held_out: ImageSet) -> None:
+    protocol = replace(SHORT, optimiser="sgd", learning_rate=1e30)
+    found = evaluate({"a": train}, held_out, architectures=["mlp"], protocol=protocol, seeds=1)
+    assert found.runs[0].diverged
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"architectures": ["resnet50"]}, "no such architecture"),
+        ({"architectures": []}, "1 training sets and 0 architectures"),
+        ({"protocol": "rded"}, "no such protocol"),
+        ({"seeds": 0}, "--seeds 0: expected a whole number, 1 or more"),
+        ({"distilled_with": "convnet3"}, "is not evaluated; expected one of mlp"),
+        ({"architectures": ["vit-b16"]}, "vit-b16: images of 16 px, expected 32 px or more"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    changes: dict[str, object], problem: str, train: ImageSet, held_out: ImageSet
+) -> None:
+    arguments = {"architectures": ["mlp"], "seeds": 1, **changes}
+    with pytest.raises(UsageError, match=problem):
+        evaluate({"a": train}, held_out, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_set_of_other_classes_is_refused(train: ImageSet, held_out: ImageSet) -> None:
+    few = ImageSet(train.images[:50], train.labels[:50])
+    with pytest.raises(DatasetError, match=r"^five: has 5 classes, the test set 10"):
+        evaluate({"five": few}, held_out, architectures=["mlp"])
+
+
+def test_a_file_in_place_of_the_journal_is_refused(
+    train: ImageSet, held_out: ImageSet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="is a file, expected a folder"):
+        evaluate({"a": train}, held_out, architectures=["mlp"], journal=tmp_path / "file")

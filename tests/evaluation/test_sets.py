@@ -1,0 +1,128 @@
+"""Reading sets as a user names them: folders, tensors, recovered datasets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.errors import DatasetError
+from diver_trt.evaluation.image_set import matched
+from diver_trt.evaluation.sets import list_set, read_sets
+from tests.cli.command import QUICK, run
+from tests.conftest import DISTILLED
+
+FRUIT = imagenet_subsets()["imagefruit"]
+FRUIT_WNIDS = tuple(imagenet_wnids()[label] for label in FRUIT)
+
+
+def write_folders(root: Path, names: tuple[str, ...], side: int = 16) -> Path:
+    """Write two images per class; the position of the class is their grey level."""
+    for level, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            image = np.full((side, side, 3), 10 * level, np.uint8)
+            image[0, 0] = number + 1
+            Image.fromarray(image).save(root / name / f"{number}.png")
+    return root
+
+
+def write_tensors(path: Path, classes: int, side: int = 16) -> Path:
+    """Write two images per numbered class; the number is the grey level."""
+    labels = np.arange(classes).repeat(2)
+    images = np.broadcast_to(
+        (10 * labels).astype(np.uint8)[:, None, None, None], (20, side, side, 3)
+    )
+    images = images.copy()
+    images[:, 0, 0] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def test_index_folders_and_tensors_have_numbers(tmp_path: Path) -> None:
+    folders = write_folders(tmp_path / "folders", tuple(f"{i:05d}" for i in range(10)))
+    tensors = write_tensors(tmp_path / "plain.npz", 10)
+    sets = read_sets({"folders": folders, "digits": DISTILLED}, tensors)
+    assert {one.side for one in (*sets.train.values(), sets.test)} == {16}
+    assert sets.train["folders"].names is None
+    assert sets.train["folders"].labels.tolist() == np.arange(10).repeat(2).tolist()
+    assert (sets.train["folders"].images[:, 8, 8, 0] == 10 * sets.train["folders"].labels).all()
+    assert (sets.test.images[:, 8, 8, 0] == 10 * sets.test.labels).all()
+    assert len(sets.train["digits"].labels) == 100
+
+
+def test_named_folders_are_matched_in_any_order(tmp_path: Path) -> None:
+    train = write_folders(tmp_path / "train", ("coat", "bag", "dress"))
+    test = write_folders(tmp_path / "test", ("Dress", "Coat", "Bag"))
+    sets = read_sets({"train": train}, test)
+    found = matched("train", sets.train["train"], sets.test)
+    grey = found.images[:, 8, 8, 0]
+    level = {int(label): int(grey[i]) for i, label in enumerate(found.labels)}
+    assert sets.test.names == ("Bag", "Coat", "Dress")
+    assert level == {1: 0, 0: 10, 2: 20}
+
+
+@pytest.mark.parametrize("stated", ["path", "option"])
+def test_numbered_tensors_of_a_subset_are_matched_by_wnid(tmp_path: Path, stated: str) -> None:
+    folder = "imagefruit" if stated == "path" else "mine"
+    train = write_tensors(tmp_path / folder / "plain.npz", 10)
+    test = write_folders(tmp_path / "val", FRUIT_WNIDS)
+    classes = "imagefruit" if stated == "option" else None
+    sets = read_sets({"train": train}, test, classes=classes)
+    assert sets.train["train"].names == FRUIT_WNIDS
+    found = matched("train", sets.train["train"], sets.test)
+    # Grey levels follow the subset's order in both; labels follow the test set's sorted wnids.
+    for one in (found, sets.test):
+        order = [sorted(FRUIT_WNIDS).index(FRUIT_WNIDS[x // 10]) for x in one.images[:, 8, 8, 0]]
+        assert one.labels.tolist() == order
+
+
+def test_numbers_against_wnids_are_refused(tmp_path: Path) -> None:
+    train = write_tensors(tmp_path / "mine" / "plain.npz", 10)
+    sets = read_sets({"train": train}, write_folders(tmp_path / "val", FRUIT_WNIDS))
+    with pytest.raises(DatasetError, match="are numbers, but the test set's are wnids"):
+        matched("train", sets.train["train"], sets.test)
+
+
+def test_validation_images_of_other_wnids_are_left_out(tmp_path: Path) -> None:
+    train = write_folders(tmp_path / "train", FRUIT_WNIDS[:3])
+    test = write_folders(tmp_path / "val", FRUIT_WNIDS)
+    sets = read_sets({"train": train}, test)
+    assert sets.test.names == tuple(sorted(FRUIT_WNIDS[:3]))
+    assert sets.notes == (f"{test}: 7 classes of no training set are left out",)
+    matched("train", sets.train["train"], sets.test)
+
+
+def test_named_classes_that_are_missing_are_not_left_out(tmp_path: Path) -> None:
+    train = write_folders(tmp_path / "train", ("coat", "bag"))
+    test = write_folders(tmp_path / "test", ("coat", "bag", "dress"))
+    sets = read_sets({"train": train}, test)
+    with pytest.raises(DatasetError, match="dress is not in the training set"):
+        matched("train", sets.train["train"], sets.test)
+
+
+def test_a_recovered_dataset_is_read_by_its_manifest(tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for digit in ("3", "8"):
+        shutil.copytree(DISTILLED / digit, few / digit)
+    run("recover", few, tmp_path / "out", *QUICK)
+    listed = list_set(tmp_path / "out")
+    assert listed.dataset.origin.format.name == "recovered"
+    sets = read_sets({"distilled": few, "recovered": tmp_path / "out"}, DISTILLED, side=24)
+    ours, theirs = sets.train["recovered"], sets.train["distilled"]
+    assert ours.labels.tolist() == theirs.labels.tolist()
+    assert ours.images.shape == theirs.images.shape
+    assert ours.images.shape[1:] == (24, 24, 3)
+
+
+def test_what_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        list_set(tmp_path / "absent")
+    (tmp_path / "empty" / "0").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="hold no images"):
+        list_set(tmp_path / "empty")

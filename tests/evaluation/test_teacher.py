@@ -1,0 +1,83 @@
+"""Soft labels of a teacher, an ONNX graph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from diver_trt.errors import DatasetError
+from diver_trt.evaluation.image_set import ImageSet
+from diver_trt.evaluation.protocols import QUICK
+from diver_trt.evaluation.runs import evaluate
+from diver_trt.evaluation.teacher import Teacher
+
+
+def write_teacher(
+    path: Path, favourite: int, classes: int = 10, batch: int | str = "n", side: int = 16
+) -> Path:
+    """Write a graph that finds one class in every image, whatever it shows."""
+    bias = np.zeros(classes, np.float32)
+    bias[favourite] = 200.0
+    weights = [
+        numpy_helper.from_array(np.zeros((3, classes), np.float32), "weight"),
+        numpy_helper.from_array(bias, "bias"),
+    ]
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "teacher",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_networks_learn_what_the_teacher_sees(
+    train: ImageSet, held_out: ImageSet, tmp_path: Path
+) -> None:
+    protocol = replace(QUICK, steps=100)
+    found = evaluate(
+        {"real": train},
+        held_out,
+        architectures=["mlp"],
+        protocol=protocol,
+        seeds=1,
+        teacher=write_teacher(tmp_path / "teacher.onnx", 7),
+    )
+    # Every test image is taken for a 7, and a tenth of them are.
+    assert found.runs[0].correct == 20
+    assert found.teacher is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"classes": 9}, r"first output is \[2, 9\] for two images, expected \[2, 10\]"),
+        ({"side": 32}, r"has the inputs tensor\(float\).*expected one.*\[n, 3, 16, 16\]"),
+        ({"batch": 1}, r"has the inputs.*with a dynamic n"),
+    ],
+)
+def test_another_teacher_is_refused(settings: dict[str, int], problem: str, tmp_path: Path) -> None:
+    path = write_teacher(tmp_path / "teacher.onnx", 0, **settings)
+    with pytest.raises(DatasetError, match=problem):
+        Teacher(path, 10, 16)
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(b"pickle")
+    with pytest.raises(DatasetError, match="cannot be opened as an ONNX graph"):
+        Teacher(tmp_path / "teacher.onnx", 10, 16)
+    with pytest.raises(DatasetError, match=r"absent.onnx: cannot be read \(No such file"):
+        Teacher(tmp_path / "absent.onnx", 10, 16)
