@@ -13,10 +13,17 @@ command gives the same figures.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from diver_trt import Bundle
 from diver_trt.evaluation.image_set import ImageSet
@@ -31,7 +38,7 @@ from examples.training_sets import REAL, TrainingSet, Treatment, Workshop
 
 IMAGES_PER_CLASS = (1, 10)
 CONVNET = "convnet-small"
-ARCHITECTURES = (CONVNET, "mlp", "resnet-small", "shufflenet-small", "vit-small")
+ARCHITECTURES = (CONVNET, "mlp", "resnet-small", "vit-small")
 SWEEP_ARCHITECTURES = ("mlp", "resnet-small")
 SWEEP_SEEDS = 2
 SWEEP_IMAGES = 2000
@@ -43,43 +50,103 @@ class Laboratory:
     """Measures training sets of a data set: makes them, trains on them, and keeps both."""
 
     def __init__(self, dataset: Dataset, work: Path) -> None:
-        self.dataset, self.splits = dataset, dataset.load()
+        self.dataset, self.splits, self._work = dataset, dataset.load(), work
         bundle = exported(dataset, work / "bundle")
         self._workshop = Workshop(dataset, self.splits.train, bundle, work / "sets")
-        self._journal = work / "runs"
 
     def measure(
-        self,
-        sets: Sequence[TrainingSet],
-        test: Split,
-        architectures: Sequence[str],
+        self, sets: Sequence[TrainingSet], test: Split, architectures: Sequence[str]
     ) -> list[Measured]:
-        """Train every architecture once on every set, with the set's seed; return the accuracies."""
-        measured = []
+        """Train every architecture on every set, with the set's seed; return the accuracies.
+
+        All sets have one seed and one number of images per class.
+        """
+        ((seed, per_class),) = {(wanted.seed, wanted.per_class) for wanted in sets}
+        made = dict(self._workshop.make(sets))
+        names = {str(i): wanted for i, wanted in enumerate(made)}
         # A set's noise and the training on it share a seed, so the spread is that of both.
-        for seed in sorted({wanted.seed for wanted in sets}):
-            made = dict(self._workshop.make(wanted for wanted in sets if wanted.seed == seed))
-            names = {str(i): wanted for i, wanted in enumerate(made)}
-            evaluation = evaluate(
-                {name: image_set(made[wanted]) for name, wanted in names.items()},
-                image_set(test),
-                architectures=architectures,
-                protocol=PROTOCOL,
-                seeds=1,
-                first_seed=seed,
-                journal=self._journal,
-                on_event=print_event,
+        evaluation = evaluate(
+            {name: image_set(made[wanted]) for name, wanted in names.items()},
+            image_set(test),
+            architectures=architectures,
+            protocol=PROTOCOL,
+            seeds=1,
+            first_seed=seed,
+            # One process at a time may use a journal.
+            journal=self._work / "runs" / f"ipc{per_class}-seed{seed}",
+            on_event=partial(print_event, per_class),
+        )
+        return [
+            Measured(
+                training_set=names[run.training_set],
+                images=len(made[names[run.training_set]]),
+                architecture=run.architecture,
+                accuracy=run.accuracy,
             )
-            measured += [
-                Measured(
-                    training_set=names[run.training_set],
-                    images=len(made[names[run.training_set]]),
-                    architecture=run.architecture,
-                    accuracy=run.accuracy,
-                )
-                for run in evaluation.runs
-            ]
-        return measured
+            for run in evaluation.runs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Training sets of one seed and one number of images per class, measured in one process."""
+
+    dataset: str
+    work: Path
+    sets: tuple[TrainingSet, ...]
+    architectures: tuple[str, ...]
+    validate: bool
+
+    def __call__(self) -> list[Measured]:
+        # One thread: the networks are small, and a figure must not depend on how many cores share
+        # the work.
+        torch.set_num_threads(1)
+        laboratory = Laboratory(load_dataset(self.dataset), self.work)
+        splits = laboratory.splits
+        test = splits.validation.at(np.arange(min(SWEEP_IMAGES, len(splits.validation))))
+        return laboratory.measure(
+            self.sets, test if self.validate else splits.test, self.architectures
+        )
+
+
+def usable_cores() -> list[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def keep_to_one_core(free: Queue[int]) -> None:
+    """Keep this process to a core of its own, so that an engine starts one thread."""
+    core = free.get()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def measure(
+    dataset: Dataset,
+    work: Path,
+    sets: Iterable[TrainingSet],
+    architectures: Sequence[str],
+    *,
+    validate: bool = False,
+) -> list[Measured]:
+    """Measure training sets on the test or the validation images, a process for each core."""
+    groups: dict[tuple[int, int], list[TrainingSet]] = {}
+    for wanted in sets:
+        groups.setdefault((wanted.seed, -wanted.per_class), []).append(wanted)
+    tasks = [
+        Task(dataset.name, work, tuple(groups[key]), tuple(architectures), validate)
+        for key in sorted(groups)
+    ]
+    # Spawned: a process that is forked from one that has run torch may hang.
+    context, cores = get_context("spawn"), usable_cores()
+    free = context.Queue()
+    for core in cores:
+        free.put(core)
+    with ProcessPoolExecutor(len(cores), context, keep_to_one_core, (free,)) as pool:
+        running = [pool.submit(task) for task in tasks]
+        return [one for task in running for one in task.result()]
 
 
 def exported(dataset: Dataset, folder: Path) -> Bundle:
@@ -95,9 +162,10 @@ def image_set(split: Split) -> ImageSet:
     return ImageSet(split.images, split.labels)
 
 
-def print_event(event: Event) -> None:
+def print_event(per_class: int, event: Event) -> None:
     if isinstance(event, RunStarts) and event.done % 10 == 0:
-        print(f"seed {event.seed}: {event.done} of {event.total} trainings", flush=True)
+        where = f"{per_class} per class, seed {event.seed}"
+        print(f"{where}: {event.done} of {event.total} trainings", flush=True)
 
 
 def row_sets(
@@ -145,6 +213,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--per-class", type=int, nargs="+", default=IMAGES_PER_CLASS, choices=IMAGES_PER_CLASS
     )
+    parser.add_argument("--methods", nargs="+", help="distilled by these alone")
     titles = [row.title for row in ROWS]
     parser.add_argument(
         "--only", nargs="+", metavar="ROW", default=titles, choices=titles, help="rows, by title"
@@ -163,21 +232,26 @@ def parsed_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parsed_arguments()
     dataset = load_dataset(args.dataset)
-    laboratory, methods = Laboratory(dataset, args.work), list(dataset.methods)
+    methods = args.methods or list(dataset.methods)
+    exported(dataset, args.work / "bundle")  # here, not in several processes at once
     rows = [row for row in ROWS if row.title in args.only]
     points: list[Point] = []
     swept: list[Measured] = []
     if args.sweep:
-        points, validation = list(sweep()), laboratory.splits.validation
-        swept = laboratory.measure(
-            sweep_sets(points, methods, args.per_class),
-            validation.at(np.arange(min(SWEEP_IMAGES, len(validation)))),
+        points = list(sweep())
+        # On the first method alone: the others show whether its choice carries over.
+        swept = measure(
+            dataset,
+            args.work,
+            sweep_sets(points, methods[:1], args.per_class),
             SWEEP_ARCHITECTURES,
+            validate=True,
         )
         rows.append(Row(title=CHOSEN, source=DISTILLED, treatment=best(swept)))
-    measured = laboratory.measure(
+    measured = measure(
+        dataset,
+        args.work,
         row_sets(rows, methods, args.per_class, args.seeds),
-        laboratory.splits.test,
         args.architectures,
     )
     document = results_document(

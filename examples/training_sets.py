@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -156,7 +157,8 @@ def recovered_copies(recoverer: Recoverer, source: Split, copies: int, seed: int
 
 def write(split: Split, path: Path) -> None:
     """Write a set so that an interrupted run leaves nothing that looks finished."""
-    unfinished = path.with_suffix(".part")
+    # Two processes may make the same set.
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
     with unfinished.open("wb") as file:
         np.savez_compressed(file, images=split.images, labels=split.labels)
     unfinished.replace(path)

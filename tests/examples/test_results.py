@@ -46,7 +46,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_and_real_images_teach(
     undisturbed = run(monkeypatch, work, tmp_path / "first.json")
     printed = capsys.readouterr().out
     # As a run that was killed after four trainings and one set would leave its folder.
-    journal = work / "runs" / "runs.jsonl"
+    journal = work / "runs" / "ipc1-seed0" / "runs.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:4]) + lines[4][:20])
     next((work / "sets").iterdir()).unlink()
