@@ -31,8 +31,8 @@ from examples.training_sets import REAL, TrainingSet, Treatment, Workshop
 
 IMAGES_PER_CLASS = (1, 10)
 CONVNET = "convnet-small"
-# A training takes 10 to 40 seconds of one core, and the table has 170 sets: more networks would take
-# more than an hour or two.
+# A training takes 10 to 40 seconds of one core, and the table has 170 sets: more networks would
+# take hours.
 ARCHITECTURES = (CONVNET, "mlp", "resnet-small")
 SWEEP_ARCHITECTURES = ARCHITECTURES[1:]
 SWEEP_SEEDS = 2
@@ -56,7 +56,7 @@ class Laboratory:
         test: Split,
         architectures: Sequence[str],
     ) -> list[Measured]:
-        """Train every architecture once on every set, with the set's seed; return the accuracies."""
+        """Train every architecture on every set, with the set's seed; return the accuracies."""
         measured = []
         # A set's noise and the training on it share a seed, so the spread is that of both.
         for seed in sorted({wanted.seed for wanted in sets}):

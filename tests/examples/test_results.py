@@ -1,9 +1,10 @@
-"""The results of the digits in small: real images teach, a resumed run equals an undisturbed one."""
+"""The digits' results in small: real images teach, a resumed run equals an undisturbed one."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(monkeypatch: pytest.MonkeyPatch, work: Path, json_path: Path) -> dict[str, list[dict]]:  # type: ignore[type-arg]
+def run(monkeypatch: pytest.MonkeyPatch, work: Path, json_path: Path) -> dict[str, Any]:
     arguments = ["digits", "--work", str(work), "--json", str(json_path), "--quick", "--only"]
     monkeypatch.setattr(sys, "argv", ["results.py", *arguments, *TITLES])
     results.main()
-    found: dict[str, list[dict]] = json.loads(json_path.read_text())  # type: ignore[type-arg]
+    found: dict[str, Any] = json.loads(json_path.read_text())
     del found["date"]  # a test may run past midnight
     return found
 
