@@ -1,8 +1,8 @@
 """The small training sets that results.py compares, made once and kept in a work folder.
 
-A set is a source (real or distilled images, one or ten per class) and what it went through: nothing,
-the VAE alone, or a recovery. Its file is named by a hash of everything that it follows from, so a
-set that would come out otherwise today is made again.
+A set is a source (real or distilled images, one or ten per class) and what it went through:
+nothing, the VAE alone, or a recovery. Its file is named by a hash of everything that it follows
+from, so a set that would come out otherwise today is made again.
 """
 
 from __future__ import annotations

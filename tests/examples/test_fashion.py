@@ -1,4 +1,4 @@
-"""Reading Fashion-MNIST's files, and its jitter; tests of the real files skip where they are not."""
+"""Reading Fashion-MNIST's files, and its jitter; the test of the real files skips without them."""
 
 import gzip
 from pathlib import Path

@@ -1,9 +1,10 @@
-"""The results of the digits in small: real images teach, a resumed run equals an undisturbed one."""
+"""The digits' results in small: real images teach, a resumed run equals an undisturbed one."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(monkeypatch: pytest.MonkeyPatch, work: Path, json_path: Path) -> dict[str, list[dict]]:  # type: ignore[type-arg]
+def run(monkeypatch: pytest.MonkeyPatch, work: Path, json_path: Path) -> dict[str, Any]:
     arguments = ["digits", "--work", str(work), "--json", str(json_path), "--quick", "--only"]
     monkeypatch.setattr(sys, "argv", ["results.py", *arguments, *TITLES])
     results.main()
-    found: dict[str, list[dict]] = json.loads(json_path.read_text())  # type: ignore[type-arg]
+    found: dict[str, Any] = json.loads(json_path.read_text())
     del found["date"]  # a test may run past midnight
     return found
 
@@ -92,7 +93,7 @@ def test_the_best_treatment_has_the_highest_mean_over_methods_and_images_per_cla
 
 def test_the_network_of_the_distillation_is_one_of_those_trained() -> None:
     assert CONVNET in results.ARCHITECTURES
-    assert set(results.SWEEP_ARCHITECTURES) < set(results.ARCHITECTURES) - {CONVNET}
+    assert CONVNET not in results.SWEEP_ARCHITECTURES
 
 
 def test_a_laboratory_exports_the_committed_model(tmp_path: Path) -> None:
