@@ -61,6 +61,12 @@ ROWS = (
     _row("DIVER, guide `noised`", Recipe(guide="noised")),
     _row("DIVER, guide `x0`", Recipe(guide="x0")),
     _row("DIVER, `matched`", PRESETS["matched"]),
+    _row("DIVER, `level`", PRESETS["level"]),
+    Row(
+        title="DIVER, `level`, three copies",
+        source=DISTILLED,
+        treatment=Treatment(recipe=PRESETS["level"], copies=3),
+    ),
     _row("random real + DIVER", PRESETS["paper"], REAL),
 )
 

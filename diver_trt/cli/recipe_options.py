@@ -65,7 +65,7 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield the name, type and default of each option, in the order of the fields."""
     presets = (
         "Recipe to start from: paper (the defaults), ncfm (gamma 0.02), "
-        "matched (t_r = t_f, half the steps)."
+        "matched (t_r = t_f, half the steps), level (t_r = t_f = 40, guide noised)."
     )
     yield "preset", (_option(str, presets, completion.presets), "paper")
     off = {setting: (flag, text) for flag, (setting, _, text) in _OFF.items()}
