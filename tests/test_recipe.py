@@ -23,6 +23,7 @@ def test_the_default_is_the_papers() -> None:
         "gamma": 0.1,
         "window": (40, 25),
         "sigma": "learned",
+        "guide": "latent",
     }
 
 
@@ -32,6 +33,17 @@ def test_ncfm_sets_want_a_weaker_guidance() -> None:
 
 def test_matched_runs_half_the_steps() -> None:
     assert PRESETS["matched"].start_step == PRESETS["matched"].inherit_step == 25
+
+
+def test_level_starts_and_pulls_at_the_noise_level_of_each_step() -> None:
+    level = PRESETS["level"]
+    assert level.start_step == level.inherit_step == 40
+    assert (level.guide, list(level.guided_steps)) == ("noised", list(range(40, 16, -1)))
+
+
+def test_another_place_to_pull_to_is_refused() -> None:
+    with pytest.raises(RecipeError, match="guide is 'noise'; expected one of latent, noised, x0"):
+        Recipe(guide="noise")  # type: ignore[arg-type]
 
 
 def test_json_round_trip() -> None:

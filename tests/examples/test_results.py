@@ -78,7 +78,12 @@ def test_the_sweep_measures_a_treatment_once() -> None:
 
 def test_the_best_treatment_has_the_highest_mean_over_methods_and_images_per_class() -> None:
     low, high = (Treatment(recipe=matched(step)) for step in (20, 40))
-    accuracies = {(low, 1): 60.0, (low, 10): 60.0, (high, 1): 50.0, (high, 10): 75.0}
+    larger = Treatment(recipe=matched(40), copies=3)
+    accuracies = {
+        **{(low, 1): 60.0, (low, 10): 60.0},
+        **{(high, 1): 50.0, (high, 10): 75.0},
+        **{(larger, 1): 90.0, (larger, 10): 90.0},
+    }
     measured = [
         Measured(
             training_set=TrainingSet(source="dm", per_class=count, treatment=treatment, seed=0),
