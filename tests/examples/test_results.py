@@ -1,8 +1,11 @@
 """The digits' results in small: real images teach, a resumed run equals an undisturbed one."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from diver_trt.bundle import default_bundle
 from examples import results
 from examples.dataset import load_dataset
-from examples.results import CONVNET, Laboratory, best, row_sets, sweep_sets
+from examples.results import CONVNET, Task, best, measure, row_sets, sweep_sets
 from examples.results_document import Measured
 from examples.settings import DISTILLED, ROWS, matched, sweep
 from examples.training_sets import REAL, TrainingSet, Treatment
@@ -29,9 +32,28 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class InThisProcess:
+    """Stands for the pool: starting a process takes longer than these trainings."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, task: Task) -> Future[list[Measured]]:
+        future = Future[list[Measured]]()
+        future.set_result(task())
+        return future
+
+
 def run(monkeypatch: pytest.MonkeyPatch, work: Path, json_path: Path) -> dict[str, Any]:
     arguments = ["digits", "--work", str(work), "--json", str(json_path), "--quick", "--only"]
     monkeypatch.setattr(sys, "argv", ["results.py", *arguments, *TITLES])
+    monkeypatch.setattr(results, "ProcessPoolExecutor", InThisProcess)
     results.main()
     found: dict[str, Any] = json.loads(json_path.read_text())
     del found["date"]  # a test may run past midnight
@@ -63,6 +85,21 @@ def test_a_resumed_run_equals_an_undisturbed_one_and_real_images_teach(
     assert sum(real) / len(real) > 30  # chance is 10
 
 
+def test_the_processes_return_what_this_process_would(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [
+        TrainingSet(source=REAL, per_class=1, treatment=Treatment(), seed=seed) for seed in (0, 1)
+    ]
+    for name in ("apart", "here"):
+        shutil.copytree(work / "bundle", work / name / "bundle")
+    dataset = load_dataset("digits")
+    apart = measure(dataset, work / "apart", sets, ["mlp"])
+    monkeypatch.setattr(results, "ProcessPoolExecutor", InThisProcess)
+    assert measure(dataset, work / "here", sets, ["mlp"]) == apart
+    assert [one.training_set for one in apart] == sets
+
+
 def test_every_row_is_measured_with_every_seed_on_each_source() -> None:
     sets = row_sets(ROWS, ["dm", "dc"], (1, 10), 5)
     sources = [2 if row.source == DISTILLED else 1 for row in ROWS]
@@ -79,11 +116,8 @@ def test_the_sweep_measures_a_treatment_once() -> None:
 def test_the_best_treatment_has_the_highest_mean_over_methods_and_images_per_class() -> None:
     low, high = (Treatment(recipe=matched(step)) for step in (20, 40))
     larger = Treatment(recipe=matched(40), copies=3)
-    accuracies = {
-        **{(low, 1): 60.0, (low, 10): 60.0},
-        **{(high, 1): 50.0, (high, 10): 75.0},
-        **{(larger, 1): 90.0, (larger, 10): 90.0},
-    }
+    accuracies = {(low, 1): 60.0, (low, 10): 60.0, (high, 1): 50.0, (high, 10): 75.0}
+    accuracies |= {(larger, 1): 90.0, (larger, 10): 90.0}
     measured = [
         Measured(
             training_set=TrainingSet(source="dm", per_class=count, treatment=treatment, seed=0),
@@ -99,9 +133,3 @@ def test_the_best_treatment_has_the_highest_mean_over_methods_and_images_per_cla
 def test_the_network_of_the_distillation_is_one_of_those_trained() -> None:
     assert CONVNET in results.ARCHITECTURES
     assert CONVNET not in results.SWEEP_ARCHITECTURES
-
-
-def test_a_laboratory_exports_the_committed_model(tmp_path: Path) -> None:
-    laboratory = Laboratory(load_dataset("digits"), tmp_path)
-    assert (tmp_path / "bundle" / "bundle.json").is_file()
-    assert laboratory.dataset.name == "digits"
