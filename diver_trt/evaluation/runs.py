@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def require_packages(architectures: Sequence[Architecture]) -> None:
     needed = {one.package: one.name for one in reversed(architectures) if one.package}
     for package, purpose in {"torch": "evaluating", **needed}.items():
         try:
-            __import__(package)
+            import_module(package)
         except ImportError as cause:
             raise MissingExtraError(package, "evaluate", purpose) from cause
 

@@ -175,7 +175,7 @@ def test_a_float32_engine_behind_an_fp16_contract_is_found(digits: Bundle, tmp_p
 def test_inputs_and_outputs_are_counted_at_the_largest_batch(half: Bundle) -> None:
     memory = build(half, 86)["encoder"].memory
     assert memory.io_bytes == (3 * 32 * 32 + 4 * 8 * 8) * 4  # the VAE takes one image at a time
-    latents, pair, row = 3 * 4 * 4 * 8 * 8 * 4, 2 * 4 * half.condition_width * 2, 9 * 4
+    latents, pair, row = 4 * 4 * 4 * 8 * 8 * 4, 2 * 4 * half.condition_width * 2, 12 * 4
     assert build(half, 86)["denoiser"].memory.io_bytes == latents + pair + row
 
 
