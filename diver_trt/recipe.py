@@ -5,9 +5,9 @@ paper's symbols are `t_f` = `inherit_step`, `t_r` = `start_step`, `[t_h, t_l]` =
 `cfg_scale`.
 
 The defaults of `steps`, `inherit_step`, `start_step`, `gamma`, `window` and `guide` are the
-paper's, as is the scaling of the gradient by sigma_t. The paper's text does not state the rest: the guidance scale
-4.0, the number of guided channels, which sigma_t is meant, and that DDIM adds no noise (eta 0).
-These follow DiT's sampler and the mode-guided samplers built on it.
+paper's, as is the scaling of the gradient by sigma_t. The paper's text does not state the rest: the
+guidance scale 4.0, the number of guided channels, which sigma_t is meant, and that DDIM adds no
+noise (eta 0). These follow DiT's sampler and the mode-guided samplers built on it.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Laboratory:
     """Measures training sets of a data set: makes them, trains on them, and keeps both."""
 
     def __init__(self, dataset: Dataset, work: Path) -> None:
-        self.dataset, self.splits, self._work = dataset, dataset.load(), work
+        self.splits, self._work = dataset.load(), work
         bundle = exported(dataset, work / "bundle")
         self._workshop = Workshop(dataset, self.splits.train, bundle, work / "sets")
 

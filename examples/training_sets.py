@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt import Bundle, Recipe, Recoverer
+from diver_trt.distilled.copies import copy_key
 from examples.dataset import NUM_CLASSES, Dataset, Split, to_images, to_tensor
 
 REAL = "real"
@@ -144,9 +145,8 @@ def recovered_copies(recoverer: Recoverer, source: Split, copies: int, seed: int
     numbers = np.concatenate([np.arange(size) for size in sizes])
     images, labels = [], []
     for copy in range(copies):
-        # The noise follows from the key, so another number is another noise.
         keys = [
-            f"{label:05d}/{copy * sizes[label] + number:05d}"
+            copy_key(label, number, copy, sizes[label])
             for label, number in zip(source.labels, numbers, strict=True)
         ]
         for sample in recoverer(source.images, source.labels.tolist(), seed=seed, keys=keys):

@@ -10,15 +10,11 @@ from diver_trt.distilled.options import require_count
 from diver_trt.errors import UsageError, shown_value
 
 MAX_COPIES = 1000
-"""More images of one distilled image than any trainer wants; a typing error should be refused."""
+"""More images of one distilled image than any trainer wants, so that a typo is refused."""
 
 
 def with_copies(dataset: Dataset, copies: int) -> Dataset:
-    """Return a dataset with every image several times.
-
-    Noise follows from a sample's key, so a copy needs a key of its own: in a class of n images,
-    copy c of image i is number `c n + i`. The first n keep their keys, so the images of a smaller
-    number of copies are among those of a larger one.
+    """Return a dataset with every image several times, each with a key of its own (`copy_key`).
 
     Args:
         dataset: The distilled images.
@@ -37,9 +33,24 @@ def with_copies(dataset: Dataset, copies: int) -> Dataset:
     for sample in dataset.samples:
         classes[sample.index].append(sample)
     samples = [
-        replace(sample, key=f"{index:05d}/{copy * len(members) + number:05d}")
+        replace(sample, key=copy_key(index, number, copy, len(members)))
         for index, members in classes.items()
         for copy in range(copies)
         for number, sample in enumerate(members)
     ]
     return replace(dataset, samples=tuple(samples), copies=copies)
+
+
+def copy_key(index: int, number: int, copy: int, members: int) -> str:
+    """Return the key of a copy, which its noise follows from.
+
+    In a class of n images, copy c of image i is number `c n + i`. Copy 0 is the image itself, so
+    the images of a smaller number of copies are among those of a larger one.
+
+    Args:
+        index: The class in the dataset's order.
+        number: The image in its class, from 0.
+        copy: The copy, from 0.
+        members: How many images the class has.
+    """
+    return f"{index:05d}/{copy * members + number:05d}"

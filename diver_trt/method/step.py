@@ -13,7 +13,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Columns of a row of the step table: a scale per channel, a, b, four weights, two log-variances.
+    """Columns of a row of the step table.
+
+    A scale per channel, a, b, four weights of semantic guidance, two log-variances.
 
     Attributes:
         channels: Latent channels `c`.

@@ -33,9 +33,10 @@ def build_networks(model: BaseModel, dtype: torch.dtype) -> dict[NetworkName, nn
 
 
 class Denoiser(nn.Module):
-    """(latent, anchor, noise, condition [2, n, M], coefficients [C]) => next latent, one DIVER step.
+    """One DIVER step.
 
-    All are float32 but the condition. The predictor runs once on the latent under both conditions,
+    (latent, anchor, noise, condition [2, n, M], coefficients [C]) => next latent. All are float32
+    but the condition. The predictor runs once on the latent under both conditions,
     class then null; guidance, the deterministic step and semantic guidance follow in float32
     (`diver_trt.method.step.guided_step`).
     """
