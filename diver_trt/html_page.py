@@ -9,6 +9,9 @@ from typing import Any
 from diver_trt.contained_file import open_contained
 from diver_trt.errors import MissingExtraError, OutputError
 
+STYLE = Path(__file__).with_suffix(".css")
+"""What the pages have in common, `style` in their templates; `compare` has its own."""
+
 
 def import_jinja() -> Any:
     """Import Jinja.
@@ -37,13 +40,13 @@ def import_report_packages() -> None:
 
 
 def environment() -> Any:
-    """Return a Jinja environment for a page.
+    """Return a Jinja environment for a page, with `style` as a global.
 
     Raises:
         MissingExtraError: If Jinja is not installed.
     """
     jinja = import_jinja()
-    return jinja.Environment(
+    page = jinja.Environment(
         # Names of bundles, models and images come from other people's files.
         autoescape=True,
         trim_blocks=True,
@@ -51,6 +54,8 @@ def environment() -> Any:
         # A misspelt name raises instead of printing nothing.
         undefined=jinja.StrictUndefined,
     )
+    page.globals["style"] = STYLE.read_text(encoding="utf-8")
+    return page
 
 
 def require_writable(path: Path, expected: str) -> None:
