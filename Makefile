@@ -13,7 +13,7 @@ demo: .venv/.demo  ## Recover the distilled digits with the digits bundle; no to
 	@echo "  . '$(CURDIR)/$(BIN)/activate'"
 
 test: .venv/.dev  ## Run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: .venv/.dev  ## Lint, formatting and types
 	$(BIN)/ruff check

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,6 @@ from hypothesis import strategies as st
 
 from diver_trt.errors import DatasetError
 from tests import fuzzing
-from tests.conftest import ROOT
 from tests.fuzzing import TARGETS, DefectError, Target, Trial, in_bytes
 
 INPUTS = 110
@@ -109,38 +107,25 @@ def test_the_harness_notices(
             trial.attempt(Random(seed))
 
 
-def test_the_harness_reports_a_reader_that_sleeps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "read", "complaint"),
+    [
+        ("LIMIT_S", lambda folder: spin(), r"still reading after 0\.2 s of work"),
+        ("ASLEEP_S", lambda folder: time.sleep(999), r"still reading after 0\.2 s"),
+    ],
+)
+def test_the_harness_reports_a_reader_that_does_not_return(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    read: Callable[[Path], object],
+    complaint: str,
 ) -> None:
-    monkeypatch.setattr(fuzzing, "ASLEEP_S", 0.2)
-    trial = Trial(faulty(lambda folder: time.sleep(999)), tmp_path / "trial")
-    with pytest.raises(DefectError, match=r"still reading after 0\.2 s"):
+    monkeypatch.setattr(fuzzing, limit, 0.2)
+    trial = Trial(faulty(read), tmp_path / "trial")
+    with pytest.raises(DefectError, match=complaint):
         for seed in range(20):
             trial.attempt(Random(seed))
-
-
-_SPINNING = """
-from pathlib import Path
-from random import Random
-from tests import fuzzing
-from tests.test_fuzz import faulty, spin
-
-fuzzing.LIMIT_S = 0.2
-trial = fuzzing.Trial(faulty(lambda folder: spin()), Path({folder!r}))
-try:
-    for seed in range(20):
-        trial.attempt(Random(seed))
-except fuzzing.DefectError as defect:
-    print(defect)
-"""
-
-
-def test_the_harness_reports_a_reader_that_does_not_return(tmp_path: Path) -> None:
-    """In a process of its own: the signal of a timer for processor time once ended a worker."""
-    code = _SPINNING.format(folder=str(tmp_path / "trial"))
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout == "still reading after 0.2 s of work\n"
 
 
 def test_the_harness_lets_only_those_write_that_may_and_only_there(tmp_path: Path) -> None:
