@@ -152,42 +152,44 @@ def random_pipeline(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def export_to(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """Open a copy of a pipeline's bundle; each pipeline is exported once, as that takes long."""
-    from diver_trt.export import exporter, int8, onnx_graph
-    from diver_trt.export.onnx_graph import graph_from_network
+def traced_once(shared: Path) -> Iterator[None]:
+    """Let torch trace each network once a run, the longest part of an export by far."""
+    import onnx_ir
 
-    def vae_graph_once(
-        network: Any, inputs: Any, outputs: Any, path: Path, *, int8_weights: bool
-    ) -> Path | None:
-        if path.stem not in ("encoder", "decoder"):
-            return graph_from_network(network, inputs, outputs, path, int8_weights=int8_weights)
-        limits = onnx_graph.EMBED_LIMIT_BYTES, int8.MIN_VALUES
-        key = hashlib.sha256(repr((inputs, outputs, int8_weights, limits)).encode())
+    from diver_trt.export import onnx_graph
+
+    trace = onnx_graph.traced
+
+    def traced(network: Any, inputs: Any, outputs: Any) -> onnx_ir.Model:
+        key = hashlib.sha256(repr((network, inputs, outputs)).encode())
         for name, tensor in network.state_dict().items():
             key.update(f"{name} {tensor.dtype}".encode() + tensor.numpy().tobytes())
 
         def make(folder: Path) -> None:
             folder.mkdir()
-            graph_from_network(
-                network, inputs, outputs, folder / path.name, int8_weights=int8_weights
-            )
+            onnx_ir.save(trace(network, inputs, outputs), folder / "traced.onnx")
 
-        made = made_once(shared / f"{path.stem}-{key.hexdigest()[:16]}", make)
-        shutil.copytree(made, path.parent, dirs_exist_ok=True)
-        weights = path.with_name(f"{path.name}.data")
-        return weights if weights.exists() else None
+        folder = made_once(shared / f"traced-{key.hexdigest()[:16]}", make)
+        return onnx_ir.load(folder / "traced.onnx")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "traced", traced)
+        yield
+
+
+@pytest.fixture(scope="session")
+def export_to(
+    shared: Path, traced_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Bundle]:
+    """Open a copy of a pipeline's bundle; each pipeline is exported once, as that takes long."""
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
+        from diver_trt.export.exporter import export_bundle
         from diver_trt.models.dit import load_model
 
         def make(path: Path) -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(exporter, "graph_from_network", vae_graph_once)
-                for _ in exporter.export_bundle(
-                    load_model(str(source), **options), path, precision
-                ):
-                    pass
+            for _ in export_bundle(load_model(str(source), **options), path, precision):
+                pass
 
         key = hashlib.sha256(repr((source, precision, sorted(options.items()))).encode())
         name = f"{source.name}-{precision}"

@@ -6,13 +6,14 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from diver_trt.errors import ExportError
 from diver_trt.export.int8 import quantise_weights
@@ -50,27 +51,14 @@ def graph_from_network(
         ExportError: torch cannot export the network, the graph's tensors are not those declared, an
             input is dead, or it holds a fused Attention node.
     """
-    arrays = random_inputs(inputs, size=2, seed=0)
-    # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such
-    # limit.
-    dynamic = {
-        dim: torch.export.Dim(dim, max=63)
-        for spec in inputs
-        for dim in spec.shape
-        if isinstance(dim, str)
-    }
-    program = _export_quietly(
-        path.name,
-        network,
-        tuple(torch.from_numpy(array) for array in arrays.values()),
-        input_names=[spec.name for spec in inputs],
-        output_names=[spec.name for spec in outputs],
-        dynamic_shapes=tuple(
-            {axis: dynamic[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
-            for spec in inputs
-        ),
-    )
-    model = program.model
+    try:
+        model = traced(network, inputs, outputs)
+    except (
+        Exception
+    ) as cause:  # torch raises many kinds, and their first line says what could not be traced
+        raise ExportError(
+            f"{path.name}: torch cannot export this network: {str(cause).strip().splitlines()[0]}"
+        ) from cause
     _fold_known_shapes(model.graph)
     if int8_weights:
         quantise_weights(model.graph)
@@ -105,44 +93,57 @@ def random_inputs(specs: tuple[TensorSpec, ...], size: int, seed: int) -> dict[s
     }
 
 
-def _export_quietly(
-    name: str,
-    network: nn.Module,
-    arguments: tuple[Tensor, ...],
-    dynamic_shapes: tuple[dict[int, torch.export.Dim], ...],
-    input_names: list[str],
-    output_names: list[str],
-) -> torch.onnx.ONNXProgram:
+def traced(
+    network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> onnx_ir.Model:
+    """Return the graph that torch makes of a network, as torch makes it."""
+    arrays = random_inputs(inputs, size=2, seed=0)
+    # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such
+    # limit.
+    dynamic = {
+        dim: torch.export.Dim(dim, max=63)
+        for spec in inputs
+        for dim in spec.shape
+        if isinstance(dim, str)
+    }
+    shapes = tuple(
+        {axis: dynamic[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+        for spec in inputs
+    )
+    with _quiet(), torch.no_grad():
+        # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one falls
+        # back to a static graph in silence.
+        program = torch.onnx.export(
+            torch.export.export(
+                network,
+                tuple(torch.from_numpy(array) for array in arrays.values()),
+                dynamic_shapes=shapes,
+            ),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            dynamic_shapes=shapes,  # names the axes
+            verbose=False,
+        )
+    assert program is not None, "the torch.export-based exporter returns a program"
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch's exporter logs, warns and prints from the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one
-            # falls back to a static graph in silence.
-            traced = torch.export.export(network, arguments, dynamic_shapes=dynamic_shapes)
-            program = torch.onnx.export(
-                traced,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=dynamic_shapes,  # names the axes
-                verbose=False,
-            )
-    except (
-        Exception
-    ) as cause:  # torch raises many kinds, and their first line says what could not be traced
-        raise ExportError(
-            f"{name}: torch cannot export this network: {str(cause).strip().splitlines()[0]}"
-        ) from cause
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-    assert program is not None, "the torch.export-based exporter returns a program"
-    return program
 
 
 def _fold_known_shapes(graph: onnx_ir.Graph) -> None:

@@ -16,6 +16,7 @@ from tests.cli.command import QUICK, fails, run
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_export_then_recover(random_pipeline: Path, few: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     requested = ("--precision", "fp16", "--timestep-frequencies", "dit", "--json")

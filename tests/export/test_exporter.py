@@ -229,6 +229,7 @@ def test_outputs_of_zero_are_compared(tmp_path: Path) -> None:
         check_against_module(tmp_path / "adds.onnx", Cancels(), SPECS, OUT, "fp32")
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_nothing_is_left_of_an_export_that_fails(
     random_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

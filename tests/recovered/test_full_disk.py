@@ -71,7 +71,7 @@ def test_wherever_a_disk_is_full_the_error_is_one_line_and_the_run_is_resumed(
         *options,
     ]
     messages = []
-    step = 6 if layout in ("index", "wnid", "huggingface") else 16  # tensors take more of a disk
+    step = 12 if layout in ("index", "wnid", "huggingface") else 32  # tensors take more of a disk
     for pages in range(8, 400, step):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         if result.exit_code == 0:
