@@ -25,6 +25,9 @@ SIGMAS: tuple[Sigma, ...] = get_args(Sigma)
 Guide = Literal["latent", "noised", "x0"]
 GUIDE_KINDS: tuple[Guide, ...] = get_args(Guide)
 
+STEP_RANGES = ("window", "cfg_window")
+"""Settings that are two steps, the noisier first."""
+
 MAX_SCALE = 1000.0
 """Largest `cfg_scale` and `gamma`: hundreds of times what any image survives, and far from values
 that overflow float16.
@@ -59,12 +62,15 @@ class Recipe:
         cfg_channels: Number of latent channels that it guides, from the first; the others keep the
             class-conditional prediction. None is what the base model's own sampler guides: three of
             four for DiT (diffusers' pipeline guides all four).
+        cfg_window: `(high, low)`: classifier-free guidance acts at steps `high >= k > low` (a
+            guidance interval, arXiv 2404.07724); None is every step.
         gamma: Strength of semantic guidance, 0 (ablation "guidance off") to `MAX_SCALE`.
         window: `(t_h, t_l)`: semantic guidance acts at steps `t_h >= k > t_l`; `(steps, 0)` is
             every step.
         sigma: Scale of semantic guidance per step: `"learned"` is the model's own standard
             deviation (a model without one uses `"posterior"`), `"posterior"` that of q(z_{k-1} |
-            z_k, z_0), `"marginal"` sqrt(1 - abar_k).
+            z_k, z_0), `"marginal"` that of the noise in z_k. None is `"learned"` for a DDPM chain
+            and `"marginal"` for a flow, which has no other.
         guide: What semantic guidance brings together: `"latent"` the noisy latent and the clean one
             (the paper's text), `"noised"` the noisy latent and the clean one at the same noise
             level, `"x0"` the predicted clean latent and the clean one (as MGD3 does).
@@ -84,11 +90,16 @@ class Recipe:
     cfg_channels: int | None = _setting(
         None, "Latent channels it guides, 1 to all; DiT's own sampler guides 3 of 4"
     )
+    cfg_window: tuple[int, int] | None = _setting(
+        None, "Steps HIGH:LOW that it acts in, HIGH >= k > LOW, or full"
+    )
     gamma: float = _setting(0.1, "Strength of semantic guidance", paper=True)
     window: tuple[int, int] = _setting(
         (40, 25), "Steps HIGH:LOW it acts in, HIGH >= k > LOW, or full", paper=True
     )
-    sigma: Sigma = _setting("learned", "Its scale: learned, posterior or marginal")  # noqa: RUF009
+    sigma: Sigma | None = _setting(  # noqa: RUF009
+        None, "Its scale: learned or posterior (of a DDPM chain), or marginal"
+    )
     guide: Guide = _setting(  # noqa: RUF009
         "latent", "Where it pulls: latent, noised or x0", paper=True
     )
@@ -97,10 +108,11 @@ class Recipe:
         # object.__setattr__ is how a frozen dataclass normalises its fields.
         for name in ("steps", "inherit_step", "start_step", "cfg_scale", "cfg_channels", "gamma"):
             object.__setattr__(self, name, _plain(getattr(self, name)))
-        if isinstance(self.window, tuple):
-            object.__setattr__(self, "window", tuple(map(_plain, self.window)))
+        for name in STEP_RANGES:
+            if isinstance(value := getattr(self, name), tuple):
+                object.__setattr__(self, name, tuple(map(_plain, value)))
         self._check_ranges()
-        self._check_window()
+        self._check_windows()
         if self.inherit_step is None and self.start_step != self.steps:
             raise RecipeError(
                 f"start_step is {self.start_step} of {self.steps} but inheritance is off: the "
@@ -118,24 +130,15 @@ class Recipe:
             _require_int("cfg_channels", self.cfg_channels, 1, None)
         _require_float("cfg_scale", self.cfg_scale, 1.0, MAX_SCALE)
         _require_float("gamma", self.gamma, 0.0, MAX_SCALE)
-        if self.sigma not in SIGMAS:
+        if self.sigma not in (None, *SIGMAS):
             raise RecipeError(f"sigma is {self.sigma!r}; expected one of {', '.join(SIGMAS)}.")
         if self.guide not in GUIDE_KINDS:
             raise RecipeError(f"guide is {self.guide!r}; expected one of {', '.join(GUIDE_KINDS)}.")
 
-    def _check_window(self) -> None:
-        if not (isinstance(self.window, tuple) and len(self.window) == 2):
-            raise RecipeError(
-                f"window is {self.window!r}; expected two steps (t_h, t_l), such as (40, 25)."
-            )
-        high, low = self.window
-        _require_int("window's first step", high, 1, self.steps, self._proportions_hint)
-        _require_int("window's last step", low, 0, self.steps)
-        if low >= high:
-            raise RecipeError(
-                f"window is {high}:{low}; it runs downwards, so expected the larger step first, "
-                f"{low}:{high}."
-            )
+    def _check_windows(self) -> None:
+        high, low = self._checked_range("window", self.window)
+        if self.cfg_window is not None:
+            self._checked_range("cfg_window", self.cfg_window)
         if self.gamma > 0 and low >= self.start_step:
             raise RecipeError(
                 f"window is {high}:{low} but sampling starts at step {self.start_step}, so "
@@ -143,6 +146,19 @@ class Recipe:
                 f"{self.start_step}:{round(self.start_step * 0.4)} (as the preset `matched` does), "
                 "or gamma to 0."
             )
+
+    def _checked_range(self, name: str, steps: object) -> tuple[int, int]:
+        if not (isinstance(steps, tuple) and len(steps) == 2):
+            raise RecipeError(f"{name} is {steps!r}; expected two steps, such as (40, 25).")
+        high, low = steps
+        _require_int(f"{name}'s first step", high, 1, self.steps, self._proportions_hint)
+        _require_int(f"{name}'s last step", low, 0, self.steps)
+        if low >= high:
+            raise RecipeError(
+                f"{name} is {high}:{low}; it runs downwards, so expected the larger step first, "
+                f"{low}:{high}."
+            )
+        return high, low
 
     def _proportions_hint(self) -> str:
         """Return the paper's settings, which are steps of 50, at the same fractions of `steps`."""
@@ -179,11 +195,20 @@ class Recipe:
             return (2 * step * steps + self.steps) // (2 * self.steps)
 
         inherit = None if self.inherit_step is None else max(1, scaled(self.inherit_step))
-        start, high = max(1, scaled(self.start_step)), max(1, scaled(self.window[0]))
-        # With few steps, both ends may round to the same step, and the window would be empty.
-        low = min(scaled(self.window[1]), high - 1, start - 1)
+        start = max(1, scaled(self.start_step))
+
+        # With few steps, both ends may round to the same step, and a window would be empty.
+        def scaled_range(steps: tuple[int, int]) -> tuple[int, int]:
+            high = max(1, scaled(steps[0]))
+            return high, min(scaled(steps[1]), high - 1)
+
+        high, low = scaled_range(self.window)
         return self.with_settings(
-            steps=steps, inherit_step=inherit, start_step=start, window=(high, low)
+            steps=steps,
+            inherit_step=inherit,
+            start_step=start,
+            window=(high, min(low, start - 1)),
+            cfg_window=None if self.cfg_window is None else scaled_range(self.cfg_window),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -203,10 +228,12 @@ class Recipe:
                 f"unknown settings {', '.join(unknown)}; expected some of "
                 f"{', '.join(sorted(known))}."
             )
-        window = settings.get("window")
-        return cls(
-            **{**settings, **({"window": tuple(window)} if isinstance(window, list) else {})}
-        )
+        ranges = {
+            name: tuple(settings[name])
+            for name in STEP_RANGES
+            if isinstance(settings.get(name), list)
+        }
+        return cls(**{**settings, **ranges})
 
 
 def _plain(value: Any) -> Any:

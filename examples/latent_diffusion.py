@@ -1,7 +1,8 @@
 """A small latent diffusion model: an AutoencoderKL and a class-conditional DiT, and their training.
 
 The DiT follows DiT's own recipe in miniature (Peebles & Xie 2023): adaLN-Zero blocks, label dropout
-for classifier-free guidance, noise prediction with learned variance.
+for classifier-free guidance, noise prediction with learned variance. As a SiT (Ma et al. 2024) it
+predicts the velocity of a straight path instead.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diver_trt.models.dit import set_timestep_frequencies
 from examples.dataset import IMAGE_SIZE, NUM_CLASSES, Augment, to_tensor
 
 LATENT_CHANNELS = 4
 LATENT_SIZE = 8
+HEADS = 4
 SCALING_FACTOR = 0.5  # not 1, so that a factor forgotten somewhere shows
 LABEL_DROPOUT = 0.1
 TRAIN_TIMESTEPS = 1000
@@ -89,16 +92,16 @@ def fold_latent_statistics(vae: AutoencoderKL, images: NDArray[np.uint8]) -> Non
     post.weight *= std[None, :, None, None]
 
 
-def build_transformer() -> DiTTransformer2DModel:
+def build_transformer(outputs: int = 2 * LATENT_CHANNELS) -> DiTTransformer2DModel:
     """Return a DiT of width 128 and depth 6 on 8 x 8 latents.
 
     Its blocks share one timestep and label embedder, as in DiT.
     """
     transformer = DiTTransformer2DModel(
-        num_attention_heads=4,
+        num_attention_heads=HEADS,
         attention_head_dim=32,
         in_channels=LATENT_CHANNELS,
-        out_channels=2 * LATENT_CHANNELS,
+        out_channels=outputs,
         num_layers=6,
         sample_size=LATENT_SIZE,
         patch_size=2,
@@ -121,8 +124,36 @@ def build_transformer() -> DiTTransformer2DModel:
     return transformer
 
 
+class StraightPath:
+    """SiT's training: `z_t = t z_0 + (1 - t) n` and the velocity `z_0 - n` (SiT, Eq. 6)."""
+
+    outputs = LATENT_CHANNELS
+
+    def training_loss(
+        self,
+        transformer: DiTTransformer2DModel,
+        z0: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Return the mean squared error of the velocity, at uniform times."""
+        n = len(z0)
+        t = torch.rand(n, generator=generator)
+        labels = torch.where(
+            torch.rand(n, generator=generator) < LABEL_DROPOUT, NUM_CLASSES, labels
+        )
+        noise = torch.randn(z0.shape, generator=generator)
+        at = (slice(None), None, None, None)
+        velocity = transformer(
+            t[at] * z0 + (1 - t[at]) * noise, timestep=t, class_labels=labels
+        ).sample
+        return F.mse_loss(velocity, z0 - noise)
+
+
 class Diffusion:
     """The training chain: linear betas, q(z_t | z_0), and the losses with a learned variance."""
+
+    outputs = 2 * LATENT_CHANNELS
 
     def __init__(self, scheduler: DDIMScheduler) -> None:
         beta = scheduler.betas.double()
@@ -176,7 +207,7 @@ class Diffusion:
 def train_transformer(
     latents: Tensor,
     labels: Tensor,
-    scheduler: DDIMScheduler,
+    diffusion: Diffusion | StraightPath,
     generator: torch.Generator,
     *,
     steps: int,
@@ -186,9 +217,10 @@ def train_transformer(
 
     Latents are [variants, n, 4, 8, 8] float32 with unit variance.
     """
-    transformer = build_transformer().train()
+    transformer = build_transformer(diffusion.outputs).train()
+    if isinstance(diffusion, StraightPath):
+        set_timestep_frequencies(transformer, "dit")  # SiT's own
     average = copy.deepcopy(transformer).requires_grad_(False)
-    diffusion = Diffusion(scheduler)
     optimizer = torch.optim.AdamW(
         transformer.parameters(), lr=1e-3, weight_decay=0, betas=(0.9, 0.99)
     )

@@ -185,9 +185,11 @@ def export_to(
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
         from diver_trt.export.exporter import export_bundle
-        from diver_trt.models.dit import load_model
+        from diver_trt.models import BASES
+        from diver_trt.models.recognition import recognised_base
 
         def make(path: Path) -> None:
+            load_model = BASES[recognised_base(str(source))].load().load_model
             for _ in export_bundle(load_model(str(source), **options), path, precision):
                 pass
 

@@ -22,7 +22,8 @@ def test_the_default_is_the_papers() -> None:
         "cfg_channels": None,
         "gamma": 0.1,
         "window": (40, 25),
-        "sigma": "learned",
+        "sigma": None,
+        "cfg_window": None,
         "guide": "latent",
     }
 

@@ -42,9 +42,9 @@ class Straight:
         return np.ones(steps), -self.levels(steps)[1][1:]
 
     def log_variance_bounds(
-        self, steps: int, sigma: Sigma, learned: bool
+        self, steps: int, sigma: Sigma | None, learned: bool
     ) -> tuple[Float64, Float64]:
-        if sigma != "marginal":
+        if sigma not in (None, "marginal"):
             raise RecipeError(f"sigma is {sigma!r}; a straight path has none but 'marginal'.")
         fixed = 2 * np.log(self.levels(steps)[1][1:])
         return fixed, fixed

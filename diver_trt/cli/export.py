@@ -12,13 +12,13 @@ from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
 from diver_trt.errors import MissingExtraError, printable
-from diver_trt.models import BASES, DEFAULT_BASE
+from diver_trt.models import BASES
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A DiTPipeline (directory or hub name), or a .pt file in DiT's own layout.",
+        help="A DiTPipeline (directory or hub name), or a .pt file of DiT, SiT or REPA.",
     ),
 ]
 BundleArgument = Annotated[
@@ -82,8 +82,9 @@ def export(
     # Options are checked before this import, which loads torch and takes seconds.
     try:
         from diver_trt.export.exporter import export_bundle
+        from diver_trt.models.recognition import recognised_base
 
-        load_model = BASES[stated or DEFAULT_BASE].load().load_model
+        load_model = BASES[stated or recognised_base(model)].load().load_model
     except ImportError as cause:
         # The exporter checks its graphs in ONNX Runtime, whose CPU and GPU packages exclude each
         # other: the extra [export] therefore leaves the choice.

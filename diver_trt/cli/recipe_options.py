@@ -18,10 +18,12 @@ from diver_trt.cli import completion
 from diver_trt.cli.options import choice, positive
 from diver_trt.cli.process import say
 from diver_trt.errors import RecipeError
-from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
 
-_WORDS = {"start_step": ["matched"], "window": ["full"]}
+_WORDS = {"start_step": ["matched"]} | {name: ["full"] for name in STEP_RANGES}
 """Settings that accept a word besides a number."""
+
+_RATIO = "inherit_snr"
 
 _OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
 """Settings that are one of a few words: what a shell offers for each."""
@@ -48,6 +50,8 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
         settings = {name: given.pop(name) for name in dict(_recipe_options())}
+        if (ratio := settings.pop(_RATIO)) is not None:
+            _take_ratio(ratio, settings, given)
         command(**given, recipe=parse_recipe(**settings))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -78,14 +82,33 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         source = "paper" if setting.metadata["paper"] else "default"
         text = f"{setting.metadata['help']} ({source}: {shown})."
         words = _WORDS.get(setting.name)
-        kind = str if words or isinstance(default, tuple) else type(default or 1)
+        kind = str if words or setting.name in _OFFERED else type(default or 1)
         offered = completion.values(lambda words=words: words) if words else None  # type: ignore[misc]
         offered = _OFFERED.get(setting.name, offered)
         yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
+        if setting.name == "inherit_step":
+            text = "In its place: the signal-to-noise ratio of that level, which the nearest step gets."
+            yield _RATIO, (_option(float | None, text, None, show_default=False), None)
         if setting.name in off:
             flag, meaning = off[setting.name]
             option = typer.Option(f"--{flag.replace('_', '-')}", help=meaning)
             yield flag, (Annotated[bool, option], False)
+
+
+def _take_ratio(ratio: float, settings: dict[str, Any], given: dict[str, Any]) -> None:
+    """Set the inherited step by the ratio of its level, which the bundle's process decides."""
+    from diver_trt.bundle import Bundle, default_bundle
+    from diver_trt.method.schedule import nearest_step
+
+    if settings["inherit_step"] is not None or settings["no_inheritance"]:
+        raise RecipeError(
+            "--inherit-snr contradicts --inherit-step and --no-inheritance; give one of them"
+        )
+    path = given["bundle"] if "bundle" in given else given["bundles"][0]
+    preset = PRESETS[choice("--preset", settings["preset"], tuple(PRESETS))]
+    steps = settings["steps"] or preset.steps
+    process = Bundle.open(path or default_bundle()).process
+    settings["inherit_step"] = nearest_step(process, steps, ratio)
 
 
 def _option(kind: Any, text: str, offered: Any, **settings: Any) -> Any:
@@ -113,8 +136,9 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
         settings[name] = value
     if "start_step" in settings:
         settings["start_step"] = _start_step(settings["start_step"], settings, base)
-    if "window" in settings:
-        settings["window"] = _window(settings["window"], settings, base)
+    for name in STEP_RANGES:
+        if name in settings:
+            settings[name] = _step_range(name, settings[name], settings, base)
     if base.steps != of and (kept := _scaled(base, settings)):
         say(f"--steps {base.steps}: {', '.join(kept)}, as {preset} has them among {of}")
     return base.with_settings(**settings)
@@ -127,13 +151,14 @@ def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int | None
     return positive("--start-step", text)
 
 
-def _window(text: str, settings: dict[str, Any], base: Recipe) -> tuple[int, int]:
+def _step_range(name: str, text: str, settings: dict[str, Any], base: Recipe) -> tuple[int, int]:
     if text == "full":
         return settings.get("start_step", settings.get("steps", base.steps)), 0
     high, _, low = text.partition(":")
     # isdigit is true for digits of every script, and int() has a limit on digits of its own.
     if not (text.isascii() and len(text) <= 20 and high.isdigit() and low.isdigit()):
-        raise RecipeError(f"--window is {text!r}; expected HIGH:LOW, such as 40:25, or full")
+        option = f"--{name.replace('_', '-')}"
+        raise RecipeError(f"{option} is {text!r}; expected HIGH:LOW, such as 40:25, or full")
     return int(high), int(low)
 
 

@@ -116,11 +116,11 @@ class Ddpm:
         return 1 / alpha[1:], -sigma[1:] / alpha[1:]
 
     def log_variance_bounds(
-        self, steps: int, sigma: Sigma, learned: bool
+        self, steps: int, sigma: Sigma | None, learned: bool
     ) -> tuple[Float64, Float64]:
         """Return the log-variances between which a step's variance is interpolated.
 
-        For `"learned"` they are those of Improved DDPM (arXiv 2102.09672, Eq. 15), log betatilde_k
+        For `"learned"`, the default, they are those of Improved DDPM (arXiv 2102.09672, Eq. 15), log betatilde_k
         and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by betatilde_2. The
         other choices fix the variance. A model without a learned variance uses `"posterior"` for
         it.
@@ -134,7 +134,7 @@ class Ddpm:
         posterior = beta * (1 - before) / (1 - now)
         posterior[0] = posterior[1]
         low = np.log(posterior)
-        return low, (np.log(beta) if sigma == "learned" and learned else low)
+        return low, (np.log(beta) if sigma in (None, "learned") and learned else low)
 
     def alphas_cumprod(self) -> Float64:
         """Return abar_t for t = 0 .. train_timesteps - 1, [T] float64 (DDPM, Eq. 4)."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.flow import Flow
 from diver_trt.recipe import Sigma
 from diver_trt.structs import Tagged
 
@@ -61,7 +62,7 @@ class Process(Protocol):
         """
 
     def log_variance_bounds(
-        self, steps: int, sigma: Sigma, learned: bool
+        self, steps: int, sigma: Sigma | None, learned: bool
     ) -> tuple[Float64, Float64]:
         """Return the two bounds of each step's log-variance, each [K] float64.
 
@@ -69,7 +70,7 @@ class Process(Protocol):
 
         Args:
             steps: Number of steps `K`.
-            sigma: The recipe's choice of the variance.
+            sigma: The recipe's choice of the variance; None is the process's own.
             learned: Whether the network predicts its variance.
 
         Raises:
@@ -77,7 +78,7 @@ class Process(Protocol):
         """
 
 
-PROCESSES: dict[str, type[Process]] = {"ddpm": Ddpm}
+PROCESSES: dict[str, type[Process]] = {"ddpm": Ddpm, "flow": Flow}
 """Every process by its `kind` in a bundle."""
 
 StoredProcess = Annotated[Process, Tagged(PROCESSES)]

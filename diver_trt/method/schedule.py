@@ -65,6 +65,50 @@ class Schedule:
         lifted: Float32 = np.float32(alpha[k]) * anchor + np.float32(sigma[k]) * noise
         return lifted
 
+    @property
+    def inherited_ratio(self) -> float | None:
+        """Signal-to-noise ratio alpha / sigma of the level that the distilled latent is lifted to.
+
+        None with inheritance off.
+        """
+        k = self.recipe.inherit_step
+        return None if k is None else float(noise_ratios(self.process, self.recipe.steps)[k - 1])
+
+
+def noise_ratios(process: Process, steps: int) -> NDArray[np.float64]:
+    """Return the signal-to-noise ratio alpha_k / sigma_k of each step's level, [K] float64.
+
+    The same step is another level on another process: step 25 of 50 has a ratio of 0.32 with DiT's
+    betas and of 1 on a straight path.
+
+    Raises:
+        RecipeError: If the process has no such steps.
+    """
+    alpha, sigma = process.levels(steps)
+    ratios: NDArray[np.float64] = alpha[1:] / sigma[1:]
+    return ratios
+
+
+def nearest_step(process: Process, steps: int, ratio: float) -> int:
+    """Return the step whose level has the nearest signal-to-noise ratio, compared by logarithm.
+
+    Args:
+        process: The process that the model was trained on.
+        steps: Number of steps `K`.
+        ratio: The ratio alpha / sigma, above 0.
+
+    Raises:
+        RecipeError: If the process has no such steps, or the ratio is not above 0.
+    """
+    if not 0 < ratio < np.inf:
+        raise RecipeError(
+            f"the signal-to-noise ratio is {ratio:g}; expected a number above 0, such as 0.32."
+        )
+    # The noisiest level of a straight path has no signal: its logarithm is -inf.
+    with np.errstate(divide="ignore"):
+        distances = np.abs(np.log(noise_ratios(process, steps)) - np.log(ratio))
+    return int(np.argmin(distances)) + 1
+
 
 def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[np.float64]:
     """Return all coefficients that differ between steps, [K, C] float64; row k - 1 is step k.
@@ -88,7 +132,10 @@ def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[
         )
     table = np.empty((recipe.steps, layout.width))
     # Guided prediction: a channel with scale 1 keeps the class-conditional prediction.
-    table[:, :channels] = np.where(np.arange(channels) < guided, recipe.cfg_scale, 1.0)
+    high, low = recipe.cfg_window or (recipe.steps, 0)
+    k = np.arange(1, recipe.steps + 1)[:, None]
+    acts = (high >= k) & (k > low) & (np.arange(channels) < guided)
+    table[:, :channels] = np.where(acts, recipe.cfg_scale, 1.0)
     # DDPM update (DDIM, Eq. 12)
     table[:, layout.a], table[:, layout.b] = process.coefficients(recipe.steps)
     table[:, layout.guidance] = guidance_weights(process, recipe)

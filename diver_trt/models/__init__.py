@@ -73,5 +73,15 @@ BASES: dict[str, Base] = {
             title="a DiT that predicts the noise",
             module="diver_trt.models.dit",
         ),
+        Base(
+            name="sit",
+            title="a SiT that predicts data - noise",
+            module="diver_trt.models.sit",
+        ),
+        Base(
+            name="repa",
+            title="a SiT of REPA, which predicts noise - data",
+            module="diver_trt.models.repa",
+        ),
     )
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diver_trt.bundle import TimestepFrequencies
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.process import Process
 from diver_trt.models.base import BaseModel, Modules
 from diver_trt.models.dit_checkpoint import SUFFIXES, load_dit_checkpoint
 from diver_trt.models.dit_networks import Conditioner, Predictor
@@ -26,6 +27,7 @@ from diver_trt.models.dit_pipeline import TRANSFORMERS, load_transformer
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import INDEX, class_names, component_class, licence
 from diver_trt.models.scheduler import ddpm_process
+from diver_trt.models.training_args import DIT, Training
 from diver_trt.models.vae import (
     AUTOENCODERS,
     Decoder,
@@ -39,6 +41,7 @@ from diver_trt.models.vae import (
 
 DIT_PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 DIT_VAE = "stabilityai/sd-vae-ft-mse"
+"""What DiT's sample.py takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,9 @@ class Dit(BaseModel):
         return original_decode(self.vae, latent)
 
 
+DitT = TypeVar("DitT", bound=Dit)
+
+
 def stage_names(blocks: int) -> list[str]:
     """Return the places of the residual stream: `"patch embedding"`, `"block 1, attention"`, ..."""
     parts = ("attention", "MLP")
@@ -129,26 +135,79 @@ def load_model(
             DIVER's equations do not cover; if a tensor is missing, unexpected, of another shape or
             not finite.
     """
-    diffusers_logging.set_verbosity_error()  # what it would warn about is checked here
-    # The hub's client would print each retry while there is no network.
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    if source.endswith(SUFFIXES) or Path(source).is_file():
-        return _from_file(Path(source), vae, timestep_frequencies, base)
+    silence_loaders()
+    if is_checkpoint(source):
+        refuse_revision(source, revision)
+        return load_checkpoint(
+            Dit,
+            Path(source),
+            DIT,
+            DIT_PROCESS,
+            vae=vae or DIT_VAE,
+            frequencies=timestep_frequencies,
+            stated=base is not None,
+        )
     return _from_pipeline(ModelFiles.at(source, revision), vae, timestep_frequencies)
 
 
-def _from_file(
-    path: Path, vae: str | None, frequencies: TimestepFrequencies | None, base: str | None
-) -> Dit:
-    transformer, notes = load_dit_checkpoint(path, base)
-    # A file in DiT's layout has no VAE; DiT's sample.py takes this one.
-    autoencoder, vae_notes = load_autoencoder(ModelFiles.at(vae or DIT_VAE))
-    check_fit(autoencoder, transformer.config.in_channels, vae or DIT_VAE)
+def silence_loaders() -> None:
+    """Keep what diffusers and the hub's client would print off the terminal."""
+    diffusers_logging.set_verbosity_error()  # what it would warn about is checked here
+    # The hub's client would print each retry while there is no network.
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def is_checkpoint(source: str) -> bool:
+    """Return whether a source is a file, and not a diffusers directory or a name on the hub."""
+    return source.endswith(SUFFIXES) or Path(source).is_file()
+
+
+def refuse_revision(source: str, revision: str | None) -> None:
+    """Refuse the revision of a source that is a file.
+
+    Raises:
+        ExportError: If there is a file and a revision.
+    """
+    if revision is not None and is_checkpoint(source):
+        raise ExportError(
+            f"{shown(source)}: is a file, and a revision ({shown(revision)}) is of a name on the "
+            "hub; leave it out"
+        )
+
+
+def load_checkpoint(
+    kind: type[DitT],
+    path: Path,
+    training: Training,
+    process: Process,
+    *,
+    vae: str,
+    frequencies: TimestepFrequencies | None,
+    stated: bool,
+) -> DitT:
+    """Load a file in DiT's layout as a model of one base.
+
+    Args:
+        kind: The class of the base's models.
+        path: The file.
+        training: How the base's models were trained.
+        process: The process that they were trained on.
+        vae: Directory or hub name of the VAE, which such a file does not have.
+        frequencies: The sinusoids that the weights were trained with, or None for DiT's.
+        stated: Whether the user states that the file is of this base.
+
+    Raises:
+        ExportError: See `load_model`.
+    """
+    transformer, notes = load_dit_checkpoint(path, training, stated=stated)
+    autoencoder, vae_notes = load_autoencoder(ModelFiles.at(vae))
+    check_fit(autoencoder, transformer.config.in_channels, vae)
     chosen, reason = _frequencies(frequencies, "dit", "the file is in DiT's own layout")
     return _finished(
+        kind,
         transformer,
         autoencoder,
-        process=DIT_PROCESS,
+        process=process,
         model_id=path.name,
         timestep_frequencies=chosen,
         frequencies_reason=reason,
@@ -178,6 +237,7 @@ def _from_pipeline(
     check_fit(autoencoder, transformer.config.in_channels, vae_files.where())
     chosen, reason = _frequencies(frequencies, *_trained_frequencies(transformer))
     return _finished(
+        Dit,
         transformer,
         autoencoder,
         process=process,
@@ -192,16 +252,17 @@ def _from_pipeline(
 
 
 def _finished(
+    kind: type[DitT],
     transformer: DiTTransformer2DModel,
     autoencoder: AutoencoderKL,
     *,
     timestep_frequencies: TimestepFrequencies,
     **facts: Any,
-) -> Dit:
+) -> DitT:
     # Once, in the model itself: its own code, which `compare` runs, must compute the same ones.
     set_timestep_frequencies(transformer, timestep_frequencies)
     config = transformer.config
-    return Dit(
+    return kind(
         image_size=decoded_side(autoencoder, config.sample_size),
         latent_shape=(config.in_channels, config.sample_size, config.sample_size),
         scaling_factor=autoencoder.config.scaling_factor,

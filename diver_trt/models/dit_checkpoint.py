@@ -6,8 +6,8 @@ qkv is split, the timestep and label embedder are repeated per block; the rest i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
-from diver_trt.models.training_args import check_base, count_classes, training_args
+from diver_trt.models.training_args import (
+    DIT,
+    Training,
+    check_base,
+    count_classes,
+    training_args,
+)
 from diver_trt.models.weights import (
     check_tensors,
     compare_shapes,
@@ -39,13 +45,24 @@ _AVERAGED = re.compile(
 _DEEPEST = 4
 _TABLE = "y_embedder.embedding_table.weight"
 
-# Width: (name, heads, blocks). A checkpoint's tensors do not show the heads.
+# Width: (name, heads, blocks). A checkpoint's tensors do not show the heads; its settings may.
 SIZES = {
-    384: ("DiT-S", 6, 12),
-    768: ("DiT-B", 12, 12),
-    1024: ("DiT-L", 16, 24),
-    1152: ("DiT-XL", 16, 28),
+    384: ("S", 6, 12),
+    768: ("B", 12, 12),
+    1024: ("L", 16, 24),
+    1152: ("XL", 16, 28),
 }
+
+FAMILIES = {
+    "y_embedder.y_proj.": "PixArt, which reads a text",
+    "double_blocks.": "FLUX, which reads a text",
+    "joint_blocks.": "Stable Diffusion 3, which reads a text",
+    "sideblocks.": "MDTv2, whose side blocks are not supported",
+    "in_blocks.": "U-ViT, whose long skip connections are not supported",
+    "input_blocks.": "a UNet of latent diffusion, whose text encoder is not supported",
+    "feat_rope.": "LightningDiT, whose rotary embedding and SwiGLU are not supported",
+}
+"""Beginnings of tensor names by which networks that are no DiT are known, and what they are."""
 
 POSITION_TOLERANCE = 1e-4
 """Largest difference at which a float32 position embedding is still the sine table."""
@@ -54,6 +71,7 @@ POSITION_TOLERANCE = 1e-4
 @dataclass(frozen=True, slots=True)
 class _Sizes:
     width: int
+    heads: int
     channels: int
     patch: int
     outputs: int
@@ -63,13 +81,14 @@ class _Sizes:
 
 
 def load_dit_checkpoint(
-    path: Path, base: str | None = None
+    path: Path, training: Training = DIT, *, stated: bool = False
 ) -> tuple[DiTTransformer2DModel, list[str]]:
     """Load a file such as `DiT-XL-2-256x256.pt`, or the EMA weights of a training checkpoint.
 
     Args:
         path: The file, read with `weights_only=True`.
-        base: `"dit"` if the user states that it is a DiT that predicts the noise, else None.
+        training: How the models of the base that it is loaded as were trained.
+        stated: Whether the user states that it is one of them.
 
     Returns:
         The module, and notes on what was found and assumed.
@@ -81,29 +100,76 @@ def load_dit_checkpoint(
     where = shown(str(path))
     held = read_torch_file(path)
     if not isinstance(held, Mapping):
-        raise ExportError(f"{where}: holds a {type(held).__name__}, expected a DiT's state dict")
-    args = training_args(held)
-    assumed = check_base(args, path, base)
-    state, notes = _network_state(held, where)
-    if any(name.startswith("projectors.") for name in state):
         raise ExportError(
-            f"{where}: has projectors.*, as REPA's models do, which predict a velocity; expected a "
-            "DiT that predicts the noise. Export a DiT."
+            f"{where}: holds a {type(held).__name__}, expected a {training.title}'s state dict"
         )
+    args = training_args(held)
+    assumed = check_base(args, path, training, stated=stated)
+    state, notes = _network_state(held, where)
+    _refuse_other_families(state, where)
+    state, dropped = _without_projectors(state, training, where)
+    notes += dropped
     check_tensors(state, where)
-    sizes = _sizes(state, where)
-    compare_shapes(_expected_shapes(sizes), state, where, "a DiT of its size")
-    notes += _doubts(sizes, args, where)
+    sizes = _sizes(state, args, training, where)
+    compare_shapes(_expected_shapes(sizes), state, where, f"a {training.title} of its size")
+    notes += _doubts(sizes, args, training, where)
+    if training.is_flow and sizes.outputs == 2 * sizes.channels:
+        state, sizes = _first_half(state, sizes), replace(sizes, outputs=sizes.channels)
+        notes.append("the second half of its outputs, which its own sampler drops, is left out")
     classes, doubts = count_classes(sizes.rows, args, where)
     notes += doubts
     transformer = _transformer(sizes, classes)
-    load_weights(transformer, diffusers_state(state), where, "a DiT of its size")
+    load_weights(transformer, diffusers_state(state), where, f"a {training.title} of its size")
     notes += use_position_embedding(transformer, state["pos_embed"], where)
     # DiT has one embedder where diffusers has one in each block; shared, it is stored once.
     embedder = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         block.norm1.emb = embedder
     return transformer, notes + ([assumed] if assumed else [])
+
+
+def _refuse_other_families(names: Iterable[str], where: str) -> None:
+    """Refuse a network that is known by its tensors' names and is not a DiT.
+
+    Raises:
+        ExportError: If it is one of `FAMILIES`.
+    """
+    for name in names:
+        for mark, family in FAMILIES.items():
+            if name.startswith(mark) or f".{mark}" in name:
+                raise ExportError(
+                    f"{where}: has {shown(name)}, as {family}; expected a DiT, a SiT or a REPA "
+                    "model. Export one of those."
+                )
+
+
+def _without_projectors(
+    state: dict[str, Tensor], training: Training, where: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Set aside the heads that REPA (arXiv 2410.06940) trains with and does not sample with."""
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("projectors.")}
+    count = len(state) - len(kept)
+    if count and not training.has_projectors:
+        raise ExportError(
+            f"{where}: has projectors.*, as REPA's models do; expected a {training.title} that "
+            f"predicts {training.predicts}. Export it with --base repa."
+        )
+    return kept, (
+        [f"its {count} tensors projectors.*, which only REPA's training used, are left out"]
+        if count
+        else []
+    )
+
+
+def _first_half(state: dict[str, Tensor], sizes: _Sizes) -> dict[str, Tensor]:
+    """Return a state dict whose final layer computes only the first half of the channels."""
+    halved = dict(state)
+    for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        # Rows are the values of a patch, the channels of each pixel together (DiT's unpatchify).
+        values = state[name]
+        rows = values.reshape(sizes.patch**2, sizes.outputs, *values.shape[1:])
+        halved[name] = rows[:, : sizes.channels].flatten(0, 1)
+    return halved
 
 
 def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -117,6 +183,7 @@ def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tenso
                 [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else [str(key)]
             )
         ]
+        _refuse_other_families(names, where)
         raise ExportError(
             f"{where}: holds no {PROBE}, but {first_few(names) or 'nothing'}"
             "; expected a checkpoint in the layout of facebookresearch/DiT. Save the network's "
@@ -202,7 +269,9 @@ def _holds_tensors(value: Any) -> bool:
     )
 
 
-def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
+def _sizes(
+    state: Mapping[str, Tensor], args: Mapping[str, list[Any]], training: Training, where: str
+) -> _Sizes:
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in state or state[name].ndim != rank or 0 in state[name].shape:
             found = f"has the shape {list(state[name].shape)}" if name in state else "is missing"
@@ -213,13 +282,6 @@ def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
         return tuple(state[name].shape)
 
     width, channels, patch, _ = shape(PROBE, 4)
-    if width not in SIZES:
-        known = ", ".join(f"{size} ({name})" for size, (name, _, _) in SIZES.items())
-        raise ExportError(
-            f"{where}: has width {width}, expected one of {known}. The number of heads is not in "
-            "the "
-            "file; save such a model as a DiTPipeline."
-        )
     tokens = shape("pos_embed", 3)[1]
     # DiT's images are square, and nothing else in a file gives their side.
     grid = round(tokens**0.5)
@@ -231,6 +293,7 @@ def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
     blocks = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
     return _Sizes(
         width=width,
+        heads=_heads(width, args, training, where),
         channels=channels,
         patch=patch,
         outputs=shape("final_layer.linear.weight", 2)[0] // patch**2,
@@ -238,6 +301,26 @@ def _sizes(state: Mapping[str, Tensor], where: str) -> _Sizes:
         rows=shape(_TABLE, 2)[0],
         grid=grid,
     )
+
+
+def _heads(width: int, args: Mapping[str, list[Any]], training: Training, where: str) -> int:
+    """Return the number of attention heads, by the width or as the settings state it."""
+    stated = {value for value in args.get("num_heads", []) if type(value) is int}
+    known = {SIZES[width][1]} if width in SIZES else stated
+    if not known:
+        sizes = ", ".join(
+            f"{size} ({training.family}-{name})" for size, (name, _, _) in SIZES.items()
+        )
+        raise ExportError(
+            f"{where}: has width {width}, expected one of {sizes}. The number of heads is not in "
+            "the file; save it with args=argparse.Namespace(num_heads=...)."
+        )
+    if len(known | stated) > 1 or (heads := min(known)) < 1 or width % heads:
+        raise ExportError(
+            f"{where}: its training settings have num_heads={min(stated)}, which its width of "
+            f"{width} contradicts. Give the file as it was saved."
+        )
+    return heads
 
 
 def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
@@ -265,12 +348,17 @@ def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _doubts(sizes: _Sizes, args: Mapping[str, list[Any]], where: str) -> list[str]:
+def _doubts(
+    sizes: _Sizes, args: Mapping[str, list[Any]], training: Training, where: str
+) -> list[str]:
     """Compare the sizes with the model's name in the settings and with the published ones."""
-    name, _, blocks = SIZES[sizes.width]
+    if sizes.width not in SIZES:
+        return []
+    size_name, _, blocks = SIZES[sizes.width]
+    name = f"{training.family}-{size_name}"
     full_name = f"{name}/{sizes.patch}"
     for stated in args.get("model", []):
-        size = re.match(r"(DiT-(?:S|B|L|XL))/(\d+)", str(stated))
+        size = re.match(rf"({training.family}-(?:S|B|L|XL))/(\d+)", str(stated))
         if size and size[0] != full_name:
             raise ExportError(
                 f"{where}: its training settings have model={stated!r}, but its tensors are those "
@@ -283,10 +371,9 @@ def _doubts(sizes: _Sizes, args: Mapping[str, list[Any]], where: str) -> list[st
 
 
 def _transformer(sizes: _Sizes, classes: int) -> DiTTransformer2DModel:
-    heads = SIZES[sizes.width][1]
     return DiTTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=sizes.width // heads,
+        num_attention_heads=sizes.heads,
+        attention_head_dim=sizes.width // sizes.heads,
         in_channels=sizes.channels,
         out_channels=sizes.outputs,
         num_layers=sizes.blocks,

@@ -1,9 +1,9 @@
 """What the settings that trainers store beside a checkpoint's weights say about the model.
 
 Trainers write their command line (`args`, a Namespace) or configuration (nested dictionaries) into
-the file, each under a name of its own. What is read here decides whether the weights are a DiT that
-predicts the noise of DDPM's linear chain of 1,000 steps, the only base that is supported, and
-whether it has a null class.
+the file, each under a name of its own. What is read here decides whether the weights are of the base
+model that they are loaded as, since a SiT has a DiT's very tensors, and whether there is a null
+class.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diver_trt.errors import ExportError, shown
 
 NOISE = ("epsilon", "eps", "noise", "pred_noise", "pred_eps", "ddpm")
+VELOCITY = ("velocity", "v", "flow", "rectified_flow", "flow_matching")
 CLASS_COUNTS = (10, 100, 200, 365, 1000, 21_841)
 """Classes of common data sets: a label table with exactly so many rows has no null class."""
 
@@ -34,6 +36,8 @@ _PREDICTIONS = (
     "mean_type",
 )
 _FLOWS = ("path_type", "flow", "use_flow", "use_flow_matching", "flow_matching", "rectified_flow")
+_NOT_A_FLOW = (False, "", "none", "None")
+_STRAIGHT = ("linear", "true", "yes", "1", "ot", "icplan", "rectified", "rectified_flow")
 _MODELS = ("model", "model_name", "model_type", "arch")
 _SWITCHES = (
     *("predict_xstart", "predict_x0", "pred_x0", "predict_v", "v_prediction", "v_pred"),
@@ -58,6 +62,41 @@ _OTHER_MODELS = re.compile(
 _OTHER_NAMES = re.compile(
     r"(?<![a-z])(sit|repa|lightning-?dit|mdt(?:v2)?|velocity|flow|rectified)(?![a-z])",
     re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How the models of one base were trained, as far as it decides what their weights compute.
+
+    Attributes:
+        base: Name of the base in `diver_trt.models.BASES`.
+        title: What it is called, such as `"DiT"`.
+        family: How its sizes are named: `"DiT"` for DiT-XL/2, `"SiT"` for SiT-XL/2.
+        names: Words in a model's name that do not speak against it, in lower case.
+        predicts: What it predicts, for messages.
+        predictions: What settings call that, in lower case.
+        is_flow: Whether it is trained on a straight path, and not on DDPM's linear chain.
+        has_projectors: Whether tensors that only the training used may be stored beside it.
+    """
+
+    base: str
+    title: str
+    family: str
+    names: tuple[str, ...]
+    predicts: str
+    predictions: tuple[str, ...]
+    is_flow: bool = False
+    has_projectors: bool = False
+
+
+DIT = Training(
+    base="dit",
+    title="DiT",
+    family="DiT",
+    names=("dit",),
+    predicts="the noise",
+    predictions=NOISE,
 )
 
 
@@ -93,41 +132,60 @@ def _options(command: str) -> Iterator[tuple[str, str]]:
         yield key.lower().replace("-", "_"), value
 
 
-def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> str | None:
-    """Refuse a checkpoint that is not a DiT which predicts the noise of DDPM's linear chain.
+def states_velocity(args: Mapping[str, list[Any]]) -> bool:
+    """Return whether a checkpoint's settings say that it predicts the velocity of a flow."""
+    # "v" alone is also what DDPM's v-prediction is called.
+    flows = any(value not in _NOT_A_FLOW for key in _FLOWS for value in args.get(key, []))
+    return any(
+        kind == "velocity" or (kind in VELOCITY and flows)
+        for key in _PREDICTIONS
+        for kind in map(_kind, args.get(key, []))
+    )
+
+
+def check_base(
+    args: Mapping[str, list[Any]], path: Path, training: Training, *, stated: bool
+) -> str | None:
+    """Refuse a checkpoint that was not trained as its base's models are.
 
     Args:
         args: See `training_args`.
         path: The file; the last four parts of its path may name another model.
-        base: What the user states that it is, `"dit"`, or None.
+        training: How the base's models are trained.
+        stated: Whether the user states that it is one of them.
 
     Returns:
         A note on what is assumed, or None where the file or the user states it.
 
     Raises:
-        ExportError: If the settings, or the path without `base`, name something else.
+        ExportError: If the settings, or the path of a file that is not stated, name something else.
     """
     for key, values in args.items():
         for value in values:
-            if reason := _unsupported(key, value):
+            if reason := _unsupported(key, value, training):
+                title = training.title
                 raise ExportError(
                     f"{shown(str(path))}: its training settings have {key}={shown(repr(value))}, "
-                    f"{reason}. Export a DiT that was trained with DiT's own settings."
+                    f"{reason}. Export a {title} that was trained with {title}'s own settings."
                 )
-    stated = any(
-        (key in _MODELS and _is_dit(value)) or (key in _PREDICTIONS and isinstance(value, str))
-        for key, values in args.items()
-        for value in values
-    )
-    if base is not None or stated:
+    # A flow is loaded as one only where the user, the settings or the tensors state it.
+    if (
+        stated
+        or training.is_flow
+        or any(
+            (key in _MODELS and _is_named(training, value))
+            or (key in _PREDICTIONS and isinstance(value, str))
+            for key, values in args.items()
+            for value in values
+        )
+    ):
         return None
     name = "/".join(path.parts[-4:])
     if other := _OTHER_NAMES.search(name):
         raise ExportError(
             f"{shown(str(path))}: the path has {other[0]!r} in it, and nothing in the file states "
-            "what "
-            "it predicts; a model that predicts a velocity has a DiT's very tensors, and is not "
-            "supported. If it is a DiT that predicts the noise, say so with --base dit."
+            "what it predicts; a model that predicts a velocity has a DiT's very tensors. State "
+            "it: --base dit if it predicts the noise, --base sit or repa if it predicts a velocity."
         )
     return (
         "nothing in the file states what it predicts; taken to be a DiT that predicts the noise of "
@@ -135,27 +193,44 @@ def check_base(args: Mapping[str, list[Any]], path: Path, base: str | None) -> s
     )
 
 
-def _is_dit(value: Any) -> bool:
-    return isinstance(value, str) and re.match(r"dit\b", value, re.IGNORECASE) is not None
+def _is_named(training: Training, value: Any) -> bool:
+    return isinstance(value, str) and any(
+        re.match(rf"{name}\b", value, re.IGNORECASE) for name in training.names
+    )
 
 
-def _unsupported(key: str, value: Any) -> str | None:
+def _kind(value: Any) -> str:
+    """Return a prediction's name without the class that an enumeration's member is printed with."""
+    return value.lower().rpartition(".")[2] if isinstance(value, str) else ""
+
+
+def _unsupported(key: str, value: Any, training: Training) -> str | None:
     """Return why a setting is not supported, or None."""
     if key in _PREDICTIONS and isinstance(value, str):
-        kind = value.lower().rpartition(".")[2]
-        return None if kind in NOISE else "expected a model that predicts the noise"
-    if key in _FLOWS and value not in (False, "", "none", "None"):
-        return "expected a DDPM chain, not a flow"
+        known = _kind(value) in training.predictions
+        return None if known else f"expected a model that predicts {training.predicts}"
+    if key in _FLOWS and value not in _NOT_A_FLOW:
+        if not training.is_flow:
+            return "expected a DDPM chain, not a flow (--base sit and repa are flows)"
+        straight = not isinstance(value, str) or value.lower() in _STRAIGHT
+        return None if straight else "expected the straight path, 'linear'"
     if key in _SWITCHES and value is True:
-        return "expected a model that predicts the noise of a DDPM chain as it is"
+        return f"expected a model that predicts {training.predicts}, as it is"
+    if key in _MODELS and isinstance(value, str):
+        words = {word.lower() for word in _OTHER_MODELS.findall(value)}
+        if words <= set(training.names) and not (training.is_flow and _is_named(DIT, value)):
+            return None
+        return f"expected a {training.title}"
+    return None if training.is_flow else _unsupported_in_a_chain(key, value)
+
+
+def _unsupported_in_a_chain(key: str, value: Any) -> str | None:
     if key in _SCHEDULES and isinstance(value, str) and value.lower() != "linear":
         return "expected 'linear'"
     if key in _LENGTHS and not isinstance(value, str) and value != 1000:
         return "expected 1000"
     if key in _NUMBERS and not isinstance(value, str) and value != _NUMBERS[key]:
         return f"expected {_NUMBERS[key]}"
-    if key in _MODELS and isinstance(value, str):
-        return "expected a DiT" if _OTHER_MODELS.search(value) else None
     return None
 
 

@@ -8,9 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 from diver_trt.errors import shown
-from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
 
-_SCALED_BY_STEPS = ("inherit_step", "start_step", "window")
+_SCALED_BY_STEPS = ("inherit_step", "start_step", *STEP_RANGES)
 
 
 def recipe_options(recipe: Recipe) -> list[str]:
@@ -28,7 +28,8 @@ def recipe_options(recipe: Recipe) -> list[str]:
         names = [
             field.name
             for field in fields(Recipe)
-            if field.name in names or field.name in _SCALED_BY_STEPS
+            if field.name in names
+            or (field.name in _SCALED_BY_STEPS and getattr(recipe, field.name) is not None)
         ]
     options = ["--preset", preset]
     for name in names:
@@ -41,9 +42,8 @@ def _option(name: str, value: Any) -> list[str]:
         return ["--no-inheritance"]
     if name == "gamma" and value == 0:
         return ["--no-guidance"]
-    if name == "window":
-        return ["--window", f"{value[0]}:{value[1]}"]
-    return [f"--{name.replace('_', '-')}", str(value)]
+    text = f"{value[0]}:{value[1]}" if name in STEP_RANGES else str(value)
+    return [f"--{name.replace('_', '-')}", text]
 
 
 def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:

@@ -149,8 +149,8 @@ def recover(
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
     model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
-    # Discarded: it raises for a recipe that the model's layout and process do not allow.
-    Schedule(model.process, settings, model.layout)
+    # Raises for a recipe that the model's layout and process do not allow.
+    watch.start = _start(Schedule(model.process, settings, model.layout))
 
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
     _check_output(dataset, model, target, LAYOUTS[layout])
@@ -248,11 +248,13 @@ class _Watch:
         engine: The engine that was opened last, or None.
         batch: Images per batch, or None.
         notes: Receives reports in words.
+        start: What sampling starts from, in words.
     """
 
     def __init__(self, notes: Notes, on_progress: OnProgress) -> None:
         self.engine: str | None = None
         self.batch: int | None = None
+        self.start = ""
         self.notes, self._on_progress = notes, on_progress
         self._step, self._steps = 0, 0
         self._started = time.monotonic()
@@ -276,13 +278,22 @@ class _Watch:
         self._on_progress("recovering", 0, self._steps)
         self.notes.say(
             f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
-            f"{event.steps_per_batch} steps each"
+            f"{event.steps_per_batch} steps each, {self.start}"
         )
         if event.memory:
             peak = format_bytes(event.memory.peak_bytes)
             self.notes.say(
                 f"networks {event.memory.residency}, {peak} of engine memory at the peak"
             )
+
+
+def _start(schedule: Schedule) -> str:
+    ratio = schedule.inherited_ratio
+    if ratio is None:
+        return "from pure noise"
+    return (
+        f"from the level of step {schedule.recipe.inherit_step} (signal-to-noise ratio {ratio:.2f})"
+    )
 
 
 def _recipe(recipe: Recipe | str | None) -> Recipe:

@@ -79,7 +79,9 @@ def test_a_transformer_follows_from_its_seed() -> None:
     def trained() -> torch.Tensor:
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
-        net = train_transformer(latents, labels, scheduler(), generator, steps=2, batch=8)
+        net = train_transformer(
+            latents, labels, Diffusion(scheduler()), generator, steps=2, batch=8
+        )
         return torch.cat([parameter.flatten() for parameter in net.parameters()])
 
     assert torch.equal(trained(), trained())

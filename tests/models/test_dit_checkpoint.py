@@ -267,9 +267,9 @@ def test_settings_of_another_kind_of_model_are_refused_by_name(
     stated: dict[str, Any], message: str, state: State, tmp_path: Path
 ) -> None:
     path = saved({"ema": state, **stated}, tmp_path / "0400000.pt")
-    for base in (None, "dit"):
+    for by_user in (False, True):
         with pytest.raises(ExportError, match=message):
-            load_dit_checkpoint(path, base)
+            load_dit_checkpoint(path, stated=by_user)
 
 
 def test_settings_of_a_dit_leave_nothing_to_assume(state: State, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_what_a_bare_state_dict_is_taken_for_is_said_unless_stated(
     blocks, rows, assumed = load_dit_checkpoint(path)[1]
     assert (blocks, rows) == (BLOCKS, ROWS)
     assert assumed.startswith(ASSUMED)
-    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS, ROWS]
+    assert load_dit_checkpoint(path, stated=True)[1] == [BLOCKS, ROWS]
 
 
 @pytest.mark.parametrize(
@@ -295,9 +295,9 @@ def test_a_path_that_names_another_model_is_refused_unless_stated(
 ) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     path = saved(state, tmp_path / name)
-    with pytest.raises(ExportError, match="say so with --base dit"):
+    with pytest.raises(ExportError, match="State it: --base dit if it predicts the noise"):
         load_dit_checkpoint(path)
-    assert load_dit_checkpoint(path, "dit")[1] == [BLOCKS, ROWS]
+    assert load_dit_checkpoint(path, stated=True)[1] == [BLOCKS, ROWS]
 
 
 def test_the_command_takes_the_statement_and_prints_what_is_assumed(
@@ -316,7 +316,22 @@ def test_the_command_takes_the_statement_and_prints_what_is_assumed(
     stated = CliRunner().invoke(app, [*command, "--base", "dit"])
     assert f"note: SiT.pt: {BLOCKS}" in stated.stderr
     assert "error: as planned" in stated.stderr
-    assert CliRunner().invoke(app, [*command, "--base", "sit"]).exit_code == 2
+    assert CliRunner().invoke(app, [*command, "--base", "unet"]).exit_code == 2
+
+
+def test_settings_may_state_the_heads_of_another_width(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dit = OriginalDiT(width=96, heads=3).eval()
+    stated = {"model": dit.state_dict(), "args": settings(num_heads=3, model="DiT-digits")}
+    assert is_the_network(saved(stated, tmp_path / "stated.pt"), dit)
+    for heads, message in (
+        (None, "args=argparse.Namespace"),
+        (5, "num_heads=5"),
+        (0, "num_heads=0"),
+    ):
+        held = {**stated, "args": settings(**({} if heads is None else {"num_heads": heads}))}
+        with pytest.raises(ExportError, match=message):
+            load_dit_checkpoint(saved(held, tmp_path / "other.pt"))
 
 
 # --- the null class
@@ -362,7 +377,7 @@ def test_the_sine_table_is_recognised_in_every_precision(
     dtype: torch.dtype, state: State, tmp_path: Path
 ) -> None:
     path = saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path / "dit.pt")
-    transformer, notes = load_dit_checkpoint(path, "dit")
+    transformer, notes = load_dit_checkpoint(path, stated=True)
     assert notes == [BLOCKS, ROWS]
     assert torch.equal(
         transformer.pos_embed.proj.weight, state["x_embedder.proj.weight"].to(dtype).float()

@@ -61,7 +61,8 @@ def test_it_reports_what_it_finds_and_how_far_it_is(tmp_path: Path, digits: Bund
         on_progress=lambda *step: steps.append(step),
     )
     assert notes[0].startswith(f"{IPC1}: class folders, 10 classes x 1, 32 px")
-    assert notes[-1] == "recovering on onnx in 3 batches of up to 4, 6 steps each"
+    start = "from the level of step 3 (signal-to-noise ratio 0.69)"
+    assert notes[-1] == f"recovering on onnx in 3 batches of up to 4, 6 steps each, {start}"
     assert steps == [("checking", n, 10) for n in range(11)] + [
         ("recovering", n, 18) for n in range(19)
     ]

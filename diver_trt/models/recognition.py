@@ -1,0 +1,46 @@
+"""Which base a checkpoint file says that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from diver_trt.models import DEFAULT_BASE
+from diver_trt.models.dit import is_checkpoint
+from diver_trt.models.training_args import states_velocity, training_args
+from diver_trt.models.weights import read_torch_file
+
+_REPA_SETTINGS = ("proj_coeff", "encoder_depth")
+
+
+def recognised_base(source: str) -> str:
+    """Return the name of the base that a source is to be loaded as.
+
+    Settings that state a velocity make a file a SiT, and tensors or settings of REPA's projectors a
+    model of REPA. All else is taken for the default base, whose own checks decide.
+
+    Args:
+        source: A folder, a name on the hub, or a file.
+
+    Raises:
+        ExportError: If a file cannot be read.
+    """
+    if not is_checkpoint(source):
+        return DEFAULT_BASE
+    held = read_torch_file(Path(source))
+    if not isinstance(held, Mapping):
+        return DEFAULT_BASE
+    args = training_args(held)
+    if any("projectors." in name for name in _names(held, depth=4)):
+        return "repa"
+    if not states_velocity(args):
+        return DEFAULT_BASE
+    return "repa" if any(key in args for key in _REPA_SETTINGS) else "sit"
+
+
+def _names(held: Mapping[Any, Any], depth: int) -> Iterator[str]:
+    for key, value in held.items():
+        yield str(key)
+        if isinstance(value, Mapping) and depth:  # a mapping may contain itself
+            yield from _names(value, depth - 1)

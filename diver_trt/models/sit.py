@@ -1,0 +1,89 @@
+"""The SiT (arXiv 2401.08740) as a base model: a DiT that predicts the velocity of a straight path.
+
+It comes as a checkpoint file in the layout of willisma/SiT, which is DiT's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from diver_trt.bundle import TimestepFrequencies
+from diver_trt.errors import ExportError, shown
+from diver_trt.method.flow import Flow
+from diver_trt.models.dit import (
+    Dit,
+    is_checkpoint,
+    load_checkpoint,
+    refuse_revision,
+    silence_loaders,
+)
+from diver_trt.models.training_args import VELOCITY, Training
+
+SIT = Training(
+    base="sit",
+    title="SiT",
+    family="SiT",
+    names=("sit",),
+    predicts="the velocity of a straight path",
+    predictions=VELOCITY,
+    is_flow=True,
+)
+SIT_VAE = "stabilityai/sd-vae-ft-ema"
+"""What the sample.py of SiT and the generate.py of REPA take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sit(Dit):
+    """A loaded SiT: the networks are a DiT's, and its `forward_with_cfg` guides as DiT's does."""
+
+    base: ClassVar[str] = "sit"
+
+
+def load_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    vae: str | None = None,
+    timestep_frequencies: TimestepFrequencies | None = None,
+    base: str | None = None,
+) -> Sit:
+    """Load a SiT.
+
+    Args:
+        source: A file in SiT's layout.
+        revision: None, since a file has no revisions.
+        vae: Directory or hub name of another VAE than `SIT_VAE`.
+        timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
+        base: `"sit"` states that a file holds a SiT, where nothing in the file does.
+
+    Raises:
+        ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
+            a tensor is missing, unexpected, of another shape or not finite.
+    """
+    require_checkpoint(source, revision, SIT)
+    return load_checkpoint(
+        Sit,
+        Path(source),
+        SIT,
+        Flow(time_rises_to="data"),
+        vae=vae or SIT_VAE,
+        frequencies=timestep_frequencies,
+        stated=base is not None,
+    )
+
+
+def require_checkpoint(source: str, revision: str | None, training: Training) -> None:
+    """Refuse a source that is not a file: these models are published in no other form.
+
+    Raises:
+        ExportError: If it is a directory or a name on the hub, or a revision is asked for.
+    """
+    silence_loaders()
+    refuse_revision(source, revision)
+    if not is_checkpoint(source):
+        raise ExportError(
+            f"{shown(source)}: is not a file; expected the .pt file of a {training.title}. "
+            "Download it and give its path."
+        )
