@@ -21,7 +21,7 @@ from diver_trt.errors import DatasetError
 from tests import fuzzing
 from tests.fuzzing import TARGETS, DefectError, Target, Trial, in_bytes
 
-INPUTS = 110
+INPUTS = 70
 
 
 @pytest.fixture(scope="module")

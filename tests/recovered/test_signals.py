@@ -170,10 +170,11 @@ def test_a_folder_that_cannot_be_locked_is_one_warning(
     )
 
 
-def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
-    outcome = crash(DISTILLED, tmp_path, kills=10, seed=1, wait=after_some_images(40, Random(1)))
-    assert outcome.kills == 10
-    assert outcome.early < 10
+def test_five_kills_lose_nothing(tmp_path: Path) -> None:
+    """`benchmarks/crash.py` kills many more."""
+    outcome = crash(DISTILLED, tmp_path, kills=5, seed=1, wait=after_some_images(40, Random(1)))
+    assert outcome.kills == 5
+    assert outcome.early < 5
     assert (outcome.doubles, outcome.lost, outcome.differences) == ((), (), ())
 
 
