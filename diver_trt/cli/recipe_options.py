@@ -83,11 +83,12 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         text = f"{setting.metadata['help']} ({source}: {shown})."
         words = _WORDS.get(setting.name)
         kind = str if words or setting.name in _OFFERED else type(default or 1)
-        offered = completion.values(lambda words=words: words) if words else None  # type: ignore[misc]
-        offered = _OFFERED.get(setting.name, offered)
+        offered = _OFFERED.get(setting.name)
+        if words:
+            offered = completion.values(lambda words=words: words)  # type: ignore[misc]
         yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
         if setting.name == "inherit_step":
-            text = "In its place: the signal-to-noise ratio of that level, which the nearest step gets."
+            text = "In its place: the signal-to-noise ratio of that level; the nearest step."
             yield _RATIO, (_option(float | None, text, None, show_default=False), None)
         if setting.name in off:
             flag, meaning = off[setting.name]

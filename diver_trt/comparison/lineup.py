@@ -180,7 +180,7 @@ def _torch_entrant(
 
 
 def _distance_from_reference(one: Participant) -> tuple[bool, bool]:
-    """Rank participants for the reference's place: float32 first, ONNX Runtime's CPU engine next."""
+    """Rank participants as a reference: float32 first, ONNX Runtime's CPU engine next."""
     return one.precision != "fp32", one.name.split()[0] != "onnx"
 
 

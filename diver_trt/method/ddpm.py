@@ -120,10 +120,10 @@ class Ddpm:
     ) -> tuple[Float64, Float64]:
         """Return the log-variances between which a step's variance is interpolated.
 
-        For `"learned"`, the default, they are those of Improved DDPM (arXiv 2102.09672, Eq. 15), log betatilde_k
-        and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by betatilde_2. The
-        other choices fix the variance. A model without a learned variance uses `"posterior"` for
-        it.
+        For `"learned"`, the default, they are those of Improved DDPM (arXiv 2102.09672, Eq. 15),
+        log betatilde_k and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by
+        betatilde_2. The other choices fix the variance. A model without a learned variance uses
+        `"posterior"` for it.
         """
         abar = self.respaced(steps)
         now, before = abar[1:], abar[:-1]

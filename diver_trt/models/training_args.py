@@ -1,9 +1,9 @@
 """What the settings that trainers store beside a checkpoint's weights say about the model.
 
 Trainers write their command line (`args`, a Namespace) or configuration (nested dictionaries) into
-the file, each under a name of its own. What is read here decides whether the weights are of the base
-model that they are loaded as, since a SiT has a DiT's very tensors, and whether there is a null
-class.
+the file, each under a name of its own. What is read here decides whether the weights are of the
+base model that they are loaded as, since a SiT has a DiT's very tensors, and whether there is a
+null class.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ for every image that is left out.
 To stop, leave the loop; closing the generator frees the model. At `BatchStarts` no denoising step
 is wasted, which is where the first Ctrl-C should stop. At any other event, and with an exception
 such as the KeyboardInterrupt of a second Ctrl-C, the current batch is lost and no more: closing
-writes the images of the batches before it, also those whose `ImageDone` had not come. Either way the same job in the same folder resumes.
+writes the images of the batches before it, also those whose `ImageDone` had not come.
+Either way the same job in the same folder resumes.
 """
 
 from __future__ import annotations

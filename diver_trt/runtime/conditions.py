@@ -35,7 +35,7 @@ class ClassConditions:
         wanted = {*labels, self._null_label}
         self._tables = {label: table for label, table in self._tables.items() if label in wanted}
         missing = sorted(wanted - self._tables.keys())
-        # Opened only if it is needed: where networks are loaded one at a time, that unloads another.
+        # Opened only if needed: where networks are loaded one at a time, that unloads another.
         conditioner = self._networks.open("conditioner") if missing else None
         for label in missing:
             assert conditioner is not None

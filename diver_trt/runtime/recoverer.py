@@ -132,7 +132,7 @@ class Recoverer:
         # Reentrant: a chunk holds the lock, and encodes and denoises through the public methods.
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
         self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
-        # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry after both.
+        # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry both.
         with within_host_memory():
             placement = Placement(
                 engine=engine,

@@ -35,7 +35,8 @@ def build_plan(
     Args:
         bundle: The bundle; each network's files are hashed before they are compiled.
         target: What to build for.
-        on_progress: Receives the network, the compiler's phase, its steps done and its steps in all.
+        on_progress: Receives the network, the compiler's phase, its steps done and all its
+            steps.
 
     Raises:
         BundleError: If a network's files have changed since the export.
@@ -126,8 +127,8 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
     """Check the compiled matrix products and bytes per weight against the bundle's precision.
 
     Raises:
-        EngineError: If an fp16 bundle became a float32 engine, or the other way round, or weights of
-            eight bits were stored in more.
+        EngineError: If an fp16 bundle became a float32 engine, or the other way round; or if
+            weights of eight bits were stored in more.
     """
     half, single = compiled.products.get("float16", 0), compiled.products.get("float32", 0)
     # A weight takes four bytes in float32, two in float16 and one in int8.

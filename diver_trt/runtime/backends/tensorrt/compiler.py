@@ -82,10 +82,12 @@ def compile_graph(
         network: Its inputs and outputs.
         profile: Sizes of its dynamic axis.
         target: What to compile for.
-        on_progress: Receives the network, the compiler's phase, its steps done and its steps in all.
+        on_progress: Receives the network, the compiler's phase, its steps done and all its
+            steps.
 
     Raises:
-        EngineError: If TensorRT's parser or compiler refuses the graph, or does not report its memory.
+        EngineError: If TensorRT's parser or compiler refuses the graph, or does not report
+            its memory.
     """
     module = import_tensorrt(target.backend)
     started = time.monotonic()

@@ -85,7 +85,8 @@ def resolve_target(
 
     Raises:
         MissingExtraError: If the backend is not installed.
-        EngineError: If the backend cannot compile for a capability, or needs a GPU and none is here.
+        EngineError: If the backend cannot compile for a capability, or needs a GPU and there is
+            none.
     """
     module = import_tensorrt(backend)
     try:
@@ -162,7 +163,8 @@ def check_target(bundle: Bundle, target: Target) -> None:
     if without:
         turing = ", ".join(without)
         raise EngineError(
-            f"{bundle.path}: is an {bundle.precision} bundle, and TensorRT-RTX has no float32 matrix "
+            f"{bundle.path}: is an {bundle.precision} bundle, and TensorRT-RTX has no float32 "
+            "matrix "
             f"products for {turing}, only for sm{FLOAT32_FROM} and "
             "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and "
             "build that bundle, or name a later GPU "
