@@ -1,0 +1,106 @@
+"""SiT-XL/2 and REPA's at their real size with random weights: one step against their own equations.
+
+    python -m benchmarks.real_flow --folder /tmp/real-flow
+
+Writes a checkpoint in each one's own layout (2.7 GB), exports it in fp32 beside a small VAE, and
+compares one step inside the semantic window with a network and a sampler written from the papers.
+Needs 16 GB of memory and some five minutes on two cores; the files are deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from benchmarks.real_size import run
+from diver_trt.bundle import Bundle
+from diver_trt.export.checks import relative_l2
+from diver_trt.export.exporter import export_bundle
+from diver_trt.method.schedule import Schedule
+from diver_trt.models import BASES
+from diver_trt.recipe import Recipe
+from tests.models.original_dit import OriginalDiT
+
+STEP = 30
+LABELS = torch.tensor([207, 1000])
+
+
+def network(outputs: int) -> OriginalDiT:
+    torch.manual_seed(0)
+    made = OriginalDiT(width=1152, heads=16, depth=28, size=32, classes=1000)
+    made.out_channels = outputs
+    made.final_layer["linear"] = torch.nn.Linear(1152, 2 * 2 * outputs)
+    return made.eval().requires_grad_(False)
+
+
+def save_vae(folder: Path) -> None:
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+        sample_size=256,
+    ).save_pretrained(folder)
+
+
+def expected_step(
+    base: str, made: OriginalDiT, latent: Tensor, anchor: Tensor, recipe: Recipe
+) -> Tensor:
+    """Return the next latent by Euler's method, semantic guidance and the base's own guidance."""
+    noise = STEP / recipe.steps
+    time = torch.full((2,), 1 - noise if base == "sit" else noise)
+    by_class, by_null = made(torch.cat([latent, latent]), time, LABELS)[:, :4].chunk(2)
+    guided = by_null + recipe.cfg_scale * (by_class - by_null)
+    if base == "sit":
+        guided[:, 3:] = by_class[:, 3:]
+    to_data = guided if base == "sit" else -guided
+    following: Tensor = latent + to_data / recipe.steps - recipe.gamma * noise * (latent - anchor)
+    return following
+
+
+def error(base: str, folder: Path) -> float:
+    """Return the relative L2 of one exported step to `expected_step`."""
+    made = network(8 if base == "sit" else 4)
+    path = folder / f"{base}.pt"
+    torch.save({"ema": made.state_dict()}, path)
+    loaded = BASES[base].load().load_model(str(path), vae=str(folder / "vae"), base=base)
+    for _ in export_bundle(loaded, folder / base):
+        pass
+    bundle, recipe = Bundle.open(folder / base), Recipe()
+    schedule = Schedule(bundle.process, recipe, bundle.layout)
+    latent, anchor, noise = torch.randn(3, 1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    time = np.full(2, schedule.times[STEP - 1])
+    condition = run(bundle, "conditioner", {"time": time, "label": LABELS.numpy()})
+    step = {
+        "latent": latent.numpy(),
+        "anchor": anchor.numpy(),
+        "noise": noise.numpy(),
+        "condition": condition[:, None],
+        "coefficients": schedule.table[STEP - 1],
+    }
+    with torch.no_grad():
+        expected = expected_step(base, made, latent, anchor, recipe).numpy()
+    return relative_l2(run(bundle, "denoiser", step), expected)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True)
+    folder: Path = parser.parse_args().folder
+    folder.mkdir(parents=True)
+    save_vae(folder / "vae")
+    for base in ("sit", "repa"):
+        print(f"{base}: one step, relative L2 {error(base, folder):.1e}", flush=True)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
