@@ -28,6 +28,7 @@ from diver_trt.bench.recovery import Recovered, distilled_batch, write_input
 from diver_trt.bench.result import RECOVERY, Plan, Result, Row
 from diver_trt.bench.timing import Job, Ratio, Timing, alternate, speed_ratio
 from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.counted import counted
 from diver_trt.errors import EngineError
 from diver_trt.method.schedule import Schedule
 
@@ -63,12 +64,12 @@ def benchmark(
     if machine.busy:
         result.notes.append(
             f"the machine was busy before this began: load average {machine.load_average:.2f} on "
-            f"{machine.cores} cores; times are too long, and ratios of alternating runs hold better"
+            f"{counted(machine.cores, 'core')}; times are too long, and ratios of alternating runs hold better"
         )
     for name, number in machine.threads.items():
         if number != str(machine.cores):
             result.notes.append(
-                f"{name} is {number}, but the machine has {machine.cores} cores: it holds for the "
+                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it holds for the "
                 "matrix product and for torch, and not for every engine"
             )
     on_progress("ceilings", 0, 1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from diver_trt.bench.result import Result, Row
 from diver_trt.bench.timing import LEAST_ROUNDS, WARM_UP_RUNS
+from diver_trt.counted import counted
 
 NOTHING = "-"
 
@@ -17,7 +18,7 @@ def heading(result: Result) -> Iterator[str]:
     threads = "".join(f", {name}={value}" for name, value in machine.threads.items())
     load = "unknown" if machine.load_average is None else f"{machine.load_average:.2f}"
     yield (
-        f"{machine.date} UTC, {machine.system}, {machine.cores} cores{threads}, load average "
+        f"{machine.date} UTC, {machine.system}, {counted(machine.cores, 'core')}{threads}, load average "
         f"before: {load}{f', {machine.gpu}' if machine.gpu else ''}"
     )
     yield ", ".join(f"{name} {number}" for name, number in machine.versions.items())

@@ -19,6 +19,7 @@ from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.verdict import Comparison
+from diver_trt.counted import counted
 from diver_trt.runtime.backends import BACKENDS
 
 PACKAGES = (
@@ -70,7 +71,7 @@ def environment() -> dict[str, str]:
         "diver-trt": __version__,
         "Python": platform.python_version(),
         # The kind of machine, never its host name: reports are published.
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {counted(os.cpu_count() or 1, 'core')}",
     }
     for package in PACKAGES:
         try:

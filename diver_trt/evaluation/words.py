@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diver_trt.counted import counted
 from diver_trt.evaluation.result import Evaluation, Summary
 
 NOTHING = "-"
@@ -46,8 +47,3 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
                 f"{run.training_set}, {run.architecture}, seed {run.seed}: the training diverged, "
                 "and its accuracy is that of chance"
             )
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number and its noun: `1 training`, `5 trainings`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from diver_trt.bench.facts import SCHEMA
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.cli import app
+from diver_trt.counted import counted
 from tests.conftest import DIGITS_MODEL
 
 QUICK = (
@@ -213,7 +214,7 @@ def test_the_terminal_shows_a_table_and_says_where_it_was_measured(alone: dict[s
     lines = alone["stdout"].splitlines()
     machine = alone["facts"]["machine"]
     assert lines[0] == "dit-digits fp32, 2 steps"
-    assert f"{machine['cores']} cores" in lines[1]
+    assert counted(machine["cores"], "core") in lines[1]
     assert "load average before: " in lines[1]
     assert any(f"onnxruntime {alone['facts']['versions']['onnxruntime']}" in line for line in lines)
     assert any(re.fullmatch(r"limit: NumPy's float32 product .* GFLOP/s, .*", x) for x in lines)
