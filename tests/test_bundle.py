@@ -118,7 +118,10 @@ def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> No
             set_in("process", "beta_schedule", to="cosine"),
             'process.beta_schedule: found "cosine", expected one of linear, scaled_linear',
         ),
-        (set_in("process", "kind", to="flow"), 'process.kind: found "flow", expected one of ddpm'),
+        (
+            set_in("process", "kind", to="edm"),
+            'process.kind: found "edm", expected one of ddpm, flow',
+        ),
         (set_in("process", "beta_end", to=2.0), "expected 0 < beta_start <= beta_end < 1"),
         (set_in("networks", "decoder", to=...), "networks.decoder: missing, expected an object"),
         (

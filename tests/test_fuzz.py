@@ -21,7 +21,7 @@ from diver_trt.errors import DatasetError
 from tests import fuzzing
 from tests.fuzzing import TARGETS, DefectError, Target, Trial, in_bytes
 
-INPUTS = 70
+INPUTS = 50
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ import pytest
 from diver_trt.bundle import default_bundle
 from diver_trt.evaluation.protocols import PROTOCOLS
 from examples import results
-from examples.dataset import load_dataset
-from examples.results import CONVNET, Task, best, measure, row_sets, sweep_sets
+from examples.results import CONVNET, Task, best, row_sets, sweep_sets
 from examples.results_document import Measured
 from examples.settings import DISTILLED, ROWS, matched, sweep
 from examples.training_sets import REAL, TrainingSet, Treatment
@@ -86,19 +85,6 @@ def test_a_resumed_run_equals_an_undisturbed_one_and_real_images_teach(
         if one["source"] == REAL and one["treatment"] == treatment
     ]
     assert sum(real) / len(real) > 30  # chance is 10
-
-
-def test_the_processes_return_what_this_process_would(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sets = [TrainingSet(source=REAL, per_class=1, treatment=Treatment(), seed=3)]
-    for name in ("apart", "here"):
-        shutil.copytree(work / "bundle", work / name / "bundle")
-    dataset = load_dataset("digits")
-    apart = measure(dataset, work / "apart", sets, ["mlp"])
-    monkeypatch.setattr(results, "ProcessPoolExecutor", InThisProcess)
-    assert measure(dataset, work / "here", sets, ["mlp"]) == apart
-    assert [one.training_set for one in apart] == sets
 
 
 def test_every_row_is_measured_with_every_seed_on_each_source() -> None:
