@@ -124,6 +124,12 @@ def build_transformer(outputs: int = 2 * LATENT_CHANNELS) -> DiTTransformer2DMod
     return transformer
 
 
+def with_dropped_labels(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the labels, some replaced by the null class (classifier-free guidance)."""
+    dropped = torch.rand(len(labels), generator=generator) < LABEL_DROPOUT
+    return torch.where(dropped, NUM_CLASSES, labels)
+
+
 class StraightPath:
     """SiT's training: `z_t = t z_0 + (1 - t) n` and the velocity `z_0 - n` (SiT, Eq. 6)."""
 
@@ -139,9 +145,7 @@ class StraightPath:
         """Return the mean squared error of the velocity, at uniform times."""
         n = len(z0)
         t = torch.rand(n, generator=generator)
-        labels = torch.where(
-            torch.rand(n, generator=generator) < LABEL_DROPOUT, NUM_CLASSES, labels
-        )
+        labels = with_dropped_labels(labels, generator)
         noise = torch.randn(z0.shape, generator=generator)
         at = (slice(None), None, None, None)
         velocity = transformer(
@@ -180,9 +184,7 @@ class Diffusion:
         """
         n = len(z0)
         t = torch.randint(TRAIN_TIMESTEPS, (n,), generator=generator)
-        labels = torch.where(
-            torch.rand(n, generator=generator) < LABEL_DROPOUT, NUM_CLASSES, labels
-        )
+        labels = with_dropped_labels(labels, generator)
         eps = torch.randn(z0.shape, generator=generator)
         at = (slice(None), None, None, None)
         zt = self.signal[t][at] * z0 + self.noise[t][at] * eps

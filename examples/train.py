@@ -1,7 +1,7 @@
 """Train the model of an example: a small AutoencoderKL and a class-conditional DiT.
 
-The result is a standard diffusers pipeline; with `--base sit` it is a checkpoint in SiT's own layout,
-which has no VAE.
+The result is a standard diffusers pipeline; with `--base sit` it is a checkpoint in SiT's own
+layout, without a VAE.
 
     python -m examples.train digits --output examples/digits/dit-digits
     python -m examples.train fashion --output examples/fashion/dit-fashion

@@ -64,13 +64,14 @@ def benchmark(
     if machine.busy:
         result.notes.append(
             f"the machine was busy before this began: load average {machine.load_average:.2f} on "
-            f"{counted(machine.cores, 'core')}; times are too long, and ratios of alternating runs hold better"
+            f"{counted(machine.cores, 'core')}; times are too long, and ratios of alternating "
+            "runs hold better"
         )
     for name, number in machine.threads.items():
         if number != str(machine.cores):
             result.notes.append(
-                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it holds for the "
-                "matrix product and for torch, and not for every engine"
+                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it "
+                "holds for the matrix product and for torch, and not for every engine"
             )
     on_progress("ceilings", 0, 1)
     host = HostCeiling()

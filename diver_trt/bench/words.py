@@ -18,8 +18,8 @@ def heading(result: Result) -> Iterator[str]:
     threads = "".join(f", {name}={value}" for name, value in machine.threads.items())
     load = "unknown" if machine.load_average is None else f"{machine.load_average:.2f}"
     yield (
-        f"{machine.date} UTC, {machine.system}, {counted(machine.cores, 'core')}{threads}, load average "
-        f"before: {load}{f', {machine.gpu}' if machine.gpu else ''}"
+        f"{machine.date} UTC, {machine.system}, {counted(machine.cores, 'core')}{threads}, "
+        f"load average before: {load}{f', {machine.gpu}' if machine.gpu else ''}"
     )
     yield ", ".join(f"{name} {number}" for name, number in machine.versions.items())
     yield (

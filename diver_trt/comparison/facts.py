@@ -71,7 +71,8 @@ def environment() -> dict[str, str]:
         "diver-trt": __version__,
         "Python": platform.python_version(),
         # The kind of machine, never its host name: reports are published.
-        "machine": f"{platform.system()} {platform.machine()}, {counted(os.cpu_count() or 1, 'core')}",
+        "machine": f"{platform.system()} {platform.machine()}, "
+        f"{counted(os.cpu_count() or 1, 'core')}",
     }
     for package in PACKAGES:
         try:

@@ -58,6 +58,13 @@ GUIDES: dict[Guide, Callable[[Process, int], Float64]] = {
 """Every kind by its name in a recipe."""
 
 
+def steps_within(window: tuple[int, int], steps: int) -> NDArray[np.bool_]:
+    """Return which steps `k` of `steps` satisfy `high >= k > low`, [K]."""
+    high, low = window
+    k = np.arange(1, steps + 1)
+    return (high >= k) & (k > low)
+
+
 def guidance_weights(process: Process, recipe: Recipe) -> Float64:
     """Return what multiplies latent, prediction, anchor and noise in each step, [K, 4] float64.
 
@@ -70,9 +77,7 @@ def guidance_weights(process: Process, recipe: Recipe) -> Float64:
     Raises:
         RecipeError: If the process has no such steps.
     """
-    k = np.arange(1, recipe.steps + 1)
-    high, low = recipe.window
     # Semantic guidance acts at steps t_h >= k > t_l (DIVER, semantic fusion).
-    gamma = np.where((high >= k) & (k > low), recipe.gamma, 0.0)
+    gamma = np.where(steps_within(recipe.window, recipe.steps), recipe.gamma, 0.0)
     weights: Float64 = (gamma * GUIDES[recipe.guide](process, recipe.steps)).T
     return weights

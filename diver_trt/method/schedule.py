@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.errors import RecipeError
-from diver_trt.method.guidance import guidance_weights
+from diver_trt.method.guidance import guidance_weights, steps_within
 from diver_trt.method.process import Process
 from diver_trt.method.step import StepLayout
 from diver_trt.recipe import Recipe
@@ -104,7 +104,7 @@ def nearest_step(process: Process, steps: int, ratio: float) -> int:
         raise RecipeError(
             f"the signal-to-noise ratio is {ratio:g}; expected a number above 0, such as 0.32."
         )
-    # The noisiest level of a straight path has no signal: its logarithm is -inf.
+    # A straight path ends in pure noise: that level has the ratio 0 and the logarithm -inf.
     with np.errstate(divide="ignore"):
         distances = np.abs(np.log(noise_ratios(process, steps)) - np.log(ratio))
     return int(np.argmin(distances)) + 1
@@ -132,9 +132,9 @@ def step_table(process: Process, recipe: Recipe, layout: StepLayout) -> NDArray[
         )
     table = np.empty((recipe.steps, layout.width))
     # Guided prediction: a channel with scale 1 keeps the class-conditional prediction.
-    high, low = recipe.cfg_window or (recipe.steps, 0)
-    k = np.arange(1, recipe.steps + 1)[:, None]
-    acts = (high >= k) & (k > low) & (np.arange(channels) < guided)
+    acts = steps_within(recipe.cfg_window or (recipe.steps, 0), recipe.steps)[:, None] & (
+        np.arange(channels) < guided
+    )
     table[:, :channels] = np.where(acts, recipe.cfg_scale, 1.0)
     # DDPM update (DDIM, Eq. 12)
     table[:, layout.a], table[:, layout.b] = process.coefficients(recipe.steps)

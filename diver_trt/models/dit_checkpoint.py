@@ -62,7 +62,7 @@ FAMILIES = {
     "input_blocks.": "a UNet of latent diffusion, whose text encoder is not supported",
     "feat_rope.": "LightningDiT, whose rotary embedding and SwiGLU are not supported",
 }
-"""Beginnings of tensor names by which networks that are no DiT are known, and what they are."""
+"""Prefixes of tensor names that identify networks which are not DiTs, and what each is."""
 
 POSITION_TOLERANCE = 1e-4
 """Largest difference at which a float32 position embedding is still the sine table."""

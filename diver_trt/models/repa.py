@@ -48,7 +48,7 @@ def load_model(
 
     Args:
         source: A file in REPA's layout.
-        revision: None, since a file has no revisions.
+        revision: Must be None: files do not have revisions.
         vae: Directory or hub name of another VAE than `SIT_VAE`.
         timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
         base: `"repa"` states that a file holds such a model, where nothing in the file does.
