@@ -7,17 +7,15 @@ used.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from diver_trt.bundle import TimestepFrequencies
 from diver_trt.method.flow import Flow
-from diver_trt.models.dit import Dit, load_checkpoint
-from diver_trt.models.sit import SIT_VAE, require_checkpoint
+from diver_trt.models.dit import Dit
+from diver_trt.models.sit import load_flow
 from diver_trt.models.training_args import VELOCITY, Training
 
 REPA = Training(
-    base="repa",
     title="REPA model",
     family="SiT",
     names=("sit", "repa"),
@@ -49,7 +47,7 @@ def load_model(
     Args:
         source: A file in REPA's layout.
         revision: Must be None: files do not have revisions.
-        vae: Directory or hub name of another VAE than `SIT_VAE`.
+        vae: Directory or hub name of another VAE than `diver_trt.models.sit.SIT_VAE`.
         timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
         base: `"repa"` states that a file holds such a model, where nothing in the file does.
 
@@ -57,13 +55,13 @@ def load_model(
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
-    require_checkpoint(source, revision, REPA)
-    return load_checkpoint(
+    return load_flow(
         Repa,
-        Path(source),
         REPA,
         Flow(time_rises_to="noise"),
-        vae=vae or SIT_VAE,
+        source,
+        revision=revision,
+        vae=vae,
         frequencies=timestep_frequencies,
         stated=base is not None,
     )

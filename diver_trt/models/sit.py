@@ -14,6 +14,7 @@ from diver_trt.errors import ExportError, shown
 from diver_trt.method.flow import Flow
 from diver_trt.models.dit import (
     Dit,
+    DitT,
     is_checkpoint,
     load_checkpoint,
     refuse_revision,
@@ -22,7 +23,6 @@ from diver_trt.models.dit import (
 from diver_trt.models.training_args import VELOCITY, Training
 
 SIT = Training(
-    base="sit",
     title="SiT",
     family="SiT",
     names=("sit",),
@@ -62,23 +62,35 @@ def load_model(
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
-    require_checkpoint(source, revision, SIT)
-    return load_checkpoint(
+    return load_flow(
         Sit,
-        Path(source),
         SIT,
         Flow(time_rises_to="data"),
-        vae=vae or SIT_VAE,
+        source,
+        revision=revision,
+        vae=vae,
         frequencies=timestep_frequencies,
         stated=base is not None,
     )
 
 
-def require_checkpoint(source: str, revision: str | None, training: Training) -> None:
-    """Refuse a source that is not a file: these models are published in no other form.
+def load_flow(
+    kind: type[DitT],
+    training: Training,
+    process: Flow,
+    source: str,
+    *,
+    revision: str | None,
+    vae: str | None,
+    frequencies: TimestepFrequencies | None,
+    stated: bool,
+) -> DitT:
+    """Load a flow with the networks of a DiT; such models are published as files only.
+
+    The arguments are those of `load_model` and of `diver_trt.models.dit.load_checkpoint`.
 
     Raises:
-        ExportError: If it is a directory or a name on the hub, or a revision is asked for.
+        ExportError: See `load_model`.
     """
     silence_loaders()
     refuse_revision(source, revision)
@@ -87,3 +99,12 @@ def require_checkpoint(source: str, revision: str | None, training: Training) ->
             f"{shown(source)}: is not a file; expected the .pt file of a {training.title}. "
             "Download it and give its path."
         )
+    return load_checkpoint(
+        kind,
+        Path(source),
+        training,
+        process,
+        vae=vae or SIT_VAE,
+        frequencies=frequencies,
+        stated=stated,
+    )

@@ -70,7 +70,6 @@ class Training:
     """How the models of one base were trained, as far as it decides what their weights compute.
 
     Attributes:
-        base: Name of the base in `diver_trt.models.BASES`.
         title: What it is called, such as `"DiT"`.
         family: How its sizes are named: `"DiT"` for DiT-XL/2, `"SiT"` for SiT-XL/2.
         names: Words in a model's name that do not speak against it, in lower case.
@@ -80,7 +79,6 @@ class Training:
         has_projectors: Whether tensors that only the training used may be stored beside it.
     """
 
-    base: str
     title: str
     family: str
     names: tuple[str, ...]
@@ -91,7 +89,6 @@ class Training:
 
 
 DIT = Training(
-    base="dit",
     title="DiT",
     family="DiT",
     names=("dit",),
