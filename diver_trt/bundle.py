@@ -30,7 +30,7 @@ from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.method.process import StoredProcess
 from diver_trt.method.step import StepLayout
 from diver_trt.strict_json import parse_json
-from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
+from diver_trt.structs import GIVEN, OMITTED, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec
 
 SCHEMA = 4
@@ -123,6 +123,7 @@ class Bundle:
         num_classes: Number of classes; labels run from 0.
         null_label: Label of the null class of classifier-free guidance.
         class_names: Name per class, if the model has them.
+        prompts: The prompt of each class, then the null class's, if the model reads a text.
         process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
         guided_channels: How many latent channels, from the first, the model's own sampler guides.
@@ -152,6 +153,7 @@ class Bundle:
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
+    prompts: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
@@ -213,6 +215,12 @@ class Bundle:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise Invalid(
                 f"found {len(self.class_names)} names, expected {self.num_classes}", "class_names"
+            )
+        if self.prompts is not None and len(self.prompts) != self.num_classes + 1:
+            raise Invalid(
+                f"found {len(self.prompts)} prompts, expected {self.num_classes + 1}: one for each "
+                "class, and the null class's",
+                "prompts",
             )
         if self.null_label != self.num_classes:
             raise Invalid(

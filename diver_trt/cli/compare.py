@@ -14,6 +14,7 @@ from diver_trt.cli.options import Classes, Json, ModelRevision, ModelVae, Seed
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import BundleError, MissingExtraError, printable, shown
 from diver_trt.models import BASES
+from diver_trt.models.prompts import stored_prompts
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 
@@ -234,8 +235,9 @@ def _load_reference_model(
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
-    # The bundle's base: a .pt file need not state it, and an option settled it at the export.
-    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base)
+    # The bundle's base and prompts: options settled them at the export.
+    prompts = stored_prompts(bundle.class_names, bundle.prompts)
+    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base, prompts=prompts)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:

@@ -103,6 +103,10 @@ def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | No
     plain = {name: value for name, value in facts.items() if name not in apart}
     if not plain.get("not_listed"):
         plain.pop("not_listed", None)
+    if prompts := plain.get("prompts"):
+        *texts, negative = map(repr, prompts)
+        more = f", … ({len(texts)} classes)" if len(texts) > _FEW_PROMPTS else ""
+        plain["prompts"] = f"{', '.join(texts[:_FEW_PROMPTS])}{more}; negative: {negative}"
     if "licence" in plain:
         plain["licence"] = plain["licence"] or "not stated"
     print_facts(plain)
@@ -266,6 +270,9 @@ def _print_memory(name: str, facts: dict[str, Any]) -> None:
                 print(f"  {network:<12} {total:>11}  =  {'  +  '.join(parts)}")
 
 
+_FEW_PROMPTS = 3
+"""Of a bundle's prompts, those that are printed; `--json` has all of them."""
+
 _PARTS = {
     "weights": "weights",
     "persistent": "persistent",
@@ -279,6 +286,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "kind": "bundle",
         "model": bundle.model_id,
+        "base": bundle.base,
         "licence": bundle.licence,
         "precision": bundle.precision,
         "image_size": bundle.image_size,
@@ -286,6 +294,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "classes": bundle.num_classes,
         "learned_variance": bundle.learned_variance,
         "timestep_frequencies": bundle.timestep_frequencies,
+        **({"prompts": list(bundle.prompts)} if bundle.prompts else {}),
         "networks": {
             name: {
                 "parameters": network.parameters,
