@@ -47,6 +47,8 @@ def save_stable_diffusion(folder: Path) -> None:
     vocabulary = {word: number for number, word in enumerate(words)}
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
     CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
