@@ -6,7 +6,7 @@ assets, with hard links to the blobs, or copies where there are none. Its name e
 `bundle.json`: revisions that only differ in other files share it, and with it their engines.
 
     hub/models--OWNER--NAME/                              the client's cache: blobs, symlinks
-    assets/diver-trt/hub/bundles/OWNER--NAME-HASH/        the bundle
+    assets/diver-trt/bundles/OWNER--NAME-HASH/            the bundle
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diver_trt.bundle import LIMITS, MANIFEST, Bundle
-from diver_trt.counted import counted
+from diver_trt.counted import counted, megabytes
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, OutputError, shown
 from diver_trt.files import FileRecord, file_sha256
@@ -48,13 +48,8 @@ def downloaded(name: HubName, on_note: Callable[[str], None]) -> Path:
     document = Document.read(
         Path(os.path.realpath(manifest)), BundleError, LIMITS, where=f"{name}: {MANIFEST}"
     )
-    try:
-        bundles = hub.cached_assets_path(
-            "diver-trt", namespace="hub", subfolder="bundles", assets_dir=hub.constants.HF_ASSETS_CACHE
-        )
-    except OSError as cause:
-        raise _unwritable(hub.constants.HF_ASSETS_CACHE, cause) from cause
-    folder: Path = bundles / f"{name.folder_name}-{document.sha256[:16]}"
+    bundles = Path(hub.constants.HF_ASSETS_CACHE) / "diver-trt" / "bundles"
+    folder = bundles / f"{name.folder_name}-{document.sha256[:16]}"
     bundle = Bundle.load(document, folder, "another bundle of the model is needed")
     itself = FileRecord(MANIFEST, manifest.stat().st_size, document.sha256)
     # bundle.json comes last: a folder without it is not a bundle.
@@ -74,7 +69,7 @@ def _find_manifest(name: HubName, on_note: Callable[[str], None]) -> Path:
     import huggingface_hub as hub
     from huggingface_hub import errors
 
-    revision = name.revision or hub.constants.DEFAULT_REVISION
+    revision, cached = name.revision or hub.constants.DEFAULT_REVISION, None
     try:
         cached = _cached(name, revision, MANIFEST)
         if cached and cached.parent.name == revision:
@@ -130,10 +125,11 @@ class _Download:
             self._check_listed(absent)
             size = sum(record.size_bytes for record in absent)
             self.on_note(
-                f"{self.name}: downloading {counted(len(absent), 'file')}, {size:,} bytes; the "
+                f"{self.name}: downloading {counted(len(absent), 'file')}, {megabytes(size)}; the "
                 f"bundle's folder is {folder}"
             )
         try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             # Several processes may do this at once: each in a folder of its own.
             with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as staging:
                 for record in missing:

@@ -17,8 +17,9 @@ def import_hub(purpose: str) -> ModuleType:
         MissingExtraError: If it is not installed.
     """
     try:
-        import huggingface_hub
-        import huggingface_hub.errors
+        # Its own module loads these only when they are imported.
+        import huggingface_hub.constants
+        import huggingface_hub.utils
     except ImportError as cause:
         raise MissingExtraError("huggingface_hub", "hub", purpose) from cause
     return huggingface_hub
@@ -34,9 +35,9 @@ def hub_failure(cause: Exception, revision: str | None = None) -> str:
     from huggingface_hub import errors
 
     inner = cause.__cause__
-    if isinstance(inner, errors.OfflineModeIsEnabled) or (
-        isinstance(cause, errors.LocalEntryNotFoundError) and isinstance(inner, Exception)
-    ):
+    # The client wraps what happened: "cannot find", or "error while uploading".
+    wraps = isinstance(cause, (errors.LocalEntryNotFoundError, RuntimeError))
+    if isinstance(inner, errors.OfflineModeIsEnabled) or (wraps and isinstance(inner, Exception)):
         return hub_failure(inner, revision)
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return (

@@ -15,6 +15,11 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
+def is_repository(text: str) -> bool:
+    """Return whether a text is a repository's name, `OWNER/NAME`; the hub has further rules."""
+    return _REPOSITORY.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class HubName:
     """A bundle on the hub: `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
@@ -39,7 +44,7 @@ class HubName:
             return None
         repository, at, revision = text[scheme.end() :].partition("@")
         right = _REVISION.fullmatch(revision) and ".." not in revision if at else True
-        if not (_REPOSITORY.fullmatch(repository) and right):
+        if not (is_repository(repository) and right):
             raise UsageError(
                 f"{shown(text)}: is not a name on the hub; expected hf://OWNER/NAME or "
                 "hf://OWNER/NAME@REVISION"

@@ -24,9 +24,7 @@ def digits_files(digits: Bundle) -> Files:
 
 
 @pytest.fixture
-def hub(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_files: Files
-) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_files: Files) -> Iterator[Hub]:
     """A hub with the repository `me/digits`, which huggingface_hub uses in this process."""
     with serving() as hub:
         # huggingface_hub reads the environment when it is imported.
@@ -36,6 +34,7 @@ def hub(
             "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
             "HF_ASSETS_CACHE": str(tmp_path / "home" / "assets"),
             "HF_TOKEN_PATH": str(tmp_path / "home" / "token"),
+            "AGENT_HARNESSES_PATH": str(tmp_path / "home" / "harnesses.json"),
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True,
         }.items():
@@ -53,4 +52,4 @@ def hub(
 @pytest.fixture
 def bundles(tmp_path: Path) -> Path:
     """Where the folders of downloaded bundles are."""
-    return tmp_path / "home" / "assets" / "diver-trt" / "hub" / "bundles"
+    return tmp_path / "home" / "assets" / "diver-trt" / "bundles"

@@ -57,6 +57,7 @@ class Hub:
         requests: `"METHOD path"` of every request.
         cut: Names of files, and how many of their next transfers end half-way.
         uploads: LFS files by SHA-256.
+        small: Names of files that are not LFS files, whatever their extension.
     """
 
     url: str = ""
@@ -67,6 +68,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     cut: Counter[str] = field(default_factory=Counter)
     uploads: dict[str, bytes] = field(default_factory=dict)
+    small: tuple[str, ...] = ()
 
     def transfers(self) -> list[str]:
         """Return the paths of the files whose contents were requested."""
@@ -135,10 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self.hub.requests.append(f"PUT {self.path}")
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            data = b"".join(self._chunks())
-        else:
-            data = self.rfile.read(int(self.headers["Content-Length"]))
+        chunked = self.headers.get("Transfer-Encoding") == "chunked"
+        length = int(self.headers.get("Content-Length", 0))
+        data = b"".join(self._chunks()) if chunked else self.rfile.read(length)
         self.hub.uploads[self.path.removeprefix("/upload/")] = data
         self._json({})
 
@@ -180,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit}
         if (data := files.get(file)) is None:
             self._refuse(404, "EntryNotFound", headers=headers)
-        elif _is_large(file):
+        elif self._is_large(file):
             sha256 = hashlib.sha256(data).hexdigest()
             self.hub.uploads[sha256] = data
             headers |= {"X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{sha256}"'}
@@ -210,7 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, name: str, revision: str) -> None:
         if found := self._found(name, revision):
             private = self.hub.repositories[name].private
-            self._json({"id": name, "sha": found[0], "private": private, "siblings": []})
+            siblings = [{"rfilename": file} for file in found[1]]
+            self._json({"id": name, "sha": found[0], "private": private, "siblings": siblings})
 
     def _paths_info(self, name: str, revision: str, body: bytes) -> None:
         if (found := self._found(name, revision)) is None:
@@ -220,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             if (data := found[1].get(path)) is None:
                 continue
             entry = {"type": "file", "path": path, "size": len(data), "oid": _git_hash(data)}
-            if _is_large(path):
+            if self._is_large(path):
                 sha256 = hashlib.sha256(data).hexdigest()
                 entry["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 134}
             listed.append(entry)
@@ -234,6 +236,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             return True
         return False
+
+    def _is_large(self, name: str) -> bool:
+        return name.endswith((".onnx", ".data", ".engine")) and name not in self.hub.small
 
     def _create(self, asked: dict[str, Any]) -> None:
         if not self._may_write(asked["organization"]):
@@ -252,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = [
             {
                 "path": file["path"],
-                "uploadMode": "lfs" if _is_large(file["path"]) else "regular",
+                "uploadMode": "lfs" if self._is_large(file["path"]) else "regular",
                 "shouldIgnore": False,
                 "oid": None,
             }
@@ -304,10 +309,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body and self.command != "HEAD":
             self.wfile.write(data)
-
-
-def _is_large(name: str) -> bool:
-    return name.endswith((".onnx", ".data", ".engine"))
 
 
 def _git_hash(data: bytes) -> str:
