@@ -156,7 +156,11 @@ class Bundle:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, on_note: Callable[[str], None] = lambda _: None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        on_note: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[str, int, int], None] = lambda *_: None,
     ) -> Bundle:
         """Read a bundle's manifest and check that its files are there with the right sizes.
 
@@ -166,6 +170,7 @@ class Bundle:
             path: The bundle's directory, or its name on the Hugging Face hub,
                 `hf://OWNER/NAME[@REVISION]`: it is then downloaded, unless it has been already.
             on_note: Receives what is downloaded, in lines of text.
+            on_progress: Receives how much of it is there: a phase, the MB done, and all its MB.
 
         Raises:
             BundleError: No bundle is there, a file is missing or of another size, or the manifest
@@ -177,7 +182,7 @@ class Bundle:
             # Not above: it imports this module, and needs an extra that bundles here do not.
             from diver_trt.hub.download import downloaded
 
-            path = downloaded(name, on_note)
+            path = downloaded(name, on_note, on_progress)
         path = Path(path)
         manifest = path / MANIFEST
         if not os.path.lexists(manifest):

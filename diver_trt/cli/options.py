@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diver_trt.cli import completion
-from diver_trt.cli.process import say
+from diver_trt.cli.console import phases, say
 from diver_trt.distilled.methods import names_of
 
 if TYPE_CHECKING:
@@ -73,11 +73,12 @@ Seed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its
 def open_bundle(bundle: str | None) -> Bundle:
     """Open the bundle that an option or argument names; None is the digits model.
 
-    What is downloaded is printed.
+    What is downloaded is printed, and how far it is.
     """
     from diver_trt.bundle import Bundle, default_bundle
 
-    return Bundle.open(bundle or default_bundle(), on_note=say)
+    with phases() as show:
+        return Bundle.open(bundle or default_bundle(), on_note=say, on_progress=show)
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:

@@ -25,9 +25,10 @@ from diver_trt.errors import BundleError, OutputError, shown
 from diver_trt.files import FileRecord, file_sha256
 from diver_trt.hub.failures import hub_failure, import_hub
 from diver_trt.hub.name import HubName
+from diver_trt.hub.transfer import OnProgress, Transfer
 
 
-def downloaded(name: HubName, on_note: Callable[[str], None]) -> Path:
+def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnProgress) -> Path:
     """Return the folder of a bundle, downloaded where it is not there yet.
 
     Only the first call transfers files. Later ones ask the hub whether the revision has changed,
@@ -36,6 +37,7 @@ def downloaded(name: HubName, on_note: Callable[[str], None]) -> Path:
     Args:
         name: The bundle.
         on_note: Receives what is downloaded, in lines of text.
+        on_progress: Receives how many MB of it are there.
 
     Raises:
         BundleError: If the hub cannot be read, has no such bundle, or has a file of another size or
@@ -56,7 +58,7 @@ def downloaded(name: HubName, on_note: Callable[[str], None]) -> Path:
     missing = [record for record in (*bundle.files, itself) if not _is_there(folder, record)]
     if missing:
         # The snapshot's folder has the commit's name. The other files are those of the same commit.
-        _Download(name, manifest.parent.name, on_note).complete(folder, missing)
+        _Download(name, manifest.parent.name, on_note, on_progress).complete(folder, missing)
     return folder
 
 
@@ -107,11 +109,13 @@ class _Download:
         name: The bundle.
         commit: The commit that its `bundle.json` is of.
         on_note: Receives what is downloaded.
+        on_progress: Receives how many MB of it are there.
     """
 
     name: HubName
     commit: str
     on_note: Callable[[str], None]
+    on_progress: OnProgress
 
     def complete(self, folder: Path, missing: Sequence[FileRecord]) -> None:
         """Put files into the bundle's folder, in this order, when all of them are whole.
@@ -121,9 +125,10 @@ class _Download:
             OutputError: If the folder cannot be written.
         """
         absent = [record for record in missing if not _cached(self.name, self.commit, record.name)]
+        size = sum(record.size_bytes for record in absent)
+        transfer = Transfer(size, self.on_progress)
         if absent:
             self._check_listed(absent)
-            size = sum(record.size_bytes for record in absent)
             self.on_note(
                 f"{self.name}: downloading {counted(len(absent), 'file')}, {megabytes(size)}; the "
                 f"bundle's folder is {folder}"
@@ -133,7 +138,7 @@ class _Download:
             # Several processes may do this at once: each in a folder of its own.
             with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as staging:
                 for record in missing:
-                    self._stage(record, Path(staging) / record.name)
+                    self._stage(record, Path(staging) / record.name, transfer)
                 folder.mkdir(exist_ok=True)
                 for record in missing:
                     (Path(staging) / record.name).replace(folder / record.name)
@@ -161,27 +166,31 @@ class _Download:
             if file.lfs and file.lfs.sha256 != record.sha256:
                 raise self._changed(record, file.lfs.sha256)
 
-    def _stage(self, record: FileRecord, path: Path) -> None:
+    def _stage(self, record: FileRecord, path: Path, transfer: Transfer) -> None:
         """Link or copy one file from the client's cache, downloaded where need be, and hash it."""
         cached = _cached(self.name, self.commit, record.name)
         if cached and _linked(cached, path) == record.sha256:
             return
         # A file that lay damaged in the cache is replaced there.
-        found = _linked(self._fetched(record, force=cached is not None), path)
+        found = _linked(self._fetched(record, transfer, force=cached is not None), path)
         if found != record.sha256:
             raise self._changed(record, found)
 
-    def _fetched(self, record: FileRecord, *, force: bool) -> Path:
+    def _fetched(self, record: FileRecord, transfer: Transfer, *, force: bool) -> Path:
         from huggingface_hub import hf_hub_download
 
         try:
-            return Path(
-                hf_hub_download(
-                    self.name.repository, record.name, revision=self.commit, force_download=force
-                )
+            path = hf_hub_download(
+                self.name.repository,
+                record.name,
+                revision=self.commit,
+                force_download=force,
+                tqdm_class=transfer.bar(),
             )
         except Exception as cause:  # as above
             raise BundleError(f"{self.name}: {shown(record.name)}: {hub_failure(cause)}") from cause
+        transfer.file_done(record.size_bytes)
+        return Path(path)
 
     def _changed(self, record: FileRecord, sha256: str) -> BundleError:
         return self._damaged(

@@ -152,7 +152,9 @@ def recover(
     model = (
         bundle
         if isinstance(bundle, Bundle)
-        else Bundle.open(bundle or default_bundle(), on_note=watch.notes.say)
+        else Bundle.open(
+            bundle or default_bundle(), on_note=watch.notes.say, on_progress=on_progress
+        )
     )
     # Raises for a recipe that the model's layout and process do not allow.
     watch.start = _start(Schedule(model.process, settings, model.layout))

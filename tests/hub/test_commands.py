@@ -40,9 +40,7 @@ def test_a_run_is_resumed_with_the_same_bundle_from_elsewhere(
         )
         assert run.done == done
     assert run.finished
-    recover(
-        few, tmp_path / "whole", bundle="engines/digits", recipe=recipe, on_note=notes.append
-    )
+    recover(few, tmp_path / "whole", bundle="engines/digits", recipe=recipe, on_note=notes.append)
     manifest = (tmp_path / "out" / "manifest.json").read_bytes()
     assert manifest == (tmp_path / "whole" / "manifest.json").read_bytes()
     assert b"hf://" not in manifest

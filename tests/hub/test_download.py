@@ -265,7 +265,13 @@ def test_a_file_that_is_not_the_exported_one_is_refused(
 
 def test_a_lost_connection_is_resumed_where_it_broke(hub: Hub, digits: Bundle) -> None:
     hub.cut["denoiser.onnx"] = 2
-    assert Bundle.open(NAME).sha256 == digits.sha256
+    seen: list[tuple[str, int, int]] = []
+    bundle = Bundle.open(NAME, on_progress=lambda *progress: seen.append(progress))
+    assert bundle.sha256 == digits.sha256
+    assert {(phase, total) for phase, _, total in seen} == {("MB downloaded", 9)}
+    done = [done for _, done, _ in seen]
+    assert done == sorted(done)
+    assert done[-1] == 9
     assert sum("denoiser.onnx" in path for path in hub.transfers()) == 3
 
 

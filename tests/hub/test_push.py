@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import utils
+from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from diver_trt.bundle import Bundle
 from diver_trt.hub.card import Compared, model_card
@@ -28,14 +28,14 @@ Edited = Callable[[Callable[[dict[str, Any]], None]], Path]
 def own_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("HF_TOKEN", hub.token)
     yield
-    utils.enable_progress_bars()
+    enable_progress_bars()
 
 
 @pytest.fixture
 def comparison(tmp_path: Path, digits: Bundle) -> Path:
     """What `compare --json` prints, as far as a card quotes it."""
-    engine = {"name": "openvino fp32", "verdict": "passed", "causes": [], "seconds": 1.5}
-    figures = [
+    engine: dict[str, object] = {"name": "openvino fp32", "verdict": "passed", "causes": [], "seconds": 1.5}
+    figures: list[dict[str, object]] = [
         {"mean_psnr_db": 61.25, "lowest_psnr_db": 48.04, "lowest_ssim": 0.99987},
         {"mean_psnr_db": None, "lowest_psnr_db": None, "lowest_ssim": 1.0},
         {"mean_psnr_db": None, "lowest_psnr_db": None, "lowest_ssim": None},
