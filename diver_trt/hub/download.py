@@ -3,10 +3,11 @@
 The hub's client stores files as blobs, with symlinks to them. A bundle must not have symlinks out of
 its folder, and `build` adds engines to it. So a bundle gets a folder of its own among the client's
 assets, with hard links to the blobs, or copies where there are none. Its name ends in the hash of
-`bundle.json`: revisions that only differ in other files share it, and with it their engines.
+`bundle.json`: revisions that only differ in other files share it, and with it their engines. Each
+owner's bundles are apart, since `recover` may take the fp32 bundle that lies beside an fp16 one.
 
     hub/models--OWNER--NAME/                              the client's cache: blobs, symlinks
-    assets/diver-trt/bundles/OWNER--NAME-HASH/            the bundle
+    assets/diver-trt/bundles/OWNER/NAME-HASH/             the bundle
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnPro
         Path(os.path.realpath(manifest)), BundleError, LIMITS, where=f"{name}: {MANIFEST}"
     )
     bundles = Path(hub.constants.HF_ASSETS_CACHE) / "diver-trt" / "bundles"
-    folder = bundles / f"{name.folder_name}-{document.sha256[:16]}"
+    folder = bundles / f"{name.repository}-{document.sha256[:16]}"
     bundle = Bundle.load(document, folder, "another bundle of the model is needed")
     itself = FileRecord(MANIFEST, manifest.stat().st_size, document.sha256)
     # bundle.json comes last: a folder without it is not a bundle.

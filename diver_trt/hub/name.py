@@ -51,10 +51,5 @@ class HubName:
             )
         return cls(repository, revision or None)
 
-    @property
-    def folder_name(self) -> str:
-        """A name for a folder: `OWNER--NAME`, which is unique as the hub has no `--` in names."""
-        return self.repository.replace("/", "--")
-
     def __str__(self) -> str:
         return f"hf://{self.repository}" + (f"@{self.revision}" if self.revision else "")

@@ -38,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_files: Files) ->
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True,
         }.items():
-            monkeypatch.setattr(constants, name, value)
+            monkeypatch.setattr(constants, name, value, raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
         # Not a second between two attempts at a lost connection.
@@ -51,5 +51,5 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_files: Files) ->
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> Path:
-    """Where the folders of downloaded bundles are."""
-    return tmp_path / "home" / "assets" / "diver-trt" / "bundles"
+    """Where the folders of bundles that were downloaded from `me` are."""
+    return tmp_path / "home" / "assets" / "diver-trt" / "bundles" / "me"

@@ -15,6 +15,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from diver_trt.bundle import Bundle
 from diver_trt.hub.card import Compared, model_card
 from tests.cli.command import fails, run
+from tests.hub.comparison import write_comparison
 from tests.hub.server import Hub, Repository
 from tests.stand_in import write_stand_in_plan
 
@@ -33,25 +34,7 @@ def own_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def comparison(tmp_path: Path, digits: Bundle) -> Path:
-    """What `compare --json` prints, as far as a card quotes it."""
-    engine: dict[str, object] = {"name": "openvino fp32", "verdict": "passed", "causes": [], "seconds": 1.5}
-    figures: list[dict[str, object]] = [
-        {"mean_psnr_db": 61.25, "lowest_psnr_db": 48.04, "lowest_ssim": 0.99987},
-        {"mean_psnr_db": None, "lowest_psnr_db": None, "lowest_ssim": 1.0},
-        {"mean_psnr_db": None, "lowest_psnr_db": None, "lowest_ssim": None},
-    ]
-    result = {
-        "passed": True,
-        "headline": "openvino fp32 stays with onnx fp32",
-        "reference": "onnx fp32",
-        "engines": [engine | one for one in figures],
-        "inputs": {"origin": "10 distilled images", "images": 10, "seed": 0},
-        "environment": {"date": "2026-11-26", "machine": "Linux x86_64, 2 cores"},
-        "bundles": [{"name": "digits", "sha256": digits.sha256}],
-    }
-    path = tmp_path / "compared.json"
-    path.write_text(json.dumps(result))
-    return path
+    return write_comparison(tmp_path, digits)
 
 
 def test_an_uploaded_bundle_is_the_one_that_is_downloaded(
