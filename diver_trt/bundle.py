@@ -176,6 +176,7 @@ class Bundle:
             BundleError: No bundle is there, a file is missing or of another size, or the manifest
                 is not of this schema.
             UsageError: If it begins with `hf://`, but is not a name on the hub.
+            OutputError: If the folder of a bundle from the hub cannot be written.
             MissingExtraError: If the hub's client is needed and not installed.
         """
         if name := HubName.parse(path):
@@ -191,29 +192,13 @@ class Bundle:
                 f"MODEL {path}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
-        bundle = cls.load(
-            document,
-            path,
-            f"remove the folder and export the model again: diver-trt export MODEL {path}",
+        document.require_schema(
+            SCHEMA, f"remove the folder and export the model again: diver-trt export MODEL {path}"
         )
+        bundle = document.load(cls, path=path, sha256=document.sha256)
         for record in bundle.files:
             _open_checked(path, record).close()
         return bundle
-
-    @classmethod
-    def load(cls, document: Document, path: Path, renew: str) -> Bundle:
-        """Return the bundle that a manifest describes, without looking for its other files.
-
-        Args:
-            document: What was read of `bundle.json`.
-            path: The bundle's directory.
-            renew: What to do about a manifest of an older schema.
-
-        Raises:
-            BundleError: If the manifest is not of this schema.
-        """
-        document.require_schema(SCHEMA, renew)
-        return document.load(cls, path=path, sha256=document.sha256)
 
     def write(self) -> None:
         """Write `bundle.json` into the bundle's directory.
@@ -337,7 +322,8 @@ class Bundle:
                 raise BundleError(
                     f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} lists "
                     f"{record.sha256[:12]}…: the file has changed since the export. Restore it, "
-                    "or export the model again; from the hub it comes again if you delete it."
+                    "or export the model again; if the bundle is from the hub, delete the file and "
+                    "run again."
                 )
         graph = self.path / network.graph.name
         require_listed_weights(graph, network.weights.name if network.weights else None)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diver_trt.bundle import LIMITS, MANIFEST, Bundle
+from diver_trt.bundle import LIMITS, MANIFEST, SCHEMA, Bundle
 from diver_trt.counted import counted, megabytes
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, OutputError, shown
@@ -53,10 +53,12 @@ def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnPro
     )
     bundles = Path(hub.constants.HF_ASSETS_CACHE) / "diver-trt" / "bundles"
     folder = bundles / f"{name.repository}-{document.sha256[:16]}"
-    bundle = Bundle.load(document, folder, "another bundle of the model is needed")
+    document.require_schema(SCHEMA, "ask its owner to export the model again")
+    bundle = document.load(Bundle, path=folder, sha256=document.sha256)
     itself = FileRecord(MANIFEST, manifest.stat().st_size, document.sha256)
     # bundle.json comes last: a folder without it is not a bundle.
-    missing = [record for record in (*bundle.files, itself) if not _is_there(folder, record)]
+    records = dict.fromkeys((*bundle.files, itself))
+    missing = [record for record in records if not _is_there(folder, record)]
     if missing:
         # The snapshot's folder has the commit's name. The other files are those of the same commit.
         _Download(name, manifest.parent.name, on_note, on_progress).complete(folder, missing)
@@ -98,7 +100,7 @@ def _find_manifest(name: HubName, on_note: Callable[[str], None]) -> Path:
         if isinstance(cause, errors.RevisionNotFoundError) or not cached:
             raise BundleError(f"{name}: {failure}") from cause
         if not isinstance(cause, errors.OfflineModeIsEnabled):
-            on_note(f"{name}: {failure} Using the copy in the hub's cache.")
+            on_note(f"{name}: {failure} Meanwhile, the copy in the hub's cache is used.")
         return cached
 
 

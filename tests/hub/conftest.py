@@ -34,7 +34,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, digits_files: Files) ->
             "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
             "HF_ASSETS_CACHE": str(tmp_path / "home" / "assets"),
             "HF_TOKEN_PATH": str(tmp_path / "home" / "token"),
-            "AGENT_HARNESSES_PATH": str(tmp_path / "home" / "harnesses.json"),
+            "HF_HUB_DISABLE_TELEMETRY": True,
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True,
         }.items():

@@ -99,7 +99,7 @@ def test_a_bundle_in_the_cache_needs_no_network(hub: Hub, monkeypatch: pytest.Mo
     assert Bundle.open(NAME, on_note=notes.append).path == path
     (note,) = notes
     assert "the hub cannot be reached" in note
-    assert note.endswith("Using the copy in the hub's cache.")
+    assert note.endswith("Meanwhile, the copy in the hub's cache is used.")
 
 
 def unplug(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_a_path_is_not_a_name_on_the_hub(name: str) -> None:
         (None, r"is not a bundle (it has no bundle.json)"),
         (b"[]", "bundle.json: found [], expected an object"),
         (b'{"model_type": "dit"}', "bundle.json: schema: missing"),
-        (b'{"schema": 3}', "another bundle of the model is needed"),
+        (b'{"schema": 3}', "ask its owner to export the model again"),
         (b" " * (8 * 1024**2 + 1), "bundle.json has 8,388,609 bytes, expected at most 8,388,608"),
     ],
 )
@@ -303,7 +303,7 @@ def flip(path: Path) -> None:
 def test_a_file_that_was_damaged_here_is_downloaded_again_once_it_is_deleted(hub: Hub) -> None:
     bundle = Bundle.open(NAME)
     flip(bundle.path / "decoder.onnx")  # and with it the hub's own blob, which is the same file
-    with pytest.raises(BundleError, match=r"SHA-256 is .* from the hub it comes again if you"):
+    with pytest.raises(BundleError, match=r"SHA-256 is .* delete the file and run again"):
         Bundle.open(NAME).verified("decoder")
     (bundle.path / "decoder.onnx").unlink()
     Bundle.open(NAME).verified("decoder")
