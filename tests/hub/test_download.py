@@ -102,6 +102,14 @@ def test_a_bundle_in_the_cache_needs_no_network(hub: Hub, monkeypatch: pytest.Mo
     assert note.endswith("Meanwhile, the copy in the hub's cache is used.")
 
 
+def test_a_bundle_in_the_cache_outlives_its_repository(hub: Hub) -> None:
+    path, notes = Bundle.open(NAME).path, list[str]()
+    del hub.repositories["me/digits"]
+    assert Bundle.open(NAME, on_note=notes.append).path == path
+    (note,) = notes
+    assert note.startswith(f"{NAME}: no such model repository on the hub, or a private one")
+
+
 def unplug(monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing listens on port 1.
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")

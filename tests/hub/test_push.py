@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from diver_trt.bundle import Bundle
@@ -174,7 +175,10 @@ def test_a_card_states_what_the_bundle_states(digits: Bundle, comparison: Path) 
         "Measured with `date 2026-11-26`, `machine Linux x86_64, 2 cores`.",
     ):
         assert line in card.splitlines()
-    assert "base_model" not in card
+    data = ModelCard(card).data  # as the hub reads it
+    assert (data.get("license"), data.get("library_name")) == ("apache-2.0", "diver-trt")
+    assert data.get("tags") == ["dataset-distillation", "diver", "onnx", "fp32"]
+    assert data.get("base_model") is None
     assert "No figures of `diver-trt compare` were given" in model_card(digits, "me/x", "mit")
 
 
