@@ -60,7 +60,7 @@ def push(
     upload = prepare(open_bundle(bundle), repository, licence, comparison)
     if dry_run:
         print(upload.card)
-        say(f"would upload {upload} to {repository}")
+        say(f"would upload {upload}, to {repository}")
         return
     if not sys.stderr.isatty():
         # Some of the client's bars are printed into log files too.

@@ -104,7 +104,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
             public=private and not found.private,
         )
         seen = "private" if found.private else "public"
-        on_note(f"uploading {upload} to {repository}, which is {seen}")
+        on_note(f"uploading {upload}, to {repository}, which is {seen}")
         message = f"Upload the bundle {upload.bundle.sha256[:12]}"
         commit = api.create_commit(repository, additions, commit_message=message)
     except DiverError:

@@ -45,7 +45,7 @@ def test_an_uploaded_bundle_is_the_one_that_is_downloaded(
     (folder / "notes.txt").write_text("mine alone")
     result = run("push", folder, "me/new", "--private")
     assert result.exit_code == 0, result.output
-    assert "uploading 5 files and a model card, 8.6 MB to me/new, which is private" in result.stderr
+    assert "uploading 5 files and a model card, 8.6 MB, to me/new, which is private" in result.stderr
     commit = hub.repositories["me/new"].refs["main"]
     assert f"/me/new/commit/{commit}; next: diver-trt recover" in result.stdout
     assert hub.repositories["me/new"].private
@@ -70,7 +70,7 @@ def test_nothing_is_sent_by_a_dry_run(
     result = run("push", digits.path, "me/new", "--compare", comparison, "--dry-run")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("---\n")
-    assert "would upload 5 files and a model card, 8.6 MB to me/new" in result.stderr
+    assert "would upload 5 files and a model card, 8.6 MB, to me/new" in result.stderr
     assert hub.requests == []
 
 
