@@ -45,7 +45,9 @@ def test_an_uploaded_bundle_is_the_one_that_is_downloaded(
     (folder / "notes.txt").write_text("mine alone")
     result = run("push", folder, "me/new", "--private")
     assert result.exit_code == 0, result.output
-    assert "uploading 5 files and a model card, 8.6 MB, to me/new, which is private" in result.stderr
+    assert (
+        "uploading 5 files and a model card, 8.6 MB, to me/new, which is private" in result.stderr
+    )
     commit = hub.repositories["me/new"].refs["main"]
     assert f"/me/new/commit/{commit}; next: diver-trt recover" in result.stdout
     assert hub.repositories["me/new"].private
