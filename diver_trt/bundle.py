@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, get_args
@@ -27,6 +27,7 @@ from diver_trt.documents import Document, Limits
 from diver_trt.errors import BundleError, shown
 from diver_trt.files import FileRecord, stream_sha256
 from diver_trt.graph_file import require_declared, require_listed_weights
+from diver_trt.hub.name import HubName
 from diver_trt.method.process import StoredProcess
 from diver_trt.method.step import StepLayout
 from diver_trt.strict_json import parse_json
@@ -156,15 +157,35 @@ class Bundle:
     prompts: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        on_note: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> Bundle:
         """Read a bundle's manifest and check that its files are there with the right sizes.
 
         Contents are hashed later, by `verified`, before a network is loaded.
 
+        Args:
+            path: The bundle's directory, or its name on the Hugging Face hub,
+                `hf://OWNER/NAME[@REVISION]`: it is then downloaded, unless it has been already.
+            on_note: Receives what is downloaded, in lines of text.
+            on_progress: Receives how much of it is there: a phase, the MB done, and all its MB.
+
         Raises:
             BundleError: No bundle is there, a file is missing or of another size, or the manifest
                 is not of this schema.
+            UsageError: If it begins with `hf://`, but is not a name on the hub.
+            OutputError: If the folder of a bundle from the hub cannot be written.
+            MissingExtraError: If the hub's client is needed and not installed.
         """
+        if name := HubName.parse(path):
+            # Not above: it imports this module, and needs an extra that bundles here do not.
+            from diver_trt.hub.download import downloaded
+
+            path = downloaded(name, on_note, on_progress)
         path = Path(path)
         manifest = path / MANIFEST
         if not os.path.lexists(manifest):
@@ -177,9 +198,8 @@ class Bundle:
             SCHEMA, f"remove the folder and export the model again: diver-trt export MODEL {path}"
         )
         bundle = document.load(cls, path=path, sha256=document.sha256)
-        for network in bundle.networks.values():
-            for record in network.files:
-                _open_checked(path, record).close()
+        for record in bundle.files:
+            _open_checked(path, record).close()
         return bundle
 
     def write(self) -> None:
@@ -251,6 +271,11 @@ class Bundle:
                     )
 
     @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of the bundle but `bundle.json`, network by network."""
+        return tuple(record for network in self.networks.values() for record in network.files)
+
+    @property
     def base(self) -> str:
         """The kind of base model."""
         return self.model.base
@@ -305,7 +330,8 @@ class Bundle:
                 raise BundleError(
                     f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} lists "
                     f"{record.sha256[:12]}…: the file has changed since the export. Restore it, "
-                    "or export the model again."
+                    "or export the model again; if the bundle is from the hub, delete the file and "
+                    "run again."
                 )
         graph = self.path / network.graph.name
         require_listed_weights(graph, network.weights.name if network.weights else None)

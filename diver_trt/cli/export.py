@@ -12,6 +12,7 @@ from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
 from diver_trt.errors import MissingExtraError, printable
+from diver_trt.hub.name import HubName
 from diver_trt.models import BASES
 from diver_trt.models.prompts import NEGATIVE, prompts_from_options
 
@@ -116,6 +117,10 @@ def export(
         if (classes, prompt, prompt_file, negative_prompt) == (None,) * 4
         else prompts_from_options(classes, prompt, prompt_file, negative_prompt)
     )
+    if HubName.parse(bundle):
+        raise typer.BadParameter(
+            "BUNDLE is a name on the hub; export into a folder, then `diver-trt push` it"
+        )
     # Options are checked before this import, which loads torch and takes seconds.
     try:
         from diver_trt.export.exporter import export_bundle

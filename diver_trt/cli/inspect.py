@@ -15,6 +15,7 @@ from diver_trt.cli.options import (
     Format,
     Json,
     Normalisation,
+    open_bundle,
 )
 from diver_trt.errors import EngineError, OutputError, UsageError
 
@@ -28,7 +29,8 @@ PathArgument = Annotated[
     Path,
     typer.Argument(
         metavar="PATH",
-        help="A bundle, a folder of its engines, distilled images, or a recovered dataset.",
+        help="A bundle (a folder, or hf://OWNER/NAME on the hub), a folder of its engines, "
+        "distilled images, or a recovered dataset.",
     ),
 ]
 ContactSheet = Annotated[
@@ -60,16 +62,16 @@ def inspect(
 ) -> None:
     """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
-    from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.hub.name import HubName
     from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
     # By marker files, from the most specific kind to the least: a bundle may contain engines, and
     # every folder may be read as distilled images.
-    path = find_source(path)
+    path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
     folder = path.parent if path.suffix == ".engine" else path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
@@ -82,7 +84,7 @@ def inspect(
     else:
         if contact_sheet:
             _require_place(contact_sheet, path)
-        opened = Bundle.open(bundle or default_bundle())
+        opened = open_bundle(bundle)
         options = ReadOptions(classes, source_format, normalisation, collage)
         dataset = read_dataset(path, opened, options)
         facts = _inspect_distilled(dataset, opened, contact_sheet)

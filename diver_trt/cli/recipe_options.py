@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from diver_trt.cli import completion
-from diver_trt.cli.options import choice, positive
+from diver_trt.cli.options import choice, open_bundle, positive
 from diver_trt.cli.process import say
 from diver_trt.errors import RecipeError
 from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
@@ -98,7 +98,6 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
 
 def _take_ratio(ratio: float, settings: dict[str, Any], given: dict[str, Any]) -> None:
     """Set the inherited step by the ratio of its level, which the bundle's process decides."""
-    from diver_trt.bundle import Bundle, default_bundle
     from diver_trt.method.schedule import nearest_step
 
     if settings["inherit_step"] is not None or settings["no_inheritance"]:
@@ -108,7 +107,7 @@ def _take_ratio(ratio: float, settings: dict[str, Any], given: dict[str, Any]) -
     path = given["bundle"] if "bundle" in given else given["bundles"][0]
     preset = PRESETS[choice("--preset", settings["preset"], tuple(PRESETS))]
     steps = settings["steps"] or preset.steps
-    process = Bundle.open(path or default_bundle()).process
+    process = open_bundle(path).process
     settings["inherit_step"] = nearest_step(process, steps, ratio)
 
 

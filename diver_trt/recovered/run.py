@@ -106,7 +106,8 @@ def recover(
         source: Distilled images: class folders, or a method's own tensors (.pt, .npz,
             .safetensors); `"digits"` is the dataset that is installed with the package.
         output: New or empty folder, or that of the same recovery.
-        bundle: The exported model, opened or its folder; None is the digits model.
+        bundle: The exported model: opened, its folder, or its name on the Hugging Face hub,
+            `"hf://OWNER/NAME"`; None is the digits model.
         recipe: The method's settings, or the name of a preset; None is the paper's.
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
         copies: How often each image is recovered, each time with noise of its own.
@@ -148,7 +149,13 @@ def recover(
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
-    model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
+    model = (
+        bundle
+        if isinstance(bundle, Bundle)
+        else Bundle.open(
+            bundle or default_bundle(), on_note=watch.notes.say, on_progress=on_progress
+        )
+    )
     # Raises for a recipe that the model's layout and process do not allow.
     watch.start = _start(Schedule(model.process, settings, model.layout))
 
