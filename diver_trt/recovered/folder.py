@@ -143,7 +143,7 @@ class _Opening:
         if (
             len(found.kept) == len(self.samples)
             and (self.root / CONTACT_SHEET).is_file()
-            and (companions := _whole_companions(self.root, manifest, self.names)) is not None
+            and (companions := self._whole_companions(manifest, found.kept)) is not None
             and _is_same_json(
                 manifest.fields, self._manifest(manifest.fields, found.kept, companions)
             )
@@ -179,6 +179,28 @@ class _Opening:
             "classes": self.classes,
             "samples": [entry for entry in entries if "file" in entry],
         }
+
+    def _whole_companions(
+        self, manifest: Document, kept: Mapping[str, dict[str, Any]]
+    ) -> list[dict[str, str]] | None:
+        """Return the companion files as a manifest lists them, or None if any is damaged."""
+        try:
+            listed = {
+                entry.file: entry.sha256
+                for entry in manifest.take(tuple[Companion, ...], "companions")
+            }
+        except OutputError:
+            return None
+        images, soft_labels = sum("file" in entry for entry in kept.values()), self.names.soft_labels
+        wanted = {
+            *self.names.companions(images),
+            *([soft_labels] if soft_labels and (self.root / soft_labels).exists() else []),
+        }
+        is_whole = listed.keys() == wanted and all(
+            is_there(self.root, name, sha256) for name, sha256 in listed.items()
+        )
+        as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
+        return as_written if is_whole else None
 
     def _open_interrupted(self) -> DatasetWriter:
         """Resume an interrupted run from what is on disk."""
@@ -219,27 +241,6 @@ def _images(count: int) -> str:
 def _listed(manifest: Document, part: str) -> list[object]:
     value = manifest.fields.get(part)
     return value if isinstance(value, list) else []
-
-
-def _whole_companions(
-    root: Path, manifest: Document, names: OutputNames
-) -> list[dict[str, str]] | None:
-    """Return the companion files as a manifest lists them, or None if any is missing or changed."""
-    try:
-        listed = {
-            entry.file: entry.sha256 for entry in manifest.take(tuple[Companion, ...], "companions")
-        }
-    except OutputError:
-        return None
-    wanted = {
-        *names.companions,
-        *([names.soft_labels] if names.soft_labels and (root / names.soft_labels).exists() else []),
-    }
-    is_whole = listed.keys() == wanted and all(
-        is_there(root, name, sha256) for name, sha256 in listed.items()
-    )
-    as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
-    return as_written if is_whole else None
 
 
 def _is_same_json(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

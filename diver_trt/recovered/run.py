@@ -115,7 +115,8 @@ def recover(
         format: The method that wrote the files, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
-        layout: What to write: `"index"`, `"wnid"`, `"huggingface"`, `"pt"`, `"npz"` or `"idc"`.
+        layout: What to write, a name of `diver_trt.recovered.layouts.LAYOUTS`: `"index"`, `"wnid"`,
+            `"huggingface"`, `"webdataset"`, `"pt"`, `"npz"` or `"idc"`.
         size: Side of the written images in pixels; None keeps the model's.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
         batch: Images per batch; None leaves it to the engine.

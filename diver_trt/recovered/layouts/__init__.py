@@ -10,8 +10,9 @@ from diver_trt.recovered.layouts.base import Layout
 from diver_trt.recovered.layouts.huggingface import HUGGINGFACE
 from diver_trt.recovered.layouts.index import INDEX
 from diver_trt.recovered.layouts.tensors import IDC, NPZ, PT
+from diver_trt.recovered.layouts.webdataset import WEBDATASET
 from diver_trt.recovered.layouts.wnid import WNID
 
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (INDEX, WNID, HUGGINGFACE, PT, NPZ, IDC)
+    layout.name: layout for layout in (INDEX, WNID, HUGGINGFACE, WEBDATASET, PT, NPZ, IDC)
 }
