@@ -61,6 +61,7 @@ def inspect(
     """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.bundle import Bundle, default_bundle
+    from diver_trt.distilled.companion import recovered_folder
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
@@ -70,7 +71,7 @@ def inspect(
     # By marker files, from the most specific kind to the least: a bundle may contain engines, and
     # every folder may be read as distilled images.
     path = find_source(path)
-    folder = path.parent if path.suffix == ".engine" else path
+    folder = path.parent if path.suffix == ".engine" else recovered_folder(path) or path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
     elif (folder / "denoiser.json").exists():

@@ -18,7 +18,7 @@ from diver_trt.errors import OutputError
 from diver_trt.files import reported
 from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
-from diver_trt.records import Companion
+from diver_trt.records import Companion, ConvertedFrom
 from diver_trt.recovered.earlier_run import (
     RecordedInputs,
     inputs_of_entries,
@@ -32,6 +32,7 @@ from diver_trt.recovered.journal import JOURNAL, Entries, Journal, Verified, is_
 from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
 from diver_trt.recovered.output_names import OutputNames
 from diver_trt.recovered.writer import DatasetWriter
+from diver_trt.structs import dump
 
 
 @contextmanager
@@ -144,9 +145,7 @@ class _Opening:
             len(found.kept) == len(self.samples)
             and (self.root / CONTACT_SHEET).is_file()
             and (companions := self._whole_companions(manifest, found.kept)) is not None
-            and _is_same_json(
-                manifest.fields, self._manifest(manifest.fields, found.kept, companions)
-            )
+            and _is_same_json(manifest.fields, self._manifest(manifest, found.kept, companions))
         ):
             # A kill came between writing the manifest and deleting the journal. `exists` first: a
             # finished folder may be on a read-only file system, where even this unlink would fail.
@@ -166,14 +165,19 @@ class _Opening:
 
     def _manifest(
         self,
-        found: Mapping[str, Any],
+        found: Document,
         kept: Mapping[str, dict[str, Any]],
         companions: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
         """Return the manifest that this run would write, with the names that an earlier one has."""
         entries = [kept[key] for key in self.samples]
+        # `convert` wrote what this run would have written, and where it read the images.
+        conversion = {}
+        with suppress(OutputError):
+            conversion = {"converted_from": dump(found.take(ConvertedFrom, "converted_from"))}
         return {
-            **with_names_of(self.head, found),
+            **with_names_of(self.head, found.fields),
+            **conversion,
             "companions": companions,
             "skipped": [entry for entry in entries if "file" not in entry],
             "classes": self.classes,
@@ -191,7 +195,10 @@ class _Opening:
             }
         except OutputError:
             return None
-        images, soft_labels = sum("file" in entry for entry in kept.values()), self.names.soft_labels
+        images, soft_labels = (
+            sum("file" in entry for entry in kept.values()),
+            self.names.soft_labels,
+        )
         wanted = {
             *self.names.companions(images),
             *([soft_labels] if soft_labels and (self.root / soft_labels).exists() else []),

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.distilled.normalisation import Normalisation
-from diver_trt.errors import OutputError
+from diver_trt.errors import OutputError, UsageError, shown_value
 from diver_trt.files import reported, writing
 
 MAX_SIDE = 4096
@@ -176,6 +176,19 @@ class Layout:
     def normalisation_for(self, source: str | None, size: int) -> Normalisation | None:
         """Return the statistics for images of a size in pixels, or None without tensors."""
         return self.normalisation(source, size) if self.normalisation else None
+
+
+def require_side(size: object) -> None:
+    """Require a side of written images in pixels, or None.
+
+    Raises:
+        UsageError: If it is neither None nor a whole number from 1 to `MAX_SIDE`.
+    """
+    # `type`, because True is an int and would pass as 1.
+    if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
+        raise UsageError(
+            f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}, or None"
+        )
 
 
 def class_name(entry: Mapping[str, Any]) -> str:
