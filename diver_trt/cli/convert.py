@@ -10,7 +10,7 @@ import typer
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, print_json, say
 from diver_trt.cli.options import Collage, Format, Json, Normalisation, positive
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError, OutputError, printable, shown
 
 if TYPE_CHECKING:
     from diver_trt.distilled.options import ReadOptions
@@ -115,12 +115,21 @@ def _convert_recovered(
     overwrite: bool,
     as_json: bool,
 ) -> None:
+    from diver_trt.distilled.conversion.writing import SUFFIXES
+    from diver_trt.manifest import unlisted_note
     from diver_trt.recovered.convert import convert_recovered
 
+    if output.suffix.lower() in SUFFIXES:
+        raise OutputError(
+            f"{output}: is the name of a file, but a recovered dataset becomes a folder; choose "
+            "another name"
+        )
     with phases() as show:
         done = convert_recovered(
             source, output, layout=layout, size=size, overwrite=overwrite, on_progress=show
         )
+    if note := unlisted_note(output):
+        say(f"warning: {note}")
     if as_json:
         print_json(
             output=str(output),
@@ -133,7 +142,10 @@ def _convert_recovered(
     else:
         for entry in done.skipped:
             say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
-        print(f"converted {done.images} images into {output}: layout {done.layout}, {done.size} px")
+        print(
+            f"converted {done.images} images into {printable(str(output))}: layout {done.layout}, "
+            f"{done.size} px"
+        )
     if done.skipped:  # as `recover` exits: the dataset is written, but not all of its images
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.distilled.image_file import read_image
-from diver_trt.errors import DatasetError, OutputError, UsageError
+from diver_trt.errors import DatasetError, UsageError
 from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST, RecoveredFolder, is_recovered, open_recovered
 from diver_trt.pixels import square
@@ -30,9 +30,6 @@ from diver_trt.recovered.shards import recipe_of, require_laid_out
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.recovered.written_files import SoftLabels, require_image, soft_labels_in
 from diver_trt.structs import dump
-
-_FILES = (".npz", ".safetensors")
-"""Suffixes of the files that `convert` writes from tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +83,23 @@ def convert_recovered(
     wanted = find_layout(layout) if layout is not None else None
     require_side(size)
     folder = _open_whole(source)
-    target = _target(folder, wanted, size)
+    head, target = _new_head(folder, wanted, size)
     _check_output(output, source, target)
-    samples = folder.manifest.samples
-    recipe, soft_labels = recipe_of(folder), _soft_labels(folder, target.layout)
-    for number, sample in enumerate(samples):
+    dataset = _copies(folder, head, target)
+    for number, sample in enumerate(folder.manifest.samples):
         require_image(source, sample, folder.manifest.layout.size)
-        on_progress("checking", number + 1, len(samples))
-    copies = [dump(replace(sample, file=target.files[sample.key])) for sample in samples]
-    skipped = [dump(entry) for entry in folder.manifest.skipped]
+        on_progress("checking", number + 1, len(dataset.samples))
     opening = open_output(
         output,
-        dump(target.head),
-        samples={entry["key"]: entry for entry in (*copies, *skipped)},
-        classes=dump(folder.manifest.classes),
+        dump(head),
+        samples={entry["key"]: entry for entry in (*dataset.samples, *dataset.skipped)},
+        classes=dump(dataset.classes),
         overwrite=overwrite,
     )
     with opening as writer:
         if not writer.finished:
-            for number, (sample, entry) in enumerate(zip(samples, copies, strict=True)):
-                if sample.key not in writer.done:
-                    writer.record(_copied(folder, sample, entry, target.head.layout.size, writer))
-                on_progress("converting", number + 1, len(samples))
-            dataset = Copied(
-                head=target.head,
-                recipe=recipe,
-                classes=folder.manifest.classes,
-                samples=copies,
-                skipped=skipped,
-                soft_labels=soft_labels,
-            )
-            old = folder.manifest.layout
-            what = f"recovered images, converted from layout {old.name}, {old.size} px"
-            complete_copies(dataset, writer, what)
-    return Conversion(target.layout.name, target.head.layout.size, len(samples), tuple(skipped))
+            _write(folder, dataset, writer, on_progress)
+    return Conversion(target.name, head.layout.size, len(dataset.samples), tuple(dataset.skipped))
 
 
 def _open_whole(source: Path) -> RecoveredFolder:
@@ -157,25 +137,11 @@ def _open_whole(source: Path) -> RecoveredFolder:
     return folder
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What is to be written.
-
-    Attributes:
-        layout: The layout.
-        head: The head of the new manifest.
-        files: Where each image goes, by key.
-    """
-
-    layout: Layout
-    head: Head
-    files: Mapping[str, str]
-
-
-def _target(folder: RecoveredFolder, layout: Layout | None, size: int | None) -> _Target:
-    """Return what is to be written: the source, but for its layout or size."""
-    manifest = folder.manifest
-    old = manifest.layout
+def _new_head(
+    folder: RecoveredFolder, layout: Layout | None, size: int | None
+) -> tuple[Head, Layout]:
+    """Return the head of the new manifest, and its layout."""
+    old = folder.manifest.layout
     layout, size = layout or LAYOUTS[old.name], size or old.size
     if (layout.name, size) == (old.name, old.size):
         raise UsageError(
@@ -188,7 +154,7 @@ def _target(folder: RecoveredFolder, layout: Layout | None, size: int | None) ->
             f"would not give those of --size {size}; recover them with --size keep, and convert "
             "that"
         )
-    normalisation = layout.normalisation_for(manifest.source.normalisation, size)
+    normalisation = layout.normalisation_for(folder.manifest.source.normalisation, size)
     laid_out = LaidOut(
         name=layout.name,
         size=size,
@@ -196,8 +162,21 @@ def _target(folder: RecoveredFolder, layout: Layout | None, size: int | None) ->
         normalisation=normalisation.name if normalisation else None,
     )
     origin = ConvertedFrom(layout=old.name, size=old.size, manifest_sha256=folder.sha256)
-    head = replace(manifest.head, layout=laid_out, converted_from=origin)
-    return _Target(layout, head, _files(layout, manifest))
+    return replace(folder.manifest.head, layout=laid_out, converted_from=origin), layout
+
+
+def _copies(folder: RecoveredFolder, head: Head, layout: Layout) -> Copied:
+    """Return what the new folder holds; the hash of an image that is resized is not its own yet."""
+    manifest = folder.manifest
+    files = _files(layout, manifest)
+    return Copied(
+        head=head,
+        recipe=recipe_of(folder),
+        classes=manifest.classes,
+        samples=[dump(replace(sample, file=files[sample.key])) for sample in manifest.samples],
+        skipped=[dump(entry) for entry in manifest.skipped],
+        soft_labels=_soft_labels(folder, layout),
+    )
 
 
 def _files(layout: Layout, manifest: Manifest) -> dict[str, str]:
@@ -208,21 +187,16 @@ def _files(layout: Layout, manifest: Manifest) -> dict[str, str]:
     return image_paths(layout, ((entry.key, entry.label, entry.wnid) for entry in in_order))
 
 
-def _check_output(output: Path, source: Path, target: _Target) -> None:
+def _check_output(output: Path, source: Path, layout: Layout) -> None:
     """Refuse, before any work, an unusable output folder or a layout that cannot be written.
 
     Raises:
         OutputError: If it is a file, holds something else or overlaps the source, or if the layout
             needs a package that is not installed.
     """
-    if output.suffix.lower() in _FILES:
-        raise OutputError(
-            f"{output}: is the name of a file, expected a folder, since a recovered dataset becomes "
-            "one. Choose another name."
-        )
     require_usable(output)
     require_apart(output, source, "the recovered dataset")
-    target.layout.require()
+    layout.require()
 
 
 def _soft_labels(folder: RecoveredFolder, layout: Layout) -> SoftLabels | None:
@@ -243,17 +217,24 @@ def _soft_labels(folder: RecoveredFolder, layout: Layout) -> SoftLabels | None:
     return rows
 
 
-def _copied(
+def _write(
     folder: RecoveredFolder,
-    sample: Recovered,
-    entry: Mapping[str, Any],
-    size: int,
+    dataset: Copied,
     writer: DatasetWriter,
-) -> dict[str, Any]:
-    """Write one image, and return its entry."""
-    source, name = folder.root / sample.file, entry["file"]
-    if size == folder.manifest.layout.size:
-        writer.copy(source, name)
-        return dict(entry)
-    path = writer.add(name, square(read_image(source), size))
-    return {**entry, "sha256": file_sha256(path)}
+    on_progress: Callable[[str, int, int], None],
+) -> None:
+    """Write the images that are not there yet, and everything that stands beside them."""
+    old, size = folder.manifest.layout, dataset.head.layout.size
+    pairs = zip(folder.manifest.samples, dataset.samples, strict=True)
+    for number, (sample, entry) in enumerate(pairs):
+        if sample.key not in writer.done:
+            image = folder.root / sample.file
+            if size == old.size:
+                writer.copy(image, entry["file"])
+                writer.record(entry)
+            else:
+                path = writer.add(entry["file"], square(read_image(image), size))
+                writer.record({**entry, "sha256": file_sha256(path)})
+        on_progress("converting", number + 1, len(dataset.samples))
+    what = f"recovered images, converted from layout {old.name}, {old.size} px"
+    complete_copies(dataset, writer, what)
