@@ -34,7 +34,7 @@ from diver_trt.recovered.layouts.base import (
 )
 
 # Few images, because a loader's workers divide the tars among themselves, and the package refuses
-# to run with fewer tars than workers. At 256 pixels, 100 images are some 12 MB.
+# to run with fewer tars than workers. At 256 pixels, 100 images take at most 20 MB.
 TARS = Numbered("train-", ".tar", images=100)
 
 
@@ -43,7 +43,7 @@ def write(written: Written, _: Normalisation | None) -> list[str]:
     order, names = _dealt(written), TARS.names(len(written.files))
     classes = {entry["index"]: entry for entry in written.classes}
     for number, name in enumerate(names):
-        # Sizes differ by one image at most: processes that train together end an epoch together.
+        # Sizes differ by one image at most, so that workers get about equally many.
         part = order[len(order) * number // len(names) : len(order) * (number + 1) // len(names)]
         with (
             written.companion(name) as file,
