@@ -51,9 +51,10 @@ from diver_trt.hub.card import Compared, model_card
 from diver_trt.manifest import inspect_recovered
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
+from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.journal import JOURNAL, Journal
 from diver_trt.recovered.merge import merge_shards
-from diver_trt.recovered.shard_files import read_soft_labels
+from diver_trt.recovered.written_files import read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 from diver_trt.tensors import TensorSpec
@@ -849,6 +850,19 @@ def merge(folder: Path) -> None:
     merge_shards(sorted(folder.iterdir()), folder.parent / "output")
 
 
+def whole(folder: Path) -> list[Path]:
+    """A recovery of two images and one that was left out, in one piece."""
+    (manifest,) = recovered(folder)
+    document = json.loads(manifest.read_text())
+    document["layout"]["size"] = 8
+    manifest.write_text(json.dumps(document))
+    return [manifest]
+
+
+def convert(folder: Path) -> None:
+    convert_recovered(folder, folder.parent / "output", layout="webdataset", size=16)
+
+
 def soft_labels(folder: Path) -> list[Path]:
     np.save(
         folder / "soft_labels.npy",
@@ -972,6 +986,7 @@ TARGETS = (
     Target("journal", journal, in_lines, (read_journal,)),
     Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),
     Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
+    Target("convert", whole, in_json, (convert,), writes=True),
     Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
     Target("journal, resumed", interrupted, in_json_lines, (resume,), writes=True),
     Target(

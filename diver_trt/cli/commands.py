@@ -43,7 +43,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     export.export: "diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256",
     build.build: "diver-trt build engines/dit-xl-2-256 --sm 86 --batch 8",
     push.push: "diver-trt push engines/dit-xl-2-256 OWNER/NAME --dry-run",
-    convert.convert: "diver-trt convert images_best.pt images_best.npz",
+    convert.convert: "diver-trt convert recovered recovered-128 --size 128",
     compare.compare: "diver-trt compare engines/dit-xl-2-256 --model facebook/DiT-XL-2-256",
     bench.bench: "diver-trt bench --batch 1,8",
     evaluate.evaluate: "diver-trt evaluate distilled recovered --test test-images",

@@ -62,6 +62,7 @@ def inspect(
 ) -> None:
     """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
+    from diver_trt.distilled.companion import recovered_folder
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
@@ -72,7 +73,7 @@ def inspect(
     # By marker files, from the most specific kind to the least: a bundle may contain engines, and
     # every folder may be read as distilled images.
     path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
-    folder = path.parent if path.suffix == ".engine" else path
+    folder = path.parent if path.suffix == ".engine" else recovered_folder(path) or path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
     elif (folder / "denoiser.json").exists():

@@ -42,8 +42,8 @@ Output = Annotated[
 LayoutName = Annotated[
     str,
     typer.Option(
-        help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, "
-        "npz, idc.",
+        help="What to write: index or wnid folders, huggingface, webdataset, or folders and "
+        "tensors: pt, npz, idc.",
         autocompletion=completion.layouts,
     ),
 ]

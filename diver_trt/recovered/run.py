@@ -26,8 +26,8 @@ from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.job import Job, Shard
-from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.layouts.base import MAX_SIDE, Layout
+from diver_trt.recovered.layouts import find_layout
+from diver_trt.recovered.layouts.base import Layout, require_side
 from diver_trt.recovered.opener import ModelOpener
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
@@ -116,7 +116,8 @@ def recover(
         format: The method that wrote the files, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
-        layout: What to write: `"index"`, `"wnid"`, `"huggingface"`, `"pt"`, `"npz"` or `"idc"`.
+        layout: What to write, a name of `diver_trt.recovered.layouts.LAYOUTS`: `"index"`, `"wnid"`,
+            `"huggingface"`, `"webdataset"`, `"pt"`, `"npz"` or `"idc"`.
         size: Side of the written images in pixels; None keeps the model's.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
         batch: Images per batch; None leaves it to the engine.
@@ -140,9 +141,9 @@ def recover(
         EngineError: If no engine can run.
     """
     watch = _Watch(Notes(on_note), on_progress)
-    _require_choice("layout", layout, tuple(LAYOUTS))
+    laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
-    _require_side(size)
+    require_side(size)
     require_engine(engine)
     reading = ReadOptions(classes, format, normalisation, collage)
     part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
@@ -160,7 +161,7 @@ def recover(
     watch.start = _start(Schedule(model.process, settings, model.layout))
 
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
-    _check_output(dataset, model, target, LAYOUTS[layout])
+    _check_output(dataset, model, target, laid_out)
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
@@ -168,7 +169,7 @@ def recover(
         bundle=model,
         recipe=settings,
         seed=number,
-        layout=LAYOUTS[layout],
+        layout=laid_out,
         size=size,
         shard=part,
         skip_bad=skip_bad,
@@ -313,11 +314,3 @@ def _recipe(recipe: Recipe | str | None) -> Recipe:
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{name} is {shown_value(value)}; expected one of {', '.join(choices)}")
-
-
-def _require_side(size: object) -> None:
-    # `type`, because True is an int and would pass as 1.
-    if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
-        raise UsageError(
-            f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}, or None"
-        )

@@ -27,7 +27,9 @@ from tests.recovered.commands import (
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("of", "layout"), [(3, "index"), (4, "npz"), (10, "pt")])
+@pytest.mark.parametrize(
+    ("of", "layout"), [(3, "index"), (4, "npz"), (2, "webdataset"), (10, "pt")]
+)
 def test_merged_shards_equal_an_unsharded_recovery(
     few: Path, tmp_path: Path, of: int, layout: str
 ) -> None:
@@ -98,8 +100,8 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
         )
     ).endswith("error: sample 00003/00000: more than once, in spoilt; recover the shards again")
     assert refused(lambda folder: (folder / "00003" / "00001.png").unlink()).endswith(
-        "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the shard's "
-        "command again, which writes it again"
+        "error: spoilt/00003/00001.png: missing, but the manifest lists it; run the "
+        "command that wrote the folder again, which restores it"
     )
     assert refused(lambda folder: shutil.copytree(first, folder, dirs_exist_ok=True)).endswith(
         "are both shard 1/3; give each once"
