@@ -15,8 +15,8 @@ Note = Callable[[str], None]
 """Receives one line of text."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Receives a phase, `"checking"` or `"recovering"`, how much of it is done, and of how much;
-images, then denoising steps of batches.
+"""Receives a phase, `"checking"`, `"recovering"` or `"gallery"`, how much of it is done, and of how
+much; images, then denoising steps of batches, then images again.
 """
 
 
