@@ -40,7 +40,7 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-function url(file) {
+function encoded(file) {
   return file.split("/").map(encodeURIComponent).join("/");
 }
 
@@ -56,7 +56,7 @@ function sheetOf(position) {
 function picture(file, side, text) {
   const image = element("img", { alt: text, decoding: "async", loading: "lazy" });
   image.classList.toggle("pixels", side <= data.lossless);
-  image.src = url(file);
+  image.src = encoded(file);
   return image;
 }
 
@@ -182,7 +182,7 @@ function view(place) {
     fact("Class", [inClass.title, inClass.wnid].filter(Boolean).join(" · ")),
     fact("Source", sample.source),
     ...(sample.file ? [
-      fact("File", element("a", { href: url(sample.file), textContent: sample.file })),
+      fact("File", element("a", { href: encoded(sample.file), textContent: sample.file })),
       fact("Engine", sample.engine),
     ] : [fact("Left out", sample.reason)]));
   for (const button of document.querySelectorAll("[data-turn]")) {
