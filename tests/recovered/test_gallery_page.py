@@ -57,27 +57,30 @@ def moved(dataset: Finished, to: Path) -> Path:
     return to / page.name
 
 
-@pytest.mark.parametrize(("side", "width"), [(16, 1180), (130, 500)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("side", "width", "count"), [(16, 1180, 100), (130, 500, 23)], ids=["small", "large"]
+)
 def test_every_distilled_image_is_beside_its_recovered_one(
-    tmp_path: Path, side: int, width: int
+    tmp_path: Path, side: int, width: int, count: int
 ) -> None:
-    images = flat(23, side)
-    dataset = finished(distilled(tmp_path / "in", images, 8), tmp_path / "out")
-    page = moved(dataset, tmp_path / "50% of it #1?")
-    shot = tmp_path / "page.png"
-    state = seen(page, STATE, width=width)
-    browse(page, f"--screenshot={shot}", "--virtual-time-budget=10000", width=width)
-    assert state["keys"] == [f"{n // 8:05d}/{n % 8:05d}" for n in range(23)]
-    assert state["headings"] == ["class 0", "class 1", "class 2"]
-    assert state["count"] == "1–23 of 23"
-    tile = min(side, 128)
-    assert len(state["loaded"]) >= 16
-    assert state["loaded"] == [10 * tile, side] * (len(state["loaded"]) // 2)
+    images = flat(count, side)
+    dataset = finished(distilled(tmp_path / "in", images, (count + 1) // 2), tmp_path / "out")
+    page, shot = moved(dataset, tmp_path / "50% of it #1?"), tmp_path / "page.png"
+    options = {"width": width, "address": "#class=1"}
+    state = seen(page, STATE, **options)
+    browse(page, f"--screenshot={shot}", "--virtual-time-budget=10000", **options)
+    half = count // 2
+    assert state["keys"] == [f"00001/{number:05d}" for number in range(half)]
+    assert (state["headings"], state["count"]) == (["class 1"], f"1–{half} of {half}")
+    tile, loaded = min(side, 128), len(state["loaded"])
+    assert loaded >= 16
+    assert state["loaded"] == [10 * tile, side] * (loaded // 2)
     assert state["overflow"] <= 0
     # Where each image is, its colour is seen; JPEG and the browser may round.
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    expected = np.stack([images, 255 - images], axis=1).reshape(46, side, side, 3)[:, 0, 0]
-    visible = [(x, y) for x, y in state["centres"] if y < pixels.shape[0]]
+    colours = images[-half:, 0, 0].astype(int)
+    expected = np.stack([colours, 255 - colours], axis=1).reshape(-1, 3)
+    visible = [(x, y) for x, y in state["centres"] if y < pixels.shape[0] - 20]
     assert len(visible) > 10
     for (x, y), colour in zip(visible, expected, strict=False):
         assert np.abs(pixels[y, x] - colour).max() <= 6

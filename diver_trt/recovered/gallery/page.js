@@ -77,6 +77,8 @@ function distilledCell(sample) {
   const percent = (pixels) => `${100 * pixels / (data.side - 2 * inset)}%`;
   image.classList.add("sheet");
   image.style.width = percent(data.side * data.columns);
+  // Known before the sheet is loaded: a picture without a height would lie out of sight, and stay.
+  image.style.height = percent(data.side * Math.ceil(sheet.images / data.columns));
   image.style.left = percent(-data.side * column - inset);
   image.style.top = percent(-data.side * row - inset);
   return element("span", { className: "cell" }, image);

@@ -106,7 +106,7 @@ def _note(manifest: Manifest) -> str:
     if not count:
         return ""
     were = "1 image was" if count == 1 else f"{count:,} images were"
-    return f'<p class="doubt">{were} left out: choose “left out” as the class to see which.</p>'
+    return f'<p class="doubt"><a href="#class=left-out">{were} left out</a></p>'
 
 
 def _for_script(value: Any) -> str:
