@@ -66,9 +66,9 @@ def test_every_distilled_image_is_beside_its_recovered_one(
     images = flat(count, side)
     dataset = finished(distilled(tmp_path / "in", images, (count + 1) // 2), tmp_path / "out")
     page, shot = moved(dataset, tmp_path / "50% of it #1?"), tmp_path / "page.png"
-    options = {"width": width, "address": "#class=1"}
-    state = seen(page, STATE, **options)
-    browse(page, f"--screenshot={shot}", "--virtual-time-budget=10000", **options)
+    state = seen(page, STATE, width=width, address="#class=1")
+    options = (f"--screenshot={shot}", "--virtual-time-budget=10000")
+    browse(page, *options, width=width, address="#class=1")
     half = count // 2
     assert state["keys"] == [f"00001/{number:05d}" for number in range(half)]
     assert (state["headings"], state["count"]) == (["class 1"], f"1–{half} of {half}")
@@ -178,7 +178,12 @@ def many(manifest: Manifest, count: int) -> Manifest:
     for entry in manifest.classes:
         for number in range(per_class):
             key = f"{entry.index:05d}/{number:05d}"
-            values = {"key": key, "index": entry.index, "label": entry.label, "wnid": entry.wnid}
+            values: dict[str, Any] = {
+                "key": key,
+                "index": entry.index,
+                "label": entry.label,
+                "wnid": entry.wnid,
+            }
             source = f"{entry.index}/ILSVRC2012_val_{number:08d}.JPEG"
             samples.append(replace(first, **values, source=source, file=f"{key}.png"))
     return replace(manifest, samples=tuple(samples))

@@ -21,7 +21,7 @@ _VERSION = 1
 """Raised with every change to the page or to its sheets: a page of another version is rewritten."""
 _STAMP = re.compile(
     rb'<meta name="diver-trt-gallery" content="'
-    rb'([0-9]{1,9}) ([0-9a-f]{64}) ([0-9]{1,7}) (png|jpg)">'
+    rb'([0-9]{1,9}) ([0-9a-f]{64}) ([0-9]{1,5}) (png|jpg)">'
 )
 _HEAD_BYTES = 1024
 _SHEET = re.compile(r"gallery_([0-9]{5,7})\.(?:png|jpg)")
