@@ -27,7 +27,7 @@ STATE = """
     const pairs = [...document.querySelectorAll(".pair")];
     // Images further down are not loaded before the page is scrolled.
     const images = [...document.images].filter(
-      (image) => image.getBoundingClientRect().top < innerHeight);
+      (image) => image.closest(".cell").getBoundingClientRect().top < innerHeight);
     for (const image of images) {
       while (!image.complete) await new Promise((resolve) => setTimeout(resolve, 10));
     }
