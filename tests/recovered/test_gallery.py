@@ -195,6 +195,8 @@ def test_a_recovery_that_is_stopped_in_its_gallery_writes_it_the_next_time(
     assert (stopped.finished, stopped.gallery) == (True, None)
     assert begun[-1] == ("gallery", 5, 10)
     assert list(gallery_of(tmp_path / "out")) == ["gallery_00000.png"]
+    for name in (".gallery_00001.png.partial", ".index.html.partial"):  # what a kill leaves
+        (tmp_path / "out" / name).write_bytes(b"half")
     again = recover(IPC1, tmp_path / "out", **options)
     assert (again.engine, again.gallery) == (None, tmp_path / "out" / "index.html")
     assert different(whole.output, tmp_path / "out") == []
