@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and its noun: `1 training`, `5 trainings`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """Return a number and its noun: `1 training`, `5,000 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def megabytes(size: int) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, print_json, say
-from diver_trt.cli.options import Collage, Format, Json, Normalisation, positive
+from diver_trt.cli.options import Collage, Format, Gallery, Json, Normalisation, positive
 from diver_trt.errors import DatasetError, OutputError, printable, shown
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def convert(
     normalisation: Normalisation = None,
     collage: Collage = None,
     zca_reference: ZcaReference = None,
+    gallery: Gallery = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +88,9 @@ def convert(
     elif layout is None and side is None and not overwrite:
         _convert_tensors(source, output, given, zca_reference, as_json=as_json)
         return
-    _convert_recovered(source, output, layout, side, overwrite=overwrite, as_json=as_json)
+    _convert_recovered(
+        source, output, layout, side, gallery=gallery, overwrite=overwrite, as_json=as_json
+    )
 
 
 def _refuse_for_recovered(source: Path, given: ReadOptions, zca_reference: Path | None) -> None:
@@ -112,6 +115,7 @@ def _convert_recovered(
     layout: str | None,
     size: int | None,
     *,
+    gallery: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -126,7 +130,13 @@ def _convert_recovered(
         )
     with phases() as show:
         done = convert_recovered(
-            source, output, layout=layout, size=size, overwrite=overwrite, on_progress=show
+            source,
+            output,
+            layout=layout,
+            size=size,
+            gallery=gallery,
+            overwrite=overwrite,
+            on_progress=show,
         )
     if note := unlisted_note(output):
         say(f"warning: {note}")

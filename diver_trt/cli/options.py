@@ -17,6 +17,13 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on standard output and nothing else there."),
 ]
+Gallery = Annotated[
+    bool,
+    typer.Option(
+        "--gallery/--no-gallery",
+        help="Write index.html, a page with every distilled image beside its recovered one.",
+    ),
+]
 Classes = Annotated[
     str | None,
     typer.Option(

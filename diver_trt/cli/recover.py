@@ -14,6 +14,7 @@ from diver_trt.cli.options import (
     Classes,
     Collage,
     Format,
+    Gallery,
     Json,
     Normalisation,
     positive,
@@ -125,6 +126,7 @@ def recover(
     copies: Copies = 1,
     shard: Part = None,
     on_error: OnError = "fail",
+    gallery: Gallery = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
     *,
@@ -157,6 +159,7 @@ def recover(
             trust=trust,
             shard=shard,
             on_error=on_error,
+            gallery=gallery,
             overwrite=overwrite,
             on_note=say,
             on_progress=show,
@@ -168,6 +171,9 @@ def recover(
             "resumes it"
         )
         raise typer.Exit(130)  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
+    if gallery and not recovery.gallery:
+        say("interrupted: all images are done, but not the gallery; the same command writes it")
+        raise typer.Exit(130)
     _print_recovery(recovery, as_json=as_json)
     if recovery.skipped:
         raise typer.Exit(1)
@@ -176,6 +182,7 @@ def recover(
 def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
     """Print the result of a finished recovery."""
     output, sheet = str(recovery.output), str(recovery.contact_sheet)
+    page = str(recovery.gallery) if recovery.gallery else None
     if as_json:
         print_json(
             output=output,
@@ -185,11 +192,12 @@ def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
             batch=recovery.batch,
             seconds=round(recovery.seconds, 3),
             contact_sheet=sheet,
+            gallery=page,
         )
         return
     for entry in recovery.skipped:
         say(f"left out: {entry['source']}: {entry['problem']}")
     print(
         f"recovered {recovery.images} images into {printable(output)} in {recovery.seconds:.1f} "
-        f"s; look at {printable(sheet)}"
+        f"s; look at {printable(page or sheet)}"
     )

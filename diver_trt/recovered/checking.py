@@ -16,7 +16,8 @@ Note = Callable[[str], None]
 
 OnProgress = Callable[[str, int, int], None]
 """Receives a phase, how much of it is done, and of how much: `"MB downloaded"` for a bundle that
-comes from the hub, then `"checking"`, in images, and `"recovering"`, in denoising steps of batches.
+comes from the hub, then `"checking"`, in images, `"recovering"`, in denoising steps of batches, and
+`"gallery"`, in images.
 """
 
 

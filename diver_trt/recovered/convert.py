@@ -2,7 +2,8 @@
 
 Nothing is recovered again. The files equal those of a recovery with that layout and size, with two
 exceptions: the manifest also names the folder that was converted, and the contact sheet shows
-recovered images only, since the distilled ones are not needed.
+recovered images only, since the distilled ones are not needed. The gallery has the thumbnails of
+the source's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from diver_trt.records import ConvertedFrom, Head, LaidOut, LeftOut, Manifest, R
 from diver_trt.recovered.complete import Copied, complete_copies
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.job import RESAMPLING
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS, find_layout
@@ -60,6 +63,7 @@ def convert_recovered(
     *,
     layout: str | None = None,
     size: int | None = None,
+    gallery: bool = True,
     overwrite: bool = False,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Conversion:
@@ -70,6 +74,7 @@ def convert_recovered(
         output: A new or empty folder, or one in which the same conversion was begun.
         layout: A name of `LAYOUTS`; None keeps that of the source.
         size: Side of the written images in pixels; None keeps that of the source.
+        gallery: Whether to write the gallery.
         overwrite: Whether to delete what an earlier run left in the output, and begin again.
         on_progress: Receives a phase, `"checking"` or `"converting"`, how many images of it are
             done, and of how many.
@@ -85,6 +90,8 @@ def convert_recovered(
     folder = _open_whole(source)
     head, target = _new_head(folder, wanted, size)
     _check_output(output, source, target)
+    if gallery:
+        require_place(output)
     dataset = _copies(folder, head, target)
     for number, sample in enumerate(folder.manifest.samples):
         require_image(source, sample, folder.manifest.layout.size)
@@ -99,6 +106,7 @@ def convert_recovered(
     with opening as writer:
         if not writer.finished:
             _write(folder, dataset, writer, on_progress)
+        copy_galleries([folder], dataset.recipe, output, wanted=gallery)
     return Conversion(target.name, head.layout.size, len(dataset.samples), tuple(dataset.skipped))
 
 

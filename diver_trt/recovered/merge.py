@@ -1,7 +1,8 @@
 """Joining the shards of a recovery into one recovered dataset: what `diver-trt merge` does.
 
 The images and the manifest equal those of an unsharded recovery. The distilled images are not
-needed, so the contact sheet shows recovered ones only.
+needed, so the contact sheet shows recovered ones only, and the gallery the thumbnails that the
+shards' galleries have.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from diver_trt.recovered.complete import Copied, complete_copies
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.shards import Entry, open_shards, recipe_of, require_samples
 from diver_trt.recovered.written_files import require_image, soft_labels_of_shards
@@ -32,12 +35,15 @@ class Merged:
     skipped: tuple[Entry, ...]
 
 
-def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Merged:
+def merge_shards(
+    folders: Sequence[Path], output: Path, *, gallery: bool = True, overwrite: bool = False
+) -> Merged:
     """Join shards into a new folder.
 
     Args:
         folders: Every shard, in any order.
         output: A new or empty folder, or one in which the same merge was begun.
+        gallery: Whether to write the gallery.
         overwrite: Whether to delete what an earlier run left in the output, and begin again.
 
     Raises:
@@ -52,8 +58,10 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     for shard in shards:
         require_apart(output, shard.root, "the shard")
     manifest = shards[0].manifest
-    recipe = recipe_of(shards[0])  # the contact sheet needs it, after all images are copied
+    recipe = recipe_of(shards[0])
     require_usable(output)
+    if gallery:
+        require_place(output)
     LAYOUTS[manifest.layout.name].require()
     require_samples(shards)
     soft_labels = soft_labels_of_shards(shards)
@@ -84,4 +92,5 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
                         writer.record(dump(sample))
             what = f"recovered images, merged from {len(shards)} shards"
             complete_copies(dataset, writer, what)
+        copy_galleries(shards, recipe, output, wanted=gallery)
     return Merged(len(dataset.samples), tuple(dataset.skipped))

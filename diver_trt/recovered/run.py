@@ -17,6 +17,7 @@ from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import UsageError, shown_value
+from diver_trt.files import reported
 from diver_trt.manifest import CONTACT_SHEET, unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
@@ -25,6 +26,8 @@ from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
 from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current, require_place
+from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job, Shard
 from diver_trt.recovered.layouts import find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
@@ -53,6 +56,8 @@ class Recovery:
         batch: Images per batch, or None if no engine was opened.
         seconds: How long it took.
         contact_sheet: A picture of distilled and recovered images, written when the run finishes.
+        gallery: A page with every distilled image and its recovered one, or None if it was not
+            asked for, or the run was stopped before it was written.
     """
 
     output: Path
@@ -63,6 +68,7 @@ class Recovery:
     batch: int | None
     seconds: float
     contact_sheet: Path
+    gallery: Path | None = None
 
     @property
     def images(self) -> int:
@@ -95,6 +101,7 @@ def recover(
     trust: bool = False,
     shard: str | None = None,
     on_error: str = "fail",
+    gallery: bool = True,
     overwrite: bool = False,
     on_note: Note | None = None,
     on_progress: OnProgress = lambda *_: None,
@@ -126,12 +133,14 @@ def recover(
         trust: Whether engines that were built elsewhere may run.
         shard: The part of the set to recover, such as `"3/8"`.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
+        gallery: Whether to write `index.html`, a page with every distilled image and its recovered
+            one.
         overwrite: Whether to delete what an earlier run left, and begin again.
         on_note: Receives what is found and what happens, in lines of text. Without it, doubts
             about the dataset become Python warnings, and everything else is dropped.
         on_progress: Receives the progress of each phase, see `OnProgress`.
-        stopping: Called before every batch; once it returns true, the call returns. The batches
-            before that are on disk.
+        stopping: Called before every batch, and while the gallery is written; once it returns
+            true, the call returns. The batches before that are on disk.
 
     Raises:
         UsageError: If an argument does not exist, is out of range or contradicts another.
@@ -162,6 +171,8 @@ def recover(
 
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
     _check_output(dataset, model, target, laid_out)
+    if gallery:
+        require_place(target)
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
@@ -174,7 +185,7 @@ def recover(
         shard=part,
         skip_bad=skip_bad,
     )
-    return _recover(job, target, placement, watch, stopping, overwrite=overwrite)
+    return _recover(job, target, placement, watch, stopping, gallery=gallery, overwrite=overwrite)
 
 
 def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
@@ -198,6 +209,7 @@ def _recover(
     watch: _Watch,
     stopping: Callable[[], bool],
     *,
+    gallery: bool,
     overwrite: bool,
 ) -> Recovery:
     count, notes = len(job.samples), watch.notes
@@ -222,6 +234,7 @@ def _recover(
                 if isinstance(event, BatchStarts) and stopping():
                     break
         done, skipped = writer.totals()
+        page = _gallery(job, output, watch, stopping, asked=gallery) if writer.finished else None
     if done == count and (note := unlisted_note(output)):
         notes.doubt(f"warning: {note}")
     return Recovery(
@@ -233,7 +246,30 @@ def _recover(
         batch=watch.batch,
         seconds=watch.seconds,
         contact_sheet=output / CONTACT_SHEET,
+        gallery=page,
     )
+
+
+def _gallery(
+    job: Job, output: Path, watch: _Watch, stopping: Callable[[], bool], *, asked: bool
+) -> Path | None:
+    """Bring the gallery of a finished dataset up to date, and return its page if it is asked for.
+
+    Raises:
+        OutputError: If a file cannot be written or deleted.
+    """
+    if not asked:
+        with reported(output):
+            delete_stale(output, len(job.dataset.samples))
+        return None
+    if not is_current(output):
+        count = len(job.samples)
+        watch.on_progress("gallery", 0, count)
+        for done in write_gallery(job, output):
+            watch.on_progress("gallery", done, count)
+            if done < count and stopping():
+                return None
+    return output / PAGE
 
 
 def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes) -> None:
@@ -256,6 +292,7 @@ class _Watch:
         engine: The engine that was opened last, or None.
         batch: Images per batch, or None.
         notes: Receives reports in words.
+        on_progress: Receives the progress of each phase.
         start: What sampling starts from, in words.
     """
 
@@ -263,7 +300,7 @@ class _Watch:
         self.engine: str | None = None
         self.batch: int | None = None
         self.start = ""
-        self.notes, self._on_progress = notes, on_progress
+        self.notes, self.on_progress = notes, on_progress
         self._step, self._steps = 0, 0
         self._started = time.monotonic()
 
@@ -278,12 +315,12 @@ class _Watch:
             self._opened(event)
         elif isinstance(event, StepDone):
             self._step += 1
-            self._on_progress("recovering", self._step, self._steps)
+            self.on_progress("recovering", self._step, self._steps)
 
     def _opened(self, event: Opened) -> None:
         self.engine, self.batch = event.engine, event.batch
         self._step, self._steps = 0, event.batches * event.steps_per_batch
-        self._on_progress("recovering", 0, self._steps)
+        self.on_progress("recovering", 0, self._steps)
         self.notes.say(
             f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
             f"{event.steps_per_batch} steps each, {self.start}"
