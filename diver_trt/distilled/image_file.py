@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -147,11 +147,16 @@ def _header(path: Path) -> Iterator[tuple[Image.Image, int]]:
 @contextmanager
 def _decoding(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open an image, and hold the memory for decoding it during the block."""
-    with _explained(path), _regular(path) as (file, size):
+    with _explained(path), _regular(path) as (file, size), ExitStack() as stack:
         # Opening a WebP reads the whole file, hence the first share of the budget.
-        with _BUDGET.taking(size), _opened(path, file) as image:
+        with _BUDGET.taking(size):
+            image = stack.enter_context(_opened(path, file))
             needed = _needed(path, image, size)
-        with _BUDGET.taking(needed), _opened(path, file) as image:
+            if image.format == "WEBP":
+                stack.close()
+        with _BUDGET.taking(needed), stack:
+            if image.format == "WEBP":
+                image = stack.enter_context(_opened(path, file))
             try:
                 yield file, image
             finally:
