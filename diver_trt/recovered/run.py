@@ -28,11 +28,11 @@ from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.job import Job, Shard
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import MAX_SIDE, Layout
-from diver_trt.recovered.opener import ModelOpener
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
 from diver_trt.runtime.engine import Placement
+from diver_trt.runtime.opener import ModelOpener, Opener
 from diver_trt.runtime.session import require_engine
 
 AnyPath = str | os.PathLike[str]
@@ -94,6 +94,8 @@ def recover(
     memory_budget: int | str | None = None,
     trust: bool = False,
     shard: str | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
     on_error: str = "fail",
     overwrite: bool = False,
     on_note: Note | None = None,
@@ -123,6 +125,10 @@ def recover(
             `"2GB"`.
         trust: Whether engines that were built elsewhere may run.
         shard: The part of the set to recover, such as `"3/8"`.
+        ray: Recovers on the workers of Ray: `"local"` starts it for this call, `"auto"` is the
+            cluster of this machine, else its `"HOST:PORT"`. A process that is connected to Ray
+            already uses that. None recovers in this process.
+        workers: Number of Ray's workers; None is one for each GPU. On CPUs they share the cores.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
         overwrite: Whether to delete what an earlier run left, and begin again.
         on_note: Receives what is found and what happens, in lines of text. Without it, doubts
@@ -137,12 +143,14 @@ def recover(
         BundleError: If the bundle is missing or damaged.
         OutputError: If the output folder holds something else, is in use, or cannot be written.
         EngineError: If no engine can run.
+        MissingExtraError: If a package that an argument asks for is not installed.
     """
     watch = _Watch(Notes(on_note), on_progress)
     _require_choice("layout", layout, tuple(LAYOUTS))
     _require_choice("on_error", on_error, ("fail", "skip"))
     _require_side(size)
     require_engine(engine)
+    where = _checked_ray(ray, workers)
     reading = ReadOptions(classes, format, normalisation, collage)
     part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
@@ -166,7 +174,22 @@ def recover(
         shard=part,
         skip_bad=skip_bad,
     )
-    return _recover(job, target, placement, watch, stopping, overwrite=overwrite)
+    placement = replace(placement, images=len(job.samples))
+    if where is None:
+        opener: Opener = ModelOpener(model, settings, placement)
+    else:
+        from diver_trt.ray.opener import RayOpener
+
+        opener = RayOpener(
+            model,
+            settings,
+            placement,
+            address=where,
+            workers=workers,
+            stopping=stopping,
+            say=watch.notes.say,
+        )
+    return _recover(job, target, opener, watch, stopping, overwrite=overwrite)
 
 
 def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
@@ -186,7 +209,7 @@ def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout
 def _recover(
     job: Job,
     output: Path,
-    placement: Placement,
+    opener: Opener,
     watch: _Watch,
     stopping: Callable[[], bool],
     *,
@@ -196,7 +219,6 @@ def _recover(
     if (part := job.shard) and not count:
         images = len(job.dataset.samples)
         notes.say(f"shard {part.number}/{part.of} has no images: the input has {images}")
-    opener = ModelOpener(job.bundle, job.recipe, replace(placement, images=count))
     if overwrite:
         # Nothing is deleted before it is certain that something can come in its place.
         opener.prepare()
@@ -306,6 +328,26 @@ def _recipe(recipe: Recipe | str | None) -> Recipe:
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{name} is {shown_value(value)}; expected one of {', '.join(choices)}")
+
+
+def _checked_ray(address: object, workers: object) -> str | None:
+    """Return Ray's address, or None; Ray must be installed if there is one."""
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise UsageError(
+            f"workers is {shown_value(workers)}; expected a whole number, 1 or more, or None"
+        )
+    if address is None:
+        if workers is not None:
+            raise UsageError(
+                f"workers is {workers} without Ray; choose where Ray is, such as local"
+            )
+        return None
+    # Only here: it is never loaded where it is not used.
+    from diver_trt.ray.cluster import check_address, require_ray
+
+    checked = check_address(address)
+    require_ray()
+    return checked
 
 
 def _require_side(size: object) -> None:

@@ -1,0 +1,189 @@
+"""Kill a node of a Ray cluster at random moments of recoveries, and check that nothing is lost.
+
+A cluster of two nodes runs on this machine, each with one core. `recover --ray` runs on the hundred
+distilled digits with two workers; at a random moment within the duration of an undisturbed run the
+second node is killed (SIGKILL to its raylet, and with it its worker), and every second time another
+node joins. The run must end by itself, and its folder must be identical to the byte to that of a
+run without Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.crash import DIGITS, different, keys
+
+STARTED = "Ray: 2 workers"
+"""What a run reports when it has divided the cluster; from then on a node may die."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One recovery during which a node was killed.
+
+    Attributes:
+        seconds: When, since the cluster was divided.
+        before: Images that were recovered by then.
+        hit: Whether a worker with images to recover died of it.
+        differences: Files that differ from those of a run without Ray.
+    """
+
+    seconds: float
+    before: int
+    hit: bool
+    differences: list[str]
+
+
+class TwoNodes:
+    """A cluster of two nodes with one core each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster: Any = Cluster(
+            initialize_head=True, head_node_args={**NODE, "include_dashboard": False}
+        )
+        self.address: str = self._cluster.address
+        self._second: Any = None
+
+    def complete(self) -> None:
+        """Add the second node if it is missing."""
+        if self._second is None:
+            self._second = self._cluster.add_node(**NODE)
+
+    def kill(self) -> None:
+        """Kill the second node."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+        self._second = None
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    chance = random.Random(arguments.seed)
+    with two_nodes() as cluster:
+        whole = arguments.folder / "whole"
+        subprocess.run(command(whole), check=True, capture_output=True)
+        seconds = undisturbed(cluster, arguments.folder / "ray", whole)
+        print(f"an undisturbed run takes {seconds:.1f} s once its workers are being started")
+        kills = []
+        for number in range(arguments.kills):
+            kill = killed(
+                cluster,
+                arguments.folder / "killed",
+                whole,
+                chance.uniform(0, seconds),
+                rejoin=number % 2 == 1,
+            )
+            kills.append(kill)
+            print(
+                f"killed after {kill.seconds:.1f} s, {kill.before} images: "
+                f"{'its' if kill.hit else 'no'} images were done again, "
+                f"{len(kill.differences)} files differ",
+                flush=True,
+            )
+    sys.exit(any(kill.differences for kill in kills))
+
+
+@contextmanager
+def two_nodes() -> Iterator[TwoNodes]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = TwoNodes()
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def undisturbed(cluster: TwoNodes, output: Path, whole: Path) -> float:
+    """Recover on the whole cluster, and return how long that takes after it was divided."""
+    cluster.complete()
+    with running(cluster, output) as process:
+        started = time.monotonic()
+        process.communicate()
+    assert process.returncode == 0 and not different(whole, output)
+    return time.monotonic() - started
+
+
+def killed(
+    cluster: TwoNodes, output: Path, whole: Path, seconds: float, *, rejoin: bool
+) -> Kill:
+    """Recover on the cluster, kill its second node, and compare the folder.
+
+    Args:
+        cluster: The cluster.
+        output: Where to recover; deleted afterwards.
+        whole: The folder of a run without Ray.
+        seconds: When to kill the node, since the cluster was divided.
+        rejoin: Whether another node joins at once.
+
+    Raises:
+        RuntimeError: If the run fails.
+    """
+    cluster.complete()
+    with running(cluster, output) as process:
+        time.sleep(seconds)
+        before = len(keys(output))
+        cluster.kill()
+        if rejoin:
+            cluster.complete()
+        _, notes = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"the run ended with {process.returncode}: {notes[-500:]}")
+    differences = different(whole, output)
+    shutil.rmtree(output)
+    return Kill(seconds, before, " died (" in notes, differences)
+
+
+@contextmanager
+def running(cluster: TwoNodes, output: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a recovery, and wait until it has divided the cluster."""
+    process = subprocess.Popen(
+        [*command(output), "--ray", cluster.address, "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if STARTED in line:
+                break
+        else:
+            raise RuntimeError("".join(lines)[-500:])
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def command(output: Path) -> list[str]:
+    recover = [sys.executable, "-m", "diver_trt", "recover", str(DIGITS), str(output)]
+    # One engine by name: folders of two engines differ, and `auto` depends on what is installed.
+    return [*recover, "--engine", "onnx", "--batch", "4"]
+
+
+if __name__ == "__main__":
+    main()
