@@ -27,6 +27,12 @@ default is a third of the machine's memory.
 REACHABLE_S = 5.0
 """How long an address may take to answer; Ray itself would try for longer."""
 
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+SETTINGS = b"\4"
+"""How a connection of gRPC begins on both sides (RFC 9113, section 3.4): each sends a frame of
+type 4.
+"""
+
 
 def import_ray() -> Any:
     """Return the module `ray`.
@@ -130,14 +136,22 @@ def first_line(error: BaseException) -> str:
 
 
 def _require_reachable(address: str) -> None:
+    """Check that a server of Ray's protocol answers, which Ray would wait for during minutes."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S) as connection:
+            connection.sendall(HTTP2_GREETING)
+            answer = connection.recv(9)
     except (OSError, OverflowError) as cause:
         raise EngineError(
             f"Ray at {address}: cannot be reached ({shown(str(cause))}); start it there with "
             f"`ray start --head --port {port}`, and this command on one of its nodes"
         ) from cause
+    if not os.environ.get("RAY_USE_TLS") and answer[3:4] != SETTINGS:
+        raise EngineError(
+            f"Ray at {address}: another server answers there; expected the address that "
+            "`ray start --head` prints, not that of Ray's dashboard"
+        )
 
 
 @contextmanager

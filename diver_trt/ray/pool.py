@@ -44,6 +44,11 @@ More are no accident: the images, the model or the machine would kill every furt
 PATIENCE_S = 30.0
 """After so long without any worker a note says what is being waited for."""
 
+CANNOT_START = "error raised in its creation task"
+"""What Ray reports of a worker whose class cannot be loaded or made, before a traceback."""
+
+SEE_LOGS = "Ray's logs on that node have more, in /tmp/ray/session_latest/logs"
+
 _POLL_S = 0.5
 
 
@@ -238,7 +243,6 @@ class WorkerPool:
                 self._died(member, error)
                 continue
             member.calls.popleft()
-            self._deaths_in_a_row = 0
             if isinstance(answer, Failure):
                 raise answer.kind(f"on {answer.node}: {answer.text}")
             if isinstance(answer, tuple):
@@ -247,6 +251,7 @@ class WorkerPool:
                 self._opened(member, answer)
             else:
                 assert isinstance(answer, Recovered)
+                self._deaths_in_a_row = 0
                 _warn(answer.warnings)
                 yield answer.images
 
@@ -282,25 +287,23 @@ class WorkerPool:
         # It may be alive behind a broken connection.
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(member.actor)
+        if CANNOT_START in str(error):
+            raise EngineError(
+                f"a worker cannot start ({shown(str(error).splitlines()[-1])}); install diver-trt "
+                f"{__version__} and the extra of its engine on every machine of the cluster"
+            )
         tasks = [task for _, task in member.calls if task]
         node = member.ready.node if member.ready else "a node"
         reason = f"a worker on {node} died ({first_line(error)})"
         self._deaths_in_a_row += 1
         if tasks:
             tasks[0].deaths += 1
-            if tasks[0].deaths >= MOST_DEATHS:
-                raise EngineError(
-                    f"{reason}, the third one on the batch of {shown(tasks[0].samples[0].key)}; "
-                    "Ray's logs have more, in /tmp/ray/session_latest/logs on that node"
-                )
+        if tasks and tasks[0].deaths >= MOST_DEATHS:
+            first = shown(tasks[0].samples[0].key)
+            raise EngineError(f"{reason}, the third one on the batch of {first}; {SEE_LOGS}")
         if self._deaths_in_a_row >= MOST_DEATHS * self._plan.count:
-            raise EngineError(
-                f"{reason}, as {self._deaths_in_a_row - 1} did before it; Ray's logs have more, in "
-                "/tmp/ray/session_latest/logs on that node"
-            )
-        warnings.warn(
-            f"{reason}; its images are recovered by another", RuntimeWarning, stacklevel=2
-        )
+            raise EngineError(f"{reason}, as did {self._deaths_in_a_row - 1} before it; {SEE_LOGS}")
+        warnings.warn(f"{reason}; another does its images", RuntimeWarning, stacklevel=2)
         self._lost.extend(tasks)
         self._start()
 

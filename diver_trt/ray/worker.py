@@ -107,6 +107,11 @@ class Worker:
     def _open(self, bundle: Path, sha256: str, recipe: Recipe, placement: Placement) -> Ready:
         limit_cores_to_assigned()
         with _reported() as texts:
+            if not bundle.is_dir():
+                raise BundleError(
+                    f"{bundle}: is not on this machine; every machine needs the bundle of this run "
+                    "at the same path"
+                )
             model = Bundle.open(bundle)
             if model.sha256 != sha256:
                 raise BundleError(
