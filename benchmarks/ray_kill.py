@@ -1,7 +1,7 @@
 """Kill a node of a Ray cluster at random moments of recoveries, and check that nothing is lost.
 
-A cluster of two nodes runs on this machine, each with one core. `recover --ray` runs on the hundred
-distilled digits with two workers; at a random moment within the duration of an undisturbed run the
+A cluster of two nodes runs on this machine. `recover --ray` runs on the hundred distilled digits
+with a worker on each node; at a random moment within the duration of an undisturbed run the
 second node is killed (SIGKILL to its raylet, and with it its worker), and every second time another
 node joins. The run must end by itself, and its folder must be identical to the byte to that of a
 run without Ray.
@@ -46,7 +46,7 @@ class Kill:
 
 
 class TwoNodes:
-    """A cluster of two nodes with one core each."""
+    """A cluster of two nodes, each with the cores that one worker takes."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
@@ -71,7 +71,7 @@ class TwoNodes:
         self._cluster.shutdown()
 
 
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+NODE = {"num_cpus": 2, "object_store_memory": 100 << 20}
 
 
 def main() -> None:
@@ -125,9 +125,7 @@ def undisturbed(cluster: TwoNodes, output: Path, whole: Path) -> float:
     return time.monotonic() - started
 
 
-def killed(
-    cluster: TwoNodes, output: Path, whole: Path, seconds: float, *, rejoin: bool
-) -> Kill:
+def killed(cluster: TwoNodes, output: Path, whole: Path, seconds: float, *, rejoin: bool) -> Kill:
     """Recover on the cluster, kill its second node, and compare the folder.
 
     Args:
