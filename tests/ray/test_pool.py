@@ -112,9 +112,11 @@ def test_workers_recover_the_images_of_a_single_recoverer(digits: Bundle) -> Non
 def test_a_task_of_a_worker_that_died_is_done_by_another(digits: Bundle) -> None:
     given = samples(20)
     ray = Ray(lambda number: Mortal(*["00000/00004"] * (number < 2)))
-    with pytest.warns(RuntimeWarning, match=r"a worker on node died \(the actor died\); another"):
-        with pool(ray, digits) as opened:
-            assert recovered(opened, given).keys() == {sample.key for sample in given}
+    with (
+        pytest.warns(RuntimeWarning, match=r"a worker on node died \(the actor died\); another"),
+        pool(ray, digits) as opened,
+    ):
+        assert recovered(opened, given).keys() == {sample.key for sample in given}
     assert 3 <= ray.started <= 4
     assert not ray.living
 
@@ -123,9 +125,11 @@ def test_a_batch_that_kills_three_workers_ends_the_run(digits: Bundle) -> None:
     ray = Ray(lambda _: Mortal("00000/00004"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pool(ray, digits) as opened:
-            with pytest.raises(EngineError, match="the third one on the batch of 00000/00004"):
-                recovered(opened, samples(20))
+        with (
+            pool(ray, digits) as opened,
+            pytest.raises(EngineError, match="the third one on the batch of 00000/00004"),
+        ):
+            recovered(opened, samples(20))
     assert not ray.living
 
 
@@ -166,9 +170,10 @@ def test_another_version_on_a_machine_is_refused(digits: Bundle) -> None:
 
 
 def test_two_engines_in_one_run_are_refused(digits: Bundle) -> None:
-    with pytest.raises(EngineError, match="engine auto is .* choose one that runs on both"):
-        with pool(Ray(lambda number: Echo(["onnx", "rtx"][number])), digits) as opened:
-            recovered(opened, samples(20))
+    ray = Ray(lambda number: Echo(["onnx", "rtx"][number]))
+    refused = pytest.raises(EngineError, match=r"engine auto is .* choose one that runs on both")
+    with refused, pool(ray, digits) as opened:
+        recovered(opened, samples(20))
 
 
 def test_a_bundle_that_a_machine_does_not_have_is_named(digits: Bundle, tmp_path: Path) -> None:
@@ -184,9 +189,11 @@ def test_an_unexpected_exception_of_a_worker_is_one_line(digits: Bundle) -> None
         def recover(self, samples: list[Sample]) -> Recovered | Failure:
             raise ValueError("a bug\nin two lines")
 
-    with pool(Ray(lambda _: Broken()), digits) as opened:
-        with pytest.raises(EngineError, match="^a worker failed: a bug$"):
-            recovered(opened, samples(4))
+    with (
+        pool(Ray(lambda _: Broken()), digits) as opened,
+        pytest.raises(EngineError, match=r"^a worker failed: a bug$"),
+    ):
+        recovered(opened, samples(4))
 
 
 def test_samples_are_read_as_they_are_needed(digits: Bundle) -> None:
@@ -240,6 +247,8 @@ def test_a_worker_without_memory_halves_its_batch(
         return events(self, given)
 
     monkeypatch.setattr(Recoverer, "events", short)
-    with pytest.warns(RuntimeWarning, match="continuing in smaller batches"):
-        with pool(Ray(lambda _: Worker()), digits, workers=1) as opened:
-            assert len(recovered(opened, samples(3, digits))) == 3
+    with (
+        pytest.warns(RuntimeWarning, match="continuing in smaller batches"),
+        pool(Ray(lambda _: Worker()), digits, workers=1) as opened,
+    ):
+        assert len(recovered(opened, samples(3, digits))) == 3
