@@ -1,10 +1,10 @@
 """Kill a node of a Ray cluster at random moments of recoveries, and check that nothing is lost.
 
 A cluster of two nodes runs on this machine. `recover --ray` runs on the hundred distilled digits
-with a worker on each node; at a random moment within the duration of an undisturbed run the
-second node is killed (SIGKILL to its raylet, and with it its worker), and every second time another
-node joins. The run must end by itself, and its folder must be identical to the byte to that of a
-run without Ray.
+with a worker on each node. Once a random number of images is on disk, 0 to 99, and up to half a
+second has passed, the second node is killed (SIGKILL to its raylet, and with it its worker); every
+second time another node joins. The run must end by itself, and its folder must be identical to the
+byte to that of a run without Ray.
 """
 
 from __future__ import annotations
@@ -33,13 +33,11 @@ class Kill:
     """One recovery during which a node was killed.
 
     Attributes:
-        seconds: When, since the cluster was divided.
-        before: Images that were recovered by then.
-        hit: Whether a worker with images to recover died of it.
+        before: Images that were on disk by then.
+        hit: Whether a worker died of it before the run had ended.
         differences: Files that differ from those of a run without Ray.
     """
 
-    seconds: float
     before: int
     hit: bool
     differences: list[str]
@@ -84,22 +82,20 @@ def main() -> None:
     with two_nodes() as cluster:
         whole = arguments.folder / "whole"
         subprocess.run(command(whole), check=True, capture_output=True)
-        seconds = undisturbed(cluster, arguments.folder / "ray", whole)
-        print(f"an undisturbed run takes {seconds:.1f} s once its workers are being started")
         kills = []
         for number in range(arguments.kills):
             kill = killed(
                 cluster,
                 arguments.folder / "killed",
                 whole,
-                chance.uniform(0, seconds),
+                images=chance.randrange(100),
+                pause=chance.uniform(0, 0.5),
                 rejoin=number % 2 == 1,
             )
             kills.append(kill)
             print(
-                f"killed after {kill.seconds:.1f} s, {kill.before} images: "
-                f"{'its' if kill.hit else 'no'} images were done again, "
-                f"{len(kill.differences)} files differ",
+                f"killed after {kill.before} images: {'a' if kill.hit else 'no'} worker was "
+                f"replaced, {len(kill.differences)} files differ",
                 flush=True,
             )
     sys.exit(any(kill.differences for kill in kills))
@@ -115,24 +111,17 @@ def two_nodes() -> Iterator[TwoNodes]:
         cluster.close()
 
 
-def undisturbed(cluster: TwoNodes, output: Path, whole: Path) -> float:
-    """Recover on the whole cluster, and return how long that takes after it was divided."""
-    cluster.complete()
-    with running(cluster, output) as process:
-        started = time.monotonic()
-        process.communicate()
-    assert process.returncode == 0 and not different(whole, output)
-    return time.monotonic() - started
-
-
-def killed(cluster: TwoNodes, output: Path, whole: Path, seconds: float, *, rejoin: bool) -> Kill:
+def killed(
+    cluster: TwoNodes, output: Path, whole: Path, *, images: int, pause: float, rejoin: bool
+) -> Kill:
     """Recover on the cluster, kill its second node, and compare the folder.
 
     Args:
         cluster: The cluster.
         output: Where to recover; deleted afterwards.
         whole: The folder of a run without Ray.
-        seconds: When to kill the node, since the cluster was divided.
+        images: How many images are on disk when the kill is due.
+        pause: Seconds from then to the kill.
         rejoin: Whether another node joins at once.
 
     Raises:
@@ -140,7 +129,9 @@ def killed(cluster: TwoNodes, output: Path, whole: Path, seconds: float, *, rejo
     """
     cluster.complete()
     with running(cluster, output) as process:
-        time.sleep(seconds)
+        while process.poll() is None and len(keys(output)) < images:
+            time.sleep(0.02)
+        time.sleep(pause)
         before = len(keys(output))
         cluster.kill()
         if rejoin:
@@ -150,7 +141,7 @@ def killed(cluster: TwoNodes, output: Path, whole: Path, seconds: float, *, rejo
         raise RuntimeError(f"the run ended with {process.returncode}: {notes[-500:]}")
     differences = different(whole, output)
     shutil.rmtree(output)
-    return Kill(seconds, before, " died (" in notes, differences)
+    return Kill(before, " died (" in notes, differences)
 
 
 @contextmanager

@@ -117,9 +117,8 @@ class WorkerPool:
         disconnect: Callable[[], None],
     ) -> None:
         self._ray, self._plan, self._disconnect = ray, plan, disconnect
-        self._setup = (bundle.path.resolve(), bundle.sha256, recipe, placement)
+        self._bundle, self._recipe, self._placement = bundle, recipe, placement
         self._stopping, self._say = stopping, say
-        self._steps = recipe.start_step
         # No retries by Ray: they would wait until the same actor is running again.
         self._actor = ray.remote(Worker).options(
             num_cpus=plan.cpus,
@@ -147,7 +146,7 @@ class WorkerPool:
     @property
     def steps_per_batch(self) -> int:
         """Denoising steps of a batch."""
-        return self._steps
+        return self._recipe.start_step
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -190,7 +189,7 @@ class WorkerPool:
             if not self._lost and not self._under_way():
                 break
             for images in self._answers():
-                for _ in range(self._steps * -(-len(images) // self.batch)):
+                for _ in range(self.steps_per_batch * -(-len(images) // self.batch)):
                     yield StepDone()
                 yield from images
         yield BatchStarts()
@@ -262,7 +261,10 @@ class WorkerPool:
         """Add a worker, which starts as soon as the cluster has room for it."""
         member = _Member(self._actor.remote())
         member.calls.append((member.actor.version.remote(), None))
-        member.calls.append((member.actor.open.remote(*self._setup), None))
+        opening = member.actor.open.remote(
+            self._bundle.path.resolve(), self._bundle.sha256, self._recipe, self._placement
+        )
+        member.calls.append((opening, None))
         self._members.append(member)
 
     def _opened(self, member: _Member, ready: Ready) -> None:
@@ -273,8 +275,7 @@ class WorkerPool:
                 f"engine auto is {first.engine} on {first.node} and {ready.engine} on "
                 f"{ready.node}; choose one that runs on both with --engine"
             )
-        *same, placement = self._setup
-        self._setup = (*same, replace(placement, engine=ready.engine))  # type: ignore[assignment]
+        self._placement = replace(self._placement, engine=ready.engine)
         member.ready = ready
 
     def _died(self, member: _Member, error: Exception) -> None:

@@ -124,7 +124,7 @@ def test_a_node_that_is_killed_changes_nothing(
     """`benchmarks/ray_kill.py` kills more."""
     monkeypatch.setattr("benchmarks.ray_kill.DIGITS", DISTILLED.parent / "ipc1")
     recover(DISTILLED.parent / "ipc1", tmp_path / "whole", engine="onnx", batch=4)
-    kill = killed(nodes, tmp_path / "killed", tmp_path / "whole", 0.5, rejoin=False)
+    kill = killed(nodes, tmp_path / "killed", tmp_path / "whole", images=1, pause=0, rejoin=False)
     assert kill.differences == []
 
 
