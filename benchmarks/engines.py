@@ -1,12 +1,11 @@
 """Engines of the real size: their memory as TensorRT-RTX's compiler reports it, without a GPU.
 
     python -m benchmarks.real_size --folder /tmp/real-size
-    python -m benchmarks.engines --folder /tmp/real-size
+    python -m benchmarks.engines /tmp/real-size/fp16 --unsplit /tmp/real-size/pipeline
 
-Compiles the fp16 bundle of DiT-XL/2-256 that the first script makes, for SM75 and SM86 in batches
-of 1, 4 and 8, and, for comparison, diffusers' transformer exported as it is, at batch 8 with
-guidance. Prints the tables of `benchmarks/README.md`. Nothing is run: these are the compiler's own
-figures.
+Compiles a bundle for SM75 and SM86 in batches of 1, 4 and 8, and, for comparison, diffusers' DiT
+exported as it is, at batch 8 with guidance. Prints the tables of `benchmarks/README.md`. Nothing is
+run: these are the compiler's own figures.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Unsplit(nn.Module):
         return sample
 
 
-def compile_unsplit(folder: Path, target: Target, batch: int) -> Compiled:
+def compile_unsplit(pipeline: Path, target: Target, batch: int) -> Compiled:
     """Export the transformer as it is and compile it for a batch of images with guidance."""
     inputs = (
         TensorSpec("latent", "float16", ("n", 4, 32, 32)),
@@ -58,10 +57,10 @@ def compile_unsplit(folder: Path, target: Target, batch: int) -> Compiled:
         TensorSpec("label", "int64", ("n",)),
     )
     outputs = (TensorSpec("sample", "float16", ("n", 8, 32, 32)),)
-    path = folder / "unsplit" / "transformer.onnx"
+    path = pipeline.parent / "unsplit" / "transformer.onnx"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        transformer = DiTTransformer2DModel.from_pretrained(folder / "pipeline" / "transformer")
+        transformer = DiTTransformer2DModel.from_pretrained(pipeline / "transformer")
         graph_from_network(Unsplit(transformer).requires_grad_(False), inputs, outputs, path)
     # Guidance takes two predictions per image.
     return compile_alone(path, "denoiser", inputs, outputs, 2 * batch, target)
@@ -71,13 +70,13 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f}"
 
 
-def build_engines(bundle: Bundle) -> list[Plan]:
+def build_engines(bundle: Bundle, sms: tuple[int, ...]) -> list[Plan]:
     """Build the bundle in every batch, and print the memory of each engine."""
     print("| batch | network | weights | activations | in and out | engine file |")
     print("|---:|---|---:|---:|---:|---:|")
     plans = []
     for batch in BATCHES:
-        target = resolve_target("rtx", SMS, Profile(batch, batch, batch))
+        target = resolve_target("rtx", sms, Profile(batch, batch, batch))
         for sidecar in build_plan(bundle, target):
             memory, name = sidecar.memory, sidecar.network
             figures = (
@@ -108,7 +107,7 @@ def print_plans(plans: list[Plan]) -> None:
             print(f"| {planned.batch} | {residency} | {totals} | **{peak}** |")
 
 
-def print_batched_vae(bundle: Bundle, batch: int) -> None:
+def print_batched_vae(bundle: Bundle, batch: int, sms: tuple[int, ...]) -> None:
     """Print what the VAE would take if it ran in batches, as it never does."""
     profile = Profile(batch, batch, batch)
     whole = {
@@ -116,7 +115,7 @@ def print_batched_vae(bundle: Bundle, batch: int) -> None:
             bundle.path / bundle.networks[name].graph.name,
             bundle.networks[name],
             profile,
-            resolve_target("rtx", SMS, profile),
+            resolve_target("rtx", sms, profile),
         )
         for name in ("encoder", "decoder")
     }
@@ -127,10 +126,10 @@ def print_batched_vae(bundle: Bundle, batch: int) -> None:
     print(f"\nthe VAE at batch {batch} instead of one image at a time: activations {activations}.")
 
 
-def print_unsplit(folder: Path, batch: int) -> None:
-    target = resolve_target("rtx", SMS[-1:], Profile(batch, batch, batch))
+def print_unsplit(pipeline: Path, batch: int, sms: tuple[int, ...]) -> None:
+    target = resolve_target("rtx", sms[-1:], Profile(batch, batch, batch))
     with torch.no_grad():
-        memory = compile_unsplit(folder, target, batch).memory
+        memory = compile_unsplit(pipeline, target, batch).memory
     sizes = (memory.weights_bytes, memory.activation_bytes, memory.io_bytes)
     weights, activations, io = map(megabytes, sizes)
     print(
@@ -143,17 +142,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
-    bundle = Bundle.open(folder / "fp16")
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--sm", type=int, nargs="+", default=SMS)
+    parser.add_argument(
+        "--unsplit", type=Path, metavar="PIPELINE", help="the DiT to export as it is"
+    )
+    args = parser.parse_args()
+    bundle, sms = Bundle.open(args.bundle), tuple(args.sm)
     versions = ", ".join(
         f"{package} {version(package)}" for package in ("tensorrt-rtx", "polygraphy", "torch")
     )
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}; no GPU\n")
-    print_plans(build_engines(bundle))
-    print_batched_vae(bundle, BATCHES[-1])
-    print_unsplit(folder, BATCHES[-1])
+    print_plans(build_engines(bundle, sms))
+    print_batched_vae(bundle, BATCHES[-1], sms)
+    if args.unsplit:
+        print_unsplit(args.unsplit, BATCHES[-1], sms)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ from diver_trt.models.attention import SelfAttention
 from diver_trt.models.denoiser import Denoiser
 from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
 from diver_trt.models.dit_networks import Block, Predictor
-from diver_trt.models.vae import Decoder, Encoder, Float32GroupNorm
+from diver_trt.models.layers import InFloat32
+from diver_trt.models.vae import Decoder, Encoder
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.onnx import import_onnxruntime
@@ -176,7 +177,7 @@ def without_float32_norms(network: nn.Module) -> nn.Module:
     """Make the group normalisations of a float16 encoder or decoder compute in float16."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Float32GroupNorm):
+            if isinstance(child, InFloat32):
                 setattr(parent, name, child.norm.half())
     return network
 

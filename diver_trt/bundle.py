@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, get_args
@@ -27,10 +27,11 @@ from diver_trt.documents import Document, Limits
 from diver_trt.errors import BundleError, shown
 from diver_trt.files import FileRecord, stream_sha256
 from diver_trt.graph_file import require_declared, require_listed_weights
+from diver_trt.hub.name import HubName
 from diver_trt.method.process import StoredProcess
 from diver_trt.method.step import StepLayout
 from diver_trt.strict_json import parse_json
-from diver_trt.structs import GIVEN, Count, Invalid, Sha256, dump, whole
+from diver_trt.structs import GIVEN, OMITTED, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec
 
 SCHEMA = 4
@@ -123,6 +124,7 @@ class Bundle:
         num_classes: Number of classes; labels run from 0.
         null_label: Label of the null class of classifier-free guidance.
         class_names: Name per class, if the model has them.
+        prompts: The prompt of each class, then the null class's, if the model reads a text.
         process: The diffusion process that it was trained on.
         learned_variance: Whether the model predicts its variance.
         guided_channels: How many latent channels, from the first, the model's own sampler guides.
@@ -152,17 +154,38 @@ class Bundle:
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
+    prompts: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        on_note: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> Bundle:
         """Read a bundle's manifest and check that its files are there with the right sizes.
 
         Contents are hashed later, by `verified`, before a network is loaded.
 
+        Args:
+            path: The bundle's directory, or its name on the Hugging Face hub,
+                `hf://OWNER/NAME[@REVISION]`: it is then downloaded, unless it has been already.
+            on_note: Receives what is downloaded, in lines of text.
+            on_progress: Receives how much of it is there: a phase, the MB done, and all its MB.
+
         Raises:
             BundleError: No bundle is there, a file is missing or of another size, or the manifest
                 is not of this schema.
+            UsageError: If it begins with `hf://`, but is not a name on the hub.
+            OutputError: If the folder of a bundle from the hub cannot be written.
+            MissingExtraError: If the hub's client is needed and not installed.
         """
+        if name := HubName.parse(path):
+            # Not above: it imports this module, and needs an extra that bundles here do not.
+            from diver_trt.hub.download import downloaded
+
+            path = downloaded(name, on_note, on_progress)
         path = Path(path)
         manifest = path / MANIFEST
         if not os.path.lexists(manifest):
@@ -175,9 +198,8 @@ class Bundle:
             SCHEMA, f"remove the folder and export the model again: diver-trt export MODEL {path}"
         )
         bundle = document.load(cls, path=path, sha256=document.sha256)
-        for network in bundle.networks.values():
-            for record in network.files:
-                _open_checked(path, record).close()
+        for record in bundle.files:
+            _open_checked(path, record).close()
         return bundle
 
     def write(self) -> None:
@@ -214,6 +236,12 @@ class Bundle:
             raise Invalid(
                 f"found {len(self.class_names)} names, expected {self.num_classes}", "class_names"
             )
+        if self.prompts is not None and len(self.prompts) != self.num_classes + 1:
+            raise Invalid(
+                f"found {len(self.prompts)} prompts, expected {self.num_classes + 1}: one for each "
+                "class, and the null class's",
+                "prompts",
+            )
         if self.null_label != self.num_classes:
             raise Invalid(
                 f"found {self.null_label}, expected {self.num_classes}: the null class comes right "
@@ -241,6 +269,11 @@ class Bundle:
                         "networks",
                         name,
                     )
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of the bundle but `bundle.json`, network by network."""
+        return tuple(record for network in self.networks.values() for record in network.files)
 
     @property
     def base(self) -> str:
@@ -297,7 +330,8 @@ class Bundle:
                 raise BundleError(
                     f"{self.path / record.name}: SHA-256 is {found[:12]}…, {MANIFEST} lists "
                     f"{record.sha256[:12]}…: the file has changed since the export. Restore it, "
-                    "or export the model again."
+                    "or export the model again; if the bundle is from the hub, delete the file and "
+                    "run again."
                 )
         graph = self.path / network.graph.name
         require_listed_weights(graph, network.weights.name if network.weights else None)

@@ -66,15 +66,26 @@ class Document:
 
     @classmethod
     def read(
-        cls, path: Path, error: type[DiverError], limits: Limits = MANIFEST_LIMITS
+        cls,
+        path: Path,
+        error: type[DiverError],
+        limits: Limits = MANIFEST_LIMITS,
+        *,
+        where: str | None = None,
     ) -> Document:
         """Read a file, which must be a regular file in its folder.
+
+        Args:
+            path: The file.
+            error: The class that is raised.
+            limits: What a document of this kind may need.
+            where: The file, as errors print it; None is its path.
 
         Raises:
             error: If the file is missing, unreadable, a link out of its folder, larger than the
                 limits, or not a JSON object.
         """
-        where = printable(str(path))
+        where = where or printable(str(path))
         try:
             with open_contained(path, path.parent, error) as file:
                 data = file.read(limits.size_bytes + 1)

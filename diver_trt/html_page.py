@@ -87,14 +87,14 @@ def require_own_page(path: Path, command: str) -> None:
         OutputError: If the path holds another file.
     """
     # lexists, not exists: a dangling symlink is something in the way too.
-    if os.path.lexists(path) and not _is_page(path, command):
+    if os.path.lexists(path) and not is_page(path, command):
         raise OutputError(
             f"{path}: already exists and is not a report of diver-trt {command}; choose another "
             "name, or remove it"
         )
 
 
-def _is_page(path: Path, command: str) -> bool:
+def is_page(path: Path, command: str) -> bool:
     """Return whether a path is a regular file that a command of any release wrote."""
     try:
         with open_contained(path, path.parent, OutputError) as file:

@@ -9,7 +9,7 @@ from typing import Any
 from diver_trt.distilled.class_map import ModelClasses, wnid_of
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, shown
-from diver_trt.files import file_sha256, files_in
+from diver_trt.files import file_sha256, files_in, reported
 from diver_trt.records import MANIFEST_SCHEMA, Companion, Manifest, Recovered
 from diver_trt.structs import dump
 
@@ -21,14 +21,16 @@ _READ_BY_TRAINERS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".
 """What torchvision's ImageFolder takes for an image."""
 _NAMED = 3
 """How many of several images a note names."""
+_RESTORE = "run the command that wrote the folder again, which restores it"
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveredFolder:
-    """A folder and its manifest."""
+    """A folder, its manifest, and the hash of the manifest's file."""
 
     root: Path
     manifest: Manifest
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,9 @@ def open_recovered(root: Path) -> RecoveredFolder:
     Raises:
         DatasetError: If it is missing, damaged or of another schema.
     """
-    manifest = Document.read(root / MANIFEST, DatasetError)
-    manifest.require_schema(MANIFEST_SCHEMA, "recover the dataset again")
-    return RecoveredFolder(root, manifest.load(Manifest))
+    document = Document.read(root / MANIFEST, DatasetError)
+    document.require_schema(MANIFEST_SCHEMA, "recover the dataset again")
+    return RecoveredFolder(root, document.load(Manifest), document.sha256)
 
 
 def unlisted_images(folder: RecoveredFolder) -> list[str]:
@@ -118,7 +120,7 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
                 f"of {bundle.model_id}"
             )
         labels[entry.index] = entry.label
-    files = tuple(_existing(root, entry.file) for entry in manifest.samples)
+    files = tuple(listed_file(root, entry.file) for entry in manifest.samples)
     indices = tuple(entry.index for entry in manifest.samples)
     return RecoveredImages(manifest.class_map, files, indices, labels)
 
@@ -133,11 +135,7 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
     folder = open_recovered(root)
     manifest = folder.manifest
     for entry in _files(manifest):
-        path = _existing(root, entry.file)
-        if file_sha256(path) != entry.sha256:
-            raise DatasetError(
-                f"{path}: is not the file that was written; recover the dataset again"
-            )
+        require_written(listed_file(root, entry.file), entry.sha256)
     tool, bundle = manifest.tool, manifest.bundle
     return {
         "kind": "recovered dataset",
@@ -147,6 +145,7 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
         "layout": dump(manifest.layout),
         "source": dump(manifest.source),
         "shard": dump(manifest.shard),
+        "converted_from": dump(manifest.converted_from),
         "skipped": {entry.source: entry.problem for entry in manifest.skipped},
         "model": f"{bundle.model} {bundle.precision}",
         "bundle_sha256": bundle.sha256,
@@ -158,13 +157,30 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
     }
 
 
-def _existing(root: Path, name: str) -> Path:
+def listed_file(root: Path, name: str) -> Path:
+    """Return the path of a file that a manifest lists.
+
+    Raises:
+        DatasetError: If it is missing, or a link out of the folder.
+    """
     path = root / name
     if not path.is_file():
-        raise DatasetError(f"{path}: missing, but the manifest lists it; recover the dataset again")
+        raise DatasetError(f"{path}: missing, but the manifest lists it; {_RESTORE}")
     steps = (path, *path.parents)[: len(Path(name).parts)]
     if any(step.is_symlink() for step in steps) and not path.resolve().is_relative_to(
         root.resolve()
     ):
         raise DatasetError(f"{path}: is a link out of the dataset; copy what it points to")
     return path
+
+
+def require_written(path: Path, sha256: str) -> None:
+    """Require a file to be the one that a manifest lists.
+
+    Raises:
+        DatasetError: If it has another hash, or cannot be read.
+    """
+    with reported(path, "read", DatasetError):
+        found = file_sha256(path)
+    if found != sha256:
+        raise DatasetError(f"{path}: is not the file that was written; {_RESTORE}")

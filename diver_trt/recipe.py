@@ -281,6 +281,7 @@ PRESETS: dict[str, Recipe] = {
     "paper":   Recipe(),                                # 29.8 % in the paper
     "ncfm":    Recipe(gamma=0.02),                      # the paper's, for sets distilled with NCFM
     "matched": Recipe(start_step=25, window=(25, 10)),  # ours: half the steps; examples/digits
+    "d4m":     Recipe(cfg_scale=8.0),                   # the paper's, with D4M's guidance (SD-1.5)
     # Ours: starts and pulls at each step's own noise level; docs/results.md.
     "level":   Recipe(inherit_step=40, start_step=40, window=(40, 16), guide="noised"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
@@ -111,6 +111,15 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedFrom:
+    """The recovered dataset that `diver-trt convert` read: its layout, side and manifest's hash."""
+
+    layout: str
+    size: Annotated[int, whole(1, MAX_SIDE)]
+    manifest_sha256: Sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What decides the images: the beginning of a manifest, and of a journal's first line.
 
@@ -125,6 +134,8 @@ class Head:
         layout: How the images are written.
         class_map: Name of the class map.
         shard: The part that this is, or None for a whole dataset.
+        converted_from: The recovered dataset that the images were copied from, or None if they were
+            recovered into this one.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -137,6 +148,7 @@ class Head:
     layout: LaidOut
     class_map: str
     shard: Part | None = None
+    converted_from: ConvertedFrom | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +233,11 @@ class Manifest(Head):
     skipped: tuple[LeftOut, ...]
     classes: tuple[ClassEntry, ...]
     samples: tuple[Recovered, ...]
+
+    @property
+    def head(self) -> Head:
+        """The head alone."""
+        return Head(**{entry.name: getattr(self, entry.name) for entry in fields(Head)})
 
     def check(self) -> None:
         """Compare samples and classes, when they have been read.

@@ -26,7 +26,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -39,7 +39,7 @@ GIVEN: Mapping[str, Any] = {"given": True}
 In a struct that is a value of a mapping, it is the key.
 """
 OMITTED: Mapping[str, Any] = {"omitted": True}
-"""Metadata of a field that is left out of the document, instead of null, where it is None."""
+"""Metadata of a field that is left out of the document where it has its default."""
 
 
 class Invalid(ValueError):  # noqa: N818 -- never leaves this layer
@@ -130,15 +130,17 @@ def dump(value: Any) -> Any:
             field.name: dump(inner)
             for field in fields(value)
             if "given" not in field.metadata
-            and (
-                (inner := getattr(value, field.name)) is not None or "omitted" not in field.metadata
-            )
+            and ((inner := getattr(value, field.name)) != field.default or not _is_omitted(field))
         }
     if isinstance(value, Mapping):
         return {key: dump(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [dump(inner) for inner in value]
     return value
+
+
+def _is_omitted(field: Field[Any]) -> bool:
+    return "omitted" in field.metadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,16 +47,19 @@ from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import StoredImages
 from diver_trt.errors import DiverError
 from diver_trt.graph_file import require_declared, require_listed_weights
+from diver_trt.hub.card import Compared, model_card
 from diver_trt.manifest import inspect_recovered
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
+from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.journal import JOURNAL, Journal
 from diver_trt.recovered.merge import merge_shards
-from diver_trt.recovered.shard_files import read_soft_labels
+from diver_trt.recovered.written_files import read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 from diver_trt.tensors import TensorSpec
 from tests.distilled import methods
+from tests.hub.comparison import write_comparison
 from tests.recovered import fake_run
 from tests.stand_in import MACHINE, write_stand_in_plan
 
@@ -567,6 +570,11 @@ def count_work(path: Path) -> None:
     count(read_graph(path), 2)
 
 
+def quote_comparison(path: Path) -> None:
+    """Quote a comparison in a model card."""
+    model_card(digits(), "someone/digits", "apache-2.0", Compared.read(path, digits()))
+
+
 def read_engines(folder: Path) -> None:
     """Read sidecars, check them against a machine, and plan memory."""
     bundle = Bundle.open(folder)
@@ -621,6 +629,10 @@ def copied_digits(folder: Path) -> Path:
         shutil.copy(digits().path / network.graph.name, folder)
     (folder / "bundle.json").write_bytes((digits().path / "bundle.json").read_bytes())
     return folder / "bundle.json"
+
+
+def comparison(folder: Path) -> list[Path]:
+    return [write_comparison(folder, digits())]
 
 
 def sidecars(folder: Path) -> list[Path]:
@@ -838,6 +850,19 @@ def merge(folder: Path) -> None:
     merge_shards(sorted(folder.iterdir()), folder.parent / "output")
 
 
+def whole(folder: Path) -> list[Path]:
+    """A recovery of two images and one that was left out, in one piece."""
+    (manifest,) = recovered(folder)
+    document = json.loads(manifest.read_text())
+    document["layout"]["size"] = 8
+    manifest.write_text(json.dumps(document))
+    return [manifest]
+
+
+def convert(folder: Path) -> None:
+    convert_recovered(folder, folder.parent / "output", layout="webdataset", size=16)
+
+
 def soft_labels(folder: Path) -> list[Path]:
     np.save(
         folder / "soft_labels.npy",
@@ -954,12 +979,14 @@ UNDONE = (undone,)
 TARGETS = (
     Target("bundle.json", lambda folder: [copied_digits(folder)], in_json, (open_bundle,)),
     Target("sidecars", sidecars, in_json, (read_engines,)),
+    Target("comparison", comparison, in_json, (only_file(quote_comparison),)),
     Target("ONNX graph", graph, in_bytes, (walk_graph,)),
     Target("ONNX graph, its work", products, in_bytes, (only_file(count_work),)),
     Target("manifest", recovered, in_json, (inspect_recovered, read_images)),
     Target("journal", journal, in_lines, (read_journal,)),
     Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),
     Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
+    Target("convert", whole, in_json, (convert,), writes=True),
     Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
     Target("journal, resumed", interrupted, in_json_lines, (resume,), writes=True),
     Target(

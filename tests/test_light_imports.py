@@ -21,6 +21,8 @@ HEAVY = (
     "polygraphy",
     "sklearn",
     "scipy",
+    "huggingface_hub",
+    "httpx2",
 )
 
 

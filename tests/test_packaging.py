@@ -51,6 +51,7 @@ def test_the_wheel_contains_everything_that_a_recovery_needs(names: list[str]) -
         "bench/report.html.jinja",
         "comparison/report.html.jinja",
         "evaluation/report.html.jinja",
+        *(f"recovered/gallery/page.{suffix}" for suffix in ("html", "css", "js")),
         *(f"engines/digits-distilled/{digit}/0.png" for digit in range(10)),
     }
     assert {f"diver_trt/{name}" for name in needed} <= set(names)

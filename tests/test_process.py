@@ -201,6 +201,7 @@ def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) 
         ("inspect --classes imagew", "imagewoof"),
         ("recover --bundle eng", "engines/digits"),
         ("build engines/", "engines/digits"),
+        ("push engines/", "engines/digits"),
         ("recover --bundle nowhere/", ""),
         ("compare --engine torch-b", "torch-bf16"),
         ("export --precision ", "fp32 fp16 int8 int8-fp16"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,17 @@ def test_help_and_completion_list_every_method() -> None:
     (option,) = (one for one in command.params if "--format" in one.opts)
     listed = option.help.partition(": ")[2].rstrip(".").replace(";", ",")
     assert sorted(listed.split(", ")) == sorted(METHODS)
+
+
+def test_help_and_completion_list_every_layout() -> None:
+    from typer.main import get_command
+
+    from diver_trt.cli.completion import layouts
+
+    assert layouts("") == list(LAYOUTS)
+    command = get_command(app).commands["recover"]  # type: ignore[attr-defined]
+    (option,) = (one for one in command.params if "--layout" in one.opts)
+    assert set(LAYOUTS) <= set(re.findall("[a-z]+", option.help))
 
 
 # A toy base model on a toy process: `tests/toy_base.py`.

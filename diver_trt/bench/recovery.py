@@ -109,6 +109,7 @@ def recover_once(
             engine=engine,
             batch=batch,
             on_error="skip",  # a model with random weights may decode to a single colour
+            gallery=False,  # what it is compared with writes images alone
             on_note=lambda _: None,
             on_progress=on_progress,
         )

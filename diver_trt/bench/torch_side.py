@@ -32,6 +32,7 @@ from diver_trt.method.schedule import Schedule
 from diver_trt.method.step import guided_step
 from diver_trt.models import BASES
 from diver_trt.models.base import BaseModel, weights_sha256
+from diver_trt.models.prompts import stored_prompts
 from diver_trt.pixels import from_network, square, to_network
 from diver_trt.recipe import Recipe
 
@@ -69,6 +70,7 @@ def load_model(
             vae=vae,
             timestep_frequencies=bundle.timestep_frequencies,
             base=bundle.base,
+            prompts=stored_prompts(bundle.class_names, bundle.prompts),
         )
     )
     if (digest := weights_sha256(model)) != bundle.weights_sha256:

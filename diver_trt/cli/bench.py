@@ -13,7 +13,7 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import progress, say
-from diver_trt.cli.options import ModelRevision, ModelVae, choice, positive
+from diver_trt.cli.options import ModelRevision, ModelVae, choice, open_bundle, positive
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import printable
 from diver_trt.recipe import Recipe
@@ -33,10 +33,10 @@ every cell for itself.
 
 
 BundleArgument = Annotated[
-    Path | None,
+    str | None,
     typer.Argument(
         metavar="BUNDLE",
-        help="Exported model (default: the digits model).",
+        help="Exported model: a folder, or hf://OWNER/NAME on the hub (default: the digits model).",
         show_default=False,
         autocompletion=completion.bundles,
     ),
@@ -121,10 +121,9 @@ def bench(
         raise typer.BadParameter("--model is for --against torch; give both, or neither")
     from diver_trt.bench.result import Plan
     from diver_trt.bench.run import benchmark
-    from diver_trt.bundle import Bundle, default_bundle
 
     _check_files(json_file, report)
-    opened = Bundle.open(bundle or default_bundle())
+    opened = open_bundle(bundle)
     contestants, ceiling = _contestants(opened, tuple(engine or ["auto"]), (model, revision, vae))
     plan = Plan(
         bundle=opened,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_facts, print_json, progress, say
-from diver_trt.cli.options import Json, choice
+from diver_trt.cli.options import Json, choice, open_bundle
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -18,9 +17,11 @@ if TYPE_CHECKING:
     from diver_trt.runtime.backends.tensorrt.target import Target
 
 BundleArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="BUNDLE", help="The bundle to compile.", autocompletion=completion.bundles
+        metavar="BUNDLE",
+        help="The bundle to compile: a folder, or hf://OWNER/NAME on the hub.",
+        autocompletion=completion.bundles,
     ),
 ]
 Backend = Annotated[
@@ -62,13 +63,13 @@ def build(
     """Compile a bundle to TensorRT engines, each with a sidecar of its target and memory."""
     chosen = choice("--backend", backend, ("rtx", "trt"))
     sms = [_parse_capability(text) for text in sm or []]
-    from diver_trt.bundle import NETWORKS, Bundle
+    from diver_trt.bundle import NETWORKS
     from diver_trt.runtime.backends.tensorrt.builder import build_plan
     from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
     from diver_trt.runtime.backends.tensorrt.target import check_target, resolve_target
 
-    opened = Bundle.open(bundle)
+    opened = open_bundle(bundle)
     target = resolve_target(
         chosen, sms, Profile.parse(batch), parse_bytes(workspace) if workspace else None
     )

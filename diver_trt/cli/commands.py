@@ -21,6 +21,7 @@ from diver_trt.cli import (
     export,
     inspect,
     merge,
+    push,
     recover,
 )
 from diver_trt.cli.console import reporting
@@ -41,7 +42,8 @@ COMMANDS: dict[Callable[..., None], str] = {
     merge.merge: "diver-trt merge part1 part2 part3 recovered",
     export.export: "diver-trt export facebook/DiT-XL-2-256 engines/dit-xl-2-256",
     build.build: "diver-trt build engines/dit-xl-2-256 --sm 86 --batch 8",
-    convert.convert: "diver-trt convert images_best.pt images_best.npz",
+    push.push: "diver-trt push engines/dit-xl-2-256 OWNER/NAME --dry-run",
+    convert.convert: "diver-trt convert recovered recovered-128 --size 128",
     compare.compare: "diver-trt compare engines/dit-xl-2-256 --model facebook/DiT-XL-2-256",
     bench.bench: "diver-trt bench --batch 1,8",
     evaluate.evaluate: "diver-trt evaluate distilled recovered --test test-images",

@@ -10,10 +10,11 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
-from diver_trt.cli.options import Classes, Json, ModelRevision, ModelVae, Seed
+from diver_trt.cli.options import Classes, Json, ModelRevision, ModelVae, Seed, open_bundle
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import BundleError, MissingExtraError, printable, shown
 from diver_trt.models import BASES
+from diver_trt.models.prompts import stored_prompts
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
 
 Bundles = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="BUNDLE...",
-        help="Bundles of one model, such as its fp32 and its fp16 one.",
+        help="Bundles of one model, such as its fp32 and its fp16 one: folders, or "
+        "hf://OWNER/NAME on the hub.",
         autocompletion=completion.bundles,
     ),
 ]
@@ -94,13 +96,12 @@ def compare(
         raise typer.BadParameter("--random and --images contradict each other; give one of them")
     if classes and not images:
         raise typer.BadParameter("--classes describes --images; give both, or neither")
-    from diver_trt.bundle import Bundle
     from diver_trt.comparison.result import Result
     from diver_trt.comparison.runs import steps_in
     from diver_trt.comparison.verdict import compare_lineup
 
     _check_packages_and_report(report)
-    opened = tuple(Bundle.open(path) for path in bundles)
+    opened = tuple(open_bundle(bundle) for bundle in bundles)
     loaded = _load_reference_model(model, opened[0], revision, vae) if model else None
     inputs = _read_inputs(opened[0], samples, images, classes, seed, random=random)
     lineup = _line_up(opened, loaded, engine or [], batch, as_json=as_json)
@@ -234,8 +235,9 @@ def _load_reference_model(
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
-    # The bundle's base: a .pt file need not state it, and an option settled it at the export.
-    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base)
+    # The bundle's base and prompts: options settled them at the export.
+    prompts = stored_prompts(bundle.class_names, bundle.prompts)
+    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base, prompts=prompts)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:

@@ -26,7 +26,27 @@ def values(load: Callable[[], Iterable[str]]) -> Completion:
 
 
 def bundles(incomplete: str) -> list[str]:
-    """Return the bundles whose path, or whose folder's path, begins with a text."""
+    """Return the bundles whose path, whose folder's path, or whose hub name begins with a text."""
+    return sorted({*_bundles_here(incomplete), *_bundles_of_hub(incomplete)})
+
+
+def _bundles_of_hub(incomplete: str) -> Iterator[str]:
+    """Yield the names of the bundles in the hub's cache; the hub itself is not asked."""
+    if not incomplete or not "hf://".startswith(incomplete[:5]):
+        return
+    with suppress(ImportError):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        for folder in _folders(Path(HF_HUB_CACHE)):
+            kind, _, name = folder.name.partition("--")
+            found = f"hf://{name.replace('--', '/')}"
+            if not (kind == "models" and found.startswith(incomplete)):
+                continue
+            if any(map(_is_bundle, _folders(folder / "snapshots"))):
+                yield found
+
+
+def _bundles_here(incomplete: str) -> list[str]:
     typed = Path(incomplete).expanduser()
     folder, start = (typed, "") if incomplete.endswith("/") else (typed.parent, typed.name)
     found = []
@@ -34,7 +54,7 @@ def bundles(incomplete: str) -> list[str]:
         if entry.name.startswith(start):
             inside = () if _is_bundle(entry) else _folders(entry)
             found += [str(path) for path in (entry, *inside) if _is_bundle(path)]
-    return sorted(found)
+    return found
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -1,45 +1,174 @@
-"""`diver-trt convert`: from a method's tensors to one self-describing file."""
+"""`diver-trt convert`: a recovered folder in another layout or size, or tensors as one file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diver_trt.cli.console import print_json, say
-from diver_trt.cli.options import Collage, Format, Json, Normalisation
+from diver_trt.cli import completion
+from diver_trt.cli.console import phases, print_json, say
+from diver_trt.cli.options import Collage, Format, Gallery, Json, Normalisation, positive
+from diver_trt.errors import DatasetError, OutputError, printable, shown
+
+if TYPE_CHECKING:
+    from diver_trt.distilled.options import ReadOptions
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INPUT",
+        help="The folder of a recovered dataset; or a method's tensors, a .pt file or its folder.",
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUTPUT",
+        help="For a recovered dataset a new folder; for tensors a new .npz or .safetensors file.",
+    ),
+]
+LayoutName = Annotated[
+    str | None,
+    typer.Option(
+        help="For a recovered dataset: another layout, as for recover (default: as it is).",
+        show_default=False,
+        autocompletion=completion.layouts,
+    ),
+]
+Size = Annotated[
+    str,
+    typer.Option(
+        help="For a recovered dataset: another side of its images in pixels, such as 128.",
+        autocompletion=completion.values(lambda: ["keep"]),
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="For a recovered dataset: delete what an earlier run left in OUTPUT.",
+    ),
+]
+ZcaReference = Annotated[
+    Path | None,
+    typer.Option(
+        help="Training images, to undo a ZCA whitening whose transform is not in the file, or "
+        "FRePo's own transform.",
+        show_default=False,
+    ),
+]
 
 
 def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A method's tensors: a .pt file or its folder.")
-    ],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="A new .npz or .safetensors file.")
-    ],
+    source: Source,
+    output: Output,
+    layout: LayoutName = None,
+    size: Size = "keep",
     source_format: Format = None,
     normalisation: Normalisation = None,
     collage: Collage = None,
-    zca_reference: Annotated[
-        Path | None,
-        typer.Option(
-            help="Training images, to undo a ZCA whitening whose transform is not in the file, or "
-            "FRePo's own transform.",
-            show_default=False,
-        ),
-    ] = None,
+    zca_reference: ZcaReference = None,
+    gallery: Gallery = True,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Convert distilled tensors to one self-describing file, undoing ZCA whitening if asked to."""
+    """Write a recovered dataset in another layout or size, or distilled tensors as one file.
+
+    Nothing is recovered again. The file of tensors describes itself, without ZCA whitening if asked.
+    """
+    from diver_trt.distilled.options import ReadOptions
+    from diver_trt.recovered.convert import is_recovery
+
+    side = None if size == "keep" else positive("--size", size)
+    given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
+    if is_recovery(source):
+        _refuse_for_recovered(source, given, zca_reference)
+    elif layout is None and side is None and not overwrite:
+        _convert_tensors(source, output, given, zca_reference, as_json=as_json)
+        return
+    _convert_recovered(
+        source, output, layout, side, gallery=gallery, overwrite=overwrite, as_json=as_json
+    )
+
+
+def _refuse_for_recovered(source: Path, given: ReadOptions, zca_reference: Path | None) -> None:
+    """Refuse the options of tensors."""
+    options = {
+        "format": given.method,
+        "normalisation": given.normalisation,
+        "collage": given.collage,
+        "zca-reference": zca_reference,
+    }
+    for name, value in options.items():
+        if value is not None:
+            raise DatasetError(
+                f"--{name}: {source} is a recovered dataset, whose manifest states its format; "
+                "leave it out"
+            )
+
+
+def _convert_recovered(
+    source: Path,
+    output: Path,
+    layout: str | None,
+    size: int | None,
+    *,
+    gallery: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from diver_trt.distilled.conversion.writing import SUFFIXES
+    from diver_trt.manifest import unlisted_note
+    from diver_trt.recovered.convert import convert_recovered
+
+    if output.suffix.lower() in SUFFIXES:
+        raise OutputError(
+            f"{output}: is the name of a file, but a recovered dataset becomes a folder; choose "
+            "another name"
+        )
+    with phases() as show:
+        done = convert_recovered(
+            source,
+            output,
+            layout=layout,
+            size=size,
+            gallery=gallery,
+            overwrite=overwrite,
+            on_progress=show,
+        )
+    if note := unlisted_note(output):
+        say(f"warning: {note}")
+    if as_json:
+        print_json(
+            output=str(output),
+            source=str(source),
+            layout=done.layout,
+            size=done.size,
+            images=done.images,
+            skipped=done.skipped,
+        )
+    else:
+        for entry in done.skipped:
+            say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
+        print(
+            f"converted {done.images} images into {printable(str(output))}: layout {done.layout}, "
+            f"{done.size} px"
+        )
+    if done.skipped:  # as `recover` exits: the dataset is written, but not all of its images
+        raise typer.Exit(1)
+
+
+def _convert_tensors(
+    source: Path, output: Path, given: ReadOptions, zca_reference: Path | None, *, as_json: bool
+) -> None:
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.conversion.reading import read_to_convert
     from diver_trt.distilled.conversion.writing import write_converted
-    from diver_trt.distilled.options import ReadOptions
     from diver_trt.distilled.subset_names import subset_of_path
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
-    given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     file = find_one_tensor_file(source)
     options = options_beside(file, given)
     converted = read_to_convert(file, options, zca_reference)

@@ -12,13 +12,16 @@ from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
 from diver_trt.errors import MissingExtraError, printable
+from diver_trt.hub.name import HubName
 from diver_trt.models import BASES
+from diver_trt.models.prompts import NEGATIVE, prompts_from_options
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A DiTPipeline (directory or hub name), or a .pt file of DiT, SiT or REPA.",
+        help="A DiTPipeline or StableDiffusionPipeline (directory or hub name), or a .pt file of "
+        "DiT, SiT or REPA.",
     ),
 ]
 BundleArgument = Annotated[
@@ -54,9 +57,35 @@ TimestepFrequencies = Annotated[
 Base = Annotated[
     str | None,
     typer.Option(
-        help="Base model of a .pt file that does not state it: "
+        help="Base model, where the source does not state it: "
         f"{'; '.join(f'{base.name}, {base.title}' for base in BASES.values())}.",
         show_default=False,
+    ),
+]
+
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Classes of a text-conditional model: a file with a name per line, names separated by "
+        "commas, or imagenet (the default).",
+        show_default=False,
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        help='Prompt of each class, such as "a photo of a {name}" (default: the name alone).',
+        show_default=False,
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--prompts", help="File with a prompt per line, in the order of the classes."),
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(
+        help=f'Prompt of the null class (default: "{NEGATIVE}", as in D4M).', show_default=False
     ),
 ]
 
@@ -69,9 +98,13 @@ def export(
     vae: Vae = None,
     timestep_frequencies: TimestepFrequencies = None,
     base: Base = None,
+    classes: Classes = None,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    negative_prompt: NegativePrompt = None,
     as_json: Json = False,
 ) -> None:
-    """Export a diffusion transformer and its VAE to a bundle of four checked ONNX graphs."""
+    """Export a diffusion model and its VAE to a bundle of four checked ONNX graphs."""
     chosen = choice("--precision", precision, ("fp32", "fp16", "int8", "int8-fp16"))
     frequencies = (
         choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers"))
@@ -79,12 +112,21 @@ def export(
         else None
     )
     stated = choice("--base", base, tuple(BASES)) if base else None
+    prompts = (
+        None
+        if (classes, prompt, prompt_file, negative_prompt) == (None,) * 4
+        else prompts_from_options(classes, prompt, prompt_file, negative_prompt)
+    )
+    if HubName.parse(bundle):
+        raise typer.BadParameter(
+            "BUNDLE is a name on the hub; export into a folder, then `diver-trt push` it"
+        )
     # Options are checked before this import, which loads torch and takes seconds.
     try:
         from diver_trt.export.exporter import export_bundle
         from diver_trt.models.recognition import recognised_base
 
-        load_model = BASES[stated or recognised_base(model)].load().load_model
+        load_model = BASES[stated or recognised_base(model, revision)].load().load_model
     except ImportError as cause:
         # The exporter checks its graphs in ONNX Runtime, whose CPU and GPU packages exclude each
         # other: the extra [export] therefore leaves the choice.
@@ -92,7 +134,12 @@ def export(
         raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
 
     loaded = load_model(
-        model, revision=revision, vae=vae, timestep_frequencies=frequencies, base=stated
+        model,
+        revision=revision,
+        vae=vae,
+        timestep_frequencies=frequencies,
+        base=stated,
+        prompts=prompts,
     )
     # Names and notes come from the model's files.
     for note in loaded.notes:

@@ -15,6 +15,7 @@ from diver_trt.cli.options import (
     Format,
     Json,
     Normalisation,
+    open_bundle,
 )
 from diver_trt.errors import EngineError, OutputError, UsageError
 
@@ -28,7 +29,8 @@ PathArgument = Annotated[
     Path,
     typer.Argument(
         metavar="PATH",
-        help="A bundle, a folder of its engines, distilled images, or a recovered dataset.",
+        help="A bundle (a folder, or hf://OWNER/NAME on the hub), a folder of its engines, "
+        "distilled images, or a recovered dataset.",
     ),
 ]
 ContactSheet = Annotated[
@@ -60,17 +62,18 @@ def inspect(
 ) -> None:
     """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
-    from diver_trt.bundle import Bundle, default_bundle
+    from diver_trt.distilled.companion import recovered_folder
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.hub.name import HubName
     from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
     # By marker files, from the most specific kind to the least: a bundle may contain engines, and
     # every folder may be read as distilled images.
-    path = find_source(path)
-    folder = path.parent if path.suffix == ".engine" else path
+    path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
+    folder = path.parent if path.suffix == ".engine" else recovered_folder(path) or path
     if (folder / BUNDLE_MANIFEST).exists():
         facts = _inspect_bundle(folder, memory_budget)
     elif (folder / "denoiser.json").exists():
@@ -82,7 +85,7 @@ def inspect(
     else:
         if contact_sheet:
             _require_place(contact_sheet, path)
-        opened = Bundle.open(bundle or default_bundle())
+        opened = open_bundle(bundle)
         options = ReadOptions(classes, source_format, normalisation, collage)
         dataset = read_dataset(path, opened, options)
         facts = _inspect_distilled(dataset, opened, contact_sheet)
@@ -103,6 +106,10 @@ def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | No
     plain = {name: value for name, value in facts.items() if name not in apart}
     if not plain.get("not_listed"):
         plain.pop("not_listed", None)
+    if prompts := plain.get("prompts"):
+        *texts, negative = map(repr, prompts)
+        more = f", … ({len(texts)} classes)" if len(texts) > _FEW_PROMPTS else ""
+        plain["prompts"] = f"{', '.join(texts[:_FEW_PROMPTS])}{more}; negative: {negative}"
     if "licence" in plain:
         plain["licence"] = plain["licence"] or "not stated"
     print_facts(plain)
@@ -266,6 +273,9 @@ def _print_memory(name: str, facts: dict[str, Any]) -> None:
                 print(f"  {network:<12} {total:>11}  =  {'  +  '.join(parts)}")
 
 
+_FEW_PROMPTS = 3
+"""Of a bundle's prompts, those that are printed; `--json` has all of them."""
+
 _PARTS = {
     "weights": "weights",
     "persistent": "persistent",
@@ -279,6 +289,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "kind": "bundle",
         "model": bundle.model_id,
+        "base": bundle.base,
         "licence": bundle.licence,
         "precision": bundle.precision,
         "image_size": bundle.image_size,
@@ -286,6 +297,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
         "classes": bundle.num_classes,
         "learned_variance": bundle.learned_variance,
         "timestep_frequencies": bundle.timestep_frequencies,
+        **({"prompts": list(bundle.prompts)} if bundle.prompts else {}),
         "networks": {
             name: {
                 "parameters": network.parameters,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from diver_trt.cli.console import print_json, say
-from diver_trt.cli.options import Json
+from diver_trt.cli.options import Gallery, Json
 from diver_trt.errors import shown
 
 
@@ -19,6 +19,7 @@ def merge(
             metavar="SHARD... OUTPUT", help="Every shard of a recovery, and a new folder."
         ),
     ],
+    gallery: Gallery = True,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -34,7 +35,7 @@ def merge(
     if len(folders) < 2:
         raise typer.BadParameter("expected every shard of a recovery, and then a new folder")
     *shards, output = folders
-    merged = merge_shards(shards, output, overwrite=overwrite)
+    merged = merge_shards(shards, output, gallery=gallery, overwrite=overwrite)
     if note := unlisted_note(output):
         say(f"warning: {note}")
     if as_json:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diver_trt.cli import completion
+from diver_trt.cli.console import phases, say
 from diver_trt.distilled.methods import names_of
+
+if TYPE_CHECKING:
+    from diver_trt.bundle import Bundle
 
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on standard output and nothing else there."),
+]
+Gallery = Annotated[
+    bool,
+    typer.Option(
+        "--gallery/--no-gallery",
+        help="Write index.html, a page with every distilled image beside its recovered one.",
+    ),
 ]
 Classes = Annotated[
     str | None,
@@ -47,11 +57,12 @@ Collage = Annotated[
         help="Tiles along a side of each stored image; 1 keeps images whole.", show_default=False
     ),
 ]
+# A text and not a Path, which would make hf:/OWNER/NAME of hf://OWNER/NAME.
 BundlePath = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--bundle",
-        help="Exported model (default: the digits model).",
+        help="Exported model: a folder, or hf://OWNER/NAME on the hub (default: the digits model).",
         show_default=False,
         autocompletion=completion.bundles,
     ),
@@ -64,6 +75,17 @@ ModelVae = Annotated[
     str | None, typer.Option(help="Another VAE, as for export.", show_default=False)
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
+
+
+def open_bundle(bundle: str | None) -> Bundle:
+    """Open the bundle that an option or argument names; None is the digits model.
+
+    What is downloaded is printed, and how far it is.
+    """
+    from diver_trt.bundle import Bundle, default_bundle
+
+    with phases() as show:
+        return Bundle.open(bundle or default_bundle(), on_note=say, on_progress=show)
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:

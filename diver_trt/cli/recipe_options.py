@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from diver_trt.cli import completion
-from diver_trt.cli.options import choice, positive
+from diver_trt.cli.options import choice, open_bundle, positive
 from diver_trt.cli.process import say
 from diver_trt.errors import RecipeError
 from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
@@ -23,7 +23,20 @@ from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
 _WORDS = {"start_step": ["matched"]} | {name: ["full"] for name in STEP_RANGES}
 """Settings that accept a word besides a number."""
 
-_RATIO = "inherit_snr"
+_BY_RATIO = {
+    "inherit_step": (
+        "inherit_snr",
+        float,
+        "In its place: the signal-to-noise ratio of that level; the nearest step.",
+    ),
+    "window": (
+        "window_snr",
+        str,
+        "In its place: the signal-to-noise ratios of its two levels, such as 0.05:0.32; the nearest "
+        "steps.",
+    ),
+}
+"""Settings that name a level by its step: the option that names it by its ratio."""
 
 _OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
 """Settings that are one of a few words: what a shell offers for each."""
@@ -50,8 +63,9 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
         settings = {name: given.pop(name) for name in dict(_recipe_options())}
-        if (ratio := settings.pop(_RATIO)) is not None:
-            _take_ratio(ratio, settings, given)
+        ratios = {name: settings.pop(option) for name, (option, _, _) in _BY_RATIO.items()}
+        if any(ratio is not None for ratio in ratios.values()):
+            _take_ratios(ratios, settings, given)
         command(**given, recipe=parse_recipe(**settings))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -69,7 +83,8 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield the name, type and default of each option, in the order of the fields."""
     presets = (
         "Recipe to start from: paper (the defaults), ncfm (gamma 0.02), "
-        "matched (t_r = t_f, half the steps), level (t_r = t_f = 40, guide noised)."
+        "matched (t_r = t_f, half the steps), level (t_r = t_f = 40, guide noised), d4m (guidance "
+        "8, for Stable Diffusion)."
     )
     yield "preset", (_option(str, presets, completion.presets), "paper")
     off = {setting: (flag, text) for flag, (setting, _, text) in _OFF.items()}
@@ -87,29 +102,46 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         if words:
             offered = completion.values(lambda words=words: words)  # type: ignore[misc]
         yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
-        if setting.name == "inherit_step":
-            text = "In its place: the signal-to-noise ratio of that level; the nearest step."
-            yield _RATIO, (_option(float | None, text, None, show_default=False), None)
+        if setting.name in _BY_RATIO:
+            option, number, text = _BY_RATIO[setting.name]
+            yield option, (_option(number | None, text, None, show_default=False), None)
         if setting.name in off:
             flag, meaning = off[setting.name]
             option = typer.Option(f"--{flag.replace('_', '-')}", help=meaning)
             yield flag, (Annotated[bool, option], False)
 
 
-def _take_ratio(ratio: float, settings: dict[str, Any], given: dict[str, Any]) -> None:
-    """Set the inherited step by the ratio of its level, which the bundle's process decides."""
-    from diver_trt.bundle import Bundle, default_bundle
+def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[str, Any]) -> None:
+    """Set steps by the ratios of their levels, which the bundle's process decides."""
     from diver_trt.method.schedule import nearest_step
 
-    if settings["inherit_step"] is not None or settings["no_inheritance"]:
+    inherited, window = ratios["inherit_step"], ratios["window"]
+    if inherited is not None and (settings["inherit_step"] or settings["no_inheritance"]):
         raise RecipeError(
             "--inherit-snr contradicts --inherit-step and --no-inheritance; give one of them"
         )
+    if window is not None and settings["window"]:
+        raise RecipeError("--window-snr contradicts --window; give one of them")
     path = given["bundle"] if "bundle" in given else given["bundles"][0]
     preset = PRESETS[choice("--preset", settings["preset"], tuple(PRESETS))]
-    steps = settings["steps"] or preset.steps
-    process = Bundle.open(path or default_bundle()).process
-    settings["inherit_step"] = nearest_step(process, steps, ratio)
+    process, steps = open_bundle(path).process, settings["steps"] or preset.steps
+    if inherited is not None:
+        settings["inherit_step"] = nearest_step(process, steps, inherited)
+    if window is not None:
+        high, low = (nearest_step(process, steps, ratio) for ratio in _two_ratios(window))
+        settings["window"] = f"{high}:{low}"
+
+
+def _two_ratios(text: str) -> tuple[float, float]:
+    try:
+        first, last = (float(part) for part in text.split(":"))
+    except ValueError:
+        first, last = 0.0, 0.0
+    if not 0 < first < last:  # false for NaN
+        raise RecipeError(
+            f"--window-snr is {text!r}; expected FIRST:LAST, two ratios that rise, such as 0.05:0.32"
+        )
+    return first, last
 
 
 def _option(kind: Any, text: str, offered: Any, **settings: Any) -> Any:

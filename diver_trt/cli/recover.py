@@ -14,6 +14,7 @@ from diver_trt.cli.options import (
     Classes,
     Collage,
     Format,
+    Gallery,
     Json,
     Normalisation,
     positive,
@@ -42,8 +43,8 @@ Output = Annotated[
 LayoutName = Annotated[
     str,
     typer.Option(
-        help="What to write: index or wnid folders, huggingface, or folders and tensors: pt, "
-        "npz, idc.",
+        help="What to write: index or wnid folders, huggingface, webdataset, or folders and "
+        "tensors: pt, npz, idc.",
         autocompletion=completion.layouts,
     ),
 ]
@@ -144,6 +145,7 @@ def recover(
     ray: Ray = None,
     workers: Workers = "auto",
     on_error: OnError = "fail",
+    gallery: Gallery = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
     *,
@@ -178,6 +180,7 @@ def recover(
             ray=ray,
             workers=None if workers == "auto" else positive("--workers", workers),
             on_error=on_error,
+            gallery=gallery,
             overwrite=overwrite,
             on_note=say,
             on_progress=show,
@@ -189,6 +192,9 @@ def recover(
             "resumes it"
         )
         raise typer.Exit(130)  # what a shell reports for a program that Ctrl-C ended: 128 + SIGINT
+    if gallery and not recovery.gallery:
+        say("interrupted: all images are done, but not the gallery; the same command writes it")
+        raise typer.Exit(130)
     _print_recovery(recovery, as_json=as_json)
     if recovery.skipped:
         raise typer.Exit(1)
@@ -197,6 +203,7 @@ def recover(
 def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
     """Print the result of a finished recovery."""
     output, sheet = str(recovery.output), str(recovery.contact_sheet)
+    page = str(recovery.gallery) if recovery.gallery else None
     if as_json:
         print_json(
             output=output,
@@ -206,11 +213,12 @@ def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
             batch=recovery.batch,
             seconds=round(recovery.seconds, 3),
             contact_sheet=sheet,
+            gallery=page,
         )
         return
     for entry in recovery.skipped:
         say(f"left out: {entry['source']}: {entry['problem']}")
     print(
         f"recovered {recovery.images} images into {printable(output)} in {recovery.seconds:.1f} "
-        f"s; look at {printable(sheet)}"
+        f"s; look at {printable(page or sheet)}"
     )

@@ -4,8 +4,9 @@ The probed graph is the bundle's own denoiser: its file is hashed, extra outputs
 memory, and no node or weight is changed. A DiT block normalises its tokens twice, before the
 attention and before the MLP, and the final layer normalises them once more. The inputs of these
 2 B + 1 normalisations are the embedded patches, then the stream after every attention and every
-MLP. They are found without knowing a name, and torch's modules are hooked at the same places. ONNX
-Runtime runs the graph; the inside of a TensorRT engine cannot be observed.
+MLP; a UNet's transformer blocks have three each. They are found without knowing a name, and torch's
+modules are hooked at the same places. ONNX Runtime runs the graph; the inside of a TensorRT engine
+cannot be observed.
 """
 
 from __future__ import annotations
@@ -181,11 +182,9 @@ def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
         where: What messages call the graph.
 
     Raises:
-        BundleError: If the graph does not have the structure of a DiT that `diver-trt export`
-            wrote.
+        BundleError: If the graph does not have the structure that `diver-trt export` wrote.
     """
     writers = {name: node for node in graph.node for name in node.output}
-    reads = Counter(name for node in graph.node for name in node.input)
     norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
     if not places or len(norms) != len(places):
         raise BundleError(
@@ -194,18 +193,15 @@ def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
         )
     # Casts in front of a normalisation are skipped: the value wanted is the stream's own.
     stream = [_before_casts(node.input[0], writers) for node in norms]
-    # The prediction is the first value after the last normalisation that two nodes read: guidance
-    # takes the class's half in one of them, and the null class's half in the other.
-    value = norms[-1].output[0]
-    while reads[value] == 1:
-        (reader,) = (node for node in graph.node if value in node.input)
-        value = reader.output[0]
-    if reads[value] == 0:
+    # Guidance takes the class's half of the prediction in one Gather, and the null class's in another.
+    gathered = Counter(node.input[0] for node in graph.node if node.op_type == "Gather")
+    predictions = [name for name, count in gathered.items() if count == 2 and name in writers]
+    if len(predictions) != 1:
         raise BundleError(
             f"{where}: no node separates class and null predictions, so guidance is missing. "
             "Export the model again."
         )
-    return {**dict(zip(places, stream, strict=True)), PREDICTION: value}
+    return {**dict(zip(places, stream, strict=True)), PREDICTION: predictions[0]}
 
 
 def _before_casts(name: str, writers: Mapping[str, Any]) -> str:

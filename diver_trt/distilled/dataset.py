@@ -13,7 +13,7 @@ from pathlib import Path
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import ModelClasses
 from diver_trt.distilled.collage import collage_note
-from diver_trt.distilled.companion import options_beside
+from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.methods import find_method, recognise
 from diver_trt.distilled.methods.base import Found, Method
@@ -143,7 +143,7 @@ def read_dataset(path: Path, bundle: ModelClasses, options: ReadOptions | None =
 
     Args:
         path: A folder of class folders, a file of tensors, a folder of such files, or a recovered
-            dataset.
+            dataset or a file beside its images.
         bundle: The model, whose classes the dataset's are mapped to.
         options: What the user states.
 
@@ -157,13 +157,13 @@ def read_dataset(path: Path, bundle: ModelClasses, options: ReadOptions | None =
         raise DatasetError(
             f"{path}: unfinished recovery; run the same command again to complete it first"
         )
-    if is_recovered(path):
+    if folder := recovered_folder(path):
         reason = "is a recovered dataset, whose manifest states its format"
         _refuse(path, options, reason, *(field.name for field in fields(options)))
-        return _from_recovered(path, bundle)
+        return _from_recovered(folder, bundle)
     # Before folders of images: methods save folders of previews beside their tensors.
     if files := find_tensor_files(path):
-        return _from_tensors(path, files, bundle, options_beside(path, options))
+        return _from_tensors(path, files, bundle, options)
     _refuse(path, options, "holds images, which are not normalised", "normalisation")
     return _from_folders(path, bundle, options)
 

@@ -15,7 +15,7 @@ import numpy as np
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
 from diver_trt.distilled.arrays import Tensors, read_tensors
 from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID, imagenet_wnids
-from diver_trt.distilled.companion import options_beside
+from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.folders import own_classes
@@ -24,7 +24,7 @@ from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError, UsageError
 from diver_trt.evaluation.image_set import ImageSet
-from diver_trt.manifest import is_recovered, open_recovered
+from diver_trt.manifest import open_recovered
 from diver_trt.pixels import square
 
 Names = tuple[str, ...]
@@ -142,12 +142,11 @@ def list_set(path: Path, classes: str | None = None) -> ListedSet:
     path = find_source(path)
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
-    if is_recovered(path):
-        return _list_recovered(path)
+    if folder := recovered_folder(path):
+        return _list_recovered(folder)
     if files := find_tensor_files(path):
-        options = options_beside(path, ReadOptions(classes=classes))
-        parts = [read_tensors(file, options) for file in files]
-        options = ReadOptions(classes=options.classes or _subset(parts[0]))
+        parts = [read_tensors(file, ReadOptions(classes=classes)) for file in files]
+        options = ReadOptions(classes=classes or _subset(parts[0]))
         count = max(part.labels.num_classes for part in parts)
         return _listed(path, options, _Owner(count))
     own = own_classes(path)

@@ -140,6 +140,7 @@ def _bundle(
         num_classes=model.num_classes,
         null_label=model.num_classes,
         class_names=model.class_names,
+        prompts=model.prompts,
         process=model.process,
         learned_variance=model.learned_variance,
         guided_channels=model.guided_channels,

@@ -6,7 +6,7 @@ Everything here is float64; the schedule rounds the finished tables to float32 o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -54,6 +54,9 @@ class Ddpm:
         beta_end: Last beta, in (0, 1); 1 where a listed chain ends in pure noise.
         train_timesteps: Length of the chain.
         betas: Every beta of a listed chain, else None.
+        steps_offset: Added to every timestep of a step, as in diffusers: 1 for Stable Diffusion.
+        set_alpha_to_one: Whether the last step ends at abar = 1; else at that of timestep 0, as in
+            Stable Diffusion's sampler.
     """
 
     kind: Literal["ddpm"] = "ddpm"
@@ -71,6 +74,8 @@ class Ddpm:
         ]
         | None
     ) = field(default=None, metadata=OMITTED)
+    steps_offset: Annotated[int, whole(0, MAX_TIMESTEPS)] = field(default=0, metadata=OMITTED)
+    set_alpha_to_one: bool = field(default=True, metadata=OMITTED)
 
     @classmethod
     def listed(cls, betas: Sequence[float]) -> Ddpm:
@@ -84,16 +89,18 @@ class Ddpm:
         )
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.beta_schedule} betas from {self.beta_start:g} to {self.beta_end:g} over "
             f"{self.train_timesteps} timesteps"
         )
+        text += f", steps shifted by {self.steps_offset}" if self.steps_offset else ""
+        return text if self.set_alpha_to_one else f"{text}, ending at the alpha of timestep 0"
 
     def times(self, steps: int) -> NDArray[np.float32]:
         """Return the training timestep tau_k of each step: 0, 20, ..., 980 for 50 of 1000.
 
-        This is DiT's `ddim50` and diffusers' "leading" spacing. Whole numbers up to `MAX_TIMESTEPS`
-        are exact in float32.
+        This is DiT's `ddim50` and diffusers' "leading" spacing, to which `steps_offset` is added.
+        Whole numbers up to `MAX_TIMESTEPS` are exact in float32.
         """
         return self._timesteps(steps).astype(np.float32)
 
@@ -122,7 +129,7 @@ class Ddpm:
 
         For `"learned"`, the default, they are those of Improved DDPM (arXiv 2102.09672, Eq. 15),
         log betatilde_k and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by
-        betatilde_2. The other choices fix the variance. A model without a learned variance uses
+        betatilde_2 where the chain ends at abar = 1. The other choices fix the variance. A model without a learned variance uses
         `"posterior"` for it.
         """
         abar = self.respaced(steps)
@@ -132,7 +139,8 @@ class Ddpm:
             return fixed, fixed
         beta = 1 - now / before
         posterior = beta * (1 - before) / (1 - now)
-        posterior[0] = posterior[1]
+        if self.set_alpha_to_one:
+            posterior[0] = posterior[1]
         low = np.log(posterior)
         return low, (np.log(beta) if sigma in (None, "learned") and learned else low)
 
@@ -152,14 +160,18 @@ class Ddpm:
         return np.cumprod(1.0 - betas, dtype=np.float64)
 
     def respaced(self, steps: int) -> Float64:
-        """Return abar of the respaced chain, [K + 1] float64: abar at tau_k, and 1 at k = 0.
+        """Return abar of the respaced chain, [K + 1] float64: where it ends, then abar at tau_k.
+
+        It ends at 1, or at abar of timestep 0 if not `set_alpha_to_one`.
 
         Raises:
             RecipeError: If there are fewer training timesteps than steps, or if a step would add no
                 noise or start without any signal.
         """
         timesteps = self._timesteps(steps)
-        abar = np.concatenate([[1.0], self.alphas_cumprod()[timesteps]])
+        trained = self.alphas_cumprod()
+        end = 1.0 if self.set_alpha_to_one else trained[0]
+        abar = np.concatenate([[end], trained[timesteps]])
         if abar[-1] < MIN_ABAR:
             raise RecipeError(
                 f"at timestep {timesteps[-1]} the model's chain ({self}) keeps no signal; use "
@@ -180,7 +192,15 @@ class Ddpm:
                 "timesteps; "
                 "use at most that many."
             )
-        return np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
+        timesteps = np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
+        timesteps += self.steps_offset
+        if timesteps[-1] >= self.train_timesteps:
+            raise RecipeError(
+                f"the first of {steps} steps would be at timestep {timesteps[-1]}, but the model was "
+                f"trained with {self.train_timesteps}, and its steps are shifted by "
+                f"{self.steps_offset}; use fewer steps."
+            )
+        return timesteps
 
     def check(self) -> None:
         """Compare the parameters with each other, when they have been read.
@@ -189,11 +209,18 @@ class Ddpm:
             Invalid: If they contradict each other, or if the share of the image does not fall with
                 every timestep, or falls below `MIN_SIGNAL`.
         """
+        if not self.set_alpha_to_one and self.steps_offset == 0:
+            raise Invalid(
+                "found false with a steps_offset of 0, expected 1 or more: the last step would "
+                "change nothing",
+                "set_alpha_to_one",
+            )
         if (self.beta_schedule == "listed") != (self.betas is not None):
             raise Invalid("expected a list for schedule listed, and only for it", "betas")
         if self.betas is not None:
             # Such a chain may end in pure noise; `levels` checks the steps that a recipe uses.
-            if self != Ddpm.listed(self.betas):
+            plain = replace(self, steps_offset=0, set_alpha_to_one=True)
+            if plain != Ddpm.listed(self.betas):
                 raise Invalid(
                     f"found {self.train_timesteps} timesteps from {self.beta_start:g} to "
                     f"{self.beta_end:g}, expected those of the betas listed",

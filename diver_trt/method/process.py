@@ -39,7 +39,9 @@ class Process(Protocol):
         """
 
     def levels(self, steps: int) -> tuple[Float64, Float64]:
-        """Return alpha_k and sigma_k of each level, two arrays [K + 1] float64; entry 0 is 1 and 0.
+        """Return alpha_k and sigma_k of each level, two arrays [K + 1] float64.
+
+        Entry 0 is where the last step ends: 1 and 0, or nearly so on a chain that stops before.
 
         Raises:
             RecipeError: If the process has fewer steps, or steps that cannot be computed.

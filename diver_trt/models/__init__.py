@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from diver_trt.bundle import TimestepFrequencies
     from diver_trt.models.base import BaseModel
+    from diver_trt.models.prompts import Prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class BaseModule(Protocol):
         vae: str | None = None,
         timestep_frequencies: TimestepFrequencies | None = None,
         base: str | None = None,
+        prompts: Prompts | None = None,
     ) -> BaseModel:
         """Load a model, float32 and in eval mode.
 
@@ -55,6 +57,7 @@ class BaseModule(Protocol):
             timestep_frequencies: The sinusoids the weights were trained with; None decides by where
                 the weights come from.
             base: The base's own name where the user states it, or None.
+            prompts: The classes of a text-conditional model and their prompts; None is its default.
 
         Raises:
             ExportError: If the source cannot be read, is another kind of model, or does not have
@@ -82,6 +85,11 @@ BASES: dict[str, Base] = {
             name="repa",
             title="a SiT of REPA, which predicts noise - data",
             module="diver_trt.models.repa",
+        ),
+        Base(
+            name="sd",
+            title="a Stable Diffusion with one text encoder",
+            module="diver_trt.models.stable_diffusion",
         ),
     )
 }

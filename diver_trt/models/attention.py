@@ -1,4 +1,4 @@
-"""Multi-head self-attention in few nodes: query, key and value are one product.
+"""Multi-head attention in few nodes: projections that read one input are one product.
 
 `torch.nn.functional.scaled_dot_product_attention` would export its key's shape as eleven nodes, and
 diffusers' layers have three products where one does.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diver_trt.models.denoiser import in_dtype
+from diver_trt.models.layers import in_dtype
 
 
 class SelfAttention(nn.Module):
@@ -39,11 +39,40 @@ class SelfAttention(nn.Module):
         return projected
 
 
+class CrossAttention(nn.Module):
+    """tokens [n, T, D], context [n, S, E] => tokens [n, T, D], all in `dtype`.
+
+    The arguments are those of `SelfAttention`.
+    """
+
+    def __init__(self, attention: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads: int = attention.heads
+        root = (attention.to_q.out_features // attention.heads) ** -0.5
+        self.query = in_dtype(_fused([attention.to_q], [root]), dtype)
+        self.key_value = in_dtype(_fused([attention.to_k, attention.to_v], [1.0, 1.0]), dtype)
+        self.output = in_dtype(attention.to_out[0], dtype)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Return what every token takes from the context of its image."""
+        # [n, T, D] => [n, heads, T, d], and [n, S, 2 D] => twice [n, heads, S, d]
+        query = self.query(tokens).reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+        pairs = self.key_value(context).reshape(*context.shape[:2], 2 * self.heads, -1)
+        key, value = torch.split(pairs.transpose(1, 2), self.heads, dim=1)
+        attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
+        projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return projected
+
+
 def _fused_projection(attention: Any) -> nn.Linear:
     """Return query, key and value as one layer, [.., D] => [.., 3 D], the query over sqrt(d)."""
-    layers: list[nn.Linear] = [attention.to_q, attention.to_k, attention.to_v]
-    # The division is done once, in the weights, and before they are rounded to float16.
-    scales = (layers[0].out_features // attention.heads) ** -0.5, 1.0, 1.0
+    root = (attention.to_q.out_features // attention.heads) ** -0.5
+    return _fused([attention.to_q, attention.to_k, attention.to_v], [root, 1.0, 1.0])
+
+
+def _fused(layers: list[nn.Linear], scales: list[float]) -> nn.Linear:
+    """Return projections of one input as one layer, each times its scale."""
+    # The division by sqrt(d) is done once, in the weights, before they are rounded to float16.
     outputs = sum(layer.out_features for layer in layers)
     biased = layers[0].bias is not None
     # On "meta" nothing is allocated or drawn for the weights that are set below.

@@ -54,6 +54,7 @@ class BaseModel(ABC):
         scaling_factor: The factor that `Modules.encoder` multiplies the VAE's latents by.
         num_classes: Number of classes; labels run from 0, and the null class comes after the last.
         class_names: Name per class, if the model has them.
+        prompts: The prompt of each class, then the null class's, of a text-conditional model.
         process: The process that it was trained on.
         learned_variance: Whether it predicts its variance.
         guided_channels: How many latent channels, from the first, its own sampler guides.
@@ -74,6 +75,7 @@ class BaseModel(ABC):
     scaling_factor: float
     num_classes: int
     class_names: tuple[str, ...] | None = None
+    prompts: tuple[str, ...] | None = None
     process: Process
     learned_variance: bool
     timestep_frequencies: TimestepFrequencies | None = None

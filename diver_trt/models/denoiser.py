@@ -8,17 +8,12 @@ residual stream, normalisation, scale and shift, gates and the whole DIVER step 
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar
-
 import torch
 from torch import Tensor, nn
 
 from diver_trt.bundle import NetworkName
 from diver_trt.method.step import StepLayout, guided_step
 from diver_trt.models.base import BaseModel
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def build_networks(model: BaseModel, dtype: torch.dtype) -> dict[NetworkName, nn.Module]:
@@ -73,11 +68,3 @@ class Denoiser(nn.Module):
             torch.exp,
         )
         return next_latent
-
-
-def in_dtype(layer: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """Return the layer itself if it has this type already, else a copy that has."""
-    if all(parameter.dtype == dtype for parameter in layer.parameters()):
-        return layer
-    # Module.to changes a module in place, and the model's own float32 layer is still needed.
-    return copy.deepcopy(layer).to(dtype)

@@ -25,7 +25,15 @@ from diver_trt.models.dit_checkpoint import SUFFIXES, load_dit_checkpoint
 from diver_trt.models.dit_networks import Conditioner, Predictor
 from diver_trt.models.dit_pipeline import TRANSFORMERS, load_transformer
 from diver_trt.models.model_files import ModelFiles
-from diver_trt.models.pipeline import INDEX, class_names, component_class, licence
+from diver_trt.models.pipeline import DIT as DIT_PIPELINE
+from diver_trt.models.pipeline import (
+    INDEX,
+    class_names,
+    component_class,
+    licence,
+    pipeline_index,
+)
+from diver_trt.models.prompts import Prompts, refuse_prompts
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.training_args import DIT, Training
 from diver_trt.models.vae import (
@@ -117,6 +125,7 @@ def load_model(
     vae: str | None = None,
     timestep_frequencies: TimestepFrequencies | None = None,
     base: str | None = None,
+    prompts: Prompts | None = None,
 ) -> Dit:
     """Load a DiT.
 
@@ -129,6 +138,7 @@ def load_model(
             weights come from.
         base: `"dit"` states that a file holds a DiT that predicts the noise, where nothing in the
             file does.
+        prompts: Must be None: the classes of a DiT are numbers.
 
     Raises:
         ExportError: If the source is not a DiT, cannot be read, or was trained in a way that
@@ -136,6 +146,7 @@ def load_model(
             not finite.
     """
     silence_loaders()
+    refuse_prompts(prompts, source)
     if is_checkpoint(source):
         refuse_revision(source, revision)
         return load_checkpoint(
@@ -218,7 +229,7 @@ def load_checkpoint(
 def _from_pipeline(
     files: ModelFiles, vae: str | None, frequencies: TimestepFrequencies | None
 ) -> Dit:
-    index = _pipeline_index(files)
+    index = pipeline_index(files, DIT_PIPELINE)
     kind = component_class(index, "scheduler", None, files)
     component_class(index, "transformer", TRANSFORMERS, files)
     transformer, notes = load_transformer(files.within("transformer"))
@@ -323,15 +334,3 @@ def _trained_frequencies(transformer: DiTTransformer2DModel) -> tuple[TimestepFr
     if size == (28, 16, 72, 1000):
         return "dit", "this is DiT-XL for ImageNet, published with DiT's own weights"
     return "diffusers", "taken to be trained with diffusers' class"
-
-
-def _pipeline_index(files: ModelFiles) -> dict[str, Any]:
-    expected = "expected a diffusers pipeline directory, a hub name or a .pt file"
-    index = files.read_json(INDEX, expected)
-    if (kind := index.get("_class_name")) != "DiTPipeline":
-        raise ExportError(
-            f"{files.where()}: holds a {shown(str(kind))}, expected a DiTPipeline (a "
-            "class-conditional "
-            "diffusion transformer)"
-        )
-    return index

@@ -11,7 +11,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from diver_trt.models.attention import SelfAttention
-from diver_trt.models.denoiser import in_dtype
+from diver_trt.models.layers import in_dtype, joined
 
 BLOCK_VECTORS = ("shift", "scale", "gate") * 2
 """Vectors of a block's modulation, each of the model's width: attention's three, then the MLP's."""
@@ -62,7 +62,7 @@ class Conditioner(nn.Module):
             in_dtype(embedder.class_embedder.embedding_table, dtype) for embedder in embedders
         )
         self.section_embedders = [embedder for embedder, _ in sections]
-        self.sections = nn.ModuleList(_joined(layers).to(dtype) for _, layers in sections)
+        self.sections = nn.ModuleList(joined(layers).to(dtype) for _, layers in sections)
 
     def forward(self, time: Tensor, label: Tensor) -> Tensor:
         # Timestep and label embedding (DiT, section 3.2)
@@ -99,14 +99,6 @@ def _with_one_added(layer: nn.Linear, vectors: tuple[str, ...]) -> nn.Linear:
     added.weight = layer.weight
     added.bias = nn.Parameter(layer.bias + ones.repeat_interleave(width), requires_grad=False)
     return added
-
-
-def _joined(layers: list[nn.Linear]) -> nn.Linear:
-    # One product instead of B: the rows of all layers under each other.
-    joined = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers))
-    joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
-    joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
-    return joined
 
 
 class Block(nn.Module):

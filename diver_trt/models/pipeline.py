@@ -14,6 +14,23 @@ from diver_trt.models.model_files import ModelFiles, one_line
 from diver_trt.models.weights import first_few
 
 INDEX = "model_index.json"
+DIT, STABLE_DIFFUSION = "DiTPipeline", "StableDiffusionPipeline"
+
+
+def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
+    """Return the index of a pipeline of a kind.
+
+    Raises:
+        ExportError: If there is none, or it is of another kind.
+    """
+    index = files.read_json(INDEX, "expected a diffusers pipeline directory, a hub name or a file")
+    if (found := index.get("_class_name")) != kind:
+        raise ExportError(
+            f"{files.where()}: holds a {shown(str(found))}, expected a {DIT} (class-conditional) or "
+            f"a {STABLE_DIFFUSION} with a UNet and one text encoder"
+            + (f"; --base asks for a {kind}" if found in (DIT, STABLE_DIFFUSION) else "")
+        )
+    return index
 
 
 def component_class(

@@ -1,4 +1,4 @@
-"""Which base a checkpoint file says that it is."""
+"""Which base a pipeline or a checkpoint file says that it is."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ from typing import Any
 
 from diver_trt.models import DEFAULT_BASE
 from diver_trt.models.dit import is_checkpoint
+from diver_trt.models.model_files import ModelFiles
+from diver_trt.models.pipeline import INDEX, STABLE_DIFFUSION
 from diver_trt.models.training_args import states_velocity, training_args
 from diver_trt.models.weights import read_torch_file
 
 _REPA_SETTINGS = ("proj_coeff", "encoder_depth")
 
 
-def recognised_base(source: str) -> str:
+def recognised_base(source: str, revision: str | None = None) -> str:
     """Return the name of the base that a source is to be loaded as.
 
-    Settings that state a velocity make a file a SiT, and tensors or settings of REPA's projectors a
+    A pipeline names its own class. Settings that state a velocity make a file a SiT, and tensors or settings of REPA's projectors a
     model of REPA. All else is taken for the default base, whose own checks decide.
 
     Args:
         source: A folder, a name on the hub, or a file.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
-        ExportError: If a file cannot be read.
+        ExportError: If the source cannot be read.
     """
     if not is_checkpoint(source):
-        return DEFAULT_BASE
+        files = ModelFiles.at(source, revision)
+        index = files.read_json(
+            INDEX, "expected a diffusers pipeline directory, a hub name or a file"
+        )
+        return "sd" if index.get("_class_name") == STABLE_DIFFUSION else DEFAULT_BASE
     held = read_torch_file(Path(source))
     if not isinstance(held, Mapping):
         return DEFAULT_BASE

@@ -12,6 +12,7 @@ from typing import ClassVar
 from diver_trt.bundle import TimestepFrequencies
 from diver_trt.method.flow import Flow
 from diver_trt.models.dit import Dit
+from diver_trt.models.prompts import Prompts, refuse_prompts
 from diver_trt.models.sit import load_flow
 from diver_trt.models.training_args import VELOCITY, Training
 
@@ -41,6 +42,7 @@ def load_model(
     vae: str | None = None,
     timestep_frequencies: TimestepFrequencies | None = None,
     base: str | None = None,
+    prompts: Prompts | None = None,
 ) -> Repa:
     """Load a SiT that REPA trained.
 
@@ -50,11 +52,13 @@ def load_model(
         vae: Directory or hub name of another VAE than `diver_trt.models.sit.SIT_VAE`.
         timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
         base: `"repa"` states that a file holds such a model, where nothing in the file does.
+        prompts: Must be None: the classes of such a model are numbers.
 
     Raises:
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
+    refuse_prompts(prompts, source)
     return load_flow(
         Repa,
         REPA,

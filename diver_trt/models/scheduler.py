@@ -12,7 +12,8 @@
     clip_sample, thresholding                   noted if set: DIVER does not clip the prediction
     timestep_spacing, steps_offset,             noted where they differ from DIVER's own steps
     set_alpha_to_one                            (leading, 0, true): they choose the sampler's
-                                                timesteps, not the chain that was trained
+                                                timesteps, not the chain that was trained. Stable
+                                                Diffusion's own steps are read by its loader
     clip_sample_range, sample_max_value,        no effect without the two above
     dynamic_thresholding_ratio
 
@@ -68,7 +69,12 @@ _FAMILY = ("DDIM", "DDPM")  # beginnings of the classes whose own steps are comp
 
 
 def ddpm_process(
-    config: Mapping[str, Any], kind: str, where: str, *, learned_variance: bool
+    config: Mapping[str, Any],
+    kind: str,
+    where: str,
+    *,
+    learned_variance: bool,
+    own_steps: bool = False,
 ) -> tuple[Ddpm, list[str]]:
     """Return the betas of a scheduler, and notes on what is set aside.
 
@@ -76,7 +82,8 @@ def ddpm_process(
         config: Its `scheduler_config.json`.
         kind: Its class by `model_index.json`.
         where: The file, as messages name it.
-        learned_variance: Whether the transformer predicts a variance beside the noise.
+        learned_variance: Whether the network predicts a variance beside the noise.
+        own_steps: Whether the caller reads the scheduler's own steps, which then are not noted.
 
     Raises:
         ExportError: If it has no DDPM chain, or its model predicts something else than the noise.
@@ -121,7 +128,9 @@ def ddpm_process(
     # Solvers load the configuration of a DDIM or DDPM scheduler and ignore its own fields.
     shared = {*signature(DDIMScheduler).parameters, *signature(DDPMScheduler).parameters}
     own = {name: value for name, value in config.items() if name not in shared}
-    notes = _notes(config, kind) + unknown_fields(getattr(diffusers, kind), own, where)
+    notes = _notes(config, kind, own_steps=own_steps) + unknown_fields(
+        getattr(diffusers, kind), own, where
+    )
     return _chain(chain, where), notes
 
 
@@ -177,8 +186,15 @@ def _is_fraction(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1
 
 
-def _notes(config: Mapping[str, Any], kind: str) -> list[str]:
+def _notes(config: Mapping[str, Any], kind: str, *, own_steps: bool) -> list[str]:
     """Return what the scheduler would do otherwise than DIVER."""
+    if own_steps:
+        spacing = config.get("timestep_spacing", "leading")
+        return (
+            []
+            if spacing == "leading"
+            else [f"its scheduler sets timestep_spacing={spacing}; DIVER's steps are leading"]
+        )
     if not kind.startswith(_FAMILY):
         return [f"of its {kind} only the betas are used; DIVER samples with DDIM"]
     notes = []

@@ -20,6 +20,7 @@ from diver_trt.models.dit import (
     refuse_revision,
     silence_loaders,
 )
+from diver_trt.models.prompts import Prompts, refuse_prompts
 from diver_trt.models.training_args import VELOCITY, Training
 
 SIT = Training(
@@ -48,6 +49,7 @@ def load_model(
     vae: str | None = None,
     timestep_frequencies: TimestepFrequencies | None = None,
     base: str | None = None,
+    prompts: Prompts | None = None,
 ) -> Sit:
     """Load a SiT.
 
@@ -57,11 +59,13 @@ def load_model(
         vae: Directory or hub name of another VAE than `SIT_VAE`.
         timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
         base: `"sit"` states that a file holds a SiT, where nothing in the file does.
+        prompts: Must be None: the classes of a SiT are numbers.
 
     Raises:
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
+    refuse_prompts(prompts, source)
     return load_flow(
         Sit,
         SIT,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
 from diver_trt.models.attention import SelfAttention
-from diver_trt.models.denoiser import ModuleT, in_dtype
+from diver_trt.models.layers import InFloat32, ModuleT, in_dtype
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import build_module, check_class, unknown_fields
 from diver_trt.models.weights import load_weights, stored_weights, unwrapped
@@ -212,21 +212,6 @@ def _latent_scale(vae: AutoencoderKL) -> Tensor:
     return scale.reshape(1, -1, 1, 1)
 
 
-class Float32GroupNorm(nn.Module):
-    """A group normalisation that computes in float32 and returns its input's type.
-
-    Its sums overflow float16.
-    """
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm = norm.float()
-
-    def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.norm(x.float())
-        return normalised.to(x.dtype)
-
-
 class SpatialAttention(nn.Module):
     """x [n, C, H, W] => x + attention over its positions: diffusers' VAE attention, fused."""
 
@@ -258,7 +243,7 @@ def lean(network: ModuleT, dtype: torch.dtype) -> ModuleT:
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.GroupNorm) and dtype != torch.float32:
-                setattr(parent, name, Float32GroupNorm(child))
+                setattr(parent, name, InFloat32(child))
     return copied
 
 

@@ -22,6 +22,8 @@ from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
 
 WEIGHTS = "diffusion_pytorch_model"
+STEMS: Mapping[str, str] = {"safetensors": WEIGHTS, "bin": WEIGHTS}
+"""The beginning of a weight file's name by its ending, as diffusers writes it."""
 VARIANTS = ("fp16", "bf16")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -73,11 +75,18 @@ def _reading_failure(path: Path, cause: Exception) -> str:
     return one_line(message)
 
 
-def stored_weights(files: ModelFiles) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors of a diffusers component by name, and notes on where they come from.
+def stored_weights(
+    files: ModelFiles, stems: Mapping[str, str] = STEMS, without: str = ""
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a pipeline's component by name, and notes on where they come from.
 
     The files are looked for in diffusers' order: safetensors before `.bin`, one file before shards,
     then the variants of lower precision.
+
+    Args:
+        files: The component's folder.
+        stems: See `STEMS`.
+        without: Tensors whose names end in this are left out, if it is not empty.
 
     Raises:
         ExportError: If there are none, or a file is damaged, or a tensor is not finite.
@@ -85,11 +94,11 @@ def stored_weights(files: ModelFiles) -> tuple[dict[str, Tensor], list[str]]:
     notes: list[str] = []
     for variant in ("", *VARIANTS):
         dotted = f".{variant}" if variant else ""
-        for kind in ("safetensors", "bin"):
-            single = f"{WEIGHTS}{dotted}.{kind}"
+        for kind, stem in stems.items():
+            single = f"{stem}{dotted}.{kind}"
             if path := files.find(single):
                 names = {single: path}
-            elif index := files.find(f"{WEIGHTS}.{kind}.index{dotted}.json"):
+            elif index := files.find(f"{stem}.{kind}.index{dotted}.json"):
                 names = _shards(files, index)
             else:
                 continue
@@ -97,10 +106,11 @@ def stored_weights(files: ModelFiles) -> tuple[dict[str, Tensor], list[str]]:
                 notes.append(
                     f"{files.where()}: only the {variant} weights are there; they are read"
                 )
-            return _read_all(files, names), notes
+            return _read_all(files, names, without), notes
+    expected = " or ".join(f"{stem}.{kind}" for kind, stem in stems.items())
     raise ExportError(
-        f"{files.where()}: has no {WEIGHTS}.safetensors or .bin, nor their "
-        f"{' or '.join(VARIANTS)} variants. Save the component with save_pretrained."
+        f"{files.where()}: has no {expected}, nor their {' or '.join(VARIANTS)} variants. Save the "
+        "component with save_pretrained."
     )
 
 
@@ -118,7 +128,7 @@ def _shards(files: ModelFiles, index: Path) -> dict[str, Path]:
     return {name: files.need(name, f"{index.name} lists it; download it") for name in names}
 
 
-def _read_all(files: ModelFiles, paths: Mapping[str, Path]) -> dict[str, Tensor]:
+def _read_all(files: ModelFiles, paths: Mapping[str, Path], without: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, path in paths.items():
         found = read_torch_file(path)
@@ -126,6 +136,8 @@ def _read_all(files: ModelFiles, paths: Mapping[str, Path]) -> dict[str, Tensor]
             raise ExportError(
                 f"{files.where(name)}: holds a {type(found).__name__}, expected tensors"
             )
+        if without:
+            found = {key: value for key, value in found.items() if not str(key).endswith(without)}
         check_tensors(found, files.where(name))
         if twice := sorted(state.keys() & found.keys()):
             raise ExportError(

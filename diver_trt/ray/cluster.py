@@ -47,30 +47,42 @@ def import_ray() -> Any:
     return ray
 
 
-def require_ray() -> None:
-    """Check that Ray is installed, without loading it.
+def check_ray(address: object, workers: object) -> None:
+    """Check where Ray is and how many workers it has; Ray must be installed to be used.
+
+    Args:
+        address: `local`, `auto` or `HOST:PORT`, or None for a run without Ray.
+        workers: A whole number, 1 or more, or None.
 
     Raises:
-        MissingExtraError: If it is not.
+        UsageError: If one of them is anything else, or there are workers and no address.
+        MissingExtraError: If there is an address and Ray is not installed.
     """
-    if find_spec("ray") is None:
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise UsageError(
+            f"workers is {shown_value(workers)}; expected a whole number, 1 or more, or None"
+        )
+    if address is None:
+        if workers is not None:
+            raise UsageError(
+                f"workers is {workers} without Ray; choose where Ray is, such as local"
+            )
+        return
+    if not _is_address(address):
+        raise UsageError(
+            f"ray is {shown_value(address)}; expected {LOCAL}, {RUNNING}, or the HOST:PORT of a "
+            "cluster"
+        )
+    if find_spec("ray") is None:  # loading it takes a second
         import_ray()
 
 
-def check_address(address: object) -> str:
-    """Return an address of Ray if it is `local`, `auto` or `HOST:PORT`.
-
-    Raises:
-        UsageError: If it is not.
-    """
-    if isinstance(address, str):
-        host, _, port = address.rpartition(":")
-        is_port = port.isascii() and port.isdigit() and len(port) <= 5
-        if address in (LOCAL, RUNNING) or (host and "/" not in host and is_port):
-            return address
-    raise UsageError(
-        f"ray is {shown_value(address)}; expected {LOCAL}, {RUNNING}, or the HOST:PORT of a cluster"
-    )
+def _is_address(address: object) -> bool:
+    if not isinstance(address, str):
+        return False
+    host, _, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5
+    return address in (LOCAL, RUNNING) or (bool(host) and "/" not in host and is_port)
 
 
 @contextmanager
@@ -80,7 +92,7 @@ def connected(address: str) -> Iterator[Any]:
     A process that is connected already stays so.
 
     Args:
-        address: From `check_address`.
+        address: See `check_ray`.
 
     Raises:
         MissingExtraError: If Ray is not installed.

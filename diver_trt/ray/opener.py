@@ -22,7 +22,7 @@ class RayOpener:
         bundle: The model.
         recipe: The method's settings.
         placement: Where each worker runs, and within which limits.
-        address: Where Ray is, from `diver_trt.ray.cluster.check_address`.
+        address: Where Ray is, see `diver_trt.ray.cluster.check_ray`.
         workers: Number of workers, or None for one on each GPU.
         stopping: Whether the run has been asked to stop.
         say: Receives notes.
@@ -33,7 +33,6 @@ class RayOpener:
         bundle: Bundle,
         recipe: Recipe,
         placement: Placement,
-        *,
         address: str,
         workers: int | None,
         stopping: Callable[[], bool],

@@ -15,8 +15,9 @@ Note = Callable[[str], None]
 """Receives one line of text."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Receives a phase, `"checking"` or `"recovering"`, how much of it is done, and of how much;
-images, then denoising steps of batches.
+"""Receives a phase, how much of it is done, and of how much: `"MB downloaded"` for a bundle that
+comes from the hub, then `"checking"`, in images, `"recovering"`, in denoising steps of batches, and
+`"gallery"`, in images.
 """
 
 

@@ -1,10 +1,11 @@
-"""The contact sheets of a whole dataset: as distilled, and distilled above recovered."""
+"""The contact sheets of a whole dataset: as distilled, recovered, or distilled above recovered."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -13,9 +14,13 @@ from diver_trt.distilled.dataset import Dataset, Sample
 from diver_trt.distilled.image_file import read_image
 from diver_trt.errors import DatasetError, printable, shown
 from diver_trt.pixels import square
+from diver_trt.recipe import Recipe
+from diver_trt.records import ClassEntry, Head
 from diver_trt.recovered.caption import caption
 from diver_trt.recovered.contact_sheet import ContactSheet
 from diver_trt.recovered.job import Job
+from diver_trt.recovered.layouts.base import class_name
+from diver_trt.structs import dump
 
 
 def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
@@ -61,6 +66,36 @@ def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Im
                 continue  # It vanished after it was recovered, which is no reason to fail now.
             recovered = read_image(root / files[sample.key])
             sheet.add(sample.index, _class_title(job.bundle, sample), distilled, recovered)
+    return sheet.draw()
+
+
+def copied_sheet(
+    what: str,
+    head: Head,
+    recipe: Recipe,
+    classes: Sequence[ClassEntry],
+    root: Path,
+    samples: Sequence[Mapping[str, Any]],
+) -> Image.Image:
+    """Return a picture of recovered images alone, where the distilled ones need not be available.
+
+    Args:
+        what: What its rows are.
+        head: The head of the manifest.
+        recipe: The recipe in it.
+        classes: Its classes.
+        root: The folder of the recovered images.
+        samples: The entry of each image that is there.
+
+    Raises:
+        DatasetError: If an image cannot be read.
+    """
+    names = {entry.index: f"{entry.index}: {shown(class_name(dump(entry)))}" for entry in classes}
+    title = caption(what, dump(head), recipe)
+    sheet = ContactSheet(title, head.layout.size, Counter(entry["index"] for entry in samples))
+    for entry in samples:
+        if sheet.wants(entry["index"]):
+            sheet.add(entry["index"], names[entry["index"]], read_image(root / entry["file"]))
     return sheet.draw()
 
 

@@ -18,7 +18,7 @@ from diver_trt.errors import OutputError
 from diver_trt.files import reported
 from diver_trt.lock import LOCK, locked
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST
-from diver_trt.records import Companion
+from diver_trt.records import Companion, ConvertedFrom
 from diver_trt.recovered.earlier_run import (
     RecordedInputs,
     inputs_of_entries,
@@ -32,6 +32,7 @@ from diver_trt.recovered.journal import JOURNAL, Entries, Journal, Verified, is_
 from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
 from diver_trt.recovered.output_names import OutputNames
 from diver_trt.recovered.writer import DatasetWriter
+from diver_trt.structs import dump
 
 
 @contextmanager
@@ -143,10 +144,8 @@ class _Opening:
         if (
             len(found.kept) == len(self.samples)
             and (self.root / CONTACT_SHEET).is_file()
-            and (companions := _whole_companions(self.root, manifest, self.names)) is not None
-            and _is_same_json(
-                manifest.fields, self._manifest(manifest.fields, found.kept, companions)
-            )
+            and (companions := self._whole_companions(manifest, found.kept)) is not None
+            and _is_same_json(manifest.fields, self._manifest(manifest, found.kept, companions))
         ):
             # A kill came between writing the manifest and deleting the journal. `exists` first: a
             # finished folder may be on a read-only file system, where even this unlink would fail.
@@ -166,19 +165,49 @@ class _Opening:
 
     def _manifest(
         self,
-        found: Mapping[str, Any],
+        found: Document,
         kept: Mapping[str, dict[str, Any]],
         companions: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
         """Return the manifest that this run would write, with the names that an earlier one has."""
         entries = [kept[key] for key in self.samples]
+        # `convert` wrote what this run would have written, and where it read the images.
+        conversion = {}
+        with suppress(OutputError):
+            conversion = {"converted_from": dump(found.take(ConvertedFrom, "converted_from"))}
         return {
-            **with_names_of(self.head, found),
+            **with_names_of(self.head, found.fields),
+            **conversion,
             "companions": companions,
             "skipped": [entry for entry in entries if "file" not in entry],
             "classes": self.classes,
             "samples": [entry for entry in entries if "file" in entry],
         }
+
+    def _whole_companions(
+        self, manifest: Document, kept: Mapping[str, dict[str, Any]]
+    ) -> list[dict[str, str]] | None:
+        """Return the companion files as a manifest lists them, or None if any is damaged."""
+        try:
+            listed = {
+                entry.file: entry.sha256
+                for entry in manifest.take(tuple[Companion, ...], "companions")
+            }
+        except OutputError:
+            return None
+        images, soft_labels = (
+            sum("file" in entry for entry in kept.values()),
+            self.names.soft_labels,
+        )
+        wanted = {
+            *self.names.companions(images),
+            *([soft_labels] if soft_labels and (self.root / soft_labels).exists() else []),
+        }
+        is_whole = listed.keys() == wanted and all(
+            is_there(self.root, name, sha256) for name, sha256 in listed.items()
+        )
+        as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
+        return as_written if is_whole else None
 
     def _open_interrupted(self) -> DatasetWriter:
         """Resume an interrupted run from what is on disk."""
@@ -219,27 +248,6 @@ def _images(count: int) -> str:
 def _listed(manifest: Document, part: str) -> list[object]:
     value = manifest.fields.get(part)
     return value if isinstance(value, list) else []
-
-
-def _whole_companions(
-    root: Path, manifest: Document, names: OutputNames
-) -> list[dict[str, str]] | None:
-    """Return the companion files as a manifest lists them, or None if any is missing or changed."""
-    try:
-        listed = {
-            entry.file: entry.sha256 for entry in manifest.take(tuple[Companion, ...], "companions")
-        }
-    except OutputError:
-        return None
-    wanted = {
-        *names.companions,
-        *([names.soft_labels] if names.soft_labels and (root / names.soft_labels).exists() else []),
-    }
-    is_whole = listed.keys() == wanted and all(
-        is_there(root, name, sha256) for name, sha256 in listed.items()
-    )
-    as_written = [{"file": name, "sha256": sha256} for name, sha256 in listed.items()]
-    return as_written if is_whole else None
 
 
 def _is_same_json(found: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from diver_trt.errors import OutputError, shown
 from diver_trt.files import files_in, reported
 from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST, TOOL
+from diver_trt.recovered.gallery.files import is_gallery_file
 from diver_trt.recovered.journal import JOURNAL, Entries, Journal
 from diver_trt.recovered.output_names import OutputNames
 
@@ -36,7 +37,7 @@ def images_without_journal(root: Path, samples: Entries | None, names: OutputNam
     images, others = _images_and_others(root, samples, names)
     for name in others:
         # A file that a run writes only after its images makes the folder ours only beside them.
-        if not (images and _is_beside(name, names)):
+        if not (images and _is_beside(root, name, names)):
             raise OutputError(
                 f"{root / JOURNAL}: empty, as after a power loss, and beside it is "
                 f"{shown(repr(name))}, which no run writes; move it elsewhere to resume, or "
@@ -50,7 +51,7 @@ def is_without_record(root: Path, samples: Entries | None, names: OutputNames) -
     # The contact sheet is written after the last image: with it the run had finished. Without it
     # the folder may be anybody's folder of numbered images.
     images, others = _images_and_others(root, samples, names)
-    beside = all(_is_beside(name, names) for name in others)
+    beside = all(_is_beside(root, name, names) for name in others)
     return bool(images) and beside and CONTACT_SHEET in others
 
 
@@ -71,8 +72,8 @@ def _images_and_others(
 def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     """Delete the files of an earlier run, except its journal; return whether there was one.
 
-    For a finished run these are the files that its manifest lists. For any other run it is every
-    file with a name that the run gives. If its journal is lost, the names are those of the run that
+    For a finished run these are the files that its manifest lists, the contact sheet and the
+    gallery. For any other run it is every file with a name that the run gives. If its journal is lost, the names are those of the run that
     is about to begin.
 
     Raises:
@@ -95,7 +96,7 @@ def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     if found is None:
         images_without_journal(root, None, names)
     # By name and not by line: a kill may have come between writing a file and recording it.
-    _delete(root, lambda name: names.has_image(name) or _is_beside(name, names))
+    _delete(root, lambda name: names.has_image(name) or _is_beside(root, name, names))
     return True
 
 
@@ -128,9 +129,8 @@ def _delete_finished(root: Path) -> None:
         {name: value for name, value in manifest.fields.items() if name not in derived}
     )
     (root / MANIFEST).unlink()
-    _delete(
-        root, {*files, *companions, CONTACT_SHEET, *names.layout.scratch, MANIFEST}.__contains__
-    )
+    ours = {*files, *companions, CONTACT_SHEET, *names.layout.scratch, MANIFEST}
+    _delete(root, lambda name: name in ours or is_gallery_file(root, name, names.images))
 
 
 def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
@@ -164,6 +164,10 @@ def _whole_name(name: str) -> str:
     return re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
 
 
-def _is_beside(name: str, names: OutputNames) -> bool:
+def _is_beside(root: Path, name: str, names: OutputNames) -> bool:
     """Return whether a run writes a file of this name beside its images and its journal."""
-    return name in (MANIFEST, CONTACT_SHEET, *names.layout.scratch) or names.has_companion(name)
+    return (
+        name in (MANIFEST, CONTACT_SHEET, *names.layout.scratch)
+        or names.has_companion(name)
+        or is_gallery_file(root, name, names.images)
+    )

@@ -1,36 +1,24 @@
 """Joining the shards of a recovery into one recovered dataset: what `diver-trt merge` does.
 
 The images and the manifest equal those of an unsharded recovery. The distilled images are not
-needed, so the contact sheet shows recovered ones only.
+needed, so the contact sheet shows recovered ones only, and the gallery the thumbnails that the
+shards' galleries have.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
-from diver_trt.distilled.image_file import read_image
-from diver_trt.distilled.normalisation import find_normalisation
-from diver_trt.errors import shown
-from diver_trt.manifest import RecoveredFolder
-from diver_trt.recovered.caption import caption
-from diver_trt.recovered.contact_sheet import ContactSheet
+from diver_trt.recovered.complete import Copied, complete_copies
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.layouts.base import Written, class_name
-from diver_trt.recovered.shard_files import require_image, soft_labels_of
-from diver_trt.recovered.shards import (
-    Entry,
-    open_shards,
-    recipe_of,
-    require_samples,
-    shared_fields,
-)
+from diver_trt.recovered.shards import Entry, open_shards, recipe_of, require_samples
+from diver_trt.recovered.written_files import require_image, soft_labels_of_shards
 from diver_trt.structs import dump
 
 
@@ -47,12 +35,15 @@ class Merged:
     skipped: tuple[Entry, ...]
 
 
-def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Merged:
+def merge_shards(
+    folders: Sequence[Path], output: Path, *, gallery: bool = True, overwrite: bool = False
+) -> Merged:
     """Join shards into a new folder.
 
     Args:
         folders: Every shard, in any order.
         output: A new or empty folder, or one in which the same merge was begun.
+        gallery: Whether to write the gallery.
         overwrite: Whether to delete what an earlier run left in the output, and begin again.
 
     Raises:
@@ -66,65 +57,40 @@ def merge_shards(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     shards = open_shards(folders)
     for shard in shards:
         require_apart(output, shard.root, "the shard")
-    manifest = shared_fields(shards[0])
-    recipe_of(shards[0])  # the contact sheet needs it, after all images are copied
-    layout = manifest["layout"]
+    manifest = shards[0].manifest
+    recipe = recipe_of(shards[0])
     require_usable(output)
-    LAYOUTS[layout["name"]].require()
+    if gallery:
+        require_place(output)
+    LAYOUTS[manifest.layout.name].require()
     require_samples(shards)
-    soft_labels = soft_labels_of(shards)
+    soft_labels = soft_labels_of_shards(shards)
     for shard in shards:
         for sample in shard.manifest.samples:
-            require_image(shard.root, sample, layout["size"])
-    samples = [dump(sample) for shard in shards for sample in shard.manifest.samples]
-    merged = Merged(
-        len(samples), tuple(dump(entry) for shard in shards for entry in shard.manifest.skipped)
+            require_image(shard.root, sample, manifest.layout.size)
+    dataset = Copied(
+        head=replace(manifest.head, shard=None, converted_from=None),
+        recipe=recipe,
+        classes=manifest.classes,
+        samples=[dump(sample) for shard in shards for sample in shard.manifest.samples],
+        skipped=[dump(entry) for shard in shards for entry in shard.manifest.skipped],
+        soft_labels=soft_labels,
     )
-    head = {**{name: value for name, value in manifest.items() if name != "classes"}, "shard": None}
-    known = {entry["key"]: entry for entry in (*samples, *merged.skipped)}
-    classes = manifest["classes"]
-    with open_output(output, head, samples=known, classes=classes, overwrite=overwrite) as writer:
-        if writer.finished:
-            return merged
-        for shard in shards:
-            for sample in shard.manifest.samples:
-                if sample.key not in writer.done:
-                    writer.copy(shard.root / sample.file, sample.file)
-                    writer.record(dump(sample))
-        written = Written(
-            root=output,
-            files=[entry["file"] for entry in samples],
-            indices=[entry["index"] for entry in samples],
-            classes=classes,
-            soft_labels=None if soft_labels is None else soft_labels.__getitem__,
-            size=layout["size"],
-        )
-        normalisation = (
-            find_normalisation(layout["normalisation"]) if layout["normalisation"] else None
-        )
-        companions = LAYOUTS[layout["name"]].write(written, normalisation)
-        writer.finish(
-            companions=companions,
-            skipped=merged.skipped,
-            classes=classes,
-            keys=[entry["key"] for entry in samples],
-            contact_sheet=_sheet(output, shards, head, samples),
-        )
-    return merged
-
-
-def _sheet(
-    output: Path, shards: Sequence[RecoveredFolder], head: Entry, samples: Sequence[Entry]
-) -> Image.Image:
-    names = {
-        entry.index: f"{entry.index}: {shown(class_name(dump(entry)))}"
-        for entry in shards[0].manifest.classes
-    }
-    what = f"recovered images, merged from {len(shards)} shards"
-    title = caption(what, head, recipe_of(shards[0]))
-    counts = Counter(entry["index"] for entry in samples)
-    sheet = ContactSheet(title, head["layout"]["size"], counts)
-    for entry in samples:
-        if sheet.wants(entry["index"]):
-            sheet.add(entry["index"], names[entry["index"]], read_image(output / entry["file"]))
-    return sheet.draw()
+    opening = open_output(
+        output,
+        dump(dataset.head),
+        samples={entry["key"]: entry for entry in (*dataset.samples, *dataset.skipped)},
+        classes=dump(dataset.classes),
+        overwrite=overwrite,
+    )
+    with opening as writer:
+        if not writer.finished:
+            for shard in shards:
+                for sample in shard.manifest.samples:
+                    if sample.key not in writer.done:
+                        writer.copy(shard.root / sample.file, sample.file)
+                        writer.record(dump(sample))
+            what = f"recovered images, merged from {len(shards)} shards"
+            complete_copies(dataset, writer, what)
+        copy_galleries(shards, recipe, output, wanted=gallery)
+    return Merged(len(dataset.samples), tuple(dataset.skipped))

@@ -43,19 +43,20 @@ class OutputNames:
         shard = head.fields.get("shard") and head.take(Part, "shard")
         return cls(LAYOUTS[name], bool(shard), head.take(Size, "source", "images"))
 
-    @property
-    def companions(self) -> tuple[str, ...]:
-        """The files beside the images, except soft labels."""
-        return () if self.shard else self.layout.companions
+    def companions(self, images: int) -> tuple[str, ...]:
+        """Return the files beside so many images, except optional soft labels."""
+        return () if self.shard else self.layout.companions_of(images)
 
     @property
     def soft_labels(self) -> str | None:
-        """The file of soft labels, or None if the layout has none."""
+        """The file that holds soft labels, or None if the layout drops them."""
         return SOFT_LABELS if self.shard else self.layout.soft_labels
 
     def has_companion(self, name: str) -> bool:
-        """Return whether a file beside the images has this name."""
-        return name in (*self.companions, self.soft_labels)
+        """Return whether a file beside the images may have this name."""
+        if self.shard:
+            return name == SOFT_LABELS
+        return self.layout.has_companion(name, self.images)
 
     def has_image(self, name: str) -> bool:
         """Return whether an image may have this name."""

@@ -17,17 +17,22 @@ from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import UsageError, shown_value
+from diver_trt.files import reported
 from diver_trt.manifest import CONTACT_SHEET, unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
+from diver_trt.ray.cluster import check_ray
+from diver_trt.ray.opener import RayOpener
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
 from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current, require_place
+from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job, Shard
-from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.layouts.base import MAX_SIDE, Layout
+from diver_trt.recovered.layouts import find_layout
+from diver_trt.recovered.layouts.base import Layout, require_side
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
@@ -53,6 +58,8 @@ class Recovery:
         batch: Images per batch, or None if no engine was opened.
         seconds: How long it took.
         contact_sheet: A picture of distilled and recovered images, written when the run finishes.
+        gallery: A page with every distilled image and its recovered one, or None if it was not
+            asked for, or the run was stopped before it was written.
     """
 
     output: Path
@@ -63,6 +70,7 @@ class Recovery:
     batch: int | None
     seconds: float
     contact_sheet: Path
+    gallery: Path | None = None
 
     @property
     def images(self) -> int:
@@ -97,6 +105,7 @@ def recover(
     ray: str | None = None,
     workers: int | None = None,
     on_error: str = "fail",
+    gallery: bool = True,
     overwrite: bool = False,
     on_note: Note | None = None,
     on_progress: OnProgress = lambda *_: None,
@@ -108,7 +117,8 @@ def recover(
         source: Distilled images: class folders, or a method's own tensors (.pt, .npz,
             .safetensors); `"digits"` is the dataset that is installed with the package.
         output: New or empty folder, or that of the same recovery.
-        bundle: The exported model, opened or its folder; None is the digits model.
+        bundle: The exported model: opened, its folder, or its name on the Hugging Face hub,
+            `"hf://OWNER/NAME"`; None is the digits model.
         recipe: The method's settings, or the name of a preset; None is the paper's.
         seed: Seed of the noise, from -2^63 to 2^63 - 1.
         copies: How often each image is recovered, each time with noise of its own.
@@ -117,7 +127,8 @@ def recover(
         format: The method that wrote the files, a name of `diver_trt.distilled.methods.METHODS`.
         normalisation: What tensors were normalised with: a name, or `"MEAN:STD"`.
         collage: Images along a side of each stored one.
-        layout: What to write: `"index"`, `"wnid"`, `"huggingface"`, `"pt"`, `"npz"` or `"idc"`.
+        layout: What to write, a name of `diver_trt.recovered.layouts.LAYOUTS`: `"index"`, `"wnid"`,
+            `"huggingface"`, `"webdataset"`, `"pt"`, `"npz"` or `"idc"`.
         size: Side of the written images in pixels; None keeps the model's.
         engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
         batch: Images per batch; None leaves it to the engine.
@@ -130,12 +141,14 @@ def recover(
             already uses that. None recovers in this process.
         workers: Number of Ray's workers; None is one for each GPU. On CPUs they share the cores.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
+        gallery: Whether to write `index.html`, a page with every distilled image and its recovered
+            one.
         overwrite: Whether to delete what an earlier run left, and begin again.
         on_note: Receives what is found and what happens, in lines of text. Without it, doubts
             about the dataset become Python warnings, and everything else is dropped.
         on_progress: Receives the progress of each phase, see `OnProgress`.
-        stopping: Called before every batch; once it returns true, the call returns. The batches
-            before that are on disk.
+        stopping: Called before every batch, and while the gallery is written; once it returns
+            true, the call returns. The batches before that are on disk.
 
     Raises:
         UsageError: If an argument does not exist, is out of range or contradicts another.
@@ -146,22 +159,30 @@ def recover(
         MissingExtraError: If a package that an argument asks for is not installed.
     """
     watch = _Watch(Notes(on_note), on_progress)
-    _require_choice("layout", layout, tuple(LAYOUTS))
+    laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
-    _require_side(size)
+    require_side(size)
     require_engine(engine)
-    where = _checked_ray(ray, workers)
+    check_ray(ray, workers)
     reading = ReadOptions(classes, format, normalisation, collage)
     part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
-    model = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle or default_bundle()))
+    model = (
+        bundle
+        if isinstance(bundle, Bundle)
+        else Bundle.open(
+            bundle or default_bundle(), on_note=watch.notes.say, on_progress=on_progress
+        )
+    )
     # Raises for a recipe that the model's layout and process do not allow.
     watch.start = _start(Schedule(model.process, settings, model.layout))
 
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
-    _check_output(dataset, model, target, LAYOUTS[layout])
+    _check_output(dataset, model, target, laid_out)
+    if gallery:
+        require_place(target)
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
@@ -169,27 +190,16 @@ def recover(
         bundle=model,
         recipe=settings,
         seed=number,
-        layout=LAYOUTS[layout],
+        layout=laid_out,
         size=size,
         shard=part,
         skip_bad=skip_bad,
     )
     placement = replace(placement, images=len(job.samples))
-    if where is None:
-        opener: Opener = ModelOpener(model, settings, placement)
-    else:
-        from diver_trt.ray.opener import RayOpener
-
-        opener = RayOpener(
-            model,
-            settings,
-            placement,
-            address=where,
-            workers=workers,
-            stopping=stopping,
-            say=watch.notes.say,
-        )
-    return _recover(job, target, opener, watch, stopping, overwrite=overwrite)
+    opener: Opener = ModelOpener(model, settings, placement)
+    if ray is not None:
+        opener = RayOpener(model, settings, placement, ray, workers, stopping, watch.notes.say)
+    return _recover(job, target, opener, watch, stopping, gallery=gallery, overwrite=overwrite)
 
 
 def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
@@ -213,6 +223,7 @@ def _recover(
     watch: _Watch,
     stopping: Callable[[], bool],
     *,
+    gallery: bool,
     overwrite: bool,
 ) -> Recovery:
     count, notes = len(job.samples), watch.notes
@@ -236,6 +247,7 @@ def _recover(
                 if isinstance(event, BatchStarts) and stopping():
                     break
         done, skipped = writer.totals()
+        page = _gallery(job, output, watch, stopping, asked=gallery) if writer.finished else None
     if done == count and (note := unlisted_note(output)):
         notes.doubt(f"warning: {note}")
     return Recovery(
@@ -247,7 +259,30 @@ def _recover(
         batch=watch.batch,
         seconds=watch.seconds,
         contact_sheet=output / CONTACT_SHEET,
+        gallery=page,
     )
+
+
+def _gallery(
+    job: Job, output: Path, watch: _Watch, stopping: Callable[[], bool], *, asked: bool
+) -> Path | None:
+    """Bring the gallery of a finished dataset up to date, and return its page if it is asked for.
+
+    Raises:
+        OutputError: If a file cannot be written or deleted.
+    """
+    if not asked:
+        with reported(output):
+            delete_stale(output, len(job.dataset.samples))
+        return None
+    if not is_current(output):
+        count = len(job.samples)
+        watch.on_progress("gallery", 0, count)
+        for done in write_gallery(job, output):
+            watch.on_progress("gallery", done, count)
+            if done < count and stopping():
+                return None
+    return output / PAGE
 
 
 def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes) -> None:
@@ -270,6 +305,7 @@ class _Watch:
         engine: The engine that was opened last, or None.
         batch: Images per batch, or None.
         notes: Receives reports in words.
+        on_progress: Receives the progress of each phase.
         start: What sampling starts from, in words.
     """
 
@@ -277,7 +313,7 @@ class _Watch:
         self.engine: str | None = None
         self.batch: int | None = None
         self.start = ""
-        self.notes, self._on_progress = notes, on_progress
+        self.notes, self.on_progress = notes, on_progress
         self._step, self._steps = 0, 0
         self._started = time.monotonic()
 
@@ -292,12 +328,12 @@ class _Watch:
             self._opened(event)
         elif isinstance(event, StepDone):
             self._step += 1
-            self._on_progress("recovering", self._step, self._steps)
+            self.on_progress("recovering", self._step, self._steps)
 
     def _opened(self, event: Opened) -> None:
         self.engine, self.batch = event.engine, event.batch
         self._step, self._steps = 0, event.batches * event.steps_per_batch
-        self._on_progress("recovering", 0, self._steps)
+        self.on_progress("recovering", 0, self._steps)
         self.notes.say(
             f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
             f"{event.steps_per_batch} steps each, {self.start}"
@@ -328,31 +364,3 @@ def _recipe(recipe: Recipe | str | None) -> Recipe:
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{name} is {shown_value(value)}; expected one of {', '.join(choices)}")
-
-
-def _checked_ray(address: object, workers: object) -> str | None:
-    """Return Ray's address, or None; Ray must be installed if there is one."""
-    if workers is not None and (type(workers) is not int or workers < 1):
-        raise UsageError(
-            f"workers is {shown_value(workers)}; expected a whole number, 1 or more, or None"
-        )
-    if address is None:
-        if workers is not None:
-            raise UsageError(
-                f"workers is {workers} without Ray; choose where Ray is, such as local"
-            )
-        return None
-    # Only here: it is never loaded where it is not used.
-    from diver_trt.ray.cluster import check_address, require_ray
-
-    checked = check_address(address)
-    require_ray()
-    return checked
-
-
-def _require_side(size: object) -> None:
-    # `type`, because True is an int and would pass as 1.
-    if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
-        raise UsageError(
-            f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}, or None"
-        )

@@ -53,16 +53,16 @@ def shared_fields(shard: RecoveredFolder) -> dict[str, Any]:
     }
 
 
-def recipe_of(shard: RecoveredFolder) -> Recipe:
-    """Return the recipe in a shard's manifest.
+def recipe_of(folder: RecoveredFolder) -> Recipe:
+    """Return the recipe in a manifest.
 
     Raises:
         DatasetError: If it is not one.
     """
     try:
-        return Recipe.from_json(dict(shard.manifest.recipe))
+        return Recipe.from_json(dict(folder.manifest.recipe))
     except (RecipeError, TypeError) as cause:
-        raise DatasetError(f"{shard.root / MANIFEST}: recipe: {shown(str(cause))}") from cause
+        raise DatasetError(f"{folder.root / MANIFEST}: recipe: {shown(str(cause))}") from cause
 
 
 def _open_shard(folder: Path) -> RecoveredFolder:
@@ -87,12 +87,21 @@ def _open_shard(folder: Path) -> RecoveredFolder:
         raise DatasetError(
             f"{folder}: is a whole recovered dataset, not a shard; there is nothing to merge"
         )
-    problem = _misfit(manifest)
-    if problem:
-        raise DatasetError(f"{path}: {problem}")
+    require_laid_out(shard)
+    return shard
+
+
+def require_laid_out(folder: RecoveredFolder) -> None:
+    """Require a manifest that fits its layout.
+
+    Raises:
+        DatasetError: If the layout is unknown, or a field does not fit it.
+    """
+    manifest = folder.manifest
+    if problem := _misfit(manifest):
+        raise DatasetError(f"{folder.root / MANIFEST}: {problem}")
     if manifest.layout.normalisation is not None:
         find_normalisation(manifest.layout.normalisation)
-    return shard
 
 
 def _misfit(manifest: Manifest) -> str | None:

@@ -10,6 +10,8 @@ The order is the protocol, and each step relies on the one before it:
    so that a folder with a manifest is complete.
 5. The journal is deleted, after the manifest that replaces it is on disk.
 
+The gallery is written after that: without it the dataset is complete, and the same command adds it.
+
 A kill leaves a prefix of these steps. A power loss may also lose renames and lines that were not
 flushed, in any order, so a later run trusts no line without hashing its image.
 """

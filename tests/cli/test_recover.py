@@ -19,14 +19,14 @@ from tests.conftest import DISTILLED
 pytestmark = pytest.mark.slow
 
 
-def test_recover_writes_images_a_manifest_and_a_contact_sheet(
+def test_recover_writes_images_a_manifest_a_contact_sheet_and_a_gallery(
     few: Path, tmp_path: Path, digits: Bundle
 ) -> None:
     out = tmp_path / "out"
     result = run("recover", few, out, *QUICK, "--seed", 7)
     assert result.exit_code == 0, result.output
     assert "recovered 3 images" in result.stdout
-    assert str(out / "contact_sheet.png") in result.stdout
+    assert str(out / "index.html") in result.stdout
     assert sorted(
         path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
     ) == [
@@ -34,6 +34,8 @@ def test_recover_writes_images_a_manifest_and_a_contact_sheet(
         "00003/00001.png",
         "00008/00000.png",
         "contact_sheet.png",
+        "gallery_00000.png",
+        "index.html",
         "manifest.json",
     ]
     manifest = json.loads((out / "manifest.json").read_text())
@@ -82,6 +84,7 @@ def test_recover_prints_json(few: Path, tmp_path: Path) -> None:
         "batch": 3,
         "seconds": 0,
         "contact_sheet": str(tmp_path / "out" / "contact_sheet.png"),
+        "gallery": str(tmp_path / "out" / "index.html"),
     }
 
 

@@ -28,6 +28,7 @@ from tests.conftest import ROOT
         ("build", "engines/digits", "--batch", "some"),
         ("build", "engines/digits", "--workspace", "some"),
         ("export", "model", "bundle", "--precision", "int4"),
+        ("push", "engines/digits", "digits"),
         ("merge", "one"),
         ("evaluate", "digits"),
     ],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,27 +22,9 @@ from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
 from diver_trt.recipe import Recipe
 from diver_trt.svg_plot import COLOURS
+from tests.browser import browse, needs_chromium
 from tests.comparison.conftest import Held
 from tests.comparison.faults import plant, scale_weight_beside
-
-CHROMIUM = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--hide-scrollbars",
-]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-SIZE = (1180, 3000)
 
 ABSENT = Absent("rtx fp32", "backend rtx needs `tensorrt_rtx` & <a GPU>", asked=False)
 
@@ -82,25 +62,6 @@ def result(
 def page(result: Result) -> str:
     return render(result)
 
-
-def browse(path: Path, *more: str, width: int = SIZE[0]) -> str:
-    """Open a page in headless Chromium and return the resulting document."""
-    assert CHROMIUM is not None
-    profile = path.with_suffix(".profile")
-    command = [
-        CHROMIUM,
-        *FLAGS,
-        f"--user-data-dir={profile}",
-        f"--window-size={width},{SIZE[1]}",
-        *more,
-        path.as_uri(),
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no Chromium on this machine to open the report in"
-)
 
 MEASURE = """<script>addEventListener("load", () => {
   document.documentElement.dataset.seen = JSON.stringify({

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -277,6 +278,13 @@ def test_a_recovery_prints_where_it_starts(
     assert matched.exit_code == 0, matched.output
     assert "from the level of step 8 (signal-to-noise ratio 0.25)" in matched.stderr
     assert "contradicts" in recover("both", "--inherit-snr", 1, "--inherit-step", 3).stderr
+    window = recover("window", "--window-snr", "0.11:0.9")
+    assert window.exit_code == 0, window.output
+    manifest = json.loads((tmp_path / "window" / "manifest.json").read_text())
+    assert manifest["recipe"]["window"] == [9, 5]
+    assert "contradicts" in recover("two", "--window-snr", "0.1:1", "--window", "9:5").stderr
+    for wrong in ("1:0.1", "0.1", "nan:1", "0:1"):
+        assert "two ratios that rise" in recover("wrong", "--window-snr", wrong).stderr
     assert (
         "sigma is 'learned', which only a DDPM chain has"
         in recover("sigma", "--sigma", "learned").stderr

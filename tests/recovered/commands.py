@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from benchmarks.crash import RECIPE
+from benchmarks.crash import RECIPE, different
 from diver_trt.cli import app
 
 
@@ -31,6 +31,12 @@ def error(result: Result, code: int = 1) -> str:
     assert "Traceback" not in result.output
     (line,) = [line for line in result.stderr.splitlines() if "error:" in line]
     return line
+
+
+def different_data(first: Path, second: Path) -> list[str]:
+    """Return the files that differ, except views of the data: the contact sheet and the gallery."""
+    views = ("contact_sheet.png", "index.html", "gallery_")
+    return [name for name in different(first, second) if not name.startswith(views)]
 
 
 def journal_keys(output: Path) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
-from diver_trt.recovered.shard_files import read_soft_labels
+from diver_trt.recovered.written_files import read_soft_labels
 from tests.edited_json import set_in
 from tests.recovered.damaged_shards import (
     Manifest,
@@ -150,7 +150,7 @@ def test_no_file_outside_a_shard_is_copied(parts: list[Path], tmp_path: Path) ->
     image = parts[0] / "00000" / "00000.png"
     image.rename(tmp_path / "secret.png")
     image.symlink_to(tmp_path / "secret.png")
-    assert "00000.png: is a link out of the shard; copy what it points to" in refused(
+    assert "00000.png: is a link out of the dataset; copy what it points to" in refused(
         parts, tmp_path / "out"
     )
 

@@ -40,6 +40,7 @@ def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
     assert (recovery.images, recovery.total, recovery.skipped) == (10, 10, ())
     assert (recovery.engine, recovery.batch, recovery.finished) == ("onnx", 3, True)
     assert recovery.contact_sheet.is_file()
+    assert recovery.gallery == tmp_path / "b" / "index.html"
 
 
 def test_defaults_are_those_of_the_command(tmp_path: Path) -> None:
@@ -63,8 +64,10 @@ def test_it_reports_what_it_finds_and_how_far_it_is(tmp_path: Path, digits: Bund
     assert notes[0].startswith(f"{IPC1}: class folders, 10 classes x 1, 32 px")
     start = "from the level of step 3 (signal-to-noise ratio 0.69)"
     assert notes[-1] == f"recovering on onnx in 3 batches of up to 4, 6 steps each, {start}"
-    assert steps == [("checking", n, 10) for n in range(11)] + [
-        ("recovering", n, 18) for n in range(19)
+    assert steps == [
+        *(("checking", n, 10) for n in range(11)),
+        *(("recovering", n, 18) for n in range(19)),
+        *(("gallery", n, 10) for n in (0, 10)),
     ]
 
 

@@ -7,6 +7,7 @@ image goes, and writes the companion files: whatever a trainer reads beside or i
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.distilled.normalisation import Normalisation
-from diver_trt.errors import OutputError
+from diver_trt.errors import OutputError, UsageError, shown_value
 from diver_trt.files import reported, writing
 
 MAX_SIDE = 4096
@@ -72,6 +73,42 @@ class Written:
                 yield file
 
 
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """Companion files whose number follows from the number of images, such as `train-000000.tar`.
+
+    Attributes:
+        stem: Name of each file before its number of six digits.
+        suffix: Name of each file after its number.
+        images: Most images of one file.
+    """
+
+    stem: str
+    suffix: str
+    images: int
+
+    def name(self, number: int) -> str:
+        """Return the name of a file, numbered from 0."""
+        return f"{self.stem}{number:06d}{self.suffix}"
+
+    def names(self, images: int) -> tuple[str, ...]:
+        """Return the names of the files that hold so many images."""
+        return tuple(self.name(number) for number in range(self._count(images)))
+
+    def has(self, name: str, images: int) -> bool:
+        """Return whether a name is that of one of the files that hold so many images."""
+        # Not by `names`: a damaged manifest may claim any number of images.
+        match = re.fullmatch(f"{self.stem}([0-9]{{6,18}}){re.escape(self.suffix)}", name)
+        return (
+            match is not None
+            and int(match[1]) < self._count(images)
+            and name == self.name(int(match[1]))
+        )
+
+    def _count(self, images: int) -> int:
+        return -(-images // self.images)
+
+
 def by_index(index: int, number: int, wnid: str | None) -> str:  # noqa: ARG001
     """Return the path of an image in a folder named by its class's index."""
     return f"{index:05d}/{number:05d}.png"
@@ -90,8 +127,10 @@ class Layout:
             OutputError if the folder's name cannot be formed.
         folder: Regular expression of a folder of images within the output folder.
         shares_folders: Whether classes of one label share a folder, and so are numbered together.
-        companions: The files that `write` writes, soft labels apart.
-        soft_labels: The file of soft labels, or None if they go into a companion or are dropped.
+        companions: The files that `write` always writes.
+        numbered: The files that `write` writes for each so many images, or None without any.
+        soft_labels: The file that holds soft labels, if there are any: one of the companions, or a
+            file of its own. None if the layout drops them.
         scratch: Files that exist only while `write` runs.
         normalisation: Returns the statistics that written tensors are normalised with, from the
             name of the source's statistics and the side in pixels; None without tensors.
@@ -105,6 +144,7 @@ class Layout:
     folder: str = INDEX_FOLDER
     shares_folders: bool = False
     companions: tuple[str, ...] = ()
+    numbered: Numbered | None = None
     soft_labels: str | None = SOFT_LABELS
     scratch: tuple[str, ...] = ()
     normalisation: Callable[[str | None, int], Normalisation] | None = None
@@ -123,9 +163,32 @@ class Layout:
                     "choose --layout npz"
                 )
 
+    def companions_of(self, images: int) -> tuple[str, ...]:
+        """Return the files that `write` writes for so many images, optional soft labels apart."""
+        return (*self.companions, *(self.numbered.names(images) if self.numbered else ()))
+
+    def has_companion(self, name: str, images: int) -> bool:
+        """Return whether `write` may write a file of this name for up to so many images."""
+        if name in (*self.companions, self.soft_labels):
+            return True
+        return self.numbered is not None and self.numbered.has(name, images)
+
     def normalisation_for(self, source: str | None, size: int) -> Normalisation | None:
         """Return the statistics for images of a size in pixels, or None without tensors."""
         return self.normalisation(source, size) if self.normalisation else None
+
+
+def require_side(size: object) -> None:
+    """Require a side of written images in pixels, or None.
+
+    Raises:
+        UsageError: If it is neither None nor a whole number from 1 to `MAX_SIDE`.
+    """
+    # `type`, because True is an int and would pass as 1.
+    if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
+        raise UsageError(
+            f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}, or None"
+        )
 
 
 def class_name(entry: Mapping[str, Any]) -> str:

@@ -135,7 +135,7 @@ NPZ = Layout(
     help="numpy, without torch",
     write=write_npz,
     companions=("dataset.npz",),
-    soft_labels=None,
+    soft_labels="dataset.npz",
     scratch=(STACKED,),
     normalisation=trainers_normalisation,
 )

@@ -1,0 +1,55 @@
+"""Names of repositories on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from diver_trt.errors import UsageError, shown
+
+# pathlib makes hf:/OWNER/NAME of hf://OWNER/NAME.
+_SCHEME = re.compile(r"hf:/{1,2}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+
+
+def is_repository(text: str) -> bool:
+    """Return whether a text is a repository's name, `OWNER/NAME`; the hub has further rules."""
+    return _REPOSITORY.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A bundle on the hub: `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
+
+    Attributes:
+        repository: `OWNER/NAME`.
+        revision: Branch, tag or commit; None is the branch `main`.
+    """
+
+    repository: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str]) -> HubName | None:
+        """Return the name that a text is, or None if it does not begin with `hf:/`.
+
+        Raises:
+            UsageError: If it begins so, but is not such a name.
+        """
+        text = text.as_posix() if isinstance(text, PurePath) else os.fspath(text)
+        if not (scheme := _SCHEME.match(text)):
+            return None
+        repository, at, revision = text[scheme.end() :].partition("@")
+        right = _REVISION.fullmatch(revision) and ".." not in revision if at else True
+        if not (is_repository(repository) and right):
+            raise UsageError(
+                f"{shown(text)}: is not a name on the hub; expected hf://OWNER/NAME or "
+                "hf://OWNER/NAME@REVISION"
+            )
+        return cls(repository, revision or None)
+
+    def __str__(self) -> str:
+        return f"hf://{self.repository}" + (f"@{self.revision}" if self.revision else "")

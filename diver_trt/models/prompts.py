@@ -1,0 +1,165 @@
+"""The prompt of each class of a text-conditional model, from names, a template or a file.
+
+It needs no torch: the command line makes the prompts before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from diver_trt.bundle import LIMITS, MAX_CLASSES
+from diver_trt.errors import ExportError, UsageError, shown
+
+IMAGENET = "imagenet"
+"""The value of `--classes` that stands for the thousand classes of ImageNet-1K."""
+NAME = "{name}"
+"""What a template replaces by the class's name."""
+NEGATIVE = "cartoon, anime, painting"
+"""The negative prompt of D4M (arXiv 2407.15138), whose prompt is the class's name alone."""
+
+_MAX_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What a model is told for each class.
+
+    Attributes:
+        names: The name of each class, which folders of a dataset may have.
+        texts: The prompt of each class.
+        negative: The prompt of the null class.
+
+    Raises:
+        UsageError: If there are not as many prompts as names, or two classes have one prompt.
+    """
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    negative: str
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.names):
+            raise UsageError(
+                f"there are {len(self.texts)} prompts for {len(self.names)} classes; give one for "
+                "each class, and name the classes with --classes"
+            )
+        if not 1 <= len(self.names) <= MAX_CLASSES:
+            raise UsageError(f"there are {len(self.names)} classes, expected 1 to {MAX_CLASSES:,}")
+        for text in (*self.names, *self.texts, self.negative):
+            if not text.isprintable() or len(text) > LIMITS.text:
+                raise UsageError(
+                    f"{shown(repr(text))} is not a text on one line of at most {LIMITS.text} "
+                    "characters"
+                )
+        if "" in self.names:
+            raise UsageError(f"class {self.names.index('')} has no name; give each its own")
+        # The images of both classes would be alike, and nothing later would show it.
+        text, count = Counter(self.texts).most_common(1)[0]
+        if count > 1:
+            first, second = [i for i, other in enumerate(self.texts) if other == text][:2]
+            raise UsageError(
+                f"classes {first} and {second} have the same prompt, {shown(repr(text))}; give each "
+                "its own"
+            )
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The prompts as a bundle stores them: one for each class, then the null class's."""
+        return (*self.texts, self.negative)
+
+
+def prompts_from_options(
+    classes: str | None, template: str | None, file: Path | None, negative: str | None
+) -> Prompts:
+    """Return the prompts that the options of `export` ask for.
+
+    Args:
+        classes: `"imagenet"`, a file with a name per line, or names separated by commas; None is
+            ImageNet's.
+        template: A text with `{name}` in it; None is the name alone.
+        file: A file with a prompt per line, in the order of the classes.
+        negative: The prompt of the null class; None is D4M's.
+
+    Raises:
+        UsageError: If they contradict each other, or a file cannot be read.
+    """
+    names = _class_names(classes or IMAGENET)
+    if file is not None and template is not None:
+        raise UsageError("--prompt and --prompts exclude each other: give a template or a file")
+    if template is not None and NAME not in template:
+        raise UsageError(
+            f"--prompt is {shown(repr(template))}; expected {NAME} in it, which the class's name "
+            "replaces"
+        )
+    texts = (
+        _lines(file)
+        if file is not None
+        else tuple((template or NAME).replace(NAME, name) for name in names)
+    )
+    return Prompts(names, texts, NEGATIVE if negative is None else negative)
+
+
+def stored_prompts(names: tuple[str, ...] | None, stored: tuple[str, ...] | None) -> Prompts | None:
+    """Return the prompts of a bundle, or None if it has none."""
+    return Prompts(names, stored[:-1], stored[-1]) if names and stored else None
+
+
+def refuse_prompts(prompts: Prompts | None, source: str) -> None:
+    """Refuse prompts for a model whose classes are built in.
+
+    Raises:
+        ExportError: If there are any.
+    """
+    if prompts is not None:
+        raise ExportError(
+            f"{shown(source)}: is conditioned on class numbers, expected a model conditioned on a "
+            "text; leave out --classes, --prompt, --prompts and --negative-prompt"
+        )
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Return the name of each class of ImageNet-1K, in the order of its labels.
+
+    They are WordNet's synonyms, "tench, Tinca tinca". WordNet calls two of the classes "crane";
+    here they are "crane bird" and "construction crane".
+    """
+    text = (files("diver_trt.models") / "imagenet_names.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def _class_names(stated: str) -> tuple[str, ...]:
+    if stated == IMAGENET:
+        return imagenet_names()
+    if (path := Path(stated)).is_file():
+        return _lines(path)
+    if "," not in stated:
+        raise UsageError(
+            f"--classes is {shown(repr(stated))}: no such file; expected {IMAGENET}, a file with a "
+            "name per line, or names separated by commas"
+        )
+    return tuple(name.strip() for name in stated.split(","))
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """Return the lines of a text file, without blank ones at its end.
+
+    Raises:
+        UsageError: If it cannot be read, or a line between others is blank.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UsageError(f"{shown(str(path))}: cannot be read as UTF-8 text ({cause})") from cause
+    if len(data) > _MAX_BYTES:
+        raise UsageError(f"{shown(str(path))}: has more than {_MAX_BYTES:,} bytes")
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in lines:
+        raise UsageError(
+            f"{shown(str(path))}: line {lines.index('') + 1} is blank; expected a text for each class"
+        )
+    return tuple(lines)

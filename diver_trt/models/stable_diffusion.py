@@ -1,0 +1,189 @@
+"""Stable Diffusion (arXiv 2112.10752) as a base model: a UNet conditioned on a prompt per class.
+
+It comes as a diffusers `StableDiffusionPipeline` with one CLIP text encoder: 1.x, and 2.x where it
+predicts the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from diver_trt.bundle import TimestepFrequencies
+from diver_trt.errors import ExportError, shown
+from diver_trt.method.ddpm import Ddpm
+from diver_trt.models.base import BaseModel, Modules
+from diver_trt.models.dit import silence_loaders
+from diver_trt.models.model_files import ModelFiles
+from diver_trt.models.pipeline import (
+    STABLE_DIFFUSION,
+    component_class,
+    licence,
+    pipeline_index,
+)
+from diver_trt.models.prompts import Prompts, prompts_from_options
+from diver_trt.models.scheduler import ddpm_process
+from diver_trt.models.text_encoder import embedded_prompts
+from diver_trt.models.unet import CHANNELS, UNETS, load_unet
+from diver_trt.models.unet_networks import Conditioner, Predictor
+from diver_trt.models.vae import (
+    AUTOENCODERS,
+    Decoder,
+    Encoder,
+    check_fit,
+    decoded_side,
+    load_autoencoder,
+    original_decode,
+    original_encode,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusion(BaseModel):
+    """A loaded Stable Diffusion; see `BaseModel` for its facts.
+
+    Attributes:
+        unet: The UNet.
+        vae: The autoencoder.
+        table: The embedding of each class's prompt, then of the null class's, [classes + 1, S * E].
+        tokens: Number `S` of tokens of a prompt.
+    """
+
+    base: ClassVar[str] = "sd"
+    guided_channels: ClassVar[int] = CHANNELS  # all of them, as in diffusers' pipeline
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    table: nn.Embedding
+    tokens: int
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The UNet, the autoencoder and the prompts: other prompts make another model."""
+        return self.unet, self.vae, self.table
+
+    def modules(self, dtype: torch.dtype) -> Modules:
+        """Return the networks around diffusers' own layers."""
+        return Modules(
+            encoder=Encoder(self.vae, dtype),
+            conditioner=Conditioner(self.unet, self.table, dtype),
+            predictor=Predictor(self.unet, self.tokens, dtype),
+            decoder=Decoder(self.vae, dtype),
+        )
+
+    def probe_points(self, predictor: nn.Module) -> Mapping[str, nn.Module]:
+        """Return where the tokens are normalised: three times per transformer block."""
+        assert isinstance(predictor, Predictor)
+        return dict(predictor.layer_norms())
+
+    def original_encode(self, image: Tensor) -> Tensor:
+        """Return the scaled latent by diffusers' own code."""
+        return original_encode(self.vae, image)
+
+    def original_predict(self, latent: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """Return the prediction by diffusers' own code."""
+        text = self.table(label).unflatten(1, (self.tokens, -1))
+        prediction: Tensor = self.unet(latent, time, encoder_hidden_states=text).sample
+        return prediction
+
+    def original_decode(self, latent: Tensor) -> Tensor:
+        """Return the image by diffusers' own code."""
+        return original_decode(self.vae, latent)
+
+
+def load_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    vae: str | None = None,
+    timestep_frequencies: TimestepFrequencies | None = None,
+    base: str | None = None,  # noqa: ARG001
+    prompts: Prompts | None = None,
+) -> StableDiffusion:
+    """Load a Stable Diffusion, and run its text encoder on every prompt.
+
+    Args:
+        source: A diffusers directory, or a name on the hub.
+        revision: Branch, tag or commit on the hub.
+        vae: Directory or hub name of another VAE.
+        timestep_frequencies: Must be None: a UNet's configuration states its own.
+        base: Without effect: a pipeline states what it is.
+        prompts: The classes and their prompts; None is ImageNet's classes with D4M's prompts.
+
+    Raises:
+        ExportError: If the source is not such a pipeline, cannot be read, or predicts something
+            else than the noise; if a tensor is missing, unexpected, of another shape or not finite;
+            if a prompt is too long.
+        MissingExtraError: If transformers is not installed.
+    """
+    silence_loaders()
+    if timestep_frequencies is not None:
+        raise ExportError(
+            f"{shown(source)}: a UNet's configuration states its own sinusoids; leave out "
+            "--timestep-frequencies"
+        )
+    files = ModelFiles.at(source, revision)
+    index = pipeline_index(files, STABLE_DIFFUSION)
+    scheduler_kind = component_class(index, "scheduler", None, files)
+    component_class(index, "unet", UNETS, files)
+    unet, notes = load_unet(files.within("unet"))
+    if vae is None:
+        component_class(index, "vae", AUTOENCODERS, files)
+    vae_files = files.within("vae") if vae is None else ModelFiles.at(vae)
+    autoencoder, vae_notes = load_autoencoder(vae_files)
+    check_fit(autoencoder, CHANNELS, vae_files.where())
+    process, process_notes = _process(files.within("scheduler"), scheduler_kind)
+    chosen = prompts or prompts_from_options(None, None, None, None)
+    table, tokens, text_notes = embedded_prompts(
+        files.within("text_encoder"), files.within("tokenizer"), chosen
+    )
+    _check_text_width(table, tokens, unet, files)
+    side = unet.config.sample_size
+    return StableDiffusion(
+        model_id=Path(files.source).name if files.is_local else files.source,
+        revision=files.revision,
+        licence=licence(files),
+        image_size=decoded_side(autoencoder, side),
+        latent_shape=(CHANNELS, side, side),
+        scaling_factor=autoencoder.config.scaling_factor,
+        num_classes=len(chosen.names),
+        class_names=chosen.names,
+        prompts=chosen.stored,
+        process=process,
+        learned_variance=False,
+        notes=(*notes, *process_notes, *vae_notes, *text_notes),
+        unet=unet.float().eval().requires_grad_(False),
+        vae=autoencoder.float().eval().requires_grad_(False),
+        table=table,
+        tokens=tokens,
+    )
+
+
+def _process(files: ModelFiles, kind: str) -> tuple[Ddpm, list[str]]:
+    """Return the chain and the steps that diffusers' pipeline takes on it with DDIM."""
+    name = "scheduler_config.json"
+    config = files.read_json(name, "expected the scheduler of a StableDiffusionPipeline")
+    process, notes = ddpm_process(
+        config, kind, files.where(name), learned_variance=False, own_steps=True
+    )
+    if not isinstance(last := config.get("set_alpha_to_one", True), bool):
+        raise ExportError(
+            f"{files.where(name)}: set_alpha_to_one is {shown(repr(last))}, expected true or false"
+        )
+    # The pipeline replaces any other steps_offset by 1, and so do its published images.
+    return replace(process, steps_offset=1, set_alpha_to_one=last), notes
+
+
+def _check_text_width(table: nn.Embedding, tokens: int, unet: Any, files: ModelFiles) -> None:
+    width, expected = table.embedding_dim // tokens, unet.config.cross_attention_dim
+    if width != expected:
+        raise ExportError(
+            f"{files.where('text_encoder')}: its states have {width} values, expected the UNet's "
+            f"{expected} (cross_attention_dim). Give the text encoder that it was trained with."
+        )

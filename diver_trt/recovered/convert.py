@@ -1,0 +1,248 @@
+"""Writing a recovered dataset in another layout or size: what `diver-trt convert` does with one.
+
+Nothing is recovered again. The files equal those of a recovery with that layout and size, with two
+exceptions: the manifest also names the folder that was converted, and the contact sheet shows
+recovered images only, since the distilled ones are not needed. The gallery has the thumbnails of
+the source's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diver_trt.distilled.image_file import read_image
+from diver_trt.errors import DatasetError, UsageError
+from diver_trt.files import file_sha256
+from diver_trt.manifest import MANIFEST, RecoveredFolder, is_recovered, open_recovered
+from diver_trt.pixels import square
+from diver_trt.records import ConvertedFrom, Head, LaidOut, LeftOut, Manifest, Recovered
+from diver_trt.recovered.complete import Copied, complete_copies
+from diver_trt.recovered.folder import open_output
+from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.gallery.writing import copy_galleries
+from diver_trt.recovered.job import RESAMPLING
+from diver_trt.recovered.journal import JOURNAL
+from diver_trt.recovered.layouts import LAYOUTS, find_layout
+from diver_trt.recovered.layouts.base import Layout, require_side
+from diver_trt.recovered.output_names import image_paths
+from diver_trt.recovered.shards import recipe_of, require_laid_out
+from diver_trt.recovered.writer import DatasetWriter
+from diver_trt.recovered.written_files import SoftLabels, require_image, soft_labels_in
+from diver_trt.structs import dump
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """The result of converting a recovered dataset.
+
+    Attributes:
+        layout: The new layout.
+        size: Side of the written images in pixels.
+        images: How many images the dataset has.
+        skipped: The manifest's entries of the images that were left out.
+    """
+
+    layout: str
+    size: int
+    images: int
+    skipped: tuple[Mapping[str, Any], ...]
+
+
+def is_recovery(path: Path) -> bool:
+    """Return whether a path is a folder of this project's, even an unfinished or damaged one."""
+    return is_recovered(path) or (path / JOURNAL).is_file()
+
+
+def convert_recovered(
+    source: Path,
+    output: Path,
+    *,
+    layout: str | None = None,
+    size: int | None = None,
+    gallery: bool = True,
+    overwrite: bool = False,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Conversion:
+    """Write a recovered dataset into a new folder, in another layout or size.
+
+    Args:
+        source: A finished, whole recovered dataset.
+        output: A new or empty folder, or one in which the same conversion was begun.
+        layout: A name of `LAYOUTS`; None keeps that of the source.
+        size: Side of the written images in pixels; None keeps that of the source.
+        gallery: Whether to write the gallery.
+        overwrite: Whether to delete what an earlier run left in the output, and begin again.
+        on_progress: Receives a phase, `"checking"` or `"converting"`, how many images of it are
+            done, and of how many.
+
+    Raises:
+        UsageError: If the layout or the size does not exist, or neither differs from the source's.
+        DatasetError: If the source is unfinished, a shard or damaged; if one of its files is
+            missing or has changed; or if it lacks what the new layout or size is made of.
+        OutputError: If the output holds something else, overlaps the source or cannot be written.
+    """
+    wanted = find_layout(layout) if layout is not None else None
+    require_side(size)
+    folder = _open_whole(source)
+    head, target = _new_head(folder, wanted, size)
+    _check_output(output, source, target)
+    if gallery:
+        require_place(output)
+    dataset = _copies(folder, head, target)
+    for number, sample in enumerate(folder.manifest.samples):
+        require_image(source, sample, folder.manifest.layout.size)
+        on_progress("checking", number + 1, len(dataset.samples))
+    opening = open_output(
+        output,
+        dump(head),
+        samples={entry["key"]: entry for entry in (*dataset.samples, *dataset.skipped)},
+        classes=dump(dataset.classes),
+        overwrite=overwrite,
+    )
+    with opening as writer:
+        if not writer.finished:
+            _write(folder, dataset, writer, on_progress)
+        copy_galleries([folder], dataset.recipe, output, wanted=gallery)
+    return Conversion(target.name, head.layout.size, len(dataset.samples), tuple(dataset.skipped))
+
+
+def _open_whole(source: Path) -> RecoveredFolder:
+    """Read the manifest of a finished, whole recovered dataset.
+
+    Raises:
+        DatasetError: If it is missing, damaged, or that of a shard.
+    """
+    if not source.exists():
+        raise DatasetError(f"{source}: no such folder")
+    if not is_recovered(source):
+        if (source / JOURNAL).is_file():
+            raise DatasetError(
+                f"{source}: is an unfinished recovery; run the same command again to complete it "
+                "first"
+            )
+        raise DatasetError(
+            f"{source}: is not a recovered dataset (it has no {MANIFEST}); name a folder that "
+            "`diver-trt recover` wrote"
+        )
+    folder = open_recovered(source)
+    manifest = folder.manifest
+    if part := manifest.shard:
+        raise DatasetError(
+            f"{source}: is shard {part.number}/{part.of} of a recovery; join the shards with "
+            "`diver-trt merge` first"
+        )
+    require_laid_out(folder)
+    found, expected = len(manifest.samples) + len(manifest.skipped), manifest.source.images
+    if found != expected:
+        raise DatasetError(
+            f"{source / MANIFEST}: lists {found} images, expected {expected}; recover the folder "
+            "again"
+        )
+    return folder
+
+
+def _new_head(
+    folder: RecoveredFolder, layout: Layout | None, size: int | None
+) -> tuple[Head, Layout]:
+    """Return the head of the new manifest, and its layout."""
+    old = folder.manifest.layout
+    layout, size = layout or LAYOUTS[old.name], size or old.size
+    if (layout.name, size) == (old.name, old.size):
+        raise UsageError(
+            f"{folder.root}: is of layout {old.name} and {old.size} px already; expected another "
+            "--layout or --size"
+        )
+    if size != old.size and old.resampling is not None:
+        raise DatasetError(
+            f"{folder.root}: its images are resized to {old.size} px, and resizing them again "
+            f"would not give those of --size {size}; recover them with --size keep, and convert "
+            "that"
+        )
+    normalisation = layout.normalisation_for(folder.manifest.source.normalisation, size)
+    laid_out = LaidOut(
+        name=layout.name,
+        size=size,
+        resampling=old.resampling if size == old.size else RESAMPLING,
+        normalisation=normalisation.name if normalisation else None,
+    )
+    origin = ConvertedFrom(layout=old.name, size=old.size, manifest_sha256=folder.sha256)
+    return replace(folder.manifest.head, layout=laid_out, converted_from=origin), layout
+
+
+def _copies(folder: RecoveredFolder, head: Head, layout: Layout) -> Copied:
+    """Return what the new folder holds; the hash of an image that is resized is not its own yet."""
+    manifest = folder.manifest
+    files = _files(layout, manifest)
+    return Copied(
+        head=head,
+        recipe=recipe_of(folder),
+        classes=manifest.classes,
+        samples=[dump(replace(sample, file=files[sample.key])) for sample in manifest.samples],
+        skipped=[dump(entry) for entry in manifest.skipped],
+        soft_labels=_soft_labels(folder, layout),
+    )
+
+
+def _files(layout: Layout, manifest: Manifest) -> dict[str, str]:
+    """Return where each image goes, by key."""
+    # Those that were left out too: where classes share a folder, every number is counted.
+    entries: Sequence[Recovered | LeftOut] = (*manifest.samples, *manifest.skipped)
+    in_order = sorted(entries, key=lambda entry: [int(part) for part in entry.key.split("/")])
+    return image_paths(layout, ((entry.key, entry.label, entry.wnid) for entry in in_order))
+
+
+def _check_output(output: Path, source: Path, layout: Layout) -> None:
+    """Refuse, before any work, an unusable output folder or a layout that cannot be written.
+
+    Raises:
+        OutputError: If it is a file, holds something else or overlaps the source, or if the layout
+            needs a package that is not installed.
+    """
+    require_usable(output)
+    require_apart(output, source, "the recovered dataset")
+    layout.require()
+
+
+def _soft_labels(folder: RecoveredFolder, layout: Layout) -> SoftLabels | None:
+    """Return the soft labels that the new layout writes, or None without any.
+
+    Raises:
+        DatasetError: If the source's layout has dropped them.
+    """
+    if layout.soft_labels is None:
+        return None
+    old = LAYOUTS[folder.manifest.layout.name]
+    rows = soft_labels_in(folder, old.soft_labels) if old.soft_labels else None
+    if rows is None and any(entry.soft_label_sha256 for entry in folder.manifest.samples):
+        raise DatasetError(
+            f"{folder.root}: layout {old.name} does not keep soft labels, which layout "
+            f"{layout.name} has; recover the dataset again with --layout {layout.name}"
+        )
+    return rows
+
+
+def _write(
+    folder: RecoveredFolder,
+    dataset: Copied,
+    writer: DatasetWriter,
+    on_progress: Callable[[str, int, int], None],
+) -> None:
+    """Write the images that are not there yet, and everything that stands beside them."""
+    old, size = folder.manifest.layout, dataset.head.layout.size
+    pairs = zip(folder.manifest.samples, dataset.samples, strict=True)
+    for number, (sample, entry) in enumerate(pairs):
+        if sample.key not in writer.done:
+            image = folder.root / sample.file
+            if size == old.size:
+                writer.copy(image, entry["file"])
+                writer.record(entry)
+            else:
+                path = writer.add(entry["file"], square(read_image(image), size))
+                writer.record({**entry, "sha256": file_sha256(path)})
+        on_progress("converting", number + 1, len(dataset.samples))
+    what = f"recovered images, converted from layout {old.name}, {old.size} px"
+    complete_copies(dataset, writer, what)

@@ -1,0 +1,209 @@
+"""The page itself: its facts as HTML, and a line of JSON for each image, which its script shows.
+
+Texts come from other people's files. Those in the HTML are escaped here; those in the JSON cannot
+end the script element that holds them, and the script never makes markup of a text.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from diver_trt.counted import counted
+from diver_trt.errors import printable, shown
+from diver_trt.html_page import STYLE
+from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
+from diver_trt.records import LeftOut, Manifest, Recovered
+from diver_trt.recovered.caption import recover_command
+from diver_trt.recovered.gallery.files import COMMAND, Stamp
+from diver_trt.recovered.gallery.sheets import COLUMNS, MAX_LOSSLESS_SIDE, Sheet
+from diver_trt.structs import dump
+
+_PARTS = Path(__file__).parent
+_SHOWN_SIDE = 128
+"""Side of an image on the page in pixels; small images are enlarged by whole pixels up to it."""
+
+Entry = Recovered | LeftOut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a page shows.
+
+    Attributes:
+        manifest: The dataset's.
+        recipe: The recipe in it.
+        sheets: The distilled images of all samples, in their order.
+        side: Side of a thumbnail on the sheets in pixels.
+        unread: Positions of samples whose distilled image could not be read any more.
+    """
+
+    manifest: Manifest
+    recipe: Recipe
+    sheets: Sequence[Sheet]
+    side: int
+    unread: Sequence[int] = ()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All samples in the dataset's order, also those that were left out."""
+        entries: list[Entry] = [*self.manifest.samples, *self.manifest.skipped]
+        return sorted(entries, key=_order)
+
+
+def _order(entry: Entry) -> tuple[int, int]:
+    index, number = map(int, entry.key.split("/"))
+    return index, number
+
+
+def render(view: View, stamp: Stamp) -> str:
+    """Return the page.
+
+    Args:
+        view: What it shows.
+        stamp: What it states about itself.
+    """
+    manifest = view.manifest
+    page = Template((_PARTS / "page.html").read_text(encoding="utf-8"))
+    source, model = shown(manifest.source.name), shown(manifest.bundle.model)
+    size, classes = manifest.layout.size, len(manifest.classes)
+    summary = (
+        f"{classes:,} {'class' if classes == 1 else 'classes'}, with {model} "
+        f"{shown(manifest.bundle.precision)}. Left: the distilled image as the model was given it. "
+        "Right: the recovered one."
+    )
+    return page.substitute(
+        stamp=stamp,
+        command=COMMAND,
+        title=html.escape(source),
+        style=STYLE.read_text(encoding="utf-8") + (_PARTS / "page.css").read_text(encoding="utf-8"),
+        side=size * max(1, _SHOWN_SIDE // size) if size < _SHOWN_SIDE else _SHOWN_SIDE,
+        heading=f"{counted(len(manifest.samples), 'image')} recovered from {html.escape(source)}",
+        summary=html.escape(summary),
+        note=_note(manifest),
+        recover=html.escape(_command(view)),
+        facts="\n".join(_fact(name, text) for name, text in _facts(view)),
+        data=_for_script(_data(view)),
+        script=(_PARTS / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def _fact(name: str, text: str) -> str:
+    value = html.escape(printable(text))
+    shown_as = f"<code>{value}</code>" if text.startswith("sha256:") else value
+    return f"    <div><dt>{name}</dt><dd>{shown_as}</dd></div>"
+
+
+def _note(manifest: Manifest) -> str:
+    count = len(manifest.skipped)
+    if not count:
+        return ""
+    were = "1 image was" if count == 1 else f"{count:,} images were"
+    return f'<p class="doubt"><a href="#class=left-out">{were} left out</a></p>'
+
+
+def _for_script(value: Any) -> str:
+    """Return JSON that is safe within a script element."""
+    # `</script` and `<!--` would end it or comment it out, wherever they stand:
+    # https://html.spec.whatwg.org/multipage/scripting.html#restrictions-for-contents-of-script-elements
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _command(view: View) -> str:
+    """Return the command that recovers the same images; folders and bundle are the reader's own."""
+    manifest = view.manifest
+    names = ("layout", "shard", "seed", "copies")
+    head = {name: dump(getattr(manifest, name)) for name in names}
+    source = shlex.quote(printable(manifest.source.name))
+    return f"{recover_command(head, view.recipe)} --bundle BUNDLE {source} RECOVERED"
+
+
+def _facts(view: View) -> Iterator[tuple[str, str]]:
+    """Yield the settings of the recovery, each with its name."""
+    manifest = view.manifest
+    bundle, layout, shard = manifest.bundle, manifest.layout, manifest.shard
+    engines = Counter(entry.engine for entry in manifest.samples).most_common()
+    yield "Model", f"{bundle.model} {bundle.precision}"
+    yield "Bundle", f"sha256:{bundle.sha256}"
+    names = [name if len(engines) == 1 else f"{name} ({count:,})" for name, count in engines]
+    yield "Engine", ", ".join(names) or "none"
+    yield "Recipe", _recipe(view.recipe)
+    yield "Seed", str(manifest.seed)
+    yield "Input", ", ".join(_source(manifest))
+    yield "Classes", "the model's own" if manifest.class_map == "model" else manifest.class_map
+    resized = f", resized ({layout.resampling})" if layout.resampling else ""
+    part = f", shard {shard.number} of {shard.of}" if shard else ""
+    yield "Output", f"layout {layout.name}, {layout.size} px{resized}{part}"
+
+
+def _source(manifest: Manifest) -> Iterator[str]:
+    source = manifest.source
+    yield source.name
+    yield source.format
+    yield from (name for name in source.files if name != source.name)
+    if source.normalisation not in (None, "none"):
+        yield f"{source.normalisation}-normalised"
+    if source.collage > 1:
+        yield f"cut from {source.collage} x {source.collage} collages"
+    if source.soft_labels:
+        yield f"labels are {source.soft_labels}"
+    if manifest.copies > 1:
+        yield f"each recovered {manifest.copies} times"
+
+
+def _recipe(recipe: Recipe) -> str:
+    """Return every setting, after the name of the preset if it is one."""
+    preset = [name for name, settings in PRESETS.items() if settings == recipe]
+    settings = []
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if value is not None:
+            text = f"{value[0]}:{value[1]}" if field.name in STEP_RANGES else str(value)
+            settings.append(f"{field.name.replace('_', ' ')} {text}")
+        elif field.name == "inherit_step":
+            settings.append("no inheritance")
+    return ": ".join([*preset, ", ".join(settings)])
+
+
+def _data(view: View) -> dict[str, Any]:
+    """Return what the script shows, see `page.js`."""
+    engines = list(dict.fromkeys(entry.engine for entry in view.manifest.samples))
+    images: dict[int, list[list[Any]]] = {}
+    folders: dict[int, str] = {}
+    for entry in view.entries:
+        index, number = _order(entry)
+        row: list[Any] = [number, entry.source]
+        if isinstance(entry, Recovered):
+            folder, _, name = entry.file.rpartition("/")
+            folders.setdefault(index, folder)
+            row += [name, engines.index(entry.engine)]
+        else:
+            row += [None, entry.problem]
+        images.setdefault(index, []).append(row)
+    return {
+        "size": view.manifest.layout.size,
+        "side": view.side,
+        "lossless": MAX_LOSSLESS_SIDE,
+        "columns": COLUMNS,
+        "sheets": [[sheet.name, sheet.count] for sheet in view.sheets],
+        "unread": list(view.unread),
+        "engines": engines,
+        "classes": [
+            {
+                "index": entry.index,
+                "label": entry.label,
+                "wnid": entry.wnid,
+                "name": entry.name,
+                "folder": folders.get(entry.index),
+                "images": images.get(entry.index, []),
+            }
+            for entry in view.manifest.classes
+        ],
+    }

@@ -1,0 +1,103 @@
+"""Finished datasets without a model: each recovered image is the negative of its distilled one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.distilled.dataset import read_dataset
+from diver_trt.files import file_sha256
+from diver_trt.manifest import MANIFEST
+from diver_trt.pixels import Pixels
+from diver_trt.recipe import Recipe
+from diver_trt.recovered.gallery.writing import write_gallery
+from diver_trt.recovered.job import Job, Shard
+from diver_trt.recovered.layouts import LAYOUTS
+
+
+def flat(count: int, side: int) -> Pixels:
+    """Images of one colour each, all different, as a picture shows where each of them is."""
+    levels = np.arange(count)
+    colours = np.stack([levels * 37 % 200 + 20, levels * 91 % 200 + 20, levels * 53 % 200 + 20], 1)
+    return np.broadcast_to(colours[:, None, None], (count, side, side, 3)).astype(np.uint8)
+
+
+def distilled(folder: Path, images: Pixels, per_class: int) -> Path:
+    """Write images into class folders and return the root."""
+    for position, image in enumerate(images):
+        index, number = divmod(position, per_class)
+        path = folder / str(index) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished dataset: its job and its folder."""
+
+    job: Job
+    root: Path
+
+    def write_gallery(self) -> Path:
+        """Write its gallery, and return the page."""
+        for _ in write_gallery(self.job, self.root):
+            pass
+        return self.root / "index.html"
+
+
+def finished(
+    source: Path,
+    root: Path,
+    *,
+    layout: str = "index",
+    shard: str | None = None,
+    left_out: Sequence[str] = (),
+    class_names: tuple[str, ...] | None = None,
+    model: str = "toy",
+) -> Finished:
+    """Recover a dataset without a model.
+
+    Args:
+        source: The distilled images, square; their side is the model's.
+        root: The output folder.
+        layout: The layout.
+        shard: The part that it is.
+        left_out: Keys of images that are left out.
+        class_names: The model's classes, instead of the ten digits.
+        model: The model's name.
+    """
+    bundle = Bundle.open(default_bundle())
+    side = read_dataset(source, bundle).origin.image_size[0]
+    names = class_names or bundle.class_names
+    bundle = replace(bundle, model=replace(bundle.model, id=model))
+    bundle = replace(bundle, image_size=side, class_names=names, num_classes=len(names or ()))
+    dataset = read_dataset(source, bundle)
+    job = Job(
+        dataset=dataset,
+        checked=list(dataset.images.check()),
+        bundle=bundle,
+        recipe=Recipe(),
+        layout=LAYOUTS[layout],
+        shard=Shard.parse(shard) if shard else None,
+    )
+    files, samples, skipped = job.files(), [], []
+    root.mkdir(parents=True, exist_ok=True)
+    for sample in job.samples:
+        entry = {**job.entry(sample), "engine": "onnx"}
+        if sample.key in left_out:
+            skipped.append({**entry, "problem": "is all in one colour"})
+            continue
+        path = root / files[sample.key]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - dataset.images.read(sample.position)).save(path)
+        samples.append({**entry, "file": files[sample.key], "sha256": file_sha256(path)})
+    lists = {"companions": [], "skipped": skipped, "classes": job.classes(), "samples": samples}
+    (root / MANIFEST).write_text(json.dumps({**job.head(), **lists}))
+    return Finished(job, root)
