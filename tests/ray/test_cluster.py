@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
 }
 """The recipe is `RECIPE`; the batch is another one than the command's."""
 
+pytestmark = pytest.mark.slow
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 
 
@@ -53,7 +54,7 @@ def some(tmp_path: Path) -> Path:
 
 def run_python(code: str, cwd: Path) -> None:
     command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
 
 
@@ -72,7 +73,7 @@ def test_a_run_resumes_with_ray_and_without_and_reports_a_bad_image_alike(
             [sys.executable, "-m", "diver_trt", "recover", some, output, *RECIPE, *options],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert result.returncode == 1, result.stderr
         assert json.loads(result.stdout)["images"] == 19
