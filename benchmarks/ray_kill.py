@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -104,11 +105,13 @@ def main() -> None:
 @contextmanager
 def two_nodes() -> Iterator[TwoNodes]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = TwoNodes()
     try:
         yield cluster
     finally:
         cluster.close()
+        signal.signal(signal.SIGTERM, handler)  # every node that is started replaces it
 
 
 def killed(
