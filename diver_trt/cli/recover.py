@@ -94,6 +94,23 @@ Part = Annotated[
         show_default=False,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Recover on the workers of Ray: local starts it, auto is the cluster of this "
+        "machine, else HOST:PORT.",
+        metavar="ADDRESS",
+        show_default=False,
+        autocompletion=completion.values(lambda: ["local", "auto"]),
+    ),
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        help="Workers of Ray, or auto: one for each GPU. On CPUs they share the cores.",
+        autocompletion=completion.values(lambda: ["auto"]),
+    ),
+]
 OnError = Annotated[
     str,
     typer.Option(
@@ -125,6 +142,8 @@ def recover(
     seed: NoiseSeed = 0,
     copies: Copies = 1,
     shard: Part = None,
+    ray: Ray = None,
+    workers: Workers = "auto",
     on_error: OnError = "fail",
     gallery: Gallery = True,
     overwrite: Overwrite = False,
@@ -158,6 +177,8 @@ def recover(
             memory_budget=memory_budget,
             trust=trust,
             shard=shard,
+            ray=ray,
+            workers=None if workers == "auto" else positive("--workers", workers),
             on_error=on_error,
             gallery=gallery,
             overwrite=overwrite,

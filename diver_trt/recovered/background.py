@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+MOST_WAITING = 256
+"""Tasks that wait at most; each holds an image. Several engines can be faster than one writer."""
+
 
 class Background(Generic[T]):
     """One thread that runs tasks one after the other, in the order in which they were added.
@@ -24,7 +27,9 @@ class Background(Generic[T]):
         self._failed = False
 
     def add(self, task: Callable[[], T]) -> None:
-        """Run a task after those that were added before."""
+        """Run a task after those that were added before; wait while very many are unfinished."""
+        if len(self._tasks) >= MOST_WAITING:
+            wait([self._tasks[-MOST_WAITING]])
         self._tasks.append(self._executor.submit(self._run, task))
 
     def finished(self) -> Iterator[T]:

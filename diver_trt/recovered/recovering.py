@@ -25,16 +25,14 @@ from diver_trt.recovered.events import (
     StepDone,
 )
 from diver_trt.recovered.job import Job
-from diver_trt.recovered.opener import ModelOpener
 from diver_trt.recovered.second_try import SECOND_ENGINE, SecondTry
 from diver_trt.recovered.writer import DatasetWriter
-from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.opener import Opener, OpenModel
+from diver_trt.runtime.recoverer import RecoveredSample
 from diver_trt.runtime.samples import Sample as ModelSample
 
 
-def recover_job(
-    job: Job, writer: DatasetWriter, opener: ModelOpener
-) -> Generator[Event, None, None]:
+def recover_job(job: Job, writer: DatasetWriter, opener: Opener) -> Generator[Event, None, None]:
     """Recover the images that are not on disk yet, then write the companion files.
 
     When memory runs out, on the device or on the host, the batch is halved and the run continues.
@@ -82,7 +80,7 @@ class _Run:
             return []
         return [sample for sample in self._job.samples if sample.key not in self._writer.done]
 
-    def recover(self, recoverer: Recoverer) -> Iterator[Event]:
+    def recover(self, recoverer: OpenModel) -> Iterator[Event]:
         """Recover what remains."""
         unread, taken = deque(self.remaining), dict[str, Sample]()
         yield Opened(
@@ -100,7 +98,7 @@ class _Run:
                 if isinstance(event, RecoveredSample):
                     yield from self._write(taken.pop(event.key), event, recoverer.engine)
                 # After the last sample the recoverer finds out that none is left: not a batch.
-                elif isinstance(event, StepDone) or unread:
+                elif isinstance(event, StepDone) or unread or taken:
                     yield event
             self._background.wait()
             yield from self._background.finished()

@@ -21,6 +21,8 @@ from diver_trt.files import reported
 from diver_trt.manifest import CONTACT_SHEET, unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
+from diver_trt.ray.cluster import check_ray
+from diver_trt.ray.opener import RayOpener
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
 from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
@@ -31,11 +33,11 @@ from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job, Shard
 from diver_trt.recovered.layouts import find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
-from diver_trt.recovered.opener import ModelOpener
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
 from diver_trt.runtime.engine import Placement
+from diver_trt.runtime.opener import ModelOpener, Opener
 from diver_trt.runtime.session import require_engine
 
 AnyPath = str | os.PathLike[str]
@@ -100,6 +102,8 @@ def recover(
     memory_budget: int | str | None = None,
     trust: bool = False,
     shard: str | None = None,
+    ray: str | None = None,
+    workers: int | None = None,
     on_error: str = "fail",
     gallery: bool = True,
     overwrite: bool = False,
@@ -132,6 +136,10 @@ def recover(
             `"2GB"`.
         trust: Whether engines that were built elsewhere may run.
         shard: The part of the set to recover, such as `"3/8"`.
+        ray: Recovers on the workers of Ray: `"local"` starts it for this call, `"auto"` is the
+            cluster of this machine, else its `"HOST:PORT"`. A process that is connected to Ray
+            already uses that. None recovers in this process.
+        workers: Number of Ray's workers; None is one for each GPU. On CPUs they share the cores.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
         gallery: Whether to write `index.html`, a page with every distilled image and its recovered
             one.
@@ -148,12 +156,14 @@ def recover(
         BundleError: If the bundle is missing or damaged.
         OutputError: If the output folder holds something else, is in use, or cannot be written.
         EngineError: If no engine can run.
+        MissingExtraError: If a package that an argument asks for is not installed.
     """
     watch = _Watch(Notes(on_note), on_progress)
     laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
     require_side(size)
     require_engine(engine)
+    check_ray(ray, workers)
     reading = ReadOptions(classes, format, normalisation, collage)
     part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
@@ -185,7 +195,11 @@ def recover(
         shard=part,
         skip_bad=skip_bad,
     )
-    return _recover(job, target, placement, watch, stopping, gallery=gallery, overwrite=overwrite)
+    placement = replace(placement, images=len(job.samples))
+    opener: Opener = ModelOpener(model, settings, placement)
+    if ray is not None:
+        opener = RayOpener(model, settings, placement, ray, workers, stopping, watch.notes.say)
+    return _recover(job, target, opener, watch, stopping, gallery=gallery, overwrite=overwrite)
 
 
 def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
@@ -205,7 +219,7 @@ def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout
 def _recover(
     job: Job,
     output: Path,
-    placement: Placement,
+    opener: Opener,
     watch: _Watch,
     stopping: Callable[[], bool],
     *,
@@ -216,7 +230,6 @@ def _recover(
     if (part := job.shard) and not count:
         images = len(job.dataset.samples)
         notes.say(f"shard {part.number}/{part.of} has no images: the input has {images}")
-    opener = ModelOpener(job.bundle, job.recipe, replace(placement, images=count))
     if overwrite:
         # Nothing is deleted before it is certain that something can come in its place.
         opener.prepare()

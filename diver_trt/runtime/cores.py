@@ -25,12 +25,27 @@ tasks wait most of the time.
 """
 
 
+_limit: int | None = None
+
+
+def limit_cores(count: int) -> None:
+    """Let engines that this process opens from now on use at most `count` cores.
+
+    For processes that share a machine, each with an engine of its own.
+    """
+    global _limit
+    _limit = count
+
+
 def available_cores() -> int:
     """Return how many cores this process may use, 1 or more.
 
     Engines would otherwise count all cores of the machine.
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return count if _limit is None else max(1, min(count, _limit))
 
 
 def cores_are_idle() -> bool:

@@ -20,10 +20,10 @@ from diver_trt.recovered.background import Background
 from diver_trt.recovered.events import BatchStarts, StepDone
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job
-from diver_trt.recovered.opener import ModelOpener
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.engine import Placement
+from diver_trt.runtime.opener import ModelOpener
 from tests.conftest import DISTILLED
 
 
@@ -59,6 +59,28 @@ def test_after_a_task_that_fails_no_other_runs(ask: str) -> None:
             background.close()
     background.close() if ask == "finished" else None
     assert ran == [1]
+
+
+def test_adding_waits_while_too_many_tasks_are_unfinished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("diver_trt.recovered.background.MOST_WAITING", 2)
+    background, gate, happened = Background[bool](), threading.Event(), list[str]()
+    background.add(gate.wait)
+    background.add(lambda: True)
+
+    def add() -> None:
+        background.add(lambda: True)
+        happened.append("added")
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    adding.join(0.2)  # long enough to be added, were nothing waited for
+    happened.append("the first task may end")
+    gate.set()
+    adding.join()
+    background.close()
+    assert happened == ["the first task may end", "added"]
 
 
 @pytest.fixture

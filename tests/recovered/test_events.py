@@ -26,11 +26,11 @@ from diver_trt.recovered.events import (
 )
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job
-from diver_trt.recovered.opener import ModelOpener
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.runtime.engine import Placement
+from diver_trt.runtime.opener import ModelOpener
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DISTILLED
 

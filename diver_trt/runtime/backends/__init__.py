@@ -53,6 +53,7 @@ class Backend:
         module: Dotted name of the module that implements `BackendModule`.
         compiled: Whether it runs engines that `diver-trt build` compiled for one kind of GPU and
             a range of batch sizes, and not the bundle's own graphs.
+        gpu: Whether it runs on a GPU.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Backend:
     packages: tuple[str, ...]
     module: str
     compiled: bool = False
+    gpu: bool = False
 
     def load(self) -> BackendModule:
         """Import the module, which imports neither the engine's package nor torch."""
@@ -100,6 +102,7 @@ BACKENDS: dict[str, Backend] = {
             packages=("tensorrt-rtx",),
             module=_TENSORRT,
             compiled=True,
+            gpu=True,
         ),
         Backend(
             name="trt",
@@ -108,6 +111,7 @@ BACKENDS: dict[str, Backend] = {
             packages=("tensorrt",),
             module=_TENSORRT,
             compiled=True,
+            gpu=True,
         ),
         Backend(
             name="onnx-cuda",
@@ -115,6 +119,7 @@ BACKENDS: dict[str, Backend] = {
             extra="gpu",
             packages=("onnxruntime-gpu",),
             module=_ONNX,
+            gpu=True,
         ),
         *(
             Backend(
@@ -123,6 +128,7 @@ BACKENDS: dict[str, Backend] = {
                 extra="openvino",
                 packages=("openvino",) if device == "CPU" else (),
                 module=_OPENVINO,
+                gpu=name == "openvino-gpu",
             )
             for name, device in (
                 ("openvino", "CPU"),

@@ -3,13 +3,73 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.engine import DEFAULT_BATCH, Placement
-from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.events import BatchStarts, StepDone
+from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.samples import Sample
+
+if TYPE_CHECKING:
+    from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
+
+
+class OpenModel(Protocol):
+    """What a recovery needs of an open model: `Recoverer` is one, Ray's workers are another.
+
+    Attributes:
+        engine: Name of the engine that was opened.
+        batch: Images per batch.
+        memory: The memory plan that is followed, or None if the engine has none.
+    """
+
+    engine: str
+    batch: int
+    memory: MemoryPlan | None
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Denoising steps of a batch."""
+
+    def events(
+        self, samples: Iterable[Sample]
+    ) -> Iterator[BatchStarts | StepDone | RecoveredSample]:
+        """Recover samples, which are pulled on the caller's thread; results may come in any order.
+
+        Stopping at `BatchStarts` loses no work.
+
+        Raises:
+            EngineError: If the engine fails.
+            DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
+        """
+
+    def __enter__(self) -> OpenModel: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Opener(Protocol):
+    """What opens the model of a recovery."""
+
+    def prepare(self) -> None:
+        """Open the model ahead of the first `open`."""
+
+    def open(self) -> OpenModel:
+        """Open the model."""
+
+    def halve(self, shortage: DeviceMemoryError) -> None:
+        """Halve the batch of the next `open`, or raise if that is impossible."""
 
 
 class ModelOpener:
