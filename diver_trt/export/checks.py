@@ -58,7 +58,7 @@ def check_against_module(
         ExportError: An output has another shape, is not finite, or is further away than
             `TOLERANCES` allows.
     """
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, _frugal(), providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch in BATCHES:
         arrays = random_inputs(inputs, batch, seed=batch)
@@ -88,6 +88,17 @@ def check_against_module(
             f"expected at most {TOLERANCES[precision]:.0e} for {precision}"
         )
     return worst
+
+
+def _frugal() -> onnxruntime.SessionOptions:
+    """Return options that keep weights in their mapped file, and free every value after its use.
+
+    The torch model is in memory too, and a UNet's attention maps take gigabytes.
+    """
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False
+    return options
 
 
 def _overflow(expected: NDArray[np.generic], precision: Precision) -> str:
