@@ -56,9 +56,9 @@ class RecoveredStream(IterableDataset[tuple[Tensor, int]]):
         # Shared memory: workers see the epoch that the training sets, and each other's images. What
         # only one worker had would be lost with it at the end of the epoch, or dealt to another.
         count, side = len(dataset.samples), bundle.image_size
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._images = torch.zeros(count, side, side, 3, dtype=torch.uint8).share_memory_()
-        self._is_kept = torch.zeros(count, dtype=torch.bool).share_memory_()
+        self._epoch = shared(torch.int64)
+        self._images = shared(torch.uint8, count, side, side, 3)
+        self._is_kept = shared(torch.bool, count)
 
     def set_epoch(self, epoch: int) -> None:
         """State which epoch is next, before the loader is iterated over."""
@@ -101,6 +101,12 @@ class RecoveredStream(IterableDataset[tuple[Tensor, int]]):
     def _item(self, number: int) -> tuple[Tensor, int]:
         (image,) = to_tensor(self._images[number : number + 1].numpy())
         return image, self.dataset.samples[number].index
+
+
+def shared(dtype: torch.dtype, *shape: int) -> Tensor:
+    """Return zeros in memory that worker processes share."""
+    values: Tensor = torch.zeros(shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+    return values
 
 
 def train(
