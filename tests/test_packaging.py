@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -79,6 +80,30 @@ def test_the_source_distribution_has_what_a_reader_needs_and_no_large_model(sdis
     files = [path for path in sdist.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".safetensors", ".pt")]
     assert sum(path.stat().st_size for path in files) < 20_000_000
+
+
+def copied(dockerfile: Path) -> list[str]:
+    """What a Dockerfile copies out of the checkout."""
+    lines = dockerfile.read_text(encoding="utf-8").splitlines()
+    copies = [line.split()[1:] for line in lines if line.startswith("COPY ")]
+    return [name for names in copies if "--from=build" not in names for name in names[:-1]]
+
+
+def test_what_the_dockerfiles_copy_is_in_their_context_and_builds_the_same_wheel(
+    wheel: Path, tmp_path: Path
+) -> None:
+    lists = {tuple(copied(path)) for path in (ROOT / "docker").glob("*.Dockerfile")}
+    (names,) = lists
+    context = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for name in names:
+        assert f"!{name.rstrip('/')}" in context
+        source, target = ROOT / name, tmp_path / "context" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "plans"))
+        else:
+            shutil.copy(source, target)
+    assert contents(build(tmp_path / "context", "wheel", tmp_path / "built")) == contents(wheel)
 
 
 def test_the_metadata_names_this_version_and_each_python_that_is_supported(
