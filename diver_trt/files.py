@@ -85,7 +85,7 @@ def is_inside(name: str) -> bool:
     return (
         name.isprintable()
         and 0 < len(name.encode()) <= MAX_NAME_BYTES
-        and not path.is_absolute()
+        and not path.anchor  # a Windows drive (`C:x`) or root (`/x`) is not absolute on its own
         and ".." not in path.parts
     )
 

@@ -5,7 +5,7 @@
 The benchmark itself holds several contestants at once, and memory that one of them has freed may
 stay with the process. So a child opens one network after the other, alone, and recovers as many
 images as the benchmark does. Linux keeps a process's high-water mark and resets it on request;
-elsewhere there is one mark for the whole process.
+elsewhere there is one mark for the whole process, and on Windows none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Peaks:
     """Peak memory by network, and of the whole recovery under `RECOVERY`.
 
     Attributes:
-        host_bytes: Resident memory of the process, weights and Python included.
+        host_bytes: Resident memory of the process, weights and Python included; empty on Windows.
         device_bytes: What the device had less free than before; empty without one.
     """
 
@@ -88,7 +88,9 @@ class _Meter:
             work()
         # A mark that cannot be reset is the whole process's, and the recovery comes last.
         if resettable or name == RECOVERY:
-            self.peaks.host_bytes[name] = _high_water_bytes()
+            mark = _high_water_bytes()
+            if mark is not None:
+                self.peaks.host_bytes[name] = mark
         if self._device:
             self.peaks.device_bytes[name] = self._free - min(lowest)
 
@@ -127,11 +129,13 @@ def _open_device() -> Cuda | None:
         return None
 
 
-def _high_water_bytes() -> int:
+def _high_water_bytes() -> int | None:
     with suppress(OSError):
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return None
     import resource
 
     # Kilobytes on Linux and the BSDs, bytes on macOS.

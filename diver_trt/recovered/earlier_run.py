@@ -18,7 +18,7 @@ from diver_trt._version import __version__
 from diver_trt.errors import OutputError, printable, shown
 from diver_trt.recovered.journal import Entries
 
-SAME_IMAGES_SINCE = "0.1.0"
+SAME_IMAGES_SINCE = "0.2.0"
 """The first version whose images are those of this one.
 
 A change to the method, to what is read from the input or to the noise sets it to the version that

@@ -270,8 +270,10 @@ def this_is(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("until", [2, 6])
 def test_a_newer_version_that_makes_the_same_images_resumes(
-    out: Path, this_is: Callable[[str], None], until: int
+    out: Path, this_is: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, until: int
 ) -> None:
+    monkeypatch.setattr(earlier_run, "SAME_IMAGES_SINCE", "0.1.0")
+    this_is("0.1.0")
     recover(out, until)
     before = (out / "manifest.json").read_bytes() if until == 6 else b""
     this_is("0.3.1")

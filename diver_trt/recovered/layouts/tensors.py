@@ -7,8 +7,8 @@ float32; labels are the dataset's indices, int64.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -31,34 +31,40 @@ GLaD's are not among them: its mean belongs to its decoder, not to its trainer.
 
 def write_pt(written: Written, normalisation: Normalisation | None) -> list[str]:
     """Write `images.pt`, `labels.pt` and, with soft labels, `soft_labels.pt`."""
-    soft = written.logits
-    with _stacked(written, normalisation) as images:
-        tensors = {"images.pt": images, "labels.pt": _labels(written)}
-        if soft is not None:
-            tensors["soft_labels.pt"] = soft
-        for name, values in tensors.items():
-            _save(written, name, _tensor(values))
-    return list(tensors)
+    others = {"labels.pt": _labels(written)}
+    if (soft := written.logits) is not None:
+        others["soft_labels.pt"] = soft
+    _with_stacked(
+        written, normalisation, lambda images: _save(written, "images.pt", _tensor(images))
+    )
+    for name, values in others.items():
+        _save(written, name, _tensor(values))
+    return ["images.pt", *others]
 
 
 def write_npz(written: Written, normalisation: Normalisation | None) -> list[str]:
     """Write `dataset.npz`: images, labels, soft labels, and texts that describe them."""
     assert normalisation is not None, "a tensor layout is always normalised"
-    soft = written.logits
-    with _stacked(written, normalisation) as images, written.companion("dataset.npz") as file:
-        arrays: dict[str, Any] = {"images": images, "labels": _labels(written)}
-        if soft is not None:
-            arrays["soft_labels"] = soft
-        facts = {"format": "mtt", "normalisation": normalisation.name, "collage": "1"}
-        arrays |= {name: np.array(text) for name, text in facts.items()}
-        np.savez(file, **arrays)
+    others: dict[str, Any] = {"labels": _labels(written)}
+    if (soft := written.logits) is not None:
+        others["soft_labels"] = soft
+    facts = {"format": "mtt", "normalisation": normalisation.name, "collage": "1"}
+    others |= {name: np.array(text) for name, text in facts.items()}
+
+    def save(images: Array) -> None:
+        with written.companion("dataset.npz") as file:
+            np.savez(file, images=images, **others)
+
+    _with_stacked(written, normalisation, save)
     return ["dataset.npz"]
 
 
 def write_idc(written: Written, normalisation: Normalisation | None) -> list[str]:
     """Write `data.pt`: a list of images in [0, 1] and labels, which IDC and NCFM load."""
-    with _stacked(written, normalisation) as images:
-        _save(written, "data.pt", [_tensor(images), _tensor(_labels(written))])
+    labels = _tensor(_labels(written))
+    _with_stacked(
+        written, normalisation, lambda images: _save(written, "data.pt", [_tensor(images), labels])
+    )
     return ["data.pt"]
 
 
@@ -96,9 +102,10 @@ def _save(written: Written, name: str, value: Any) -> None:
             raise (hidden if isinstance(hidden, OSError) else OSError(shown(str(cause)))) from None
 
 
-@contextmanager
-def _stacked(written: Written, normalisation: Normalisation | None) -> Iterator[Array]:
-    """Yield one array of all images, [n, 3, size, size] float32, mapped from a scratch file."""
+def _with_stacked(
+    written: Written, normalisation: Normalisation | None, use: Callable[[Array], None]
+) -> None:
+    """Call with one array of all images, [n, 3, size, size] float32, mapped from a scratch file."""
     # On disk, because the images of a whole dataset may exceed the memory of an edge device.
     assert normalisation is not None, "a tensor layout is always normalised"
     path = written.root / STACKED
@@ -113,8 +120,9 @@ def _stacked(written: Written, normalisation: Normalisation | None) -> Iterator[
                     file.write(normalisation.normalise(read_image(written.root / name)).data)
                 file.flush()
                 os.fsync(file.fileno())
-        # Copy-on-write, because torch.from_numpy warns about arrays that are not writable.
-        yield np.lib.format.open_memmap(path, "c")
+        # Copy-on-write, because torch.from_numpy warns about arrays that are not writable. Nothing
+        # here keeps the array, because Windows does not delete a file that is mapped.
+        use(np.lib.format.open_memmap(path, "c"))
     finally:
         with suppress(OSError):
             path.unlink()

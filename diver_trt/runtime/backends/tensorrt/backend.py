@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import cast
@@ -17,8 +18,8 @@ from diver_trt.runtime.engine import Opened, Placement
 
 
 def available(name: str, bundle: Bundle) -> bool:
-    """Return whether the bundle has engines of this backend."""
-    return bool(_plans(name, bundle))
+    """Return whether the bundle has engines of this backend, and they could run on this system."""
+    return sys.platform != "win32" and bool(_plans(name, bundle))
 
 
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:

@@ -6,6 +6,7 @@ Their Python APIs are nearly the same.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from diver_trt.errors import EngineError, MissingExtraError
@@ -26,8 +27,14 @@ def import_tensorrt(backend: Backend) -> Any:
 
     Raises:
         MissingExtraError: If it is not installed.
-        EngineError: If its version is not supported, or it is a placeholder without its libraries.
+        EngineError: If its version is not supported, it is a placeholder without its libraries, or
+            this is Windows.
     """
+    # The list of trusted engines is protected by POSIX ownership and modes (`trust`).
+    if sys.platform == "win32":
+        raise EngineError(
+            "TensorRT engines are built and run on Linux alone; on Windows use --engine onnx"
+        )
     name = MODULES[backend]
     try:
         module = importlib.import_module(name)
