@@ -2,7 +2,7 @@
 
 Both recover 1,000 digits: one process with two threads, and two workers with one thread each. They
 alternate, and the rate counts from the first image that is on disk to the last one, which leaves
-the start out. Then Ray's workers recover 1,000 and 10,000 digits, and the peak memory of the
+the start out. Then both recover 1,000 and 10,000 digits, and the peak memory of the
 process that began the run is read; its shared memory is Ray's object store, and not counted.
 """
 
@@ -60,9 +60,10 @@ def main() -> None:
     print(f"median ratio {statistics.median(ratios):.2f}")
     # Few steps: memory depends on the number of images, not on what is computed.
     for count in (copies, arguments.many):
-        run = recovered(folder / "memory", count, (*RECIPE, *RAY))
-        shutil.rmtree(folder / "memory")
-        print(f"{100 * count:,} images: peak of {run.peak_bytes / 1e6:.0f} MB", flush=True)
+        for name, options in (("one process", ()), ("two workers", RAY)):
+            run = recovered(folder / "memory", count, (*RECIPE, *options))
+            shutil.rmtree(folder / "memory")
+            print(f"{100 * count:,} images, {name}: peak of {run.peak_bytes / 1e6:.0f} MB")
 
 
 def recovered(output: Path, copies: int, options: tuple[str, ...]) -> Run:
