@@ -193,7 +193,7 @@ def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("recover --preset ", "paper ncfm matched level"),
+        ("recover --preset ", "paper ncfm matched d4m level"),
         ("recover --engine o", "onnx-cuda openvino openvino-gpu openvino-npu onnx"),
         ("recover --layout h", "huggingface"),
         ("recover --format d", "d4m dc dream"),

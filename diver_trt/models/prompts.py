@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from diver_trt.bundle import LIMITS, MAX_CLASSES
 from diver_trt.errors import ExportError, UsageError, shown
 
 IMAGENET = "imagenet"
@@ -41,6 +40,9 @@ class Prompts:
     negative: str
 
     def __post_init__(self) -> None:
+        # Here, since it loads numpy, and the help texts of the command line quote this module.
+        from diver_trt.bundle import LIMITS, MAX_CLASSES
+
         if len(self.texts) != len(self.names):
             raise UsageError(
                 f"there are {len(self.texts)} prompts for {len(self.names)} classes; give one for "
