@@ -21,8 +21,12 @@ from examples.streaming import RecoveredStream
 
 RECIPE = Recipe(steps=2, inherit_step=1, start_step=2, window=(2, 1))
 
+# Other workers would not have the engine that the tests keep to, and another's images differ by
+# rounding.
+FORK: dict[str, Any] = {"multiprocessing_context": "fork"}
+
 pytestmark = [
-    # Workers fork on Linux up to Python 3.13; from 3.12 on, that warns in a process with threads.
+    # From Python 3.12 on, forking a process that has threads warns.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
     # Two are more than the one core that a test has.
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
@@ -61,7 +65,7 @@ def test_an_epoch_has_every_image_that_a_recovery_makes(
     digits: Bundle, distilled: Dataset, workers: int
 ) -> None:
     stream = RecoveredStream(digits, distilled, RECIPE, seed=5)
-    loader = DataLoader(stream, batch_size=4, num_workers=workers)
+    loader = DataLoader(stream, batch_size=4, num_workers=workers, **(FORK if workers else {}))
     expected = recovered(digits, distilled, seed=5)
     require_same(epoch_of(loader), expected)
     require_same(epoch_of(loader), expected)
@@ -72,7 +76,7 @@ def test_fresh_epochs_have_the_noise_of_the_seed_plus_the_epoch(
 ) -> None:
     """Also in workers that live on from epoch to epoch."""
     stream = RecoveredStream(digits, distilled, RECIPE, seed=5, fresh=True)
-    loader = DataLoader(stream, batch_size=4, num_workers=1, persistent_workers=True)
+    loader = DataLoader(stream, batch_size=4, num_workers=1, persistent_workers=True, **FORK)
     for epoch in range(2):
         stream.set_epoch(epoch)
         require_same(epoch_of(loader), recovered(digits, distilled, seed=5 + epoch))
@@ -110,7 +114,9 @@ def test_images_that_are_kept_need_no_engine(
     digits: Bundle, distilled: Dataset, opened: list[str]
 ) -> None:
     stream = RecoveredStream(digits, distilled, RECIPE)
-    epoch_of(DataLoader(stream, num_workers=2))  # in workers, which leave what they made to others
+    epoch_of(
+        DataLoader(stream, num_workers=2, **FORK)
+    )  # in workers, which leave what they made to others
     loader = DataLoader(stream)
     epoch_of(loader)
     epoch_of(loader)
@@ -138,7 +144,7 @@ def test_workers_open_their_own_engine_while_this_process_has_one_open(
     stream = RecoveredStream(digits, distilled, RECIPE)
     here = iter(stream)
     next(here)
-    require_same(epoch_of(DataLoader(stream, num_workers=1)), expected)
+    require_same(epoch_of(DataLoader(stream, num_workers=1, **FORK)), expected)
     assert len(list(here)) == 9
 
 
