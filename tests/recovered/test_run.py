@@ -138,7 +138,7 @@ def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
         ({"shard": "4/3"}, "shard is '4/3'; expected NUMBER/OF, such as 3/8"),
         ({"seed": 2**63}, "seed is 9223372036854775808; expected a whole number"),
         ({"seed": 1.5}, r"seed is 1.5 \(float\)"),
-        ({"recipe": "fast"}, "recipe is 'fast'; expected one of paper, ncfm, matched, level"),
+        ({"recipe": "fast"}, "recipe is 'fast'; expected one of paper, ncfm, matched, d4m, level"),
         ({"recipe": Recipe().scaled_to(1001)}, "steps is 1001, but the model was trained with"),
         ({"recipe": Recipe(cfg_channels=5)}, "cfg_channels is 5"),
     ],
