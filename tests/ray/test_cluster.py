@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,17 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[TwoNodes]:
-    with two_nodes() as cluster:
-        yield cluster
+    # Ray waits without limit for what does not come: the test process then ends, with a traceback.
+    faulthandler.dump_traceback_later(900, exit=True)
+    try:
+        with ExitStack() as stack:
+            try:
+                cluster = stack.enter_context(two_nodes())
+            except Exception as cause:  # a sandbox may forbid its processes or its shared memory
+                pytest.skip(f"Ray does not start on this machine: {cause}")
+            yield cluster
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
