@@ -23,7 +23,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from benchmarks.compiling import compile_alone
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
@@ -126,6 +126,19 @@ def print_batched_vae(bundle: Bundle, batch: int, sms: tuple[int, ...]) -> None:
     print(f"\nthe VAE at batch {batch} instead of one image at a time: activations {activations}.")
 
 
+def print_network(bundle: Bundle, name: NetworkName, sms: tuple[int, ...]) -> None:
+    """Print the memory of one network of a bundle whose other networks are not of the real size."""
+    for batch in BATCHES:
+        profile = Profile(batch, batch, batch)
+        graph = bundle.path / bundle.networks[name].graph.name
+        target = resolve_target("rtx", sms, profile)
+        memory = compile_graph(graph, bundle.networks[name], profile, target).memory
+        sizes = (memory.weights_bytes, memory.activation_bytes, memory.io_bytes)
+        print(
+            f"| {batch} | {name} | {' | '.join(map(megabytes, (*sizes, sum(sizes))))} |", flush=True
+        )
+
+
 def print_unsplit(pipeline: Path, batch: int, sms: tuple[int, ...]) -> None:
     target = resolve_target("rtx", sms[-1:], Profile(batch, batch, batch))
     with torch.no_grad():
@@ -147,6 +160,7 @@ def main() -> None:
     parser.add_argument(
         "--unsplit", type=Path, metavar="PIPELINE", help="the DiT to export as it is"
     )
+    parser.add_argument("--only", choices=NETWORKS, help="one network, and no plan")
     args = parser.parse_args()
     bundle, sms = Bundle.open(args.bundle), tuple(args.sm)
     versions = ", ".join(
@@ -154,6 +168,9 @@ def main() -> None:
     )
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}; no GPU\n")
+    if args.only:
+        print_network(bundle, args.only, sms)
+        return
     print_plans(build_engines(bundle, sms))
     print_batched_vae(bundle, BATCHES[-1], sms)
     if args.unsplit:

@@ -1,7 +1,7 @@
 """SiT-XL/2 and REPA's at their real size with random weights: one step against their own equations.
 
     python -m benchmarks.real_flow --folder /tmp/real-flow
-    python -m benchmarks.engines /tmp/real-flow/sit-fp16 --sm 86
+    python -m benchmarks.engines /tmp/real-flow/sit-fp16 --sm 86 --only denoiser
 
 Writes a checkpoint in each one's own layout (2.7 GB), exports it in fp32 beside a small VAE, and
 compares one step inside the semantic window with a network and a sampler written from the papers.
