@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,10 @@ from diver_trt.errors import MissingExtraError, printable
 from diver_trt.hub.name import HubName
 from diver_trt.models import BASES
 from diver_trt.models.prompts import NEGATIVE, prompts_from_options
+
+if TYPE_CHECKING:
+    from diver_trt.export.exporter import ExportedNetwork
+    from diver_trt.models.base import BaseModel
 
 ModelArgument = Annotated[
     str,
@@ -141,6 +146,16 @@ def export(
         base=stated,
         prompts=prompts,
     )
+    _say_assumptions(loaded)
+    exported = []
+    with progress("exporting", 4) as advance:
+        for network in export_bundle(loaded, bundle, chosen):
+            exported.append(network)
+            advance()
+    _print_exported(exported, bundle, as_json=as_json)
+
+
+def _say_assumptions(loaded: BaseModel) -> None:
     # Names and notes come from the model's files.
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
@@ -149,11 +164,9 @@ def export(
             f"timestep frequencies of {loaded.timestep_frequencies} ({loaded.frequencies_reason})"
         )
         say(f"{loaded.model_id}: {found}; --timestep-frequencies overrides")
-    exported = []
-    with progress("exporting", 4) as advance:
-        for network in export_bundle(loaded, bundle, chosen):
-            exported.append(network)
-            advance()
+
+
+def _print_exported(exported: Sequence[ExportedNetwork], bundle: Path, *, as_json: bool) -> None:
     from diver_trt.bundle import Bundle
 
     written = Bundle.open(bundle)
@@ -162,10 +175,10 @@ def export(
         print_json(
             bundle=str(bundle), sha256=written.sha256, relative_l2=errors, **bundle_facts(written)
         )
-    else:
-        for item in exported:
-            print(
-                f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative "
-                f"L2 to torch {item.error:.1e}"
-            )
-        print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")
+        return
+    for item in exported:
+        print(
+            f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative "
+            f"L2 to torch {item.error:.1e}"
+        )
+    print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")
