@@ -70,7 +70,8 @@ class RecoveredStream(IterableDataset[tuple[Tensor, int]]):
         kept = [number for number in mine if self._is_kept[number]]
         for number in kept:
             yield self._item(number)
-        missing = [number for number in mine if number not in set(kept)]
+        there = set(kept)
+        missing = [number for number in mine if number not in there]
         if missing:
             for number in self._recovered(missing, self.seed + epoch * self.fresh):
                 yield self._item(number)
