@@ -29,19 +29,11 @@ from diver_trt.method.schedule import Schedule
 from diver_trt.models.prompts import prompts_from_options
 from diver_trt.models.stable_diffusion import StableDiffusion, load_model
 from diver_trt.recipe import Recipe
+from tests.models.tiny_stable_diffusion import CHAIN, CHARACTERS, INDEX, save_tokenizer
 
 STEP = 30
 """A step inside the semantic window, so that every term of the graph matters."""
 CLASSES = "tench,springer,cassette player,chain saw,church,horn,truck,pump,golf ball,parachute"
-CHAIN: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-    "set_alpha_to_one": False,
-    "clip_sample": False,
-}
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz,"
 
 
 def make_pipeline(folder: Path) -> Path:
@@ -57,29 +49,13 @@ def make_pipeline(folder: Path) -> Path:
         layers_per_block=2,
         sample_size=512,
     ).save_pretrained(folder / "vae")
-    # Its vocabulary is CLIP's in size, but only its letters are words of their own.
-    words = [*CHARACTERS, *(f"{letter}</w>" for letter in CHARACTERS)]
-    words += [f"unused {i}" for i in range(49406 - len(words))] + [
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    tokenizer = folder / "tokenizer"
-    tokenizer.mkdir()
-    (tokenizer / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    # As many tokens as CLIP's own has.
+    save_tokenizer(folder / "tokenizer", unused=49408 - 2 * len(CHARACTERS) - 2)
     CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072)).save_pretrained(
         folder / "text_encoder"
     )
     DDIMScheduler(**CHAIN).save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "model_index.json").write_text(json.dumps(INDEX))
     return folder
 
 

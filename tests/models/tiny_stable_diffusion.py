@@ -16,6 +16,19 @@ CHAIN: dict[str, Any] = {
     "clip_sample": False,
 }
 
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+}
+
 
 def save_stable_diffusion(folder: Path) -> None:
     import torch
@@ -40,38 +53,35 @@ def save_stable_diffusion(folder: Path) -> None:
         norm_num_groups=8,
         latent_channels=4,
     ).save_pretrained(folder / "vae")
-    # In a vocabulary of letters every letter is a token.
-    words = [*CHARACTERS, *(f"{letter}</w>" for letter in CHARACTERS)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "tokenizer").mkdir()
-    vocabulary = {word: number for number, word in enumerate(words)}
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    words = save_tokenizer(folder / "tokenizer")
     CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(words),
+            vocab_size=words,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
-            bos_token_id=len(words) - 2,
-            eos_token_id=len(words) - 1,
-            pad_token_id=len(words) - 1,
+            bos_token_id=words - 2,
+            eos_token_id=words - 1,
+            pad_token_id=words - 1,
         )
     ).save_pretrained(folder / "text_encoder")
     DDIMScheduler(**CHAIN).save_pretrained(folder / "scheduler")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "model_index.json").write_text(json.dumps(INDEX))
+
+
+def save_tokenizer(folder: Path, unused: int = 0) -> int:
+    """Save a tokenizer in which every letter is a token, and return its number of tokens.
+
+    Args:
+        folder: Its new folder.
+        unused: Further tokens that no text has.
+    """
+    words = [*CHARACTERS, *(f"{letter}</w>" for letter in CHARACTERS)]
+    words += [*(f"unused {i}" for i in range(unused)), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return len(words)
