@@ -80,8 +80,8 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
         on_note: Receives what is uploaded, in lines of text.
 
     Raises:
-        OutputError: If there is no token, or the hub refuses or fails; if the repository holds
-            something else, or is public and should be private.
+        OutputError: If no token is set, or the hub rejects a request or fails; if the repository
+            holds something else, or is public and should be private.
         MissingExtraError: If the hub's client is not installed.
     """
     hub = import_hub("uploading a bundle")

@@ -29,7 +29,7 @@ class Transfer:
 
         count = self._count
 
-        class Bar(tqdm):  # type: ignore[misc]  # it has no types
+        class Bar(tqdm):  # type: ignore[misc]  # tqdm is not typed
             """A bar that draws nothing."""
 
             def __init__(self, *arguments: Any, **settings: Any) -> None:

@@ -24,7 +24,7 @@ _MAX_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What a model is told for each class.
+    """The classes of a text-conditional model, and the prompt of each.
 
     Attributes:
         names: The name of each class, which folders of a dataset may have.
@@ -57,7 +57,7 @@ class Prompts:
                     "characters"
                 )
         if "" in self.names:
-            raise UsageError(f"class {self.names.index('')} has no name; give each its own")
+            raise UsageError(f"class {self.names.index('')} has no name; name every class")
         # The images of both classes would be alike, and nothing later would show it.
         text, count = Counter(self.texts).most_common(1)[0]
         if count > 1:

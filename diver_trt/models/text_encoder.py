@@ -36,7 +36,7 @@ def embedded_prompts(
     Args:
         encoder_files: The pipeline's folder `text_encoder`.
         tokenizer_files: The pipeline's folder `tokenizer`.
-        prompts: What the model is told for each class.
+        prompts: The classes and their prompts.
 
     Returns:
         A table [classes + 1, S * E] float32, the number `S` of tokens, and notes on what was found.

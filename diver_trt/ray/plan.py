@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from diver_trt.counted import counted
 from diver_trt.errors import EngineError, UsageError
 from diver_trt.runtime.backends import AUTO, BACKENDS
 
@@ -24,10 +25,9 @@ class WorkerPlan:
     gpus: int
 
     def __str__(self) -> str:
-        workers = "1 worker" if self.count == 1 else f"{self.count} workers"
         each = "" if self.count == 1 else " each"
-        cores = "1 core" if self.cpus == 1 else f"{self.cpus} cores"
-        return f"{workers} with {'1 GPU' if self.gpus else cores}{each}"
+        share = "1 GPU" if self.gpus else counted(self.cpus, "core")
+        return f"{counted(self.count, 'worker')} with {share}{each}"
 
 
 def plan_workers(

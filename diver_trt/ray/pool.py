@@ -36,9 +36,10 @@ TASKS_PER_WORKER = 2
 """One that is computed, and one that waits there, so that no worker waits for this process."""
 
 MOST_DEATHS = 3
-"""So many workers may die of one task, and so many per worker in a row without a result.
+"""Workers that may die of one task, and per worker of the pool in a row without a result.
 
-More are no accident: the images, the model or the machine would kill every further one.
+A higher number is not chance: the images, the model or the machine would kill every later worker
+as well.
 """
 
 PATIENCE_S = 30.0
@@ -101,7 +102,7 @@ class WorkerPool:
     Raises:
         EngineError: If no worker can be started, or the engine cannot run there.
         BundleError: If the bundle is missing on a worker, or is another one there.
-        DeviceMemoryError: If the device has no room even for one image.
+        DeviceMemoryError: If a single image does not fit into the device's memory.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class WorkerPool:
 
         Raises:
             EngineError: If an engine fails, or workers die again and again.
-            DeviceMemoryError: If a device has no room even for one image.
+            DeviceMemoryError: If a single image does not fit into a device's memory.
         """
         unread = iter(samples)
         yield BatchStarts()
