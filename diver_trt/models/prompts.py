@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from diver_trt.errors import ExportError, UsageError, shown
@@ -128,6 +127,9 @@ def imagenet_names() -> tuple[str, ...]:
     They are WordNet's synonyms, "tench, Tinca tinca". WordNet calls two of the classes "crane";
     here they are "crane bird" and "construction crane".
     """
+    # Imported here: it brings eight modules, which `--help` would load for nothing.
+    from importlib.resources import files
+
     text = (files("diver_trt.models") / "imagenet_names.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
