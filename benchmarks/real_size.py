@@ -1,6 +1,7 @@
-"""The real size: DiT-XL/2-256 and the SD VAE with random weights, exported and checked.
+"""The real size: DiT-XL/2-256 or -512 and the SD VAE with random weights, exported and checked.
 
     python -m benchmarks.real_size --folder /tmp/real-size
+    python -m benchmarks.real_size --folder /tmp/real-size-512 --image-size 512
 
 Writes a diffusers pipeline (3.3 GB) and its fp32 and fp16 bundles (3.0 and 1.5 GB) below the
 folder, compares the fp32 conditioner and one denoiser step with diffusers' own module and
@@ -36,18 +37,19 @@ STEP = 30
 """A step inside the semantic window, so that every term of the graph matters."""
 
 
-def make_pipeline(folder: Path) -> Path:
-    """Save DiT-XL/2-256 and the SD VAE with random weights, unless they exist already."""
+def make_pipeline(folder: Path, image_size: int) -> Path:
+    """Save DiT-XL/2 and the SD VAE with random weights, unless they exist already."""
     if (folder / "model_index.json").exists():
         return folder
     torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(out_channels=8)  # the class's defaults are DiT-XL/2-256
+    # The class's other defaults are DiT-XL/2's.
+    transformer = DiTTransformer2DModel(out_channels=8, sample_size=image_size // 8)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
-        sample_size=256,
+        sample_size=image_size,
     )
     scheduler = DDIMScheduler(
         beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
@@ -81,7 +83,7 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     transformer, scheduler = pipeline.transformer.eval(), pipeline.scheduler
     set_timestep_frequencies(transformer, "dit")
     generator = torch.Generator().manual_seed(1)
-    latent, anchor, noise = torch.randn(3, 1, 4, 32, 32, generator=generator)
+    latent, anchor, noise = torch.randn(3, 1, *bundle.latent_shape, generator=generator)
     scheduler.set_timesteps(50)
     t = scheduler.timesteps[50 - STEP].expand(2)
     labels = torch.tensor([207, 1000])
@@ -130,9 +132,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, required=True)
-    folder = parser.parse_args().folder
+    parser.add_argument("--image-size", type=int, default=256, choices=(256, 512))
+    args = parser.parse_args()
+    folder = args.folder
 
-    source = make_pipeline(folder / "pipeline")
+    source = make_pipeline(folder / "pipeline", args.image_size)
     stored = sum(
         p.numel()
         for p in DiTTransformer2DModel.from_pretrained(source / "transformer").parameters()

@@ -98,7 +98,7 @@ def toy_engine(monkeypatch: pytest.MonkeyPatch) -> Backend:
         yield Finding("Toy", "works", f"{name} on {bundle.model_id}", recovers=True)
 
     def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
-        return Opened(ToySession(bundle, placement.balanced_batch), None)
+        return Opened(ToySession(bundle, placement.balanced_batch()), None)
 
     module = ModuleType("toy_backend")
     vars(module).update(available=lambda *_: True, open_session=open_session, probe=probe)

@@ -126,7 +126,7 @@ class ConditionerJob:
 
 
 class DenoiserJob:
-    """One step of a batch; of a replayed run, which shows no single step, the mean of its steps.
+    """One step of a batch; where a run computes ahead, the mean of all its steps.
 
     Args:
         denoiser: The open denoiser.
@@ -163,7 +163,7 @@ class DenoiserJob:
             )
             self._run, self._left = self._denoiser.run(), self._steps
         started = time.perf_counter()
-        if self._denoiser.stepwise:
+        if not self._denoiser.ahead:
             next(self._run)
             self._left -= 1
             return time.perf_counter() - started

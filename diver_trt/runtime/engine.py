@@ -62,17 +62,19 @@ class Placement:
                     "or None"
                 )
 
-    @property
-    def balanced_batch(self) -> int:
-        """The batch for an engine that takes any: as given, else at most eight, evenly filled.
+    def balanced_batch(self, default: int = DEFAULT_BATCH) -> int:
+        """Return the batch for an engine that takes any, evenly filled.
 
         Ten images become two batches of five, not one of eight and one of two.
+
+        Args:
+            default: The largest batch if none was given.
         """
         if self.batch is None:
             if not self.images:
-                return DEFAULT_BATCH
+                return default
             # A batch that is not full costs as much as a full one.
-            return math.ceil(self.images / math.ceil(self.images / DEFAULT_BATCH))
+            return math.ceil(self.images / math.ceil(self.images / default))
         return min(self.batch, self.images or self.batch)
 
 
@@ -104,6 +106,10 @@ class Denoiser(Protocol):
     @property
     def stepwise(self) -> bool:
         """Whether `latent` shows every step of `run`; a replayed graph only shows the last one."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether `run` computes beyond the step it yields, so that no step can be timed alone."""
 
     def load(
         self,

@@ -218,7 +218,7 @@ class Recoverer:
     ) -> Iterator[BatchStarts | StepDone | RecoveredSample]:
         """Recover samples as a call does with `keep_bad`, and yield what happens in between.
 
-        Nothing runs while an event is being handled, so a caller may stop at any of them. The
+        A caller may stop at any of them; steps that an engine has run ahead are then lost. The
         caller is the only user of the Recoverer until then.
 
         Args:

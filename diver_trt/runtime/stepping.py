@@ -25,6 +25,7 @@ class SteppedDenoiser:
     """
 
     stepwise = True
+    ahead = False
 
     def __init__(
         self, engine: Engine, pair: TensorSpec, table: NDArray[np.float32], steps: int

@@ -67,7 +67,12 @@ def test_every_distilled_image_is_beside_its_recovered_one(
     dataset = finished(distilled(tmp_path / "in", images, (count + 1) // 2), tmp_path / "out")
     page, shot = moved(dataset, tmp_path / "50% of it #1?"), tmp_path / "page.png"
     state = seen(page, STATE, width=width, address="#class=1")
-    options = (f"--screenshot={shot}", "--virtual-time-budget=10000")
+    # Images are decoded beside the page's thread: the picture must wait for those too.
+    options = (
+        f"--screenshot={shot}",
+        "--virtual-time-budget=10000",
+        "--run-all-compositor-stages-before-draw",
+    )
     browse(page, *options, width=width, address="#class=1")
     half = count // 2
     assert state["keys"] == [f"00001/{number:05d}" for number in range(half)]

@@ -17,7 +17,8 @@ from diver_trt.runtime.backends.inferred import check_inferred
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime as import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
-from diver_trt.runtime.engine import Opened, Placement, copy_checked
+from diver_trt.runtime.engine import DEFAULT_BATCH, Denoiser, Opened, Placement, copy_checked
+from diver_trt.runtime.microbatches import MicrobatchedDenoiser, microbatch_size
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
@@ -29,10 +30,11 @@ _DEVICES: dict[str, Device] = {"onnx": "cpu", "onnx-cuda": "cuda"}
 Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
 
-SPINNING_BYTES = 64 << 20
-"""Threads spin only for networks with fewer bytes of weights.
+SMALL_BYTES = 64 << 20
+"""For networks with fewer bytes of weights it matters how the cores wait for each other.
 
-A larger one computes so long between two waits that waking a thread costs next to nothing.
+A larger one computes so long between two waits that waking a thread costs next to nothing, and
+every core with images of its own would need room for activations of its own.
 """
 
 
@@ -43,7 +45,11 @@ def available(name: str, bundle: Bundle) -> bool:  # noqa: ARG001
 
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     """Open a bundle for the placement's batch, at most as many as there are images."""
-    return Opened(OnnxSession(bundle, placement.balanced_batch, _DEVICES[name]), None)
+    device = _DEVICES[name]
+    # Where each core takes images of its own, none should be left without.
+    least = available_cores() if _takes_microbatches(bundle, device) else 1
+    batch = placement.balanced_batch(max(DEFAULT_BATCH, least))
+    return Opened(OnnxSession(bundle, batch, device), None)
 
 
 def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
@@ -129,10 +135,18 @@ class OnnxSession:
         """
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
 
-    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
+    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:
         """Open the denoiser for the steps from `steps` down to 1."""
-        engine = OnnxEngine(self.bundle, "denoiser", self.batch, carry=CARRY, device=self.device)
-        return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
+        size, cores = self.batch, available_cores()
+        if _takes_microbatches(self.bundle, self.device):
+            size = microbatch_size(self.batch, cores)
+        if size == self.batch:
+            engine = OnnxEngine(self.bundle, "denoiser", self.batch, CARRY, self.device)
+            return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
+        network = _open_session(import_onnxruntime(), self.bundle, "denoiser", "cpu", threads=1)
+        engines = [OnnxEngine(self.bundle, "denoiser", size, session=network) for _ in range(cores)]
+        with reported("ONNX Runtime", "cannot give the denoiser its buffers"):
+            return MicrobatchedDenoiser(engines, self.bundle, self.batch, table, steps)
 
     def close(self) -> None:
         """Nothing is shared."""
@@ -145,6 +159,15 @@ class OnnxEngine:
     they lie on the device: inputs are uploaded by `write`, outputs come back in `read`. With a
     carry the engine alternates two buffers: each run's output is the next run's input in place, and
     never leaves the device.
+
+    Args:
+        bundle: The bundle.
+        network: The network.
+        batch: Size of its dynamic axis.
+        carry: An output and the input that the next run reads it as, or None.
+        device: `"cpu"` or `"cuda"`.
+        session: ONNX Runtime's session of the network, which several engines may share, or None to
+            open one with all cores.
     """
 
     def __init__(
@@ -154,13 +177,16 @@ class OnnxEngine:
         batch: int,
         carry: Carry | None = None,
         device: Device = "cpu",
+        session: Any = None,
     ) -> None:
         runtime = import_onnxruntime()
         self.batch = batch
         self._name = network
         declared = bundle.networks[network]
         self._ports = Ports(network, declared.inputs, declared.outputs)
-        self._session: Any = _open_session(runtime, bundle, network, device)
+        self._session: Any = session or _open_session(
+            runtime, bundle, network, device, available_cores()
+        )
         self._carry = carry
         with reported("ONNX Runtime", f"cannot give the {network} its buffers"):
             self._buffers = {
@@ -250,7 +276,9 @@ class _Buffer:
         return self._host
 
 
-def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: Device) -> Any:
+def _open_session(
+    runtime: Any, bundle: Bundle, network: NetworkName, device: Device, threads: int
+) -> Any:
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     if provider not in runtime.get_available_providers():
         raise EngineError(
@@ -260,7 +288,7 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
         )
     options = runtime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = available_cores()
+    options.intra_op_num_threads = threads
     # A node of a small network takes less time than waking a thread, so threads that spin between
     # nodes make a step faster on idle cores; on shared ones they take the core from the thread
     # that they wait for, and the step takes several times as long (benchmarks/spinning.py).
@@ -284,7 +312,11 @@ def _open_session(runtime: Any, bundle: Bundle, network: NetworkName, device: De
 
 
 def _is_small(bundle: Bundle, network: NetworkName) -> bool:
-    return sum(file.size_bytes for file in bundle.networks[network].files) < SPINNING_BYTES
+    return sum(file.size_bytes for file in bundle.networks[network].files) < SMALL_BYTES
+
+
+def _takes_microbatches(bundle: Bundle, device: Device) -> bool:
+    return device == "cpu" and _is_small(bundle, "denoiser")
 
 
 def _dtype(kind: str) -> str:

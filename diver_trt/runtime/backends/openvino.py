@@ -62,7 +62,7 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
         EngineError: If OpenVINO cannot be loaded or does not have the device.
         MissingExtraError: If OpenVINO is not installed.
     """
-    return Opened(OpenVinoSession(bundle, placement.balanced_batch, name), None)
+    return Opened(OpenVinoSession(bundle, placement.balanced_batch(), name), None)
 
 
 def probe(name: str, bundle: Bundle) -> Iterator[Finding]:

@@ -112,6 +112,11 @@ class TrtDenoiser:
         """Whether steps are enqueued one by one, since there is no graph."""
         return self._graph is None
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the steps are one graph."""
+        return self._graph is not None
+
     def close(self) -> None:
         """Free the graph, the buffers and the engine."""
         if self._graph is not None:
