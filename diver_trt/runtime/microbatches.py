@@ -43,7 +43,7 @@ class MicrobatchedDenoiser:
     """Engines that share the images of a batch; see `Denoiser` for the contract.
 
     Args:
-        engines: The denoiser, opened once for each core, for one microbatch.
+        engines: The denoiser for one microbatch, opened once for each core that takes some.
         bundle: Its bundle.
         batch: Images per batch.
         table: The step table, [K, C] float32.
@@ -107,8 +107,7 @@ class MicrobatchedDenoiser:
 
     def latent(self) -> Latents:
         """Return the latent after the step that was yielded last."""
-        for engine in self._engines:
-            engine.read("next_latent")  # refused if it is closed
+        self._engines[0].read("next_latent")  # refused if it is closed
         return self._latents[self._lanes.taken % len(self._latents), : self._batch]
 
     def close(self) -> None:
