@@ -371,7 +371,7 @@ def measure_summation(folder: Path) -> None:
 
 
 def step_inputs(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return a step's inputs: a random latent, anchor and noise, and the conditioner's conditions."""
+    """Return a step's inputs: random latent, anchor and noise, and the conditioner's conditions."""
     generator = np.random.default_rng(1)
     latent, anchor, noise = generator.standard_normal((3, 1, *bundle.latent_shape)).astype(
         np.float32

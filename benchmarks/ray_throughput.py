@@ -1,4 +1,4 @@
-"""Images per second of two Ray workers beside one process, and the memory of the process that reads.
+"""Images per second of two Ray workers beside one process, and the memory of the reading process.
 
 Both recover 1,000 digits: one process with two threads, and two workers with one thread each. They
 alternate, and the rate counts from the first image that is on disk to the last one, which leaves

@@ -1,4 +1,4 @@
-"""Whether threads of ONNX Runtime should spin while they wait: one step on idle and on shared cores.
+"""Whether ONNX Runtime's threads should spin while they wait: one step on idle and on shared cores.
 
     python benchmarks/spinning.py [--batch 1] [--rounds 30]
 

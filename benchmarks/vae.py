@@ -1,4 +1,4 @@
-"""What encoding and decoding several images at a time would gain on the CPU, and whether bytes stay equal.
+"""What encoding and decoding in batches would gain on the CPU, and whether bytes stay equal.
 
     python benchmarks/vae.py [--bundle engines/digits] [--engine openvino] [--rounds 20]
 

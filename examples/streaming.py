@@ -106,7 +106,8 @@ class RecoveredStream(IterableDataset[tuple[Tensor, int]]):
 
 def shared(dtype: torch.dtype, *shape: int) -> Tensor:
     """Return zeros in memory that worker processes share."""
-    values: Tensor = torch.zeros(shape, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call]
+    values = torch.zeros(shape, dtype=dtype)
+    values.share_memory_()  # type: ignore[no-untyped-call]
     return values
 
 

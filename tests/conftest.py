@@ -28,9 +28,9 @@ from diver_trt.bundle import Bundle, default_bundle
 # waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Each worker of pytest-xdist keeps to one core, and so do the processes that it starts: with as many
-# workers as cores, an engine's second thread takes a quarter more processor time and no less wall
-# time. A test about threads takes `ALL_CORES`.
+# Each worker of pytest-xdist keeps to one core, and so do the processes that it starts: with as
+# many workers as cores, an engine's second thread takes a quarter more processor time and no less
+# wall time. A test about threads takes `ALL_CORES`.
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 if ALL_CORES and "PYTEST_XDIST_WORKER" in os.environ:
     worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
@@ -57,8 +57,8 @@ def default_signals() -> None:
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A list of trusted engines and a cache of the tests' own, and the engine of a default install.
 
-    `auto` takes ONNX Runtime where OpenVINO is not installed: tests that make it fail count on that.
-    Processes that a test starts, and tests that name it, have OpenVINO as it is.
+    `auto` takes ONNX Runtime where OpenVINO is not installed: tests that make it fail count on
+    that. Processes that a test starts, and tests that name it, have OpenVINO as it is.
     """
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,7 @@
-"""What is released, built and installed as a user would: a wheel, and a source distribution that makes the same one."""
+"""What is released, built and installed as a user would.
+
+A wheel, and a source distribution that makes the same one.
+"""
 
 from __future__ import annotations
 

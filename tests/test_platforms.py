@@ -1,4 +1,4 @@
-"""What Windows and macOS lack is not needed: commands run where those parts of the standard library are gone.
+"""Commands run without the parts of the standard library that Windows and macOS lack.
 
 This simulates the absence of modules and functions, and Windows' rule that an open file is neither
 renamed nor deleted. It does not show how either system behaves otherwise.

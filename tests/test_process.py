@@ -22,7 +22,9 @@ QUICK = ("--steps", "2", "--engine", "onnx")
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-def shell(redirection: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess:  # type: ignore[type-arg]
+def shell(
+    redirection: str, *arguments: object, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command with its streams redirected as a shell does."""
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "diver_trt"]

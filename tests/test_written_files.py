@@ -61,7 +61,7 @@ def test_a_command_writes_nothing_but_its_output(tmp_path: Path, command: str) -
 
 @pytest.mark.parametrize("engine", ["openvino", "auto"])
 def test_a_recovery_with_openvino_writes_nothing_but_its_cache(tmp_path: Path, engine: str) -> None:
-    """Where OpenVINO's telemetry would write to the home, once when it is imported and once at the end of the process."""
+    """OpenVINO's telemetry would write to the home, once on import and once as the process ends."""
     python(tmp_path / "elsewhere", "-m", "diver_trt", *RECOVER, engine, tmp_path / "out")
     kept = [Path(name) for name in files_below(tmp_path / "elsewhere")]
     assert {path.parent.as_posix() for path in kept} == {"cache/diver-trt/openvino"}

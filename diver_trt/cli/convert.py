@@ -76,7 +76,7 @@ def convert(
 ) -> None:
     """Write a recovered dataset in another layout or size, or distilled tensors as one file.
 
-    Nothing is recovered again. The file of tensors describes itself, without ZCA whitening if asked.
+    Nothing is recovered again. A file of tensors describes itself, without ZCA whitening if asked.
     """
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.recovered.convert import is_recovery

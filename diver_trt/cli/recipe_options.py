@@ -32,8 +32,8 @@ _BY_RATIO = {
     "window": (
         "window_snr",
         str,
-        "In its place: the signal-to-noise ratios of its two levels, such as 0.05:0.32; the nearest "
-        "steps.",
+        "In its place: the signal-to-noise ratios of its two levels, such as 0.05:0.32; the "
+        "nearest steps.",
     ),
 }
 """Settings that name a level by its step: the option that names it by its ratio."""
@@ -139,7 +139,8 @@ def _two_ratios(text: str) -> tuple[float, float]:
         first, last = 0.0, 0.0
     if not 0 < first < last:  # false for NaN
         raise RecipeError(
-            f"--window-snr is {text!r}; expected FIRST:LAST, two ratios that rise, such as 0.05:0.32"
+            f"--window-snr is {text!r}; expected FIRST:LAST, two ratios that rise, "
+            "such as 0.05:0.32"
         )
     return first, last
 

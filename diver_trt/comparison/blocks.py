@@ -193,7 +193,7 @@ def find_taps(graph: Any, places: Sequence[str], where: str) -> dict[str, str]:
         )
     # Casts in front of a normalisation are skipped: the value wanted is the stream's own.
     stream = [_before_casts(node.input[0], writers) for node in norms]
-    # Guidance takes the class's half of the prediction in one Gather, and the null class's in another.
+    # Guidance takes the class's half of the prediction in one Gather, the null class's in another.
     gathered = Counter(node.input[0] for node in graph.node if node.op_type == "Gather")
     predictions = [name for name, count in gathered.items() if count == 2 and name in writers]
     if len(predictions) != 1:

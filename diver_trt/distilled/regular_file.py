@@ -20,7 +20,8 @@ def open_regular(path: Path, expected: str) -> BinaryIO:
         DatasetError: If it is a folder, a FIFO, a device or a socket.
         OSError: If it is missing or cannot be opened.
     """
-    # Checked before `open`: opening a FIFO waits for a writer, https://man7.org/linux/man-pages/man7/fifo.7.html
+    # Checked before `open`, as opening a FIFO waits for a writer:
+    # https://man7.org/linux/man-pages/man7/fifo.7.html
     if not stat.S_ISREG(path.stat().st_mode):
         raise DatasetError(f"{path}: is not a regular file, expected {expected}")
     return path.open("rb")

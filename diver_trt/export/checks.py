@@ -21,8 +21,8 @@ BATCHES = (1, 3)
 
 TOLERANCES: dict[Precision, float] = {
     # ONNX Runtime's group normalisation: up to 3.1e-5 in the decoder of 512 pixels with random
-    # weights (benchmarks/real_sd.py). A wrong weight, axis or coefficient is far above it. `compare`
-    # has the same limit for the VAE, and a smaller one for the other networks.
+    # weights (benchmarks/real_sd.py). A wrong weight, axis or coefficient is far above it.
+    # `compare` has the same limit for the VAE, and a smaller one for the other networks.
     "fp32": 1e-4,
     # float16 has 11 bits, 5e-4 a rounding, and a network rounds many times on one path.
     "fp16": 1e-2,

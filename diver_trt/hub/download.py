@@ -1,10 +1,11 @@
 """Downloading a bundle from the hub: only the files that its `bundle.json` lists, each hashed.
 
-The hub's client stores files as blobs, with symlinks to them. A bundle must not have symlinks out of
-its folder, and `build` adds engines to it. So a bundle gets a folder of its own among the client's
-assets, with hard links to the blobs, or copies where there are none. Its name ends in the hash of
-`bundle.json`: revisions that only differ in other files share it, and with it their engines. Each
-owner's bundles are apart, since `recover` may take the fp32 bundle that lies beside an fp16 one.
+The hub's client stores files as blobs, with symlinks to them. A bundle must not have symlinks out
+of its folder, and `build` adds engines to it. So a bundle gets a folder of its own among the
+client's assets, with hard links to the blobs, or copies where there are none. Its name ends in the
+hash of `bundle.json`: revisions that only differ in other files share it, and with it their
+engines. Each owner's bundles are apart, since `recover` may take the fp32 bundle that lies beside
+an fp16 one.
 
     hub/models--OWNER--NAME/                              the client's cache: blobs, symlinks
     assets/diver-trt/bundles/OWNER/NAME-HASH/             the bundle

@@ -129,8 +129,8 @@ class Ddpm:
 
         For `"learned"`, the default, they are those of Improved DDPM (arXiv 2102.09672, Eq. 15),
         log betatilde_k and log beta_k of the respaced chain, with betatilde_1 = 0 replaced by
-        betatilde_2 where the chain ends at abar = 1. The other choices fix the variance. A model without a learned variance uses
-        `"posterior"` for it.
+        betatilde_2 where the chain ends at abar = 1. The other choices fix the variance. A model
+        without a learned variance uses `"posterior"` for it.
         """
         abar = self.respaced(steps)
         now, before = abar[1:], abar[:-1]
@@ -196,8 +196,8 @@ class Ddpm:
         timesteps += self.steps_offset
         if timesteps[-1] >= self.train_timesteps:
             raise RecipeError(
-                f"the first of {steps} steps would be at timestep {timesteps[-1]}, but the model was "
-                f"trained with {self.train_timesteps}, and its steps are shifted by "
+                f"the first of {steps} steps would be at timestep {timesteps[-1]}, but the model "
+                f"was trained with {self.train_timesteps}, and its steps are shifted by "
                 f"{self.steps_offset}; use fewer steps."
             )
         return timesteps

@@ -26,8 +26,8 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
     index = files.read_json(INDEX, "expected a diffusers pipeline directory, a hub name or a file")
     if (found := index.get("_class_name")) != kind:
         raise ExportError(
-            f"{files.where()}: holds a {shown(str(found))}, expected a {DIT} (class-conditional) or "
-            f"a {STABLE_DIFFUSION} with a UNet and one text encoder"
+            f"{files.where()}: holds a {shown(str(found))}, expected a {DIT} (class-conditional) "
+            f"or a {STABLE_DIFFUSION} with a UNet and one text encoder"
             + (f"; --base asks for a {kind}" if found in (DIT, STABLE_DIFFUSION) else "")
         )
     return index

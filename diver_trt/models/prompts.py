@@ -62,8 +62,8 @@ class Prompts:
         if count > 1:
             first, second = [i for i, other in enumerate(self.texts) if other == text][:2]
             raise UsageError(
-                f"classes {first} and {second} have the same prompt, {shown(repr(text))}; give each "
-                "its own"
+                f"classes {first} and {second} have the same prompt, {shown(repr(text))}; "
+                "give each its own"
             )
 
     @property
@@ -164,6 +164,7 @@ def _lines(path: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in text.rstrip().splitlines()]
     if "" in lines:
         raise UsageError(
-            f"{shown(str(path))}: line {lines.index('') + 1} is blank; expected a text for each class"
+            f"{shown(str(path))}: line {lines.index('') + 1} is blank; "
+            "expected a text for each class"
         )
     return tuple(lines)

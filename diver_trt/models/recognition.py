@@ -19,8 +19,9 @@ _REPA_SETTINGS = ("proj_coeff", "encoder_depth")
 def recognised_base(source: str, revision: str | None = None) -> str:
     """Return the name of the base that a source is to be loaded as.
 
-    A pipeline names its own class. Settings that state a velocity make a file a SiT, and tensors or settings of REPA's projectors a
-    model of REPA. All else is taken for the default base, whose own checks decide.
+    A pipeline names its own class. Settings that state a velocity make a file a SiT, and tensors or
+    settings of REPA's projectors a model of REPA. All else is taken for the default base, whose own
+    checks decide.
 
     Args:
         source: A folder, a name on the hub, or a file.

@@ -42,8 +42,8 @@ def embedded_prompts(
         A table [classes + 1, S * E] float32, the number `S` of tokens, and notes on what was found.
 
     Raises:
-        ExportError: If the encoder or the tokenizer cannot be read, or a prompt has more tokens than
-            the encoder reads.
+        ExportError: If the encoder or the tokenizer cannot be read, or a prompt has more tokens
+            than the encoder reads.
         MissingExtraError: If transformers is not installed.
     """
     tokenizer = _load_tokenizer(tokenizer_files)
@@ -63,8 +63,8 @@ def embedded_prompts(
         for text, ids in zip(some, coded["input_ids"], strict=True):
             if len(ids) > tokens:
                 raise ExportError(
-                    f"the prompt {shown(repr(text))} has {len(ids)} tokens, the model reads {tokens}. "
-                    "Shorten it."
+                    f"the prompt {shown(repr(text))} has {len(ids)} tokens, "
+                    f"the model reads {tokens}. Shorten it."
                 )
         # Some encoders were trained with the padding masked, which their configuration states.
         masked = getattr(encoder.config, "use_attention_mask", False)

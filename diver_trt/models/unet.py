@@ -22,7 +22,7 @@ _SUPPORTED = {
     *("down_block_types", "up_block_types", "norm_num_groups", "norm_eps", "dropout"),
     *("cross_attention_dim", "attention_head_dim", "transformer_layers_per_block"),
     *("use_linear_projection", "flip_sin_to_cos", "freq_shift"),
-    # Against overflows of float16. Our queries are divided by sqrt(d) before the product, not after.
+    # Against float16 overflow. Our queries are divided by sqrt(d) before the product, not after.
     "upcast_attention",
 }
 """Fields that may have any value; all others must have diffusers' default."""
@@ -60,14 +60,15 @@ def _check_fields(config: Mapping[str, Any], where: str) -> None:
     for name in ("in_channels", "out_channels"):
         if (channels := config.get(name, CHANNELS)) != CHANNELS:
             raise ExportError(
-                f"{where}: {name} is {shown(repr(channels))}, expected {CHANNELS}: a UNet that reads "
-                "a latent and nothing else, not one for inpainting, depth or upscaling"
+                f"{where}: {name} is {shown(repr(channels))}, expected {CHANNELS}: a UNet "
+                "that reads a latent and nothing else, not one for inpainting, depth or upscaling"
             )
     for name, kinds in _BLOCKS.items():
         blocks = config.get(name, [])
         if not isinstance(blocks, list) or any(kind not in kinds for kind in blocks):
             raise ExportError(
-                f"{where}: {name} is {shown(repr(blocks))}, expected a list of {' and '.join(kinds)}"
+                f"{where}: {name} is {shown(repr(blocks))}, "
+                f"expected a list of {' and '.join(kinds)}"
             )
     defaults = {
         name: parameter.default

@@ -26,9 +26,9 @@ COLUMNS = ("image", "label", "key")
 class RecoverBatch:
     """Recovers batches of a Ray Data pipeline; handed to `map_batches` as it is.
 
-    Each actor of the pool opens the model once, and uses as many cores as Ray gives it (`num_cpus`).
-    An image's noise follows from the seed and its key, so the result depends neither on the number
-    of actors nor on how Ray divides the rows.
+    Each actor of the pool opens the model once, and uses as many cores as Ray gives it
+    (`num_cpus`). An image's noise follows from the seed and its key, so the result depends neither
+    on the number of actors nor on how Ray divides the rows.
 
     Example:
         >>> recovered = distilled.map_batches(

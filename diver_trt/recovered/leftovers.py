@@ -73,8 +73,8 @@ def delete_run(root: Path, samples: Entries, names: OutputNames) -> bool:
     """Delete the files of an earlier run, except its journal; return whether there was one.
 
     For a finished run these are the files that its manifest lists, the contact sheet and the
-    gallery. For any other run it is every file with a name that the run gives. If its journal is lost, the names are those of the run that
-    is about to begin.
+    gallery. For any other run it is every file with a name that the run gives. If its journal is
+    lost, the names are those of the run that is about to begin.
 
     Raises:
         OutputError: If the folder is not ours, or its manifest lists files that no run writes.

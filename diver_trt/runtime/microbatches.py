@@ -22,7 +22,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.runtime.engine import Conditions, Engine, Latents
 
 LARGEST = 8
-"""Images in a microbatch at most: with more, a core's cache is too small for what passes through."""
+"""Most images in a microbatch: with more, a core's cache is too small for what passes through."""
 
 LEAD = 8
 """Steps that a core may be ahead of the slowest one, or of a caller who handles a step."""

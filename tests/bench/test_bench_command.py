@@ -1,4 +1,4 @@
-"""`diver-trt bench` as a user meets it: one small run, its JSON and its page, and what it refuses."""
+"""`diver-trt bench` as a user meets it: one small run, its JSON and page, and what it refuses."""
 
 from __future__ import annotations
 

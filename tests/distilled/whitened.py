@@ -62,7 +62,8 @@ def save_kip(folder: Path, images: NDArray[np.floating], name: str = "kip_cifar1
 
 
 def read(path: Path, bundle: Bundle, **options: str | int | None) -> NDArray[np.uint8]:
-    dataset = read_dataset(path, bundle, ReadOptions(classes="imagewoof", **options))  # type: ignore[arg-type]
+    given = ReadOptions(classes="imagewoof", **options)  # type: ignore[arg-type]
+    dataset = read_dataset(path, bundle, given)
     return np.stack([dataset.images.read(sample.position) for sample in dataset.samples])
 
 

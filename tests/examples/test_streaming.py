@@ -1,4 +1,4 @@
-"""Streaming recovered images into a training: the same images with any number of workers, each epoch whole."""
+"""Streaming recovered images into a training: whole epochs, the same with any number of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles: what the graphs hold, what the exporter notices, and that nothing is left behind when it fails."""
+"""Bundles: what the graphs hold, what the exporter notices, and that a failure leaves nothing."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def denoiser_inputs(bundle: Bundle) -> dict[str, NDArray[np.float32]]:
 def test_openvino_keeps_the_integers_of_every_product(
     eight_bit_denoiser: Path, digits: Bundle
 ) -> None:
-    """Whether it rounds activations too depends on the processor, hence the exporter's tolerance."""
+    """The processor decides whether it rounds activations too, hence the exporter's tolerance."""
     openvino = pytest.importorskip("openvino", reason="OpenVINO is an engine of its own")
     import onnxruntime
 

@@ -1,4 +1,7 @@
-"""What only a GPU can answer. Every test here skips without one; what they said, where they ran, is in docs/engines.md."""
+"""What only a GPU can answer.
+
+Every test here skips without one; what they said, where they ran, is in docs/engines.md.
+"""
 
 from __future__ import annotations
 
@@ -67,9 +70,10 @@ def test_a_replayed_graph_equals_plain_enqueues(
 def test_the_device_takes_what_the_plan_says(
     export_to: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    """Within 15 %, on a model large enough that the driver's rounding does not decide: DiT-B's width and depth, some 270 MB in fp16.
+    """Within 15 %, on a model large enough that the driver's rounding does not decide.
 
-    Measured as what disappears from the device when the networks are opened, less what an empty session takes.
+    The model has DiT-B's width and depth, some 270 MB in fp16. What it takes is measured as what
+    disappears from the device when the networks are opened, less what an empty session takes.
     """
     model = save_random_pipeline(
         tmp_path / "base",
@@ -94,6 +98,6 @@ def test_the_device_takes_what_the_plan_says(
     gpu() is None or rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX does not list"
 )
 def test_a_gpu_that_rtx_does_not_list_is_refused_in_words(digits: Bundle) -> None:
-    """For compute capability 9.0 and the like: the builder must say so instead of compiling for other GPUs."""
+    """For compute capability 9.0 or similar, the builder says so and compiles for no other GPU."""
     with pytest.raises(EngineError, match=r"and TensorRT-RTX .* compiles for"):
         resolve_target("rtx", [], Profile(1, 1, 1))

@@ -1,7 +1,7 @@
 """A small hub on this machine: the HTTP interface that huggingface_hub calls for models.
 
-Files ending in .onnx or .data are "LFS" files, which the hub serves from another address under their
-SHA-256; others are served in place, under the SHA-1 of a git blob.
+Files ending in .onnx or .data are "LFS" files, which the hub serves from another address under
+their SHA-256; others are served in place, under the SHA-1 of a git blob.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def test_the_scale_of_guidance_is_the_share_of_noise_and_no_other() -> None:
 
 @pytest.mark.parametrize("kind", GUIDES)
 def test_every_kind_of_guidance_is_defined(kind: str) -> None:
-    assert np.isfinite(Schedule(REPA, Recipe(guide=kind), LAYOUT).table).all()  # type: ignore[arg-type]
+    recipe = Recipe(guide=kind)  # type: ignore[arg-type]
+    assert np.isfinite(Schedule(REPA, recipe, LAYOUT).table).all()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ def test_noise_is_standard_normal() -> None:
 
 
 def test_noise_is_the_same_with_every_numpy() -> None:
-    """Golden values, numpy 2.4.6: numpy may change its normal generator, and then recovered bytes would change unnoticed."""
+    """Golden values of numpy 2.4.6.
+
+    numpy may change its normal generator, and then recovered bytes would change unnoticed.
+    """
     golden = [2.5279223918914795, 0.28513315320014954, -1.444273591041565, -0.2812030613422394]
     np.testing.assert_array_equal(
         sample_noise(0, "00003/00007", (4,)), np.array(golden, dtype=np.float32)

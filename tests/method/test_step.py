@@ -1,4 +1,4 @@
-"""One DIVER step on numpy arrays: the very lines that the exporter traces into the denoiser graph."""
+"""One DIVER step on numpy arrays: the very lines the exporter traces into the denoiser graph."""
 
 from __future__ import annotations
 

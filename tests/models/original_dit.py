@@ -1,6 +1,7 @@
-"""A DiT as facebookresearch/DiT defines it (arXiv 2212.09748), names of its checkpoints included; nothing here comes from diffusers.
+"""A DiT as facebookresearch/DiT defines it (arXiv 2212.09748), names of its checkpoints included.
 
-Written from the paper and the checkpoint's layout, to hold the exporter against something that is not its own source.
+Nothing here comes from diffusers: it is written from the paper and the checkpoint's layout, to hold
+the exporter against something that is not its own source.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ def timestep_embedding(timestep: Tensor, width: int = 256) -> Tensor:
 
 
 def position_embedding(width: int, grid: int) -> Tensor:
-    """Fixed 2-D sinusoids, [1, grid * grid, width]; the first half of the channels encodes the column."""
+    """Fixed 2-D sinusoids, [1, grid * grid, width].
+
+    The first half of the channels encodes the column.
+    """
     omega = 1 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     parts = [

@@ -1,4 +1,4 @@
-"""Loading models: DiT's own checkpoint layout, and the frequencies that weights were trained with."""
+"""Loading models: DiT's checkpoint layout, and the frequencies that weights were trained with."""
 
 from __future__ import annotations
 
@@ -73,7 +73,10 @@ def test_with_diffusers_frequencies_it_would_be_another_model(
 
 
 def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: Bundle) -> None:
-    """With w = 1, a = 0, b = 1 and no semantic guidance, a step returns the class-conditional prediction itself."""
+    """A step can return the class-conditional prediction itself.
+
+    It does with w = 1, a = 0, b = 1 and no semantic guidance.
+    """
     latent = torch.randn(2, 4, 8, 8)
     timestep, label = torch.tensor([500, 500]), torch.tensor([1, 6])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pipelines on disk: every tensor is the file's, and what does not fit is named before the export."""
+"""Pipelines on disk: every tensor is the file's, and what does not fit is named before export."""
 
 from __future__ import annotations
 

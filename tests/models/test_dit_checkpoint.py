@@ -27,8 +27,8 @@ State = dict[str, Tensor]
 ASSUMED = "nothing in the file states what it predicts; taken to be a DiT that predicts the noise"
 BLOCKS = "it has 2 blocks, where DiT-S has 12"
 ROWS = (
-    "nothing in the file states how many classes it has; its label table of 8 rows is taken for 7 classes "
-    "and a null class"
+    "nothing in the file states how many classes it has; "
+    "its label table of 8 rows is taken for 7 classes and a null class"
 )
 TABLE = "y_embedder.embedding_table.weight"
 
@@ -150,7 +150,10 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
         ),
         (
             changed("blocks.0.mlp.fc1.weight", lambda t: t[:-1]),
-            r"1 of another shape \(blocks\.0\.mlp\.fc1\.weight \[1535, 384\] instead of \[1536, 384\]\)",
+            (
+                r"1 of another shape "
+                r"\(blocks\.0\.mlp\.fc1\.weight \[1535, 384\] instead of \[1536, 384\]\)"
+            ),
         ),
         (
             changed("blocks.1.mlp.fc1.weight", filled(float("nan"))),

@@ -168,11 +168,12 @@ def test_what_is_not_an_address_is_refused(address: object, tmp_path: Path) -> N
 
 
 def test_workers_are_a_number_and_need_ray(tmp_path: Path) -> None:
+    output = tmp_path / "out"
     for workers in (0, -1, True, 1.5):
         with pytest.raises(UsageError, match="expected a whole number"):
-            recover(DISTILLED, tmp_path / "out", ray="local", workers=workers)  # type: ignore[arg-type]
+            recover(DISTILLED, output, ray="local", workers=workers)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="workers is 2 without Ray"):
-        recover(DISTILLED, tmp_path / "out", workers=2)
+        recover(DISTILLED, output, workers=2)
 
 
 def test_without_ray_the_install_line_is_printed(

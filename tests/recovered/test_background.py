@@ -1,4 +1,7 @@
-"""Images are written beside the engine: in order, none after a failure, and all that were ready when a run stops."""
+"""Images are written beside the engine.
+
+They are written in order, none after a failure, and all that were ready when a run stops.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,7 @@ def recover_until(job: Job, output: Path, kind: type, number: int) -> int:
 def test_the_next_batch_is_denoised_while_an_image_is_written(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first write waits for a step of the second batch, which today's order of events would never let it see."""
+    """The first write waits for a step of the second batch, which never comes if they alternate."""
     add: Add = DatasetWriter.add
     stepped, steps = threading.Event(), 0
 

@@ -72,7 +72,10 @@ def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
         ),
         (
             set_in("classes", 0, "name", to=...),
-            r"classes[0].name: missing, expected a text on one line, of at most 8,192 characters or null",
+            (
+                r"classes[0].name: missing, "
+                r"expected a text on one line, of at most 8,192 characters or null"
+            ),
         ),
         (
             set_in("classes", 0, "name", to=3),
@@ -80,7 +83,10 @@ def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
         ),
         (
             set_in("classes", 0, "wnid", to=...),
-            r"classes[0].wnid: missing, expected a text on one line, of at most 8,192 characters or null",
+            (
+                r"classes[0].wnid: missing, "
+                r"expected a text on one line, of at most 8,192 characters or null"
+            ),
         ),
         (
             lambda manifest: manifest["classes"].append({"index": 2**40, "label": 0}),

@@ -1,4 +1,4 @@
-"""A run is resumed by every version since `SAME_IMAGES_SINCE`, so these images may not change before that does."""
+"""Every version since `SAME_IMAGES_SINCE` resumes a run, so these images change only with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def means(path: Path) -> NDArray[np.float64]:
 
 
 def test_the_images_are_those_of_the_version_that_is_named(tmp_path: Path) -> None:
-    """Processors round differently: by far less than a level. If this fails, SAME_IMAGES_SINCE is the version to be released."""
+    """Processors round differently: by far less than a level.
+
+    If this fails, SAME_IMAGES_SINCE becomes the version to be released.
+    """
     command = ["recover", str(DISTILLED.parent / "ipc1"), str(tmp_path / "out"), *RECIPE]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert SAME_IMAGES_SINCE == "0.2.0"

@@ -1,4 +1,4 @@
-"""Layout `webdataset`: tar files as the readers of the format take them, the same bytes anywhere."""
+"""Layout `webdataset`: tar files as readers of the format take them, the same bytes anywhere."""
 
 from __future__ import annotations
 

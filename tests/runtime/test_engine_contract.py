@@ -1,7 +1,8 @@
-"""One contract, every engine: ONNX Runtime, OpenVINO, torch, TensorRT against the stand-in, and TensorRT-RTX where there is a
-GPU.
+"""One contract for every engine.
 
-The reference is ONNX Runtime's plain session on the same graph. The stand-in covers the adapter's logic; only `rtx` runs TensorRT.
+The engines are ONNX Runtime, OpenVINO, torch, TensorRT against the stand-in, and TensorRT-RTX where
+there is a GPU. The reference is ONNX Runtime's plain session on the same graph. The stand-in covers
+the adapter's logic; only `rtx` runs TensorRT.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def test_a_closed_engine_says_so(session: Session) -> None:
 
 
 def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None:
-    """Two batches and the first again: whatever is captured, alternated or carried must leave nothing behind."""
+    """Two batches and the first again: nothing captured, alternated or carried is left behind."""
     recipe = PRESETS["matched"].with_settings(
         steps=10, inherit_step=5, start_step=5, window=(5, 2), guide="noised"
     )
@@ -214,7 +215,10 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
 
 
 def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> None:
-    """In any order and on any latent: every step reads its own row and conditions, and a later run is none the worse for it."""
+    """In any order and on any latent, every step reads its own row and conditions.
+
+    A later run is none the worse for it.
+    """
     recipe = PRESETS["matched"].with_settings(
         steps=10, inherit_step=5, start_step=5, window=(4, 2), guide="noised"
     )

@@ -1,4 +1,4 @@
-"""The recoverer: results that do not depend on batches, a loop that allocates nothing, and inputs that do not fit."""
+"""The recoverer: the same results in any batch, no allocation per step, inputs that do not fit."""
 
 from __future__ import annotations
 
@@ -133,9 +133,10 @@ def test_every_step_is_reported(digits: Bundle, images: Images) -> None:
 
 
 def test_the_denoise_loop_allocates_nothing_per_step(digits: Bundle, images: Images) -> None:
-    """Python's and numpy's memory, as tracemalloc sees it: no array the size of a latent, and nothing that stays.
+    """No array the size of a latent is allocated, and nothing that stays.
 
-    What is left are the views that a step makes and drops, some 5 kB whatever the batch.
+    This is Python's and numpy's memory, as tracemalloc sees it. What is left are the views that a
+    step makes and drops, some 5 kB whatever the batch.
     """
     with Recoverer(digits, Recipe(), batch=16) as recoverer:
         anchor = recoverer.encode([images[i % 6] for i in range(16)])

@@ -101,7 +101,10 @@ def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(onnx_package, "version", lambda package: "1.30.0")
     with pytest.warns(
         RuntimeWarning,
-        match=r"onnxruntime 1\.30\.0 and onnxruntime-gpu 1\.30\.0 are both installed .*pip uninstall",
+        match=(
+            r"onnxruntime 1\.30\.0 and onnxruntime-gpu 1\.30\.0 "
+            r"are both installed .*pip uninstall"
+        ),
     ):
         onnx_package.import_onnxruntime()
 
@@ -112,7 +115,9 @@ def test_a_half_removed_package_is_told_with_the_way_out(
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
     with pytest.raises(
         EngineError,
-        match="half of it is missing, as after removing one of its two packages; run `pip uninstall",
+        match=(
+            "half of it is missing, as after removing one of its two packages; run `pip uninstall"
+        ),
     ):
         OnnxSession(digits, 1).open("decoder")
 
@@ -136,13 +141,16 @@ def test_a_graph_of_another_network_is_the_bundles_fault(
     folder = with_another_graph(digits, network, tmp_path / "swapped")
     with pytest.raises(
         BundleError,
-        match=rf"{network}\.onnx: reads \w+: .*, but bundle\.json says \w+: .*; export the model again",
+        match=(
+            rf"{network}\.onnx: reads \w+: .*, "
+            r"but bundle\.json says \w+: .*; export the model again"
+        ),
     ):
         Recoverer(Bundle.open(folder))
 
 
 def declare(folder: Path, network: str, change: Callable[[Any], None]) -> Bundle:
-    """Change what a graph declares, and write its new hash into the manifest, as whoever makes a bundle can."""
+    """Change what a graph declares and its hash in the manifest, as whoever makes a bundle can."""
     path = folder / f"{network}.onnx"
     model = onnx.load(path)
     change(model.graph)
@@ -214,7 +222,10 @@ def test_shapes_and_types_of_graph_and_manifest_are_compared(
     bundle = declare(folder, "decoder", change)
     with pytest.raises(
         BundleError,
-        match=rf"decoder\.onnx: {message}, but bundle\.json says \w+: float32\[n, .*; export the model",
+        match=(
+            rf"decoder\.onnx: {message}, "
+            r"but bundle\.json says \w+: float32\[n, .*; export the model"
+        ),
     ):
         OnnxSession(bundle, 1).open("decoder")
 
@@ -234,7 +245,10 @@ def test_a_size_that_a_graph_leaves_open_contradicts_nothing(
 def test_a_batch_that_no_memory_holds_is_short_of_memory(digits: Bundle) -> None:
     with pytest.raises(
         DeviceMemoryError,
-        match=r"out of memory: ONNX Runtime cannot give the denoiser .*Unable to allocate .* --batch",
+        match=(
+            r"out of memory: ONNX Runtime cannot give the denoiser .*"
+            r"Unable to allocate .* --batch"
+        ),
     ):
         Recoverer(digits, batch=10**12)
 

@@ -123,7 +123,9 @@ import sys
 import numpy as np
 from diver_trt.runtime.backends.openvino import import_openvino
 
-request = import_openvino().Core().import_model(sys.stdin.buffer.read(), "CPU").create_infer_request()
+core = import_openvino().Core()
+network = core.import_model(sys.stdin.buffer.read(), "CPU")
+request = network.create_infer_request()
 latent = np.random.default_rng(2).standard_normal((1, 4, 8, 8)).astype(np.float32)
 sys.stdout.buffer.write(request.infer({"latent": latent})["image"].tobytes())
 """

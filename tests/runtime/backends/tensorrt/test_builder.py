@@ -1,4 +1,4 @@
-"""Engines compiled for real by TensorRT-RTX, for GPUs that are not here: nothing in this file runs one."""
+"""Engines compiled for real by TensorRT-RTX, for absent GPUs: nothing in this file runs one."""
 
 from __future__ import annotations
 
@@ -110,7 +110,10 @@ def test_what_a_graph_declares_is_what_its_manifest_says(digits: Bundle) -> None
 def test_the_compilers_weights_are_the_parameters(
     half: Bundle, edited: Callable[..., Path]
 ) -> None:
-    """Within 10 % of two bytes each in fp16 and four in fp32: an engine in the wrong precision would be twice or half that."""
+    """Within 10 % of two bytes each in fp16 and four in fp32.
+
+    An engine in the wrong precision would be twice or half that.
+    """
     for bundle, width in ((half, 2), (Bundle.open(edited(lambda manifest: None)), 4)):
         for name, sidecar in build(bundle, 86).items():
             expected = width * bundle.networks[name].parameters  # type: ignore[index]
@@ -168,7 +171,10 @@ def test_a_float32_engine_behind_an_fp16_contract_is_found(digits: Bundle, tmp_p
         compiled = compile_graph(graph, claimed, target.profile(name), target)
         with pytest.raises(
             EngineError,
-            match=rf"{name}: the bundle is fp16, but the compiled network has 0 products in float16 and \d+ in float32",
+            match=(
+                rf"{name}: the bundle is fp16, "
+                r"but the compiled network has 0 products in float16 and \d+ in float32"
+            ),
         ):
             engine_builder._check_precision(replace(digits, precision="fp16"), name, compiled)
 
@@ -236,7 +242,10 @@ def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch)
         )
         with pytest.raises(
             EngineError,
-            match=r"this GPU is sm90, and TensorRT-RTX .* compiles for 75, .* name another GPU with --sm",
+            match=(
+                r"this GPU is sm90, and TensorRT-RTX .* "
+                r"compiles for 75, .* name another GPU with --sm"
+            ),
         ):
             resolve_target("rtx", [], STATIC)
     with pytest.raises(
@@ -323,7 +332,10 @@ def test_a_bundle_that_is_not_what_it_says_is_not_compiled(half: Bundle) -> None
 
 
 def test_importing_the_runtime_needs_no_tensorrt() -> None:
-    code = "import diver_trt.runtime.session, diver_trt.runtime.backends.tensorrt.engine, diver_trt.doctor, sys; assert 'tensorrt_rtx' not in sys.modules"
+    code = (
+        "import diver_trt.runtime.session, diver_trt.runtime.backends.tensorrt.engine, "
+        "diver_trt.doctor, sys; assert 'tensorrt_rtx' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

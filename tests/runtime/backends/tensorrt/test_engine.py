@@ -1,4 +1,4 @@
-"""TensorRT's adapter against the stand-in (`tests/stand_in.py`): its logic, never TensorRT itself."""
+"""TensorRT's adapter against the stand-in (`tests/stand_in.py`): its logic, not TensorRT itself."""
 
 from __future__ import annotations
 
@@ -114,7 +114,10 @@ def test_a_replayed_graph_equals_plain_enqueues(gpu: Gpu, images: Any) -> None:
     gpu.api.refuse_capture = True
     with pytest.warns(
         RuntimeWarning,
-        match=r"CUDA graph capture was refused \(cudaStreamEndCapture failed: .*\); running step by step",
+        match=(
+            r"CUDA graph capture was refused \(cudaStreamEndCapture failed: .*\); "
+            r"running step by step"
+        ),
     ):
         enqueued = recover(gpu.bundle, images, "rtx")
     np.testing.assert_array_equal(replayed, enqueued)
@@ -189,7 +192,10 @@ def test_out_of_memory_says_what_to_do(gpu: Gpu) -> None:
     gpu.api.limit_bytes = 5000
     with pytest.raises(
         DeviceMemoryError,
-        match=r"out of memory: cudaMalloc of [\d,]+ bytes failed; use a smaller --batch or --memory-budget",
+        match=(
+            r"out of memory: cudaMalloc of [\d,]+ bytes failed; "
+            r"use a smaller --batch or --memory-budget"
+        ),
     ):
         session.open("decoder")
     session.close()
@@ -215,7 +221,9 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gp
     session.runtime.deserialize_cuda_engine = hungry
     with pytest.warns(
         RuntimeWarning,
-        match="needs 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own",
+        match=(
+            "needs 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own"
+        ),
     ):
         engine = session.open("decoder")
     assert engine._context.scratch[1] == 10**6
@@ -233,7 +241,10 @@ def test_an_engine_that_rtx_calls_invalid_is_not_loaded(gpu: Gpu) -> None:
     session.runtime.get_engine_validity = lambda engine: (2, 6)
     with pytest.raises(
         EngineError,
-        match="the decoder engine is not valid here: UNSUPPORTED_CC, OLD_CUDA_DRIVER; build the engines again",
+        match=(
+            "the decoder engine is not valid here: UNSUPPORTED_CC, OLD_CUDA_DRIVER; "
+            "build the engines again"
+        ),
     ):
         session.open("decoder")
     session.close()
@@ -257,7 +268,9 @@ def test_networks_that_do_not_open_leave_nothing_behind(gpu: Gpu) -> None:
     gpu.api.limit_bytes = 10**7  # the plan fits, as the stand-in's weights are elsewhere
     original = gpu.api.cudaHostAlloc
     refused = (Error.cudaErrorMemoryAllocation, None)
-    gpu.api.cudaHostAlloc = lambda size, flags: refused if size > 90_000 else original(size, flags)  # type: ignore[method-assign]
+    gpu.api.cudaHostAlloc = lambda size, flags: (  # type: ignore[method-assign]
+        refused if size > 90_000 else original(size, flags)
+    )
     with pytest.raises(DeviceMemoryError):
         Recoverer(gpu.bundle, QUICK, engine="rtx")
     assert gpu.api.device == gpu.api.host == {}
@@ -326,7 +339,10 @@ def test_an_engine_for_another_gpu_is_never_loaded(
         name=b"NVIDIA H200", major=9, minor=0, totalGlobalMem=1, multiProcessorCount=132
     )
     monkeypatch.setattr(gpu.api, "cudaGetDeviceProperties", lambda device: (0, other))
-    message = r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\nRebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
+    message = (
+        r"encoder\.engine: it is for sm75, sm86, and this GPU is sm90\n"
+        r"Rebuild it with `diver-trt build .* --backend rtx --sm 90 --batch 2`"
+    )
     with pytest.raises(EngineError, match=message):
         recover(gpu.bundle, images, "rtx")
     with (
@@ -356,7 +372,10 @@ def test_without_a_driver_auto_is_the_cpu_and_rtx_says_why(gpu: Gpu) -> None:
 def test_a_batch_that_no_engine_takes_is_told_with_the_command(gpu: Gpu) -> None:
     with pytest.raises(
         EngineError,
-        match=r"no engine takes batch 4; build one with `diver-trt build .* --backend rtx --batch 4`",
+        match=(
+            r"no engine takes batch 4; "
+            r"build one with `diver-trt build .* --backend rtx --batch 4`"
+        ),
     ):
         Recoverer(gpu.bundle, QUICK, engine="rtx", batch=4)
 
@@ -372,7 +391,10 @@ def test_a_bundle_without_engines_is_told_with_the_command(digits: Bundle, gpu: 
 def test_a_budget_that_nothing_fits_names_the_one_that_would(gpu: Gpu) -> None:
     with pytest.raises(
         DeviceMemoryError,
-        match=r"nothing fits a memory budget of 1 MB: the smallest that would do is \d+ MB \(batch 2, phased\)",
+        match=(
+            r"nothing fits a memory budget of 1 MB: "
+            r"the smallest that would do is \d+ MB \(batch 2, phased\)"
+        ),
     ):
         Recoverer(gpu.bundle, QUICK, engine="rtx", memory_budget=10**6)
 
@@ -413,8 +435,8 @@ def test_out_of_memory_auto_does_not_end_on_the_cpu(gpu: Gpu, tmp_path: Path) ->
     result = recover_digits(gpu.bundle, tmp_path / "out")
     assert result.exit_code == 1
     assert (
-        "error: out of memory: a gigabyte failed; and in smaller batches: no engine takes batch 1; build one with"
-        in result.stderr
+        "error: out of memory: a gigabyte failed; "
+        "and in smaller batches: no engine takes batch 1; build one with" in result.stderr
     )
     _, *lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["engine"] for line in lines] == ["rtx"] * 4

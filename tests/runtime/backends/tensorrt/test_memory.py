@@ -31,7 +31,7 @@ SCRATCH: dict[NetworkName, int] = {"encoder": 59, "conditioner": 1, "denoiser": 
 
 
 def plan(batch: int) -> Plan:
-    """A plan with round figures of DiT-XL/2's kind: scratch and buffers grow with the batch, weights do not."""
+    """A plan with round figures like DiT-XL/2's: only scratch and buffers grow with the batch."""
     sidecars = {
         name: Sidecar(
             network=name,
@@ -103,7 +103,10 @@ def test_the_smallest_budget_that_would_do_is_named_and_does() -> None:
     plans = [plan(1), plan(8)]
     with pytest.raises(
         DeviceMemoryError,
-        match=r"nothing fits a memory budget of 500 MB: the smallest that would do is 913 MB \(batch 1, phased\)",
+        match=(
+            r"nothing fits a memory budget of 500 MB: "
+            r"the smallest that would do is 913 MB \(batch 1, phased\)"
+        ),
     ):
         choose_memory_plan(plans, 500 * MB)
     assert choose_memory_plan(plans, parse_bytes("913MB")).residency == "phased"

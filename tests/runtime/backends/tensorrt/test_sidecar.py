@@ -258,7 +258,8 @@ def test_folders_without_engines_are_one_note(bundle: Bundle, plan: Plan) -> Non
     assert isinstance(found, Plan)
     assert isinstance(note, StrayFoldersError)
     assert str(note).endswith(
-        "plans: 200 folders hold no engines (00000, 00001, 00002, …); remove what does not belong there"
+        "plans: 200 folders hold no engines (00000, 00001, 00002, …); "
+        "remove what does not belong there"
     )
 
 

@@ -1,4 +1,4 @@
-"""An engine runs only if it was built here or the user said `--trust`, whatever its sidecar says of it."""
+"""An engine runs only if built here or trusted by `--trust`, whatever its sidecar says of it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_
 QUICK = PRESETS["matched"].with_settings(steps=4, inherit_step=2, start_step=2, window=(2, 1))
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
 REFUSED = (
-    r"encoder\.engine: was not built on this machine, and an engine is code; add --trust if you trust whoever built it, or build it here "
-    r"with `diver-trt build`$"
+    r"encoder\.engine: was not built on this machine, and an engine is code; "
+    r"add --trust if you trust whoever built it, or build it here with `diver-trt build`$"
 )
 
 
@@ -254,7 +254,10 @@ def test_a_list_that_others_may_write_proves_nothing(listed: Path) -> None:
     listed.chmod(0o620)
     with pytest.raises(
         EngineError,
-        match=r"engines: can be written by others, so it proves nothing; make it your own \(chmod 600\), or delete it",
+        match=(
+            r"engines: can be written by others, so it proves nothing; "
+            r"make it your own \(chmod 600\), or delete it"
+        ),
     ):
         trust.is_registered(HASHES[0])
 
@@ -278,7 +281,10 @@ def test_damage_costs_the_damaged_line_only(listed: Path, rest: str) -> None:
 
 
 def test_processes_may_enter_engines_at_once(listed: Path) -> None:
-    code = "import sys; from diver_trt.runtime.backends.tensorrt import trust\nfor digest in sys.argv[1:]: trust.register([digest])"
+    code = (
+        "import sys; from diver_trt.runtime.backends.tensorrt import trust\n"
+        "for digest in sys.argv[1:]: trust.register([digest])"
+    )
     parts = [HASHES[first::4] for first in range(4)]
     processes = [subprocess.Popen([sys.executable, "-c", code, *part]) for part in parts]
     assert [process.wait() for process in processes] == [0] * 4
@@ -288,7 +294,7 @@ def test_processes_may_enter_engines_at_once(listed: Path) -> None:
 def test_a_line_seen_half_written_costs_an_empty_line_only(
     listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other half of another process's line arrives after this one has looked where the list ends."""
+    """The rest of another process's line arrives after this one has looked where the list ends."""
     trust.register(HASHES[:1])
     with listed.open("a") as file:
         file.write(HASHES[1][:30])
@@ -342,14 +348,20 @@ def test_a_list_that_cannot_be_kept_is_one_line(
         patch.setattr(os, "open", refuses)
         with pytest.raises(
             OutputError,
-            match=r"engines: cannot be written \(.*\); set XDG_STATE_HOME to a folder of your own that can$",
+            match=(
+                r"engines: cannot be written \(.*\); "
+                r"set XDG_STATE_HOME to a folder of your own that can$"
+            ),
         ):
             trust.register(HASHES[:1])
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with pytest.raises(
         EngineError,
-        match=r"engines: cannot be read \(Not a directory\); it lists the engines that may run here",
+        match=(
+            r"engines: cannot be read \(Not a directory\); "
+            r"it lists the engines that may run here"
+        ),
     ):
         trust.is_registered(HASHES[0])
 
