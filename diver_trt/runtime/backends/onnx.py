@@ -145,7 +145,10 @@ class OnnxSession:
             engine = OnnxEngine(self.bundle, "denoiser", self.batch, CARRY, self.device)
             return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
         network = _open_session(import_onnxruntime(), self.bundle, "denoiser", "cpu", threads=1)
-        engines = [OnnxEngine(self.bundle, "denoiser", size, session=network) for _ in range(cores)]
+        engines = [
+            OnnxEngine(self.bundle, "denoiser", size, session=network)
+            for _ in range(min(cores, math.ceil(self.batch / size)))
+        ]
         with reported("ONNX Runtime", "cannot give the denoiser its buffers"):
             return MicrobatchedDenoiser(engines, self.bundle, self.batch, table, steps)
 
