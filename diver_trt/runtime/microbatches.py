@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
+from diver_trt.errors import EngineError
 from diver_trt.runtime.engine import Conditions, Engine, Latents
 
 LARGEST = 8
@@ -177,11 +178,18 @@ class _Lanes:
             thread.start()
 
     def take(self) -> None:
-        """Return when every thread has done one step more, or raise what one of them raised."""
+        """Return when every thread has done one step more, or raise what one of them raised.
+
+        Raises:
+            EngineError: If the threads were stopped: steps that they had run ahead are void.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or min(self._done) > self.taken)
-            if self._failure is not None:
-                raise self._failure
+            self._changed.wait_for(lambda: self._stopped or min(self._done) > self.taken)
+            if self._stopped:
+                raise self._failure or EngineError(
+                    "the denoiser was closed, or has begun another run, since this step's run "
+                    "began; load the batch again"
+                )
             self.taken += 1
             self._changed.notify_all()
 

@@ -102,6 +102,25 @@ def test_a_step_alone_or_a_run_left_half_way_changes_no_later_run(
     np.testing.assert_array_equal(denoiser.latent(), expected)
 
 
+@pytest.mark.parametrize("end", ["close", "load", "step"])
+def test_a_run_that_was_ended_gives_no_more_steps(
+    open_denoiser: Open, digits: Bundle, end: str
+) -> None:
+    """Neither what the cores had run ahead, nor a wait for threads that are gone."""
+    denoiser = open_denoiser(4, 2)
+    load(denoiser, 4, 4, digits.condition_width)
+    run = denoiser.run()
+    next(run)
+    if end == "close":
+        denoiser.close()
+    elif end == "load":
+        load(denoiser, 4, 4, digits.condition_width)
+    else:
+        denoiser.step(3, np.zeros((4, 4, 8, 8), np.float32))
+    with pytest.raises(EngineError, match="closed, or has begun another run"):
+        next(run)
+
+
 def test_no_core_runs_far_ahead_of_the_caller(
     open_denoiser: Open, digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
