@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from benchmarks.real_size import run
+from benchmarks.real_size import STEP, run_step
 from diver_trt.bundle import Bundle
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
@@ -28,7 +27,6 @@ from diver_trt.models import BASES
 from diver_trt.recipe import Recipe
 from tests.models.original_dit import OriginalDiT
 
-STEP = 30
 LABELS = torch.tensor([207, 1000])
 
 
@@ -78,19 +76,10 @@ def error(base: str, folder: Path) -> float:
             pass
     bundle, recipe = Bundle.open(folder / base), Recipe()
     schedule = Schedule(bundle.process, recipe, bundle.layout)
-    latent, anchor, noise = torch.randn(3, 1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
-    time = np.full(2, schedule.times[STEP - 1])
-    condition = run(bundle, "conditioner", {"time": time, "label": LABELS.numpy()})
-    step = {
-        "latent": latent.numpy(),
-        "anchor": anchor.numpy(),
-        "noise": noise.numpy(),
-        "condition": condition[:, None],
-        "coefficients": schedule.table[STEP - 1],
-    }
+    (latent, anchor, _), _, found = run_step(bundle, schedule, LABELS)
     with torch.no_grad():
         expected = expected_step(base, made, latent, anchor, recipe).numpy()
-    return relative_l2(run(bundle, "denoiser", step), expected)
+    return relative_l2(found, expected)
 
 
 def main() -> None:

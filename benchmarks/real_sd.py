@@ -16,12 +16,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.real_size import run
+from benchmarks.real_size import STEP, run_step
 from diver_trt.bundle import Bundle
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
@@ -31,8 +30,6 @@ from diver_trt.models.stable_diffusion import StableDiffusion, load_model
 from diver_trt.recipe import Recipe
 from tests.models.tiny_stable_diffusion import CHAIN, CHARACTERS, INDEX, save_tokenizer
 
-STEP = 30
-"""A step inside the semantic window, so that every term of the graph matters."""
 CLASSES = "tench,springer,cassette player,chain saw,church,horn,truck,pump,golf ball,parachute"
 
 
@@ -66,22 +63,8 @@ def step_error(model: StableDiffusion, bundle: Bundle) -> float:
     schedule = Schedule(bundle.process, recipe, bundle.layout)
     scheduler: Any = DDIMScheduler(**CHAIN)
     scheduler.set_timesteps(recipe.steps)
-    draw = torch.Generator().manual_seed(1)
-    latent, anchor, noise = torch.randn((3, 1, *bundle.latent_shape), generator=draw)
     labels = torch.tensor([3, bundle.null_label])
-    time = np.full(2, schedule.times[STEP - 1])
-    condition = run(bundle, "conditioner", {"time": time, "label": labels.numpy()})
-    found = run(
-        bundle,
-        "denoiser",
-        {
-            "latent": latent.numpy(),
-            "anchor": anchor.numpy(),
-            "noise": noise.numpy(),
-            "condition": condition[:, None],
-            "coefficients": schedule.table[STEP - 1],
-        },
-    )
+    (latent, anchor, _), _, found = run_step(bundle, schedule, labels)
     t = scheduler.timesteps[recipe.steps - STEP]
     unet: Any = model.unet
     text = model.table(labels).unflatten(1, (model.tokens, -1))

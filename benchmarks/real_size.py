@@ -25,6 +25,7 @@ import numpy as np
 import onnxruntime
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from torch import Tensor
 
 from diver_trt.bundle import NETWORKS, Bundle, Precision
 from diver_trt.export.checks import relative_l2
@@ -82,14 +83,11 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     pipeline: Any = DiTPipeline.from_pretrained(source)
     transformer, scheduler = pipeline.transformer.eval(), pipeline.scheduler
     set_timestep_frequencies(transformer, "dit")
-    generator = torch.Generator().manual_seed(1)
-    latent, anchor, noise = torch.randn(3, 1, *bundle.latent_shape, generator=generator)
     scheduler.set_timesteps(50)
     t = scheduler.timesteps[50 - STEP].expand(2)
     labels = torch.tensor([207, 1000])
-
-    inputs = {"time": t.float().numpy(), "label": labels.numpy()}
-    condition = run(bundle, "conditioner", inputs)
+    schedule = Schedule(bundle.process, Recipe(), bundle.layout)
+    (latent, anchor, _), condition, found = run_step(bundle, schedule, labels)
     blocks = transformer.transformer_blocks
     silu = torch.nn.functional.silu
     layers = [block.norm1.linear for block in blocks] + [transformer.proj_out_1]
@@ -100,15 +98,7 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     vectors[:, 1::3] += 1
     expected_condition = vectors.flatten(1).numpy()
 
-    row = Schedule(bundle.process, Recipe(), bundle.layout).table[STEP - 1]
-    step = {
-        "latent": latent.numpy(),
-        "anchor": anchor.numpy(),
-        "noise": noise.numpy(),
-        "condition": condition[:, None],
-        "coefficients": row,
-    }
-    found = run(bundle, "denoiser", step)
+    row = schedule.table[STEP - 1]
     by_class, by_null = transformer(torch.cat([latent, latent]), t, labels).sample.chunk(2)
     eps, variance = by_class.chunk(2, dim=1)
     guided = by_null[:, :3] + 4.0 * (eps[:, :3] - by_null[:, :3])
@@ -117,6 +107,22 @@ def compare_with_diffusers(source: Path, bundle: Bundle) -> tuple[float, float]:
     sigma = torch.exp((fraction * row[-1] + (1 - fraction) * row[-2]) / 2)
     expected = following - 0.1 * sigma * (latent - anchor)
     return relative_l2(condition, expected_condition), relative_l2(found, expected.numpy())
+
+
+def run_step(
+    bundle: Bundle, schedule: Schedule, labels: Tensor
+) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Run step `STEP` of a bundle on random inputs, conditioned on a class and on the null class.
+
+    Returns:
+        Latent, anchor and noise, [3, 1, c, h, w]; the condition of each label; and the next latent.
+    """
+    drawn = torch.randn(3, 1, *bundle.latent_shape, generator=torch.Generator().manual_seed(1))
+    time = np.full(len(labels), schedule.times[STEP - 1])
+    condition = run(bundle, "conditioner", {"time": time, "label": labels.numpy()})
+    inputs = dict(zip(("latent", "anchor", "noise"), drawn.numpy(), strict=True))
+    inputs |= {"condition": condition[:, None], "coefficients": schedule.table[STEP - 1]}
+    return drawn, condition, run(bundle, "denoiser", inputs)
 
 
 def run(bundle: Bundle, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:

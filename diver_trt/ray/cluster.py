@@ -96,7 +96,7 @@ def connected(address: str) -> Iterator[Any]:
 
     Raises:
         MissingExtraError: If Ray is not installed.
-        EngineError: If there is no cluster at the address, or Ray cannot be started.
+        EngineError: If no cluster answers at the address, or Ray cannot be started.
     """
     ray = import_ray()
     if ray.is_initialized():

@@ -206,7 +206,7 @@ class Recoverer:
             UsageError: If the seed is not such a number.
             EngineError: If the engine fails, an image comes out with NaN or infinite values, or
                 this process was forked from the one that opened the engine.
-            DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
+            DeviceMemoryError: If such a batch does not fit in memory, on the device or on the host.
         """
         samples = checked_samples(
             self.bundle, images, labels, seed=checked_seed(seed), keys=keys, noise=noise
@@ -226,7 +226,7 @@ class Recoverer:
 
         Raises:
             EngineError: If the engine fails, or another caller used the denoiser in between.
-            DeviceMemoryError: If there is no room for such a batch, on the device or on the host.
+            DeviceMemoryError: If such a batch does not fit in memory, on the device or on the host.
         """
         with within_host_memory():
             for batches in chunks(iter(samples), self.batch, resident=self._networks.resident):

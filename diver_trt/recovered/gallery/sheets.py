@@ -36,7 +36,7 @@ class Sheet:
     """The thumbnails of consecutive samples.
 
     Attributes:
-        name: The file in the output folder, or None if there are no thumbnails of them.
+        name: The file in the output folder, or None if they have no thumbnails.
         count: How many samples.
     """
 

@@ -23,7 +23,7 @@ def find_layout(name: object) -> Layout:
     """Return a layout by its name.
 
     Raises:
-        UsageError: If there is none of this name.
+        UsageError: If no layout has this name.
     """
     layout = LAYOUTS.get(name) if isinstance(name, str) else None
     if layout is None:
