@@ -27,11 +27,12 @@ from typing import Any
 import onnx
 import torch
 
-from diver_trt.bundle import Bundle, NetworkName, Precision, default_bundle
+from diver_trt.bundle import Bundle, NetworkName, Precision
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
+from diver_trt.digits import default_bundle
 from diver_trt.export.exporter import export_bundle
 from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe

@@ -19,7 +19,8 @@ from unittest import mock
 
 import numpy as np
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.cores import PRESSURE, available_cores, cores_are_idle
 

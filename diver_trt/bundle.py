@@ -373,13 +373,6 @@ def contract(
     }
 
 
-def default_bundle() -> Path:
-    """Return the folder of the digits bundle, in an installed wheel or in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "engines" / "digits"
-    return installed if installed.is_dir() else package.parent / "engines" / "digits"
-
-
 def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
     """Open a regular file inside the bundle that has the right size."""
     path = folder / record.name

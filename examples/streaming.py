@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diver_trt import PRESETS, Bundle, Recipe, Recoverer
-from diver_trt.bundle import default_bundle
+from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import Dataset, Sample, read_dataset
 from examples.convnet import ConvNet, accuracy
 from examples.dataset import load_dataset, to_tensor

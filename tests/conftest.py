@@ -22,7 +22,8 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
 
 # Before torch is imported, and for subprocesses too: with models this small, a second thread only
 # waits for the first.

@@ -37,7 +37,8 @@ from PIL import Image
 
 from diver_trt.bench.cost import count
 from diver_trt.bench.graph import read_graph
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
 from diver_trt.distilled.class_map import load_class_map
 from diver_trt.distilled.conversion.reading import read_to_convert
 from diver_trt.distilled.conversion.writing import write_converted

@@ -41,7 +41,7 @@ def test_a_recovery_never_loads_torch_diffusers_or_onnx(engine: str) -> None:
     code = f"""
 import numpy as np
 from diver_trt import Bundle, Recipe, Recoverer
-from diver_trt.bundle import default_bundle
+from diver_trt.digits import default_bundle
 recipe = Recipe(steps=4, inherit_step=2, start_step=4, window=(3, 2))
 with Recoverer(Bundle.open(default_bundle()), recipe, engine={engine!r}, batch=1) as recoverer:
     (sample,) = recoverer(np.zeros((1, 32, 32, 3), np.uint8), [0])

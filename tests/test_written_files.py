@@ -73,7 +73,7 @@ def test_the_python_interface_writes_nothing(tmp_path: Path) -> None:
     code = """
 import numpy as np
 from diver_trt import Bundle, Recipe, Recoverer
-from diver_trt.bundle import default_bundle
+from diver_trt.digits import default_bundle
 recipe = Recipe(steps=4, inherit_step=2, start_step=4, window=(3, 2))
 with Recoverer(Bundle.open(default_bundle()), recipe, engine="onnx") as recoverer:
     assert len(list(recoverer(np.zeros((1, 32, 32, 3), np.uint8), [0], keep_bad=True))) == 1

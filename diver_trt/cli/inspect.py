@@ -62,9 +62,9 @@ def inspect(
 ) -> None:
     """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
     from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
+    from diver_trt.digits import find_source
     from diver_trt.distilled.companion import recovered_folder
     from diver_trt.distilled.dataset import read_dataset
-    from diver_trt.distilled.digits import find_source
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.hub.name import HubName
     from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note

@@ -82,7 +82,8 @@ def open_bundle(bundle: str | None) -> Bundle:
 
     What is downloaded is printed, and how far it is.
     """
-    from diver_trt.bundle import Bundle, default_bundle
+    from diver_trt.bundle import Bundle
+    from diver_trt.digits import default_bundle
 
     with phases() as show:
         return Bundle.open(bundle or default_bundle(), on_note=say, on_progress=show)

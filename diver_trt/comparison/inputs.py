@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle, default_images, find_source
 from diver_trt.distilled.dataset import read_dataset
-from diver_trt.distilled.digits import default_images, find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
+from diver_trt.digits import find_source
 from diver_trt.distilled.arrays import Tensors, read_tensors
 from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID, imagenet_wnids
 from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.dataset import Dataset, read_dataset
-from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.folders import own_classes
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.subset_names import subset_of_path

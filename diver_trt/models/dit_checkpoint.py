@@ -6,7 +6,7 @@ qkv is split, the timestep and label embedder are repeated per block; the rest i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
+from diver_trt.models.network_state import PROBE, network_state
 from diver_trt.models.training_args import (
     DIT,
     Training,
@@ -26,23 +27,11 @@ from diver_trt.models.training_args import (
 from diver_trt.models.weights import (
     check_tensors,
     compare_shapes,
-    first_few,
     load_weights,
     read_torch_file,
-    unwrapped,
 )
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-PROBE = "x_embedder.proj.weight"
-HOLDERS = (
-    *("ema", "ema_model", "model_ema", "ema_state_dict"),
-    *("model", "model_state_dict", "state_dict", "module"),
-)
-"""Where trainers put the network's state dict, the averaged one first."""
-_AVERAGED = re.compile(
-    r"(?<![a-z])ema(?![a-z])|averag|shadow|(?<![a-z])swa(?![a-z])", re.IGNORECASE
-)
-_DEEPEST = 4
 _TABLE = "y_embedder.embedding_table.weight"
 
 # Width: (name, heads, blocks). A checkpoint's tensors do not show the heads; its settings may.
@@ -52,17 +41,6 @@ SIZES = {
     1024: ("L", 16, 24),
     1152: ("XL", 16, 28),
 }
-
-FAMILIES = {
-    "y_embedder.y_proj.": "PixArt, which reads a text",
-    "double_blocks.": "FLUX, which reads a text",
-    "joint_blocks.": "Stable Diffusion 3, which reads a text",
-    "sideblocks.": "MDTv2, whose side blocks are not supported",
-    "in_blocks.": "U-ViT, whose long skip connections are not supported",
-    "input_blocks.": "a UNet of latent diffusion, whose text encoder is not supported",
-    "feat_rope.": "LightningDiT, whose rotary embedding and SwiGLU are not supported",
-}
-"""Prefixes of tensor names that identify networks which are not DiTs, and what each is."""
 
 POSITION_TOLERANCE = 1e-4
 """Largest difference at which a float32 position embedding is still the sine table."""
@@ -105,8 +83,7 @@ def load_dit_checkpoint(
         )
     args = training_args(held)
     assumed = check_base(args, path, training, stated=stated)
-    state, notes = _network_state(held, where)
-    _refuse_other_families(state, where)
+    state, notes = network_state(held, where)
     state, dropped = _without_projectors(state, training, where)
     notes += dropped
     check_tensors(state, where)
@@ -126,21 +103,6 @@ def load_dit_checkpoint(
     for block in transformer.transformer_blocks:
         block.norm1.emb = embedder
     return transformer, notes + ([assumed] if assumed else [])
-
-
-def _refuse_other_families(names: Iterable[str], where: str) -> None:
-    """Refuse a network that is known by its tensors' names and is not a DiT.
-
-    Raises:
-        ExportError: If it is one of `FAMILIES`.
-    """
-    for name in names:
-        for mark, family in FAMILIES.items():
-            if name.startswith(mark) or f".{mark}" in name:
-                raise ExportError(
-                    f"{where}: has {shown(name)}, as {family}; expected a DiT, a SiT or a REPA "
-                    "model. Export one of those."
-                )
 
 
 def _without_projectors(
@@ -170,103 +132,6 @@ def _first_half(state: dict[str, Tensor], sizes: _Sizes) -> dict[str, Tensor]:
         rows = values.reshape(sizes.patch**2, sizes.outputs, *values.shape[1:])
         halved[name] = rows[:, : sizes.channels].flatten(0, 1)
     return halved
-
-
-def _network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the DiT's tensors under DiT's names, without the containers of a trainer."""
-    found = sorted(_state_dicts(held, ()), key=lambda pair: _preference(pair[0]))
-    if not found:
-        names = [
-            name
-            for key, value in held.items()
-            for name in (
-                [f"{key}.{inner}" for inner in value] if isinstance(value, Mapping) else [str(key)]
-            )
-        ]
-        _refuse_other_families(names, where)
-        raise ExportError(
-            f"{where}: holds no {PROBE}, but {first_few(names) or 'nothing'}"
-            "; expected a checkpoint in the layout of facebookresearch/DiT. Save the network's "
-            "state dict alone."
-        )
-    path, state = found[0]
-    if len(found) > 1 and _preference(found[1][0]) == _preference(path):
-        networks = first_few([".".join(path) for path, _ in found])
-        raise ExportError(
-            f"{where}: holds several networks ({networks}). Save one state dict alone."
-        )
-    notes = _averages_without_weights(held, path, where)
-    if others := [part for part in path if part not in HOLDERS]:
-        notes.append(
-            f"the weights under {shown('.'.join(path))} are read ({others[0]} is not a usual name)"
-        )
-    tensors = {str(name): tensor for name, tensor in state.items()}
-    tensors, prefix = unwrapped(tensors, PROBE)
-    if prefix:
-        notes.append(f"the prefix {prefix!r} is taken off the names of its tensors")
-    if PROBE not in tensors:
-        raise ExportError(
-            f"{where}: holds no {PROBE}, but {first_few(list(tensors))}; expected a checkpoint in "
-            "the "
-            "layout of facebookresearch/DiT. Save the network's state dict alone."
-        )
-    return tensors, notes
-
-
-def _state_dicts(
-    held: Mapping[Any, Any], path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
-    """Yield the state dicts of DiTs in nested dictionaries, each with the keys that lead to it."""
-    if any(str(name).endswith(PROBE) for name in held):
-        yield path, held
-    elif len(path) < _DEEPEST:  # a mapping may contain itself
-        for key, value in held.items():
-            if isinstance(value, Mapping):
-                yield from _state_dicts(value, (*path, str(key)))
-
-
-def _preference(path: tuple[str, ...]) -> tuple[bool, int]:
-    """Return a key that sorts averaged weights to the front, then names that trainers use."""
-    known = [HOLDERS.index(part) for part in path if part in HOLDERS]
-    return not any(map(_AVERAGED.search, path)), min(known, default=len(HOLDERS))
-
-
-def _averages_without_weights(
-    held: Mapping[Any, Any], path: tuple[str, ...], where: str
-) -> list[str]:
-    """Return notes on averages that are empty where other weights are read.
-
-    Raises:
-        ExportError: If averaged weights are there in a form that is not a state dict.
-    """
-    notes: list[str] = []
-    if any(map(_AVERAGED.search, path)):
-        return notes
-    level: Any = held
-    for part in path:
-        for key, value in level.items():
-            if not _AVERAGED.search(str(key)):
-                continue
-            if value is None or (isinstance(value, (Mapping, list)) and not value):
-                notes.append(
-                    f"its {shown(str(key))} is empty; the weights under {part}, not averaged, are "
-                    "read"
-                )
-            elif _holds_tensors(value):
-                raise ExportError(
-                    f"{where}: {shown(str(key))} is a {type(value).__name__} without {PROBE}, "
-                    "expected a "
-                    "state dict. Save the averaged weights as a state dict."
-                )
-        level = level[next(key for key in level if str(key) == part)]
-    return notes
-
-
-def _holds_tensors(value: Any) -> bool:
-    values = value.values() if isinstance(value, Mapping) else value
-    return isinstance(value, (Mapping, list, tuple)) and any(
-        isinstance(item, Tensor) or _holds_tensors(item) for item in values
-    )
 
 
 def _sizes(

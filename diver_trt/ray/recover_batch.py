@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
 from diver_trt.errors import DatasetError, shown_value
 from diver_trt.method.noise import checked_seed
 from diver_trt.recipe import Recipe

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle, find_source
 from diver_trt.distilled.class_map import wnid_of
 from diver_trt.distilled.copies import with_copies
 from diver_trt.distilled.dataset import Dataset, read_dataset
-from diver_trt.distilled.digits import find_source
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import UsageError, shown_value
 from diver_trt.files import reported

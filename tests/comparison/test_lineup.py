@@ -9,7 +9,7 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import distilled_inputs, random_pixels
 from diver_trt.comparison.lineup import Lineup, line_up
-from diver_trt.distilled.digits import default_images
+from diver_trt.digits import default_images
 from diver_trt.errors import BundleError, DatasetError, EngineError, UsageError
 from diver_trt.models.dit import Dit, load_model
 from tests.comparison.faults import plant

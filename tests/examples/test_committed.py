@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.models.dit import load_model
 from examples.dataset import NUM_CLASSES, load_dataset

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from diver_trt.bundle import default_bundle
+from diver_trt.digits import default_bundle
 from diver_trt.evaluation.protocols import PROTOCOLS
 from examples import results
 from examples.results import CONVNET, Task, best, row_sets, sweep_sets

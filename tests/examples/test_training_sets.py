@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diver_trt import Bundle, Recipe
-from diver_trt.bundle import default_bundle
+from diver_trt.digits import default_bundle
 from examples import training_sets
 from examples.dataset import Dataset, Split, load_dataset
 from examples.training_sets import (

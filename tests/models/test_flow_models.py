@@ -22,7 +22,7 @@ from diver_trt.errors import ExportError
 from diver_trt.method.flow import Flow
 from diver_trt.method.schedule import Schedule
 from diver_trt.models import BASES
-from diver_trt.models.dit_checkpoint import FAMILIES
+from diver_trt.models.network_state import FAMILIES
 from diver_trt.models.recognition import recognised_base
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import Recoverer

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST

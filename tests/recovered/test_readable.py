@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks.crash import RECIPE
-from diver_trt.bundle import Bundle, default_bundle
+from diver_trt.bundle import Bundle
 from diver_trt.cli import app
 from diver_trt.cli.recipe_options import parse_recipe
+from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import Dataset, Origin, Sample
 from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.source import Checked

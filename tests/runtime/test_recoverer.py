@@ -367,7 +367,7 @@ def test_a_forked_process_ends_though_the_engines_threads_are_not_in_it() -> Non
     code = """
 import os, sys
 from diver_trt import Bundle, Recipe, Recoverer
-from diver_trt.bundle import default_bundle
+from diver_trt.digits import default_bundle
 recoverer = Recoverer(Bundle.open(default_bundle()), Recipe(), batch=1)
 child = os.fork()
 if child == 0:

@@ -51,7 +51,8 @@ def test_reading_a_dataset_loads_neither(tmp_path: Path, write: object) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from diver_trt.bundle import Bundle, default_bundle\n"
+        "from diver_trt.bundle import Bundle\n"
+        "from diver_trt.digits import default_bundle\n"
         "from diver_trt.distilled.dataset import read_dataset\n"
         f"dataset = read_dataset(Path({str(path)!r}), Bundle.open(default_bundle()))\n"
         "assert len(list(dataset.images.check())) == len(dataset.images)\n"
