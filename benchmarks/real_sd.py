@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.real_size import STEP, run_step
+from benchmarks.real_size import STEP, run_step, sd_vae
 from diver_trt.bundle import Bundle
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
@@ -39,13 +39,7 @@ def make_pipeline(folder: Path) -> Path:
     UNet2DConditionModel(
         sample_size=64, cross_attention_dim=768, attention_head_dim=8
     ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        sample_size=512,
-    ).save_pretrained(folder / "vae")
+    sd_vae(512).save_pretrained(folder / "vae")
     # As many tokens as CLIP's own has.
     save_tokenizer(folder / "tokenizer", unused=49408 - 2 * len(CHARACTERS) - 2)
     CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072)).save_pretrained(

@@ -38,6 +38,17 @@ STEP = 30
 """A step inside the semantic window, so that every term of the graph matters."""
 
 
+def sd_vae(image_size: int) -> AutoencoderKL:
+    """Return Stable Diffusion's VAE, which DiT, SiT and REPA use too, with random weights."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        sample_size=image_size,
+    )
+
+
 def make_pipeline(folder: Path, image_size: int) -> Path:
     """Save DiT-XL/2 and the SD VAE with random weights, unless they exist already."""
     if (folder / "model_index.json").exists():
@@ -45,13 +56,7 @@ def make_pipeline(folder: Path, image_size: int) -> Path:
     torch.manual_seed(0)
     # The class's other defaults are DiT-XL/2's.
     transformer = DiTTransformer2DModel(out_channels=8, sample_size=image_size // 8)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(128, 256, 512, 512),
-        layers_per_block=2,
-        sample_size=image_size,
-    )
+    vae = sd_vae(image_size)
     scheduler = DDIMScheduler(
         beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False
     )

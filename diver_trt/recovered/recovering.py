@@ -130,7 +130,7 @@ class _Run:
             yield self._skipped.pop(0)
 
     def _write(self, sample: Sample, result: RecoveredSample, engine: str) -> Iterator[Skipped]:
-        """Write an image while the engine goes on to the next batch, or skip an unusable one."""
+        """Write an image while the engine runs the next batch, or skip an unusable one."""
         if result.problem:
             again = self._second_try.recover(sample)
             if again is None or again.problem:
