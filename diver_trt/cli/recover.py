@@ -97,9 +97,9 @@ Part = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
-        help="Recover on the workers of Ray: local starts it, auto is the cluster of this "
-        "machine, else HOST:PORT.",
-        metavar="ADDRESS",
+        help="Recover on the workers of Ray: local, or no value, starts it, auto is the cluster of "
+        "this machine, else HOST:PORT.",
+        metavar="[ADDRESS]",
         show_default=False,
         autocompletion=completion.values(lambda: ["local", "auto"]),
     ),
