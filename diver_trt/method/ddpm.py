@@ -175,8 +175,7 @@ class Ddpm:
         if abar[-1] < MIN_ABAR:
             raise RecipeError(
                 f"at timestep {timesteps[-1]} the model's chain ({self}) keeps no signal; use "
-                "fewer "
-                f"steps than {steps}, or another model."
+                f"fewer steps than {steps}, or another model."
             )
         if not np.all(abar[1:] < abar[:-1] * (1 - MIN_BETA)):
             raise RecipeError(
@@ -189,8 +188,7 @@ class Ddpm:
         if steps > self.train_timesteps:
             raise RecipeError(
                 f"steps is {steps}, but the model was trained with {self.train_timesteps} "
-                "timesteps; "
-                "use at most that many."
+                "timesteps; use at most that many."
             )
         timesteps = np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
         timesteps += self.steps_offset

@@ -296,8 +296,7 @@ def _learned_variance(transformer: DiTTransformer2DModel) -> bool:
     if outputs not in (channels, 2 * channels):
         raise ExportError(
             f"the transformer maps {channels} channels to {outputs}; expected {channels} (noise) "
-            "or "
-            f"{2 * channels} (noise and variance)"
+            f"or {2 * channels} (noise and variance)"
         )
     return bool(outputs == 2 * channels)
 

@@ -227,8 +227,7 @@ def _doubts(
         if size and size[0] != full_name:
             raise ExportError(
                 f"{where}: its training settings have model={stated!r}, but its tensors are those "
-                "of "
-                f"a {full_name}. Give the file as it was saved."
+                f"of a {full_name}. Give the file as it was saved."
             )
     if sizes.blocks != blocks:
         return [f"it has {sizes.blocks} blocks, where {name} has {blocks}"]

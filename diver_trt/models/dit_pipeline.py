@@ -71,8 +71,7 @@ def _check_blocks(config: Mapping[str, Any], state: Mapping[str, Tensor], where:
     if stored and (layers := config.get("num_layers", 28)) != len(stored):
         raise ExportError(
             f"{where}: num_layers is {layers}, but the weights have {len(stored)} transformer "
-            "blocks. "
-            "Give the weights and the configuration of one model."
+            "blocks. Give the weights and the configuration of one model."
         )
 
 
@@ -81,6 +80,6 @@ def _check_null_class(classes: int, state: Mapping[str, Tensor], where: str) -> 
         if name.endswith(_TABLE) and table.ndim == 2 and len(table) == classes:
             raise ExportError(
                 f"{where}: {name} has {classes} rows for {classes} classes, so there is no null "
-                "class, "
-                "which DIVER guides with. Export a model that was trained with class dropout."
+                "class, which DIVER guides with. Export a model that was trained with class "
+                "dropout."
             )

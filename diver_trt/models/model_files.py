@@ -161,8 +161,7 @@ def _hub_failure(cause: Exception, revision: str | None) -> str:
         )
     return (
         f"{here}, and the hub cannot be read ({one_line(cause.__cause__ or cause)}). Correct the "
-        "path, "
-        "or download the model elsewhere and give its folder."
+        "path, or download the model elsewhere and give its folder."
     )
 
 

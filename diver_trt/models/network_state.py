@@ -133,8 +133,7 @@ def _averages_without_weights(
             elif _holds_tensors(value):
                 raise ExportError(
                     f"{where}: {shown(str(key))} is a {type(value).__name__} without {PROBE}, "
-                    "expected a "
-                    "state dict. Save the averaged weights as a state dict."
+                    "expected a state dict. Save the averaged weights as a state dict."
                 )
         level = level[next(key for key in level if str(key) == part)]
     return notes

@@ -77,8 +77,7 @@ def class_names(index: Mapping[str, Any], classes: int, where: str) -> tuple[str
         what = "has no" if wrong[0] in wanted else "has a"
         raise ExportError(
             f"{where}: id2label {what} class {wrong[0]}: it names {len(names)} classes, the "
-            "transformer "
-            f"has {classes}, 0 to {classes - 1}. {remedy}"
+            f"transformer has {classes}, 0 to {classes - 1}. {remedy}"
         )
     return tuple(names[str(label)] for label in range(classes))
 
@@ -104,8 +103,7 @@ def check_class(config: Mapping[str, Any], classes: tuple[str, ...], where: str)
     if config.get("quantization_config"):
         raise ExportError(
             f"{where}: its weights are quantised (quantization_config). Give the weights as they "
-            "were "
-            "before."
+            "were before."
         )
 
 

@@ -88,34 +88,7 @@ def ddpm_process(
     Raises:
         ExportError: If it has no DDPM chain, or its model predicts something else than the noise.
     """
-    # model_index.json and the configuration may name different classes, if a user swapped them.
-    for name in (kind, config.get("_class_name", kind)):
-        if name not in CHAINS:
-            raise ExportError(
-                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, "
-                "such "
-                "as DDIMScheduler: DIVER's equations are for models that predict its noise. Export "
-                "such a model."
-            )
-    if (predicted := config.get("prediction_type", "epsilon")) != "epsilon":
-        raise ExportError(
-            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise "
-            "('epsilon'), "
-            "which DIVER's equations are for. Export such a model."
-        )
-    for field in ("rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "thresholding"):
-        if not isinstance(value := config.get(field), (bool, type(None))):
-            raise ExportError(f"{where}: {field} is {shown(repr(value))}, expected true or false")
-    if config.get("use_flow_sigmas"):
-        raise ExportError(
-            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a "
-            "model."
-        )
-    if learned_variance and config.get("variance_type") == "learned":
-        raise ExportError(
-            f"{where}: variance_type is 'learned', expected 'learned_range' as in DiT: the model "
-            "predicts a position between two bounds. Export such a model."
-        )
+    _require_ddpm(config, kind, where, learned_variance=learned_variance)
     start, end, beta_schedule = CHAINS[kind]
     chain = {
         "beta_start": config.get("beta_start", start),
@@ -132,6 +105,38 @@ def ddpm_process(
         getattr(diffusers, kind), own, where
     )
     return _chain(chain, where), notes
+
+
+def _require_ddpm(
+    config: Mapping[str, Any], kind: str, where: str, *, learned_variance: bool
+) -> None:
+    """Refuse a scheduler without a DDPM chain, or whose model predicts something else."""
+    # model_index.json and the configuration may name different classes, if a user swapped them.
+    for name in (kind, config.get("_class_name", kind)):
+        if name not in CHAINS:
+            raise ExportError(
+                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, "
+                "such as DDIMScheduler: DIVER's equations are for models that predict its noise. "
+                "Export such a model."
+            )
+    if (predicted := config.get("prediction_type", "epsilon")) != "epsilon":
+        raise ExportError(
+            f"{where}: the model predicts {shown(repr(predicted))}, expected the noise "
+            "('epsilon'), which DIVER's equations are for. Export such a model."
+        )
+    for field in ("rescale_betas_zero_snr", "use_flow_sigmas", "clip_sample", "thresholding"):
+        if not isinstance(value := config.get(field), (bool, type(None))):
+            raise ExportError(f"{where}: {field} is {shown(repr(value))}, expected true or false")
+    if config.get("use_flow_sigmas"):
+        raise ExportError(
+            f"{where}: use_flow_sigmas is set, expected a DDPM chain, not a flow. Export such a "
+            "model."
+        )
+    if learned_variance and config.get("variance_type") == "learned":
+        raise ExportError(
+            f"{where}: variance_type is 'learned', expected 'learned_range' as in DiT: the model "
+            "predicts a position between two bounds. Export such a model."
+        )
 
 
 def _chain(chain: dict[str, Any], where: str) -> Ddpm:

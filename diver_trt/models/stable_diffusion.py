@@ -133,11 +133,7 @@ def load_model(
     scheduler_kind = component_class(index, "scheduler", None, files)
     component_class(index, "unet", UNETS, files)
     unet, notes = load_unet(files.within("unet"))
-    if vae is None:
-        component_class(index, "vae", AUTOENCODERS, files)
-    vae_files = files.within("vae") if vae is None else ModelFiles.at(vae)
-    autoencoder, vae_notes = load_autoencoder(vae_files)
-    check_fit(autoencoder, CHANNELS, vae_files.where())
+    autoencoder, vae_notes = _vae(files, index, vae)
     process, process_notes = _process(files.within("scheduler"), scheduler_kind)
     chosen = prompts or prompts_from_options(None, None, None, None)
     table, tokens, text_notes = embedded_prompts(
@@ -163,6 +159,18 @@ def load_model(
         table=table,
         tokens=tokens,
     )
+
+
+def _vae(
+    files: ModelFiles, index: Mapping[str, Any], other: str | None
+) -> tuple[AutoencoderKL, list[str]]:
+    """Load the pipeline's VAE, or another one in its place."""
+    if other is None:
+        component_class(index, "vae", AUTOENCODERS, files)
+    found = files.within("vae") if other is None else ModelFiles.at(other)
+    autoencoder, notes = load_autoencoder(found)
+    check_fit(autoencoder, CHANNELS, found.where())
+    return autoencoder, notes
 
 
 def _process(files: ModelFiles, kind: str) -> tuple[Ddpm, list[str]]:

@@ -76,8 +76,7 @@ def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
     if config.get("shift_factor") and config.get("latents_mean"):
         raise ExportError(
             f"{where}: has both shift_factor and latents_mean, expected one of them: which of the "
-            "two "
-            "latents are shifted by is not stated. Set the other one to null."
+            "two latents are shifted by is not stated. Set the other one to null."
         )
     channels = config.get("latent_channels", 4)
     fields = {

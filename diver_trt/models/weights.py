@@ -162,8 +162,7 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
             kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
             raise ExportError(
                 f"{called} is {kind.removeprefix('torch.')}, expected float32, float16, bfloat16 "
-                "or "
-                "float64. Give the weights that are not quantised."
+                "or float64. Give the weights that are not quantised."
             )
         # A stride of 0 lets a small file claim a tensor of any size.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -175,8 +174,7 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
             kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
             raise ExportError(
                 f"{called} holds values that are {kind}. The weights themselves are damaged; give "
-                "a "
-                "checkpoint from before training diverged."
+                "a checkpoint from before training diverged."
             )
 
 

@@ -99,10 +99,10 @@ def choose_memory_plan(
     if not fitting:
         smallest = min(candidates, key=lambda plan: plan.peak_bytes)
         raise DeviceMemoryError(
-            f"nothing fits a memory budget of {format_bytes(budget_bytes or 0)}: the smallest "
-            "that would do is "
-            f"{format_bytes(smallest.peak_bytes)} (batch {smallest.batch}, {smallest.residency}). "
-            "Raise the budget, or build for a smaller batch with `diver-trt build --batch 1`"
+            f"nothing fits a memory budget of {format_bytes(budget_bytes or 0)}: the smallest that "
+            f"would do is {format_bytes(smallest.peak_bytes)} (batch {smallest.batch}, "
+            f"{smallest.residency}). Raise the budget, or build for a smaller batch with "
+            "`diver-trt build --batch 1`"
         )
 
     def preference(plan: MemoryPlan) -> tuple[int, bool, int]:

@@ -164,9 +164,7 @@ def check_target(bundle: Bundle, target: Target) -> None:
         turing = ", ".join(without)
         raise EngineError(
             f"{bundle.path}: is an {bundle.precision} bundle, and TensorRT-RTX has no float32 "
-            "matrix "
-            f"products for {turing}, only for sm{FLOAT32_FROM} and "
-            "later. Export the model with `diver-trt export MODEL BUNDLE --precision fp16` and "
-            "build that bundle, or name a later GPU "
-            f"with --sm, such as --sm 86; `--engine onnx` runs this one on any machine"
+            f"matrix products for {turing}, only for sm{FLOAT32_FROM} and later. Export the model "
+            "with `diver-trt export MODEL BUNDLE --precision fp16` and build that bundle, or name "
+            "a later GPU with --sm, such as --sm 86; `--engine onnx` runs this one on any machine"
         )
