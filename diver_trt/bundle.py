@@ -186,6 +186,10 @@ class Bundle:
             from diver_trt.hub.download import downloaded
 
             path = downloaded(name, on_note, on_progress)
+        if not os.fspath(path):
+            raise BundleError(
+                "the path of the bundle is empty; give its folder, or hf://OWNER/NAME"
+            )
         path = Path(path)
         manifest = path / MANIFEST
         if not os.path.lexists(manifest):

@@ -42,12 +42,14 @@ class RecoveredImages:
         files: Every image.
         indices: The class of each in the dataset's order.
         labels: The model's class of each index.
+        soft_labels: Whether the dataset has soft labels, which are not among these.
     """
 
     class_map: str
     files: tuple[Path, ...]
     indices: tuple[int, ...]
     labels: dict[int, int]
+    soft_labels: bool
 
 
 def is_recovered(root: Path) -> bool:
@@ -113,8 +115,7 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
     manifest = open_recovered(root).manifest
     labels = {}
     for entry in manifest.classes:
-        count = bundle.num_classes
-        if entry.label >= count or entry.wnid != wnid_of(entry.label, count):
+        if entry.label >= bundle.num_classes or entry.wnid != wnid_of(entry.label, bundle):
             raise DatasetError(
                 f"{root}: has class {entry.label} of another model; expected one with the classes "
                 f"of {bundle.model_id}"
@@ -122,7 +123,8 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
         labels[entry.index] = entry.label
     files = tuple(listed_file(root, entry.file) for entry in manifest.samples)
     indices = tuple(entry.index for entry in manifest.samples)
-    return RecoveredImages(manifest.class_map, files, indices, labels)
+    soft_labels = any(entry.soft_label_sha256 for entry in manifest.samples)
+    return RecoveredImages(manifest.class_map, files, indices, labels, soft_labels)
 
 
 def inspect_recovered(root: Path) -> dict[str, Any]:

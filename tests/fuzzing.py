@@ -39,7 +39,7 @@ from diver_trt.bench.cost import count
 from diver_trt.bench.graph import read_graph
 from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle
-from diver_trt.distilled.class_map import load_class_map
+from diver_trt.distilled.class_map import Classes, load_class_map
 from diver_trt.distilled.conversion.reading import read_to_convert
 from diver_trt.distilled.conversion.writing import write_converted
 from diver_trt.distilled.dataset import read_dataset
@@ -555,7 +555,7 @@ def open_bundle(folder: Path) -> None:
     """Open a bundle, and plan with it what a recovery plans before it loads a network."""
     bundle = Bundle.open(folder)
     Schedule(bundle.process, Recipe(), bundle.layout)
-    load_class_map("model", bundle.num_classes, bundle.class_names)
+    load_class_map("model", bundle)
 
 
 def walk_graph(folder: Path) -> None:
@@ -605,7 +605,7 @@ def read_images(folder: Path, options: ReadOptions | None = None) -> None:
 def read_classes(folder: Path) -> None:
     """Read a class map for a small model and for one of ImageNet-1K."""
     for num_classes in (10, 1000):
-        load_class_map(str(folder / "classes"), num_classes, None)
+        load_class_map(str(folder / "classes"), Classes(num_classes))
 
 
 def only_file(read: Callable[[Path], object]) -> Callable[[Path], object]:

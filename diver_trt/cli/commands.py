@@ -24,8 +24,8 @@ from diver_trt.cli import (
     push,
     recover,
 )
+from diver_trt.cli.arguments import Command
 from diver_trt.cli.console import reporting
-from diver_trt.cli.optional_value import OptionalValues
 
 # Commands import heavy packages in their bodies, so that `--help` answers at once.
 app = typer.Typer(
@@ -52,7 +52,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     inspect.inspect: "diver-trt inspect digits",
 }
 for command, example in COMMANDS.items():
-    app.command(cls=OptionalValues, epilog=f"Example: {example}")(reporting(command))
+    app.command(cls=Command, epilog=f"Example: {example}")(reporting(command))
 
 
 def version(asked: bool) -> None:

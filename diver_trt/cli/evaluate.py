@@ -12,6 +12,7 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, progress, say
+from diver_trt.cli.options import Collage, Format, Normalisation
 from diver_trt.errors import printable
 from diver_trt.evaluation.architectures import (
     ARCHITECTURES,
@@ -21,6 +22,7 @@ from diver_trt.evaluation.architectures import (
 from diver_trt.evaluation.protocols import PROTOCOLS, EvaluationProtocol, find_protocol
 
 if TYPE_CHECKING:
+    from diver_trt.distilled.options import ReadOptions
     from diver_trt.evaluation.result import Evaluation
     from diver_trt.evaluation.runs import Plan
 
@@ -77,15 +79,15 @@ Side = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Side of all images in pixels (default: that of the smallest training images).",
+        help="Side of all images in pixels (default: of each training set's first image, the "
+        "smallest).",
         show_default=False,
     ),
 ]
 Classes = Annotated[
     str | None,
     typer.Option(
-        help="The ImageNet subset of sets whose classes are numbers: imagenette, imagefruit, …, "
-        "or a FILE.",
+        help="Class map of sets whose classes are numbers: imagenette, imagefruit, …, or a FILE.",
         show_default=False,
         autocompletion=completion.classes,
     ),
@@ -132,6 +134,9 @@ def evaluate(
     distilled_with: DistilledWith = None,
     image_size: Side = None,
     classes: Classes = None,
+    source_format: Format = None,
+    normalisation: Normalisation = None,
+    collage: Collage = None,
     flip: Flip = True,
     teacher: TeacherFile = None,
     output: Output = None,
@@ -142,6 +147,8 @@ def evaluate(
 
     Prints test accuracy by architecture, mean and spread over seeds.
     """
+    from diver_trt.distilled.options import ReadOptions
+
     chosen = find_protocol(protocol) if flip else find_protocol(protocol).without_flip()
     for name in architecture or ():
         find_architecture(name)
@@ -156,7 +163,7 @@ def evaluate(
         seed=seed,
         distilled_with=distilled_with,
         image_size=image_size,
-        classes=classes,
+        options=ReadOptions(classes, source_format, normalisation, collage),
         teacher=teacher,
     )
     evaluation = _run(plan, output)
@@ -215,14 +222,14 @@ def _plan(
     seed: int,
     distilled_with: str | None,
     image_size: int | None,
-    classes: str | None,
+    options: ReadOptions,
     teacher: Path | None,
 ) -> Plan:
     from diver_trt.evaluation.runs import plan_evaluation
     from diver_trt.evaluation.sets import read_sets
 
     with phases() as show:
-        sets = read_sets(paths, test, side=image_size, classes=classes, on_progress=show)
+        sets = read_sets(paths, test, side=image_size, options=options, on_progress=show)
     for note in sets.notes:
         say(f"note: {printable(note)}")
     return plan_evaluation(

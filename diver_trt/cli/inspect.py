@@ -74,15 +74,28 @@ def inspect(
     # every folder may be read as distilled images.
     path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
     folder = path.parent if path.suffix == ".engine" else recovered_folder(path) or path
+    of_distilled = {
+        "--bundle": bundle,
+        "--classes": classes,
+        "--format": source_format,
+        "--normalisation": normalisation,
+        "--collage": collage,
+        "--contact-sheet": contact_sheet,
+    }
+    of_bundle = {"--memory-budget": memory_budget}
     if (folder / BUNDLE_MANIFEST).exists():
+        _refuse(of_distilled, path, "a bundle")
         facts = _inspect_bundle(folder, memory_budget)
     elif (folder / "denoiser.json").exists():
+        _refuse(of_distilled | of_bundle, path, "a folder of engines")
         facts = _plan_facts(read_plan(folder))
     elif is_recovered(folder):
+        _refuse(of_distilled | of_bundle, path, "a recovered dataset")
         facts = inspect_recovered(folder)
         if note := unlisted_note(folder):
             say(f"warning: {note}")
     else:
+        _refuse(of_bundle, path, "a distilled dataset")
         if contact_sheet:
             _require_place(contact_sheet, path)
         opened = open_bundle(bundle)
@@ -98,6 +111,17 @@ def inspect(
         say(f"error: {problem}")
     if facts.get("damaged_engines"):
         raise typer.Exit(1)
+
+
+def _refuse(options: dict[str, Any], path: Path, kind: str) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        UsageError: If one is given.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} does not apply to {path}, {kind}; leave it out")
 
 
 def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | None) -> None:

@@ -86,7 +86,9 @@ def open_bundle(bundle: str | None) -> Bundle:
     from diver_trt.digits import default_bundle
 
     with phases() as show:
-        return Bundle.open(bundle or default_bundle(), on_note=say, on_progress=show)
+        return Bundle.open(
+            default_bundle() if bundle is None else bundle, on_note=say, on_progress=show
+        )
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:

@@ -129,6 +129,11 @@ def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[s
         settings["inherit_step"] = nearest_step(process, steps, inherited)
     if window is not None:
         high, low = (nearest_step(process, steps, ratio) for ratio in _two_ratios(window))
+        if high == low:
+            raise RecipeError(
+                f"--window-snr is {window!r}: both levels are nearest to step {high} of {steps}; "
+                "give two that are further apart, or more --steps"
+            )
         settings["window"] = f"{high}:{low}"
 
 
@@ -170,6 +175,11 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
         settings[name] = value
     if "start_step" in settings:
         settings["start_step"] = _start_step(settings["start_step"], settings, base)
+    if followed := _followed(settings, base):
+        settings |= followed
+        ((name, step),) = followed.items()
+        option = f"--{name.replace('_', '-')}"
+        say(f"{option} {step}: {preset} starts at the level that it inherits")
     for name in STEP_RANGES:
         if name in settings:
             settings[name] = _step_range(name, settings[name], settings, base)
@@ -178,11 +188,28 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
     return base.with_settings(**settings)
 
 
-def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int | None:
+def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int:
     if text == "matched":
         step: int | None = settings.get("inherit_step", base.inherit_step)
+        if step is None:
+            raise RecipeError(
+                "--start-step matched contradicts --no-inheritance: no level is inherited that "
+                "sampling could start at; leave one of them out"
+            )
         return step
     return positive("--start-step", text)
+
+
+def _followed(settings: dict[str, Any], base: Recipe) -> dict[str, int]:
+    """Return the step that follows the one given, of a preset that starts where it inherits.
+
+    Only one of them moved, sampling would start with more or less noise than its first step takes.
+    """
+    pair = {"inherit_step": "start_step", "start_step": "inherit_step"}
+    given = [name for name in pair if name in settings]
+    if base.start_step != base.inherit_step or len(given) != 1 or settings[given[0]] is None:
+        return {}
+    return {pair[given[0]]: settings[given[0]]}
 
 
 def _step_range(name: str, text: str, settings: dict[str, Any], base: Recipe) -> tuple[int, int]:

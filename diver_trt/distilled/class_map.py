@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,8 +31,7 @@ _MAX_BYTES = 1 << 24
 class ModelClasses(Protocol):
     """The classes that a dataset's are mapped to.
 
-    A protocol, since a `Bundle` has them, and an evaluation has those of its own sets without any
-    bundle (`diver_trt.evaluation.sets`).
+    A `Bundle` has them, and `Classes` where there is no model.
     """
 
     @property
@@ -48,6 +48,15 @@ class ModelClasses(Protocol):
     def class_names(self) -> Sequence[str] | None:
         """Name of each class, or None."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Classes without a model (`ModelClasses`), as an evaluation has those of its own sets."""
+
+    num_classes: int
+    class_names: Sequence[str] | None = None
+    model_id: str = "an evaluation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,57 @@ def imagenet_wnids() -> tuple[str, ...]:
     return tuple(_data("imagenet_wnids.txt").split())
 
 
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """Return the name of each ImageNet-1K class, in the order of its labels.
+
+    They are WordNet's synonyms, "tench, Tinca tinca". WordNet calls two of the classes "crane";
+    here they are "crane bird" and "construction crane".
+    """
+    return tuple(_data("imagenet_names.txt").splitlines())
+
+
+def is_imagenet(model: ModelClasses) -> bool:
+    """Return whether a model's classes are those of ImageNet-1K, in its order.
+
+    A thousand classes without names are taken for them, and so are names that only repeat the
+    label, as `LABEL_7` does. More than half of all other names have to be ImageNet's at their
+    label, by any synonym: lists of them differ in wording.
+    """
+    if model.num_classes != IMAGENET_CLASSES:
+        return False
+    return model.class_names is None or _are_imagenets(tuple(model.class_names))
+
+
+def other_classes(model: ModelClasses) -> str:
+    """Return, in words, the classes of a model that are not ImageNet-1K's."""
+    count = model.num_classes
+    return "other classes" if count == IMAGENET_CLASSES else f"{count} classes"
+
+
+@cache
+def _are_imagenets(names: tuple[str, ...]) -> bool:
+    def known_by(name: str) -> set[str]:
+        return {plain_name(synonym) for synonym in name.split(",")}
+
+    same = [
+        bool(known_by(name) & {*known_by(imagenet_names()[label]), imagenet_wnids()[label]})
+        for label, name in enumerate(names)
+        if not re.fullmatch(rf"\D*0*{label}", name)
+    ]
+    return not same or 2 * sum(same) > len(same)
+
+
+def plain_name(name: str) -> str:
+    """Return a name regardless of case, `_` and Unicode form, as names are compared."""
+    # Scripts that read class names from a file with a mark leave it in the first folder's name.
+    without_mark = name.replace("\ufeff", "")
+    composed = unicodedata.normalize("NFC", without_mark).strip().replace("_", " ").casefold()
+    # Case folding may decompose again:
+    # https://docs.python.org/3/howto/unicode.html#comparing-strings
+    return unicodedata.normalize("NFC", composed)
+
+
 def imagenet_subsets() -> dict[str, tuple[int, ...]]:
     """Return the ImageNet-1K labels of each known subset, in the order of the method that uses it.
 
@@ -98,35 +158,33 @@ def _shared_subsets() -> dict[str, tuple[int, ...]]:
     return {name: tuple(labels) for name, labels in subsets.items()}
 
 
-def wnid_of(label: int, num_classes: int) -> str | None:
-    """Return a class's wnid if the model's classes are ImageNet-1K's."""
-    return imagenet_wnids()[label] if num_classes == IMAGENET_CLASSES else None
+def wnid_of(label: int, model: ModelClasses) -> str | None:
+    """Return the wnid of a model's class if its classes are ImageNet-1K's."""
+    return imagenet_wnids()[label] if is_imagenet(model) else None
 
 
-def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | None) -> ClassMap:
+def load_class_map(name: str, model: ModelClasses) -> ClassMap:
     """Return the class map that `--classes` names.
 
     Args:
         name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels,
             a JSON object from folder name to label, or text with one class per line: `LABEL`, or
             `NAME LABEL`. A label may be a wnid.
-        num_classes: The model's number of classes.
-        class_names: The model's class names, if it has them.
+        model: The model.
 
     Raises:
         UsageError: If there is no such subset or file.
         DatasetError: If the file is damaged, or the model lacks a class that it names.
     """
     if name == "model":
-        return ClassMap(
-            "model", tuple(range(num_classes)), tuple(class_names or [None] * num_classes)
-        )
+        count = model.num_classes
+        return ClassMap("model", tuple(range(count)), tuple(model.class_names or [None] * count))
     if name in imagenet_subsets():
         labels = imagenet_subsets()[name]
-        if num_classes != IMAGENET_CLASSES:
+        if not is_imagenet(model):
             raise DatasetError(
-                f"--classes {name} is a subset of ImageNet-1K, but the model has {num_classes} "
-                "classes; expected a model of 1000"
+                f"--classes {name} is a subset of ImageNet-1K, but the model has "
+                f"{other_classes(model)}; expected a model of its 1000"
             )
         return ClassMap(name, labels, tuple(imagenet_wnids()[label] for label in labels))
     path = Path(name)
@@ -138,7 +196,7 @@ def load_class_map(name: str, num_classes: int, class_names: Sequence[str] | Non
             f"--classes {shown(name)}: neither a file nor a known subset; expected a file, model, "
             f"{known}, imagenet-a to -e, -10 or -100"
         )
-    return _read_class_file(path, num_classes)
+    return _read_class_file(path, model)
 
 
 def subset_needed(path: Path, found: str) -> str:
@@ -172,7 +230,7 @@ def variant_of(subset: str, method: str) -> str:
     return variant if variant in imagenet_subsets() else subset
 
 
-def _read_class_file(path: Path, num_classes: int) -> ClassMap:
+def _read_class_file(path: Path, model: ModelClasses) -> ClassMap:
     # The manifest names the map, and only holds printable texts.
     if not str(path).isprintable():
         raise DatasetError(
@@ -200,7 +258,7 @@ def _read_class_file(path: Path, num_classes: int) -> ClassMap:
     if len(set(names)) != len(names):
         raise DatasetError(f"--classes {path}: a name occurs twice; expected each class once")
     # Labels may occur twice, names may not: a name decides which folder is which class.
-    labels = tuple(_label(path, label, num_classes) for _, label in entries)
+    labels = tuple(_label(path, label, model) for _, label in entries)
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))
 
 
@@ -230,21 +288,22 @@ def _text_entries(text: str) -> list[tuple[str | None, object]]:
     return [(part[0] if len(part) == 2 else None, part[-1]) for part in parts]
 
 
-def _label(path: Path, value: object, num_classes: int) -> int:
+def _label(path: Path, value: object, model: ModelClasses) -> int:
+    count = model.num_classes
     if (
         isinstance(value, str)
         and WNID.fullmatch(value)
-        and num_classes == IMAGENET_CLASSES
+        and is_imagenet(model)
         and value in imagenet_wnids()
     ):
         return imagenet_wnids().index(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
         value = int(value)
     # JSON's true is an int in Python.
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < num_classes:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
         raise DatasetError(
             f"--classes {path}: found {shown(repr(value))}; expected a class of the model, 0 to "
-            f"{num_classes - 1}, or a wnid of ImageNet-1K"
+            f"{count - 1}, or a wnid of ImageNet-1K"
         )
     return value
 

@@ -201,8 +201,9 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
 
 def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
     found = read_recovered(path, bundle)
-    images = ImageFiles(path, found.files)
-    return _assemble(path, Origin(_RECOVERED), images, found.indices, found.class_map, found.labels)
+    notes = ("its soft labels are not read: they are dropped",) if found.soft_labels else ()
+    origin, images = Origin(_RECOVERED, notes=notes), ImageFiles(path, found.files)
+    return _assemble(path, origin, images, found.indices, found.class_map, found.labels)
 
 
 def _from_tensors(

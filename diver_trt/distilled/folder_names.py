@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from diver_trt.distilled.class_map import (
-    IMAGENET_CLASSES,
     WNID,
     ClassMap,
     ModelClasses,
     imagenet_wnids,
+    is_imagenet,
+    other_classes,
+    plain_name,
     wnid_of,
 )
 from diver_trt.errors import DatasetError, shown
@@ -39,7 +40,7 @@ def require_printable(path: Path) -> None:
         )
 
 
-def is_index(folder: Path) -> bool:
+def is_index(folder: PurePath) -> bool:
     """Return whether a folder's name is a class index."""
     return bool(_INDEX.fullmatch(without_bom(folder.name)))
 
@@ -125,32 +126,20 @@ class ClassNames:
         return f"{self._class_map.name} names {few}{more}. Correct it, or rename the folder."
 
 
-def plain_name(name: str) -> str:
-    """Return a name regardless of case, `_` and Unicode form, as names are compared."""
-    composed = unicodedata.normalize("NFC", without_bom(name)).strip().replace("_", " ").casefold()
-    # Case folding may decompose again:
-    # https://docs.python.org/3/howto/unicode.html#comparing-strings
-    return unicodedata.normalize("NFC", composed)
-
-
 def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: ModelClasses) -> int:
     wnid = without_bom(folder.name)
     if wnid not in class_map.names:
-        if bundle.num_classes != IMAGENET_CLASSES:
+        if not is_imagenet(bundle):
             raise DatasetError(
-                f"{folder}: is a wnid of ImageNet, but the model has {bundle.num_classes} classes; "
-                "use a model of ImageNet-1K"
+                f"{folder}: is a wnid of ImageNet, but the model has {other_classes(bundle)}; use "
+                "a model of ImageNet-1K"
             )
         if wnid not in imagenet_wnids():
             raise DatasetError(
                 f"{folder}: is not a wnid of ImageNet-1K; expected one of its 1000 classes"
             )
     known = zip(class_map.names, class_map.labels, strict=True)
-    matches = [
-        i
-        for i, (name, label) in enumerate(known)
-        if wnid in (name, wnid_of(label, bundle.num_classes))
-    ]
+    matches = [i for i, (name, label) in enumerate(known) if wnid in (name, wnid_of(label, bundle))]
     if len(matches) != 1:
         problem = "occurs twice in" if matches else "is not among the classes of"
         raise DatasetError(

@@ -14,6 +14,7 @@ from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
     ModelClasses,
+    is_imagenet,
     load_class_map,
     numbering_needed,
     subset_needed,
@@ -95,18 +96,13 @@ def read_class_folders(
     numbers = are_indices(folders, _may_be_class)
     numbered = [folder for folder in folders if is_index(folder)]
     # Ten folders `0` to `9` may be any subset: each method has an order of its own.
-    if (
-        numbers
-        and classes is None
-        and bundle.num_classes == IMAGENET_CLASSES
-        and len(numbered) < IMAGENET_CLASSES
-    ):
+    if numbers and classes is None and is_imagenet(bundle) and len(numbered) < IMAGENET_CLASSES:
         raise DatasetError(subset_needed(root, f"has {len(numbered)} index folders"))
-    class_map = load_class_map(classes or "model", bundle.num_classes, bundle.class_names)
+    class_map = load_class_map("model" if classes is None else classes, bundle)
     if {folder.name for folder in numbered} <= set(class_map.names):
         numbers = False  # these numbers are names in the map, not indices
     found = _by_index(folders, class_map, bundle, numbers, left_out)
-    if classes is None and bundle.num_classes == IMAGENET_CLASSES and len(found) < IMAGENET_CLASSES:
+    if classes is None and is_imagenet(bundle) and len(found) < IMAGENET_CLASSES:
         raise DatasetError(numbering_needed(root, found.keys()))
     files = {index: _image_files(found[index], left_out) for index in sorted(found)}
     return ClassFolders(

@@ -18,6 +18,7 @@ from diver_trt.distilled.class_map import (
     ClassMap,
     ModelClasses,
     imagenet_subsets,
+    is_imagenet,
     load_class_map,
     subset_needed,
     variant_of,
@@ -132,14 +133,12 @@ def _class_map(
     """Return the classes that the user, the file or its path names, or else the model's own."""
     # Ten numbered classes of a model of a thousand may be any subset, so one must be named.
     named = classes
-    if named is None and bundle.num_classes == IMAGENET_CLASSES and num_classes < IMAGENET_CLASSES:
+    if named is None and is_imagenet(bundle) and num_classes < IMAGENET_CLASSES:
         named = tensors.classes or subset_of_path(tensors.path)
         if named is None:
             raise DatasetError(subset_needed(tensors.path, f"has {num_classes} classes"))
     return load_class_map(
-        variant_of(named, tensors.format.name) if named else "model",
-        bundle.num_classes,
-        bundle.class_names,
+        "model" if named is None else variant_of(named, tensors.format.name), bundle
     )
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID
-from diver_trt.distilled.folder_names import plain_name
+from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID, plain_name
 from diver_trt.errors import DatasetError, shown
 from diver_trt.tensors import describe
 
@@ -65,6 +64,15 @@ class ImageSet:
         """Number of classes."""
         return int(self.labels.max()) + 1 if self.names is None else len(self.names)
 
+    def renumbered(self, occurring: NDArray[np.int64]) -> ImageSet:
+        """Return the set with classes numbered from 0.
+
+        Args:
+            occurring: The number of each class as it is now, sorted: [classes] int64.
+        """
+        names = None if self.names is None else tuple(self.names[number] for number in occurring)
+        return replace(self, labels=np.searchsorted(occurring, self.labels), names=names)
+
     def sha256(self) -> str:
         """Return a hash of the images in their order, and of the class of each."""
         digest = hashlib.sha256(f"{self.images.shape}\n".encode())
@@ -84,7 +92,8 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
         test: The test set.
 
     Raises:
-        DatasetError: If a class of one set is not in the other, or the sides differ.
+        DatasetError: If a class of one set is not in the other, two classes have one name, or the
+            sides differ.
     """
     if train.side != test.side:
         raise DatasetError(
@@ -92,7 +101,12 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
             "both at one size."
         )
     if train.names is not None and test.names is not None:
-        _require_same(name, _occurring(train), _occurring(test))
+        ours, theirs = _occurring(train), _occurring(test)
+        _require_same(name, [*ours.values()], [*theirs.values()])
+        if ours == theirs:
+            return replace(train, names=test.names)
+        _require_distinct(name, ours)
+        _require_distinct("the test set", theirs)
         number = {plain_name(class_name): i for i, class_name in enumerate(test.names)}
         renumbered = np.array([number.get(plain_name(one), -1) for one in train.names], np.int64)
         return replace(train, labels=renumbered[train.labels], names=test.names)
@@ -115,9 +129,22 @@ def _require_known_order(name: str, train: ImageSet, test: ImageSet) -> None:
         )
 
 
-def _occurring(images: ImageSet) -> list[str]:
+def _occurring(images: ImageSet) -> dict[int, str]:
     assert images.names is not None, "asked only where there are names"
-    return [images.names[label] for label in np.unique(images.labels)]
+    return {int(label): images.names[label] for label in np.unique(images.labels)}
+
+
+def _require_distinct(name: str, classes: dict[int, str]) -> None:
+    """Refuse classes that share a name, where classes are matched by name."""
+    first: dict[str, int] = {}
+    for index, class_name in classes.items():
+        other = first.setdefault(plain_name(class_name), index)
+        if other != index:
+            raise DatasetError(
+                f"{name}: classes {other} and {index} are both {shown(class_name)}, expected "
+                "different names, by which classes are matched. Correct --classes, or name the "
+                "test images' folders by number."
+            )
 
 
 def _require_same(name: str, found: list[str], expected: list[str]) -> None:

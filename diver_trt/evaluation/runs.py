@@ -22,6 +22,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 from diver_trt._version import __version__
 from diver_trt.errors import MissingExtraError, UsageError, shown
 from diver_trt.evaluation.architectures import Architecture, find_architecture
@@ -34,7 +36,7 @@ from diver_trt.manifest import TOOL
 from diver_trt.records import Tool
 from diver_trt.structs import dump
 
-SAME_RUNS_SINCE = 1
+SAME_RUNS_SINCE = 2
 """Part of every run's key. A change of the training raises it: earlier runs are then not reused."""
 
 
@@ -43,7 +45,8 @@ class Plan:
     """What is evaluated.
 
     Attributes:
-        train: The training sets by name, with the test set's classes (`plan_evaluation`).
+        train: The training sets by name, with the test set's classes, numbered from 0
+            (`plan_evaluation`).
         test: The test set.
         architectures: What is trained.
         protocol: How.
@@ -149,8 +152,12 @@ def plan_evaluation(
     require_packages(found)
     for architecture in found:
         architecture.require(test.side)
+    same = {name: matched(name, images, test) for name, images in train.items()}
+    # Numbers may have gaps, which would count as classes that networks have outputs for.
+    occurring = np.unique(test.labels)
+    test = test.renumbered(occurring)
     return Plan(
-        train={name: matched(name, images, test) for name, images in train.items()},
+        train={name: images.renumbered(occurring) for name, images in same.items()},
         test=test,
         architectures=found,
         protocol=find_protocol(protocol) if isinstance(protocol, str) else protocol,

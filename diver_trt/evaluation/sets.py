@@ -1,13 +1,14 @@
 """Reading training and test sets: anything that `recover` reads or writes, without a model.
 
-A set's classes are named by what it says of them itself: its folders, its manifest, or the ImageNet
-subset that its path or `--classes` names. Otherwise they are numbers.
+A set's classes are named by what it states of them itself: its folders, its manifest, or the class
+map that `--classes` or a file of tensors names (`diver_trt.evaluation.namings`). Otherwise they are
+numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
 from diver_trt.digits import find_source
 from diver_trt.distilled.arrays import Tensors, read_tensors
-from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID, imagenet_wnids
+from diver_trt.distilled.class_map import IMAGENET_CLASSES, Classes, imagenet_wnids, load_class_map
 from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.folders import own_classes
@@ -24,22 +25,11 @@ from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError, UsageError
 from diver_trt.evaluation.image_set import ImageSet
+from diver_trt.evaluation.namings import Names, are_wnids, folder_names, namings, shared
 from diver_trt.manifest import open_recovered
 from diver_trt.pixels import square
 
-Names = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Owner:
-    """Whose classes a set has (`ModelClasses`): its own, or those of ImageNet-1K."""
-
-    num_classes: int
-    class_names: Names | None = None
-    model_id: str = "an evaluation"
-
-
-_IMAGENET = _Owner(IMAGENET_CLASSES)
+_IMAGENET = Classes(IMAGENET_CLASSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +38,17 @@ class ListedSet:
 
     Attributes:
         dataset: The images and the class of each.
-        names: Name of each class, or None where classes are numbers.
+        namings: The ways in which its classes are named, the preferred one first; none where they
+            are numbers.
     """
 
     dataset: Dataset
-    names: Names | None
+    namings: tuple[Names, ...] = ()
+
+    @property
+    def names(self) -> Names | None:
+        """Name of each class in the preferred way, or None."""
+        return self.namings[0] if self.namings else None
 
     @property
     def side(self) -> int:
@@ -80,7 +76,7 @@ def read_sets(
     test: Path,
     *,
     side: int | None = None,
-    classes: str | None = None,
+    options: ReadOptions | None = None,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Sets:
     """Read training sets and a test set at one size.
@@ -91,21 +87,23 @@ def read_sets(
     Args:
         train: Folders or files by name.
         test: A folder or file.
-        side: Side in pixels; None is the smallest shorter side of the training images. Images are
-            cropped to their central square and resized bicubically.
-        classes: The ImageNet subset of sets with numbered classes (`load_class_map`).
+        side: Side in pixels; None is the shorter side of each training set's first image, the
+            smallest of them. Images are cropped to their central square and resized bicubically.
+        options: What the user states of the training sets that are not recovered ones; the class
+            map is that of every set whose classes are numbers.
         on_progress: Receives what is read, how many images are, and of how many.
 
     Raises:
         DatasetError: If a set cannot be read.
-        UsageError: If the size is out of range, or `classes` is unknown.
+        UsageError: If the size is out of range, or the class map is unknown.
     """
-    listed = {name: list_set(path, classes) for name, path in train.items()}
+    options = options or ReadOptions()
+    listed = {name: list_set(path, options) for name, path in train.items()}
     wanted = side or min(one.side for one in listed.values())
     if not 1 <= wanted <= MAX_SIDE:
         raise UsageError(f"--image-size {wanted}: expected a whole number from 1 to {MAX_SIDE}")
+    listed, tested = _agreed(listed, list_set(test, ReadOptions(options.classes)))
     known = {name for one in listed.values() for name in one.names or ()}
-    tested = list_set(test, classes)
     left_out = _left_out(tested, known)
     notes = [
         f"{path}: {note}"
@@ -119,6 +117,8 @@ def read_sets(
         f"{_first(one.names or tested.names or ())}"
         for name, one in listed.items()
         if (one.names is None) != (tested.names is None)
+        # Those are refused when they are matched.
+        and not are_wnids(one.names or tested.names or ())
     ]
     return Sets(
         train={name: _load(one, wanted, name, on_progress) for name, one in listed.items()},
@@ -127,71 +127,99 @@ def read_sets(
     )
 
 
-def list_set(path: Path, classes: str | None = None) -> ListedSet:
+def list_set(path: Path, options: ReadOptions | None = None) -> ListedSet:
     """Detect the format of a set and list its images.
 
     Args:
         path: A folder of class folders, a file of tensors, a folder of such files, or a recovered
             dataset; `digits` are the distilled digits that come with diver-trt.
-        classes: The ImageNet subset of a set with numbered classes (`load_class_map`), or None.
+        options: What the user states of it.
 
     Raises:
         DatasetError: If it cannot be read.
-        UsageError: If `classes` is unknown.
+        UsageError: If the class map is unknown.
     """
+    options = options or ReadOptions()
     path = find_source(path)
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
     if folder := recovered_folder(path):
-        return _list_recovered(folder)
+        return _list_recovered(folder, options.classes)
     if files := find_tensor_files(path):
-        parts = [read_tensors(file, ReadOptions(classes=classes)) for file in files]
-        options = ReadOptions(classes=classes or _subset(parts[0]))
+        parts = [read_tensors(file, options) for file in files]
+        if options.classes is None:
+            options = replace(options, classes=_subset(parts[0]))
         count = max(part.labels.num_classes for part in parts)
-        return _listed(path, options, _Owner(count))
+        return _listed(path, options, Classes(count))
     own = own_classes(path)
     if own.names is None:
-        return _listed(path, ReadOptions(classes=classes), _Owner(own.count))
-    return ListedSet(read_dataset(path, _Owner(own.count, own.names)), own.names)
+        return _listed(path, options, Classes(own.count))
+    dataset = read_dataset(path, Classes(own.count, own.names), replace(options, classes=None))
+    return ListedSet(dataset, (own.names,))
 
 
 def _subset(tensors: Tensors) -> str | None:
     return tensors.classes or subset_of_path(tensors.path)
 
 
-def _listed(path: Path, options: ReadOptions, numbers: _Owner) -> ListedSet:
-    """List a set with numbered classes, which `options` may name as a subset of ImageNet."""
+def _listed(path: Path, options: ReadOptions, numbers: Classes) -> ListedSet:
+    """List a set with numbered classes, whose class map `options` may name."""
     if options.classes is None:
-        return ListedSet(read_dataset(path, numbers), None)
+        return ListedSet(read_dataset(path, numbers, options))
     dataset = read_dataset(path, _IMAGENET, options)
-    labels = dataset.labels
     wnids = imagenet_wnids()
-    names = (wnids[labels[i]] if i in labels else "" for i in range(max(labels) + 1))
-    return ListedSet(dataset, tuple(names))
+    of_map = load_class_map(options.classes, _IMAGENET).names
+    return ListedSet(
+        dataset,
+        namings(
+            (
+                {index: of_map[index] for index in dataset.labels},
+                {index: wnids[label] for index, label in dataset.labels.items()},
+            )
+        ),
+    )
 
 
-def _list_recovered(path: Path) -> ListedSet:
-    classes = open_recovered(path).manifest.classes
+def _list_recovered(path: Path, classes: str | None) -> ListedSet:
+    """List a recovered set, which has its model's names and those of the distilled images."""
+    manifest = open_recovered(path).manifest
     # The manifest has every class of the model that occurs, and that is all that is needed here.
-    of_imagenet = any(entry.wnid for entry in classes)
-    owner = _IMAGENET if of_imagenet else _Owner(MAX_CLASSES)
-    found = {entry.index: entry.wnid or entry.name for entry in classes}
-    if not all(found.values()):
-        return ListedSet(read_dataset(path, owner), None)
-    names = tuple(found.get(index) or "" for index in range(max(found) + 1))
-    return ListedSet(read_dataset(path, owner), names)
+    of_imagenet = any(entry.wnid for entry in manifest.classes)
+    dataset = read_dataset(path, _IMAGENET if of_imagenet else Classes(MAX_CLASSES))
+    found = [
+        {entry.index: entry.wnid or entry.name for entry in manifest.classes},
+        folder_names(manifest),
+    ]
+    if classes is not None:
+        of_map = dict(enumerate(load_class_map(classes, Classes(MAX_CLASSES)).names))
+        found.insert(0, {index: of_map.get(index) for index in dataset.labels})
+    return ListedSet(dataset, namings(found))
+
+
+def _agreed(
+    listed: Mapping[str, ListedSet], tested: ListedSet
+) -> tuple[dict[str, ListedSet], ListedSet]:
+    """Return the sets with the one naming each by which they agree with the test set, if any."""
+    for theirs in tested.namings:
+        found = {name: shared(one.namings, theirs) for name, one in listed.items()}
+        if all(found[name] or not one.namings for name, one in listed.items()):
+            break
+    else:
+        # The first naming of the test set, and of each set that does not agree with it.
+        theirs = tested.namings[0] if tested.namings else ()
+        found = {name: shared(one.namings, theirs) for name, one in listed.items()}
+    chosen = {
+        name: replace(one, namings=(names,)) if (names := found[name]) else one
+        for name, one in listed.items()
+    }
+    return chosen, replace(tested, namings=(theirs,)) if theirs else tested
 
 
 def _left_out(tested: ListedSet, known: Collection[str]) -> set[int]:
     """Return the indices of a test set's wnids that no training set has."""
-    if not known or not _has_wnids(tested) or not {*known} <= {*(tested.names or ())}:
+    if not known or not are_wnids(tested.names or ()) or not {*known} <= {*(tested.names or ())}:
         return set()
     return {i for i, name in enumerate(tested.names or ()) if name and name not in known}
-
-
-def _has_wnids(listed: ListedSet) -> bool:
-    names = [name for name in listed.names or () if name]
-    return bool(names) and all(map(WNID.fullmatch, names))
 
 
 def _first(names: Names) -> str:
@@ -215,7 +243,7 @@ def _load(
         images[i] = square(pixels, side, dataset.images.name(sample.position))
         on_progress(f"reading {what}", i + 1, len(samples))
     indices = [sample.index for sample in samples]
-    if names is not None and _has_wnids(listed):
+    if names is not None and are_wnids(names):
         # Numbered anew, so that networks have no outputs for the rest of ImageNet. Wnids are always
         # matched by name.
         occurring = sorted({*indices})

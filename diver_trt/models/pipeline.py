@@ -24,11 +24,15 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
         ExportError: If there is none, or it is of another kind.
     """
     index = files.read_json(INDEX, "expected a diffusers pipeline directory, a hub name or a file")
-    if (found := index.get("_class_name")) != kind:
+    found = index.get("_class_name")
+    if found != kind and found in (DIT, STABLE_DIFFUSION):
+        raise ExportError(
+            f"{files.where()}: holds a {found}, but --base asks for a {kind}; leave --base out"
+        )
+    if found != kind:
         raise ExportError(
             f"{files.where()}: holds a {shown(str(found))}, expected a {DIT} (class-conditional) "
             f"or a {STABLE_DIFFUSION} with a UNet and one text encoder"
-            + (f"; --base asks for a {kind}" if found in (DIT, STABLE_DIFFUSION) else "")
         )
     return index
 

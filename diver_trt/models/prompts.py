@@ -87,7 +87,7 @@ def prompts_from_options(
     Raises:
         UsageError: If they contradict each other, or a file cannot be read.
     """
-    names = _class_names(classes or IMAGENET)
+    names = _class_names(IMAGENET if classes is None else classes)
     if file is not None and template is not None:
         raise UsageError("--prompt and --prompts exclude each other: give a template or a file")
     if template is not None and NAME not in template:
@@ -121,21 +121,11 @@ def refuse_prompts(prompts: Prompts | None, source: str) -> None:
         )
 
 
-def imagenet_names() -> tuple[str, ...]:
-    """Return the name of each class of ImageNet-1K, in the order of its labels.
-
-    They are WordNet's synonyms, "tench, Tinca tinca". WordNet calls two of the classes "crane";
-    here they are "crane bird" and "construction crane".
-    """
-    # Imported here: it brings eight modules, which `--help` would load for nothing.
-    from importlib.resources import files
-
-    text = (files("diver_trt.models") / "imagenet_names.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
-
 def _class_names(stated: str) -> tuple[str, ...]:
     if stated == IMAGENET:
+        # Imported here: it brings modules that `--help` would load for nothing.
+        from diver_trt.distilled.class_map import imagenet_names
+
         return imagenet_names()
     if (path := Path(stated)).is_file():
         return _lines(path)
@@ -161,7 +151,8 @@ def _lines(path: Path) -> tuple[str, ...]:
         raise UsageError(f"{shown(str(path))}: cannot be read as UTF-8 text ({cause})") from cause
     if len(data) > _MAX_BYTES:
         raise UsageError(f"{shown(str(path))}: has more than {_MAX_BYTES:,} bytes")
-    lines = [line.strip() for line in text.rstrip().splitlines()]
+    # Not `splitlines`, which also splits at characters that a name may hold, such as U+2028.
+    lines = [line.strip() for line in text.rstrip().replace("\r\n", "\n").split("\n")]
     if "" in lines:
         raise UsageError(
             f"{shown(str(path))}: line {lines.index('') + 1} is blank; "

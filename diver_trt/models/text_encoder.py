@@ -42,8 +42,8 @@ def embedded_prompts(
         A table [classes + 1, S * E] float32, the number `S` of tokens, and notes on what was found.
 
     Raises:
-        ExportError: If the encoder or the tokenizer cannot be read, or a prompt has more tokens
-            than the encoder reads.
+        ExportError: If the encoder or the tokenizer cannot be read, a prompt has more tokens than
+            the encoder reads, or two classes have prompts of the same tokens.
         MissingExtraError: If transformers is not installed.
     """
     tokenizer = _load_tokenizer(tokenizer_files)
@@ -55,16 +55,23 @@ def embedded_prompts(
             "the tokenizer that it was trained with."
         )
     tokens: int = encoder.config.max_position_embeddings
-    rows = []
+    rows, classes = [], dict[tuple[int, ...], int]()
     texts = prompts.stored
     for first in range(0, len(texts), _AT_ONCE):
         some = list(texts[first : first + _AT_ONCE])
         coded = tokenizer(some, padding="max_length", max_length=tokens)
-        for text, ids in zip(some, coded["input_ids"], strict=True):
+        for label, (text, ids) in enumerate(zip(some, coded["input_ids"], strict=True), first):
             if len(ids) > tokens:
                 raise ExportError(
                     f"the prompt {shown(repr(text))} has {len(ids)} tokens, "
                     f"the model reads {tokens}. Shorten it."
+                )
+            # CLIP's tokenizer drops case and repeated spaces, so texts that differ may be one.
+            other = classes.setdefault(tuple(ids), label) if label < len(prompts.names) else label
+            if other != label:
+                raise ExportError(
+                    f"classes {other} and {label} have prompts that the model reads alike, "
+                    f"{shown(repr(texts[other]))} and {shown(repr(text))}. Give each its own."
                 )
         # Some encoders were trained with the padding masked, which their configuration states.
         masked = getattr(encoder.config, "use_attention_mask", False)

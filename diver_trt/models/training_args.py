@@ -22,6 +22,9 @@ VELOCITY = ("velocity", "v", "flow", "rectified_flow", "flow_matching")
 CLASS_COUNTS = (10, 100, 200, 365, 1000, 21_841)
 """Classes of common data sets: a label table with exactly so many rows has no null class."""
 
+REPA_SETTINGS = ("proj_coeff", "encoder_depth")
+"""Settings of REPA's trainer that SiT's does not have."""
+
 _PREDICTIONS = (
     "prediction",
     "predict",
@@ -152,7 +155,7 @@ def check_base(
         stated: Whether the user states that it is one of them.
 
     Returns:
-        A note on what is assumed, or None where the file or the user states it.
+        A note on what is assumed or doubtful, or None where the file or the user states it.
 
     Raises:
         ExportError: If the settings, or the path of a file that is not stated, name something else.
@@ -165,6 +168,15 @@ def check_base(
                     f"{shown(str(path))}: its training settings have {key}={shown(repr(value))}, "
                     f"{reason}. Export a {title} that was trained with {title}'s own settings."
                 )
+    if training.is_flow and states_velocity(args):
+        of_repa = any(key in args for key in REPA_SETTINGS)
+        if of_repa != training.has_projectors:
+            verb, meant = ("have", "repa") if of_repa else ("lack", "sit")
+            return (
+                f"its training settings state a velocity and {verb} those of REPA "
+                f"({', '.join(REPA_SETTINGS)}): is --base {meant} meant? Their times and "
+                "velocities run in opposite directions"
+            )
     # A flow is loaded as one only where the user, the settings or the tensors state it.
     if (
         stated

@@ -157,11 +157,10 @@ class Job:
 
     def files(self) -> dict[str, str]:
         """Return where each sample of the whole dataset goes, by key."""
-        count = self.bundle.num_classes
         return image_paths(
             self.layout,
             (
-                (sample.key, sample.label, wnid_of(sample.label, count))
+                (sample.key, sample.label, wnid_of(sample.label, self.bundle))
                 for sample in self.dataset.samples
             ),
         )
@@ -176,7 +175,7 @@ class Job:
             soft_label_sha256=_sha256(soft_label(sample.position)) if soft_label else None,
             index=sample.index,
             label=sample.label,
-            wnid=wnid_of(sample.label, self.bundle.num_classes),
+            wnid=wnid_of(sample.label, self.bundle),
         )
         return storable(dump(entry))  # type: ignore[no-any-return]
 
@@ -191,13 +190,13 @@ class Job:
 
     def classes(self) -> list[dict[str, Any]]:
         """Return the manifest's entry of each class that occurs."""
-        names, count = self.bundle.class_names, self.bundle.num_classes
+        names = self.bundle.class_names
         classes = [
             ClassEntry(
                 index=index,
                 label=label,
-                wnid=wnid_of(label, count),
-                imagenet_index=label if wnid_of(label, count) else None,
+                wnid=(wnid := wnid_of(label, self.bundle)),
+                imagenet_index=label if wnid else None,
                 name=names[label] if names else None,
             )
             for index, label in self.dataset.labels.items()

@@ -165,7 +165,7 @@ def recover(
     require_engine(engine)
     check_ray(ray, workers)
     reading = ReadOptions(classes, format, normalisation, collage)
-    part, number = Shard.parse(shard) if shard else None, checked_seed(seed)
+    part, number = None if shard is None else Shard.parse(shard), checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
@@ -173,11 +173,19 @@ def recover(
         bundle
         if isinstance(bundle, Bundle)
         else Bundle.open(
-            bundle or default_bundle(), on_note=watch.notes.say, on_progress=on_progress
+            default_bundle() if bundle is None else bundle,
+            on_note=watch.notes.say,
+            on_progress=on_progress,
         )
     )
     # Raises for a recipe that the model's layout and process do not allow.
     watch.start = _start(Schedule(model.process, settings, model.layout))
+    if settings.inherit_step is not None and settings.inherit_step > settings.start_step:
+        watch.notes.doubt(
+            f"warning: distilled latents are lifted to the level of step {settings.inherit_step}, "
+            f"but sampling starts at step {settings.start_step}, which takes less noise: the rest "
+            "may stay in the images"
+        )
 
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
     _check_output(dataset, model, target, laid_out)
@@ -213,7 +221,7 @@ def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout
     require_apart(output, dataset.root, "the input")
     require_apart(output, bundle.path, "the bundle")
     layout.require()
-    layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle.num_classes))
+    layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle))
 
 
 def _recover(

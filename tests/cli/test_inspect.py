@@ -43,6 +43,19 @@ def test_inspect_recognises_a_bundle_a_dataset_and_a_recovered_dataset(
     assert "no such file or folder" in fails(run("inspect", tmp_path / "missing"))
 
 
+def test_options_of_another_kind_are_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
+    run("recover", few, tmp_path / "out", *QUICK)
+    sheet = ("--contact-sheet", tmp_path / "sheet.png")
+    for arguments in (
+        (digits.path, *sheet),
+        (tmp_path / "out", *sheet),
+        (tmp_path / "out", "--collage", "3"),
+        (few, "--memory-budget", "2GB"),
+    ):
+        assert "does not apply to" in fails(run("inspect", *arguments), code=2)
+    assert not (tmp_path / "sheet.png").exists()
+
+
 @pytest.mark.parametrize(
     ("field", "value", "found"),
     [

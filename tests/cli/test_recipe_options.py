@@ -40,6 +40,18 @@ pytestmark = pytest.mark.slow
             ("--start-step", "matched", "--inherit-step", "30"),
             {"start_step": 30, "inherit_step": 30, "window": [40, 25]},
         ),
+        # A preset that starts at the level that it inherits keeps doing so.
+        (("--preset", "matched", "--inherit-step", "40"), {"start_step": 40, "inherit_step": 40}),
+        (("--preset", "matched", "--start-step", "30"), {"start_step": 30, "inherit_step": 30}),
+        (
+            ("--preset", "level", "--inherit-snr", "0.13"),
+            {"start_step": 33, "inherit_step": 33, "window": [40, 16]},
+        ),
+        (
+            ("--preset", "level", "--inherit-step", "30", "--start-step", "35"),
+            {"start_step": 35, "inherit_step": 30},
+        ),
+        (("--preset", "paper", "--inherit-step", "40"), {"start_step": 50, "inherit_step": 40}),
         (
             ("--cfg-scale", "1.5", "--cfg-channels", "4", "--sigma", "marginal"),
             {"cfg_scale": 1.5, "cfg_channels": 4, "sigma": "marginal"},
@@ -79,7 +91,8 @@ def test_every_setting_reaches_the_manifest(
             ("--no-guidance", "--gamma", "0.2"),
             "--no-guidance and --gamma 0.2 contradict each other",
         ),
-        (("--no-inheritance", "--start-step", "matched"), "start_step is None"),
+        (("--no-inheritance", "--start-step", "matched"), "no level is inherited that"),
+        (("--window-snr", "0.32:0.325"), "both levels are nearest to step 25 of 50"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_wrong_usage(
@@ -94,3 +107,8 @@ def test_scaled_settings_are_printed(few: Path, tmp_path: Path) -> None:
     printed = "--steps 10: --inherit-step 5, --window 8:5, as paper has them among 50"
     assert f"diver-trt: {printed}" in result.stderr
     assert "as paper has them" not in run("recover", few, tmp_path / "b", *QUICK).stderr
+
+
+def test_a_preset_that_follows_says_so(few: Path, tmp_path: Path) -> None:
+    result = run("recover", few, tmp_path / "out", "--preset", "matched", "--inherit-step", "40")
+    assert "--start-step 40: matched starts at the level that it inherits" in result.stderr

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids, load_class_map, wnid_of
+from diver_trt.distilled.class_map import (
+    Classes,
+    imagenet_names,
+    imagenet_subsets,
+    imagenet_wnids,
+    is_imagenet,
+    load_class_map,
+    wnid_of,
+)
 from diver_trt.errors import DatasetError, UsageError
 
 
@@ -24,14 +32,14 @@ def test_every_subset_names_classes_of_imagenet() -> None:
 
 
 def test_imagewoof_keeps_the_methods_order_which_is_not_sorted() -> None:
-    woof = load_class_map("imagewoof", 1000, None)
+    woof = load_class_map("imagewoof", Classes(1000))
     assert woof.labels == (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)
     assert woof.names[0] == "n02096294"
     assert list(woof.labels) != sorted(woof.labels)
 
 
 def test_the_models_own_classes() -> None:
-    own = load_class_map("model", 3, ("cat", "dog", "owl"))
+    own = load_class_map("model", Classes(3, ("cat", "dog", "owl")))
     assert own.labels == (0, 1, 2)
     assert own.names == ("cat", "dog", "owl")
 
@@ -50,14 +58,14 @@ def test_a_file_gives_labels_in_its_own_order(
 ) -> None:
     path = tmp_path / "classes.txt"
     path.write_text(text)
-    found = load_class_map(str(path), 10, None)
+    found = load_class_map(str(path), Classes(10))
     assert (found.labels, found.names) == (labels, names)
 
 
 def test_a_file_may_name_wnids(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("n02099601\ngolden n01440764\n")
-    assert load_class_map(str(path), 1000, None).labels == (207, 0)
+    assert load_class_map(str(path), Classes(1000)).labels == (207, 0)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +90,13 @@ def test_a_file_that_does_not_fit_the_model_is_refused(
     path = tmp_path / "classes.txt"
     path.write_text(text)
     with pytest.raises(DatasetError, match=message):
-        load_class_map(str(path), 10, None)
+        load_class_map(str(path), Classes(10))
 
 
 def test_a_message_quotes_the_start_of_a_long_label(tmp_path: Path) -> None:
     (tmp_path / "map").write_text("x" * 10_000)
     with pytest.raises(DatasetError, match=r"map: found 'x{199}…; expected a class of the model"):
-        load_class_map(str(tmp_path / "map"), 10, None)
+        load_class_map(str(tmp_path / "map"), Classes(10))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_byte_order_marks_and_line_ends_mean_nothing(
     mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
     text = mark + newline.join((*lines, ""))
     (tmp_path / "classes.txt").write_bytes(text.encode(encoding))
-    found = load_class_map(str(tmp_path / "classes.txt"), 10, None)
+    found = load_class_map(str(tmp_path / "classes.txt"), Classes(10))
     assert (found.labels, found.names) == (labels, names)
 
 
@@ -123,7 +131,7 @@ def test_a_path_that_a_manifest_cannot_hold_is_refused(tmp_path: Path) -> None:
     for name in ("c\nx", "c\udcff"):
         (tmp_path / name).write_text("1\n")
         with pytest.raises(DatasetError, match=r"the path cannot be printed") as caught:
-            load_class_map(str(tmp_path / name), 10, None)
+            load_class_map(str(tmp_path / name), Classes(10))
         assert str(caught.value).isprintable()
 
 
@@ -131,13 +139,13 @@ def test_a_file_that_is_too_long_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "map").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(DatasetError, match="is longer than 16,777,216 bytes"):
-        load_class_map(str(tmp_path / "map"), 10, None)
+        load_class_map(str(tmp_path / "map"), Classes(10))
 
 
 def test_a_file_that_is_not_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match="cannot be read as text"):
-        load_class_map(str(tmp_path / "classes.txt"), 10, None)
+        load_class_map(str(tmp_path / "classes.txt"), Classes(10))
 
 
 def test_unknown_maps_and_wrong_models_are_refused() -> None:
@@ -146,13 +154,29 @@ def test_unknown_maps_and_wrong_models_are_refused() -> None:
         match="--classes imagefruits: neither a file nor a known subset; expected a file, model, "
         "imagenette",
     ):
-        load_class_map("imagefruits", 1000, None)
+        load_class_map("imagefruits", Classes(1000))
     with pytest.raises(
         DatasetError, match="imagewoof is a subset of ImageNet-1K, but the model has 10 classes"
     ):
-        load_class_map("imagewoof", 10, None)
+        load_class_map("imagewoof", Classes(10))
 
 
 def test_only_models_of_imagenet_have_wnids() -> None:
-    assert wnid_of(207, 1000) == "n02099601"
-    assert wnid_of(7, 10) is None
+    assert wnid_of(207, Classes(1000)) == "n02099601"
+    assert wnid_of(7, Classes(10)) is None
+
+
+def test_a_thousand_classes_are_imagenets_only_by_its_names() -> None:
+    names = imagenet_names()
+    assert len(names) == 1000
+    first_synonyms = [name.split(",")[0].upper().replace(" ", "_") for name in names]
+    numbers = [f"LABEL_{i}" for i in range(1000)]
+    for own in (None, names, first_synonyms, imagenet_wnids(), numbers, [names[0], *numbers[1:]]):
+        assert is_imagenet(Classes(1000, own))
+        assert wnid_of(207, Classes(1000, own)) == "n02099601"
+    others = [f"{i} of a thousand" for i in range(1000)]
+    for own in (sorted(names), others, [*names[:400], *others[400:]]):
+        assert not is_imagenet(Classes(1000, own))
+        assert wnid_of(207, Classes(1000, own)) is None
+    with pytest.raises(DatasetError, match="the model has other classes"):
+        load_class_map("imagewoof", Classes(1000, others))

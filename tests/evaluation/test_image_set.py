@@ -82,3 +82,20 @@ def test_the_hash_depends_on_pixels_labels_and_order() -> None:
     others = {plain([0, 2, 1]).sha256(), plain([0, 1, 2], side=8).sha256()}
     changed = ImageSet(first.images + np.uint8(1), first.labels)
     assert len({first.sha256(), changed.sha256(), *others}) == 4
+
+
+def test_classes_of_one_name_are_matched_by_number_or_refused() -> None:
+    repeated = ("coat", "bag", "coat")
+    found = matched("mine", plain([0, 1, 2], repeated), plain([2, 1, 0], repeated))
+    assert found.labels.tolist() == [0, 1, 2]
+    with pytest.raises(DatasetError, match=r"^mine: classes 0 and 2 are both coat"):
+        matched("mine", plain([0, 1, 2], repeated), plain([0, 1], ("bag", "Coat")))
+    with pytest.raises(DatasetError, match=r"^the test set: classes 0 and 2 are both coat"):
+        matched("mine", plain([0, 1], ("bag", "Coat")), plain([0, 1, 2], repeated))
+
+
+def test_numbers_with_gaps_are_numbered_anew() -> None:
+    found = plain([0, 117, 182, 117]).renumbered(np.array([0, 117, 182]))
+    assert (found.labels.tolist(), found.classes) == ([0, 1, 2, 1], 3)
+    named = plain([1, 3], ("", "bag", "", "coat")).renumbered(np.array([1, 3]))
+    assert (named.labels.tolist(), named.names) == ([0, 1], ("bag", "coat"))

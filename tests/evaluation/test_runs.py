@@ -247,3 +247,17 @@ def test_a_file_in_place_of_the_journal_is_refused(
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file, expected a folder"):
         evaluate({"a": train}, held_out, architectures=["mlp"], journal=tmp_path / "file")
+
+
+def test_gaps_between_numbers_are_not_classes(train: ImageSet, held_out: ImageSet) -> None:
+    def spread(images: ImageSet) -> ImageSet:
+        return replace(images, labels=100 * images.labels + 1, names=None)
+
+    names, sets = ["mlp"], {"real": train}
+    dense = plan_evaluation(sets, held_out, architectures=names, protocol=MINIMAX, seeds=1)
+    sparse = plan_evaluation(
+        {"real": spread(train)}, spread(held_out), architectures=names, protocol=MINIMAX, seeds=1
+    )
+    assert (sparse.test.classes, sparse.train["real"].classes) == (10, 10)
+    assert sparse.train["real"].sha256() == dense.train["real"].sha256()
+    assert steps_of(sparse) == steps_of(dense)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DatasetError
 from diver_trt.evaluation.image_set import matched
 from diver_trt.evaluation.sets import list_set, read_sets
@@ -73,7 +74,7 @@ def test_numbered_tensors_of_a_subset_are_matched_by_wnid(tmp_path: Path, stated
     train = write_tensors(tmp_path / folder / "plain.npz", 10)
     test = write_folders(tmp_path / "val", FRUIT_WNIDS)
     classes = "imagefruit" if stated == "option" else None
-    sets = read_sets({"train": train}, test, classes=classes)
+    sets = read_sets({"train": train}, test, options=ReadOptions(classes))
     assert sets.train["train"].names == FRUIT_WNIDS
     found = matched("train", sets.train["train"], sets.test)
     # Grey levels follow the subset's order in both; labels follow the test set's sorted wnids.
@@ -118,6 +119,64 @@ def test_a_recovered_dataset_is_read_by_its_manifest(tmp_path: Path) -> None:
     assert ours.labels.tolist() == theirs.labels.tolist()
     assert ours.images.shape == theirs.images.shape
     assert ours.images.shape[1:] == (24, 24, 3)
+
+
+def write_map(path: Path, lines: str) -> str:
+    path.write_text(lines)
+    return str(path)
+
+
+def test_a_recovered_set_is_matched_by_the_folders_of_its_distilled_images(tmp_path: Path) -> None:
+    few = write_folders(tmp_path / "few", ("Cat", "dog", "red fox"))
+    classes = write_map(tmp_path / "classes.txt", "Cat 2\ndog 0\nred fox 1\n")
+    assert run("recover", few, tmp_path / "out", "--classes", classes, *QUICK).exit_code == 0
+    test = write_folders(tmp_path / "test", ("Red_Fox", "dog", "cat"))
+    sets = read_sets({"distilled": few, "recovered": tmp_path / "out"}, test)
+    found = {name: matched(name, one, sets.test) for name, one in sets.train.items()}
+    assert found["distilled"].labels.tolist() == found["recovered"].labels.tolist()
+    assert found["recovered"].names == ("Red_Fox", "cat", "dog")
+
+
+def test_a_class_map_has_names_of_its_own(tmp_path: Path) -> None:
+    classes = write_map(tmp_path / "cifar.txt", "airplane 404\nautomobile 817\nbird 10\n")
+    numbered = write_folders(tmp_path / "numbered", ("0", "1", "2"))
+    test = write_folders(tmp_path / "test", ("bird", "airplane", "automobile"))
+    sets = read_sets({"numbered": numbered}, test, options=ReadOptions(classes))
+    assert matched("numbered", sets.train["numbered"], sets.test).labels.tolist() == [
+        *(0, 0, 1, 1, 2, 2)
+    ]
+    by_wnid = write_folders(
+        tmp_path / "wnids", tuple(imagenet_wnids()[label] for label in (10, 404, 817))
+    )
+    sets = read_sets({"numbered": numbered}, by_wnid, options=ReadOptions(classes))
+    assert matched("numbered", sets.train["numbered"], sets.test).labels.tolist() == [
+        *(1, 1, 2, 2, 0, 0)
+    ]
+
+
+def test_a_map_that_names_a_class_twice_is_matched_by_number(tmp_path: Path) -> None:
+    numbered = write_folders(tmp_path / "numbered", ("0", "1", "2"))
+    classes = write_map(tmp_path / "map.txt", "0\n5\n0\n")
+    sets = read_sets({"numbered": numbered}, numbered, options=ReadOptions(classes))
+    assert matched("numbered", sets.train["numbered"], sets.test).labels.tolist() == [
+        *(0, 0, 1, 1, 2, 2)
+    ]
+
+
+def test_what_is_stated_of_training_sets_is_not_stated_of_test_images(tmp_path: Path) -> None:
+    collages = write_folders(tmp_path / "collages", ("coat", "bag"), side=32)
+    test = write_folders(tmp_path / "test", ("coat", "bag"))
+    sets = read_sets({"collages": collages}, test, options=ReadOptions(collage=2))
+    assert (len(sets.train["collages"].labels), len(sets.test.labels)) == (16, 4)
+    assert sets.test.side == 16
+
+
+def test_names_that_repeat_the_number_are_numbers(tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for digit in range(10):
+        shutil.copytree(DISTILLED / str(digit), few / str(digit))
+    run("recover", few, tmp_path / "out", *QUICK)
+    assert read_sets({"recovered": tmp_path / "out"}, DISTILLED).notes == ()
 
 
 def test_what_is_missing_or_empty_is_refused(tmp_path: Path) -> None:

@@ -234,6 +234,16 @@ def test_another_training_is_refused_by_name(
     assert complaint in str(error.value)
 
 
+def test_settings_of_the_other_flow_are_doubted(
+    base: str, original: OriginalDiT, random_pipeline: Path, tmp_path: Path
+) -> None:
+    path, other = tmp_path / "other.pt", "repa" if base == "sit" else "sit"
+    held = checkpoint(base, original)
+    held["args"] = argparse.Namespace(**SETTINGS[other], class_dropout_prob=0.1)
+    torch.save(held, path)
+    assert f"is --base {other} meant?" in " ".join(load(path, base, random_pipeline).notes)
+
+
 def test_projectors_make_a_sit_one_of_repa(random_pipeline: Path, tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save(checkpoint("repa", network("repa")), path)

@@ -291,6 +291,12 @@ def test_a_prompt_that_would_be_cut_is_refused(pipeline: Path) -> None:
         load_model(str(pipeline), prompts=long)
 
 
+def test_prompts_that_the_tokenizer_reads_alike_are_refused(pipeline: Path) -> None:
+    alike = Prompts(("a", "b", "c"), ("a red apple", "a dog", "a Red  apple"), "a dog")
+    with pytest.raises(ExportError, match="classes 0 and 2 have prompts that the model"):
+        load_model(str(pipeline), prompts=alike)
+
+
 def test_what_a_pipeline_does_not_have_is_refused(pipeline: Path, random_pipeline: Path) -> None:
     from diver_trt.models.dit import load_model as load_dit
 
@@ -298,7 +304,7 @@ def test_what_a_pipeline_does_not_have_is_refused(pipeline: Path, random_pipelin
         load_model(str(pipeline), timestep_frequencies="dit", prompts=PROMPTS)
     with pytest.raises(ExportError, match="is conditioned on class numbers"):
         load_dit(str(random_pipeline), prompts=PROMPTS)
-    with pytest.raises(ExportError, match="--base asks for a StableDiffusionPipeline"):
+    with pytest.raises(ExportError, match="holds a DiTPipeline, but --base asks for a Stable"):
         load_model(str(random_pipeline), prompts=PROMPTS)
 
 

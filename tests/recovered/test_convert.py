@@ -147,6 +147,14 @@ def test_soft_labels_that_a_layout_drops_are_missed(recovery: Recovery, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_soft_labels_of_a_recovered_input_are_dropped_with_a_note(
+    recovery: Recovery, tmp_path: Path, imagenet: Bundle
+) -> None:
+    dropped = "its soft labels are not read: they are dropped"
+    output = recovery.run(tmp_path / "out", "webdataset")
+    assert read_dataset(output, imagenet).origin.notes == (dropped,)
+
+
 def test_the_manifest_names_the_folder_that_was_converted(source: Path, tmp_path: Path) -> None:
     convert_recovered(source, tmp_path / "out", layout="pt", size=16)
     facts = json.loads(run("inspect", tmp_path / "out", "--json").stdout)

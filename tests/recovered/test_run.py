@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from diver_trt import PRESETS, Bundle, Recipe, recover
 from diver_trt.cli import app
-from diver_trt.errors import DatasetError, OutputError, UsageError
+from diver_trt.errors import BundleError, DatasetError, OutputError, UsageError
 from tests.conftest import DISTILLED
 
 IPC1 = DISTILLED.parent / "ipc1"
@@ -136,6 +136,8 @@ def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
         ({"collage": 2.0}, "--collage 2.0: expected a whole number"),
         ({"classes": "nope"}, "--classes nope: neither a file nor a known subset"),
         ({"shard": "4/3"}, "shard is '4/3'; expected NUMBER/OF, such as 3/8"),
+        ({"shard": ""}, "shard is ''; expected NUMBER/OF"),
+        ({"classes": ""}, "--classes : neither a file nor a known subset"),
         ({"seed": 2**63}, "seed is 9223372036854775808; expected a whole number"),
         ({"seed": 1.5}, r"seed is 1.5 \(float\)"),
         ({"recipe": "fast"}, "recipe is 'fast'; expected one of paper, ncfm, matched, d4m, level"),
@@ -158,3 +160,18 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(OutputError, match="already holds something"):
         recover(IPC1, tmp_path, recipe=QUICK)
+
+
+def test_an_empty_bundle_is_not_the_default(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="the path of the bundle is empty"):
+        recover(IPC1, tmp_path / "out", bundle="", recipe=QUICK)
+
+
+def test_more_noise_than_the_first_step_takes_is_doubted(tmp_path: Path) -> None:
+    notes: list[str] = []
+    noisier = QUICK.with_settings(inherit_step=5, start_step=4, window=(4, 1))
+    recover(IPC1, tmp_path / "a", recipe=noisier, on_note=notes.append)
+    assert "lifted to the level of step 5, but sampling starts at step 4" in "".join(notes)
+    notes.clear()
+    recover(IPC1, tmp_path / "b", recipe=QUICK, on_note=notes.append)
+    assert "are lifted to" not in "".join(notes)

@@ -53,13 +53,17 @@ class Architecture:
     patch: int = 1
     package: str | None = None
 
+    def takes(self, side: int) -> bool:
+        """Return whether the network can take images of a side in pixels."""
+        return side >= self.smallest and side % self.patch == 0
+
     def require(self, side: int) -> None:
         """Refuse images that the network cannot take.
 
         Raises:
             UsageError: If they are too small, or cannot be cut into its patches.
         """
-        if side < self.smallest or side % self.patch:
+        if not self.takes(side):
             patches = f", a multiple of {self.patch}" if self.patch > 1 else ""
             raise UsageError(
                 f"{self.name}: images of {side} px, expected {self.smallest} px or more{patches}. "
@@ -124,11 +128,14 @@ _PUBLISHED = ("resnet18", "mobilenetv2", "shufflenetv2", "efficientnet-b0", "vit
 
 
 def default_architectures(side: int) -> tuple[str, ...]:
-    """Return the architectures that are evaluated on images of a side if none is named."""
-    if side <= SMALL_SIDE:
-        return _SMALL
+    """Return the architectures that are evaluated on images of a side if none is named.
+
+    Those that do not take such images are left out.
+    """
     # DC's ConvNet is deeper the larger the images: MTT takes depth 5 at 128 px, Minimax 6 at 224.
-    return ("convnet5" if side < 192 else "convnet6", *_PUBLISHED)
+    deep = ("convnet5" if side < 192 else "convnet6", *_PUBLISHED)
+    names = _SMALL if side <= SMALL_SIDE else deep
+    return tuple(name for name in names if ARCHITECTURES[name].takes(side))
 
 
 def find_architecture(name: str) -> Architecture:
