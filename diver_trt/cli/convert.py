@@ -121,9 +121,9 @@ def _convert_recovered(
 ) -> None:
     from diver_trt.distilled.conversion.writing import SUFFIXES
     from diver_trt.manifest import unlisted_note
-    from diver_trt.recovered.convert import convert_recovered
+    from diver_trt.recovered.convert import convert_recovered, is_recovery
 
-    if output.suffix.lower() in SUFFIXES:
+    if is_recovery(source) and output.suffix.lower() in SUFFIXES:
         raise OutputError(
             f"{output}: is the name of a file, but a recovered dataset becomes a folder; choose "
             "another name"
