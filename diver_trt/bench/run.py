@@ -64,8 +64,8 @@ def benchmark(
     if machine.busy:
         result.notes.append(
             f"the machine was busy before this began: load average {machine.load_average:.2f} on "
-            f"{counted(machine.cores, 'core')}; times are too long, and ratios of alternating "
-            "runs hold better"
+            f"{counted(machine.cores, 'core')}; times are too long, and ratios are off too, since "
+            "contestants wait for their threads in different ways"
         )
     for name, number in machine.threads.items():
         if number != str(machine.cores):

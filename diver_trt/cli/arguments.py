@@ -7,6 +7,7 @@ variable, and as a path it would be the current folder.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
@@ -15,7 +16,10 @@ import typer
 from typer.core import TyperCommand
 
 VALUES_WITHOUT_ONE: Mapping[str, str] = {"--ray": "local"}
-"""What each such option means where it stands alone: at the end, or before another option."""
+"""What each such option means where it stands alone."""
+
+VALUES: Mapping[str, re.Pattern[str]] = {"--ray": re.compile(r"local|auto|[^/]+:\d+")}
+"""What is a value of each such option; anything else after it is an argument of its own."""
 
 MAY_BE_EMPTY = ("--negative-prompt",)
 """Options whose value may be an empty text."""
@@ -58,6 +62,7 @@ def completed(args: Sequence[str]) -> Iterator[str]:
     for argument, following in zip_longest(args, args[1:]):
         yield argument
         only_positional |= argument == "--"
-        alone = following is None or following.startswith("-")
-        if argument in VALUES_WITHOUT_ONE and alone and not only_positional:
+        if only_positional or argument not in VALUES_WITHOUT_ONE:
+            continue
+        if following is None or not VALUES[argument].fullmatch(following):
             yield VALUES_WITHOUT_ONE[argument]

@@ -107,9 +107,11 @@ def bench(
     Each network and the whole recovery, batch by batch: latency, images per second, peak memory,
     and the limit that the machine's own matrix product and copy set.
     """
-    from diver_trt.bench.machine import this_machine
+    from diver_trt.bench.machine import let_threads_sleep, this_machine
 
     machine = this_machine()  # before anything here loads the machine
+    if machine.busy:
+        let_threads_sleep()
     batches = _batches(batch)
     if not math.isfinite(seconds):
         raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")

@@ -152,6 +152,8 @@ def evaluate(
     chosen = find_protocol(protocol) if flip else find_protocol(protocol).without_flip()
     for name in architecture or ():
         find_architecture(name)
+    if distilled_with is not None:
+        find_architecture(distilled_with, "--distilled-with")
     paths = _named(train)
     _check_files(json_file, report)
     plan = _plan(

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from diver_trt._version import __version__
-from diver_trt.errors import MissingExtraError, UsageError, shown
+from diver_trt.errors import MissingExtraError, UsageError
 from diver_trt.evaluation.architectures import Architecture, find_architecture
 from diver_trt.evaluation.image_set import ImageSet, matched
 from diver_trt.evaluation.journal import Journal, Outcome, opened
@@ -143,11 +143,8 @@ def plan_evaluation(
         )
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected a whole number, 1 or more")
-    if distilled_with is not None and distilled_with not in architectures:
-        raise UsageError(
-            f"--distilled-with {shown(distilled_with)}: is not evaluated; expected one of "
-            f"{', '.join(architectures)}"
-        )
+    if distilled_with is not None:
+        find_architecture(distilled_with, "--distilled-with")
     found = tuple(find_architecture(name) for name in dict.fromkeys(architectures))
     require_packages(found)
     for architecture in found:
@@ -206,7 +203,7 @@ def evaluate(
         seeds: Trainings of each architecture on each set.
         first_seed: The first seed; the others follow it.
         distilled_with: The architecture that the images were distilled with: the average over
-            architectures leaves it out.
+            architectures leaves it out, if it is among them.
         teacher: An ONNX graph that labels training images softly (`Teacher`), or None.
         journal: A folder where finished runs are kept, and taken from; None keeps none.
         test_name: Name of the test set.

@@ -56,11 +56,18 @@ class Teacher:
                 f"({reason}). Export the teacher again, without external data."
             ) from cause
         self._input = self._checked_input(side)
-        shape = self.logits(np.zeros((2, 3, side, side), np.float32)).shape
-        if shape != (2, classes):
+        noise = np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32)
+        found = self.logits(noise)
+        if found.shape != (2, classes):
             raise DatasetError(
-                f"{self._where}: its first output is {list(shape)} for two images, expected "
+                f"{self._where}: its first output is {list(found.shape)} for two images, expected "
                 f"[2, {classes}], a logit for each class of the test set. Choose its teacher."
+            )
+        if np.all(found >= 0) and np.allclose(found.sum(1), 1, atol=1e-3):
+            raise DatasetError(
+                f"{self._where}: its first output is probabilities, which a softmax at the "
+                "protocol's temperature would make nearly uniform; expected logits. Export the "
+                "teacher without its softmax."
             )
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -70,28 +77,51 @@ class Teacher:
             images: [n, 3, side, side] float32, normalised as ImageNet is.
 
         Raises:
-            DatasetError: If the graph cannot run.
+            DatasetError: If the graph cannot run, or its first output is not numbers.
         """
         try:
-            output: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+            output = self._session.run(None, {self._input: images})[0]
         except Exception as cause:  # as above
             reason = printable(str(cause).splitlines()[0])
             raise DatasetError(
                 f"{self._where}: cannot label images {list(images.shape)} ({reason}). Export the "
                 "teacher with a dynamic batch, for images of this size."
             ) from cause
-        return output
+        # A sequence or a map, as converters of scikit-learn's classifiers write it, is a list.
+        if not isinstance(output, np.ndarray) or output.dtype.kind != "f":
+            found = output.dtype if isinstance(output, np.ndarray) else type(output).__name__
+            raise DatasetError(
+                f"{self._where}: its first output is {found}, expected logits in float32. Export "
+                "the teacher with its logits first."
+            )
+        if not np.isfinite(output).all():
+            raise DatasetError(
+                f"{self._where}: its logits have NaN or infinity, expected finite numbers. Choose "
+                "another teacher, or export it in float32."
+            )
+        return output.astype(np.float32, copy=False)
 
     def _checked_input(self, side: int) -> str:
         inputs: list[Any] = self._session.get_inputs()
-        first = inputs[0]
-        fixed = [(got, want) for got, want in zip(first.shape, (None, 3, side, side), strict=False)]
-        fits = all(not isinstance(got, int) or got == want for got, want in fixed)
-        if len(inputs) != 1 or first.type != "tensor(float)" or len(fixed) != 4 or not fits:
-            found = ", ".join(f"{one.type}{one.shape}" for one in inputs)
-            raise DatasetError(
-                f"{self._where}: has the inputs {printable(found)}, expected one, "
-                f"tensor(float)[n, 3, {side}, {side}] with a dynamic n. Set --image-size to the "
-                "teacher's, or export it again."
-            )
-        return str(first.name)
+        if len(inputs) == 1 and _takes_images(inputs[0], side):
+            return str(inputs[0].name)
+        found = ", ".join(f"{one.type}{one.shape}" for one in inputs) or "none"
+        raise DatasetError(
+            f"{self._where}: has the inputs {printable(found)}, expected one, "
+            f"tensor(float)[n, 3, {side}, {side}] with a dynamic n. Set --image-size to the "
+            "teacher's, or export it again."
+        )
+
+
+def _takes_images(declared: Any, side: int) -> bool:
+    """Return whether an input of a graph is [n, 3, side, side] float32, with a dynamic n."""
+    sizes = list(declared.shape)
+    return (
+        declared.type == "tensor(float)"
+        and len(sizes) == 4
+        and not isinstance(sizes[0], int)
+        and all(
+            not isinstance(got, int) or got == want
+            for got, want in zip(sizes[1:], (3, side, side), strict=True)
+        )
+    )

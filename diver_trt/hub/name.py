@@ -45,8 +45,9 @@ class HubName:
         repository, at, revision = text[scheme.end() :].partition("@")
         right = _REVISION.fullmatch(revision) and ".." not in revision if at else True
         if not (is_repository(repository) and right):
+            given = shown(f"hf://{text[scheme.end() :]}")
             raise UsageError(
-                f"{shown(text)}: is not a name on the hub; expected hf://OWNER/NAME or "
+                f"{given}: is not a name on the hub; expected hf://OWNER/NAME or "
                 "hf://OWNER/NAME@REVISION"
             )
         return cls(repository, revision or None)

@@ -111,9 +111,14 @@ def connected(address: str) -> Iterator[Any]:
                     _connect(ray, address)
             # Ray raises many classes here, down to its own C++ errors.
             except Exception as cause:
-                raise EngineError(
-                    f"Ray at {address}: cannot be used ({first_line(cause)})"
-                ) from cause
+                # Ray's own advice names options of `ray.init`.
+                reason = (
+                    "no cluster runs on this machine; start one with `ray start --head`, or use "
+                    "--ray local"
+                    if address == RUNNING and isinstance(cause, ConnectionError)
+                    else f"cannot be used ({first_line(cause)})"
+                )
+                raise EngineError(f"Ray at {address}: {reason}") from cause
             yield ray
         finally:
             ray.shutdown()

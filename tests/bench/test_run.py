@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from diver_trt.bench import ceiling, run
 from diver_trt.bench.contestants import Files, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
-from diver_trt.bench.machine import Machine
+from diver_trt.bench.machine import Machine, let_threads_sleep
 from diver_trt.bench.peaks import Peaks
 from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
 from diver_trt.bench.recovery import Recovered
@@ -147,6 +148,19 @@ def test_a_machine_that_is_busy_or_unsteady_is_noted(
     assert any("load average 0.90 on 2 cores" in note for note in notes)
     assert any("changed by -50%" in note for note in notes)
     assert any("OMP_NUM_THREADS is 1, but the machine has 2 cores" in note for note in notes)
+
+
+def test_threads_sleep_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    let_threads_sleep()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("ACTIVE", "7")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    let_threads_sleep()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
 
 
 def test_the_difference_of_two_recoveries(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_wrong_usage_of_every_command_exits_2(
         ("--size", "x"),
         ("--size", "5000"),
         ("--on-error", "x"),
-        ("--ray", "nowhere"),
+        ("--ray=nowhere",),
         ("--workers", "2"),
         ("--ray", "local", "--workers", "0"),
         ("--sigma", "x"),

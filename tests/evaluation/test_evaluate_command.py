@@ -126,7 +126,7 @@ def test_sets_of_other_classes_are_refused(folder: Path, tmp_path: Path) -> None
     [
         (("--protocol", "rded"), "--protocol rded: no such protocol"),
         (("--architecture", "alexnet"), "--architecture alexnet: no such architecture"),
-        (("--distilled-with", "convnet3"), "--distilled-with convnet3: is not evaluated"),
+        (("--distilled-with", "alexnet"), "--distilled-with alexnet: no such architecture"),
         (("--image-size", "5000"), "--image-size 5000: expected a whole number"),
     ],
 )

@@ -223,7 +223,7 @@ def test_a_training_that_diverges_is_reported(train: ImageSet, held_out: ImageSe
         ({"architectures": []}, "1 training sets and 0 architectures"),
         ({"protocol": "rded"}, "no such protocol"),
         ({"seeds": 0}, "--seeds 0: expected a whole number, 1 or more"),
-        ({"distilled_with": "convnet3"}, "is not evaluated; expected one of mlp"),
+        ({"distilled_with": "alexnet"}, "--distilled-with alexnet: no such architecture"),
         ({"architectures": ["vit-b16"]}, "vit-b16: images of 16 px, expected 32 px or more"),
     ],
 )
@@ -261,3 +261,17 @@ def test_gaps_between_numbers_are_not_classes(train: ImageSet, held_out: ImageSe
     assert (sparse.test.classes, sparse.train["real"].classes) == (10, 10)
     assert sparse.train["real"].sha256() == dense.train["real"].sha256()
     assert steps_of(sparse) == steps_of(dense)
+
+
+def test_an_architecture_that_is_not_evaluated_leaves_nothing_out(
+    train: ImageSet, held_out: ImageSet
+) -> None:
+    found = evaluate(
+        {"a": train},
+        held_out,
+        architectures=["mlp"],
+        protocol=replace(QUICK, steps=2),
+        seeds=1,
+        distilled_with="convnet3",
+    )
+    assert found.others == ("mlp",)

@@ -81,3 +81,59 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         Teacher(tmp_path / "teacher.onnx", 10, 16)
     with pytest.raises(DatasetError, match=r"absent.onnx: cannot be read \(No such file"):
         Teacher(tmp_path / "absent.onnx", 10, 16)
+
+
+def ending_in(path: Path, node: onnx.NodeProto, output: onnx.ValueInfoProto) -> Path:
+    """Write a teacher whose logits pass through one more node."""
+    model = onnx.load(write_teacher(path, 3))
+    model.graph.node.append(node)
+    del model.graph.output[:]
+    model.graph.output.append(output)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("node", "kind", "problem"),
+    [
+        (helper.make_node("Softmax", ["logits"], ["out"]), TensorProto.FLOAT, "is probabilities"),
+        (
+            helper.make_node("Cast", ["logits"], ["out"], to=TensorProto.INT64),
+            TensorProto.INT64,
+            "is int64, expected logits",
+        ),
+        (helper.make_node("Log", ["zero"], ["out"]), TensorProto.FLOAT, "have NaN or infinity"),
+    ],
+)
+def test_outputs_that_are_not_logits_are_refused(
+    node: onnx.NodeProto, kind: int, problem: str, tmp_path: Path
+) -> None:
+    output = helper.make_tensor_value_info("out", kind, ["n", 10])
+    path = ending_in(tmp_path / "teacher.onnx", node, output)
+    if "zero" in node.input:
+        model = onnx.load(path)
+        model.graph.node.insert(3, helper.make_node("Sub", ["logits", "logits"], ["zero"]))
+        onnx.save(model, path)
+    with pytest.raises(DatasetError, match=problem):
+        Teacher(path, 10, 16)
+
+
+def test_a_sequence_is_not_logits(tmp_path: Path) -> None:
+    node = helper.make_node("SequenceConstruct", ["logits"], ["out"])
+    output = helper.make_tensor_sequence_value_info("out", TensorProto.FLOAT, ["n", 10])
+    with pytest.raises(DatasetError, match="its first output is list, expected logits"):
+        Teacher(ending_in(tmp_path / "teacher.onnx", node, output), 10, 16)
+
+
+def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(np.zeros((2, 10), np.float32))
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["logits"], value=value)],
+        "constant",
+        [],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [2, 10])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "teacher.onnx")
+    with pytest.raises(DatasetError, match="has the inputs none, expected one"):
+        Teacher(tmp_path / "teacher.onnx", 10, 16)

@@ -138,15 +138,15 @@ def default_architectures(side: int) -> tuple[str, ...]:
     return tuple(name for name in names if ARCHITECTURES[name].takes(side))
 
 
-def find_architecture(name: str) -> Architecture:
-    """Return the architecture of a name.
+def find_architecture(name: str, option: str = "--architecture") -> Architecture:
+    """Return the architecture of a name, which an option gave.
 
     Raises:
         UsageError: If there is none.
     """
     if name not in ARCHITECTURES:
         raise UsageError(
-            f"--architecture {shown(name)}: no such architecture; expected one of "
+            f"{option} {shown(name)}: no such architecture; expected one of "
             f"{', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
