@@ -14,7 +14,6 @@ from diver_trt.distilled.class_map import (
     is_imagenet,
     other_classes,
     plain_name,
-    wnid_of,
 )
 from diver_trt.errors import DatasetError, shown
 
@@ -138,8 +137,11 @@ def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: ModelClasses) -> i
             raise DatasetError(
                 f"{folder}: is not a wnid of ImageNet-1K; expected one of its 1000 classes"
             )
+    # Once, and not for each of a thousand classes.
+    is_known = wnid in imagenet_wnids() and is_imagenet(bundle)
+    label = imagenet_wnids().index(wnid) if is_known else None
     known = zip(class_map.names, class_map.labels, strict=True)
-    matches = [i for i, (name, label) in enumerate(known) if wnid in (name, wnid_of(label, bundle))]
+    matches = [i for i, named in enumerate(known) if wnid == named[0] or label == named[1]]
     if len(matches) != 1:
         problem = "occurs twice in" if matches else "is not among the classes of"
         raise DatasetError(

@@ -27,7 +27,7 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
     found = index.get("_class_name")
     if found != kind and found in (DIT, STABLE_DIFFUSION):
         raise ExportError(
-            f"{files.where()}: holds a {found}, but --base asks for a {kind}; leave --base out"
+            f"{files.where()}: holds a {found}, expected a {kind}, as --base asks for; leave it out"
         )
     if found != kind:
         raise ExportError(

@@ -69,8 +69,9 @@ def open_output(
                 # Through JSON and back, because that is how the head of an earlier run was read:
                 # tuples are lists there.
                 plain = json.loads(json.dumps(head))
-                opening = _Opening(root, plain, samples, classes, names)
-                writer = opening.open(begun_anew=begun_anew)
+                writer = _Opening(root, plain, samples, classes, names).open(begun_anew=begun_anew)
+            # A recovery takes hours, and these are as many as its images.
+            del samples
             try:
                 yield writer
             finally:

@@ -304,7 +304,7 @@ def test_what_a_pipeline_does_not_have_is_refused(pipeline: Path, random_pipelin
         load_model(str(pipeline), timestep_frequencies="dit", prompts=PROMPTS)
     with pytest.raises(ExportError, match="is conditioned on class numbers"):
         load_dit(str(random_pipeline), prompts=PROMPTS)
-    with pytest.raises(ExportError, match="holds a DiTPipeline, but --base asks for a Stable"):
+    with pytest.raises(ExportError, match="holds a DiTPipeline, expected a StableDiff"):
         load_model(str(random_pipeline), prompts=PROMPTS)
 
 
