@@ -67,11 +67,13 @@ def test_every_distilled_image_is_beside_its_recovered_one(
     dataset = finished(distilled(tmp_path / "in", images, (count + 1) // 2), tmp_path / "out")
     page, shot = moved(dataset, tmp_path / "50% of it #1?"), tmp_path / "page.png"
     state = seen(page, STATE, width=width, address="#class=1")
-    # Images are decoded beside the page's thread: the picture must wait for those too.
+    # Images are decoded beside the page's thread, and drawn when they are: without "checker
+    # imaging" nothing is drawn before.
     options = (
         f"--screenshot={shot}",
         "--virtual-time-budget=10000",
         "--run-all-compositor-stages-before-draw",
+        "--disable-checker-imaging",
     )
     browse(page, *options, width=width, address="#class=1")
     half = count // 2
@@ -123,8 +125,11 @@ def test_filter_search_and_viewer_follow_the_address(page: Path) -> None:
       const state = async () => {{ {STATE} }};
       const states = [];
       for (const address of {json.dumps(list(FOUND))}) {{
+        const before = location.href;
+        const changed = new Promise((resolve) =>
+          addEventListener("hashchange", resolve, {{ once: true }}));
         location.hash = address;
-        await new Promise((resolve) => setTimeout(resolve, 50));
+        if (location.href !== before) await changed;
         states.push(await state());
       }}
       return states;
@@ -155,7 +160,10 @@ def test_it_is_used_with_the_keyboard_and_the_mouse(page: Path) -> None:
       press("ArrowRight");
       states.push((await state()).viewer, location.hash);
       document.getElementById("close").click();
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      // A dialog's event "close" comes later, and its handler changes the address.
+      while (location.hash.includes("image")) {{
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }}
       states.push((await state()).viewer, location.hash, document.activeElement.innerText);
       return states;
     """
