@@ -1,25 +1,18 @@
 """What is done to a command's arguments before Typer parses them.
 
-An option may stand without a value, as `--ray` does for `--ray local`: Typer has no such options
-(its `flag_value` is not supported). And an empty argument is refused: it is that of an unset shell
-variable, and as a path it would be the current folder.
+`--ray` may stand without a value, for `--ray local`; Typer does not support such options. An empty
+argument is refused: an unset shell variable leaves one, and as a path it would mean the current
+folder.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
-
-VALUES_WITHOUT_ONE: Mapping[str, str] = {"--ray": "local"}
-"""What each such option means where it stands alone."""
-
-VALUES: Mapping[str, re.Pattern[str]] = {"--ray": re.compile(r"local|auto|[^/]+:\d+")}
-"""What is a value of each such option; anything else after it is an argument of its own."""
 
 MAY_BE_EMPTY = ("--negative-prompt",)
 """Options whose value may be an empty text."""
@@ -57,12 +50,14 @@ def refuse_empty(args: Sequence[str]) -> None:
 
 
 def completed(args: Sequence[str]) -> Iterator[str]:
-    """Yield the arguments, and after each option that stands alone its value."""
+    """Yield the arguments, and `local` after a `--ray` that no address follows."""
     only_positional = False
     for argument, following in zip_longest(args, args[1:]):
         yield argument
         only_positional |= argument == "--"
-        if only_positional or argument not in VALUES_WITHOUT_ONE:
-            continue
-        if following is None or not VALUES[argument].fullmatch(following):
-            yield VALUES_WITHOUT_ONE[argument]
+        if argument == "--ray" and not only_positional:
+            # Not above: other commands, and every help, do without it.
+            from diver_trt.ray.cluster import LOCAL, is_address
+
+            if not is_address(following):
+                yield LOCAL

@@ -84,7 +84,7 @@ def convert(
     side = None if size == "keep" else positive("--size", size)
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     if is_recovery(source):
-        _refuse_for_recovered(source, given, zca_reference)
+        _refuse_for_recovered(source, output, given, zca_reference)
     elif layout is None and side is None and not overwrite:
         _convert_tensors(source, output, given, zca_reference, as_json=as_json)
         return
@@ -93,8 +93,12 @@ def convert(
     )
 
 
-def _refuse_for_recovered(source: Path, given: ReadOptions, zca_reference: Path | None) -> None:
-    """Refuse the options of tensors."""
+def _refuse_for_recovered(
+    source: Path, output: Path, given: ReadOptions, zca_reference: Path | None
+) -> None:
+    """Refuse the options of tensors, and the name of a file for the folder that is written."""
+    from diver_trt.distilled.conversion.writing import SUFFIXES
+
     options = {
         "format": given.method,
         "normalisation": given.normalisation,
@@ -107,6 +111,11 @@ def _refuse_for_recovered(source: Path, given: ReadOptions, zca_reference: Path 
                 f"--{name}: {source} is a recovered dataset, whose manifest states its format; "
                 "leave it out"
             )
+    if output.suffix.lower() in SUFFIXES:
+        raise OutputError(
+            f"{output}: is the name of a file, but a recovered dataset becomes a folder; choose "
+            "another name"
+        )
 
 
 def _convert_recovered(
@@ -119,15 +128,9 @@ def _convert_recovered(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from diver_trt.distilled.conversion.writing import SUFFIXES
     from diver_trt.manifest import unlisted_note
-    from diver_trt.recovered.convert import convert_recovered, is_recovery
+    from diver_trt.recovered.convert import convert_recovered
 
-    if is_recovery(source) and output.suffix.lower() in SUFFIXES:
-        raise OutputError(
-            f"{output}: is the name of a file, but a recovered dataset becomes a folder; choose "
-            "another name"
-        )
     with phases() as show:
         done = convert_recovered(
             source,

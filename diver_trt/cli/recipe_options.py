@@ -176,10 +176,9 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
     if "start_step" in settings:
         settings["start_step"] = _start_step(settings["start_step"], settings, base)
     if followed := _followed(settings, base):
-        settings |= followed
-        ((name, step),) = followed.items()
-        option = f"--{name.replace('_', '-')}"
-        say(f"{option} {step}: {preset} starts at the level that it inherits")
+        name, step = followed
+        settings[name] = step
+        say(f"--{name.replace('_', '-')} {step}: {preset} starts at the level that it inherits")
     for name in STEP_RANGES:
         if name in settings:
             settings[name] = _step_range(name, settings[name], settings, base)
@@ -200,16 +199,16 @@ def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int:
     return positive("--start-step", text)
 
 
-def _followed(settings: dict[str, Any], base: Recipe) -> dict[str, int]:
-    """Return the step that follows the one given, of a preset that starts where it inherits.
+def _followed(settings: dict[str, Any], base: Recipe) -> tuple[str, int] | None:
+    """Return the setting that follows the one given, of a preset that starts where it inherits.
 
     Only one of them moved, sampling would start with more or less noise than its first step takes.
     """
     pair = {"inherit_step": "start_step", "start_step": "inherit_step"}
     given = [name for name in pair if name in settings]
     if base.start_step != base.inherit_step or len(given) != 1 or settings[given[0]] is None:
-        return {}
-    return {pair[given[0]]: settings[given[0]]}
+        return None
+    return pair[given[0]], settings[given[0]]
 
 
 def _step_range(name: str, text: str, settings: dict[str, Any], base: Recipe) -> tuple[int, int]:

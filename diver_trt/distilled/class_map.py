@@ -31,7 +31,7 @@ _MAX_BYTES = 1 << 24
 class ModelClasses(Protocol):
     """The classes that a dataset's are mapped to.
 
-    A `Bundle` has them, and `Classes` where there is no model.
+    `Bundle` implements it, and `Classes` does without a model.
     """
 
     @property
@@ -129,11 +129,15 @@ def _are_imagenets(names: tuple[str, ...]) -> bool:
     return not same or 2 * sum(same) > len(same)
 
 
+def without_bom(name: str) -> str:
+    """Return a name without byte order marks."""
+    # Scripts that read class names from a file with a mark leave it in the first folder's name.
+    return name.replace("\ufeff", "")
+
+
 def plain_name(name: str) -> str:
     """Return a name regardless of case, `_` and Unicode form, as names are compared."""
-    # Scripts that read class names from a file with a mark leave it in the first folder's name.
-    without_mark = name.replace("\ufeff", "")
-    composed = unicodedata.normalize("NFC", without_mark).strip().replace("_", " ").casefold()
+    composed = unicodedata.normalize("NFC", without_bom(name)).strip().replace("_", " ").casefold()
     # Case folding may decompose again:
     # https://docs.python.org/3/howto/unicode.html#comparing-strings
     return unicodedata.normalize("NFC", composed)

@@ -14,17 +14,12 @@ from diver_trt.distilled.class_map import (
     is_imagenet,
     other_classes,
     plain_name,
+    without_bom,
 )
 from diver_trt.errors import DatasetError, shown
 
 _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
 """A class index, as SRe2L and its descendants write it too: `new007`."""
-
-
-def without_bom(name: str) -> str:
-    """Return a name without byte order marks."""
-    # Scripts that read class names from a file with a mark leave it in the first folder's name.
-    return name.replace("\ufeff", "")
 
 
 def require_printable(path: Path) -> None:

@@ -200,19 +200,21 @@ def _agreed(
     listed: Mapping[str, ListedSet], tested: ListedSet
 ) -> tuple[dict[str, ListedSet], ListedSet]:
     """Return the sets with the one naming each by which they agree with the test set, if any."""
-    for theirs in tested.namings:
-        found = {name: shared(one.namings, theirs) for name, one in listed.items()}
-        if all(found[name] or not one.namings for name, one in listed.items()):
-            break
-    else:
-        # The first naming of the test set, and of each set that does not agree with it.
-        theirs = tested.namings[0] if tested.namings else ()
-        found = {name: shared(one.namings, theirs) for name, one in listed.items()}
+    if not tested.namings:
+        return {**listed}, tested
+
+    def found(theirs: Names) -> dict[str, Names | None]:
+        return {name: shared(one.namings, theirs) for name, one in listed.items()}
+
+    def all_agree(theirs: Names) -> bool:
+        return all(names or not listed[name].namings for name, names in found(theirs).items())
+
+    theirs = next(filter(all_agree, tested.namings), tested.namings[0])
     chosen = {
-        name: replace(one, namings=(names,)) if (names := found[name]) else one
-        for name, one in listed.items()
+        name: replace(listed[name], namings=(names,)) if names else listed[name]
+        for name, names in found(theirs).items()
     }
-    return chosen, replace(tested, namings=(theirs,)) if theirs else tested
+    return chosen, replace(tested, namings=(theirs,))
 
 
 def _left_out(tested: ListedSet, known: Collection[str]) -> set[int]:
@@ -242,11 +244,8 @@ def _load(
         pixels = dataset.images.read(sample.position)
         images[i] = square(pixels, side, dataset.images.name(sample.position))
         on_progress(f"reading {what}", i + 1, len(samples))
-    indices = [sample.index for sample in samples]
+    loaded = ImageSet(images, np.array([sample.index for sample in samples], np.int64), names)
     if names is not None and are_wnids(names):
-        # Numbered anew, so that networks have no outputs for the rest of ImageNet. Wnids are always
-        # matched by name.
-        occurring = sorted({*indices})
-        indices = [occurring.index(index) for index in indices]
-        names = tuple(names[index] for index in occurring)
-    return ImageSet(images, np.array(indices, np.int64), names)
+        # A few classes of ImageNet have its indices; wnids are always matched by name.
+        return loaded.renumbered(np.unique(loaded.labels))
+    return loaded

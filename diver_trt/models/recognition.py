@@ -10,7 +10,7 @@ from diver_trt.models import DEFAULT_BASE
 from diver_trt.models.dit import is_checkpoint
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import INDEX, STABLE_DIFFUSION
-from diver_trt.models.training_args import REPA_SETTINGS, states_velocity, training_args
+from diver_trt.models.training_args import has_repa_settings, states_velocity, training_args
 from diver_trt.models.weights import read_torch_file
 
 
@@ -42,7 +42,7 @@ def recognised_base(source: str, revision: str | None = None) -> str:
         return "repa"
     if not states_velocity(args):
         return DEFAULT_BASE
-    return "repa" if any(key in args for key in REPA_SETTINGS) else "sit"
+    return "repa" if has_repa_settings(args) else "sit"
 
 
 def _names(held: Mapping[Any, Any], depth: int) -> Iterator[str]:

@@ -143,6 +143,11 @@ def states_velocity(args: Mapping[str, list[Any]]) -> bool:
     )
 
 
+def has_repa_settings(args: Mapping[str, list[Any]]) -> bool:
+    """Return whether a checkpoint's settings are those of REPA's trainer, and not of SiT's."""
+    return any(key in args for key in REPA_SETTINGS)
+
+
 def check_base(
     args: Mapping[str, list[Any]], path: Path, training: Training, *, stated: bool
 ) -> str | None:
@@ -168,15 +173,14 @@ def check_base(
                     f"{shown(str(path))}: its training settings have {key}={shown(repr(value))}, "
                     f"{reason}. Export a {title} that was trained with {title}'s own settings."
                 )
-    if training.is_flow and states_velocity(args):
-        of_repa = any(key in args for key in REPA_SETTINGS)
-        if of_repa != training.has_projectors:
-            verb, meant = ("have", "repa") if of_repa else ("lack", "sit")
-            return (
-                f"its training settings state a velocity and {verb} those of REPA "
-                f"({', '.join(REPA_SETTINGS)}): is --base {meant} meant? Their times and "
-                "velocities run in opposite directions"
-            )
+    of_repa = has_repa_settings(args)
+    if training.is_flow and states_velocity(args) and of_repa != training.has_projectors:
+        verb, meant = ("have", "repa") if of_repa else ("lack", "sit")
+        return (
+            f"its training settings state a velocity and {verb} those of REPA "
+            f"({', '.join(REPA_SETTINGS)}): is --base {meant} meant? Their times and velocities "
+            "run in opposite directions"
+        )
     # A flow is loaded as one only where the user, the settings or the tensors state it.
     if (
         stated

@@ -68,7 +68,7 @@ def check_ray(address: object, workers: object) -> None:
                 f"workers is {workers} without Ray; choose where Ray is, such as local"
             )
         return
-    if not _is_address(address):
+    if not is_address(address):
         raise UsageError(
             f"ray is {shown_value(address)}; expected {LOCAL}, {RUNNING}, or the HOST:PORT of a "
             "cluster"
@@ -77,7 +77,8 @@ def check_ray(address: object, workers: object) -> None:
         import_ray()
 
 
-def _is_address(address: object) -> bool:
+def is_address(address: object) -> bool:
+    """Return whether a value is `local`, `auto` or `HOST:PORT`."""
     if not isinstance(address, str):
         return False
     host, _, port = address.rpartition(":")
