@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle
+from diver_trt.files import FileRecord
 
 # Before torch is imported, and for subprocesses too: with models this small, a second thread only
 # waits for the first.
@@ -72,6 +73,24 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def digits() -> Bundle:
     return Bundle.open(default_bundle())
+
+
+@pytest.fixture(scope="session")
+def eight_bit_digits(digits: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The digits as an int8 export writes them, without the minute that tracing takes."""
+    import onnx_ir
+
+    from diver_trt.export.int8 import quantise_weights
+
+    folder = tmp_path_factory.mktemp("int8-digits")
+    networks = {}
+    for name, network in digits.networks.items():
+        model = onnx_ir.load(digits.path / f"{name}.onnx")
+        quantise_weights(model.graph)
+        onnx_ir.save(model, folder / f"{name}.onnx")
+        networks[name] = replace(network, graph=FileRecord.of(folder / f"{name}.onnx"))
+    replace(digits, path=folder, precision="int8", networks=networks).write()
+    return Bundle.open(folder)
 
 
 @pytest.fixture

@@ -124,11 +124,11 @@ TOLERANCES: dict[str, Tolerances] = {
         step=Limit(
             2e-2,
             "the latent stays float32; guidance multiplies the rounding of its two predictions by "
-            "up to 2 w - 1, seven times: 3e-3 on the digits",
+            "up to 2 w - 1, seven times: 5e-3 on the digits",
         ),
         change=Limit(
             2e-1,
-            "a small step divides the rounding by the little that it changes: 6e-2 on the digits",
+            "a small step divides the rounding by the little that it changes: 8e-2 on the digits",
         ),
         place=Limit(
             5e-2,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.bundle import EIGHT_BIT_PRECISIONS, Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported, unloadable
@@ -39,6 +39,14 @@ CACHED_ON_CPU_BYTES = 64 << 20
 """On the CPU only networks with fewer bytes of weights are kept compiled.
 
 What is kept has the weights in it, once for every batch size: 2.7 GB each for DiT-XL/2.
+"""
+
+ACTIVATIONS_PER_SCALE = 128
+"""Channels of a token that share a scale where a CPU multiplies int8 weights.
+
+Of 32, 64 and 128 it is the fastest, and costs the images no more than 64
+(benchmarks/README.md, "What eight bits cost"). The scales of a token depend on that token alone, so
+an image does not depend on its batch.
 """
 
 Carry = tuple[str, str]
@@ -275,6 +283,10 @@ class _Compiler:
                 # others idle.
                 "ENABLE_CPU_PINNING": False,
             }
+            if self._bundle.precision in EIGHT_BIT_PRECISIONS:
+                # ACCURACY turns it off, and int8 weights would then be multiplied in float32. A
+                # processor without VNNI does that in any case.
+                settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = ACTIVATIONS_PER_SCALE
         return settings
 
     def _kept_at(self, network: NetworkName, size: int) -> Path | None:

@@ -54,10 +54,14 @@ def recovered(bundle: Bundle, batch: int, recipe: Recipe = QUICK) -> NDArray[np.
         return np.stack([sample.image for sample in samples])
 
 
-def test_the_batch_changes_no_byte(digits: Bundle) -> None:
-    expected = recovered(digits, 9, Recipe())
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_batch_changes_no_byte(
+    digits: Bundle, eight_bit_digits: Bundle, precision: str
+) -> None:
+    bundle = {"fp32": digits, "int8": eight_bit_digits}[precision]
+    expected = recovered(bundle, 9, Recipe())
     for batch in BATCHES:
-        np.testing.assert_array_equal(recovered(digits, batch, Recipe()), expected)
+        np.testing.assert_array_equal(recovered(bundle, batch, Recipe()), expected)
 
 
 def test_the_batch_changes_no_bit_of_a_latent(random_bundle: Bundle) -> None:
@@ -81,13 +85,18 @@ def test_the_batch_changes_no_bit_of_a_latent(random_bundle: Bundle) -> None:
         np.testing.assert_array_equal(final, finals[9])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_number_of_threads_changes_no_byte(
-    digits: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Bundle,
+    eight_bit_digits: Bundle,
+    precision: str,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = []
     for threads in (1, 2, 3):
         monkeypatch.setattr(openvino_engine, "available_cores", lambda count=threads: count)
-        images.append(recovered(digits, 4))
+        images.append(recovered({"fp32": digits, "int8": eight_bit_digits}[precision], 4))
     np.testing.assert_array_equal(images[0], images[1])
     np.testing.assert_array_equal(images[0], images[2])
 
