@@ -101,6 +101,7 @@ class Result:
         rows: Every row.
         notes: What casts doubt on the figures, a sentence each.
         absent: What could not be measured, with the reason.
+        interrupted: Whether it was interrupted before everything was measured.
     """
 
     plan: Plan
@@ -109,3 +110,4 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
+    interrupted: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def benchmark(
     device_ceiling: Ceiling | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> Result:
-    """Measure everything in a plan.
+    """Measure everything in a plan, or until it is interrupted.
 
     Args:
         plan: What to measure.
@@ -59,6 +60,7 @@ def benchmark(
     Raises:
         EngineError: If nothing at all could be measured.
         BundleError: If the bundle has changed since the export.
+        KeyboardInterrupt: If it is interrupted before the first network has been measured.
     """
     result = Result(plan, machine)
     if machine.busy:
@@ -76,8 +78,14 @@ def benchmark(
     on_progress("ceilings", 0, 1)
     host = HostCeiling()
     run = _Run(result, host, device_ceiling, on_progress)
-    for batch in plan.batches:
-        run.measure_batch(batch)
+    try:
+        for batch in plan.batches:
+            run.measure_batch(batch)
+    except KeyboardInterrupt:
+        if not result.rows:
+            raise
+        result = replace(result, interrupted=True)
+        result.notes.append(f"interrupted: {run.measuring} and what follows was not measured")
     if not result.rows:
         raise EngineError("\n".join(["nothing could be measured", *result.absent]))
     drift = measure_product() / host.flops_per_second - 1
@@ -99,7 +107,13 @@ def benchmark(
 
 
 class _Run:
-    """The benchmark on its way: ceilings, graphs, and rows so far."""
+    """The benchmark on its way: ceilings, graphs, and rows so far.
+
+    Attributes:
+        measuring: What is measured now, in words.
+    """
+
+    measuring = ""
 
     def __init__(
         self, result: Result, host: Ceiling, device: Ceiling | None, on_progress: OnProgress
@@ -145,6 +159,7 @@ class _Run:
             self._measure_recovery(batch, present, peaks, limits)
 
     def _step(self, text: str) -> None:
+        self.measuring = text
         self._on_progress(text, self._done, self._parts)
         self._done += 1
 

@@ -145,6 +145,8 @@ def bench(
     # The table first: it must not be lost if a file cannot be written.
     _print_result(result)
     _write(result, json_file, report)
+    if result.interrupted:
+        raise KeyboardInterrupt
 
 
 def _batches(text: str) -> list[int]:

@@ -133,6 +133,37 @@ def test_what_fails_is_left_out_with_its_reason(digits: Bundle) -> None:
         result_of(digits, Contestant("crashes", 0.01))
 
 
+class Interrupted(Contestant):
+    """Ctrl-C is pressed when a network is opened, or when a recovery begins."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__("interrupted", 0.010)
+        self._at = at
+
+    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
+        if name == self._at:
+            raise KeyboardInterrupt
+        return super().open(name, work)
+
+    def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_benchmark_keeps_what_it_has_measured(digits: Bundle) -> None:
+    result = result_of(digits, Contestant("whole", 0.020), Interrupted(at="recovery"))
+    assert result.interrupted
+    assert [(row.subject, row.batch) for row in result.rows[::2]] == [
+        (name, 1) for name in NETWORKS
+    ]
+    assert result.notes == ["interrupted: recovery, batch 1 and what follows was not measured"]
+    assert not result_of(digits, Contestant("whole", 0.020)).interrupted
+
+
+def test_a_benchmark_that_has_measured_nothing_is_only_interrupted(digits: Bundle) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        result_of(digits, Interrupted(at="encoder"))
+
+
 def test_a_gpu_without_a_ceiling_has_no_limits(digits: Bundle) -> None:
     result = result_of(digits, Contestant("gpu", 0.01, on_device=True))
     assert all(row.limit is None for row in result.rows)
