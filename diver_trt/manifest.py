@@ -106,11 +106,11 @@ def unlisted_note(root: Path) -> str | None:
 
 
 def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
-    """List a recovered dataset as its manifest has it.
+    """List a recovered dataset as its manifest has it, after hashing its images.
 
     Raises:
-        DatasetError: If the manifest is damaged, an image is missing, or the model has other
-            classes than the one it was recovered with.
+        DatasetError: If the manifest is damaged, an image is missing or has changed, or the model
+            has other classes than the one it was recovered with.
     """
     manifest = open_recovered(root).manifest
     labels = {}
@@ -122,6 +122,8 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
             )
         labels[entry.index] = entry.label
     files = tuple(listed_file(root, entry.file) for entry in manifest.samples)
+    for file, entry in zip(files, manifest.samples, strict=True):
+        require_written(file, entry.sha256)
     indices = tuple(entry.index for entry in manifest.samples)
     soft_labels = any(entry.soft_label_sha256 for entry in manifest.samples)
     return RecoveredImages(manifest.class_map, files, indices, labels, soft_labels)

@@ -22,7 +22,7 @@ from diver_trt.distilled.sampling import sample_images
 from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array
 from diver_trt.distilled.structure import TensorStructure, read_structure
-from diver_trt.distilled.value_range import contradiction, read_range
+from diver_trt.distilled.value_range import contradiction, read_range, recognise
 from diver_trt.distilled.whitening import (
     brightness,
     convert_command,
@@ -195,17 +195,26 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
     # Only FRePo normalises before it whitens.
     if examined.whitened and examined.whitened is not Kind.FREPO:
         return find_normalisation("none"), None
+    if options.normalisation not in (None, "none") and sample.dtype == np.uint8:
+        raise DatasetError(
+            f"{path}: holds 8-bit pixels, which are never normalised; leave out --normalisation "
+            f"{options.normalisation}"
+        )
     if stated:
         chosen = find_normalisation(stated)
         problem = contradiction(sample, chosen)
         doubt = problem and f"{problem}: is --normalisation {chosen.name} right?"
     else:
-        name = "none" if sample.dtype == np.uint8 else method.normalisation(examined.stored)
-        chosen = find_normalisation(name)
+        chosen = find_normalisation(_usual(examined))
         # The range of whitened values shows nothing about the normalisation before them.
         if not examined.seen:
             reading = read_range(path, method, sample, chosen)
             chosen, doubt = reading.normalisation, reading.note
+    if sample.shape[1] == 1 and len({*chosen.mean}) + len({*chosen.std}) > 2:
+        raise DatasetError(
+            f"{path}: holds grey images, which {chosen.name}, a normalisation of each colour by "
+            "itself, would tint. Set --normalisation, such as mnist, fashionmnist or 0.5:0.5."
+        )
     if examined.whitened:
         return chosen, None
     if examined.seen:
@@ -216,6 +225,23 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
             "training images as IMAGES"
         )
     return chosen, doubt
+
+
+def _usual(examined: Examined) -> str:
+    """Return the name of the normalisation that values have unless their range shows another.
+
+    Raises:
+        DatasetError: If the method has several, and the range does not show any.
+    """
+    if examined.sample.dtype == np.uint8:
+        return "none"
+    seen = None if examined.seen else recognise(examined.sample)
+    try:
+        return examined.method.normalisation(examined.stored)
+    except DatasetError:
+        if seen is None:
+            raise
+        return seen.name
 
 
 def _misplaced(labels: Labels) -> int:

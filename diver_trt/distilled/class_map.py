@@ -11,7 +11,7 @@ import codecs
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,6 +23,9 @@ from diver_trt.errors import DatasetError, UsageError, shown
 
 IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}", re.ASCII)
+
+_INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
+"""A class index, as SRe2L and its descendants write it too: `new007`."""
 
 _MAX_BYTES = 1 << 24
 """Largest class map that is read; a million classes fit in."""
@@ -77,9 +80,26 @@ class ClassMap:
         return len(self.labels)
 
     @property
+    def numbers(self) -> Mapping[int, int] | None:
+        """The index of each number, where a file names every class by a number; else None."""
+        return None if self.name == "model" else _numbers(self.names)
+
+    @property
     def owner(self) -> str:
         """The owner of the classes and its verb, as messages print them."""
         return "the model has" if self.name == "model" else f"{self.name} has"
+
+
+def number_of(name: str) -> int | None:
+    """Return the number in a name that is a class index (`3`, `00003`, `new003`), else None."""
+    match = _INDEX.fullmatch(without_bom(name))
+    return int(match[2]) if match else None
+
+
+@cache
+def _numbers(names: tuple[str | None, ...]) -> Mapping[int, int] | None:
+    numbers = {number_of(name or ""): index for index, name in enumerate(names)}
+    return None if None in numbers else {int(n): i for n, i in numbers.items() if n is not None}
 
 
 @cache
@@ -173,7 +193,8 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
     Args:
         name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels,
             a JSON object from folder name to label, or text with one class per line: `LABEL`, or
-            `NAME LABEL`. A label may be a wnid.
+            `NAME LABEL`. A label may be a wnid. Names that are the numbers from 0 on, in any order,
+            are the indices themselves.
         model: The model.
 
     Raises:
@@ -261,6 +282,15 @@ def _read_class_file(path: Path, model: ModelClasses) -> ClassMap:
     names = [name for name, _ in entries if name is not None]
     if len(set(names)) != len(names):
         raise DatasetError(f"--classes {path}: a name occurs twice; expected each class once")
+    numbers = [number_of(name) for name in names]
+    if None not in numbers and len(names) == len(entries):
+        if len(set(numbers)) != len(numbers):
+            raise DatasetError(
+                f"--classes {path}: a number occurs twice among its names; expected each class once"
+            )
+        if set(numbers) == set(range(len(names))):
+            # "10" is before "2" in a sorted JSON object, and is class 10 all the same.
+            entries.sort(key=lambda entry: number_of(entry[0] or "") or 0)
     # Labels may occur twice, names may not: a name decides which folder is which class.
     labels = tuple(_label(path, label, model) for _, label in entries)
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))

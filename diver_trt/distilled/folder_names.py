@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
@@ -12,14 +11,12 @@ from diver_trt.distilled.class_map import (
     ModelClasses,
     imagenet_wnids,
     is_imagenet,
+    number_of,
     other_classes,
     plain_name,
     without_bom,
 )
 from diver_trt.errors import DatasetError, shown
-
-_INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
-"""A class index, as SRe2L and its descendants write it too: `new007`."""
 
 
 def require_printable(path: Path) -> None:
@@ -36,7 +33,7 @@ def require_printable(path: Path) -> None:
 
 def is_index(folder: PurePath) -> bool:
     """Return whether a folder's name is a class index."""
-    return bool(_INDEX.fullmatch(without_bom(folder.name)))
+    return number_of(folder.name) is not None
 
 
 def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -> bool:
@@ -48,16 +45,25 @@ def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -
 
 def index_of(folder: Path) -> int:
     """Return the number in the name of a folder that `is_index`."""
-    return int(without_bom(folder.name).removeprefix("new"))
+    number = number_of(folder.name)
+    assert number is not None, "its name is an index"
+    return number
 
 
 def class_of_index(folder: Path, class_map: ClassMap) -> int:
-    """Return the class of a folder whose name is an index.
+    """Return the class of a folder whose name is an index, or a number that the map names.
 
     Raises:
-        DatasetError: If the index is out of range.
+        DatasetError: If the index is out of range, or the map names other numbers.
     """
     index = index_of(folder)
+    if class_map.numbers is not None:
+        if index not in class_map.numbers:
+            raise DatasetError(
+                f"{folder}: {class_map.name} names classes by number, and {index} is not among "
+                "them; add it, or remove the folder"
+            )
+        return class_map.numbers[index]
     if index >= len(class_map):
         raise DatasetError(
             f"{folder}: class {index} is out of range; {class_map.owner} classes 0 to "

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -41,6 +42,9 @@ _BUDGET = MemoryBudget(DECODING_BYTES)
 _BYTES_PER_PIXEL = {"WEBP": 18, "JPEG": 13, "MPO": 13}
 """Peak memory of decoding, in bytes per pixel; 8 for other formats."""
 # libwebp keeps two canvases; libjpeg keeps the coefficients of a progressive image.
+
+_SILENCE_LOCK, _SILENCE = Lock(), ExitStack()
+_silent_blocks = 0
 
 _STRIP_PIXELS = 1 << 20
 _JPEG_END = b"\xff\xd9"
@@ -123,13 +127,23 @@ def decoding_bytes(path: Path) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings during the block."""
+    """Silence Pillow's warnings during the block, in any number of threads at a time."""
     # It warns of sizes, which are checked here, and of odd metadata. The filter is process-wide, so
-    # a thread must not set it:
-    # https://docs.python.org/3/library/warnings.html#warnings.catch_warnings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # the last thread restores what the first one found: each by itself would restore the other's
+    # filter (https://docs.python.org/3/library/warnings.html#warnings.catch_warnings).
+    global _silent_blocks
+    with _SILENCE_LOCK:
+        if _silent_blocks == 0:
+            _SILENCE.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _silent_blocks += 1
+    try:
         yield
+    finally:
+        with _SILENCE_LOCK:
+            _silent_blocks -= 1
+            if _silent_blocks == 0:
+                _SILENCE.close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from diver_trt.distilled.stored_array import (
     Content,
     InPlaceArray,
     LoadBudget,
+    Once,
     StoredArray,
     readable,
     row_major,
@@ -110,7 +111,7 @@ def _member(
         )
     # The strides of Fortran order are those of C order for the reversed shape, reversed.
     strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
-    verify = cache(partial(_verify, path, info))
+    verify = Once(partial(_verify, path, info))
     array = InPlaceArray(path, dtype, shape, strides, data_offset(file, info) + header, verify)
     if info.compress_type == zipfile.ZIP_STORED:
         return readable(array, budget)

@@ -11,16 +11,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from diver_trt.errors import DatasetError
+
+T = TypeVar("T")
 
 MAX_LOADED_BYTES = 1 << 30
 """Most bytes of one file that are held in memory at a time, for arrays not readable by rows."""
@@ -132,6 +134,26 @@ class LazyArray(StoredArray):
         return values[first : first + shape[0]] if shape else values
 
 
+class Once(Generic[T]):
+    """A function without arguments that is called once, and whose result is kept.
+
+    Unlike `functools.cache` it can be pickled, without its result: the processes that a DataLoader
+    spawns receive a dataset so.
+    """
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function, self._result = function, list[T]()
+
+    def __call__(self) -> T:
+        """Return the result; what the function raises is not kept."""
+        if not self._result:
+            self._result.append(self._function())
+        return self._result[0]
+
+    def __reduce__(self) -> tuple[type[Once[T]], tuple[Callable[[], T]]]:
+        return Once, (self._function,)
+
+
 class LoadBudget:
     """The memory that the arrays of one file may take together when they are read whole.
 
@@ -150,19 +172,21 @@ class LoadBudget:
             remedy: How to save it so that it can be read by rows, for the message.
             read: Reads all of it.
         """
-
         # Counted on the first read, not here: a file may hold large arrays that are never used.
-        def values() -> NDArray[Any]:
-            taken = self._taken + array.nbytes
-            if taken > MAX_LOADED_BYTES:
-                raise DatasetError(
-                    f"{self._path}: would need {taken:,} bytes of memory, since it cannot be read "
-                    f"row by row; expected at most {MAX_LOADED_BYTES:,}: {remedy}"
-                )
-            self._taken = taken
-            return read()
+        values = Once(partial(self._read, array, remedy, read))
+        return LazyArray(array.path, array.dtype, array.shape, values)
 
-        return LazyArray(array.path, array.dtype, array.shape, cache(values))
+    def _read(
+        self, array: StoredArray, remedy: str, read: Callable[[], NDArray[Any]]
+    ) -> NDArray[Any]:
+        taken = self._taken + array.nbytes
+        if taken > MAX_LOADED_BYTES:
+            raise DatasetError(
+                f"{self._path}: would need {taken:,} bytes of memory, since it cannot be read "
+                f"row by row; expected at most {MAX_LOADED_BYTES:,}: {remedy}"
+            )
+        self._taken = taken
+        return read()
 
 
 Array: TypeAlias = StoredArray | NDArray[Any]

@@ -155,12 +155,18 @@ def _method_of(
 
 _NAMES = (("images", "labels"), ("image", "label"))
 
+_FRAMEWORKS = ("pt", "np", "tf", "flax", "jax", "mlx")
+"""What `format` in the metadata of a safetensors file names: the library that wrote it."""
+# https://huggingface.co/docs/safetensors/metadata_parsing and the writers' own save functions
+
 
 def _with_texts(
     path: Path, content: Mapping[Any, Any], name: str, images: Array, labels: Array
 ) -> TensorStructure:
     """Return named arrays with the facts that the texts beside them state."""
     texts = {key: _text(content.get(key)) for key in _TEXTS}
+    if texts["format"] in _FRAMEWORKS:
+        texts["format"] = None
     unknown = _unknown_texts(texts)
     classes, notes = texts["classes"], _other_images(content, (images, labels))
     if classes is not None and classes not in imagenet_subsets():
@@ -170,6 +176,8 @@ def _with_texts(
             "and is ignored: set --classes"
         )
         classes = None
+    if "soft_labels" in content:
+        notes.append("its soft_labels are not read: soft labels are read where labels would be")
     stated, unwhitened = texts["format"], texts["unwhitened"]
     return TensorStructure(
         images=images,

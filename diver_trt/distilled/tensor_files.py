@@ -112,6 +112,13 @@ def _best_of(folder: Path) -> Path | None:
         names = ", ".join(sorted(file.name for found in families.values() for file in found)[:6])
         raise DatasetError(f"{folder}: holds several files of images ({names}); name one of them")
     for series, files in families.items():
+        suffixes = {file.suffix for file in files if file.name.lower().endswith(SUFFIXES)}
+        if len(suffixes) > 1:
+            kinds = ", ".join(sorted(suffixes))
+            raise DatasetError(
+                f"{folder}: holds files of images of several kinds ({kinds}); name one of them, "
+                f"such as {files[0].name}"
+            )
         return series.choose(files) if series else files[0]
     return None
 

@@ -23,6 +23,8 @@ from diver_trt.distilled.class_map import (
     subset_needed,
     variant_of,
 )
+from diver_trt.distilled.labels import Labels
+from diver_trt.distilled.methods import missing_part
 from diver_trt.distilled.source import ImageSource, Joined, StoredImages
 from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.errors import DatasetError
@@ -69,6 +71,12 @@ def join_tensors(
     names = [part.path.parent.name for part in parts]
     num_classes = max(part.labels.num_classes for part in parts)
     class_map = _class_map(parts[0], bundle, classes, num_classes)
+    if class_map.numbers is not None and set(class_map.numbers) != set(range(len(class_map))):
+        raise DatasetError(
+            f"--classes {class_map.name}: names classes by numbers that are not 0 to "
+            f"{len(class_map) - 1}, and tensors number theirs from 0; expected those, or one LABEL "
+            "per line without names"
+        )
     indices = np.concatenate([part.labels.classes for part in parts]).tolist()
     if max(indices, default=0) >= len(class_map):
         raise DatasetError(
@@ -80,6 +88,8 @@ def join_tensors(
     notes += repeated_labels(class_map)
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
+    if (missing := missing_part(names)) is not None:
+        notes.append(f"there is no part number {missing}: is the set complete?")
     if num_classes != len(class_map):
         notes.append(
             f"its labels are of {num_classes} classes, but {class_map.owner} {len(class_map)}: is "
@@ -142,17 +152,24 @@ def _class_map(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _SoftLabels:
+    """The soft labels of a set's parts, one after the other."""
+
+    parts: Sequence[Labels]
+    starts: Sequence[int]
+
+    def __call__(self, position: int) -> SoftLabel:
+        part = bisect_right(self.starts, position) - 1
+        return self.parts[part].logits(position - self.starts[part])
+
+
 def _soft_label(path: Path, parts: Sequence[Tensors]) -> Callable[[int], SoftLabel] | None:
-    if any(part.labels.rows is None for part in parts):
+    labels = [part.labels for part in parts]
+    if any(label.rows is None for label in labels):
         return None
-    if len({part.labels.num_classes for part in parts}) > 1:
+    if len({label.num_classes for label in labels}) > 1:
         raise DatasetError(
             f"{path}: its parts have soft labels of different numbers of classes; name one of them"
         )
-    starts = list(accumulate((len(part.labels.classes) for part in parts), initial=0))
-
-    def at(position: int) -> SoftLabel:
-        part = bisect_right(starts, position) - 1
-        return parts[part].labels.logits(position - starts[part])
-
-    return at
+    return _SoftLabels(labels, list(accumulate((len(one.classes) for one in labels), initial=0)))

@@ -18,7 +18,7 @@ from diver_trt.distilled.methods.base import Kind, Method, Stored
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.structure import TensorStructure
-from diver_trt.distilled.value_range import contradiction
+from diver_trt.distilled.value_range import contradiction, recognise
 
 SIDE = 64
 """Largest side of a square that is whitened as a whole, in pixels."""
@@ -89,6 +89,9 @@ def normalises_first(method: Method) -> bool:
 def looks_whitened(images: NDArray[Any]) -> bool:
     """Return whether images [n, C, H, W] have lost their brightness, as whitening makes them."""
     if images.shape[1] != 3 or not brightness_share(images) < _WHITENED:
+        return False
+    # Dark pictures on -1 to 1 have little brightness too. Whitened values keep to no range.
+    if recognise(images) is not None:
         return False
     with np.errstate(all="ignore"):  # absurd values are reported when their range is checked
         values = images.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,8 @@ def test_the_models_own_classes() -> None:
         ("sea lion 3  # a comment\n\nowl 1\n", (3, 1), ("sea lion", "owl")),
         ("[3, 1]", (3, 1), (None, None)),
         ('{"owl": 1, "sea lion": 3}', (1, 3), ("owl", "sea lion")),
+        ('{"9": 1, "owl": 3}', (1, 3), ("9", "owl")),
+        ('{"7": 1, "5": 3}', (1, 3), ("7", "5")),
     ],
 )
 def test_a_file_gives_labels_in_its_own_order(
@@ -60,6 +63,16 @@ def test_a_file_gives_labels_in_its_own_order(
     path.write_text(text)
     found = load_class_map(str(path), Classes(10))
     assert (found.labels, found.names) == (labels, names)
+
+
+@pytest.mark.parametrize("names", ["{}", "0{}", "{:05d}", "new{:03d}"])
+def test_names_from_0_on_are_the_indices_themselves(tmp_path: Path, names: str) -> None:
+    """`json.dump(..., sort_keys=True)` writes "10" before "2"."""
+    entries = {names.format(number): number + 50 for number in range(12)}
+    (tmp_path / "map.json").write_text(json.dumps(entries, sort_keys=True))
+    found = load_class_map(str(tmp_path / "map.json"), Classes(100))
+    assert found.labels == tuple(range(50, 62))
+    assert found.names == tuple(names.format(number) for number in range(12))
 
 
 def test_a_file_may_name_wnids(tmp_path: Path) -> None:
@@ -81,6 +94,7 @@ def test_a_file_may_name_wnids(tmp_path: Path) -> None:
         ("# nothing\n", "does not name a class"),
         ("a 1\na 2\n", "a name occurs twice"),
         ('{"a": 1, "a": 2}', "a name occurs twice"),
+        ('{"1": 1, "01": 2}', "a number occurs twice among its names"),
         ('{"a": {"b": 1}}', "found .* expected a class of the model"),
     ],
 )

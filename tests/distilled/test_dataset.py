@@ -16,6 +16,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import imagenet_subsets
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.distilled.whitening import brightness_share
 from diver_trt.errors import DatasetError, UsageError
 from tests.distilled import methods
 
@@ -309,3 +310,92 @@ def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle)
         as_woof(folders, imagenet, collage=15)
     with pytest.raises(DatasetError, match="no such file or folder"):
         as_woof(tmp_path / "missing", imagenet)
+
+
+def colours_on_grey(count: int) -> Pixels:
+    """Dots of strong colours on grey, whose brightness is a small part of their energy."""
+    generator = np.random.default_rng(5)
+    dots = 255 * generator.integers(0, 2, (count, 32, 32, 3))
+    grey = generator.random((count, 32, 32, 1)) < 0.9
+    return np.where(grey, 128, dots).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["data.pt", "mine.npz"])
+def test_pictures_that_fill_minus_1_to_1_are_not_taken_for_whitened(
+    tmp_path: Path, imagenet: Bundle, name: str
+) -> None:
+    images, path = colours_on_grey(20), tmp_path / name
+    values = methods.normalised(images, "minus1to1")
+    assert brightness_share(values.numpy()) < 0.05  # as whitened images have
+    if name.endswith("pt"):
+        torch.save([values, methods.hard(CLASSES)], path)
+    else:
+        np.savez(path, images=values.numpy(), labels=np.array(CLASSES))
+    assert_holds(as_woof(path, imagenet, collage=1), images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_grey_tensors_are_never_read_with_statistics_of_colours(
+    tmp_path: Path, imagenet: Bundle, side: int
+) -> None:
+    grey = known_images(20, side)[..., :1].repeat(3, axis=3)
+    torch.save(methods.normalised(grey, "mnist")[:, :1], tmp_path / "images_best.pt")
+    torch.save(methods.hard(CLASSES), tmp_path / "labels_best.pt")
+    with pytest.raises(DatasetError, match=r"holds grey images, which (cifar10|imagenet), a norm"):
+        as_woof(tmp_path, imagenet)
+    with pytest.raises(DatasetError, match="holds grey images, which svhn"):
+        as_woof(tmp_path, imagenet, normalisation="svhn")
+    assert_holds(as_woof(tmp_path, imagenet, normalisation="mnist"), grey, CLASSES, WOOF)
+
+
+def test_bytes_have_no_normalisation_to_undo(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(20, 32)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.array(CLASSES))
+    with pytest.raises(DatasetError, match="holds 8-bit pixels, which are never normalised; leave"):
+        as_woof(tmp_path / "mine.npz", imagenet, normalisation="imagenet")
+    read = as_woof(tmp_path / "mine.npz", imagenet, normalisation="none")
+    assert_holds(read, images, CLASSES, WOOF)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_probabilities_beside_image_and_label_are_not_frepos_targets(
+    tmp_path: Path, imagenet: Bundle, side: int
+) -> None:
+    images, rows = known_images(20, side), methods.logits(CLASSES, 10).softmax(dim=1).numpy()
+    values = (images / 255).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", image=values, label=rows)
+    dataset = as_woof(tmp_path / "mine.npz", imagenet)
+    assert (dataset.origin.format.name, dataset.origin.soft_labels) == ("arrays", "probabilities")
+    assert_holds(dataset, images, CLASSES, WOOF)
+
+
+def test_frepos_pixels_of_any_size_are_read_by_their_range(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    images, path = known_images(20, 64), tmp_path / "step500000.npz"
+    targets = methods.one_hot(CLASSES, 10) - 0.1
+    np.savez(path, image=(images / 255).astype(np.float32), label=targets)
+    dataset = as_woof(path, imagenet)
+    assert dataset.origin.format.name == "frepo"
+    assert_holds(dataset, images, CLASSES, imagenet_subsets()["imagewoof@frepo"])
+
+
+def test_soft_labels_under_another_name_are_noted(tmp_path: Path, imagenet: Bundle) -> None:
+    rows = methods.logits(CLASSES, 10).numpy()
+    images, path = known_images(20, 32), tmp_path / "mine.npz"
+    np.savez(path, images=images, labels=np.array(CLASSES), soft_labels=rows)
+    notes = as_woof(path, imagenet).origin.notes
+    assert "its soft_labels are not read: soft labels are read where labels would be" in notes
+
+
+def test_a_map_with_other_numbers_does_not_fit_tensors(tmp_path: Path, digits: Bundle) -> None:
+    images = known_images(2, 32)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.array([0, 1]))
+    (tmp_path / "map.json").write_text('{"1": 4, "0": 9}')
+    dataset = read_dataset(
+        tmp_path / "mine.npz", digits, ReadOptions(classes=str(tmp_path / "map.json"))
+    )
+    assert [sample.label for sample in dataset.samples] == [9, 4]
+    (tmp_path / "map.json").write_text('{"7": 4, "5": 9}')
+    with pytest.raises(DatasetError, match="numbers that are not 0 to 1, and tensors number"):
+        read_dataset(tmp_path / "mine.npz", digits, ReadOptions(classes=str(tmp_path / "map.json")))

@@ -149,14 +149,31 @@ def test_names_are_the_models_or_the_files(
     }
 
 
-def test_a_map_may_call_the_folders_by_numbers_of_its_own(
-    tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path
+@pytest.mark.parametrize(
+    "folders", [("0", "1"), ("00", "01"), ("00000", "00001"), ("new000", "new001")]
+)
+def test_numbers_in_a_map_are_those_of_the_folders_however_they_are_written(
+    tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path, folders: tuple[str, str]
 ) -> None:
     (tmp_path / "map.txt").write_text("1 4\n0 2\n")
-    assert classes(read_class_folders(tree("0", "1"), imagenet, str(tmp_path / "map.txt"))) == {
-        "1": (0, 4),
-        "0": (1, 2),
+    assert classes(read_class_folders(tree(*folders), imagenet, str(tmp_path / "map.txt"))) == {
+        folders[0]: (0, 2),
+        folders[1]: (1, 4),
     }
+
+
+def test_a_map_may_have_numbers_of_its_own(
+    tree: Callable[..., Path], imagenet: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "map.txt").write_text("9 4\n7 2\n")
+    root = tree("007", "009")
+    assert classes(read_class_folders(root, imagenet, str(tmp_path / "map.txt"))) == {
+        "009": (0, 4),
+        "007": (1, 2),
+    }
+    (root / "007").rename(root / "001")
+    with pytest.raises(DatasetError, match="names classes by number, and 1 is not among them"):
+        read_class_folders(root, imagenet, str(tmp_path / "map.txt"))
 
 
 def test_a_name_of_the_map_takes_precedence_over_the_models(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -320,3 +321,18 @@ def test_other_images_are_refused_in_words(
 def test_a_vanished_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"a\.png: has vanished"):
         read_image(tmp_path / "a.png")
+
+
+def test_threads_that_read_at_once_leave_the_filter_of_warnings_as_it_was() -> None:
+    """The first to begin is the first to end here, which restored the filter of neither."""
+    before = list(warnings.filters)
+    first, second = quiet(), quiet()
+    with pytest.warns(UserWarning, match="seen"):
+        first.__enter__()
+        second.__enter__()
+        warnings.warn("not seen", stacklevel=1)
+        first.__exit__(None, None, None)
+        warnings.warn("not seen", stacklevel=1)
+        second.__exit__(None, None, None)
+        warnings.warn("seen", stacklevel=1)
+    assert warnings.filters == before

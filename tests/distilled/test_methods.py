@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -290,6 +291,10 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
     dataset = as_woof(tmp_path, imagenet, collage=1)
     assert_holds(dataset, images, CLASSES, WOOF)
     assert dataset.images.name(19) == "conv_20_phase4/data.pt[3]"
+    assert not any("number" in note for note in dataset.origin.notes)
+    (tmp_path / "conv_20_phase2").rename(tmp_path / "conv_20_phase7")
+    notes = as_woof(tmp_path, imagenet, collage=1).origin.notes
+    assert "there is no part number 2: is the set complete?" in notes
     torch.save(
         [torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)],
         tmp_path / "conv_20_phase3" / "data.pt",
@@ -311,3 +316,38 @@ def test_bases_and_soft_label_files_are_not_images(tmp_path: Path, imagenet: Bun
         DatasetError, match=r"holds soft labels .FKD., which belong to images elsewhere"
     ):
         as_woof(tmp_path / "fkd", imagenet)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        methods.mtt,
+        methods.datm,
+        methods.dm,
+        methods.listed("data.pt"),
+        methods.frepo,
+        methods.SRE2L,
+    ],
+)
+def test_a_dataset_reaches_a_process_that_is_spawned(
+    tmp_path: Path, imagenet: Bundle, write: Callable[..., Path]
+) -> None:
+    """As the workers of a DataLoader are, where processes are not forked."""
+    dataset = as_woof(write(tmp_path, known_images(20, 32), CLASSES), imagenet, collage=1)
+    received = pickle.loads(pickle.dumps(dataset))
+    assert received.samples == dataset.samples
+    for sample in dataset.samples:
+        np.testing.assert_array_equal(
+            received.images.read(sample.position), dataset.images.read(sample.position)
+        )
+        if dataset.soft_label is not None:
+            np.testing.assert_array_equal(
+                received.soft_label(sample.position), dataset.soft_label(sample.position)
+            )
+
+
+def test_compressed_arrays_reach_it_too(tmp_path: Path, imagenet: Bundle) -> None:
+    images, path = known_images(20, 32), tmp_path / "mine.npz"
+    np.savez_compressed(path, images=images, labels=np.array(CLASSES))
+    dataset = pickle.loads(pickle.dumps(as_woof(path, imagenet)))
+    assert_holds(dataset, images, CLASSES, WOOF)

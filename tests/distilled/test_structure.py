@@ -195,3 +195,14 @@ def test_texts_of_invalid_code_points_are_ignored(tmp_path: Path, imagenet: Bund
     )
     found = read_dataset(tmp_path / "a.npz", imagenet, ReadOptions(classes="imagewoof", collage=1))
     assert (found.origin.format.name, found.origin.normalisation) == ("idc", "none")
+
+
+def test_the_library_that_wrote_a_safetensors_file_is_not_a_method(
+    tmp_path: Path, digits: Bundle
+) -> None:
+    """Hugging Face's own code writes this metadata, and some loaders require it."""
+    images = torch.from_numpy(known_images(20, 32).transpose(0, 3, 1, 2).copy())
+    tensors = {"images": images, "labels": torch.tensor(CLASSES)}
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    assert read_dataset(path, digits).origin.format.name == "arrays"

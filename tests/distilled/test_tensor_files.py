@@ -154,3 +154,14 @@ def test_classes_without_images_are_counted(tmp_path: Path, digits: Bundle) -> N
         torch.save(torch.tensor(labels), tmp_path / "labels_best.pt")
         (note,) = read_dataset(tmp_path, digits, ReadOptions()).origin.notes
         assert absent in note
+
+
+def test_a_set_and_its_converted_twin_are_not_chosen_between(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    methods.mtt(tmp_path, WOOF_IMAGES, CLASSES)
+    np.savez(tmp_path / "images_best.npz", images=WOOF_IMAGES, labels=np.array(CLASSES))
+    with pytest.raises(
+        DatasetError, match=r"several kinds \(\.npz, \.pt\); name one of them, such"
+    ):
+        as_woof(tmp_path, imagenet)

@@ -9,9 +9,11 @@ reads the method's attributes and never branches on its name.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
-from diver_trt.distilled.methods.base import Found, Holds, Method, Series
+from diver_trt.distilled.methods.base import Found, Holds, Method, Parts, Series
 from diver_trt.distilled.methods.d4m import D4M
 from diver_trt.distilled.methods.dc import DC
 from diver_trt.distilled.methods.frepo import FREPO, KIP
@@ -93,15 +95,33 @@ def is_named_as_images(file: Path) -> bool:
     )
 
 
-def are_parts(folders: list[str]) -> bool:
+def are_parts(folders: Sequence[str]) -> bool:
     """Return whether folder names are a method's names for the parts of one set."""
-    for parts in (method.parts for method in METHODS.values() if method.parts):
-        matches = [re.fullmatch(parts.pattern, name) for name in folders]
-        if all(matches) and len({match and match.groupdict().get("set") for match in matches}) == 1:
-            return True
-    return False
+    return any(_numbers_of(parts, folders) for parts in _all_parts())
+
+
+def missing_part(folders: Sequence[str]) -> int | None:
+    """Return the number of the first part that a set lacks before its last one, or None."""
+    for parts in _all_parts():
+        if numbers := set(_numbers_of(parts, folders)):
+            lacking = next(number for number in count(parts.first) if number not in numbers)
+            return lacking if lacking < max(numbers) else None
+    return None
+
+
+def _numbers_of(parts: Parts, folders: Sequence[str]) -> list[int]:
+    """Return the number in each name, or nothing if they are not parts of one set."""
+    matches = [match for name in folders if (match := re.fullmatch(parts.pattern, name))]
+    one_set = len({match.groupdict().get("set") for match in matches}) == 1
+    if not one_set or len(matches) < len(folders):
+        return []
+    return [int(match["number"]) for match in matches]
+
+
+def _all_parts() -> Iterator[Parts]:
+    return (method.parts for method in METHODS.values() if method.parts)
 
 
 def parts_examples() -> str:
     """Return examples of the names of parts, as messages print them."""
-    return " or ".join(method.parts.example for method in METHODS.values() if method.parts)
+    return " or ".join(parts.example for parts in _all_parts())

@@ -117,11 +117,14 @@ class Parts:
     """Folders that hold one set together.
 
     Attributes:
-        pattern: Pattern of their names; its group `set`, if any, is the same in all parts.
+        pattern: Pattern of their names, with their number in the group `number`; the group `set`,
+            if any, is the same in all parts.
+        first: The number of the first part.
         example: Two such names, as messages print them.
     """
 
     pattern: str
+    first: int
     example: str
 
 
@@ -190,6 +193,10 @@ class Method:
     remark: Callable[[Path], str | None] = no_remark
     advice: str | None = None
 
+    def __reduce__(self) -> tuple[Callable[[str], Method], tuple[str]]:
+        """Pickle the method by its name, since functions such as those of `stems` cannot be."""
+        return _registered, (self.name,)
+
     @property
     def holds(self) -> Holds:
         """The kind of their output: image files in folders, or tensors in a file."""
@@ -206,6 +213,12 @@ class Method:
                 if match := re.search(self.collage_names, part):
                     return int(match[1])
         return None
+
+
+def _registered(name: str) -> Method:
+    from diver_trt.distilled.methods import METHODS
+
+    return METHODS[name]
 
 
 def latest(files: Sequence[Path]) -> Path:

@@ -25,6 +25,9 @@ from diver_trt.errors import DatasetError
 _CHECKPOINT = r"checkpoint_\d+(\.\d+)?"
 """The names that flax gives to checkpoints: by the step, or by the metric."""
 
+_ROWS = 16
+"""Labels that are looked at; all rows of a set are of one form."""
+
 _HEAD_BYTES = 64
 """Bytes within which the key `params` of a training state lies."""
 
@@ -57,7 +60,14 @@ def _are_regression_targets(found: Found) -> bool:
 
 
 def _is_frepos(found: Found) -> bool:
-    return found.name == "image" and _are_regression_targets(found)
+    if found.name != "image" or not _are_regression_targets(found):
+        return False
+    import numpy as np
+
+    assert found.labels is not None, "tensors have labels"
+    rows = np.stack([found.labels[row] for row in range(min(_ROWS, len(found.labels)))])
+    # Anybody's soft labels: regression targets are centred, and have negative values.
+    return not ((rows >= 0).all() and np.abs(rows.sum(axis=1, dtype=np.float64) - 1).max() < 0.02)
 
 
 def _is_kips(found: Found) -> bool:

@@ -36,7 +36,7 @@ IDC = Method(
     large_collage=3,
     collage_names=_FACTOR,
     series=(DATA,),
-    parts=Parts(r"(?P<set>.+)_phase\d+", "…_phase0, …_phase1"),
+    parts=Parts(r"(?P<set>.+)_phase(?P<number>\d+)", first=0, example="…_phase0, …_phase1"),
     remark=initialisation,
 )
 

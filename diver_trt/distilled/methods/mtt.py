@@ -96,6 +96,6 @@ MTT = Method(
     ),
     # Weights and styles are HaBa's, whose images cannot be read without its networks.
     beside=r"(ema_)?(labels?|lr|best_lr|soft_labels|weights|styles)(_|$)",
-    parts=Parts(r"S\d+(_.*)?", "S1, S2"),
+    parts=Parts(r"S(?P<number>\d+)(_.*)?", first=1, example="S1, S2"),
     remark=_remark,
 )
