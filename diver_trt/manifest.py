@@ -122,8 +122,8 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
             )
         labels[entry.index] = entry.label
     files = tuple(listed_file(root, entry.file) for entry in manifest.samples)
-    for file, entry in zip(files, manifest.samples, strict=True):
-        require_written(file, entry.sha256)
+    for file, sample in zip(files, manifest.samples, strict=True):
+        require_written(file, sample.sha256)
     indices = tuple(entry.index for entry in manifest.samples)
     soft_labels = any(entry.soft_label_sha256 for entry in manifest.samples)
     return RecoveredImages(manifest.class_map, files, indices, labels, soft_labels)

@@ -239,3 +239,15 @@ def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = run("recover", few, tmp_path / "out", *QUICK)
     assert result.exit_code == 130
     assert "interrupted" in result.stderr
+
+
+def test_a_recovered_folder_is_read_as_its_manifest_has_it(few: Path, tmp_path: Path) -> None:
+    assert run("recover", few, tmp_path / "first", *QUICK).exit_code == 0
+    image = sorted((tmp_path / "first").glob("0*/*.png"))[0]
+    shutil.copy(image, image.with_name("00099.png"))
+    again = run("recover", tmp_path / "first", tmp_path / "second", *QUICK)
+    assert again.exit_code == 0
+    assert "00099.png: not of this recovery" in again.stderr
+    Image.new("RGB", (32, 32), (200, 10, 10)).save(image)
+    changed = run("recover", tmp_path / "first", tmp_path / "third", *QUICK)
+    assert f"{image}: is not the file that was written" in fails(changed)
