@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.counted import counted
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.errors import DatasetError
 from diver_trt.tensors import describe
@@ -40,7 +41,7 @@ class Labels:
         num_classes: Number of columns of soft labels, else one more than the largest class.
         rows: The soft labels as stored, [n, num_classes]; None for hard labels and centred one-hot
             rows, which are regression targets.
-        note: A doubt about the form; None for a form that is unmistakable.
+        note: A doubt about the form or the classes, or None.
     """
 
     form: Form
@@ -84,7 +85,7 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
     plain = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
         raise _other_array(path, array)
-    classes, sums, negative, one_hot = [], [], False, True
+    classes, sums, negative, one_hot, ties = [], [], False, True, 0
     for rows in _chunks(array):
         with np.errstate(invalid="ignore"):  # casting a signalling NaN raises the invalid flag
             values = rows.astype(np.float64)
@@ -94,6 +95,8 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         one_hot &= bool((np.count_nonzero(values, axis=1) == 1).all())
         sums.append(values.sum(axis=1))
         classes.append(values.argmax(axis=1))
+        largest = values == values.max(axis=1, keepdims=True)
+        ties += int(np.count_nonzero(largest.sum(axis=1) > 1))
         if bool((values.max(axis=1) == values.min(axis=1)).any()):
             raise DatasetError(
                 f"{path}: a soft label has the same value for every class, so it names no class"
@@ -101,10 +104,16 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
     found = np.concatenate(classes)
     if centred or _is_centred_one_hot(array):
         return Labels("centred one-hot", found, array.shape[1], None)
+    tied = (
+        f"{counted(ties, 'soft label')} with several largest values: of those classes the first is "
+        "taken"
+        if ties
+        else None
+    )
     if negative:
-        return Labels("logits", found, array.shape[1], array)
+        return Labels("logits", found, array.shape[1], array, tied)
     form, note = _form_of_positive(path, np.concatenate(sums), one_hot=one_hot)
-    return Labels(form, found, array.shape[1], array, note)
+    return Labels(form, found, array.shape[1], array, note or tied)
 
 
 def _form_of_positive(

@@ -117,3 +117,16 @@ def test_softmax_of_the_logits_of_probabilities_is_the_probabilities() -> None:
 def test_arrays_that_are_not_labels_are_refused(array: NDArray[np.generic], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         read_labels(FILE, np.asarray(array), 4)
+
+
+@pytest.mark.parametrize("scale", [1, 8])
+def test_rows_with_two_largest_values_are_noted(scale: float) -> None:
+    """CutMix with equal areas makes such rows."""
+    rows = scale * np.array([[0.5, 0, 0.5], [0, 1, 0], [0, 0.5, 0.5]], np.float32)
+    if scale != 1:
+        rows -= 4
+    labels = read_labels(FILE, rows, 3)
+    assert labels.classes.tolist() == [0, 1, 1]
+    assert labels.note == (
+        "2 soft labels with several largest values: of those classes the first is taken"
+    )
