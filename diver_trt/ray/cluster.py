@@ -138,9 +138,6 @@ def _connect(ray: Any, address: str) -> None:
         num_cpus=available_cores(),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        # Events of every task are for the dashboard, and are kept in this process until they are
-        # reported: with them its memory grows with the number of images.
-        _system_config={"task_events_report_interval_ms": 0},
         **quiet,
     )
 
