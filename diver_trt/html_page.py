@@ -1,4 +1,4 @@
-"""Self-contained HTML pages that commands write: whether one may be written, and its templates."""
+"""Files that commands write, whether one may be written, and the templates of HTML pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.contained_file import open_contained
-from diver_trt.errors import MissingExtraError, OutputError
+from diver_trt.documents import Document
+from diver_trt.errors import MissingExtraError, OutputError, UsageError
+from diver_trt.files import resolved
 
 STYLE = Path(__file__).with_suffix(".css")
 """What the pages have in common, `style` in their templates; `compare` has its own."""
@@ -92,6 +94,43 @@ def require_own_page(path: Path, command: str) -> None:
             f"{path}: already exists and is not a report of diver-trt {command}; choose another "
             "name, or remove it"
         )
+
+
+def require_own_json(path: Path, command: str, fields: frozenset[str]) -> None:
+    """Refuse to replace a file that is not an earlier JSON file of the same command.
+
+    Args:
+        path: The JSON file.
+        command: The command, such as `"bench"`.
+        fields: Fields that the command writes, and no other document has together.
+
+    Raises:
+        OutputError: If the path holds another file.
+    """
+    if os.path.lexists(path) and not _has_fields(path, fields):
+        raise OutputError(
+            f"{path}: already exists and is not a JSON file of diver-trt {command}; choose another "
+            "name, or remove it"
+        )
+
+
+def require_different(json_file: Path, report: Path) -> None:
+    """Refuse one path for `--json` and `--report`, however each is spelt.
+
+    Raises:
+        UsageError: If both are the same file.
+        OutputError: If a symlink in a path leads back to itself.
+    """
+    if resolved(json_file) == resolved(report):
+        raise UsageError(f"--json and --report are both {report}; expected two files")
+
+
+def _has_fields(path: Path, fields: frozenset[str]) -> bool:
+    """Return whether a path is a regular file with a JSON object that has these fields."""
+    try:
+        return not path.is_symlink() and fields <= Document.read(path, OutputError).fields.keys()
+    except OutputError:
+        return False
 
 
 def is_page(path: Path, command: str) -> bool:

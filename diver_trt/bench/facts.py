@@ -9,6 +9,8 @@ from diver_trt.bench.result import Result, Row
 from diver_trt.bench.timing import LEAST_ROUNDS, WARM_UP_RUNS
 
 SCHEMA = 1
+OWN_FIELDS = frozenset({"schema", "machine", "measuring", "ceilings", "rows"})
+"""Fields by which an earlier benchmark is recognised; every schema has them."""
 _MS = 1e3
 _DIGITS = 6
 """Significant digits of a time, which is all that a clock resolves."""

@@ -192,14 +192,25 @@ def _check_files(json_file: Path | None, report: Path | None) -> None:
 
     Raises:
         OutputError: If a folder is missing or read-only, or a file is not one to replace.
+        UsageError: If both are the same file.
         MissingExtraError: If a report is asked for and Jinja is not installed.
     """
-    from diver_trt.html_page import import_jinja, require_own_page, require_writable
+    from diver_trt.bench.facts import OWN_FIELDS
+    from diver_trt.html_page import (
+        import_jinja,
+        require_different,
+        require_own_json,
+        require_own_page,
+        require_writable,
+    )
 
     if report:
         import_jinja()
+    if json_file and report:
+        require_different(json_file, report)
     if json_file:
         require_writable(json_file, "a file for JSON")
+        require_own_json(json_file, "bench", OWN_FIELDS)
     if report:
         require_writable(report, "a file for HTML")
         require_own_page(report, "bench")

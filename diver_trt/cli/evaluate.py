@@ -200,18 +200,29 @@ def _check_files(json_file: Path | None, report: Path | None) -> None:
 
     Raises:
         OutputError: If a folder is missing or read-only, or a file is not one to replace.
+        UsageError: If both are the same file.
         MissingExtraError: If torch, or what a report needs, is not installed.
     """
+    from diver_trt.evaluation.result import OWN_FIELDS
     from diver_trt.evaluation.runs import require_packages
-    from diver_trt.html_page import import_report_packages, require_own_page, require_writable
+    from diver_trt.html_page import (
+        import_report_packages,
+        require_different,
+        require_own_json,
+        require_own_page,
+        require_writable,
+    )
 
     require_packages(())
+    if json_file and report:
+        require_different(json_file, report)
     if report:
         import_report_packages()
         require_writable(report, "a file for HTML")
         require_own_page(report, "evaluate")
     if json_file:
         require_writable(json_file, "a file for JSON")
+        require_own_json(json_file, "evaluate", OWN_FIELDS)
 
 
 def _plan(

@@ -11,6 +11,8 @@ from diver_trt.records import Tool
 from diver_trt.structs import Count, Sha256, Size
 
 SCHEMA = 1
+OWN_FIELDS = frozenset({"schema", "tool", "protocol", "runs", "summaries"})
+"""Fields by which an earlier evaluation is recognised; every schema has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -310,6 +310,25 @@ def test_another_file_is_not_replaced_by_a_report(tmp_path: Path) -> None:
     assert other.read_text() == "<title>diver-trt compare: passed</title>"
 
 
+def test_json_replaces_nothing_but_json_of_its_own(alone: dict[str, Any], tmp_path: Path) -> None:
+    for name, text in (("bundle.json", '{"schema": 4}'), ("page.html", "<p>"), ("empty", "")):
+        (tmp_path / name).write_text(text)
+        assert "already exists and is not a JSON file of diver-trt bench" in refused(
+            bench("--json", tmp_path / name)
+        )
+        assert (tmp_path / name).read_text() == text
+    earlier = tmp_path / "bench.json"
+    earlier.write_text(json.dumps(alone["facts"] | {"date": "earlier"}))
+    assert bench("--engine", "onnx", "--batch", 1, "--json", earlier, *QUICK).exit_code == 0
+    assert json.loads(earlier.read_text())["date"] != "earlier"
+
+
+def test_json_and_report_are_two_files(tmp_path: Path) -> None:
+    same = ("--json", tmp_path / "x", "--report", tmp_path / "." / "y" / ".." / "x")
+    (tmp_path / "y").mkdir()
+    assert "--json and --report are both" in refused(bench(*same), 2)
+
+
 @pytest.mark.parametrize("package", ["torch", "diffusers"])
 def test_measuring_against_torch_needs_it(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     for name in [name for name in sys.modules if name.startswith("diver_trt.bench.torch")]:

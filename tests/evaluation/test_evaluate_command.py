@@ -147,7 +147,12 @@ def test_files_that_cannot_be_written_are_refused_first(folder: Path, tmp_path: 
         evaluate(folder, "--report", tmp_path / "other.html")
     )
     assert "no such folder" in fails(evaluate(folder, "--json", tmp_path / "absent" / "e.json"))
+    assert "is not a JSON file of diver-trt evaluate" in fails(
+        evaluate(folder, "--json", tmp_path / "other.html")
+    )
     assert (tmp_path / "other.html").read_text() == "mine"
+    same = ("--json", tmp_path / "e", "--report", tmp_path / "e")
+    assert "--json and --report are both" in fails(evaluate(folder, *same), code=2)
 
 
 @pytest.mark.parametrize(
