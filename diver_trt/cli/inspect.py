@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,7 +180,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 
 
 def _require_place(sheet: Path, dataset: Path) -> None:
-    """Refuse to write a contact sheet over another file or among a dataset's images.
+    """Refuse to write a contact sheet over anything but an earlier one, or among images.
 
     Raises:
         UsageError: If its name does not end in .png.
@@ -197,15 +198,30 @@ def _require_place(sheet: Path, dataset: Path) -> None:
             f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; "
             "choose another place"
         )
-    if sheet.is_file():
-        with sheet.open("rb") as file:
-            if file.read(len(_PNG)) != _PNG:
-                raise OutputError(
-                    f"--contact-sheet {sheet}: already exists and is not a PNG; choose another name"
-                )
+    # lexists, not exists: a dangling symlink is something in the way too.
+    if os.path.lexists(sheet) and not _is_own_sheet(sheet):
+        raise OutputError(
+            f"--contact-sheet {sheet}: already exists and is not a contact sheet of diver-trt "
+            "inspect; choose another name, or remove it"
+        )
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+def _is_own_sheet(path: Path) -> bool:
+    """Return whether a path is a regular file that `inspect` marked as its contact sheet."""
+    from diver_trt.contained_file import open_contained
+
+    try:
+        with open_contained(path, path.parent, OutputError) as file:
+            start = file.read(1024)
+    except (OSError, OutputError):
+        return False
+    # Texts lie before the pixels: https://www.w3.org/TR/png-3/#11tEXt
+    mark = f"tEXt{_MARK[0]}\0{_MARK[1]}".encode()
+    return not path.is_symlink() and start.startswith(b"\x89PNG") and mark in start
+
+
+_MARK = ("Software", "diver-trt inspect")
+"""The PNG text of a contact sheet; the one in a recovered dataset has none."""
 
 
 def _inspect_distilled(
@@ -218,10 +234,14 @@ def _inspect_distilled(
     with phases() as show:
         checked = check_images(dataset, model, Notes(say), show)
     if contact_sheet:
+        from PIL.PngImagePlugin import PngInfo
+
         from diver_trt.files import replacing, reported
 
+        mark = PngInfo()
+        mark.add_text(*_MARK)
         with reported(contact_sheet), replacing(contact_sheet) as temporary:
-            distilled_sheet(dataset, model).save(temporary, format="PNG")
+            distilled_sheet(dataset, model).save(temporary, format="PNG", pnginfo=mark)
         say(f"the images as the model would get them: {contact_sheet}")
     origin = dataset.origin
     return {

@@ -222,18 +222,25 @@ def test_inspect_draws_the_images_as_the_model_would_get_them(dm: Path, tmp_path
     assert "cut from 2 x 2 collages" in result.stderr
 
 
-def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path) -> None:
-    tensors, text, image = (
+def test_a_contact_sheet_replaces_nothing_but_a_contact_sheet(dm: Path, tmp_path: Path) -> None:
+    tensors, text, image, photo, dangling = (
         dm.read_bytes(),
         tmp_path / "thesis.png",
         tmp_path / "set" / "0" / "0.png",
+        tmp_path / "photo.png",
+        tmp_path / "dangling.png",
     )
     text.write_text("a thesis")
+    Image.new("RGB", (8, 8)).save(photo)
+    dangling.symlink_to("nowhere.png")
+    photographed = photo.read_bytes()
     shutil.copytree(DISTILLED, tmp_path / "set")
     kept = image.read_bytes()
     for source, sheet, message in (
         (dm.parent, dm, "is written as PNG; expected a name that ends in .png"),
-        (dm, text, "already exists and is not a PNG; choose another name"),
+        (dm, text, "already exists and is not a contact sheet of diver-trt inspect"),
+        (dm, photo, "already exists and is not a contact sheet of diver-trt inspect"),
+        (dm, dangling, "already exists and is not a contact sheet of diver-trt inspect"),
         (
             tmp_path / "set",
             image,
@@ -245,6 +252,7 @@ def test_a_contact_sheet_replaces_nothing_but_a_picture(dm: Path, tmp_path: Path
             run("inspect", source, "--contact-sheet", sheet), code=2 if sheet == dm else 1
         )
     assert (dm.read_bytes(), text.read_text(), image.read_bytes()) == (tensors, "a thesis", kept)
+    assert (photo.read_bytes(), dangling.is_symlink()) == (photographed, True)
     assert not image.with_name("new.png").exists()
     for _ in range(2):
         assert (
