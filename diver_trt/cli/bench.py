@@ -13,7 +13,14 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import progress, say
-from diver_trt.cli.options import ModelRevision, ModelVae, choice, open_bundle, positive
+from diver_trt.cli.options import (
+    ModelRevision,
+    ModelVae,
+    choice,
+    open_bundle,
+    positive,
+    require_model,
+)
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import printable
 from diver_trt.recipe import Recipe
@@ -121,6 +128,7 @@ def bench(
             raise typer.BadParameter("--against torch needs --model, the model to run in torch")
     elif model is not None:
         raise typer.BadParameter("--model is for --against torch; give both, or neither")
+    require_model(model, revision, vae)
     from diver_trt.bench.result import Plan
     from diver_trt.bench.run import benchmark
 

@@ -10,7 +10,15 @@ import typer
 
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
-from diver_trt.cli.options import Classes, Json, ModelRevision, ModelVae, Seed, open_bundle
+from diver_trt.cli.options import (
+    Classes,
+    Json,
+    ModelRevision,
+    ModelVae,
+    Seed,
+    open_bundle,
+    require_model,
+)
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.errors import BundleError, MissingExtraError, printable, shown
 from diver_trt.models import BASES
@@ -96,10 +104,13 @@ def compare(
         raise typer.BadParameter("--random and --images contradict each other; give one of them")
     if classes and not images:
         raise typer.BadParameter("--classes describes --images; give both, or neither")
+    require_model(model, revision, vae)
     from diver_trt.comparison.result import Result
     from diver_trt.comparison.runs import steps_in
     from diver_trt.comparison.verdict import compare_lineup
+    from diver_trt.method.noise import checked_seed
 
+    seed = checked_seed(seed)
     _check_packages_and_report(report)
     opened = tuple(open_bundle(bundle) for bundle in bundles)
     loaded = _load_reference_model(model, opened[0], revision, vae) if model else None

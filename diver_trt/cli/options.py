@@ -91,6 +91,17 @@ def open_bundle(bundle: str | None) -> Bundle:
         )
 
 
+def require_model(model: str | None, revision: str | None, vae: str | None) -> None:
+    """Refuse options that describe a model where none is given.
+
+    Raises:
+        typer.BadParameter: If there is one.
+    """
+    for option, value in (("--revision", revision), ("--vae", vae)):
+        if model is None and value is not None:
+            raise typer.BadParameter(f"{option} describes --model; give both, or neither")
+
+
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:
     """Return the value of an option if it is one of the choices.
 

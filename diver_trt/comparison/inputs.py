@@ -92,7 +92,7 @@ def distilled_inputs(
 
 def random_pixels(bundle: Bundle, count: int, *, seed: int = 0) -> Inputs:
     """Return images of uniformly random pixels, under random labels."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed % 2**64)  # it takes no negative seeds
     size = bundle.image_size
     keys = [f"random/{number:05d}" for number in range(count)]
     return Inputs(

@@ -287,6 +287,8 @@ def test_the_report_is_one_page_with_plots_and_the_facts(
         (("--against", "jax"), 2, "--against is 'jax'; expected one of torch"),
         (("--against", "torch"), 2, "--against torch needs --model"),
         (("--model", "somewhere"), 2, "--model is for --against torch"),
+        (("--vae", "somewhere"), 2, "--vae describes --model"),
+        (("--revision", "main"), 2, "--revision describes --model"),
         (("--steps", "1"), 2, "steps is 1"),
         (("no-such-folder",), 1, "no-such-folder: not a bundle"),
         (("--json", "no-such-folder/bench.json"), 1, "no such folder; make it first"),

@@ -25,7 +25,10 @@ def test_contradictory_options_are_wrong_usage(digits: Bundle) -> None:
     assert "--classes describes --images" in refused(
         compare(digits.path, "--classes", "model"), code=2
     )
+    for option in ("--revision", "--vae"):
+        assert f"{option} describes --model" in refused(compare(digits.path, option, "x"), code=2)
     assert compare(digits.path, "--samples", 0).exit_code == 2
+    assert compare(digits.path, "--seed", 2**63).exit_code == 2
     assert compare(digits.path, "--window", "soon").exit_code == 2
     assert compare().exit_code == 2
 

@@ -178,6 +178,7 @@ def test_random_pixels_follow_from_the_seed(digits: Bundle) -> None:
     assert [image.tobytes() for image in one.images] == [image.tobytes() for image in same.images]
     assert one.images[0].tobytes() != other.images[0].tobytes()
     assert one.labels == same.labels
+    assert len(random_pixels(digits, 1, seed=-1)) == 1
 
 
 def test_a_folder_that_cannot_be_read_is_refused(digits: Bundle, tmp_path: Path) -> None:
