@@ -186,8 +186,9 @@ class Recoverer:
 
         Args:
             images: Distilled images, uint8 [n, H, W, 3] or any iterable of [H, W, 3] or of PIL
-                images without transparency; other sizes than the model's are resized. What is kept
-                of them is copied, so an iterable may reuse its buffer.
+                still images without transparency, whose EXIF orientation is applied; other sizes
+                than the model's are resized. What is kept of them is copied, so an iterable may
+                reuse its buffer.
             labels: The model's class of each image, [n] whole numbers.
             seed: Seed of the noise, from -2^63 to 2^63 - 1.
             keys: Name of each sample, which its noise follows from, each once; by default its class

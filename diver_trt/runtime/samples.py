@@ -8,7 +8,8 @@ from __future__ import annotations
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,8 @@ def checked_samples(
 
     Args:
         bundle: The model.
-        images: uint8 arrays [H, W, 3], what numpy makes such of, or PIL images.
+        images: uint8 arrays [H, W, 3], what numpy makes such of, or PIL images, whose EXIF
+            orientation is applied.
         labels: Whole numbers, one per image.
         seed: Seed of the noise, from `checked_seed`.
         keys: Texts, one per image and no two alike; None numbers the images of each class.
@@ -119,6 +121,11 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
 def _iterator(name: str, values: Any) -> Iterator[Any]:
     if isinstance(values, (str, bytes)):
         raise DatasetError(f"{name} is the text {shown_value(values)}; expected one per image")
+    # A mapping yields its keys, and a set no order of ours.
+    if isinstance(values, (Mapping, set, frozenset)):
+        raise DatasetError(
+            f"{name} is a {type(values).__name__}; expected one per image, in the images' order"
+        )
     try:
         return iter(values)
     except TypeError as cause:
@@ -181,15 +188,38 @@ def _pixels(value: Any, number: int, size: int) -> Pixels:
     name = f"image {number}"
     pillow = sys.modules.get("PIL.Image")  # a PIL image cannot be there without it
     if pillow is not None and isinstance(value, pillow.Image):
-        if value.mode not in ("RGB", "L", "1", "P") or "transparency" in value.info:
-            raise DatasetError(
-                f"{name}: got a PIL image of mode {value.mode}"
-                f"{' with transparency' if 'transparency' in value.info else ''}, expected RGB; "
-                "convert it with .convert('RGB')"
-            )
-        value = value.convert("RGB")
+        value = _upright_rgb(value, name)
     kept: Pixels = square(_array(value, name), size, name).copy()
     return kept
+
+
+def _upright_rgb(image: Any, name: str) -> Any:
+    """Return a PIL image in RGB, turned as its EXIF orientation requires."""
+    from PIL import ImageOps
+
+    try:
+        # The first picture of a phone's JPEG with several (MPO) is taken, as from a file.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        transparent = image.has_transparency_data
+        image.load()
+    except Exception as cause:  # Pillow raises much more than OSError on damage
+        raise DatasetError(
+            f"{name}: Pillow cannot read it ({shown(str(cause) or repr(cause))})"
+        ) from cause
+    if frames > 1:
+        raise DatasetError(
+            f"{name}: got a PIL image of {frames} frames, expected a still image; take one with "
+            ".seek(number) and .convert('RGB')"
+        )
+    plain = image.mode in ("RGB", "L", "1", "P")
+    if not plain or transparent:
+        raise DatasetError(
+            f"{name}: got a PIL image of mode {image.mode}{' with transparency' if plain else ''}, "
+            "expected RGB; convert it with .convert('RGB')"
+        )
+    with suppress(Exception):  # metadata that cannot be parsed is ignored
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGB")
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:

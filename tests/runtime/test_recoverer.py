@@ -6,8 +6,9 @@ import multiprocessing
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -411,6 +412,71 @@ def test_pil_images_and_tensors_are_taken(digits: Bundle, images: Images) -> Non
     np.testing.assert_array_equal(from_grey.image, from_rgb.image)
 
 
+def opened(kind: str, image: Image.Image, **options: Any) -> Image.Image:
+    """Return an image as it is read from a file."""
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return Image.open(BytesIO(file.getvalue()))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_pil_image_is_turned_upright(digits: Bundle, images: Images, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    given = opened("PNG", Image.fromarray(images[0]), exif=exif)
+    expected = np.rot90(images[0], {1: 0, 3: 2, 6: 3}[orientation])
+    (sample,) = checked_samples(digits, [given], [3], seed=0)
+    np.testing.assert_array_equal(sample.image, expected)
+
+
+def test_exif_that_cannot_be_parsed_is_ignored(digits: Bundle, images: Images) -> None:
+    given = opened("PNG", Image.fromarray(images[0]), exif=b"Exif\0\0II*")
+    (sample,) = checked_samples(digits, [given], [3], seed=0)
+    np.testing.assert_array_equal(sample.image, images[0])
+
+
+def transparent_palette() -> Image.Image:
+    image = Image.new("P", (32, 32))
+    image.putpalette(bytes(4 * 256), "RGBA")
+    return image
+
+
+def truncated() -> Image.Image:
+    file = BytesIO()
+    Image.effect_noise((32, 32), 50).save(file, "PNG")
+    return Image.open(BytesIO(file.getvalue()[:-200]))
+
+
+def closed() -> Image.Image:
+    image = opened("PNG", Image.new("RGB", (32, 32)))
+    image.close()
+    return image
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (transparent_palette, "image 0: got a PIL image of mode P with transparency, expected RGB"),
+        (
+            lambda: opened(
+                "GIF",
+                Image.new("L", (32, 32)),
+                save_all=True,
+                append_images=[Image.new("L", (32, 32), 255)],
+            ),
+            "image 0: got a PIL image of 2 frames, expected a still image",
+        ),
+        (truncated, "image 0: Pillow cannot read it"),
+        (closed, "image 0: Pillow cannot read it"),
+    ],
+)
+def test_a_pil_image_that_a_file_would_not_give_is_refused(
+    digits: Bundle, make: Callable[[], Image.Image], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        next(checked_samples(digits, [make()], [3], seed=0))
+
+
 def test_one_image_alone_is_not_a_list_of_its_rows(digits: Bundle, images: Images) -> None:
     with pytest.raises(DatasetError, match=r"an array of 3 dimensions, expected uint8\[n, H, W, 3"):
         recover(digits, images[0], [3])
@@ -486,6 +552,14 @@ NOISE = np.zeros((2, 4, 8, 8), np.float32)
             "image 0 has label a number of 16,610 bits; the model has classes 0 to 9",
         ),
         ("12", {}, "labels is the text '12'"),
+        (
+            {1: "one", 2: "two"},
+            {},
+            "labels is a dict; expected one per image, in the images' order",
+        ),
+        ({1, 2}, {}, "labels is a set; expected one per image"),
+        ([1, 2], {"keys": {"a": 0, "b": 1}}, "keys is a dict"),
+        ([1, 2], {"noise": frozenset({1, 2})}, "noise is a frozenset"),
     ],
 )
 def test_labels_keys_and_noise_come_one_per_image(
@@ -493,6 +567,11 @@ def test_labels_keys_and_noise_come_one_per_image(
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         recover(digits, images[:2], labels, **options)
+
+
+def test_images_come_in_an_order(digits: Bundle, images: Images) -> None:
+    with pytest.raises(DatasetError, match="images is a dict; expected one per image"):
+        recover(digits, dict(enumerate(images[:2])), [1, 2])
 
 
 @pytest.mark.parametrize(
