@@ -111,7 +111,7 @@ class Bundle:
     """One exported model: the fields of `bundle.json`, and where they were read.
 
     Attributes:
-        path: The bundle's directory.
+        path: The bundle's directory; absolute, so that a process may change its folder.
         sha256: Hash of `bundle.json`, which holds the hash of every other file: the identity of the
             whole bundle.
         schema: Version of `bundle.json`.
@@ -201,7 +201,7 @@ class Bundle:
         document.require_schema(
             SCHEMA, f"remove the folder and export the model again: diver-trt export MODEL {path}"
         )
-        bundle = document.load(cls, path=path, sha256=document.sha256)
+        bundle = document.load(cls, path=path.absolute(), sha256=document.sha256)
         for record in bundle.files:
             _open_checked(path, record).close()
         return bundle

@@ -401,6 +401,15 @@ def test_a_bundle_that_is_itself_a_link_is_read(digits: Bundle, tmp_path: Path) 
     assert Bundle.open(tmp_path / "link").verified("encoder").is_file()
 
 
+def test_a_bundle_outlives_the_folder_that_its_path_began_in(
+    digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits.path.parent)
+    opened = Bundle.open(digits.path.name)
+    monkeypatch.chdir(tmp_path)
+    assert opened.verified("encoder").is_file()
+
+
 def test_a_byte_order_mark_and_line_ends_mean_nothing(digits: Bundle, edited: Edit) -> None:
     folder = edited(lambda manifest: None)
     text = (digits.path / "bundle.json").read_bytes().replace(b"\n", b"\r\n")
