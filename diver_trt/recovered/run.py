@@ -41,6 +41,7 @@ from diver_trt.runtime.opener import ModelOpener, Opener
 from diver_trt.runtime.session import require_engine
 
 AnyPath = str | os.PathLike[str]
+_PATHS, _NONE = (str, os.PathLike), type(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ def recover(
     recipe: Recipe | str | None = None,
     seed: int = 0,
     copies: int = 1,
-    classes: str | None = None,
+    classes: AnyPath | None = None,
     format: str | None = None,  # noqa: A002
     normalisation: str | None = None,
     collage: int | None = None,
@@ -151,20 +152,31 @@ def recover(
             true, the call returns. The batches before that are on disk.
 
     Raises:
-        UsageError: If an argument does not exist, is out of range or contradicts another.
+        UsageError: If an argument does not exist, is of another type or out of range, or
+            contradicts another.
         DatasetError: If the images cannot be read as asked.
         BundleError: If the bundle is missing or damaged.
         OutputError: If the output folder holds something else, is in use, or cannot be written.
         EngineError: If no engine can run.
         MissingExtraError: If a package that an argument asks for is not installed.
     """
+    for name, path in (("source", source), ("output", output)):
+        _require_type(name, path, _PATHS, "a path")
+    _require_type("bundle", bundle, (Bundle, *_PATHS, _NONE), "a Bundle, a path or None")
+    _require_type("classes", classes, (*_PATHS, _NONE), "a text, a path or None")
+    for name, text in (("format", format), ("normalisation", normalisation)):
+        _require_type(name, text, (str, _NONE), "a text or None")
+    _require_type("on_note", on_note, (Callable, _NONE), "a function or None")
+    for name, called in (("on_progress", on_progress), ("stopping", stopping)):
+        _require_type(name, called, (Callable,), "a function")
     watch = _Watch(Notes(on_note), on_progress)
     laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
     require_side(size)
     require_engine(engine)
     check_ray(ray, workers)
-    reading = ReadOptions(classes, format, normalisation, collage)
+    class_map = None if classes is None else os.fspath(classes)
+    reading = ReadOptions(class_map, format, normalisation, collage)
     part, number = None if shard is None else Shard.parse(shard), checked_seed(seed)
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
@@ -367,6 +379,13 @@ def _recipe(recipe: Recipe | str | None) -> Recipe:
         return recipe or Recipe()
     _require_choice("recipe", recipe, tuple(PRESETS))
     return PRESETS[recipe]
+
+
+def _require_type(name: str, value: object, types: tuple[Any, ...], expected: str) -> None:
+    if not isinstance(value, types):
+        raise UsageError(
+            f"{name} is {shown_value(value)} ({type(value).__name__}); expected {expected}"
+        )
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

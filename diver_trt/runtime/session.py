@@ -28,7 +28,7 @@ def require_engine(engine: object) -> None:
     Raises:
         UsageError: If it does not.
     """
-    if engine != AUTO and engine not in BACKENDS:
+    if not isinstance(engine, str) or engine not in (AUTO, *BACKENDS):
         raise UsageError(f"unknown engine {shown(repr(engine))}; expected {engine_choices()}")
 
 

@@ -138,6 +138,16 @@ def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
         ({"shard": "4/3"}, "shard is '4/3'; expected NUMBER/OF, such as 3/8"),
         ({"shard": ""}, "shard is ''; expected NUMBER/OF"),
         ({"classes": ""}, "--classes : neither a file nor a known subset"),
+        ({"classes": Path("nope")}, "--classes nope: neither a file nor a known subset"),
+        ({"classes": [0, 1]}, r"classes is \[0, 1\] \(list\); expected a text, a path or None"),
+        ({"format": ["mtt"]}, r"format is \['mtt'\] \(list\); expected a text or None"),
+        ({"normalisation": 0.5}, r"normalisation is 0.5 \(float\); expected a text or None"),
+        ({"normalisation": ((0.5,) * 3, (0.5,) * 3)}, r"normalisation is .* \(tuple\)"),
+        ({"bundle": b"x"}, r"bundle is b'x' \(bytes\); expected a Bundle, a path or None"),
+        ({"engine": ["onnx"]}, r"unknown engine \['onnx'\]; expected rtx, trt"),
+        ({"on_progress": None}, "on_progress is None .*; expected a function"),
+        ({"on_note": "print"}, r"on_note is 'print' \(str\); expected a function or None"),
+        ({"stopping": None}, "stopping is None .*; expected a function"),
         ({"seed": 2**63}, "seed is 9223372036854775808; expected a whole number"),
         ({"seed": 1.5}, r"seed is 1.5 \(float\)"),
         ({"recipe": "fast"}, "recipe is 'fast'; expected one of paper, ncfm, matched, d4m, level"),
@@ -154,6 +164,18 @@ def test_wrong_arguments_are_refused_before_the_work(
     with pytest.raises(UsageError, match=message):
         recover(IPC1, tmp_path / "out", **{"recipe": QUICK, "on_progress": no_work, **arguments})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("paths", [(None, "out"), (0, "out"), (IPC1, b"out")])
+def test_a_source_and_an_output_are_paths(paths: tuple[Any, Any]) -> None:
+    with pytest.raises(UsageError, match=r"(source|output) is .*; expected a path"):
+        recover(*paths)
+
+
+def test_classes_may_be_a_path(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("".join(f"{label}\n" for label in range(10)))
+    recovery = recover(IPC1, tmp_path / "out", classes=tmp_path / "classes.txt", recipe=QUICK)
+    assert recovery.finished
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
