@@ -175,6 +175,8 @@ def _read_inputs(
     if random:
         return random_pixels(bundle, samples, seed=seed)
     inputs = distilled_inputs(bundle, samples, folder=folder, classes=classes, seed=seed)
+    for note in inputs.notes:
+        say(f"note: {note}")
     if len(inputs) < samples:
         say(f"there are only {len(inputs)} images; --samples asked for {samples}")
     return inputs

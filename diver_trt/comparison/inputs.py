@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,12 @@ from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle, default_images, find_source
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.errors import DatasetError
 from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square
+
+_CONVERTED_WITH = ("--normalisation", "--format", "--collage")
+"""Options that errors about tensors name, and that `convert` has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Inputs:
         labels: The model's class of each image.
         images: The images, each [H, W, 3] uint8, of the model's size.
         noise: The noise of every image, [n, c, h, w] float32.
+        notes: What a user should know about the dataset.
     """
 
     origin: str
@@ -34,6 +40,7 @@ class Inputs:
     labels: tuple[int, ...]
     images: tuple[Pixels, ...]
     noise: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -63,7 +70,15 @@ def distilled_inputs(
     """
     root = find_source(folder) if folder else default_images()
     options = ReadOptions(classes=classes if folder else None)
-    dataset = read_dataset(root, bundle if folder else Bundle.open(default_bundle()), options)
+    try:
+        dataset = read_dataset(root, bundle if folder else Bundle.open(default_bundle()), options)
+    except DatasetError as cause:
+        if not any(option in str(cause) for option in _CONVERTED_WITH):
+            raise
+        raise DatasetError(
+            f"{str(cause).removesuffix('.')}. compare has no such option: give it to `diver-trt "
+            f"convert {shlex.quote(str(root))} NEW.npz`, and compare with --images NEW.npz."
+        ) from cause
     # Class by class, `count` images might all be of the first class.
     by_class = defaultdict(list)
     for sample in dataset.samples:
@@ -87,6 +102,7 @@ def distilled_inputs(
             square(dataset.images.read(sample.position), bundle.image_size) for sample in chosen
         ),
         noise=_noise(seed, [sample.key for sample in chosen], bundle),
+        notes=dataset.origin.notes,
     )
 
 

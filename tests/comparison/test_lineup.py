@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from diver_trt.bundle import Bundle
@@ -12,6 +14,7 @@ from diver_trt.comparison.lineup import Lineup, line_up
 from diver_trt.digits import default_images
 from diver_trt.errors import BundleError, DatasetError, EngineError, UsageError
 from diver_trt.models.dit import Dit, load_model
+from tests.comparison.command import compare, refused
 from tests.comparison.faults import plant
 from tests.conftest import DIGITS_MODEL, DISTILLED
 
@@ -179,6 +182,29 @@ def test_random_pixels_follow_from_the_seed(digits: Bundle) -> None:
     assert one.images[0].tobytes() != other.images[0].tobytes()
     assert one.labels == same.labels
     assert len(random_pixels(digits, 1, seed=-1)) == 1
+
+
+def save(path: Path, values: Any) -> Path:
+    """Save ten images as a file of tensors that states nothing about its values."""
+    images = np.broadcast_to(np.float32(values), (10, 3, 32, 32))
+    np.savez(path, images=images, labels=np.arange(10))
+    return path
+
+
+def test_a_set_that_needs_an_option_of_others_is_refused_with_a_remedy(
+    digits: Bundle, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "a set.npz", np.linspace(-9, 9, 32))
+    message = refused(compare(digits.path, "--images", path))
+    assert "Set --normalisation, such as cifar10" in message
+    assert f"compare has no such option: give it to `diver-trt convert '{path}' NEW.npz`" in message
+
+
+def test_notes_about_the_set_are_printed(digits: Bundle, tmp_path: Path) -> None:
+    path = save(tmp_path / "set.npz", np.linspace(-1, 1, 32))
+    (note,) = distilled_inputs(digits, 3, folder=path).notes
+    result = compare(digits.path, "--images", path, "--engine", "onnx")
+    assert f"diver-trt: note: {note}\n" in refused(result)  # for lack of a second engine
 
 
 def test_a_folder_that_cannot_be_read_is_refused(digits: Bundle, tmp_path: Path) -> None:
