@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from diver_trt import PRESETS, Bundle, Recipe, Recoverer
 from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import Dataset, Sample, read_dataset
+from diver_trt.errors import DiverError
+from diver_trt.method.schedule import Schedule
 from examples.convnet import ConvNet, accuracy
 from examples.dataset import load_dataset, to_tensor
 
@@ -143,13 +145,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--fresh", action="store_true", help="noise of its own for each epoch")
     args = parser.parse_args(arguments)
-    bundle = Bundle.open(default_bundle())
-    stream = RecoveredStream(
-        bundle,
-        read_dataset(args.distilled, bundle),
-        PRESETS["level"].scaled_to(args.steps),
-        fresh=args.fresh,
-    )
+    for option, least in (("workers", 0), ("epochs", 1)):
+        if (value := getattr(args, option)) < least:
+            parser.error(f"--{option} is {value}; expected a whole number, {least} or more")
+    try:
+        bundle = Bundle.open(default_bundle())
+        dataset = read_dataset(args.distilled, bundle)
+        recipe = PRESETS["level"].scaled_to(args.steps)
+        Schedule(bundle.process, recipe, bundle.layout)  # else only a worker would refuse it
+    except DiverError as error:
+        parser.error(str(error))
+    stream = RecoveredStream(bundle, dataset, recipe, fresh=args.fresh)
     test = digits.load().test
     for epoch, net in enumerate(train(stream, workers=args.workers, epochs=args.epochs), 1):
         print(f"epoch {epoch}: {100 * accuracy(net, test):.1f} % of {len(test)} test digits")

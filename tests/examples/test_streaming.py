@@ -168,3 +168,22 @@ def test_the_example_prints_the_accuracy_of_each_epoch(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(re.fullmatch(r"epoch \d: [\d.]+ % of 360 test digits", line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--distilled", "nope", "nope: no such file or folder"),
+        ("--steps", "1", "steps is 1"),
+        ("--steps", "1001", "steps is 1001"),
+        ("--workers", "-1", "--workers is -1; expected a whole number, 0 or more"),
+        ("--epochs", "0", "--epochs is 0; expected a whole number, 1 or more"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_line(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        streaming.main([option, value])
+    assert end.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err
