@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,11 +196,13 @@ class Bundle:
         if not os.path.lexists(manifest):
             raise BundleError(
                 f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export "
-                f"MODEL {path}`"
+                f"MODEL {shlex.quote(str(path))}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
         document.require_schema(
-            SCHEMA, f"remove the folder and export the model again: diver-trt export MODEL {path}"
+            SCHEMA,
+            "remove the folder and export the model again: diver-trt export MODEL "
+            f"{shlex.quote(str(path))}",
         )
         bundle = document.load(cls, path=path.absolute(), sha256=document.sha256)
         for record in bundle.files:

@@ -7,6 +7,7 @@ imported, and a session is opened on every engine.
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
         if isinstance(plan, StrayFoldersError):
             yield Finding("engines", "note", str(plan))
         elif not isinstance(plan, Plan):
-            yield Finding("engines", "broken", str(plan), f"diver-trt build {bundle.path}")
+            command = f"diver-trt build {shlex.quote(str(bundle.path))}"
+            yield Finding("engines", "broken", str(plan), command)
 
 
 def usable(findings: list[Finding]) -> bool:

@@ -81,6 +81,8 @@ def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> No
         match=r"not a bundle \(it has no bundle\.json\); make one with `diver-trt export MODEL",
     ):
         Bundle.open(tmp_path)
+    with pytest.raises(BundleError, match="diver-trt export MODEL 'no bundle'"):
+        Bundle.open("no bundle")
 
 
 @pytest.mark.parametrize(

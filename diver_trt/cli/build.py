@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -95,7 +96,7 @@ def build(
         return
     for sidecar in built:
         print(_line(sidecar))
-    print(f"wrote {folder}; next: diver-trt inspect {bundle} --memory-budget 2GB")
+    print(f"wrote {folder}; next: diver-trt inspect {shlex.quote(bundle)} --memory-budget 2GB")
 
 
 def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -153,6 +154,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
     from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 
+    budget = None if memory_budget is None else parse_bytes(memory_budget)
     bundle = Bundle.open(path)
     for name in NETWORKS:
         bundle.verified(name)
@@ -164,12 +166,13 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
         facts["damaged_engines"] = [str(error) for plan in plans for error in plan.check()]
         for error in (plan for plan in found if not isinstance(plan, Plan)):
             say(f"warning: {error}")
-    if memory_budget:
+    if budget is not None:
         if not plans:
             raise EngineError(
-                f"{path}: has no engines to plan for; build them with `diver-trt build {path}`"
+                f"{path}: has no engines to plan for; build them with `diver-trt build "
+                f"{shlex.quote(str(path))}`"
             )
-        chosen = choose_memory_plan(plans, parse_bytes(memory_budget))
+        chosen = choose_memory_plan(plans, budget)
         facts["chosen"] = {
             "engines": chosen.plan.folder.name,
             "batch": chosen.batch,

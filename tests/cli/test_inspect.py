@@ -107,6 +107,19 @@ def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> No
     assert not (tmp_path / "out").exists()
 
 
+def test_a_budget_is_checked_and_the_command_for_engines_can_be_pasted(
+    tmp_path: Path, digits: Bundle
+) -> None:
+    folder = tmp_path / "no engines"
+    shutil.copytree(digits.path, folder)
+    assert "expected a size such as 512MB" in fails(
+        run("inspect", folder, "--memory-budget", "-1"), code=2
+    )
+    assert f"build them with `diver-trt build '{folder}'`" in fails(
+        run("inspect", folder, "--memory-budget", "2GB")
+    )
+
+
 def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
     folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b2"
     for path in (folder, folder / "denoiser.engine"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
         elif misfit := plan.misfit(bundle, machine):
             yield Finding(subject, "broken", misfit.reason, misfit.command)
         elif reason := plan.distrusted():
-            remedy = f"diver-trt recover … --bundle {bundle.path} --trust"
+            remedy = f"diver-trt recover … --bundle {shlex.quote(str(bundle.path))} --trust"
             yield Finding(subject, "broken", reason, remedy)
         else:
             yield Finding(subject, "works", f"batch {plan.batches}", recovers=True)
@@ -91,7 +92,7 @@ def _usable(name: str, bundle: Bundle, machine: Machine, placement: Placement) -
     Raises:
         EngineError: If there is none; the message says at which of these it failed.
     """
-    build = f"`diver-trt build {bundle.path} --backend {name}"
+    build = f"`diver-trt build {shlex.quote(str(bundle.path))} --backend {name}"
     plans = _plans(name, bundle)
     if not plans:
         raise EngineError(f"{bundle.path}: has no engines for {name}; build them with {build}`")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ class Plan:
             f" --sm {capability.removeprefix('sm')}" if self.backend == "rtx" and capability else ""
         )
         return (
-            f"diver-trt build {bundle.path} --backend {self.backend}{target} --batch {self.batches}"
+            f"diver-trt build {shlex.quote(str(bundle.path))} --backend {self.backend}{target} "
+            f"--batch {self.batches}"
         )
 
     def trust(self) -> None:
