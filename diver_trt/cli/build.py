@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,6 +63,8 @@ def build(
     """Compile a bundle to TensorRT engines, each with a sidecar of its target and memory."""
     chosen = choice("--backend", backend, ("rtx", "trt"))
     sms = [_parse_capability(text) for text in sm or []]
+    import shlex
+
     from diver_trt.bundle import NETWORKS
     from diver_trt.runtime.backends.tensorrt.builder import build_plan
     from diver_trt.runtime.backends.tensorrt.memory import parse_bytes

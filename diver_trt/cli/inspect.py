@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,6 +149,8 @@ def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | No
 
 
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
+    import shlex
+
     from diver_trt.bundle import NETWORKS, Bundle
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
     from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
