@@ -192,18 +192,13 @@ class Bundle:
                 "the path of the bundle is empty; give its folder, or hf://OWNER/NAME"
             )
         path = Path(path)
-        manifest = path / MANIFEST
+        manifest, export = path / MANIFEST, f"diver-trt export MODEL {shlex.quote(str(path))}"
         if not os.path.lexists(manifest):
             raise BundleError(
-                f"{path}: not a bundle (it has no {MANIFEST}); make one with `diver-trt export "
-                f"MODEL {shlex.quote(str(path))}`"
+                f"{path}: not a bundle (it has no {MANIFEST}); make one with `{export}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
-        document.require_schema(
-            SCHEMA,
-            "remove the folder and export the model again: diver-trt export MODEL "
-            f"{shlex.quote(str(path))}",
-        )
+        document.require_schema(SCHEMA, f"remove the folder and export the model again: {export}")
         bundle = document.load(cls, path=path.absolute(), sha256=document.sha256)
         for record in bundle.files:
             _open_checked(path, record).close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -63,18 +63,7 @@ def benchmark(
         KeyboardInterrupt: If it is interrupted before the first network has been measured.
     """
     result = Result(plan, machine)
-    if machine.busy:
-        result.notes.append(
-            f"the machine was busy before this began: load average {machine.load_average:.2f} on "
-            f"{counted(machine.cores, 'core')}; times are too long, and ratios are off too, since "
-            "contestants wait for their threads in different ways"
-        )
-    for name, number in machine.threads.items():
-        if number != str(machine.cores):
-            result.notes.append(
-                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it "
-                "holds for the matrix product and for torch, and not for every engine"
-            )
+    result.notes.extend(_doubts(machine))
     on_progress("ceilings", 0, 1)
     host = HostCeiling()
     run = _Run(result, host, device_ceiling, on_progress)
@@ -104,6 +93,22 @@ def benchmark(
             "`--against torch` measures them"
         )
     return result
+
+
+def _doubts(machine: Machine) -> Iterator[str]:
+    """Yield what casts doubt on every figure that this machine gives."""
+    if machine.busy:
+        yield (
+            f"the machine was busy before this began: load average {machine.load_average:.2f} on "
+            f"{counted(machine.cores, 'core')}; times are too long, and ratios are off too, since "
+            "contestants wait for their threads in different ways"
+        )
+    for name, number in machine.threads.items():
+        if number != str(machine.cores):
+            yield (
+                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it "
+                "holds for the matrix product and for torch, and not for every engine"
+            )
 
 
 class _Run:

@@ -122,12 +122,7 @@ def bench(
     batches = _batches(batch)
     if not math.isfinite(seconds):
         raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")
-    if against is not None:
-        choice("--against", against, ("torch",))
-        if model is None:
-            raise typer.BadParameter("--against torch needs --model, the model to run in torch")
-    elif model is not None:
-        raise typer.BadParameter("--model is for --against torch; give both, or neither")
+    _check_opponent(against, model)
     require_model(model, revision, vae)
     from diver_trt.bench.result import Plan
     from diver_trt.bench.run import benchmark
@@ -155,6 +150,20 @@ def bench(
     _write(result, json_file, report)
     if result.interrupted:
         raise KeyboardInterrupt
+
+
+def _check_opponent(against: str | None, model: str | None) -> None:
+    """Refuse an opponent without a model, or the reverse.
+
+    Raises:
+        typer.BadParameter: If one is given alone, or the opponent is unknown.
+    """
+    if against is not None:
+        choice("--against", against, ("torch",))
+        if model is None:
+            raise typer.BadParameter("--against torch needs --model, the model to run in torch")
+    elif model is not None:
+        raise typer.BadParameter("--model is for --against torch; give both, or neither")
 
 
 def _batches(text: str) -> list[int]:

@@ -100,10 +100,7 @@ def compare(
     Exits with 1 if an engine is further away than its precision allows, or if an engine that was
     requested cannot be compared.
     """
-    if random and images:
-        raise typer.BadParameter("--random and --images contradict each other; give one of them")
-    if classes and not images:
-        raise typer.BadParameter("--classes describes --images; give both, or neither")
+    _check_options(random, images, classes)
     require_model(model, revision, vae)
     from diver_trt.comparison.result import Result
     from diver_trt.comparison.runs import steps_in
@@ -139,6 +136,18 @@ def compare(
         _write_report(result, report, as_json=as_json)
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _check_options(random: bool, images: Path | None, classes: str | None) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        typer.BadParameter: If some do.
+    """
+    if random and images:
+        raise typer.BadParameter("--random and --images contradict each other; give one of them")
+    if classes and not images:
+        raise typer.BadParameter("--classes describes --images; give both, or neither")
 
 
 def _check_packages_and_report(report: Path | None) -> None:
