@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from diver_trt.errors import DiverError, printable
+from diver_trt.errors import DiverError, OutputError, printable
 
 _FLAGS = (
     os.O_RDONLY
@@ -87,3 +87,13 @@ def file_kind(mode: int) -> str:
         stat.S_IFLNK: "a symlink",
     }
     return kinds.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+def start_of(path: Path) -> bytes:
+    """Return the first 1,024 bytes of a regular file, or nothing of a symlink or anything else."""
+    try:
+        with open_contained(path, path.parent, OutputError) as file:
+            start = file.read(1024)
+    except (OSError, OutputError):
+        return b""
+    return b"" if path.is_symlink() else start

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diver_trt.contained_file import open_contained
+from diver_trt.contained_file import start_of
 from diver_trt.documents import Document
 from diver_trt.errors import MissingExtraError, OutputError, UsageError
 from diver_trt.files import resolved
@@ -88,12 +88,7 @@ def require_own_page(path: Path, command: str) -> None:
     Raises:
         OutputError: If the path holds another file.
     """
-    # lexists, not exists: a dangling symlink is something in the way too.
-    if os.path.lexists(path) and not is_page(path, command):
-        raise OutputError(
-            f"{path}: already exists and is not a report of diver-trt {command}; choose another "
-            "name, or remove it"
-        )
+    _require_own(path, f"a report of diver-trt {command}", is_own=is_page(path, command))
 
 
 def require_own_json(path: Path, command: str, fields: frozenset[str]) -> None:
@@ -107,10 +102,15 @@ def require_own_json(path: Path, command: str, fields: frozenset[str]) -> None:
     Raises:
         OutputError: If the path holds another file.
     """
-    if os.path.lexists(path) and not _has_fields(path, fields):
+    is_own = _has_fields(path, fields)
+    _require_own(path, f"a JSON file of diver-trt {command}", is_own=is_own)
+
+
+def _require_own(path: Path, kind: str, *, is_own: bool) -> None:
+    # lexists, not exists: a dangling symlink is something in the way too.
+    if os.path.lexists(path) and not is_own:
         raise OutputError(
-            f"{path}: already exists and is not a JSON file of diver-trt {command}; choose another "
-            "name, or remove it"
+            f"{path}: already exists and is not {kind}; choose another name, or remove it"
         )
 
 
@@ -135,10 +135,5 @@ def _has_fields(path: Path, fields: frozenset[str]) -> bool:
 
 def is_page(path: Path, command: str) -> bool:
     """Return whether a path is a regular file that a command of any release wrote."""
-    try:
-        with open_contained(path, path.parent, OutputError) as file:
-            start = file.read(1024)
-    except (OSError, OutputError):
-        return False
     # The title, unlike the rest of the template, stays the same from release to release.
-    return not path.is_symlink() and f"<title>diver-trt {command}: ".encode() in start
+    return f"<title>diver-trt {command}: ".encode() in start_of(path)

@@ -43,6 +43,7 @@ class RecoveredImages:
         indices: The class of each in the dataset's order.
         labels: The model's class of each index.
         soft_labels: Whether the dataset has soft labels, which are not among these.
+        unlisted: Which images in its folders are not of it, in words, or None.
     """
 
     class_map: str
@@ -50,6 +51,7 @@ class RecoveredImages:
     indices: tuple[int, ...]
     labels: dict[int, int]
     soft_labels: bool
+    unlisted: str | None
 
 
 def is_recovered(root: Path) -> bool:
@@ -95,13 +97,18 @@ def unlisted_note(root: Path) -> str | None:
     Raises:
         DatasetError: If the manifest is damaged or of another schema.
     """
-    names = unlisted_images(open_recovered(root))
+    return _unlisted_note(open_recovered(root))
+
+
+def _unlisted_note(folder: RecoveredFolder) -> str | None:
+    names = unlisted_images(folder)
     if not names:
         return None
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    named = ", ".join(map(shown, names[:_NAMED]))
     return (
-        f"{root}: {', '.join(map(shown, names[:_NAMED]))}{more}: not of this recovery, but a "
-        "trainer that reads the folders takes it too; delete it if it does not belong there"
+        f"{folder.root}: {named}{more}: not of this recovery, but a trainer that reads the folders "
+        "takes it too; delete it if it does not belong there"
     )
 
 
@@ -112,7 +119,8 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
         DatasetError: If the manifest is damaged, an image is missing or has changed, or the model
             has other classes than the one it was recovered with.
     """
-    manifest = open_recovered(root).manifest
+    folder = open_recovered(root)
+    manifest = folder.manifest
     labels = {}
     for entry in manifest.classes:
         if entry.label >= bundle.num_classes or entry.wnid != wnid_of(entry.label, bundle):
@@ -126,7 +134,9 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
         require_written(file, sample.sha256)
     indices = tuple(entry.index for entry in manifest.samples)
     soft_labels = any(entry.soft_label_sha256 for entry in manifest.samples)
-    return RecoveredImages(manifest.class_map, files, indices, labels, soft_labels)
+    return RecoveredImages(
+        manifest.class_map, files, indices, labels, soft_labels, _unlisted_note(folder)
+    )
 
 
 def inspect_recovered(root: Path) -> dict[str, Any]:

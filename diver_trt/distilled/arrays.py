@@ -235,13 +235,12 @@ def _usual(examined: Examined) -> str:
     """
     if examined.sample.dtype == np.uint8:
         return "none"
-    seen = None if examined.seen else recognise(examined.sample)
     try:
         return examined.method.normalisation(examined.stored)
     except DatasetError:
-        if seen is None:
+        if examined.seen or (shown := recognise(examined.sample)) is None:
             raise
-        return seen.name
+        return shown.name
 
 
 def _misplaced(labels: Labels) -> int:

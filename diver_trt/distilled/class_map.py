@@ -98,8 +98,8 @@ def number_of(name: str) -> int | None:
 
 @cache
 def _numbers(names: tuple[str | None, ...]) -> Mapping[int, int] | None:
-    numbers = {number_of(name or ""): index for index, name in enumerate(names)}
-    return None if None in numbers else {int(n): i for n, i in numbers.items() if n is not None}
+    numbers = [number for name in names if (number := number_of(name or "")) is not None]
+    return {n: i for i, n in enumerate(numbers)} if len(numbers) == len(names) else None
 
 
 @cache
@@ -282,15 +282,14 @@ def _read_class_file(path: Path, model: ModelClasses) -> ClassMap:
     names = [name for name, _ in entries if name is not None]
     if len(set(names)) != len(names):
         raise DatasetError(f"--classes {path}: a name occurs twice; expected each class once")
-    numbers = [number_of(name) for name in names]
-    if None not in numbers and len(names) == len(entries):
-        if len(set(numbers)) != len(numbers):
+    if (numbers := _numbers(tuple(name for name, _ in entries))) is not None:
+        if len(numbers) < len(entries):
             raise DatasetError(
                 f"--classes {path}: a number occurs twice among its names; expected each class once"
             )
-        if set(numbers) == set(range(len(names))):
+        if numbers.keys() == set(range(len(entries))):
             # "10" is before "2" in a sorted JSON object, and is class 10 all the same.
-            entries.sort(key=lambda entry: number_of(entry[0] or "") or 0)
+            entries = [entries[numbers[number]] for number in range(len(entries))]
     # Labels may occur twice, names may not: a name decides which folder is which class.
     labels = tuple(_label(path, label, model) for _, label in entries)
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))

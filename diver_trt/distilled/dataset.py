@@ -22,7 +22,7 @@ from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.distilled.tensor_set import SoftLabel, join_tensors, repeated_labels
 from diver_trt.errors import DatasetError
-from diver_trt.manifest import is_recovered, read_recovered, unlisted_note
+from diver_trt.manifest import is_recovered, read_recovered
 from diver_trt.recovered.journal import JOURNAL
 
 _MAX_TRIES = 1000
@@ -202,8 +202,8 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
 def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
     found = read_recovered(path, bundle)
     notes = ["its soft labels are not read: they are dropped"] if found.soft_labels else []
-    if unlisted := unlisted_note(path):
-        notes.append(unlisted)
+    if found.unlisted:
+        notes.append(found.unlisted)
     origin, images = Origin(_RECOVERED, notes=tuple(notes)), ImageFiles(path, found.files)
     return _assemble(path, origin, images, found.indices, found.class_map, found.labels)
 

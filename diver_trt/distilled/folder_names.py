@@ -57,13 +57,13 @@ def class_of_index(folder: Path, class_map: ClassMap) -> int:
         DatasetError: If the index is out of range, or the map names other numbers.
     """
     index = index_of(folder)
-    if class_map.numbers is not None:
-        if index not in class_map.numbers:
+    if (numbers := class_map.numbers) is not None:
+        if index not in numbers:
             raise DatasetError(
                 f"{folder}: {class_map.name} names classes by number, and {index} is not among "
                 "them; add it, or remove the folder"
             )
-        return class_map.numbers[index]
+        return numbers[index]
     if index >= len(class_map):
         raise DatasetError(
             f"{folder}: class {index} is out of range; {class_map.owner} classes 0 to "

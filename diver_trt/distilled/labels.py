@@ -95,9 +95,9 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         one_hot &= bool((np.count_nonzero(values, axis=1) == 1).all())
         sums.append(values.sum(axis=1))
         classes.append(values.argmax(axis=1))
-        largest = values == values.max(axis=1, keepdims=True)
-        ties += int(np.count_nonzero(largest.sum(axis=1) > 1))
-        if bool((values.max(axis=1) == values.min(axis=1)).any()):
+        largest = values.max(axis=1)
+        ties += int(np.count_nonzero((values == largest[:, None]).sum(axis=1) > 1))
+        if bool((largest == values.min(axis=1)).any()):
             raise DatasetError(
                 f"{path}: a soft label has the same value for every class, so it names no class"
             )

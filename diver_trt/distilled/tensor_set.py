@@ -89,7 +89,7 @@ def join_tensors(
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if (missing := missing_part(names)) is not None:
-        notes.append(f"there is no part number {missing}: is the set complete?")
+        notes.append(f"part {missing} was not found: is the set complete?")
     if num_classes != len(class_map):
         notes.append(
             f"its labels are of {num_classes} classes, but {class_map.owner} {len(class_map)}: is "

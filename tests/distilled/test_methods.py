@@ -291,10 +291,10 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
     dataset = as_woof(tmp_path, imagenet, collage=1)
     assert_holds(dataset, images, CLASSES, WOOF)
     assert dataset.images.name(19) == "conv_20_phase4/data.pt[3]"
-    assert not any("number" in note for note in dataset.origin.notes)
+    assert not any("not found" in note for note in dataset.origin.notes)
     (tmp_path / "conv_20_phase2").rename(tmp_path / "conv_20_phase7")
     notes = as_woof(tmp_path, imagenet, collage=1).origin.notes
-    assert "there is no part number 2: is the set complete?" in notes
+    assert "part 2 was not found: is the set complete?" in notes
     torch.save(
         [torch.zeros(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64)],
         tmp_path / "conv_20_phase3" / "data.pt",
