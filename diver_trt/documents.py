@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,7 +89,9 @@ class Document:
         where = where or printable(str(path))
         try:
             with open_contained(path, path.parent, error) as file:
-                data = file.read(limits.size_bytes + 1)
+                # Not `read(limit)`, which allocates the limit before it reads a byte.
+                size = os.fstat(file.fileno()).st_size
+                data = file.read(min(size, limits.size_bytes) + 1)
         except OSError as cause:
             raise error(f"{where}: {cause.strerror or cause}") from cause
         if len(data) > limits.size_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,11 @@ def open_recovered(root: Path) -> RecoveredFolder:
     return RecoveredFolder(root, document.load(Manifest), document.sha256)
 
 
-def unlisted_images(folder: RecoveredFolder) -> list[str]:
-    """Return images that a trainer would read but the manifest does not list."""
-    manifest = folder.manifest
-    listed = {entry.file for entry in _files(manifest)}
+def unlisted_images(root: Path, listed: Collection[str]) -> list[str]:
+    """Return images in a dataset's folders that a trainer would read but that are not listed."""
     return [
         name
-        for name in files_in(folder.root)
+        for name in files_in(root)
         if "/" in name and name.lower().endswith(_READ_BY_TRAINERS) and name not in listed
     ]
 
@@ -91,25 +90,31 @@ def _files(manifest: Manifest) -> tuple[Companion | Recovered, ...]:
     return (*manifest.companions, *manifest.samples)
 
 
-def unlisted_note(root: Path) -> str | None:
+def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | None:
     """Return which images in a recovered dataset's folders are not of it, in words, or None.
+
+    Args:
+        root: The dataset.
+        listed: The images that are; None reads them from the manifest.
 
     Raises:
         DatasetError: If the manifest is damaged or of another schema.
     """
-    return _unlisted_note(open_recovered(root))
-
-
-def _unlisted_note(folder: RecoveredFolder) -> str | None:
-    names = unlisted_images(folder)
+    if listed is None:
+        listed = _listed_images(open_recovered(root).manifest)
+    names = unlisted_images(root, listed)
     if not names:
         return None
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     named = ", ".join(map(shown, names[:_NAMED]))
     return (
-        f"{folder.root}: {named}{more}: not of this recovery, but a trainer that reads the folders "
+        f"{root}: {named}{more}: not of this recovery, but a trainer that reads the folders "
         "takes it too; delete it if it does not belong there"
     )
+
+
+def _listed_images(manifest: Manifest) -> set[str]:
+    return {entry.file for entry in manifest.samples}
 
 
 def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
@@ -135,7 +140,12 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
     indices = tuple(entry.index for entry in manifest.samples)
     soft_labels = any(entry.soft_label_sha256 for entry in manifest.samples)
     return RecoveredImages(
-        manifest.class_map, files, indices, labels, soft_labels, _unlisted_note(folder)
+        manifest.class_map,
+        files,
+        indices,
+        labels,
+        soft_labels,
+        unlisted_note(root, _listed_images(manifest)),
     )
 
 
@@ -167,7 +177,7 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
         "seed": manifest.seed,
         "recipe": manifest.recipe,
         "tool": f"{tool.name} {tool.version}",
-        "not_listed": unlisted_images(folder),
+        "not_listed": unlisted_images(root, _listed_images(manifest)),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,10 +142,10 @@ class RecordedInputs:
     complete: bool
 
 
-def listed_inputs(samples: Entries) -> list[list[Any]]:
-    """Return the list of the distilled images that a journal begins with."""
-    return [
-        [
+def listed_inputs(samples: Entries) -> Iterator[list[Any]]:
+    """Yield the distilled images that a journal begins with."""
+    for key, entry in samples.items():
+        yield [
             key,
             entry["source"],
             entry["label"],
@@ -153,8 +153,6 @@ def listed_inputs(samples: Entries) -> list[list[Any]]:
             entry.get("soft_label_sha256"),
             "problem" in entry,
         ]
-        for key, entry in samples.items()
-    ]
 
 
 def inputs_of_journal(head: Mapping[str, Any], entries: Iterable[object]) -> RecordedInputs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,14 +179,9 @@ class Job:
         )
         return storable(dump(entry))  # type: ignore[no-any-return]
 
-    def entries(self) -> dict[str, dict[str, Any]]:
+    def entries(self) -> JobEntries:
         """Return each sample's entry by key: source, destination, and why it cannot be read."""
-        files, entries = self.files(), {}
-        for sample in self.samples:
-            problem = self.checked[sample.position].problem
-            left_out = {"problem": self.reason(sample, problem)} if problem else {}
-            entries[sample.key] = {**self.entry(sample), "file": files[sample.key], **left_out}
-        return entries
+        return JobEntries(self)
 
     def classes(self) -> list[dict[str, Any]]:
         """Return the manifest's entry of each class that occurs."""
@@ -226,6 +221,33 @@ class Job:
             if soft_label:
                 digest.update(soft_label(sample.position).tobytes())
         return digest.hexdigest()
+
+
+class JobEntries(Mapping[str, dict[str, Any]]):
+    """What is known of each sample of a job, by key.
+
+    An entry is made when it is read: an entry takes more memory than all else that a run keeps of
+    its image.
+
+    Args:
+        job: The job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._files = job, job.files()
+        self._samples = {sample.key: sample for sample in job.samples}
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        job, sample = self._job, self._samples[key]
+        problem = job.checked[sample.position].problem
+        left_out = {"problem": job.reason(sample, problem)} if problem else {}
+        return {**job.entry(sample), "file": self._files[key], **left_out}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
 
 
 def _sha256(values: NDArray[np.float32]) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable
@@ -76,7 +76,7 @@ class Journal:
         self,
         head: Mapping[str, Any],
         entries: Iterable[Mapping[str, Any]] = (),
-        inputs: Sequence[Sequence[Any]] = (),
+        inputs: Iterable[Sequence[Any]] = (),
     ) -> None:
         """Start a journal with the samples that are done already, and flush it to the disk.
 
@@ -90,9 +90,8 @@ class Journal:
             OSError: If it cannot be written.
         """
         self.entries = {}
-        first = _line({**head, "inputs": inputs}) if inputs else _line(head)
         with writing(self.path) as file:
-            offset = file.write(first if len(first) < MAX_LINE_BYTES else _line(head))
+            offset = _write_head(file, head, inputs)
             for entry in entries:
                 self.entries[entry["key"]] = offset
                 offset += file.write(_line(entry))
@@ -276,6 +275,26 @@ def storable(value: Any) -> Any:
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
+
+
+def _write_head(file: BinaryIO, head: Mapping[str, Any], inputs: Iterable[Sequence[Any]]) -> int:
+    """Write the first line, without the distilled images if it would be too long to be read again.
+
+    Returns:
+        Where the next line begins.
+    """
+    file.write(json.dumps(head).removesuffix("}").encode())
+    # Image by image: a list of them all takes several times the memory of its text.
+    before = ', "inputs": ['
+    for value in inputs:
+        file.write(f"{before}{json.dumps(value)}".encode())
+        before = ", "
+    file.write(b"]}\n" if before == ", " else b"}\n")
+    if file.tell() >= MAX_LINE_BYTES:
+        file.seek(0)
+        file.truncate()
+        file.write(_line(head))
+    return file.tell()
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -268,8 +268,11 @@ def _recover(
                     break
         done, skipped = writer.totals()
         page = _gallery(job, output, watch, stopping, asked=gallery) if writer.finished else None
-    if done == count and (note := unlisted_note(output)):
-        notes.doubt(f"warning: {note}")
+    if done == count:
+        files, left_out = job.files(), {entry["key"] for entry in skipped}
+        listed = {files[sample.key] for sample in job.samples if sample.key not in left_out}
+        if note := unlisted_note(output, listed):
+            notes.doubt(f"warning: {note}")
     return Recovery(
         output=output,
         total=count,

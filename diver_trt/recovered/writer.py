@@ -19,6 +19,7 @@ flushed, in any order, so a later run trusts no line without hashing its image.
 from __future__ import annotations
 
 import json
+import posixpath
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +66,8 @@ class DatasetWriter:
     ) -> None:
         self.root, self.head, self._journal = root, head, journal
         self.lost, self.notes, self.finished = lost, tuple(notes), finished
-        self._unsynced: list[Path] = []
+        self._totals: tuple[int, list[dict[str, Any]]] | None = None
+        self._unsynced: list[str] = []
         self._sync_again = perf_counter()
 
     @property
@@ -75,12 +77,15 @@ class DatasetWriter:
 
     def totals(self) -> tuple[int, list[dict[str, Any]]]:
         """Return how many samples are done, and the entries of those that were left out."""
+        if self._totals:
+            return self._totals
         if not self.finished:
             return len(self.done), [
                 entry for key in self.done if "problem" in (entry := self.entry(key))
             ]
         manifest = open_recovered(self.root).manifest
-        return len(manifest.skipped) + len(manifest.samples), dump(manifest.skipped)
+        self._totals = len(manifest.skipped) + len(manifest.samples), dump(manifest.skipped)
+        return self._totals
 
     def add(self, name: str, image: Pixels) -> Path:
         """Write one image, [H, W, 3] uint8, as a PNG file and return its path.
@@ -95,7 +100,7 @@ class DatasetWriter:
             # After a power loss the hash in the journal tells which ones did not reach the disk.
             with writing(path, lasting=False) as file:
                 Image.fromarray(image).save(file, format="PNG")
-        self._unsynced.append(path)
+        self._unsynced.append(name)
         return path
 
     def copy(self, source: Path, name: str) -> None:
@@ -109,7 +114,7 @@ class DatasetWriter:
             path.parent.mkdir(exist_ok=True, parents=True)
             with replacing(path) as temporary:
                 shutil.copyfile(source, temporary)
-        self._unsynced.append(path)
+        self._unsynced.append(name)
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Append a sample to the journal once its image is written; fsync from time to time.
@@ -132,12 +137,12 @@ class DatasetWriter:
         """
         started = perf_counter()
         with reported(self.root):
-            for path in self._unsynced:
-                sync_file(path)
+            for name in self._unsynced:
+                sync_file(self.root / name)
             # fsync of a file does not flush its name, which is in the directory:
             # https://man7.org/linux/man-pages/man2/fsync.2.html
-            for folder in {self.root, *(path.parent for path in self._unsynced)}:
-                sync_folder(folder)
+            for folder in {"", *map(posixpath.dirname, self._unsynced)}:
+                sync_folder(self.root / folder)
             # The journal comes last, so that its lines on disk have their images there.
             self._journal.sync()
         self._unsynced.clear()
@@ -191,3 +196,4 @@ class DatasetWriter:
                 file.write(b"\n ]\n}\n")
             (self.root / JOURNAL).unlink()
         self.finished = True
+        self._totals = len(keys) + len(skipped), [dict(entry) for entry in skipped]

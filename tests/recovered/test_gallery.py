@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.crash import different
 from diver_trt import Recipe, recover
 from diver_trt.errors import OutputError
-from diver_trt.manifest import MANIFEST, open_recovered, unlisted_images
+from diver_trt.manifest import MANIFEST, open_recovered, unlisted_note
 from diver_trt.recovered.gallery import sheets
 from diver_trt.recovered.gallery.files import delete_stale, is_current, require_place
 from diver_trt.recovered.gallery.sheets import write_sheets
@@ -76,7 +76,7 @@ def test_the_page_lists_every_image_and_its_class(source: Path, tmp_path: Path) 
         [2, "2/2.png", "00002.png", 0],
         [3, "2/3.png", "00003.png", 0],
     ]
-    assert unlisted_images(open_recovered(dataset.root)) == []
+    assert unlisted_note(dataset.root) is None
 
 
 def test_it_names_no_place_and_no_time_and_is_the_same_every_time(
