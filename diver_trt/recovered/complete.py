@@ -10,6 +10,7 @@ from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.recipe import Recipe
 from diver_trt.records import ClassEntry, Head
 from diver_trt.recovered.dataset_sheet import copied_sheet, recovered_sheet
+from diver_trt.recovered.gallery.contents import Contents, Rows
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Written, write_soft_labels
@@ -18,20 +19,21 @@ from diver_trt.recovered.written_files import SoftLabels
 from diver_trt.structs import dump
 
 
-def complete(job: Job, writer: DatasetWriter) -> None:
-    """Write everything that stands beside the images of a job.
+def complete(job: Job, writer: DatasetWriter) -> Contents:
+    """Write everything that stands beside the images of a job; return what its gallery shows.
 
     Raises:
         OutputError: If a file cannot be written.
     """
-    good, skipped = [], []
+    good, skipped, rows = [], [], Rows()
     for sample in job.samples:
         entry = writer.entry(sample.key)
+        rows.add(entry)
         skipped.append(entry) if "problem" in entry else good.append(sample)
-    files, classes, soft_label = job.files(), job.classes(), job.dataset.soft_label
+    classes, soft_label = job.classes(), job.dataset.soft_label
     written = Written(
         root=writer.root,
-        files=[files[sample.key] for sample in good],
+        files=[job.files[sample.key] for sample in good],
         indices=[sample.index for sample in good],
         classes=classes,
         soft_labels=None
@@ -41,13 +43,14 @@ def complete(job: Job, writer: DatasetWriter) -> None:
     )
     # The companions of the layout need all shards; `merge` writes them.
     write = write_soft_labels if job.shard else job.layout.write
-    writer.finish(
+    manifest = writer.finish(
         companions=write(written, job.normalisation),
         skipped=skipped,
         classes=classes,
         keys=[sample.key for sample in good],
         contact_sheet=recovered_sheet(job, writer.root, good),
     )
+    return Contents(manifest, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Im
     Raises:
         DatasetError: If a recovered image cannot be read.
     """
-    size, files = job.bundle.image_size, job.files()
+    size, files = job.bundle.image_size, job.files
     title = caption("top: distilled, bottom: recovered", job.head(), job.recipe)
     sheet = ContactSheet(title, size, Counter(sample.index for sample in samples))
     for sample in samples:

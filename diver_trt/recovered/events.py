@@ -24,10 +24,11 @@ Either way the same job in the same folder resumes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diver_trt.distilled.dataset import Sample
+from diver_trt.recovered.gallery.contents import Contents
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.events import BatchStarts as BatchStarts
 from diver_trt.runtime.events import StepDone as StepDone
@@ -91,9 +92,11 @@ class Finished:
 
     Attributes:
         manifest: The manifest, which is written last.
+        contents: What a gallery shows of the dataset; None if an earlier run finished it.
     """
 
     manifest: Path
+    contents: Contents | None = field(default=None, compare=False)
 
 
 Event = Opened | BatchStarts | StepDone | ImageDone | Skipped | Finished

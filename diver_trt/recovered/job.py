@@ -85,8 +85,10 @@ class Job:
         skip_bad: Whether an image that cannot be read or recovered is left out instead of ending
             the recovery.
         base: The folder that names of images are relative to.
+        files: Where each sample of the whole dataset goes, by key.
 
     Raises:
+        OutputError: If the layout cannot name the folder of a class.
         UsageError: If the seed is not a whole number of 64 bits, which is what manifests hold.
     """
 
@@ -100,12 +102,18 @@ class Job:
     shard: Shard | None = None
     skip_bad: bool = False
     base: Path = field(init=False)
+    files: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         root = self.dataset.root
         object.__setattr__(self, "seed", checked_seed(self.seed))
         # Now, because the folder may vanish while its images are read.
         object.__setattr__(self, "base", root if root.is_dir() else root.parent)
+        samples = (
+            (sample.key, sample.label, wnid_of(sample.label, self.bundle))
+            for sample in self.dataset.samples
+        )
+        object.__setattr__(self, "files", image_paths(self.layout, samples))
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -154,16 +162,6 @@ class Job:
             shard=Part(number=self.shard.number, of=self.shard.of) if self.shard else None,
         )
         return storable(dump(head))  # type: ignore[no-any-return]
-
-    def files(self) -> dict[str, str]:
-        """Return where each sample of the whole dataset goes, by key."""
-        return image_paths(
-            self.layout,
-            (
-                (sample.key, sample.label, wnid_of(sample.label, self.bundle))
-                for sample in self.dataset.samples
-            ),
-        )
 
     def entry(self, sample: Sample) -> dict[str, Any]:
         """Return a sample's entry as journal and manifest begin it, before it is recovered."""
@@ -234,14 +232,14 @@ class JobEntries(Mapping[str, dict[str, Any]]):
     """
 
     def __init__(self, job: Job) -> None:
-        self._job, self._files = job, job.files()
+        self._job = job
         self._samples = {sample.key: sample for sample in job.samples}
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         job, sample = self._job, self._samples[key]
         problem = job.checked[sample.position].problem
         left_out = {"problem": job.reason(sample, problem)} if problem else {}
-        return {**job.entry(sample), "file": self._files[key], **left_out}
+        return {**job.entry(sample), "file": job.files[key], **left_out}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._samples)

@@ -58,9 +58,8 @@ def recover_job(job: Job, writer: DatasetWriter, opener: Opener) -> Generator[Ev
                 yield from run.recover(recoverer)
             except DeviceMemoryError as error:
                 opener.halve(error)
-    if not writer.finished:
-        complete(job, writer)
-    yield Finished(writer.root / MANIFEST)
+    contents = None if writer.finished else complete(job, writer)
+    yield Finished(writer.root / MANIFEST, contents)
 
 
 class _Run:
@@ -68,7 +67,6 @@ class _Run:
 
     def __init__(self, job: Job, writer: DatasetWriter) -> None:
         self._job, self._writer = job, writer
-        self._files = job.files()
         self._distilled = DistilledInput(job)
         self._second_try = SecondTry(job, self._distilled)
         self._skipped: list[Skipped] = []
@@ -140,12 +138,12 @@ class _Run:
         self._background.add(partial(self._write_image, sample, result.image, engine))
 
     def _write_image(self, sample: Sample, image: Pixels, engine: str) -> ImageDone:
-        path = self._writer.add(self._files[sample.key], square(image, self._job.side))
+        path = self._writer.add(self._job.files[sample.key], square(image, self._job.side))
         self._writer.record(
             {
                 **self._job.entry(sample),
                 "engine": engine,
-                "file": self._files[sample.key],
+                "file": self._job.files[sample.key],
                 "sha256": file_sha256(path),
             }
         )

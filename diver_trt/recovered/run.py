@@ -25,9 +25,10 @@ from diver_trt.ray.cluster import check_ray
 from diver_trt.ray.opener import RayOpener
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
-from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
+from diver_trt.recovered.events import BatchStarts, Event, Finished, Opened, StepDone
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
+from diver_trt.recovered.gallery.contents import Contents
 from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current, require_place
 from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job, Shard
@@ -259,18 +260,23 @@ def _recover(
     with opening as writer:
         _note_earlier(writer, output, count, notes)
         # Closed at once and not by the garbage collector: closing frees the device.
+        contents = None
         with closing(recover_job(job, writer, opener)) as events:
             for event in events:
                 watch.see(event)
+                if isinstance(event, Finished):
+                    contents = event.contents
                 # Only here: from the first poll on, the CLI turns the first Ctrl-C into a stop
                 # request, and before there is a batch to finish it should interrupt.
                 if isinstance(event, BatchStarts) and stopping():
                     break
         done, skipped = writer.totals()
-        page = _gallery(job, output, watch, stopping, asked=gallery) if writer.finished else None
+        page = None
+        if writer.finished:
+            page = _gallery(job, output, contents, watch, stopping, asked=gallery)
     if done == count:
-        files, left_out = job.files(), {entry["key"] for entry in skipped}
-        listed = {files[sample.key] for sample in job.samples if sample.key not in left_out}
+        left_out = {entry["key"] for entry in skipped}
+        listed = {job.files[sample.key] for sample in job.samples if sample.key not in left_out}
         if note := unlisted_note(output, listed):
             notes.doubt(f"warning: {note}")
     return Recovery(
@@ -287,7 +293,13 @@ def _recover(
 
 
 def _gallery(
-    job: Job, output: Path, watch: _Watch, stopping: Callable[[], bool], *, asked: bool
+    job: Job,
+    output: Path,
+    contents: Contents | None,
+    watch: _Watch,
+    stopping: Callable[[], bool],
+    *,
+    asked: bool,
 ) -> Path | None:
     """Bring the gallery of a finished dataset up to date, and return its page if it is asked for.
 
@@ -301,7 +313,7 @@ def _gallery(
     if not is_current(output):
         count = len(job.samples)
         watch.on_progress("gallery", 0, count)
-        for done in write_gallery(job, output):
+        for done in write_gallery(job, output, contents):
             watch.on_progress("gallery", done, count)
             if done < count and stopping():
                 return None

@@ -28,9 +28,12 @@ from typing import Any
 
 from PIL import Image
 
+from diver_trt.documents import Document
+from diver_trt.errors import OutputError
 from diver_trt.files import file_sha256, replacing, reported, sync_file, sync_folder, writing
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST, open_recovered
 from diver_trt.pixels import Pixels
+from diver_trt.records import Manifest
 from diver_trt.recovered.journal import JOURNAL, Journal, storable
 from diver_trt.structs import dump
 
@@ -160,8 +163,8 @@ class DatasetWriter:
         classes: Sequence[Mapping[str, Any]],
         keys: Sequence[str],
         contact_sheet: Image.Image,
-    ) -> None:
-        """Write the contact sheet and, last, the manifest.
+    ) -> Manifest:
+        """Write the contact sheet and, last, the manifest; return it without its samples.
 
         Args:
             companions: The companion files, which are written already.
@@ -196,4 +199,6 @@ class DatasetWriter:
                 file.write(b"\n ]\n}\n")
             (self.root / JOURNAL).unlink()
         self.finished = True
+        whole = Document({**manifest, "samples": []}, str(path), OutputError)
         self._totals = len(keys) + len(skipped), [dict(entry) for entry in skipped]
+        return whole.load(Manifest)

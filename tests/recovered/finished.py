@@ -88,7 +88,7 @@ def finished(
         layout=LAYOUTS[layout],
         shard=Shard.parse(shard) if shard else None,
     )
-    files, samples, skipped = job.files(), [], []
+    files, samples, skipped = job.files, [], []
     root.mkdir(parents=True, exist_ok=True)
     for sample in job.samples:
         entry = {**job.entry(sample), "engine": "onnx"}

@@ -33,10 +33,13 @@ QUICK = Recipe(steps=4, inherit_step=2, start_step=4, window=(3, 2))
 
 
 def data_of(page: Path) -> dict[str, Any]:
-    """Return what the page's script shows."""
-    found = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"))
-    assert found is not None
-    value: dict[str, Any] = json.loads(found[1])
+    """Return what the page's script shows, each class with its images."""
+    text = page.read_text(encoding="utf-8")
+    parts = [re.findall(rf'id="{name}">(.*?)</script>', text) for name in ("data", "rows")]
+    (data,), (rows,) = ([json.loads(part) for part in found] for found in parts)
+    for in_class, images in zip(data["classes"], rows, strict=True):
+        in_class["images"] = images
+    value: dict[str, Any] = data
     return value
 
 
@@ -169,7 +172,7 @@ def test_a_gallery_is_current_while_its_manifest_and_its_sheets_are_there(
     (tmp_path / "away").rename(root / "gallery_00001.png")
     assert is_current(root)
     page = (root / "index.html").read_text(encoding="utf-8")
-    (root / "index.html").write_text(page.replace('content="1 ', 'content="0 ', 1))
+    (root / "index.html").write_text(page.replace('content="2 ', 'content="1 ', 1))
     assert not is_current(root)  # an older version's
     (root / "index.html").write_text(page)
     (root / MANIFEST).write_text((root / MANIFEST).read_text() + " ")

@@ -15,6 +15,7 @@ from PIL import Image
 from diver_trt.manifest import open_recovered
 from diver_trt.recipe import Recipe
 from diver_trt.records import Manifest
+from diver_trt.recovered.gallery.contents import Contents
 from diver_trt.recovered.gallery.files import Stamp
 from diver_trt.recovered.gallery.page import View, render
 from diver_trt.recovered.gallery.sheets import Sheet
@@ -176,7 +177,7 @@ def test_it_is_used_with_the_keyboard_and_the_mouse(page: Path) -> None:
 def test_untrusted_text_is_shown_as_it_is(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<b>" not in text
-    assert text.count("<script") == text.count("</script>") == 2
+    assert text.count("<script") == text.count("</script>") == 3
     shown = seen(page, "return document.querySelector('main').innerText;")
     assert '5 images recovered from <b>"in" & $out' in shown
     assert "with </script><script>pwned = 1</script><!-- fp32" in shown
@@ -206,7 +207,7 @@ def test_fifty_thousand_images_make_a_small_page_of_few_elements(tmp_path: Path)
     dataset = finished(distilled(tmp_path / "in", flat(10, 16), 1), tmp_path / "out")
     manifest = many(open_recovered(dataset.root).manifest, 50_000)
     sheets = [Sheet(f"gallery_{number:05d}.png", 100) for number in range(500)]
-    view = View(manifest=manifest, recipe=Recipe(), sheets=sheets, side=16)
+    view = View(contents=Contents.of(manifest), recipe=Recipe(), sheets=sheets, side=16)
     text = render(view, Stamp("0" * 64, 500, "png"))
     assert len(text) < 5e6
     (tmp_path / "index.html").write_text(text, encoding="utf-8")

@@ -1,15 +1,17 @@
 "use strict";
 
-// The data, as `page.py` writes it: every class with its images, [number, source, file, engine] or,
-// for one that was left out, [number, source, null, reason]; and the sheets of distilled images,
-// [file or null, how many].
+// The data, as `page.py` writes it: the classes, and the images of each, [number, source, file,
+// engine] or, for one that was left out, [number, source, null, reason]; and the sheets of distilled
+// images, [file or null, how many].
 const PER_PAGE = 120;
-const data = JSON.parse(document.getElementById("data").textContent);
+const parsed = (id) => JSON.parse(document.getElementById(id).textContent);
+const data = parsed("data"), rows = parsed("rows");
 const at = (id) => document.getElementById(id);
 const padded = (number) => String(number).padStart(5, "0");
 const count = new Intl.NumberFormat("en").format;
 
-const samples = data.classes.flatMap((inClass) => {
+const samples = data.classes.flatMap((inClass, position) => {
+  inClass.images = rows[position];
   const [name] = (inClass.name ?? inClass.wnid ?? `class ${inClass.label}`).split(",");
   inClass.title = name === String(inClass.index) ? `class ${name}` : `${inClass.index}: ${name}`;
   return inClass.images.map(([number, source, file, more]) => ({

@@ -9,19 +9,18 @@ from __future__ import annotations
 import html
 import json
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from diver_trt.counted import counted
 from diver_trt.errors import printable, shown
 from diver_trt.html_page import STYLE
 from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
-from diver_trt.records import LeftOut, Manifest, Recovered
+from diver_trt.records import Manifest
 from diver_trt.recovered.caption import recover_command
+from diver_trt.recovered.gallery.contents import Contents
 from diver_trt.recovered.gallery.files import COMMAND, Stamp
 from diver_trt.recovered.gallery.sheets import COLUMNS, MAX_LOSSLESS_SIDE, Sheet
 from diver_trt.structs import dump
@@ -30,37 +29,24 @@ _PARTS = Path(__file__).parent
 _SHOWN_SIDE = 128
 """Side of an image on the page in pixels; small images are enlarged by whole pixels up to it."""
 
-Entry = Recovered | LeftOut
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What a page shows.
 
     Attributes:
-        manifest: The dataset's.
-        recipe: The recipe in it.
+        contents: The dataset's settings and images.
+        recipe: The recipe in its manifest.
         sheets: The distilled images of all samples, in their order.
         side: Side of a thumbnail on the sheets in pixels.
         unread: Positions of samples whose distilled image could not be read any more.
     """
 
-    manifest: Manifest
+    contents: Contents
     recipe: Recipe
     sheets: Sequence[Sheet]
     side: int
     unread: Sequence[int] = ()
-
-    @property
-    def entries(self) -> list[Entry]:
-        """All samples in the dataset's order, also those that were left out."""
-        entries: list[Entry] = [*self.manifest.samples, *self.manifest.skipped]
-        return sorted(entries, key=_order)
-
-
-def _order(entry: Entry) -> tuple[int, int]:
-    index, number = map(int, entry.key.split("/"))
-    return index, number
 
 
 def render(view: View, stamp: Stamp) -> str:
@@ -70,7 +56,7 @@ def render(view: View, stamp: Stamp) -> str:
         view: What it shows.
         stamp: What it states about itself.
     """
-    manifest = view.manifest
+    manifest, rows = view.contents.manifest, view.contents.rows
     page = Template((_PARTS / "page.html").read_text(encoding="utf-8"))
     source, model = shown(manifest.source.name), shown(manifest.bundle.model)
     size, classes = manifest.layout.size, len(manifest.classes)
@@ -85,12 +71,13 @@ def render(view: View, stamp: Stamp) -> str:
         title=html.escape(source),
         style=STYLE.read_text(encoding="utf-8") + (_PARTS / "page.css").read_text(encoding="utf-8"),
         side=size * max(1, _SHOWN_SIDE // size) if size < _SHOWN_SIDE else _SHOWN_SIDE,
-        heading=f"{counted(len(manifest.samples), 'image')} recovered from {html.escape(source)}",
+        heading=f"{counted(rows.recovered, 'image')} recovered from {html.escape(source)}",
         summary=html.escape(summary),
-        note=_note(manifest),
+        note=_note(rows.left_out),
         recover=html.escape(_command(view)),
         facts="\n".join(_fact(name, text) for name, text in _facts(view)),
         data=_for_script(_data(view)),
+        rows=_for_script(_rows(view)),
         script=(_PARTS / "page.js").read_text(encoding="utf-8"),
     )
 
@@ -101,24 +88,23 @@ def _fact(name: str, text: str) -> str:
     return f"    <div><dt>{name}</dt><dd>{shown_as}</dd></div>"
 
 
-def _note(manifest: Manifest) -> str:
-    count = len(manifest.skipped)
+def _note(count: int) -> str:
     if not count:
         return ""
     were = "1 image was" if count == 1 else f"{count:,} images were"
     return f'<p class="doubt"><a href="#class=left-out">{were} left out</a></p>'
 
 
-def _for_script(value: Any) -> str:
+def _for_script(json_text: str) -> str:
     """Return JSON that is safe within a script element."""
     # `</script` and `<!--` would end it or comment it out, wherever they stand:
     # https://html.spec.whatwg.org/multipage/scripting.html#restrictions-for-contents-of-script-elements
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return json_text.replace("<", "\\u003c")
 
 
 def _command(view: View) -> str:
     """Return the command that recovers the same images; folders and bundle are the reader's own."""
-    manifest = view.manifest
+    manifest = view.contents.manifest
     names = ("layout", "shard", "seed", "copies")
     head = {name: dump(getattr(manifest, name)) for name in names}
     source = shlex.quote(printable(manifest.source.name))
@@ -127,9 +113,9 @@ def _command(view: View) -> str:
 
 def _facts(view: View) -> Iterator[tuple[str, str]]:
     """Yield the settings of the recovery, each with its name."""
-    manifest = view.manifest
+    manifest = view.contents.manifest
     bundle, layout, shard = manifest.bundle, manifest.layout, manifest.shard
-    engines = Counter(entry.engine for entry in manifest.samples).most_common()
+    engines = view.contents.rows.engines.most_common()
     yield "Model", f"{bundle.model} {bundle.precision}"
     yield "Bundle", f"sha256:{bundle.sha256}"
     names = [name if len(engines) == 1 else f"{name} ({count:,})" for name, count in engines]
@@ -172,38 +158,35 @@ def _recipe(recipe: Recipe) -> str:
     return ": ".join([*preset, ", ".join(settings)])
 
 
-def _data(view: View) -> dict[str, Any]:
-    """Return what the script shows, see `page.js`."""
-    engines = list(dict.fromkeys(entry.engine for entry in view.manifest.samples))
-    images: dict[int, list[list[Any]]] = {}
-    folders: dict[int, str] = {}
-    for entry in view.entries:
-        index, number = _order(entry)
-        row: list[Any] = [number, entry.source]
-        if isinstance(entry, Recovered):
-            folder, _, name = entry.file.rpartition("/")
-            folders.setdefault(index, folder)
-            row += [name, engines.index(entry.engine)]
-        else:
-            row += [None, entry.problem]
-        images.setdefault(index, []).append(row)
-    return {
-        "size": view.manifest.layout.size,
+def _rows(view: View) -> str:
+    """Return the rows of every class in JSON, in the order of the classes."""
+    rows = view.contents.rows.of_class
+    return _array(_array(rows[entry.index]) for entry in view.contents.manifest.classes)
+
+
+def _array(values: Iterable[str]) -> str:
+    return f"[{','.join(values)}]"
+
+
+def _data(view: View) -> str:
+    """Return in JSON what the script shows apart from the images, see `page.js`."""
+    data = {
+        "size": view.contents.manifest.layout.size,
         "side": view.side,
         "lossless": MAX_LOSSLESS_SIDE,
         "columns": COLUMNS,
         "sheets": [[sheet.name, sheet.count] for sheet in view.sheets],
         "unread": list(view.unread),
-        "engines": engines,
+        "engines": list(view.contents.rows.engines),
         "classes": [
             {
                 "index": entry.index,
                 "label": entry.label,
                 "wnid": entry.wnid,
                 "name": entry.name,
-                "folder": folders.get(entry.index),
-                "images": images.get(entry.index, []),
+                "folder": view.contents.rows.folders.get(entry.index),
             }
-            for entry in view.manifest.classes
+            for entry in view.contents.manifest.classes
         ],
     }
+    return json.dumps(data, separators=(",", ":"))

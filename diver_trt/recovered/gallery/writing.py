@@ -12,10 +12,11 @@ from pathlib import Path
 
 from diver_trt.errors import DatasetError
 from diver_trt.files import file_sha256, reported, writing
-from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
+from diver_trt.manifest import MANIFEST, RecoveredFolder
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
 from diver_trt.recovered.distilled_input import DistilledInput
+from diver_trt.recovered.gallery.contents import Contents
 from diver_trt.recovered.gallery.files import (
     PAGE,
     Stamp,
@@ -35,8 +36,13 @@ from diver_trt.recovered.gallery.sheets import (
 from diver_trt.recovered.job import Job
 
 
-def write_gallery(job: Job, root: Path) -> Iterator[int]:
+def write_gallery(job: Job, root: Path, contents: Contents | None = None) -> Iterator[int]:
     """Write the gallery of a job whose dataset is finished, and yield its progress in samples.
+
+    Args:
+        job: The job.
+        root: The output folder.
+        contents: What the page shows; None reads the manifest.
 
     Raises:
         OutputError: If a file cannot be written.
@@ -44,7 +50,7 @@ def write_gallery(job: Job, root: Path) -> Iterator[int]:
     """
     side, unread = thumbnail_side(job.bundle.image_size), list[int]()
     sheets = write_sheets(root, _distilled(job, unread), side)
-    yield from _write(root, job.recipe, sheets, side, unread)
+    yield from _write(root, contents or Contents.read(root), job.recipe, sheets, side, unread)
 
 
 def _distilled(job: Job, unread: list[int]) -> Iterator[Pixels | None]:
@@ -91,17 +97,21 @@ def copy_galleries(
     side = next((sheets.side for sheets in found if sheets), 0)
     usable = [sheets if sheets and sheets.side == side else None for sheets in found]
     made = copy_sheets(root, list(zip(usable, counts, strict=True)))
-    for _ in _write(root, recipe, made, side, ()):
+    for _ in _write(root, Contents.read(root), recipe, made, side, ()):
         pass
 
 
 def _write(
-    root: Path, recipe: Recipe, made: Iterable[Sheet], side: int, unread: Sequence[int]
+    root: Path,
+    contents: Contents,
+    recipe: Recipe,
+    made: Iterable[Sheet],
+    side: int,
+    unread: Sequence[int],
 ) -> Iterator[int]:
     """Write the sheets, and then the page."""
-    manifest = open_recovered(root).manifest
     with reported(root):
-        delete_gallery(root, manifest.source.images)
+        delete_gallery(root, contents.manifest.source.images)
     sheets, done = list[Sheet](), 0
     for sheet in made:
         sheets.append(sheet)
@@ -109,6 +119,6 @@ def _write(
         yield done
     files = sum(sheet.name is not None for sheet in sheets)
     stamp = Stamp(file_sha256(root / MANIFEST), files, suffix_of(side))
-    view = View(manifest=manifest, recipe=recipe, sheets=sheets, side=side, unread=unread)
+    view = View(contents=contents, recipe=recipe, sheets=sheets, side=side, unread=unread)
     with reported(root / PAGE), writing(root / PAGE) as file:
         file.write(render(view, stamp).encode())

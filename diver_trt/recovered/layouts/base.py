@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,11 +54,14 @@ class Written:
     @property
     def logits(self) -> NDArray[np.float32] | None:
         """The soft labels of all images, [n, classes] float32, or None without any."""
-        if self.soft_labels is None or not self.files:
-            return None
-        return np.stack(
-            [np.asarray(self.soft_labels(i), np.float32) for i in range(len(self.files))]
-        )
+        rows = list(self.soft_label_rows())
+        return np.stack(rows) if rows else None
+
+    def soft_label_rows(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the soft label of each image, [classes] float32, if there are any."""
+        if self.soft_labels is not None:
+            for position in range(len(self.files)):
+                yield np.ascontiguousarray(self.soft_labels(position), np.float32)
 
     @contextmanager
     def companion(self, name: str) -> Iterator[BinaryIO]:
@@ -198,12 +202,15 @@ def class_name(entry: Mapping[str, Any]) -> str:
 
 def write_soft_labels(written: Written, _: Normalisation | None = None) -> list[str]:
     """Write `soft_labels.npy`, [n, classes] float32, if there are any, and return its name."""
-    labels = written.logits
-    if labels is None:
+    # Row by row: those of a thousand classes take more memory than images of 32 pixels.
+    rows = written.soft_label_rows()
+    first = next(rows, None)
+    if first is None:
         return []
     with written.companion(SOFT_LABELS) as file:
-        write_header(file, labels.shape)
-        file.write(labels.data)
+        write_header(file, (len(written.files), len(first)))
+        for row in chain([first], rows):
+            file.write(row.data)
     return [SOFT_LABELS]
 
 
