@@ -73,7 +73,7 @@ def seen(path: Path, script: str, *more: str, width: int = SIZE[0], address: str
     )
     copy.write_text(path.read_text(encoding="utf-8") + ending, encoding="utf-8")
     # Chromium waits for timers and pictures in virtual time, on a slow machine too.
-    options = ("--dump-dom", "--virtual-time-budget=10000", *more)
+    options = ("--dump-dom", "--virtual-time-budget=60000", *more)
     document = browse(copy, *options, width=width, address=address)
     attribute = re.search(r'data-seen="([^"]*)"', document)
     assert attribute is not None, document[:2000]
