@@ -28,7 +28,7 @@ from diver_trt.recovered.job import RESAMPLING
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS, find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
-from diver_trt.recovered.output_names import image_paths
+from diver_trt.recovered.output_names import ImagePaths
 from diver_trt.recovered.shards import recipe_of, require_laid_out
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.recovered.written_files import SoftLabels, require_image, soft_labels_in
@@ -187,12 +187,12 @@ def _copies(folder: RecoveredFolder, head: Head, layout: Layout) -> Copied:
     )
 
 
-def _files(layout: Layout, manifest: Manifest) -> dict[str, str]:
+def _files(layout: Layout, manifest: Manifest) -> ImagePaths:
     """Return where each image goes, by key."""
     # Those that were left out too: where classes share a folder, every number is counted.
     entries: Sequence[Recovered | LeftOut] = (*manifest.samples, *manifest.skipped)
     in_order = sorted(entries, key=lambda entry: [int(part) for part in entry.key.split("/")])
-    return image_paths(layout, ((entry.key, entry.label, entry.wnid) for entry in in_order))
+    return ImagePaths(layout, ((entry.key, entry.label, entry.wnid) for entry in in_order))
 
 
 def _check_output(output: Path, source: Path, layout: Layout) -> None:

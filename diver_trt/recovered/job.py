@@ -31,7 +31,7 @@ from diver_trt.records import ClassEntry, Distilled, Head, LaidOut, Model, Part,
 from diver_trt.recovered.journal import storable
 from diver_trt.recovered.layouts.base import Layout
 from diver_trt.recovered.layouts.index import INDEX
-from diver_trt.recovered.output_names import image_paths
+from diver_trt.recovered.output_names import ImagePaths
 from diver_trt.structs import dump
 
 RESAMPLING = "bicubic, antialiased"
@@ -102,7 +102,7 @@ class Job:
     shard: Shard | None = None
     skip_bad: bool = False
     base: Path = field(init=False)
-    files: Mapping[str, str] = field(init=False)
+    files: ImagePaths = field(init=False)
 
     def __post_init__(self) -> None:
         root = self.dataset.root
@@ -113,7 +113,7 @@ class Job:
             (sample.key, sample.label, wnid_of(sample.label, self.bundle))
             for sample in self.dataset.samples
         )
-        object.__setattr__(self, "files", image_paths(self.layout, samples))
+        object.__setattr__(self, "files", ImagePaths(self.layout, samples))
 
     @property
     def samples(self) -> Sequence[Sample]:

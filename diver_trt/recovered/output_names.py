@@ -93,8 +93,8 @@ class OutputNames:
                     folders.append(folder)
 
 
-def image_paths(layout: Layout, samples: Iterable[tuple[str, int, str | None]]) -> dict[str, str]:
-    """Return where each image of a whole dataset goes, by key.
+class ImagePaths:
+    """Where each image of a whole dataset goes, by key.
 
     Two indices of one class may share its folder; the second one's numbers continue the first's.
 
@@ -105,10 +105,27 @@ def image_paths(layout: Layout, samples: Iterable[tuple[str, int, str | None]]) 
     Raises:
         OutputError: If folders are named by wnid and a class has none.
     """
-    paths, counts = {}, Counter[int]()
-    for key, label, wnid in samples:
-        index, number = map(int, key.split("/"))
-        own = counts[label] if layout.shares_folders else number
-        paths[key] = layout.image_path(index, own, wnid)
-        counts[label] += 1
-    return paths
+
+    def __init__(self, layout: Layout, samples: Iterable[tuple[str, int, str | None]]) -> None:
+        self._layout = layout
+        # Of each index the first number in its folder, and the wnid. The paths follow from them,
+        # and would take as much memory as the samples.
+        self._classes: dict[int, tuple[int, str | None]] = {}
+        counts = Counter[int]()
+        for key, label, wnid in samples:
+            index, _ = _position(key)
+            if index not in self._classes:
+                first = counts[label] if layout.shares_folders else 0
+                layout.image_path(index, first, wnid)  # raises for a class without a folder
+                self._classes[index] = first, wnid
+            counts[label] += 1
+
+    def __getitem__(self, key: str) -> str:
+        index, number = _position(key)
+        first, wnid = self._classes[index]
+        return self._layout.image_path(index, first + number, wnid)
+
+
+def _position(key: str) -> tuple[int, int]:
+    index, number = key.split("/")
+    return int(index), int(number)

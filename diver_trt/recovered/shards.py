@@ -21,7 +21,7 @@ from diver_trt.records import ClassEntry, LeftOut, Manifest, Part, Recovered
 from diver_trt.recovered.earlier_run import NAMES, OF_INPUT, first_difference, makes_same_images
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.output_names import image_paths
+from diver_trt.recovered.output_names import ImagePaths
 from diver_trt.strict_json import quoted
 from diver_trt.structs import dump
 
@@ -204,7 +204,7 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
             "recover the shards again"
         )
     # An image is where a recovery in one go would have put it, so that merging is only copying.
-    files = image_paths(
+    files = ImagePaths(
         LAYOUTS[manifest.layout.name],
         ((key, entries[key].label, entries[key].wnid) for key in keys),
     )
