@@ -115,7 +115,7 @@ def _build_engine(
         flags=compiled.flags,
         optimization_level=compiled.optimization_level,
         workspace_bytes=target.workspace_bytes,
-        timing_cache_sha256=file_sha256(target.timing_cache) if target.backend == "trt" else None,
+        timing_cache_sha256=file_sha256(target.timing_cache) if target.timing_cache else None,
         build_seconds=compiled.seconds,
         build_peak_bytes=_peak_bytes(),
         skipped_tactics=compiled.skipped_tactics,

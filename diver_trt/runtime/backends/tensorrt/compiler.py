@@ -226,7 +226,7 @@ def _configure(
     else:
         cache = target.timing_cache
         create = polygraphy.CreateConfig(
-            **options, load_timing_cache=str(cache) if cache.exists() else None
+            **options, load_timing_cache=str(cache) if cache and cache.exists() else None
         )
     with warnings.catch_warnings():
         # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2.
@@ -250,10 +250,10 @@ def _compile(
     parsed: tuple[Any, Any, Any], config: Any, network: Network, target: Target, log: Any
 ) -> bytes:
     polygraphy = _polygraphy(target.backend)
-    save = None
-    if target.backend == "trt":
-        target.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        save = str(target.timing_cache)
+    cache = target.timing_cache
+    if cache:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+    save = str(cache) if cache else None
     try:
         return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
     except polygraphy.PolygraphyException as cause:
