@@ -30,7 +30,7 @@ from diver_trt.bench.result import RECOVERY, Plan, Result, Row
 from diver_trt.bench.timing import Job, Ratio, Timing, alternate, speed_ratio
 from diver_trt.bundle import NETWORKS, NetworkName
 from diver_trt.counted import counted
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, first_line
 from diver_trt.method.schedule import Schedule
 
 RECOVERY_SHARE = 2
@@ -152,7 +152,7 @@ class _Run:
                 specification = contestant.specification(batch, plan.images_in(batch), plan.recipe)
                 peaks[contestant.name] = measure_peaks(specification)
             except EngineError as error:
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 self._result.absent.append(f"{contestant.name}, batch {batch}: {reason}")
         present = [one for one in plan.contestants if one.name in peaks]
         limits: dict[tuple[str, NetworkName], Limit] = {}
@@ -216,7 +216,7 @@ class _Run:
         try:
             return contestant.open(name, work)
         except EngineError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             self._result.absent.append(
                 f"{contestant.name}, {name}, batch {len(work.labels)}: {reason}"
             )

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
-from diver_trt.errors import BundleError, DiverError, EngineError, MissingExtraError, UsageError
+from diver_trt.errors import (
+    BundleError,
+    DiverError,
+    EngineError,
+    MissingExtraError,
+    UsageError,
+    first_line,
+)
 from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import open_session
@@ -254,7 +261,7 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     except MissingExtraError as reason:
         return str(reason)
     except DiverError as reason:
-        return str(reason).splitlines()[0]
+        return first_line(reason)
     return None
 
 

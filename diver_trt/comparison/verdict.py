@@ -18,7 +18,7 @@ from diver_trt.comparison.lineup import Absent, Lineup
 from diver_trt.comparison.metrics import Difference, ImageDifference
 from diver_trt.comparison.runs import Participant, Reference, record, try_against
 from diver_trt.comparison.tolerances import tolerances_for
-from diver_trt.errors import EngineError
+from diver_trt.errors import EngineError, first_line
 from diver_trt.recipe import Recipe
 
 Float32 = NDArray[np.float32]
@@ -106,7 +106,7 @@ def compare_lineup(
             absent.append(
                 Absent(
                     participant.name,
-                    f"failed while running: {str(reason).splitlines()[0]}",
+                    f"failed while running: {first_line(reason)}",
                     # It started, so it was expected to finish, requested by name or not.
                     asked=True,
                 )

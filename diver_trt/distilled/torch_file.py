@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, first_line
+from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage
 from diver_trt.distilled.stored_array import (
     Array,
     Content,
@@ -81,7 +81,7 @@ def open_torch(path: Path) -> Content:
     # damaged files.
     except Exception as cause:
         raise DatasetError(
-            f"{path}: not a file of torch.save, or a damaged one ({first_line(cause)})"
+            f"{path}: not a file of torch.save, or a damaged one ({damage(cause)})"
         ) from cause
 
 

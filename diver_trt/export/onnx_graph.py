@@ -15,7 +15,7 @@ import onnx_ir
 import torch
 from torch import nn
 
-from diver_trt.errors import ExportError
+from diver_trt.errors import ExportError, first_line
 from diver_trt.export.int8 import quantise_weights
 from diver_trt.tensors import TensorSpec
 
@@ -57,7 +57,7 @@ def graph_from_network(
         Exception
     ) as cause:  # torch raises many kinds, and their first line says what could not be traced
         raise ExportError(
-            f"{path.name}: torch cannot export this network: {str(cause).strip().splitlines()[0]}"
+            f"{path.name}: torch cannot export this network: {first_line(cause)}"
         ) from cause
     _fold_known_shapes(model.graph)
     if int8_weights:
@@ -191,9 +191,7 @@ def _check_graph(
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
-        raise ExportError(
-            f"{path.name}: not a valid ONNX graph: {str(cause).strip().splitlines()[0]}"
-        ) from cause
+        raise ExportError(f"{path.name}: not a valid ONNX graph: {first_line(cause)}") from cause
     model = onnx.load(str(path), load_external_data=False)
     for direction, found, wanted in (
         ("reads", model.graph.input, inputs),

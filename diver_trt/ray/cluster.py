@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from diver_trt.errors import EngineError, MissingExtraError, UsageError, shown, shown_value
+from diver_trt.errors import (
+    EngineError,
+    MissingExtraError,
+    UsageError,
+    first_line,
+    shown,
+    shown_value,
+)
 from diver_trt.runtime.cores import available_cores
 
 LOCAL, RUNNING = "local", "auto"
@@ -117,7 +124,7 @@ def connected(address: str) -> Iterator[Any]:
                     "no cluster runs on this machine; start one with `ray start --head`, or use "
                     "--ray local"
                     if address == RUNNING and isinstance(cause, ConnectionError)
-                    else f"cannot be used ({first_line(cause)})"
+                    else f"cannot be used ({shown(first_line(cause))})"
                 )
                 raise EngineError(f"Ray at {address}: {reason}") from cause
             yield ray
@@ -145,12 +152,6 @@ def _connect(ray: Any, address: str) -> None:
 def nodes_of(ray: Any) -> Sequence[Mapping[str, float]]:
     """Return the resources of each node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what Ray reports, escaped and shortened."""
-    lines = str(error).strip().splitlines()
-    return shown(lines[0]) if lines else type(error).__name__
 
 
 def _require_reachable(address: str) -> None:

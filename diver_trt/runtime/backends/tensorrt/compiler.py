@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from diver_trt.bundle import MANIFEST, Network, NetworkName
-from diver_trt.errors import BundleError, EngineError, MissingExtraError, shown
+from diver_trt.errors import BundleError, EngineError, MissingExtraError, first_line, shown
 from diver_trt.runtime.backends.tensorrt.module import (
     EXTRAS,
     declared_shape,
@@ -235,8 +235,7 @@ def _configure(
             config = create(parsed[0], parsed[1])
         except polygraphy.PolygraphyException as cause:
             raise EngineError(
-                f"{network.name}: TensorRT refuses the builder's settings: "
-                f"{str(cause).splitlines()[0]}"
+                f"{network.name}: TensorRT refuses the builder's settings: {first_line(cause)}"
             ) from cause
     # TF32 is on by default, and would round a float32 bundle's products to ten bits.
     config.clear_flag(module.BuilderFlag.TF32)
@@ -257,7 +256,7 @@ def _compile(
     try:
         return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
     except polygraphy.PolygraphyException as cause:
-        errors = " ".join("; ".join(log.errors).split()) or str(cause).splitlines()[0]
+        errors = " ".join("; ".join(log.errors).split()) or first_line(cause)
         raise EngineError(
             f"{network.name}: TensorRT could not build the engine: {errors}"
         ) from cause

@@ -331,6 +331,20 @@ def test_a_bundle_that_is_not_what_it_says_is_not_compiled(half: Bundle) -> None
         list(build_plan(claimed, resolve_target("rtx", [86], STATIC)))
 
 
+def test_an_error_of_the_compiler_without_a_message_is_named(
+    half: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = engine_compiler._polygraphy("rtx")
+
+    def fail() -> None:
+        raise tools.PolygraphyException
+
+    monkeypatch.setattr(tools, "EngineBytesFromNetwork", lambda *_, **__: fail)
+    monkeypatch.setattr(engine_compiler, "_polygraphy", lambda backend: tools)
+    with pytest.raises(EngineError, match="could not build the engine: PolygraphyException"):
+        list(build_plan(half, resolve_target("rtx", [86], STATIC)))
+
+
 def test_importing_the_runtime_needs_no_tensorrt() -> None:
     code = (
         "import diver_trt.runtime.session, diver_trt.runtime.backends.tensorrt.engine, "
