@@ -20,7 +20,8 @@ from diver_trt.cli.options import (
     require_model,
 )
 from diver_trt.cli.recipe_options import takes_recipe
-from diver_trt.errors import BundleError, MissingExtraError, printable, shown
+from diver_trt.cli.result_files import Report, check_files, write_page
+from diver_trt.errors import BundleError, MissingExtraError, first_line, printable, shown
 from diver_trt.models import BASES
 from diver_trt.models.prompts import stored_prompts
 from diver_trt.recipe import Recipe
@@ -61,7 +62,6 @@ Engines = Annotated[
         autocompletion=completion.compared_engines,
     ),
 ]
-Report = Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -133,7 +133,9 @@ def compare(
     # The verdict first: it must not be lost if the report cannot be written.
     _print_result(result, report, as_json=as_json)
     if report:
-        _write_report(result, report, as_json=as_json)
+        from diver_trt.comparison.report import render
+
+        write_page(report, render(result), silent=as_json)
     if not result.passed:
         raise typer.Exit(1)
 
@@ -159,15 +161,14 @@ def _check_packages_and_report(report: Path | None) -> None:
     """
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.metrics import import_image_metrics
-    from diver_trt.html_page import import_report_packages, require_own_page, require_writable
+    from diver_trt.html_page import import_report_packages
 
     # A comparison takes minutes; a missing package would otherwise show at its end.
     import_image_metrics()
     import_onnx()
     if report:
         import_report_packages()
-        require_writable(report, "an HTML file")
-        require_own_page(report, "compare")
+    check_files("compare", report)
 
 
 def _read_inputs(
@@ -208,7 +209,7 @@ def _line_up(
         if as_json:
             print_json(
                 passed=False,
-                headline=str(error).splitlines()[0],
+                headline=first_line(error),
                 not_compared=absent_facts(error.absent),
             )
         raise
@@ -228,16 +229,6 @@ def _print_result(result: Result, report: Path | None, *, as_json: bool) -> None
     for comparison in result.comparisons:
         _print_comparison(comparison)
     print(f"{'passed' if result.passed else 'failed'}: {result.headline}")
-
-
-def _write_report(result: Result, report: Path, *, as_json: bool) -> None:
-    from diver_trt.comparison.report import render
-    from diver_trt.files import reported, writing
-
-    with reported(report), writing(report) as file:
-        file.write(render(result).encode())
-    if not as_json:
-        print(f"wrote {report}; open it in a browser")
 
 
 def _load_reference_model(
