@@ -8,6 +8,7 @@ from __future__ import annotations
 from diver_trt.comparison.blocks import StageDifference, first_beyond, steepest
 from diver_trt.comparison.figures import Figures, median_change
 from diver_trt.comparison.tolerances import Tolerances
+from diver_trt.counted import few
 
 JUMP = 3.0
 """Growth of the error from one place to the next that is reported; rounding alone grows slowly."""
@@ -111,5 +112,4 @@ def _steps(steps: list[int]) -> str:
         for run in runs
         for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else map(str, run))
     ]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
-    return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown[:8])}{more}"
+    return f"step{'s' if len(steps) > 1 else ''} {few(shown, 8)}"

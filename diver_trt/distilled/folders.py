@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from diver_trt.counted import few
 from diver_trt.distilled.array_file import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
@@ -247,7 +248,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
     if all(_WRAPPERS.fullmatch(folder.name) for folder in sets) and sets:
         if len(sets) > 1:
             raise DatasetError(
-                f"{root}: holds {', '.join(folder.name for folder in sets[:5])}; name one of them"
+                f"{root}: holds {few([folder.name for folder in sets], 5)}; name one of them"
             )
         left_out.strays += [folder for folder in folders if folder not in sets]
         return _class_folders(sets[0], left_out)

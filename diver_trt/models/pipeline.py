@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from diver_trt.counted import few
 from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
-from diver_trt.models.weights import first_few
 
 INDEX = "model_index.json"
 DIT, STABLE_DIFFUSION = "DiTPipeline", "StableDiffusionPipeline"
@@ -136,6 +136,4 @@ def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str
         and value not in (None, False, 0, "", [], {})
     ]
     unknown = [field for field in unknown if field != "attention_type='default'"]
-    return (
-        [f"{where}: {kind.__name__} does not have {first_few(unknown)}; ignored"] if unknown else []
-    )
+    return [f"{where}: {kind.__name__} does not have {few(unknown)}; ignored"] if unknown else []

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt._version import __version__
-from diver_trt.errors import OutputError, printable, shown
+from diver_trt.counted import few
+from diver_trt.errors import OutputError, printable
 from diver_trt.recovered.journal import Entries
 
 SAME_IMAGES_SINCE = "0.2.0"
@@ -31,9 +32,6 @@ version, which is checked apart.
 """
 OF_INPUT = ("source sha256", "source images", "source clipped")
 """Fields derived from the input's images; their differences are reported image by image."""
-
-_NAMED = 3
-"""How many images a message names of each kind of change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +259,7 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
         "relabelled": [new.source for _, new in relabelled],
         "with another soft label": [new.source for _, new in soft],
     }
-    return "; ".join(
-        f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names
-    )
+    return "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in kinds.items() if names)
 
 
 def _is_same(old: Input, new: Input) -> bool:
@@ -276,11 +272,6 @@ def _is_same(old: Input, new: Input) -> bool:
 
 def _class(image: Input) -> tuple[str, object]:
     return image.key.partition("/")[0], image.label
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(shown(name) for name in names[:_NAMED])}{more}"
 
 
 def _refusal(root: Path, what: str) -> OutputError:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from diver_trt.counted import few
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, RecipeError, shown
 from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
@@ -145,8 +146,10 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
         by_number[number] = shard
     if missing := expected - len(by_number):
         numbers = (number for number in range(1, expected + 1) if number not in by_number)
-        absent = (f"{number}/{expected}" for number in numbers)
-        raise DatasetError(f"shard {_named(absent, missing)}: missing; expected all {expected}")
+        absent = [f"{number}/{expected}" for number in islice(numbers, _NAMED)]
+        raise DatasetError(
+            f"shard {few(absent, _NAMED, missing)}: missing; expected all {expected}"
+        )
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -241,7 +244,7 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     if double := [key for key, roots in holders.items() if len(roots) > 1]:
         roots = dict.fromkeys(str(root) for root in holders[double[0]])
         raise DatasetError(
-            f"sample {_named(double, len(double))}: more than once, in {' and '.join(roots)}; "
+            f"sample {few(double, _NAMED)}: more than once, in {' and '.join(roots)}; "
             "recover the shards again"
         )
     images, of = shards[0].manifest.source.images, len(shards)
@@ -261,7 +264,7 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     files = Counter(entry.file for shard in shards for entry in shard.manifest.samples)
     if double := [name for name, count in files.items() if count > 1]:
         raise DatasetError(
-            f"{_named(double, len(double))}: is the image of two samples; recover the shards again"
+            f"{few(double, _NAMED)}: is the image of two samples; recover the shards again"
         )
 
 
@@ -280,15 +283,10 @@ def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> str:
         if count
         for number in _absent(numbers[index])
     )
-    return _named(names, sum(counts.values())) or "the last one of a class"
+    return few([*islice(names, _NAMED)], _NAMED, sum(counts.values())) or "the last one of a class"
 
 
 def _absent(numbers: Sequence[int]) -> Iterator[int]:
     """Yield the numbers that are missing below the largest one, or 0 if there is none."""
     present = set(numbers)
     return (number for number in range(max(present, default=1)) if number not in present)
-
-
-def _named(names: Iterable[str], count: int) -> str:
-    more = f" and {count - _NAMED} more" if count > _NAMED else ""
-    return f"{', '.join(islice(names, _NAMED))}{more}"

@@ -142,7 +142,7 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
         (without(TABLE), f"{TABLE} is missing"),
         (
             lambda s: {**s, "a": torch.ones(1), **under("c.", s)},
-            r"33 unexpected \(a, c\.pos_embed, c\.x_embedder\.proj\.weight, and 30 more\)",
+            r"33 unexpected \(a, c\.pos_embed, c\.x_embedder\.proj\.weight and 30 more\)",
         ),
         (
             lambda s: {**s, "blocks.7.attn.proj.bias": torch.ones(384)},
