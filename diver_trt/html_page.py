@@ -8,7 +8,7 @@ from typing import Any
 
 from diver_trt.contained_file import start_of
 from diver_trt.documents import Document
-from diver_trt.errors import MissingExtraError, OutputError, UsageError
+from diver_trt.errors import OutputError, UsageError, required
 from diver_trt.files import resolved
 
 STYLE = Path(__file__).with_suffix(".css")
@@ -21,11 +21,7 @@ def import_jinja() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as cause:
-        raise MissingExtraError("jinja2", "compare", "writing a report") from cause
-    return jinja2
+    return required("jinja2", "compare", "writing a report")
 
 
 def import_report_packages() -> None:
@@ -35,10 +31,7 @@ def import_report_packages() -> None:
         MissingExtraError: If one of them is not installed.
     """
     import_jinja()
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as cause:
-        raise MissingExtraError("matplotlib", "compare", "writing a report") from cause
+    required("matplotlib", "compare", "writing a report")
 
 
 def environment() -> Any:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.metrics import Difference, difference
-from diver_trt.errors import BundleError, MissingExtraError
+from diver_trt.errors import BundleError, required
 from diver_trt.runtime.backends.onnx import import_onnxruntime
 
 Float32 = NDArray[np.float32]
@@ -216,8 +216,4 @@ def import_onnx() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import onnx
-    except ImportError as cause:
-        raise MissingExtraError("onnx", "compare", "probing a denoiser") from cause
-    return onnx
+    return required("onnx", "compare", "probing a denoiser")

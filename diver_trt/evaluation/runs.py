@@ -18,14 +18,13 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from diver_trt._version import __version__
-from diver_trt.errors import MissingExtraError, UsageError
+from diver_trt.errors import UsageError, required
 from diver_trt.evaluation.architectures import Architecture, find_architecture
 from diver_trt.evaluation.image_set import ImageSet, matched
 from diver_trt.evaluation.journal import Journal, Outcome, opened
@@ -173,10 +172,7 @@ def require_packages(architectures: Sequence[Architecture]) -> None:
     """
     needed = {one.package: one.name for one in reversed(architectures) if one.package}
     for package, purpose in {"torch": "evaluating", **needed}.items():
-        try:
-            import_module(package)
-        except ImportError as cause:
-            raise MissingExtraError(package, "evaluate", purpose) from cause
+        required(package, "evaluate", purpose)
 
 
 def evaluate(

@@ -15,9 +15,9 @@ from typing import Any
 
 from diver_trt.errors import (
     EngineError,
-    MissingExtraError,
     UsageError,
     first_line,
+    required,
     shown,
     shown_value,
 )
@@ -47,11 +47,7 @@ def import_ray() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import ray
-    except ImportError as cause:
-        raise MissingExtraError("Ray", "ray", "recovering on several workers") from cause
-    return ray
+    return required("ray", "ray", "recovering on several workers", "Ray")
 
 
 def check_ray(address: object, workers: object) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, MissingExtraError
+from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, required
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -59,11 +59,7 @@ def import_cuda() -> Any:
     Raises:
         MissingExtraError: cuda-bindings is not installed.
     """
-    try:
-        from cuda.bindings import runtime
-    except ImportError as cause:
-        raise MissingExtraError("cuda-bindings", "rtx", "running a TensorRT engine") from cause
-    return runtime
+    return required("cuda.bindings.runtime", "rtx", "running a TensorRT engine", "cuda-bindings")
 
 
 def find_gpu(api: Any) -> Gpu | None:
