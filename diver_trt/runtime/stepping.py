@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from diver_trt.runtime.engine import Conditions, Engine, Latents
 from diver_trt.tensors import TensorSpec
 
-CARRY = ("next_latent", "latent")
-"""The output of a step, and the input that the next step reads it as."""
+Carry = tuple[str, str]
+"""An output and the input that the next run reads it as."""
+
+CARRY: Carry = ("next_latent", "latent")
 
 
 class SteppedDenoiser:

@@ -12,24 +12,21 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
+from diver_trt.graph_file import require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported
-from diver_trt.runtime.backends.inferred import check_inferred
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime as import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
 from diver_trt.runtime.engine import DEFAULT_BATCH, Denoiser, Opened, Placement, copy_checked
 from diver_trt.runtime.microbatches import MicrobatchedDenoiser, microbatch_size
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
 
 Device = Literal["cpu", "cuda"]
 
 _DEVICES: dict[str, Device] = {"onnx": "cpu", "onnx-cuda": "cuda"}
-
-Carry = tuple[str, str]
-"""An output and the input that the next run reads it as."""
 
 SMALL_BYTES = 64 << 20
 """For networks with fewer bytes of weights it matters how the cores wait for each other.
@@ -303,11 +300,12 @@ def _open_session(
     graph = bundle.verified(network)
     with reported("ONNX Runtime", f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    found = [
+    reads, writes = (
         [(value.name, _dtype(value.type), value.shape) for value in values]
         for values in (session.get_inputs(), session.get_outputs())
-    ]
-    check_inferred(graph, bundle.networks[network], *found)
+    )
+    declared = bundle.networks[network]
+    require_tensors(graph, reads, writes, declared.inputs, declared.outputs)
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"

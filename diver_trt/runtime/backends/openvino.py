@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import EIGHT_BIT_PRECISIONS, Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
+from diver_trt.graph_file import Found, require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported, unloadable
-from diver_trt.runtime.backends.inferred import Found, check_inferred
 from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
 from diver_trt.runtime.cores import available_cores
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
 from diver_trt.tensors import Dim
 
 _REINSTALL = "reinstall it with `pip install --force-reinstall openvino`"
@@ -48,9 +48,6 @@ Of 32, 64 and 128 it is the fastest, and costs the images no more than 64
 (benchmarks/README.md, "What eight bits cost"). The scales of a token depend on that token alone, so
 an image does not depend on its batch.
 """
-
-Carry = tuple[str, str]
-"""An output and the input that the next run reads it as."""
 
 _CACHE_SCHEMA = 1
 
@@ -258,7 +255,7 @@ class _Compiler:
             model = self._core.read_model(graph)
             inputs, outputs = _found(model.inputs), _found(model.outputs)
         declared = self._bundle.networks[network]
-        check_inferred(graph, declared, inputs, outputs)
+        require_tensors(graph, inputs, outputs, declared.inputs, declared.outputs)
         with reported("OpenVINO", f"cannot compile the {network}"):
             # Static shapes: OpenVINO then chooses its kernels and plans its memory only once.
             model.reshape({spec.name: list(spec.concrete(size)) for spec in declared.inputs})

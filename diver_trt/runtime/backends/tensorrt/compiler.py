@@ -17,17 +17,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diver_trt.bundle import MANIFEST, Network, NetworkName
-from diver_trt.errors import BundleError, EngineError, MissingExtraError, first_line, shown
+from diver_trt.bundle import Network, NetworkName
+from diver_trt.errors import EngineError, MissingExtraError, first_line
+from diver_trt.graph_file import require_tensors
 from diver_trt.runtime.backends.tensorrt.module import (
     EXTRAS,
     declared_shape,
     dtype_name,
     import_tensorrt,
+    logger,
 )
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Memory, Profile
 from diver_trt.runtime.backends.tensorrt.target import Target
-from diver_trt.tensors import describe_declared
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -91,9 +92,9 @@ def compile_graph(
     """
     module = import_tensorrt(target.backend)
     started = time.monotonic()
-    log = _compiler_log(module)
+    log = logger(module)
     parsed = _parse(module, log, path)
-    _check_inferred(module, parsed[1], path, network)
+    _check_tensors(module, parsed[1], path, network)
     _fix_batch(parsed[1], network, profile)
     config = _configure(
         module,
@@ -147,28 +148,23 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
     return builder, definition, parser
 
 
-def _check_inferred(module: Any, definition: Any, path: Path, network: Network) -> None:
+def _check_tensors(module: Any, definition: Any, path: Path, network: Network) -> None:
     """Compare the inferred inputs and outputs of a parsed graph with the manifest's.
 
     Raises:
         BundleError: If a name, a type or a shape differs.
     """
-    for direction, count, tensor_at, specs in (
-        ("reads", definition.num_inputs, definition.get_input, network.inputs),
-        ("writes", definition.num_outputs, definition.get_output, network.outputs),
-    ):
-        declared = {}
-        for tensor in map(tensor_at, range(count)):
-            declared[tensor.name] = (dtype_name(module, tensor.dtype), declared_shape(tensor.shape))
-        found = ", ".join(describe_declared(name, *kind) for name, kind in declared.items())
-        wanted = {spec.name: spec for spec in specs}
-        if declared.keys() != wanted.keys() or not all(
-            wanted[name].agrees_with(*kind) for name, kind in declared.items()
-        ):
-            raise BundleError(
-                f"{path}: {direction} {shown(found) or 'nothing'}, but {MANIFEST} says "
-                f"{', '.join(map(str, specs))}; export the model again"
-            )
+    reads, writes = (
+        [
+            (tensor.name, dtype_name(module, tensor.dtype), declared_shape(tensor.shape))
+            for tensor in map(tensor_at, range(count))
+        ]
+        for count, tensor_at in (
+            (definition.num_inputs, definition.get_input),
+            (definition.num_outputs, definition.get_output),
+        )
+    )
+    require_tensors(path, reads, writes, network.inputs, network.outputs)
 
 
 def _fix_batch(definition: Any, network: Network, profile: Profile) -> None:
@@ -291,26 +287,6 @@ def _polygraphy(backend: Backend) -> Any:
 
         tools.CreateConfigRTX = CreateConfigRTX
     return tools
-
-
-def _compiler_log(module: Any) -> Any:
-    """Return a logger that keeps every line, errors apart.
-
-    The compiler reports memory and skipped tactics nowhere else.
-    """
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.lines: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.lines.append(message)
-            if severity <= module.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Log()
 
 
 def _progress_monitor(

@@ -102,17 +102,13 @@ def resolve_target(
                 "backend trt compiles on the GPU that will run the engine, and none is here; run "
                 "it on the device, or use --backend rtx"
             )
-        return Target(
-            backend=backend,
-            machine=machine,
-            compute_capabilities=(machine.compute_capability,),
-            batches=batches,
-            workspace_bytes=workspace_bytes,
-        )
+        capabilities: tuple[str, ...] = (machine.compute_capability,)
+    else:
+        capabilities = _rtx_capabilities(module, machine, sms)
     return Target(
         backend=backend,
         machine=machine,
-        compute_capabilities=_rtx_capabilities(module, machine, sms),
+        compute_capabilities=capabilities,
         batches=batches,
         workspace_bytes=workspace_bytes,
     )
