@@ -43,6 +43,7 @@ from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.digits import default_bundle
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.method.schedule import Schedule
+from diver_trt.models import ModelOptions
 from diver_trt.models.attention import SelfAttention
 from diver_trt.models.denoiser import Denoiser
 from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
@@ -207,7 +208,7 @@ def planned_participant(model: Dit, bundle: Bundle, batch: int, plan: Plan) -> P
 
 def measure_digits() -> None:
     bundle = Bundle.open(default_bundle())
-    model = load_model(str(MODEL), timestep_frequencies="diffusers")
+    model = load_model(str(MODEL), ModelOptions(timestep_frequencies="diffusers"))
     inputs, recipe = distilled_inputs(bundle, 10), Recipe()
     participant = torch_participant(model, bundle, 10, "fp32")
     reference = Reference(participant, record(participant, inputs, recipe), participant.probe())
@@ -243,17 +244,17 @@ def largest_residual(reference: Reference) -> float:
 
 def digits_cells(found: Comparison) -> list[str]:
     figures = (
-        found.networks["encoder"].relative_l2,
-        found.networks["decoder"].relative_l2,
-        found.worst_step.forced.relative_l2,
-        found.median_change,
-        found.steps[-1].free.relative_l2,
+        found.figures.networks["encoder"].relative_l2,
+        found.figures.networks["decoder"].relative_l2,
+        found.figures.worst_step.forced.relative_l2,
+        found.figures.median_change,
+        found.figures.steps[-1].free.relative_l2,
     )
-    lowest = min(image.psnr_db for image in found.images)
+    lowest = min(image.psnr_db for image in found.figures.images)
     return [f"{figure:.1e}" for figure in figures] + [
-        f"{mean_psnr(found.images):.1f} dB",
+        f"{mean_psnr(found.figures.images):.1f} dB",
         f"{lowest:.1f} dB",
-        f"{min(image.ssim for image in found.images):.5f}",
+        f"{min(image.ssim for image in found.figures.images):.5f}",
     ]
 
 

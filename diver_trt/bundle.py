@@ -44,7 +44,7 @@ A text is a name, and no file system allows one of more than 255 bytes.
 """
 MAX_CLASSES = 100_000
 MAX_SIDE = 4096
-"""What a bundle may ask for: far more classes and pixels than any model has."""
+"""What a bundle may ask for; no known model comes near it."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -266,7 +266,7 @@ class Bundle:
             ):
                 if found != wanted:
                     raise Invalid(
-                        f"{direction} {shown(_join(found))}; by the rest of the manifest expected "
+                        f"{direction} {shown(_join(found))}, but the rest of the manifest requires "
                         f"{_join(wanted)}",
                         "networks",
                         name,
@@ -278,24 +278,9 @@ class Bundle:
         return tuple(record for network in self.networks.values() for record in network.files)
 
     @property
-    def base(self) -> str:
-        """The kind of base model."""
-        return self.model.base
-
-    @property
     def model_id(self) -> str:
         """The model's name on the hub, or its directory."""
         return self.model.id
-
-    @property
-    def licence(self) -> str | None:
-        """Licence of the weights."""
-        return self.model.licence
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of the float32 weights."""
-        return self.model.weights_sha256
 
     @property
     def layout(self) -> StepLayout:

@@ -1,11 +1,27 @@
-"""A number and its noun, as messages and pages write them."""
+"""Numbers with their nouns, and long lists cut short, as messages and pages write them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diver_trt.errors import shown
 
 
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun: `1 training`, `5,000 images`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def few(names: Sequence[str], most: int = 3, count: int | None = None) -> str:
+    """Return the first `most` names, escaped, and how many more there are: `a, b and 3 more`.
+
+    Args:
+        names: The names, or their beginning.
+        most: How many are named.
+        count: Their number, if `names` is only the beginning.
+    """
+    rest = (len(names) if count is None else count) - most
+    return f"{', '.join(map(shown, names[:most]))}{f' and {rest} more' if rest > 0 else ''}"
 
 
 def megabytes(size: int) -> str:

@@ -87,6 +87,12 @@ def shown(foreign: str) -> str:
     return printable(foreign) if len(foreign) <= MAX_SHOWN else f"{printable(foreign[:MAX_SHOWN])}…"
 
 
+def first_line(cause: BaseException) -> str:
+    """Return the first line of an exception's message, or its class's name if it has no message."""
+    lines = (line.strip() for line in str(cause).splitlines())
+    return next(filter(None, lines), type(cause).__name__)
+
+
 class MissingExtraError(DiverError, ImportError):
     """An optional package is not installed; the message names the command that installs it.
 

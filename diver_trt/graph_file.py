@@ -6,12 +6,16 @@ bundle whose hashes were computed after somebody changed it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from diver_trt.declared_tensors import declared_tensors
 from diver_trt.errors import BundleError, shown
 from diver_trt.external_data import GraphError, external_locations
-from diver_trt.tensors import TensorSpec, describe_declared
+from diver_trt.tensors import Dim, TensorSpec, describe_declared
+
+Found = tuple[str, str, Sequence[Dim | None]]
+"""A tensor of a graph: its name, numpy's name of its type, and its shape."""
 
 
 def require_listed_weights(graph: Path, weights: str | None) -> None:
@@ -53,9 +57,29 @@ def require_declared(
         declared = declared_tensors(graph)
     except GraphError as cause:
         raise _not_a_graph(graph, cause) from cause
-    for direction, found, specs in zip(
-        ("reads", "writes"), declared, (inputs, outputs), strict=True
-    ):
+    require_tensors(graph, *declared, inputs, outputs)
+
+
+def require_tensors(
+    graph: Path,
+    reads: Sequence[Found],
+    writes: Sequence[Found],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> None:
+    """Refuse other names, types or shapes than those listed.
+
+    Args:
+        graph: The `.onnx` file.
+        reads: Its inputs, as it declares them or as a runtime infers them from its nodes.
+        writes: Its outputs.
+        inputs: The inputs that are listed.
+        outputs: The outputs that are listed.
+
+    Raises:
+        BundleError: If they differ.
+    """
+    for direction, found, specs in (("reads", reads, inputs), ("writes", writes, outputs)):
         by_name = {name: (dtype, shape) for name, dtype, shape in found}
         if not (
             len(found) == len(by_name)
@@ -65,7 +89,7 @@ def require_declared(
             declares = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
             listed = ", ".join(map(str, specs)) or "nothing"
             raise BundleError(
-                f"{graph}: {direction} {shown(declares)}, but bundle.json says {listed}; "
+                f"{graph}: {direction} {shown(declares)}, but bundle.json lists {listed}; "
                 "export the model again"
             )
 

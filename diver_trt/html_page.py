@@ -8,8 +8,9 @@ from typing import Any
 
 from diver_trt.contained_file import start_of
 from diver_trt.documents import Document
-from diver_trt.errors import MissingExtraError, OutputError, UsageError
+from diver_trt.errors import OutputError, UsageError
 from diver_trt.files import resolved
+from diver_trt.packages import required
 
 STYLE = Path(__file__).with_suffix(".css")
 """What the pages have in common, `style` in their templates; `compare` has its own."""
@@ -21,11 +22,7 @@ def import_jinja() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as cause:
-        raise MissingExtraError("jinja2", "compare", "writing a report") from cause
-    return jinja2
+    return required("jinja2", "compare", "writing a report")
 
 
 def import_report_packages() -> None:
@@ -35,10 +32,7 @@ def import_report_packages() -> None:
         MissingExtraError: If one of them is not installed.
     """
     import_jinja()
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as cause:
-        raise MissingExtraError("matplotlib", "compare", "writing a report") from cause
+    required("matplotlib", "compare", "writing a report")
 
 
 def environment() -> Any:

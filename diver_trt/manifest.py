@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diver_trt.counted import few
 from diver_trt.distilled.class_map import ModelClasses, wnid_of
 from diver_trt.documents import Document
-from diver_trt.errors import DatasetError, shown
+from diver_trt.errors import DatasetError
 from diver_trt.files import file_sha256, files_in, reported
 from diver_trt.records import MANIFEST_SCHEMA, Companion, Manifest, Recovered
 from diver_trt.structs import dump
@@ -20,8 +21,6 @@ TOOL = "diver-trt"
 
 _READ_BY_TRAINERS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image."""
-_NAMED = 3
-"""How many of several images a note names."""
 _RESTORE = "run the command that wrote the folder again, which restores it"
 
 
@@ -105,10 +104,8 @@ def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | No
     names = unlisted_images(root, listed)
     if not names:
         return None
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    named = ", ".join(map(shown, names[:_NAMED]))
     return (
-        f"{root}: {named}{more}: not of this recovery, but a trainer that reads the folders "
+        f"{root}: {few(names)}: not of this recovery, but a trainer that reads the folders "
         "takes it too; delete it if it does not belong there"
     )
 

@@ -278,7 +278,8 @@ def recovered_by_hand(image: NDArray[np.uint8], key: str, label: int) -> NDArray
 
 def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path: Path) -> None:
     bundle = toy_bundle
-    assert (bundle.base, bundle.timestep_frequencies, bundle.places) == ("toy", None, ("lifted",))
+    assert bundle.model.base == "toy"
+    assert (bundle.timestep_frequencies, bundle.places) == (None, ("lifted",))
     assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
     options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
     run("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
@@ -307,7 +308,7 @@ def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> N
     found = compare_engine(reference, lineup.others[0], inputs, recipe)
     assert found.checks
     assert all(check.passed for check in found.checks)
-    assert [stage.place for stage in found.stages] == ["lifted", "final layer"]
+    assert [stage.place for stage in found.figures.stages] == ["lifted", "final layer"]
 
 
 def test_a_setting_that_a_process_does_not_define_is_refused(

@@ -6,10 +6,10 @@ import datetime
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from diver_trt._version import __version__
+from diver_trt.packages import installed
 from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.cuda import present_gpu
 from diver_trt.runtime.cores import available_cores
@@ -67,10 +67,10 @@ def this_machine() -> Machine:
 
 
 def let_threads_sleep() -> None:
-    """Have OpenMP's threads, which are torch's, sleep while they wait; call it before torch loads.
+    """Make OpenMP's threads (torch uses them) sleep instead of spin; call it before torch loads.
 
-    They spin by default, which wastes cores that others want: torch's step was then measured at up
-    to forty times its time with this. ONNX Runtime's threads sleep on a busy one.
+    Threads that spin while they wait waste cores that others want: without this, torch's step took
+    up to forty times as long. ONNX Runtime's threads sleep on a busy machine.
     """
     for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0")):
         os.environ.setdefault(name, value)
@@ -88,11 +88,9 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"diver-trt": __version__, "Python": platform.python_version()}
     engines = [package for backend in BACKENDS.values() for package in backend.packages]
-    for package in dict.fromkeys(("numpy", *engines, "torch", "diffusers")):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {
+        "diver-trt": __version__,
+        "Python": platform.python_version(),
+        **installed(("numpy", *engines, "torch", "diffusers")),
+    }

@@ -28,7 +28,7 @@ from diver_trt.bench.jobs import Work, work_for
 from diver_trt.bench.recovery import distilled_batch, write_input
 from diver_trt.bench.result import RECOVERY
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
-from diver_trt.errors import DiverError, EngineError, printable, shown
+from diver_trt.errors import DiverError, EngineError, first_line, printable, shown
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, find_gpu, import_cuda
@@ -175,7 +175,7 @@ def main() -> None:
     try:
         peaks = run_child(Specification(**given))
     except DiverError as error:
-        sys.exit(printable(str(error).splitlines()[0]))
+        sys.exit(printable(first_line(error)))
     os.write(1, (json.dumps(asdict(peaks)) + "\n").encode())
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,6 +20,14 @@ from diver_trt.cli.options import (
     require_model,
 )
 from diver_trt.cli.recipe_options import takes_recipe
+from diver_trt.cli.result_files import (
+    JsonFile,
+    Report,
+    check_files,
+    print_table,
+    write_json,
+    write_page,
+)
 from diver_trt.errors import printable
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import engine_choices
@@ -33,11 +39,6 @@ if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
 
 MAX_BATCH = 4096
-_WIDTH = 125
-"""Columns of the table on any terminal: a narrower one wraps whole lines, where rich would wrap
-every cell for itself.
-"""
-
 
 BundleArgument = Annotated[
     str | None,
@@ -86,11 +87,6 @@ Samples = Annotated[
         show_default=False,
     ),
 ]
-JsonFile = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
-]
-Report = Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)]
 
 
 @takes_recipe
@@ -124,10 +120,14 @@ def bench(
         raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")
     _check_opponent(against, model)
     require_model(model, revision, vae)
+    from diver_trt.bench.facts import OWN_FIELDS
     from diver_trt.bench.result import Plan
     from diver_trt.bench.run import benchmark
+    from diver_trt.html_page import import_jinja
 
-    _check_files(json_file, report)
+    if report:
+        import_jinja()
+    check_files("bench", report, json_file, OWN_FIELDS)
     opened = open_bundle(bundle)
     contestants, ceiling = _contestants(opened, tuple(engine or ["auto"]), (model, revision, vae))
     plan = Plan(
@@ -204,53 +204,18 @@ def _contestants(
     return [*opponents, *found], ceiling
 
 
-def _check_files(json_file: Path | None, report: Path | None) -> None:
-    """Refuse, before any work, files that cannot be written, or that would replace another.
-
-    Raises:
-        OutputError: If a folder is missing or read-only, or a file is not one to replace.
-        UsageError: If both are the same file.
-        MissingExtraError: If a report is asked for and Jinja is not installed.
-    """
-    from diver_trt.bench.facts import OWN_FIELDS
-    from diver_trt.html_page import (
-        import_jinja,
-        require_different,
-        require_own_json,
-        require_own_page,
-        require_writable,
-    )
-
-    if report:
-        import_jinja()
-    if json_file and report:
-        require_different(json_file, report)
-    if json_file:
-        require_writable(json_file, "a file for JSON")
-        require_own_json(json_file, "bench", OWN_FIELDS)
-    if report:
-        require_writable(report, "a file for HTML")
-        require_own_page(report, "bench")
-
-
 def _write(result: Result, json_file: Path | None, report: Path | None) -> None:
     from diver_trt.bench.facts import result_facts
     from diver_trt.bench.report import render
-    from diver_trt.files import reported, writing
 
     facts = result_facts(result)
     if json_file:
-        with reported(json_file), writing(json_file) as file:
-            file.write((json.dumps(facts, indent=1, allow_nan=False) + "\n").encode())
-        print(f"wrote {printable(str(json_file))}")
+        write_json(json_file, facts)
     if report:
-        with reported(report), writing(report) as file:
-            file.write(render(result, facts).encode())
-        print(f"wrote {printable(str(report))}; open it in a browser")
+        write_page(report, render(result, facts))
 
 
 def _print_result(result: Result) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from diver_trt.bench.words import heading, phases_line, step_line
@@ -266,7 +231,7 @@ def _print_result(result: Result) -> None:
         table.add_column(title, justify=side)
     for row in result.rows:
         table.add_row(*_cells(row))
-    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
+    print_table(table)
     for row in result.rows:
         for line in (*step_line(row), *phases_line(row)):
             print(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +21,9 @@ from diver_trt.cli.options import (
     require_model,
 )
 from diver_trt.cli.recipe_options import takes_recipe
-from diver_trt.errors import BundleError, MissingExtraError, printable, shown
-from diver_trt.models import BASES
-from diver_trt.models.prompts import stored_prompts
+from diver_trt.cli.result_files import Report, check_files, write_page
+from diver_trt.errors import MissingExtraError, first_line, printable
+from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 
@@ -61,7 +62,6 @@ Engines = Annotated[
         autocompletion=completion.compared_engines,
     ),
 ]
-Report = Annotated[Path | None, typer.Option(help="HTML page to write.", show_default=False)]
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -95,7 +95,7 @@ def compare(
     *,
     recipe: Recipe,
 ) -> None:
-    """Show where and how far engines leave the model: in networks, steps and final images.
+    """Show where and how far engines diverge from the model: in networks, steps and final images.
 
     Exits with 1 if an engine is further away than its precision allows, or if an engine that was
     requested cannot be compared.
@@ -133,7 +133,9 @@ def compare(
     # The verdict first: it must not be lost if the report cannot be written.
     _print_result(result, report, as_json=as_json)
     if report:
-        _write_report(result, report, as_json=as_json)
+        from diver_trt.comparison.report import render
+
+        write_page(report, render(result), silent=as_json)
     if not result.passed:
         raise typer.Exit(1)
 
@@ -159,15 +161,14 @@ def _check_packages_and_report(report: Path | None) -> None:
     """
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.metrics import import_image_metrics
-    from diver_trt.html_page import import_report_packages, require_own_page, require_writable
+    from diver_trt.html_page import import_report_packages
 
     # A comparison takes minutes; a missing package would otherwise show at its end.
     import_image_metrics()
     import_onnx()
     if report:
         import_report_packages()
-        require_writable(report, "an HTML file")
-        require_own_page(report, "compare")
+    check_files("compare", report)
 
 
 def _read_inputs(
@@ -208,7 +209,7 @@ def _line_up(
         if as_json:
             print_json(
                 passed=False,
-                headline=str(error).splitlines()[0],
+                headline=first_line(error),
                 not_compared=absent_facts(error.absent),
             )
         raise
@@ -230,36 +231,23 @@ def _print_result(result: Result, report: Path | None, *, as_json: bool) -> None
     print(f"{'passed' if result.passed else 'failed'}: {result.headline}")
 
 
-def _write_report(result: Result, report: Path, *, as_json: bool) -> None:
-    from diver_trt.comparison.report import render
-    from diver_trt.files import reported, writing
-
-    with reported(report), writing(report) as file:
-        file.write(render(result).encode())
-    if not as_json:
-        print(f"wrote {report}; open it in a browser")
-
-
 def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
 ) -> BaseModel:
-    if bundle.base not in BASES:
-        raise BundleError(
-            f"{bundle.path}: was exported from the base model {shown(repr(bundle.base))}, expected "
-            f"one of {', '.join(BASES)}. Update diver-trt."
-        )
+    options = ModelOptions(revision=revision, vae=vae)
     try:
         # Imported by name, since a base's module that is already loaded would not import it again.
         import torch  # noqa: F401
 
-        load_model = BASES[bundle.base].load().load_model
+        from diver_trt.models.exported import load_exported
+
+        loaded = load_exported(bundle, source, options)
+    except MissingExtraError:  # of a package that this one model needs
+        raise
     except ImportError as cause:
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
-    # The bundle's base and prompts: options settled them at the export.
-    prompts = stored_prompts(bundle.class_names, bundle.prompts)
-    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base, prompts=prompts)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
@@ -269,25 +257,21 @@ def _load_reference_model(
             f"{loaded.model_id} seem to be {loaded.timestep_frequencies}: "
             f"{loaded.frequencies_reason}"
         )
-        loaded = load_model(
-            source,
-            revision=revision,
-            vae=vae,
-            timestep_frequencies=bundle.timestep_frequencies,
-            base=bundle.base,
+        loaded = load_exported(
+            bundle, source, replace(options, timestep_frequencies=bundle.timestep_frequencies)
         )
     return loaded
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    """Print an engine's verdict, a line for each check, and where it leaves the reference."""
+    """Print an engine's verdict, a line for each check, and where it diverges."""
     from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
     from diver_trt.comparison.figures import mean_psnr
 
-    worst = comparison.worst_step
+    worst = comparison.figures.worst_step
     print(f"{comparison.name}: {comparison.verdict}")
     if not comparison.checks:
-        psnr = mean_psnr(comparison.images)
+        psnr = mean_psnr(comparison.figures.images)
         print(
             f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: "
             f"mean PSNR {show_decibels(psnr)}"

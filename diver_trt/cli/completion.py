@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +24,45 @@ def values(load: Callable[[], Iterable[str]]) -> Completion:
         return [value for value in load() if value.startswith(incomplete)]
 
     return complete
+
+
+def names(module: str, collection: str) -> Completion:
+    """Return a completion from a module's registry or tuple of names."""
+    return values(lambda: getattr(import_module(module), collection))
+
+
+presets = names("diver_trt.recipe", "PRESETS")
+guides = names("diver_trt.recipe", "GUIDE_KINDS")
+sigmas = names("diver_trt.recipe", "SIGMAS")
+compared_engines = names("diver_trt.comparison.lineup", "ENGINE_NAMES")
+architectures = names("diver_trt.evaluation.architectures", "ARCHITECTURES")
+protocols = names("diver_trt.evaluation.protocols", "PROTOCOLS")
+layouts = names("diver_trt.recovered.layouts", "LAYOUTS")
+formats = names("diver_trt.distilled.methods", "METHODS")
+
+
+@values
+def engines() -> Iterable[str]:
+    """Engines of `recover`."""
+    from diver_trt.runtime.backends import AUTO, BACKENDS
+
+    return (AUTO, *BACKENDS)
+
+
+@values
+def normalisations() -> Iterable[str]:
+    """Named statistics."""
+    from diver_trt.distilled.normalisation import normalisation_names
+
+    return normalisation_names()
+
+
+@values
+def classes() -> Iterable[str]:
+    """Subsets of ImageNet, and the model's own classes."""
+    from diver_trt.distilled.class_map import imagenet_subsets
+
+    return ("model", *(name for name in imagenet_subsets() if "@" not in name))
 
 
 def bundles(incomplete: str) -> list[str]:
@@ -65,91 +105,3 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 def _is_bundle(folder: Path) -> bool:
     return (folder / "bundle.json").is_file()
-
-
-@values
-def presets() -> Iterable[str]:
-    """Names of recipes."""
-    from diver_trt.recipe import PRESETS
-
-    return PRESETS
-
-
-@values
-def guides() -> Iterable[str]:
-    """Kinds of semantic guidance."""
-    from diver_trt.recipe import GUIDE_KINDS
-
-    return GUIDE_KINDS
-
-
-@values
-def sigmas() -> Iterable[str]:
-    """Scales of semantic guidance."""
-    from diver_trt.recipe import SIGMAS
-
-    return SIGMAS
-
-
-@values
-def engines() -> Iterable[str]:
-    """Engines of `recover`."""
-    from diver_trt.runtime.backends import AUTO, BACKENDS
-
-    return (AUTO, *BACKENDS)
-
-
-@values
-def compared_engines() -> Iterable[str]:
-    """Engines of `compare`."""
-    from diver_trt.comparison.lineup import ENGINE_NAMES
-
-    return ENGINE_NAMES
-
-
-@values
-def architectures() -> Iterable[str]:
-    """Architectures of `evaluate`."""
-    from diver_trt.evaluation.architectures import ARCHITECTURES
-
-    return ARCHITECTURES
-
-
-@values
-def protocols() -> Iterable[str]:
-    """Protocols of `evaluate`."""
-    from diver_trt.evaluation.protocols import PROTOCOLS
-
-    return PROTOCOLS
-
-
-@values
-def layouts() -> Iterable[str]:
-    """Layouts of a recovered set."""
-    from diver_trt.recovered.layouts import LAYOUTS
-
-    return LAYOUTS
-
-
-@values
-def formats() -> Iterable[str]:
-    """Formats of distilled sets."""
-    from diver_trt.distilled.methods import METHODS
-
-    return METHODS
-
-
-@values
-def normalisations() -> Iterable[str]:
-    """Named statistics."""
-    from diver_trt.distilled.normalisation import normalisation_names
-
-    return normalisation_names()
-
-
-@values
-def classes() -> Iterable[str]:
-    """Subsets of ImageNet, and the model's own classes."""
-    from diver_trt.distilled.class_map import imagenet_subsets
-
-    return ("model", *(name for name in imagenet_subsets() if "@" not in name))

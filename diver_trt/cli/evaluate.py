@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +11,14 @@ import typer
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, progress, say
 from diver_trt.cli.options import Collage, Format, Normalisation
+from diver_trt.cli.result_files import (
+    JsonFile,
+    Report,
+    check_files,
+    print_table,
+    write_json,
+    write_page,
+)
 from diver_trt.errors import printable
 from diver_trt.evaluation.architectures import (
     ARCHITECTURES,
@@ -25,9 +31,6 @@ if TYPE_CHECKING:
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.evaluation.result import Evaluation
     from diver_trt.evaluation.runs import Plan
-
-_WIDTH = 125
-"""Columns of the table on any terminal: a narrower one wraps whole lines."""
 
 TrainingSets = Annotated[
     list[str],
@@ -115,13 +118,6 @@ Output = Annotated[
         show_default=False,
     ),
 ]
-JsonFile = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
-]
-Report = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="HTML page to write.", show_default=False)
-]
 
 
 def evaluate(
@@ -148,6 +144,9 @@ def evaluate(
     Prints test accuracy by architecture, mean and spread over seeds.
     """
     from diver_trt.distilled.options import ReadOptions
+    from diver_trt.evaluation.result import OWN_FIELDS
+    from diver_trt.evaluation.runs import require_packages
+    from diver_trt.html_page import import_report_packages
 
     chosen = find_protocol(protocol) if flip else find_protocol(protocol).without_flip()
     for name in architecture or ():
@@ -155,7 +154,10 @@ def evaluate(
     if distilled_with is not None:
         find_architecture(distilled_with, "--distilled-with")
     paths = _named(train)
-    _check_files(json_file, report)
+    require_packages(())
+    if report:
+        import_report_packages()
+    check_files("evaluate", report, json_file, OWN_FIELDS)
     plan = _plan(
         paths,
         test,
@@ -193,36 +195,6 @@ def _named(texts: list[str]) -> dict[str, Path]:
             )
         paths[name] = Path(path)
     return paths
-
-
-def _check_files(json_file: Path | None, report: Path | None) -> None:
-    """Refuse, before any work, files that cannot be written, and a report without its packages.
-
-    Raises:
-        OutputError: If a folder is missing or read-only, or a file is not one to replace.
-        UsageError: If both are the same file.
-        MissingExtraError: If torch, or what a report needs, is not installed.
-    """
-    from diver_trt.evaluation.result import OWN_FIELDS
-    from diver_trt.evaluation.runs import require_packages
-    from diver_trt.html_page import (
-        import_report_packages,
-        require_different,
-        require_own_json,
-        require_own_page,
-        require_writable,
-    )
-
-    require_packages(())
-    if json_file and report:
-        require_different(json_file, report)
-    if report:
-        import_report_packages()
-        require_writable(report, "a file for HTML")
-        require_own_page(report, "evaluate")
-    if json_file:
-        require_writable(json_file, "a file for JSON")
-        require_own_json(json_file, "evaluate", OWN_FIELDS)
 
 
 def _plan(
@@ -285,7 +257,6 @@ def _run(plan: Plan, output: Path | None) -> Evaluation:
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from diver_trt.evaluation.words import accuracy, average_title, heading, notes
@@ -304,19 +275,14 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     for one in evaluation.training_sets:
         cells = (accuracy(evaluation.summary(one.name, column)) for column in columns)
         table.add_row(one.name, *cells)
-    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
+    print_table(table)
 
 
 def _write(evaluation: Evaluation, json_file: Path | None, report: Path | None) -> None:
     from diver_trt.evaluation.report import render
-    from diver_trt.files import reported, writing
     from diver_trt.structs import dump
 
     if json_file:
-        with reported(json_file), writing(json_file) as file:
-            file.write((json.dumps(dump(evaluation), indent=1, allow_nan=False) + "\n").encode())
-        print(f"wrote {printable(str(json_file))}")
+        write_json(json_file, dump(evaluation))
     if report:
-        with reported(report), writing(report) as file:
-            file.write(render(evaluation).encode())
-        print(f"wrote {printable(str(report))}; open it in a browser")
+        write_page(report, render(evaluation))

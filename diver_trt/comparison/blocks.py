@@ -1,4 +1,4 @@
-"""Inside the denoiser: its residual stream, and where it first leaves the reference.
+"""Inside the denoiser: its residual stream, and where it first diverges from the reference.
 
 The probed graph is the bundle's own denoiser: its file is hashed, extra outputs are declared in
 memory, and no node or weight is changed. A DiT block normalises its tokens twice, before the
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.metrics import Difference, difference
-from diver_trt.errors import BundleError, MissingExtraError
+from diver_trt.errors import BundleError
+from diver_trt.packages import required
 from diver_trt.runtime.backends.onnx import import_onnxruntime
 
 Float32 = NDArray[np.float32]
@@ -216,8 +217,4 @@ def import_onnx() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import onnx
-    except ImportError as cause:
-        raise MissingExtraError("onnx", "compare", "probing a denoiser") from cause
-    return onnx
+    return required("onnx", "compare", "probing a denoiser")

@@ -1,4 +1,4 @@
-"""Where an engine leaves the reference: the network, the step, the block.
+"""Where an engine diverges from the reference: the network, the step, the block.
 
 Each level is measured alone, so a fault is not hidden by its consequences.
 """
@@ -6,15 +6,16 @@ Each level is measured alone, so a fault is not hidden by its consequences.
 from __future__ import annotations
 
 from diver_trt.comparison.blocks import StageDifference, first_beyond, steepest
-from diver_trt.comparison.figures import Figures, median_change
+from diver_trt.comparison.figures import Figures
 from diver_trt.comparison.tolerances import Tolerances
+from diver_trt.counted import few
 
 JUMP = 3.0
 """Growth of the error from one place to the next that is reported; rounding alone grows slowly."""
 
 
 def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
-    """Return where a failing engine leaves the reference, in the order of a recovery."""
+    """Return where a failing engine diverges from the reference, in the order of a recovery."""
     found = [
         *_networks(figures, tolerances),
         *_classes(figures, tolerances),
@@ -75,7 +76,7 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
     first = first_beyond(figures.stages, tolerances.place.value)
     if first is not None:
         return [f"{where}: {_place(first, figures.stages)} {compared}"]
-    if not failing and tolerances.change.holds(median_change(figures.steps)):
+    if not failing and tolerances.change.holds(figures.median_change):
         return []
     prediction = figures.stages[-1].difference.relative_l2
     return [
@@ -87,7 +88,7 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
 
 
 def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
-    """Return in words where the denoiser leaves the reference."""
+    """Return in words where the denoiser diverges from the reference."""
     if first.swapped:
         return f"{first.place} has the class's row in place of the null class's, and vice versa"
     # A small fault stays below the tolerance at its own place and exceeds it only further on; the
@@ -95,7 +96,10 @@ def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
     jump = steepest(stages[: stages.index(first) + 1], JUMP)
     jumps = f", and the error jumps at {jump.place}" if jump and jump is not first else ""
     error = first.difference.relative_l2
-    return f"{first.place} is the first to leave the reference, by a relative {error:.1e}{jumps}"
+    return (
+        f"{first.place} is the first to diverge from the reference, by a relative "
+        f"{error:.1e}{jumps}"
+    )
 
 
 def _steps(steps: list[int]) -> str:
@@ -111,5 +115,4 @@ def _steps(steps: list[int]) -> str:
         for run in runs
         for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else map(str, run))
     ]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
-    return f"step{'s' if len(steps) > 1 else ''} {', '.join(shown[:8])}{more}"
+    return f"step{'s' if len(steps) > 1 else ''} {few(shown, 8)}"

@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from diver_trt._version import __version__
@@ -20,6 +19,7 @@ from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.verdict import Comparison
 from diver_trt.counted import counted
+from diver_trt.packages import installed
 from diver_trt.runtime.backends import BACKENDS
 
 PACKAGES = (
@@ -66,20 +66,15 @@ def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """Return what the figures depend on: the kind of machine and the versions of packages."""
-    found = {
+    return {
         "date": str(datetime.date.today()),
         "diver-trt": __version__,
         "Python": platform.python_version(),
         # The kind of machine, never its host name: reports are published.
         "machine": f"{platform.system()} {platform.machine()}, "
         f"{counted(os.cpu_count() or 1, 'core')}",
+        **installed(PACKAGES),
     }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -95,28 +90,27 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _comparison_facts(comparison: Comparison, inputs: Inputs) -> dict[str, Any]:
-    worst = comparison.worst_step
+    figures = comparison.figures
+    worst = figures.worst_step
     return {
         "name": comparison.name,
         "precision": comparison.precision,
         "verdict": comparison.verdict,
         "causes": list(comparison.causes),
         "checks": [_check_facts(check) for check in comparison.checks],
-        "networks": {name: asdict(apart) for name, apart in comparison.networks.items()},
+        "networks": {name: asdict(apart) for name, apart in figures.networks.items()},
         "worst_step": {"step": worst.k, "channel": worst.channel, **asdict(worst.forced)},
-        "steps": [_step_facts(step) for step in comparison.steps],
+        "steps": [_step_facts(step) for step in figures.steps],
         "places": {
-            "step": comparison.stage_step,
-            "relative_l2": {
-                stage.place: stage.difference.relative_l2 for stage in comparison.stages
-            },
+            "step": figures.stage_step,
+            "relative_l2": {stage.place: stage.difference.relative_l2 for stage in figures.stages},
         },
         "images": {
-            key: asdict(image) for key, image in zip(inputs.keys, comparison.images, strict=True)
+            key: asdict(image) for key, image in zip(inputs.keys, figures.images, strict=True)
         },
-        "mean_psnr_db": mean_psnr(comparison.images),
-        "lowest_psnr_db": lowest_psnr(comparison.images).psnr_db,
-        "lowest_ssim": min(image.ssim for image in comparison.images),
+        "mean_psnr_db": mean_psnr(figures.images),
+        "lowest_psnr_db": lowest_psnr(figures.images).psnr_db,
+        "lowest_ssim": min(image.ssim for image in figures.images),
         "seconds": round(comparison.seconds, 3),
     }
 

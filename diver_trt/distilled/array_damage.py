@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from diver_trt.errors import shown
+from diver_trt.errors import first_line, shown
 
 MAX_METADATA_BYTES = 1 << 22
-"""Most bytes a file may describe its arrays with: a zip's directory, a pickle, a JSON header.
+"""Maximum size of what describes the arrays of a file: a zip's directory, a pickle, a JSON header.
 
 Real ones have some kilobytes.
 """
@@ -16,8 +16,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """The memory address in Python's default `repr`, which some of numpy's messages quote."""
 
 
-def first_line(cause: Exception) -> str:
+def damage(cause: Exception) -> str:
     """Return an exception's message on one line, without memory addresses."""
-    line = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
     # An address differs from run to run and would make the same damage read differently.
-    return shown(_ADDRESS.sub("", line))
+    return shown(_ADDRESS.sub("", first_line(cause)))

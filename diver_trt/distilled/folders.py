@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from diver_trt.counted import few
 from diver_trt.distilled.array_file import SUFFIXES as TENSOR_SUFFIXES
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
@@ -44,7 +45,7 @@ _NESTED = "images"
 """The folder within a class folder that holds the images of Tiny-ImageNet."""
 
 _SEARCHED = 1000
-"""Most folders that are searched for a set when the given folder holds none."""
+"""Maximum number of folders that are searched for a set when the given folder holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +226,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
             f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with "
             "one folder of images per class"
         )
-    folders = []
-    for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
-        if not entry.is_dir():
-            if entry.name.lower().endswith(SUFFIXES):
-                left_out.loose.append(Path(entry))
-        elif is_system_folder(entry.name):
-            left_out.strays.append(Path(entry))
-        else:
-            folders.append(Path(entry))
+    folders = _folders_in(root, left_out)
     if not folders:
         found = (
             f"holds images but no class folders ({left_out.loose[0].name}, …)"
@@ -247,21 +240,38 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
     if all(_WRAPPERS.fullmatch(folder.name) for folder in sets) and sets:
         if len(sets) > 1:
             raise DatasetError(
-                f"{root}: holds {', '.join(folder.name for folder in sets[:5])}; name one of them"
+                f"{root}: holds {few([folder.name for folder in sets], 5)}; name one of them"
             )
         left_out.strays += [folder for folder in folders if folder not in sets]
         return _class_folders(sets[0], left_out)
+    _require_images(root, folders)
+    return root, folders
+
+
+def _folders_in(root: Path, left_out: LeftOut) -> list[Path]:
+    """Return the folders of a folder in order, and note its images and system folders."""
+    folders = []
+    for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
+        if not entry.is_dir():
+            if entry.name.lower().endswith(SUFFIXES):
+                left_out.loose.append(Path(entry))
+        elif is_system_folder(entry.name):
+            left_out.strays.append(Path(entry))
+        else:
+            folders.append(Path(entry))
+    return folders
+
+
+def _require_images(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse class folders whose images are elsewhere: soft labels of FKD, or sets further down."""
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(
             f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder "
             "of the images"
         )
     if not any(map(holds_images, folders)) and (deeper := _sets_below(root)):
-        if any(
-            folder.name == Path(name).parts[0]
-            for name in deeper
-            for folder in filter(is_index, folders)
-        ):
+        indices = {folder.name for folder in filter(is_index, folders)}
+        if any(Path(name).parts[0] in indices for name in deeper):
             raise DatasetError(
                 f"{root}: its class folders hold no images, but folders in them do; expected "
                 f"CLASS/IMAGE or CLASS/{_NESTED}/IMAGE. Move the images up."
@@ -269,7 +279,6 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
         raise DatasetError(
             f"{root}: holds no images itself; name a set in it, perhaps {' or '.join(deeper)}"
         )
-    return root, folders
 
 
 def _may_be_class(folder: Path) -> bool:

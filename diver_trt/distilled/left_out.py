@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from diver_trt.counted import counted
 from diver_trt.distilled.image_kinds import SUFFIXES
 
 _SYSTEM_FOLDERS = frozenset(
@@ -23,6 +24,7 @@ _SYSTEM_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"}
 )
 """Files that operating systems create."""
+# macOS keeps the icon of a folder in a file whose name ends in a carriage return.
 
 _COMPANIONS = frozenset(
     {
@@ -36,10 +38,10 @@ _COMPANIONS = frozenset(
 # A class of the model may have such a name; the folder is a class then.
 
 _EXAMPLES, _SUFFIXES = 4, 8
-"""Most examples, and most suffixes, in a note."""
+"""Maximum numbers of examples and of suffixes in a note."""
 
 _SEARCHED = 1000
-"""Most folders that are searched to count the images in one that is not read."""
+"""Maximum number of folders that are searched to count the images in one that is not read."""
 
 
 def is_system_file(name: str) -> bool:
@@ -81,22 +83,22 @@ class LeftOut:
         """Return one note that counts and names all of them; empty if everything is read."""
         parts = []
         if self.strays:
-            count = _number(len(self.strays), "folder")
+            count = counted(len(self.strays), "folder")
             parts.append(f"{count} beside the classes ({self._folders(self.strays)})")
         if self.folders:
-            count = _number(len(self.folders), "folder")
+            count = counted(len(self.folders), "folder")
             parts.append(f"{count} within classes ({self._folders(self.folders)})")
         if self.files:
             kinds = Counter(path.suffix.lower() or "without suffix" for path in self.files)
             named = [f"{count} {kind}" for kind, count in kinds.most_common(_SUFFIXES)]
             parts.append(
-                f"{_number(len(self.files), 'file')} in classes ({_joined(named, len(kinds))}, "
+                f"{counted(len(self.files), 'file')} in classes ({_joined(named, len(kinds))}, "
                 f"first {self._name(self.files[0])})"
             )
         if self.irregular:
             parts.append(f"{len(self.irregular)} not regular ({self._names(self.irregular)})")
         if self.loose:
-            count = _number(len(self.loose), "image")
+            count = counted(len(self.loose), "image")
             parts.append(f"{count} beside the class folders ({self._names(self.loose)})")
         return (f"not read: {'; '.join(parts)}",) if parts else ()
 
@@ -104,7 +106,7 @@ class LeftOut:
         named = []
         for folder in folders[:_EXAMPLES]:
             images = count_images(folder)
-            with_images = f" with {_number(images, 'image')}" if images else ""
+            with_images = f" with {counted(images, 'image')}" if images else ""
             named.append(self._name(folder) + with_images)
         return _joined(named, len(folders))
 
@@ -122,10 +124,6 @@ def count_images(folder: Path) -> int:
         for _, _, names in islice(os.walk(folder), _SEARCHED)
         for name in names
     )
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _joined(named: list[str], of: int) -> str:

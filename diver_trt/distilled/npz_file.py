@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.array_damage import first_line
+from diver_trt.distilled.array_damage import damage
 from diver_trt.distilled.stored_array import (
     MAX_VALUE_BYTES,
     Array,
@@ -57,7 +57,7 @@ def open_npz(path: Path) -> Content:
     # damaged files.
     except Exception as cause:
         raise DatasetError(
-            f"{path}: not an .npz file, or a damaged one ({first_line(cause)})"
+            f"{path}: not an .npz file, or a damaged one ({damage(cause)})"
         ) from cause
 
 
@@ -136,7 +136,7 @@ def _verify(path: Path, info: zipfile.ZipInfo) -> None:
                 pass
     except Exception as cause:  # BadZipFile, or whatever a file that changed meanwhile raises
         raise DatasetError(
-            f"{path}: {shown(info.filename)} is damaged ({first_line(cause)})"
+            f"{path}: {shown(info.filename)} is damaged ({damage(cause)})"
         ) from cause
 
 
@@ -155,5 +155,5 @@ def _decompressed(
     # BadZipFile and zlib.error on damage, ValueError from numpy if the data is too short.
     except Exception as cause:
         raise DatasetError(
-            f"{array.path}: {shown(info.filename)} is damaged ({first_line(cause)})"
+            f"{array.path}: {shown(info.filename)} is damaged ({damage(cause)})"
         ) from cause

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, first_line
+from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage
 from diver_trt.distilled.stored_array import (
     Content,
     InPlaceArray,
@@ -55,7 +55,7 @@ def open_safetensors(path: Path) -> Content:
             pass
     except (SafetensorError, OSError) as cause:
         raise DatasetError(
-            f"{path}: not a safetensors file, or a damaged one ({first_line(cause)})"
+            f"{path}: not a safetensors file, or a damaged one ({damage(cause)})"
         ) from cause
     header = json.loads(text)
     budget = LoadBudget(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.counted import few
 from diver_trt.distilled.class_map import IMAGENET_CLASSES, WNID, plain_name
 from diver_trt.errors import DatasetError, shown
 from diver_trt.tensors import describe
@@ -165,6 +166,4 @@ def _require_same(name: str, found: list[str], expected: list[str]) -> None:
 
 
 def _listed(classes: list[str]) -> str:
-    few = ", ".join(shown(one) for one in classes[:_SHOWN])
-    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    return f"{few}{more} {'is' if len(classes) == 1 else 'are'}"
+    return f"{few(classes, _SHOWN)} {'is' if len(classes) == 1 else 'are'}"

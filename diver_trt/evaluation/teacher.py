@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import DatasetError, MissingExtraError, printable
+from diver_trt.errors import DatasetError, MissingExtraError, first_line, printable
 from diver_trt.files import file_sha256, reported
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 
@@ -50,7 +50,7 @@ class Teacher:
                 graph, providers=onnxruntime.get_available_providers()
             )
         except Exception as cause:  # ONNX Runtime's own exceptions have no common base
-            reason = printable(str(cause).splitlines()[0])
+            reason = printable(first_line(cause))
             raise DatasetError(
                 f"{self._where}: cannot be opened as an ONNX graph with its weights inside "
                 f"({reason}). Export the teacher again, without external data."
@@ -82,7 +82,7 @@ class Teacher:
         try:
             output = self._session.run(None, {self._input: images})[0]
         except Exception as cause:  # as above
-            reason = printable(str(cause).splitlines()[0])
+            reason = printable(first_line(cause))
             raise DatasetError(
                 f"{self._where}: cannot label images {list(images.shape)} ({reason}). Export the "
                 "teacher with a dynamic batch, for images of this size."

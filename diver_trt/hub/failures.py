@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from types import ModuleType
 
-from diver_trt.errors import MissingExtraError, shown
+from diver_trt.errors import shown
+from diver_trt.packages import required
 
 _LOGIN = "run `hf auth login`"
 
@@ -16,13 +17,10 @@ def import_hub(purpose: str) -> ModuleType:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        # Its own module loads these only when they are imported.
-        import huggingface_hub.constants
-        import huggingface_hub.utils
-    except ImportError as cause:
-        raise MissingExtraError("huggingface_hub", "hub", purpose) from cause
-    return huggingface_hub
+    # Its own module loads these only when they are imported.
+    for module in ("constants", "utils"):
+        required(f"huggingface_hub.{module}", "hub", purpose, "huggingface_hub")
+    return required("huggingface_hub", "hub", purpose)
 
 
 def hub_failure(cause: Exception, revision: str | None = None) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from diver_trt.counted import few
 from diver_trt.errors import ExportError, shown
-from diver_trt.models.weights import first_few, unwrapped
+from diver_trt.models.weights import unwrapped
 
 PROBE = "x_embedder.proj.weight"
 HOLDERS = (
@@ -65,7 +66,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
         raise _without_dit(names, where)
     path, state = found[0]
     if len(found) > 1 and _preference(found[1][0]) == _preference(path):
-        networks = first_few([".".join(path) for path, _ in found])
+        networks = few([".".join(path) for path, _ in found])
         raise ExportError(
             f"{where}: holds several networks ({networks}). Save one state dict alone."
         )
@@ -86,7 +87,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
 
 def _without_dit(names: Sequence[str], where: str) -> ExportError:
     return ExportError(
-        f"{where}: holds no {PROBE}, but {first_few(names) or 'nothing'}; expected a checkpoint in "
+        f"{where}: holds no {PROBE}, but {few(names) or 'nothing'}; expected a checkpoint in "
         "the layout of facebookresearch/DiT. Save the network's state dict alone."
     )
 

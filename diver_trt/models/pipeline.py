@@ -9,9 +9,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from diver_trt.counted import few
 from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
-from diver_trt.models.weights import first_few
 
 INDEX = "model_index.json"
 DIT, STABLE_DIFFUSION = "DiTPipeline", "StableDiffusionPipeline"
@@ -21,7 +21,7 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
     """Return the index of a pipeline of a kind.
 
     Raises:
-        ExportError: If there is none, or it is of another kind.
+        ExportError: If the files hold no pipeline, or one of another kind.
     """
     index = files.read_json(INDEX, "expected a diffusers pipeline directory, a hub name or a file")
     found = index.get("_class_name")
@@ -135,7 +135,6 @@ def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str
         and not name.startswith("_")
         and value not in (None, False, 0, "", [], {})
     ]
+    # A field of Transformer2DModel, which was diffusers' class of a DiT before it had its own.
     unknown = [field for field in unknown if field != "attention_type='default'"]
-    return (
-        [f"{where}: {kind.__name__} does not have {first_few(unknown)}; ignored"] if unknown else []
-    )
+    return [f"{where}: {kind.__name__} does not have {few(unknown)}; ignored"] if unknown else []

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from diver_trt.errors import ExportError, MissingExtraError, shown
+from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
 from diver_trt.models.prompts import Prompts
 from diver_trt.models.weights import load_weights, stored_weights
+from diver_trt.packages import required
 
 ENCODER = "CLIPTextModel"
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -123,9 +124,6 @@ def _load_encoder(files: ModelFiles) -> tuple[Any, list[str]]:
 
 
 def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as cause:
-        raise MissingExtraError("transformers", "sd", "a text encoder") from cause
+    transformers: Any = required("transformers", "sd", "a text encoder")
     transformers.logging.set_verbosity_error()  # what it would warn about is checked here
     return transformers

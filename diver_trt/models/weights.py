@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diver_trt.counted import few
 from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
 
@@ -35,7 +36,6 @@ WRAPPERS = (
 
 # "Unsupported global: GLOBAL a.b was …", "Trying to load unsupported GLOBAL a.b whose …"
 _FOREIGN = re.compile(r"unsupported (?:global|class)[^\s:]*:? (?:GLOBAL )?([\w.]+)", re.IGNORECASE)
-_FEW = 3  # names that a message lists of each kind
 
 
 def read_torch_file(path: Path) -> Any:
@@ -89,7 +89,7 @@ def stored_weights(
         without: Tensors whose names end in this are left out, if it is not empty.
 
     Raises:
-        ExportError: If there are none, or a file is damaged, or a tensor is not finite.
+        ExportError: If the folder has no weights, a file is damaged, or a tensor is not finite.
     """
     notes: list[str] = []
     for variant in ("", *VARIANTS):
@@ -140,9 +140,7 @@ def _read_all(files: ModelFiles, paths: Mapping[str, Path], without: str) -> dic
             found = {key: value for key, value in found.items() if not str(key).endswith(without)}
         check_tensors(found, files.where(name))
         if twice := sorted(state.keys() & found.keys()):
-            raise ExportError(
-                f"{files.where(name)}: {first_few(twice)} is in another shard already"
-            )
+            raise ExportError(f"{files.where(name)}: {few(twice)} is in another shard already")
         state.update(found)
     return state
 
@@ -229,7 +227,7 @@ def compare_shapes(
         if name in state and tuple(state[name].shape) != tuple(shape)
     ]
     found = [
-        f"{len(names)} {kind} ({first_few(names)})"
+        f"{len(names)} {kind} ({few(names)})"
         for kind, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -242,12 +240,6 @@ def compare_shapes(
             f"{where}: the tensors are not those of {source}: {', '.join(found)}. "
             "Give the weights of such a model, whole."
         )
-
-
-def first_few(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f", and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return f"{', '.join(shown(name) for name in names[:_FEW])}{more}"
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], where: str, source: str) -> None:

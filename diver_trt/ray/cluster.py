@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from diver_trt.errors import EngineError, MissingExtraError, UsageError, shown, shown_value
+from diver_trt.errors import EngineError, UsageError, first_line, shown, shown_value
+from diver_trt.packages import required
 from diver_trt.runtime.cores import available_cores
 
 LOCAL, RUNNING = "local", "auto"
@@ -40,11 +41,7 @@ def import_ray() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import ray
-    except ImportError as cause:
-        raise MissingExtraError("Ray", "ray", "recovering on several workers") from cause
-    return ray
+    return required("ray", "ray", "recovering on several workers", "Ray")
 
 
 def check_ray(address: object, workers: object) -> None:
@@ -117,7 +114,7 @@ def connected(address: str) -> Iterator[Any]:
                     "no cluster runs on this machine; start one with `ray start --head`, or use "
                     "--ray local"
                     if address == RUNNING and isinstance(cause, ConnectionError)
-                    else f"cannot be used ({first_line(cause)})"
+                    else f"cannot be used ({shown(first_line(cause))})"
                 )
                 raise EngineError(f"Ray at {address}: {reason}") from cause
             yield ray
@@ -147,12 +144,6 @@ def nodes_of(ray: Any) -> Sequence[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what Ray reports, escaped and shortened."""
-    lines = str(error).strip().splitlines()
-    return shown(lines[0]) if lines else type(error).__name__
-
-
 def _require_reachable(address: str) -> None:
     """Check that a server of Ray's protocol answers, which Ray would wait for during minutes."""
     host, _, port = address.rpartition(":")
@@ -175,7 +166,7 @@ def _require_reachable(address: str) -> None:
 @contextmanager
 def _without_side_effects() -> Iterator[None]:
     """Undo what `ray.init` does to SIGTERM, and ignore its warnings."""
-    # Its handler of SIGTERM would exit at once, where the command line finishes the batch.
+    # Its handler of SIGTERM would exit at once, while the command line finishes the batch first.
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     # Ray's processes inherit the mask: a closed terminal signals them too, and they would be gone

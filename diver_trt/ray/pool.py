@@ -22,8 +22,7 @@ from typing import Any
 
 from diver_trt._version import __version__
 from diver_trt.bundle import Bundle
-from diver_trt.errors import EngineError, shown
-from diver_trt.ray.cluster import first_line
+from diver_trt.errors import EngineError, first_line, shown
 from diver_trt.ray.plan import WorkerPlan
 from diver_trt.ray.worker import Failure, Ready, Recovered, Worker
 from diver_trt.recipe import Recipe
@@ -238,7 +237,7 @@ class WorkerPool:
             try:
                 answer = self._ray.get(call)
             except self._ray.exceptions.RayTaskError as error:
-                raise EngineError(f"a worker failed: {first_line(error.cause)}") from error
+                raise EngineError(f"a worker failed: {shown(first_line(error.cause))}") from error
             except self._ray.exceptions.RayError as error:
                 self._died(member, error)
                 continue
@@ -296,7 +295,7 @@ class WorkerPool:
             )
         tasks = [task for _, task in member.calls if task]
         node = member.ready.node if member.ready else "a node"
-        reason = f"a worker on {node} died ({first_line(error)})"
+        reason = f"a worker on {node} died ({shown(first_line(error))})"
         self._deaths_in_a_row += 1
         if tasks:
             tasks[0].deaths += 1

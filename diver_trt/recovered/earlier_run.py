@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt._version import __version__
-from diver_trt.errors import OutputError, printable, shown
+from diver_trt.counted import few
+from diver_trt.errors import OutputError, printable
 from diver_trt.recovered.journal import Entries
+from diver_trt.strict_json import quoted
 
 SAME_IMAGES_SINCE = "0.2.0"
 """The first version whose images are those of this one.
@@ -31,9 +33,6 @@ version, which is checked apart.
 """
 OF_INPUT = ("source sha256", "source images", "source clipped")
 """Fields derived from the input's images; their differences are reported image by image."""
-
-_NAMED = 3
-"""How many images a message names of each kind of change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +208,13 @@ def require_same_run(
         name = different.name
         raise _refusal(
             root,
-            f"a run with {name} {_short(different.found)}, and this one has {name} "
-            f"{_short(different.wanted)}",
+            f"a run with {name} {quoted(different.found)}, and this one has {name} "
+            f"{quoted(different.wanted)}",
         )
     version = found["tool"].get("version")
     if version != head["tool"]["version"] and not makes_same_images(version):
         raise OutputError(
-            f"{root}: holds a run of version {_short(version)}, whose images may differ from "
+            f"{root}: holds a run of version {quoted(version)}, whose images may differ from "
             f"those of {__version__}. Install that version to resume it, add --overwrite to begin "
             "again, or choose another folder"
         )
@@ -225,14 +224,14 @@ def require_same_run(
     count, expected = old.get("images"), new.get("images")
     if count != expected and head.get("shard"):
         # The shard's part has moved within the input, so that its images do not compare.
-        changes = f"{_short(count)} images, now {expected}"
+        changes = f"{quoted(count)} images, now {expected}"
     else:
         keys = samples.keys() if recorded.complete else {image.key for image in recorded.images}
         current = [entry for key, entry in samples.items() if key in keys]
         changes = describe_changes(recorded.images, inputs_of_entries(current))
     if not changes and not recorded.complete:
-        hashes = (_short(old.get("sha256"))[:13], str(new.get("sha256"))[:12])
-        changes = f"source sha256 {hashes[0]}…, now {hashes[1]}…".replace('"', "")
+        before, now = (printable(str(source.get("sha256"))[:12]) for source in (old, new))
+        changes = f"source sha256 {before}…, now {now}…"
     if changes:
         raise _refusal(root, f"a run of another input ({changes})")
     return False
@@ -261,9 +260,7 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
         "relabelled": [new.source for _, new in relabelled],
         "with another soft label": [new.source for _, new in soft],
     }
-    return "; ".join(
-        f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names
-    )
+    return "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in kinds.items() if names)
 
 
 def _is_same(old: Input, new: Input) -> bool:
@@ -278,21 +275,8 @@ def _class(image: Input) -> tuple[str, object]:
     return image.key.partition("/")[0], image.label
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(shown(name) for name in names[:_NAMED])}{more}"
-
-
 def _refusal(root: Path, what: str) -> OutputError:
     return OutputError(
         f"{root}: holds {what}; use the same to resume it, --overwrite to begin again, or choose "
         "another folder"
     )
-
-
-def _short(value: object) -> str:
-    try:
-        text = printable(json.dumps(value))
-    except RecursionError:
-        return "a value that is nested too deeply"
-    return text if len(text) <= 60 else f"{text[:57]}..."

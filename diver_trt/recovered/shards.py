@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from diver_trt.counted import few
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, RecipeError, shown
 from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
 from diver_trt.recipe import Recipe
-from diver_trt.records import ClassEntry, LeftOut, Manifest, Part, Recovered
+from diver_trt.records import ClassEntry, LeftOut, Manifest, Recovered, Shard
 from diver_trt.recovered.earlier_run import NAMES, OF_INPUT, first_difference, makes_same_images
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS
@@ -39,7 +40,7 @@ def open_shards(folders: Sequence[Path]) -> list[RecoveredFolder]:
 
     Raises:
         DatasetError: If a folder is not a finished shard, or its manifest is damaged; if a shard is
-            missing or given twice; or if they are of different recoveries.
+            missing or given twice; or if they belong to different recoveries.
     """
     return _in_order([_open_shard(folder) for folder in folders])
 
@@ -145,12 +146,14 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
         by_number[number] = shard
     if missing := expected - len(by_number):
         numbers = (number for number in range(1, expected + 1) if number not in by_number)
-        absent = (f"{number}/{expected}" for number in numbers)
-        raise DatasetError(f"shard {_named(absent, missing)}: missing; expected all {expected}")
+        absent = [f"{number}/{expected}" for number in islice(numbers, _NAMED)]
+        raise DatasetError(
+            f"shard {few(absent, _NAMED, missing)}: missing; expected all {expected}"
+        )
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _part(shard: RecoveredFolder) -> Part:
+def _part(shard: RecoveredFolder) -> Shard:
     assert shard.manifest.shard, "checked when the shard was opened"
     return shard.manifest.shard
 
@@ -160,13 +163,13 @@ def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, commo
     found = shared_fields(shard)
     if different := first_difference(found, common, (*NAMES, *OF_INPUT)):
         raise DatasetError(
-            f"{both}: are of different recoveries, their {different.name} differs; name those of "
-            "one"
+            f"{both}: belong to different recoveries, their {different.name} differs; name those "
+            "of one"
         )
     if different := first_difference(found, common):
         raise DatasetError(
-            f"{both}: are of different inputs, their {different.name} differs. Run the command of "
-            "each shard again on the same input: it keeps the images that are done, or names "
+            f"{both}: belong to different inputs, their {different.name} differs. Run the command "
+            "of each shard again on the same input: it keeps the images that are done, or names "
             "those that differ"
         )
     versions = [part.manifest.tool.version for part in (first, shard)]
@@ -208,9 +211,8 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
         LAYOUTS[manifest.layout.name],
         ((key, entries[key].label, entries[key].wnid) for key in keys),
     )
-    for position, shard in enumerate(shards):
-        # the same cut as `Shard.part`
-        own = set(keys[len(keys) * position // of : len(keys) * (position + 1) // of])
+    for number, shard in enumerate(shards, start=1):
+        own = set(Shard(number, of).part(keys))
         for entry in _entries(shard):
             if entry.key not in own:
                 raise DatasetError(
@@ -241,13 +243,13 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     if double := [key for key, roots in holders.items() if len(roots) > 1]:
         roots = dict.fromkeys(str(root) for root in holders[double[0]])
         raise DatasetError(
-            f"sample {_named(double, len(double))}: more than once, in {' and '.join(roots)}; "
+            f"sample {few(double, _NAMED)}: more than once, in {' and '.join(roots)}; "
             "recover the shards again"
         )
     images, of = shards[0].manifest.source.images, len(shards)
-    for position, shard in enumerate(shards):
+    for number, shard in enumerate(shards, start=1):
         found = len(_entries(shard))
-        if found != (expected := images * (position + 1) // of - images * position // of):
+        if found != (expected := len(Shard(number, of).part(range(images)))):
             lacks = (
                 f", {_missing(holders, shards[0].manifest.classes)} is missing"
                 if found < expected
@@ -261,7 +263,7 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     files = Counter(entry.file for shard in shards for entry in shard.manifest.samples)
     if double := [name for name, count in files.items() if count > 1]:
         raise DatasetError(
-            f"{_named(double, len(double))}: is the image of two samples; recover the shards again"
+            f"{few(double, _NAMED)}: is the image of two samples; recover the shards again"
         )
 
 
@@ -280,15 +282,10 @@ def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> str:
         if count
         for number in _absent(numbers[index])
     )
-    return _named(names, sum(counts.values())) or "the last one of a class"
+    return few([*islice(names, _NAMED)], _NAMED, sum(counts.values())) or "the last one of a class"
 
 
 def _absent(numbers: Sequence[int]) -> Iterator[int]:
     """Yield the numbers that are missing below the largest one, or 0 if there is none."""
     present = set(numbers)
     return (number for number in range(max(present, default=1)) if number not in present)
-
-
-def _named(names: Iterable[str], count: int) -> str:
-    more = f" and {count - _NAMED} more" if count > _NAMED else ""
-    return f"{', '.join(islice(names, _NAMED))}{more}"

@@ -9,27 +9,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from diver_trt.errors import OutputError
 from diver_trt.files import writing
 from diver_trt.lock import locked
+from diver_trt.runtime.user_files import is_own, user_folder
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def cache_folder() -> Path | None:
     """Return `diver-trt` in `$XDG_CACHE_HOME` or in `~/.cache`, or None if there is no home."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # https://specifications.freedesktop.org/basedir-spec/latest/: a relative path is to be ignored.
-    if not root.is_absolute():
-        try:
-            root = Path.home() / ".cache"
-        except RuntimeError:
-            return None
-    return root / "diver-trt"
+    return user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def read_cached(path: Path) -> bytes | None:
@@ -42,7 +35,8 @@ def read_cached(path: Path) -> bytes | None:
         # Without O_NONBLOCK, opening a FIFO in the file's place would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
-            if not _is_own(os.fstat(file.fileno())):
+            found = os.fstat(file.fileno())
+            if not (stat.S_ISREG(found.st_mode) and is_own(found)):
                 return None
             content = file.read()
         digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
@@ -63,17 +57,8 @@ def write_cached(path: Path, payload: bytes) -> None:
         if not os.access(path.parent, os.W_OK):  # `locked` would print a warning
             return
         # Two processes that compiled the same network would write to the same temporary file.
-        with locked(path.parent), writing(path, lasting=False) as file:
+        with locked(path.parent), writing(path, durable=False) as file:
             # The readers of these files check little: OpenVINO 2026.4 loads a cached model with
             # flipped bits without an error, and computes other images with it.
             file.write(hashlib.sha256(payload).digest())
             file.write(payload)
-
-
-def _is_own(found: os.stat_result) -> bool:
-    """Return whether a file is a regular one that only this user can write."""
-    if not stat.S_ISREG(found.st_mode):
-        return False
-    if sys.platform == "win32":
-        return True
-    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -292,7 +292,7 @@ def test_the_report_is_one_page_with_plots_and_the_facts(
         (("--steps", "1"), 2, "steps is 1"),
         (("no-such-folder",), 1, "no-such-folder: not a bundle"),
         (("--json", "no-such-folder/bench.json"), 1, "no such folder; make it first"),
-        (("--report", "."), 1, "is a folder; expected the name of a file for HTML"),
+        (("--report", "."), 1, "is a folder; expected the name of an HTML file"),
         (("--engine", "rtx"), 1, "error: "),
     ],
 )

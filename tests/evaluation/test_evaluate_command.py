@@ -151,6 +151,9 @@ def test_files_that_cannot_be_written_are_refused_first(folder: Path, tmp_path: 
         evaluate(folder, "--json", tmp_path / "other.html")
     )
     assert (tmp_path / "other.html").read_text() == "mine"
+    # The JSON file is checked first, as in bench.
+    both = ("--report", tmp_path / "other.html", "--json", tmp_path / "absent" / "e.json")
+    assert "no such folder" in fails(evaluate(folder, *both))
     same = ("--json", tmp_path / "e", "--report", tmp_path / "e")
     assert "--json and --report are both" in fails(evaluate(folder, *same), code=2)
 

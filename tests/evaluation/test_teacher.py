@@ -83,6 +83,17 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         Teacher(tmp_path / "absent.onnx", 10, 16)
 
 
+def test_a_teacher_is_refused_for_an_error_without_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", fail)
+    with pytest.raises(DatasetError, match=r"weights inside \(RuntimeError\)"):
+        Teacher(write_teacher(tmp_path / "teacher.onnx", 0), 10, 16)
+
+
 def ending_in(path: Path, node: onnx.NodeProto, output: onnx.ValueInfoProto) -> Path:
     """Write a teacher whose logits pass through one more node."""
     model = onnx.load(write_teacher(path, 3))

@@ -179,6 +179,17 @@ def test_an_input_that_nothing_reads_is_found(tmp_path: Path) -> None:
         graph_from_network(Ignores(), SPECS, OUT, tmp_path / "ignores.onnx")
 
 
+def test_an_error_of_torch_without_a_message_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(onnx_graph, "traced", fail)
+    with pytest.raises(ExportError, match="cannot export this network: AssertionError"):
+        graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+
+
 def test_a_network_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
     class Branches(nn.Module):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:

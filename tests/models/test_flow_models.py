@@ -21,7 +21,7 @@ from diver_trt.cli import app
 from diver_trt.errors import ExportError
 from diver_trt.method.flow import Flow
 from diver_trt.method.schedule import Schedule
-from diver_trt.models import BASES
+from diver_trt.models import BASES, ModelOptions
 from diver_trt.models.network_state import FAMILIES
 from diver_trt.models.recognition import recognised_base
 from diver_trt.recipe import Recipe
@@ -88,7 +88,7 @@ def bundle(
 
 
 def test_a_bundle_has_the_facts_of_its_base(base: str, bundle: Bundle) -> None:
-    assert bundle.base == base
+    assert bundle.model.base == base
     assert bundle.process == Flow(time_rises_to="data" if base == "sit" else "noise")
     assert not bundle.learned_variance
     assert bundle.guided_channels == (3 if base == "sit" else 4)
@@ -191,7 +191,7 @@ def test_a_file_is_recognised_by_its_settings_or_its_projectors(
 
 
 def load(path: Path, base: str, vae: Path, **options: Any) -> Any:
-    return BASES[base].load().load_model(str(path), vae=str(vae / "vae"), **options)
+    return BASES[base].load().load_model(str(path), ModelOptions(vae=str(vae / "vae"), **options))
 
 
 def test_what_was_left_out_is_said(base: str, file: Path, random_pipeline: Path) -> None:

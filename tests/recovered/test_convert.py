@@ -22,9 +22,10 @@ from diver_trt.evaluation.sets import list_set
 from diver_trt.files import file_sha256
 from diver_trt.manifest import open_recovered
 from diver_trt.recipe import Recipe
+from diver_trt.records import Shard
 from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.folder import open_output
-from diver_trt.recovered.job import Job, Shard
+from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
@@ -136,7 +137,7 @@ def test_a_resized_folder_is_converted_to_other_layouts_of_its_size(
     assert not (tmp_path / "larger").exists()
 
 
-def test_soft_labels_that_a_layout_drops_are_missed(recovery: Recovery, tmp_path: Path) -> None:
+def test_soft_labels_that_a_layout_drops_are_reported(recovery: Recovery, tmp_path: Path) -> None:
     idc = recovery.run(tmp_path / "idc", "idc")
     convert_recovered(idc, tmp_path / "small", size=16)
     assert_as_recovered(tmp_path / "small", recovery.run(tmp_path / "expected", "idc", 16))

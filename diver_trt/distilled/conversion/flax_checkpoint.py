@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from diver_trt.distilled.stored_array import MAX_LOADED_BYTES, InPlaceArray, row_major
-from diver_trt.errors import DatasetError, MissingExtraError
+from diver_trt.errors import DatasetError
+from diver_trt.packages import required
 
 _NDARRAY = 1
 """flax's code for an array among msgpack's extension types: packed `(shape, dtype, bytes)`.
@@ -33,10 +34,7 @@ def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
         DatasetError: If the file cannot be read, is not a flax checkpoint, or lacks FRePo's arrays.
         MissingExtraError: If msgpack is not installed.
     """
-    try:
-        import msgpack
-    except ImportError as cause:
-        raise MissingExtraError("msgpack", "export", "reading flax checkpoints") from cause
+    msgpack: Any = required("msgpack", "export", "reading flax checkpoints")
     found: dict[str, InPlaceArray] = {}
     try:
         with path.open("rb") as file:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, printable
+from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, first_line, printable
 
 # Neither ONNX Runtime nor OpenVINO has a class for a lack of memory. These are the words of their
 # allocators, of CUDA, OpenCL and Level Zero, of the dynamic linker and of C++.
@@ -67,6 +67,5 @@ def unloadable(package: str, cause: ImportError, remedy: str) -> EngineError:
 
 
 def _reason(cause: Exception) -> str:
-    lines = str(cause).splitlines() or [type(cause).__name__]
-    reason = next((line for line in lines if line and not _WHERE.fullmatch(line)), lines[0])
-    return printable(reason[:_REASON_CHARACTERS])
+    lines = (line for line in str(cause).splitlines() if line and not _WHERE.fullmatch(line))
+    return printable(next(lines, first_line(cause))[:_REASON_CHARACTERS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -12,24 +13,21 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
+from diver_trt.graph_file import require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported
-from diver_trt.runtime.backends.inferred import check_inferred
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime as import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
 from diver_trt.runtime.engine import DEFAULT_BATCH, Denoiser, Opened, Placement, copy_checked
 from diver_trt.runtime.microbatches import MicrobatchedDenoiser, microbatch_size
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
 from diver_trt.tensors import TensorSpec
 
 Device = Literal["cpu", "cuda"]
 
 _DEVICES: dict[str, Device] = {"onnx": "cpu", "onnx-cuda": "cuda"}
-
-Carry = tuple[str, str]
-"""An output and the input that the next run reads it as."""
 
 SMALL_BYTES = 64 << 20
 """For networks with fewer bytes of weights it matters how the cores wait for each other.
@@ -47,7 +45,7 @@ def available(name: str, bundle: Bundle) -> bool:  # noqa: ARG001
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     """Open a bundle for the placement's batch, at most as many as there are images."""
     device = _DEVICES[name]
-    # Where each core takes images of its own, none should be left without.
+    # Where each core takes images of its own, give every core at least one.
     least = available_cores() if _takes_microbatches(bundle, device) else 1
     batch = placement.balanced_batch(max(DEFAULT_BATCH, least))
     return Opened(OnnxSession(bundle, batch, device), None)
@@ -99,11 +97,8 @@ def _probe_session(session: OnnxSession, title: str, version: str) -> Finding:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # two packages are a finding of their own
         try:
-            engine = session.open("encoder")
-            try:
+            with closing(session.open("encoder")) as engine:
                 engine.run()  # a provider may load and have no code for this GPU
-            finally:
-                engine.close()
         except DiverError as error:
             libraries = "install the CUDA and cuDNN libraries that this onnxruntime asks for"
             remedy = libraries if session.device == "cuda" else None
@@ -265,7 +260,10 @@ class _Buffer:
             runtime.OrtValue.ortvalue_from_numpy(self._host)
             if self._on_host
             else runtime.OrtValue.ortvalue_from_shape_and_type(
-                list(self._host.shape), self._host.dtype.type, device, 0
+                list(self._host.shape),
+                self._host.dtype.type,
+                device,
+                0,  # the first GPU
             )
         )
 
@@ -291,7 +289,7 @@ def _open_session(
             "uninstall onnxruntime and run `pip install 'diver-trt[gpu]'`"
         )
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads
     # A node of a small network takes less time than waking a thread, so threads that spin between
     # nodes make a step faster on idle cores; on shared ones they take the core from the thread
@@ -303,11 +301,12 @@ def _open_session(
     graph = bundle.verified(network)
     with reported("ONNX Runtime", f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
-    found = [
+    reads, writes = (
         [(value.name, _dtype(value.type), value.shape) for value in values]
         for values in (session.get_inputs(), session.get_outputs())
-    ]
-    check_inferred(graph, bundle.networks[network], *found)
+    )
+    declared = bundle.networks[network]
+    require_tensors(graph, reads, writes, declared.inputs, declared.outputs)
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import EIGHT_BIT_PRECISIONS, Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
+from diver_trt.graph_file import Found, require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported, unloadable
-from diver_trt.runtime.backends.inferred import Found, check_inferred
 from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
 from diver_trt.runtime.cores import available_cores
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
 from diver_trt.tensors import Dim
 
 _REINSTALL = "reinstall it with `pip install --force-reinstall openvino`"
@@ -48,9 +48,6 @@ Of 32, 64 and 128 it is the fastest, and costs the images no more than 64
 (benchmarks/README.md, "What eight bits cost"). The scales of a token depend on that token alone, so
 an image does not depend on its batch.
 """
-
-Carry = tuple[str, str]
-"""An output and the input that the next run reads it as."""
 
 _CACHE_SCHEMA = 1
 
@@ -79,11 +76,8 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
     try:
         version = import_openvino().__version__.partition("-")[0]
         session = OpenVinoSession(bundle, 1, name, keep=False)
-        engine = session.open("encoder")
-        try:
+        with closing(session.open("encoder")) as engine:
             engine.run()
-        finally:
-            engine.close()
     except MissingExtraError as error:
         if on_cpu:  # one finding is enough for a package that is not installed
             yield Finding(title, "missing", "not installed", error.command)
@@ -196,7 +190,7 @@ class OpenVinoEngine:
         """Run the network; with a carry, swap the two buffers it alternates between."""
         self._ports.require_open()
         with reported("OpenVINO", f"failed in the {self._name}"):
-            # Without `share_outputs` every run would copy its outputs once more.
+            # Without `share_outputs` every run would copy its outputs again.
             self._requests[self._next].infer(share_outputs=True)
         self._next = (self._next + 1) % len(self._requests)
 
@@ -251,14 +245,14 @@ class _Compiler:
         graph = self._bundle.verified(network)
         kept = self._kept_at(network, size)
         if kept is not None and (blob := read_cached(kept)) is not None:
-            # What cannot be loaded any more, after a new driver perhaps, is compiled again.
+            # A blob that no longer loads (after a driver update, say) is compiled again.
             with suppress(RuntimeError):
                 return self._core.import_model(blob, self._device, self._settings())
         with reported("OpenVINO", f"cannot open the {network}"):
             model = self._core.read_model(graph)
             inputs, outputs = _found(model.inputs), _found(model.outputs)
         declared = self._bundle.networks[network]
-        check_inferred(graph, declared, inputs, outputs)
+        require_tensors(graph, inputs, outputs, declared.inputs, declared.outputs)
         with reported("OpenVINO", f"cannot compile the {network}"):
             # Static shapes: OpenVINO then chooses its kernels and plans its memory only once.
             model.reshape({spec.name: list(spec.concrete(size)) for spec in declared.inputs})

@@ -11,23 +11,24 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diver_trt.bundle import MANIFEST, Network, NetworkName
-from diver_trt.errors import BundleError, EngineError, MissingExtraError, shown
+from diver_trt.bundle import Network, NetworkName
+from diver_trt.errors import EngineError, MissingExtraError, first_line
+from diver_trt.graph_file import require_tensors
 from diver_trt.runtime.backends.tensorrt.module import (
     EXTRAS,
     declared_shape,
     dtype_name,
     import_tensorrt,
+    logger,
 )
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Memory, Profile
 from diver_trt.runtime.backends.tensorrt.target import Target
-from diver_trt.tensors import describe_declared
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -52,9 +53,6 @@ class Compiled:
         products: The same for matrix products and convolutions alone: what it computes in.
         seconds: How long it took.
         skipped_tactics: Tactics left out for lack of memory.
-        opset: The graph's.
-        flags: The builder's flags.
-        optimization_level: The builder's.
     """
 
     engine: bytes
@@ -63,9 +61,6 @@ class Compiled:
     products: dict[str, int]
     seconds: float
     skipped_tactics: int
-    opset: int
-    flags: tuple[str, ...]
-    optimization_level: int | None
 
 
 def compile_graph(
@@ -91,9 +86,9 @@ def compile_graph(
     """
     module = import_tensorrt(target.backend)
     started = time.monotonic()
-    log = _compiler_log(module)
+    log = logger(module)
     parsed = _parse(module, log, path)
-    _check_inferred(module, parsed[1], path, network)
+    _check_tensors(module, parsed[1], path, network)
     _fix_batch(parsed[1], network, profile)
     config = _configure(
         module,
@@ -113,22 +108,7 @@ def compile_graph(
         products=_dtype_histogram(module, parsed[1], ("MATRIX_MULTIPLY", "CONVOLUTION")),
         seconds=round(time.monotonic() - started, 3),
         skipped_tactics=sum("skipping tactic" in line.lower() for line in log.lines),
-        opset=_opset(log.lines),
-        flags=_flags(module, config),
-        optimization_level=getattr(config, "builder_optimization_level", None),
     )
-
-
-def _opset(lines: Sequence[str]) -> int:
-    """Return the graph's opset as the parser reports it, 0 if it does not."""
-    found = (re.match(r"Opset version:\s+(\d+)", line) for line in lines)
-    return max((int(match[1]) for match in found if match), default=0)
-
-
-def _flags(module: Any, config: Any) -> tuple[str, ...]:
-    """Return the names of the builder's flags that are set."""
-    members = module.BuilderFlag.__members__.items()
-    return tuple(sorted(name for name, flag in members if config.get_flag(flag)))
 
 
 def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
@@ -138,6 +118,7 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
         raise EngineError(
             f"TensorRT cannot start its builder: {'; '.join(log.errors) or cause}"
         ) from cause
+    # Without it the builder may choose other types than the graph has (docs/precision.md).
     flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition = builder.create_network(flags)
     parser = module.OnnxParser(definition, log)
@@ -147,28 +128,23 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
     return builder, definition, parser
 
 
-def _check_inferred(module: Any, definition: Any, path: Path, network: Network) -> None:
+def _check_tensors(module: Any, definition: Any, path: Path, network: Network) -> None:
     """Compare the inferred inputs and outputs of a parsed graph with the manifest's.
 
     Raises:
         BundleError: If a name, a type or a shape differs.
     """
-    for direction, count, tensor_at, specs in (
-        ("reads", definition.num_inputs, definition.get_input, network.inputs),
-        ("writes", definition.num_outputs, definition.get_output, network.outputs),
-    ):
-        declared = {}
-        for tensor in map(tensor_at, range(count)):
-            declared[tensor.name] = (dtype_name(module, tensor.dtype), declared_shape(tensor.shape))
-        found = ", ".join(describe_declared(name, *kind) for name, kind in declared.items())
-        wanted = {spec.name: spec for spec in specs}
-        if declared.keys() != wanted.keys() or not all(
-            wanted[name].agrees_with(*kind) for name, kind in declared.items()
-        ):
-            raise BundleError(
-                f"{path}: {direction} {shown(found) or 'nothing'}, but {MANIFEST} says "
-                f"{', '.join(map(str, specs))}; export the model again"
-            )
+    reads, writes = (
+        [
+            (tensor.name, dtype_name(module, tensor.dtype), declared_shape(tensor.shape))
+            for tensor in map(tensor_at, range(count))
+        ]
+        for count, tensor_at in (
+            (definition.num_inputs, definition.get_input),
+            (definition.num_outputs, definition.get_output),
+        )
+    )
+    require_tensors(path, reads, writes, network.inputs, network.outputs)
 
 
 def _fix_batch(definition: Any, network: Network, profile: Profile) -> None:
@@ -226,7 +202,7 @@ def _configure(
     else:
         cache = target.timing_cache
         create = polygraphy.CreateConfig(
-            **options, load_timing_cache=str(cache) if cache.exists() else None
+            **options, load_timing_cache=str(cache) if cache and cache.exists() else None
         )
     with warnings.catch_warnings():
         # polygraphy sets a timing cache, which is a no-op in TensorRT-RTX since 1.2.
@@ -235,8 +211,7 @@ def _configure(
             config = create(parsed[0], parsed[1])
         except polygraphy.PolygraphyException as cause:
             raise EngineError(
-                f"{network.name}: TensorRT refuses the builder's settings: "
-                f"{str(cause).splitlines()[0]}"
+                f"{network.name}: TensorRT refuses the builder's settings: {first_line(cause)}"
             ) from cause
     # TF32 is on by default, and would round a float32 bundle's products to ten bits.
     config.clear_flag(module.BuilderFlag.TF32)
@@ -250,14 +225,14 @@ def _compile(
     parsed: tuple[Any, Any, Any], config: Any, network: Network, target: Target, log: Any
 ) -> bytes:
     polygraphy = _polygraphy(target.backend)
-    save = None
-    if target.backend == "trt":
-        target.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        save = str(target.timing_cache)
+    cache = target.timing_cache
+    if cache:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+    save = str(cache) if cache else None
     try:
         return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
     except polygraphy.PolygraphyException as cause:
-        errors = " ".join("; ".join(log.errors).split()) or str(cause).splitlines()[0]
+        errors = " ".join("; ".join(log.errors).split()) or first_line(cause)
         raise EngineError(
             f"{network.name}: TensorRT could not build the engine: {errors}"
         ) from cause
@@ -292,26 +267,6 @@ def _polygraphy(backend: Backend) -> Any:
 
         tools.CreateConfigRTX = CreateConfigRTX
     return tools
-
-
-def _compiler_log(module: Any) -> Any:
-    """Return a logger that keeps every line, errors apart.
-
-    The compiler reports memory and skipped tactics nowhere else.
-    """
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.lines: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.lines.append(message)
-            if severity <= module.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Log()
 
 
 def _progress_monitor(

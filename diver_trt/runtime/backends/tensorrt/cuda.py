@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, MissingExtraError
+from diver_trt.errors import DeviceMemoryError, DiverError, EngineError
+from diver_trt.packages import required
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
@@ -59,11 +60,7 @@ def import_cuda() -> Any:
     Raises:
         MissingExtraError: cuda-bindings is not installed.
     """
-    try:
-        from cuda.bindings import runtime
-    except ImportError as cause:
-        raise MissingExtraError("cuda-bindings", "rtx", "running a TensorRT engine") from cause
-    return runtime
+    return required("cuda.bindings.runtime", "rtx", "running a TensorRT engine", "cuda-bindings")
 
 
 def find_gpu(api: Any) -> Gpu | None:
@@ -147,7 +144,9 @@ class Cuda:
         kind = np.dtype(dtype)
         size_bytes = max(1, math.prod(shape) * kind.itemsize)
         (pointer,) = self._check(
-            "cudaHostAlloc", self._api.cudaHostAlloc(size_bytes, 0), size_bytes
+            "cudaHostAlloc",
+            self._api.cudaHostAlloc(size_bytes, 0),  # cudaHostAllocDefault
+            size_bytes,
         )
         self._releases[int(pointer)] = ("cudaFreeHost", pointer)
         memory = memoryview((ctypes.c_byte * size_bytes).from_address(int(pointer))).cast("B")
@@ -223,6 +222,7 @@ class Cuda:
             (executable,) = self._check("cudaGraphInstantiate", api.cudaGraphInstantiate(graph, 0))
         finally:
             self._check("cudaGraphDestroy", api.cudaGraphDestroy(graph))
+        # A graph has no address. Its id stays its own: the dictionary keeps the object alive.
         self._releases[id(executable)] = ("cudaGraphExecDestroy", executable)
         return executable
 

@@ -17,7 +17,7 @@ from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
 from diver_trt.runtime.backends.tensorrt.kernel_cache import KernelCache, keeps_kernels
-from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name
+from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name, logger
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.engine import copy_checked
 from diver_trt.runtime.ports import Ports
@@ -55,7 +55,7 @@ class TrtSession:
             module,
             cuda,
         )
-        self.log = _warnings_log(module)
+        self.log = logger(module)
         try:
             self.runtime = module.Runtime(self.log)
         # The bindings raise TypeError where the library refuses to start.
@@ -246,8 +246,8 @@ class TrtEngine:
         address, size_bytes = scratch
         if (needed := self._engine.device_memory_size_v2) > size_bytes:
             warnings.warn(
-                f"the {self._name} engine needs {needed:,} bytes of scratch memory, by the "
-                f"sidecars it has {size_bytes:,}; it gets its own",
+                f"the {self._name} engine needs {needed:,} bytes of scratch memory, but the "
+                f"sidecars state {size_bytes:,}; allocating a block for it alone",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -270,18 +270,3 @@ class TrtEngine:
                     f"it with --batch {self.batch}"
                 )
         return context
-
-
-def _warnings_log(module: Any) -> Any:
-    """Return a logger that keeps the last error; TensorRT reports it nowhere else."""
-
-    class Log(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-            self.last = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= module.ILogger.Severity.ERROR:
-                self.last = message
-
-    return Log()

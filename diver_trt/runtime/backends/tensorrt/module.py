@@ -75,6 +75,31 @@ def declared_shape(dims: Any) -> tuple[int, ...]:
         return ()
 
 
+def logger(module: Any) -> Any:
+    """Return a logger that keeps every line, and the errors apart.
+
+    TensorRT reports the reason of a failure, the compiler's memory and the tactics that it skips
+    nowhere else.
+    """
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        @property
+        def last(self) -> str:
+            return self.errors[-1] if self.errors else "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            self.lines.append(message)
+            if severity <= module.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Log()
+
+
 def this_machine(backend: Backend, module: Any, gpu: Gpu | None) -> Machine:
     """Return what an engine may depend on here."""
     return Machine(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from diver_trt.runtime.backends.tensorrt.cuda import find_gpu, import_cuda
 from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine
 from diver_trt.runtime.backends.tensorrt.plans import PLANS
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine, Profile
+from diver_trt.runtime.cache import cache_folder
 
 FLOAT32_FROM = 80
 """First compute capability, times ten, with float32 matrix products in TensorRT-RTX 1.7; below it
@@ -41,14 +41,11 @@ class Target:
     workspace_bytes: int | None = None
 
     @property
-    def timing_cache(self) -> Path:
-        """Return TensorRT's timing cache for the next build here; TensorRT-RTX has none."""
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return (
-            root
-            / "diver-trt"
-            / f"timing-{self.machine.version}-{'-'.join(self.compute_capabilities)}.cache"
-        )
+    def timing_cache(self) -> Path | None:
+        """Timing cache of the next build here; None for TensorRT-RTX, or without a home."""
+        if self.backend == "rtx" or (folder := cache_folder()) is None:
+            return None
+        return folder / f"timing-{self.machine.version}-{'-'.join(self.compute_capabilities)}.cache"
 
     @property
     def name(self) -> str:
@@ -105,17 +102,13 @@ def resolve_target(
                 "backend trt compiles on the GPU that will run the engine, and none is here; run "
                 "it on the device, or use --backend rtx"
             )
-        return Target(
-            backend=backend,
-            machine=machine,
-            compute_capabilities=(machine.compute_capability,),
-            batches=batches,
-            workspace_bytes=workspace_bytes,
-        )
+        capabilities: tuple[str, ...] = (machine.compute_capability,)
+    else:
+        capabilities = _rtx_capabilities(module, machine, sms)
     return Target(
         backend=backend,
         machine=machine,
-        compute_capabilities=_rtx_capabilities(module, machine, sms),
+        compute_capabilities=capabilities,
         batches=batches,
         workspace_bytes=workspace_bytes,
     )

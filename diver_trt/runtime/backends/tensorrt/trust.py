@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from diver_trt.errors import EngineError, OutputError
+from diver_trt.runtime.user_files import is_own, user_folder
 
 _HASH = re.compile(rb"[0-9a-f]{64}")
 
@@ -25,16 +25,13 @@ def register_path() -> Path:
     Raises:
         EngineError: If there is neither that variable nor a home.
     """
-    root = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not root.is_absolute():  # which the XDG base directory specification says to ignore
-        try:
-            root = Path.home() / ".local" / "state"
-        except RuntimeError as cause:
-            raise EngineError(
-                "there is no home folder to keep the list of trusted engines in; set "
-                "XDG_STATE_HOME to a folder"
-            ) from cause
-    return root / "diver-trt" / "engines"
+    folder = user_folder("XDG_STATE_HOME", ".local/state")
+    if folder is None:
+        raise EngineError(
+            "there is no home folder to keep the list of trusted engines in; set "
+            "XDG_STATE_HOME to a folder"
+        )
+    return folder / "engines"
 
 
 def register(hashes: Iterable[str] = ()) -> None:
@@ -93,8 +90,7 @@ def _read() -> set[bytes]:
     path = register_path()
     try:
         with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            if not is_own(os.fstat(file.fileno())):
                 raise EngineError(
                     f"{path}: can be written by others, so it proves nothing; make it your own "
                     "(chmod 600), or delete it"

@@ -1,0 +1,90 @@
+"""What `bench`, `compare` and `evaluate` print and write alike: their files and their table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diver_trt.errors import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDTH = 125
+"""Columns of the table on any terminal: a narrower one wraps whole lines, where rich would wrap
+every cell for itself.
+"""
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
+]
+Report = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="HTML page to write.", show_default=False)
+]
+
+
+def check_files(
+    command: str,
+    report: Path | None,
+    json_file: Path | None = None,
+    fields: frozenset[str] = frozenset(),
+) -> None:
+    """Refuse, before any work, files that cannot be written, or that would replace another.
+
+    Args:
+        command: The command, such as `"bench"`.
+        report: Its HTML page, or None.
+        json_file: Its JSON file, or None.
+        fields: Fields of its JSON that no other document has together.
+
+    Raises:
+        OutputError: If a folder is missing or read-only, or a file is not one to replace.
+        UsageError: If both are the same file.
+    """
+    from diver_trt.html_page import (
+        require_different,
+        require_own_json,
+        require_own_page,
+        require_writable,
+    )
+
+    if json_file and report:
+        require_different(json_file, report)
+    if json_file:
+        require_writable(json_file, "a JSON file")
+        require_own_json(json_file, command, fields)
+    if report:
+        require_writable(report, "an HTML file")
+        require_own_page(report, command)
+
+
+def write_json(path: Path, facts: Any) -> None:
+    """Write JSON values, and print where they are."""
+    _write(path, json.dumps(facts, indent=1, allow_nan=False) + "\n")
+    print(f"wrote {printable(str(path))}")
+
+
+def write_page(path: Path, page: str, *, silent: bool = False) -> None:
+    """Write an HTML page, and print where it is unless `silent`."""
+    _write(path, page)
+    if not silent:
+        print(f"wrote {printable(str(path))}; open it in a browser")
+
+
+def print_table(table: Table) -> None:
+    """Print a table of results, as wide on any terminal."""
+    from rich.console import Console
+
+    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
+
+
+def _write(path: Path, text: str) -> None:
+    from diver_trt.files import reported, writing
+
+    with reported(path), writing(path) as file:
+        file.write(text.encode())
