@@ -42,6 +42,7 @@ class RecoveredImages:
         files: Every image.
         indices: The class of each in the dataset's order.
         labels: The model's class of each index.
+        own_names: The name that a class map's file gave to each index, where it gave one.
         soft_labels: Whether the dataset has soft labels, which are not among these.
         unlisted: Which images in its folders are not of it, in words, or None.
     """
@@ -50,6 +51,7 @@ class RecoveredImages:
     files: tuple[Path, ...]
     indices: tuple[int, ...]
     labels: dict[int, int]
+    own_names: dict[int, str]
     soft_labels: bool
     unlisted: str | None
 
@@ -141,6 +143,7 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
         files,
         indices,
         labels,
+        {entry.index: entry.own_name for entry in manifest.classes if entry.own_name},
         soft_labels,
         unlisted_note(root, _listed_images(manifest)),
     )

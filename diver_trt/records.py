@@ -187,7 +187,8 @@ class ClassEntry:
         label: The class in the model's order.
         wnid: Its WordNet ID, or None outside ImageNet-1K.
         imagenet_index: Its number in ImageNet-1K, or None.
-        name: Its name, or None if the model has none.
+        name: Its name in the model, or None if the model has none.
+        own_name: Its name in the file of a class map, or None.
     """
 
     index: Index
@@ -195,6 +196,7 @@ class ClassEntry:
     wnid: str | None
     imagenet_index: Size | None = None
     name: str | None
+    own_name: str | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

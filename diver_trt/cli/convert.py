@@ -143,6 +143,11 @@ def _convert_recovered(
         )
     if note := unlisted_note(output):
         say(f"warning: {note}")
+    if done.drops_soft_labels:
+        say(
+            f"note: layout {done.layout} does not hold soft labels; those of "
+            f"{printable(str(source))} are not in the new folder"
+        )
     if as_json:
         print_json(
             output=str(output),

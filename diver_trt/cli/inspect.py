@@ -172,10 +172,11 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     plans = [plan for plan in found if isinstance(plan, Plan)]
     if found:
         facts["engines"] = {plan.folder.name: _memory_facts(plan) for plan in plans}
-        facts["damaged_engines"] = [str(error) for plan in plans for error in plan.check()]
+        facts["damaged_engines"] = [str(error) for plan in plans for error in plan.check(bundle)]
         for error in (plan for plan in found if not isinstance(plan, Plan)):
             say(f"warning: {error}")
     if budget is not None:
+        plans = [plan for plan in plans if plan.is_of(bundle)]
         if not plans:
             raise EngineError(
                 f"{path}: has no engines to plan for; build them with `diver-trt build "

@@ -85,6 +85,17 @@ class ClassMap:
         return None if self.name == "model" else _numbers(self.names)
 
     @property
+    def own_names(self) -> dict[int, str]:
+        """The names that a file gives to classes, by index, without numbers and wnids."""
+        if self.name == "model":
+            return {}
+        return {
+            index: name
+            for index, name in enumerate(self.names)
+            if name and number_of(name) is None and not WNID.fullmatch(name)
+        }
+
+    @property
     def owner(self) -> str:
         """The owner of the classes and its verb, as messages print them."""
         return "the model has" if self.name == "model" else f"{self.name} has"
@@ -193,8 +204,8 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
     Args:
         name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels,
             a JSON object from folder name to label, or text with one class per line: `LABEL`, or
-            `NAME LABEL`. A label may be a wnid. Names that are the numbers from 0 on, in any order,
-            are the indices themselves.
+            `NAME LABEL`. A label may be a wnid. Names that are numbers are taken in the order of
+            the numbers, so that those from 0 on are the indices themselves.
         model: The model.
 
     Raises:
@@ -287,9 +298,8 @@ def _read_class_file(path: Path, model: ModelClasses) -> ClassMap:
             raise DatasetError(
                 f"--classes {path}: a number occurs twice among its names; expected each class once"
             )
-        if numbers.keys() == set(range(len(entries))):
-            # "10" is before "2" in a sorted JSON object, and is class 10 all the same.
-            entries = [entries[numbers[number]] for number in range(len(entries))]
+        # "10" is before "2" in a sorted JSON object, and comes after it all the same.
+        entries = [entries[numbers[number]] for number in sorted(numbers)]
     # Labels may occur twice, names may not: a name decides which folder is which class.
     labels = tuple(_label(path, label, model) for _, label in entries)
     return ClassMap(str(path), labels, tuple(name for name, _ in entries))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from diver_trt.distilled.arrays import read_tensors
@@ -90,6 +90,7 @@ class Dataset:
         soft_label: Returns the logits of the image at a position, [classes] float32; None if
             the set has no soft labels, or none that are still valid.
         copies: How often each image is among the samples (`diver_trt.distilled.copies`).
+        own_names: The names that a class map's file gives to classes, by index.
     """
 
     root: Path
@@ -99,6 +100,7 @@ class Dataset:
     origin: Origin
     soft_label: Callable[[int], SoftLabel] | None
     copies: int = 1
+    own_names: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> dict[int, int]:
@@ -159,7 +161,7 @@ def read_dataset(path: Path, bundle: ModelClasses, options: ReadOptions | None =
         )
     if folder := recovered_folder(path):
         reason = "is a recovered dataset, whose manifest states its format"
-        _refuse(path, options, reason, *(field.name for field in fields(options)))
+        _refuse(path, options, reason, *(option.name for option in fields(options)))
         return _from_recovered(folder, bundle)
     # Before folders of images: methods save folders of previews beside their tensors.
     if files := find_tensor_files(path):
@@ -196,7 +198,8 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
         )
     labels = dict(enumerate(found.class_map.labels))
     origin = Origin(method, collage=collage, notes=tuple(notes))
-    return _assemble(path, origin, images, found.classes, found.class_map.name, labels)
+    dataset = _assemble(path, origin, images, found.classes, found.class_map.name, labels)
+    return replace(dataset, own_names=found.class_map.own_names)
 
 
 def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
@@ -205,7 +208,8 @@ def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
     if found.unlisted:
         notes.append(found.unlisted)
     origin, images = Origin(_RECOVERED, notes=tuple(notes)), ImageFiles(path, found.files)
-    return _assemble(path, origin, images, found.indices, found.class_map, found.labels)
+    dataset = _assemble(path, origin, images, found.indices, found.class_map, found.labels)
+    return replace(dataset, own_names=found.own_names)
 
 
 def _from_tensors(
@@ -237,9 +241,10 @@ def _from_tensors(
         notes=tuple(notes),
     )
     labels = dict(enumerate(found.class_map.labels))
-    return _assemble(
+    dataset = _assemble(
         path, origin, found.images, found.classes, found.class_map.name, labels, soft_label
     )
+    return replace(dataset, own_names=found.class_map.own_names)
 
 
 def _assemble(

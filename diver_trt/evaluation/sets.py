@@ -188,6 +188,7 @@ def _list_recovered(path: Path, classes: str | None) -> ListedSet:
     dataset = read_dataset(path, _IMAGENET if of_imagenet else Classes(MAX_CLASSES))
     found = [
         {entry.index: entry.wnid or entry.name for entry in manifest.classes},
+        {entry.index: entry.own_name for entry in manifest.classes},
         folder_names(manifest),
     ]
     if classes is not None:

@@ -22,6 +22,8 @@ Columns = dict[str, NDArray[Any]]
 
 COLUMNS = ("image", "label", "key")
 """The columns that a batch needs."""
+PROBLEM = "problem"
+"""The column that `keep_bad` adds."""
 
 
 class RecoverBatch:
@@ -93,13 +95,18 @@ class RecoverBatch:
             `problem`: why an image is unusable, or an empty text.
 
         Raises:
-            DatasetError: If a column is missing, or a value does not fit the model.
+            DatasetError: If a column is missing, a column `problem` would be replaced, or a value
+                does not fit the model.
             EngineError: If the engine fails, or an image is unusable and `keep_bad` is not set.
         """
         if missing := [name for name in COLUMNS if name not in batch]:
             raise DatasetError(
                 f"the batch has the columns {shown_value(sorted(batch))}; expected also "
                 f"{', '.join(missing)}"
+            )
+        if self._keep_bad and PROBLEM in batch:
+            raise DatasetError(
+                f"the batch has a column {PROBLEM}, which keep_bad adds; rename it, or drop it"
             )
         results = list(
             self._recoverer(
@@ -117,7 +124,7 @@ class RecoverBatch:
             images[number] = result.image
         columns = {**batch, "image": images}
         if self._keep_bad:
-            columns["problem"] = np.array([result.problem or "" for result in results], object)
+            columns[PROBLEM] = np.array([result.problem or "" for result in results], object)
         return columns
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from diver_trt.distilled.methods import METHODS
 from diver_trt.errors import shown
 from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe, setting_text
 
@@ -45,10 +46,46 @@ def _option(name: str, value: Any) -> list[str]:
     return [f"--{name.replace('_', '-')}", setting_text(value)]
 
 
-def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:
-    """Return a run's command line, without folders, engine and bundle, from its journal's head."""
+def reading_options(head: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the options that read a run's input as it was read, whoever stated or detected it.
+
+    Args:
+        head: The head of the run's journal.
+        classes: The manifest's entry of each class.
+    """
+    source, class_map = head["source"], head["class_map"]
+    method = METHODS.get(source["format"])
+    if method is None:
+        return []  # images that were recovered before: their manifest states all of this
+    options = ["--format", method.name]
+    # A subset of ImageNet-1K is refused unless its numbering is stated.
+    if class_map != "model" or any(entry["wnid"] for entry in classes):
+        options += ["--classes", class_map]
+    if source["normalisation"] is not None:
+        options += ["--normalisation", source["normalisation"]]
+    if source["collage"] != 1 or method.collage != 1 or method.collage_names:
+        options += ["--collage", str(source["collage"])]
+    return options
+
+
+def recover_command(
+    head: Mapping[str, Any],
+    recipe: Recipe,
+    classes: Sequence[Mapping[str, Any]],
+    *,
+    left_out: bool,
+) -> str:
+    """Return a run's command line, without folders, engine and bundle.
+
+    Args:
+        head: The head of the run's journal.
+        recipe: Its recipe.
+        classes: The manifest's entry of each class.
+        left_out: Whether images were left out.
+    """
     layout, shard = head["layout"], head["shard"]
     options = [*recipe_options(recipe), "--seed", str(head["seed"])]
+    options += reading_options(head, classes)
     if (copies := head.get("copies", 1)) != 1:
         options += ["--copies", str(copies)]
     if layout["name"] != "index":
@@ -57,17 +94,29 @@ def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:
         options += ["--size", str(layout["size"])]
     if shard:
         options += ["--shard", f"{shard['number']}/{shard['of']}"]
+    if left_out:
+        options += ["--on-error", "skip"]
     return shlex.join(["diver-trt", "recover", *options])
 
 
-def caption(what: str, head: Mapping[str, Any], recipe: Recipe) -> str:
+def caption(
+    what: str,
+    head: Mapping[str, Any],
+    recipe: Recipe,
+    classes: Sequence[Mapping[str, Any]],
+    *,
+    left_out: bool,
+) -> str:
     """Return the line above a contact sheet.
 
     Args:
         what: What its rows are.
         head: The head of the run's journal.
         recipe: Its recipe.
+        classes: The manifest's entry of each class.
+        left_out: Whether images were left out.
     """
     bundle, source = head["bundle"], shlex.quote(shown(head["source"]["name"]))
     model = f"{shown(bundle['model'])} {shown(bundle['precision'])}"
-    return f"{what}  ·  {model}  ·  {recover_command(head, recipe)} {source}"
+    command = recover_command(head, recipe, classes, left_out=left_out)
+    return f"{what}  ·  {model}  ·  {command} {source}"

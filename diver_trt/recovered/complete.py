@@ -104,6 +104,12 @@ def complete_copies(dataset: Copied, writer: DatasetWriter, what: str) -> None:
         classes=classes,
         keys=[entry["key"] for entry in samples],
         contact_sheet=copied_sheet(
-            what, head, dataset.recipe, dataset.classes, writer.root, samples
+            what,
+            head,
+            dataset.recipe,
+            dataset.classes,
+            writer.root,
+            samples,
+            left_out=bool(dataset.skipped),
         ),
     )

@@ -44,12 +44,14 @@ class Conversion:
         size: Side of the written images in pixels.
         images: How many images the dataset has.
         skipped: The manifest's entries of the images that were left out.
+        drops_soft_labels: Whether the source has soft labels that the layout does not hold.
     """
 
     layout: str
     size: int
     images: int
     skipped: tuple[Mapping[str, Any], ...]
+    drops_soft_labels: bool
 
 
 def is_recovery(path: Path) -> bool:
@@ -107,7 +109,13 @@ def convert_recovered(
         if not writer.finished:
             _write(folder, dataset, writer, on_progress)
         copy_galleries([folder], dataset.recipe, output, wanted=gallery)
-    return Conversion(target.name, head.layout.size, len(dataset.samples), tuple(dataset.skipped))
+    return Conversion(
+        layout=target.name,
+        size=head.layout.size,
+        images=len(dataset.samples),
+        skipped=tuple(dataset.skipped),
+        drops_soft_labels=target.soft_labels is None and _has_soft_labels(folder),
+    )
 
 
 def _open_whole(source: Path) -> RecoveredFolder:
@@ -217,12 +225,16 @@ def _soft_labels(folder: RecoveredFolder, layout: Layout) -> SoftLabels | None:
         return None
     old = LAYOUTS[folder.manifest.layout.name]
     rows = soft_labels_in(folder, old.soft_labels) if old.soft_labels else None
-    if rows is None and any(entry.soft_label_sha256 for entry in folder.manifest.samples):
+    if rows is None and _has_soft_labels(folder):
         raise DatasetError(
             f"{folder.root}: layout {old.name} does not keep soft labels, which layout "
             f"{layout.name} has; recover the dataset again with --layout {layout.name}"
         )
     return rows
+
+
+def _has_soft_labels(folder: RecoveredFolder) -> bool:
+    return any(entry.soft_label_sha256 for entry in folder.manifest.samples)
 
 
 def _write(

@@ -56,7 +56,13 @@ def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Im
         DatasetError: If a recovered image cannot be read.
     """
     size, files = job.bundle.image_size, job.files
-    title = caption("top: distilled, bottom: recovered", job.head(), job.recipe)
+    title = caption(
+        "top: distilled, bottom: recovered",
+        job.head(),
+        job.recipe,
+        job.classes(),
+        left_out=len(samples) < len(job.samples),
+    )
     sheet = ContactSheet(title, size, Counter(sample.index for sample in samples))
     for sample in samples:
         if sheet.wants(sample.index):
@@ -76,6 +82,8 @@ def copied_sheet(
     classes: Sequence[ClassEntry],
     root: Path,
     samples: Sequence[Mapping[str, Any]],
+    *,
+    left_out: bool,
 ) -> Image.Image:
     """Return a picture of recovered images alone, where the distilled ones need not be available.
 
@@ -86,12 +94,13 @@ def copied_sheet(
         classes: Its classes.
         root: The folder of the recovered images.
         samples: The entry of each image that is there.
+        left_out: Whether images were left out.
 
     Raises:
         DatasetError: If an image cannot be read.
     """
     names = {entry.index: f"{entry.index}: {shown(class_name(dump(entry)))}" for entry in classes}
-    title = caption(what, dump(head), recipe)
+    title = caption(what, dump(head), recipe, dump(classes), left_out=left_out)
     sheet = ContactSheet(title, head.layout.size, Counter(entry["index"] for entry in samples))
     for entry in samples:
         if sheet.wants(entry["index"]):

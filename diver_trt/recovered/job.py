@@ -157,6 +157,7 @@ class Job:
                 wnid=(wnid := wnid_of(label, self.bundle)),
                 imagenet_index=label if wnid else None,
                 name=names[label] if names else None,
+                own_name=self.dataset.own_names.get(index),
             )
             for index, label in self.dataset.labels.items()
         ]

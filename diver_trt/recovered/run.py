@@ -191,6 +191,11 @@ def recover(
     _check_output(dataset, model, target, laid_out)
     if gallery:
         require_place(target)
+    if dataset.soft_label and laid_out.soft_labels is None:
+        monitor.notes.warn(
+            f"note: layout {laid_out.name} does not hold soft labels, so those of the input are "
+            "dropped"
+        )
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,

@@ -155,6 +155,16 @@ def test_inspect_of_a_bundle_finds_engines_that_are_missing_or_changed(
     assert problem in found
 
 
+def test_inspect_finds_engines_of_another_export(compiled: Path) -> None:
+    """As where somebody copies `plans` from one bundle to the next."""
+    sidecar = compiled / "plans" / "rtx-1.7.1.116-sm86-b8" / "denoiser.json"
+    fields = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**fields, "onnx_sha256": "0" * 64}))
+    shown = run("inspect", compiled, "--memory-budget", "2GB")
+    assert "rtx-1.7.1.116-sm86-b8/denoiser.engine: was built from another export" in fails(shown)
+    assert "within 2GB: rtx-1.7.1.116-sm86-b2" in shown.stdout
+
+
 _PARTS = ["weights", "persistent", "activations", "inputs and outputs"]
 
 

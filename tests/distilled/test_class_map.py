@@ -53,7 +53,6 @@ def test_the_models_own_classes() -> None:
         ("[3, 1]", (3, 1), (None, None)),
         ('{"owl": 1, "sea lion": 3}', (1, 3), ("owl", "sea lion")),
         ('{"9": 1, "owl": 3}', (1, 3), ("9", "owl")),
-        ('{"7": 1, "5": 3}', (1, 3), ("7", "5")),
     ],
 )
 def test_a_file_gives_labels_in_its_own_order(
@@ -73,6 +72,22 @@ def test_names_from_0_on_are_the_indices_themselves(tmp_path: Path, names: str) 
     found = load_class_map(str(tmp_path / "map.json"), Classes(100))
     assert found.labels == tuple(range(50, 62))
     assert found.names == tuple(names.format(number) for number in range(12))
+
+
+@pytest.mark.parametrize(
+    ("entries", "order"),
+    [
+        ({str(number): number - 1 for number in range(1, 12)}, list(range(1, 12))),
+        ({"5": 7, "1": 2, "0": 9, "2": 4}, [0, 1, 2, 5]),
+    ],
+)
+def test_other_numbers_are_taken_in_their_order(
+    tmp_path: Path, entries: dict[str, int], order: list[int]
+) -> None:
+    (tmp_path / "map.json").write_text(json.dumps(entries, sort_keys=len(entries) > 9))
+    found = load_class_map(str(tmp_path / "map.json"), Classes(11))
+    assert found.names == tuple(map(str, order))
+    assert found.labels == tuple(entries[str(number)] for number in order)
 
 
 def test_a_file_may_name_wnids(tmp_path: Path) -> None:

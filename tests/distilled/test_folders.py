@@ -168,8 +168,8 @@ def test_a_map_may_have_numbers_of_its_own(
     (tmp_path / "map.txt").write_text("9 4\n7 2\n")
     root = tree("007", "009")
     assert classes(read_class_folders(root, imagenet, str(tmp_path / "map.txt"))) == {
-        "009": (0, 4),
-        "007": (1, 2),
+        "007": (0, 2),
+        "009": (1, 4),
     }
     (root / "007").rename(root / "001")
     with pytest.raises(DatasetError, match="names classes by number, and 1 is not among them"):

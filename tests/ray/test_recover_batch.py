@@ -84,6 +84,10 @@ def test_a_value_that_does_not_fit_is_refused(
         step({**batch, "label": np.full(5, 10)})
     with pytest.raises(DatasetError, match="another image's too"):
         step({**batch, "key": np.array(["a"] * 5, object)})
+    assert list(step({**batch, "problem": np.arange(5)})["problem"]) == [0, 1, 2, 3, 4]
+    keeping = RecoverBatch(recipe=RECIPE, engine="onnx", keep_bad=True)
+    with pytest.raises(DatasetError, match="has a column problem, which keep_bad adds"):
+        keeping({**batch, "problem": np.arange(5)})
 
 
 def test_an_unusable_image_ends_the_pipeline_or_is_described(

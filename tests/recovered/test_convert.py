@@ -141,6 +141,10 @@ def test_soft_labels_that_a_layout_drops_are_reported(recovery: Recovery, tmp_pa
     idc = recovery.run(tmp_path / "idc", "idc")
     convert_recovered(idc, tmp_path / "small", size=16)
     assert_as_recovered(tmp_path / "small", recovery.run(tmp_path / "expected", "idc", 16))
+    index = recovery.run(tmp_path / "index")
+    assert not convert_recovered(index, tmp_path / "kept", layout="npz").drops_soft_labels
+    converted = run("convert", index, tmp_path / "dropped", "--layout", "idc")
+    assert "note: layout idc does not hold soft labels" in converted.stderr
     with pytest.raises(
         DatasetError, match=r"layout idc does not keep soft labels, which layout pt"
     ):

@@ -288,3 +288,33 @@ def test_layouts_that_cannot_be_written_are_refused_before_any_work(
     assert "--layout pt needs torch, which is not installed; choose --layout npz" in refused(
         "--layout", "pt"
     )
+
+
+def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits: Bundle) -> None:
+    (tmp_path / "map.txt").write_text("emu 9\ncat 7\n3 2\n")
+    for name in ("emu", "cat", "3"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.fromarray(known_images(1, 16)[0]).save(tmp_path / "in" / name / "0.png")
+    options = ("--classes", tmp_path / "map.txt", "--layout", "huggingface")
+    manifest = recover(tmp_path / "in", tmp_path / "out", digits, *options)
+    classes = [(entry["name"], entry.get("own_name")) for entry in manifest["classes"]]
+    assert classes == [("9", "emu"), ("7", "cat"), ("2", None)]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "'0': \"emu\"\n          '1': \"cat\"\n          '2': \"2\"\n" in card
+    again = recover(tmp_path / "out", tmp_path / "again", digits)
+    assert again["classes"] == manifest["classes"]
+
+
+def test_soft_labels_that_a_layout_does_not_hold_are_dropped_with_a_note(
+    tmp_path: Path, thousand: Bundle
+) -> None:
+    classes = [index for index in range(10) for _ in range(2)]
+    methods.datm(tmp_path, known_images(20, 16), classes)
+    source = tmp_path / "images_best.pt"
+    dropped = "layout idc does not hold soft labels, so those of the input are dropped"
+    for layout in ("idc", "pt"):
+        options = ("--classes", "imagewoof", "--layout", layout)
+        arguments = ["recover", source, tmp_path / layout, "--bundle", thousand.path, *QUICK]
+        result = CliRunner().invoke(app, [str(argument) for argument in (*arguments, *options)])
+        assert result.exit_code == 0, result.output
+        assert (dropped in result.stderr) == (layout == "idc")

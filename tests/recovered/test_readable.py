@@ -325,11 +325,14 @@ def test_a_caption_has_every_setting_that_differs(recipe: Recipe, options: str) 
     head = {
         "bundle": {"model": "dit-digits", "precision": "fp32"},
         "seed": 3,
-        "source": {"name": "my digits"},
+        "source": {"name": "my digits", "format": "idc", "normalisation": "none", "collage": 1},
+        "class_map": "imagenet-10",
         "layout": {"name": "npz", "size": 16, "resampling": "bicubic"},
         "shard": {"number": 2, "of": 5},
     }
-    assert caption("top: distilled, bottom: recovered", head, recipe) == (
-        f"top: distilled, bottom: recovered  ·  dit-digits fp32  ·  diver-trt recover {options} "
-        "--seed 3 --layout npz --size 16 --shard 2/5 'my digits'"
+    what = "top: distilled, bottom: recovered"
+    assert caption(what, head, recipe, [{"wnid": None}], left_out=True) == (
+        f"{what}  ·  dit-digits fp32  ·  diver-trt recover {options} --seed 3 "
+        "--format idc --classes imagenet-10 --normalisation none --collage 1 "
+        "--layout npz --size 16 --shard 2/5 --on-error skip 'my digits'"
     )

@@ -104,11 +104,12 @@ def _for_script(json_text: str) -> str:
 
 def _command(view: View) -> str:
     """Return the command that recovers the same images; folders and bundle are the reader's own."""
-    manifest = view.contents.manifest
-    names = ("layout", "shard", "seed", "copies")
-    head = {name: dump(getattr(manifest, name)) for name in names}
+    manifest, left_out = view.contents.manifest, view.contents.rows.left_out > 0
+    command = recover_command(
+        dump(manifest.head), view.recipe, dump(manifest.classes), left_out=left_out
+    )
     source = shlex.quote(printable(manifest.source.name))
-    return f"{recover_command(head, view.recipe)} --bundle BUNDLE {source} RECOVERED"
+    return f"{command} --bundle BUNDLE {source} RECOVERED"
 
 
 def _facts(view: View) -> Iterator[tuple[str, str]]:

@@ -197,6 +197,8 @@ def require_side(size: object) -> None:
 
 def class_name(entry: Mapping[str, Any]) -> str:
     """Return the name of a class in a manifest, else its wnid, else its number in the model."""
+    if own_name := entry.get("own_name"):
+        return str(own_name)
     return str(entry["name"].split(",")[0] if entry["name"] else entry["wnid"] or entry["label"])
 
 

@@ -62,6 +62,10 @@ class Plan:
         """The backend of its engines."""
         return self.sidecars["denoiser"].built_on.backend
 
+    def is_of(self, bundle: Bundle) -> bool:
+        """Return whether its engines were built from this export of the model."""
+        return all(sidecar.is_of(bundle) for sidecar in self.sidecars.values())
+
     def misfit(self, bundle: Bundle, machine: Machine) -> Misfit | None:
         """Return the first reason why one of its engines must not be loaded, or None."""
         for sidecar in self.sidecars.values():
@@ -116,9 +120,15 @@ class Plan:
             raise self._changed(network)
         return data
 
-    def check(self) -> Iterator[EngineError]:
-        """Hash every engine, and yield the problem of each that is not the file that was built."""
+    def check(self, bundle: Bundle) -> Iterator[EngineError]:
+        """Yield the problem of each engine that is of another export, or was changed or lost."""
         for network, sidecar in self.sidecars.items():
+            if not sidecar.is_of(bundle):
+                yield EngineError(
+                    f"{self.folder / sidecar.engine.name}: was built from another export of the "
+                    "model; remove the folder, or build the engines again"
+                )
+                continue
             try:
                 with self._open(network) as file:
                     if stream_sha256(file) != sidecar.engine.sha256:

@@ -186,16 +186,20 @@ class Sidecar:
         document.require_schema(SIDECAR_SCHEMA, "build the engine again")
         return document.load(cls)
 
+    def is_of(self, bundle: Bundle) -> bool:
+        """Return whether the engine was built from this export of the model."""
+        network = bundle.networks[self.network]
+        weights = network.weights.sha256 if network.weights else None
+        return (self.onnx_sha256, self.weights_sha256) == (network.graph.sha256, weights)
+
     def misfit(self, bundle: Bundle, machine: Machine) -> str | None:
         """Return why this engine does not fit this bundle or machine, or None if it does.
 
         An engine of TensorRT-RTX is valid for one release of it; one of TensorRT proper for one
         release and one kind of GPU.
         """
-        network = bundle.networks[self.network]
-        weights = network.weights.sha256 if network.weights else None
         here, built = machine, self.built_on
-        if (self.onnx_sha256, self.weights_sha256) != (network.graph.sha256, weights):
+        if not self.is_of(bundle):
             return "it was built from another export of the model"
         if built.backend != here.backend:
             return f"it is for backend {built.backend}, not {here.backend}"

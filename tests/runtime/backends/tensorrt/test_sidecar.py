@@ -217,7 +217,7 @@ def test_a_sidecar_is_a_regular_file_in_its_folder(
 @pytest.mark.parametrize("make", [device, fifo, link_out])
 @pytest.mark.parametrize("size", [0, 2**62, None])
 def test_an_engine_is_a_regular_file_in_its_folder(
-    plan: Plan, make: Callable[[Path], str], size: int | None
+    bundle: Bundle, plan: Plan, make: Callable[[Path], str], size: int | None
 ) -> None:
     path = plan.folder / "denoiser.json"
     sidecar = json.loads(path.read_text())
@@ -228,17 +228,17 @@ def test_an_engine_is_a_regular_file_in_its_folder(
     hostile = read_plan(plan.folder)
     with pytest.raises(EngineError, match=f"denoiser.engine: {message}"):
         hostile.read("denoiser")
-    (error,) = hostile.check()
+    (error,) = hostile.check(bundle)
     assert f"denoiser.engine: {message}" in str(error)
 
 
-def test_engines_are_looked_at_one_by_one(plan: Plan) -> None:
-    assert list(plan.check()) == []
+def test_engines_are_looked_at_one_by_one(bundle: Bundle, plan: Plan) -> None:
+    assert list(plan.check(bundle)) == []
     (plan.folder / "encoder.engine").unlink()
     data = (plan.folder / "decoder.engine").read_bytes()
     (plan.folder / "decoder.engine").write_bytes(bytes([data[0] ^ 1]) + data[1:])
     (plan.folder / "conditioner.engine").write_bytes(data)
-    wrong = [Path(str(error).split(": ")[0]).name for error in plan.check()]
+    wrong = [Path(str(error).split(": ")[0]).name for error in plan.check(bundle)]
     assert wrong == ["encoder.engine", "conditioner.engine", "decoder.engine"]
 
 
