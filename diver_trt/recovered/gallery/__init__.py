@@ -7,6 +7,7 @@ or lie on another drive, so they are kept as thumbnails on sheets of a hundred, 
 and so on. These lie beside the page and not in a folder of their own, since torchvision's
 ImageFolder would take every folder for a class.
 
-The same dataset gives the same bytes: the page does not contain a time, an absolute path or the
-name of a machine, and the command on it names neither folders nor the bundle.
+The same dataset gives the same bytes: the page does not contain a time, the name of a machine, or a
+path but that of a class map as it was given, and the command on it names neither folders nor the
+bundle.
 """
