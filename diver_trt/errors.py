@@ -17,9 +17,6 @@ goes through `shown`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
-
 MAX_SHOWN = 200
 """Characters of untrusted text in a message."""
 
@@ -106,21 +103,3 @@ class MissingExtraError(DiverError, ImportError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         self.command = f"pip install 'diver-trt[{extra}]'"
         super().__init__(f"{purpose} needs {package}, which is not installed; run `{self.command}`")
-
-
-def required(module: str, extra: str, purpose: str, package: str | None = None) -> ModuleType:
-    """Import a module of an optional package.
-
-    Args:
-        module: The module.
-        extra: The extra that installs it.
-        purpose: What needs it, as the message begins.
-        package: Its package, where that has another name.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as cause:
-        raise MissingExtraError(package or module, extra, purpose) from cause

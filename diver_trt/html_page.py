@@ -8,8 +8,9 @@ from typing import Any
 
 from diver_trt.contained_file import start_of
 from diver_trt.documents import Document
-from diver_trt.errors import OutputError, UsageError, required
+from diver_trt.errors import OutputError, UsageError
 from diver_trt.files import resolved
+from diver_trt.packages import required
 
 STYLE = Path(__file__).with_suffix(".css")
 """What the pages have in common, `style` in their templates; `compare` has its own."""

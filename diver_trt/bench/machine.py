@@ -6,10 +6,10 @@ import datetime
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from diver_trt._version import __version__
+from diver_trt.packages import installed
 from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.cuda import present_gpu
 from diver_trt.runtime.cores import available_cores
@@ -88,11 +88,9 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"diver-trt": __version__, "Python": platform.python_version()}
     engines = [package for backend in BACKENDS.values() for package in backend.packages]
-    for package in dict.fromkeys(("numpy", *engines, "torch", "diffusers")):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {
+        "diver-trt": __version__,
+        "Python": platform.python_version(),
+        **installed(("numpy", *engines, "torch", "diffusers")),
+    }

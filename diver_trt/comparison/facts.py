@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from diver_trt._version import __version__
@@ -20,6 +19,7 @@ from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.verdict import Comparison
 from diver_trt.counted import counted
+from diver_trt.packages import installed
 from diver_trt.runtime.backends import BACKENDS
 
 PACKAGES = (
@@ -66,20 +66,15 @@ def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """Return what the figures depend on: the kind of machine and the versions of packages."""
-    found = {
+    return {
         "date": str(datetime.date.today()),
         "diver-trt": __version__,
         "Python": platform.python_version(),
         # The kind of machine, never its host name: reports are published.
         "machine": f"{platform.system()} {platform.machine()}, "
         f"{counted(os.cpu_count() or 1, 'core')}",
+        **installed(PACKAGES),
     }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:

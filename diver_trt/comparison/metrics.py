@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import required
+from diver_trt.packages import required
 from diver_trt.pixels import Pixels
 
 Values = NDArray[np.generic]
@@ -130,4 +130,4 @@ def import_image_metrics() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    return required("skimage.metrics", "compare", "comparing images", "scikit-image")
+    return required("skimage", "compare", "comparing images", "scikit-image").metrics

@@ -18,13 +18,12 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from diver_trt._version import __version__
-from diver_trt.errors import UsageError, required
+from diver_trt.errors import UsageError
 from diver_trt.evaluation.architectures import Architecture, find_architecture
 from diver_trt.evaluation.image_set import ImageSet, matched
 from diver_trt.evaluation.journal import Journal, Outcome, opened
@@ -32,11 +31,15 @@ from diver_trt.evaluation.protocols import EvaluationProtocol, find_protocol
 from diver_trt.evaluation.result import Evaluation, Run, SetFacts, others, summarise
 from diver_trt.evaluation.teacher import Teacher
 from diver_trt.manifest import TOOL
+from diver_trt.packages import installed, required
 from diver_trt.records import Tool
 from diver_trt.structs import dump
 
 SAME_RUNS_SINCE = 2
 """Part of every run's key. A change of the training raises it: earlier runs are then not reused."""
+
+_PACKAGES = ("torch", "transformers")
+"""Packages whose versions a training depends on; without transformers some architectures work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,20 +338,10 @@ def _key(plan: Plan, train: str, test: str, architecture: Architecture, seed: in
         "architecture": architecture.name,
         "seed": seed,
         "teacher": plan.teacher.sha256 if plan.teacher else None,
-        "versions": _versions(),
+        "versions": installed(_PACKAGES),
         "device": _device_name(),
     }
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # the architectures without it work
-            continue
-    return found
 
 
 def _device_name() -> str:
@@ -364,7 +357,7 @@ def _evaluation(plan: Plan, hashes: Mapping[str, str], test: str, runs: list[Run
     names = tuple(architecture.name for architecture in plan.architectures)
     return Evaluation(
         tool=Tool(name=TOOL, version=__version__),
-        versions=_versions(),
+        versions=installed(_PACKAGES),
         device=_device_name(),
         protocol=plan.protocol,
         side=plan.test.side,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from types import ModuleType
 
-from diver_trt.errors import required, shown
+from diver_trt.errors import shown
+from diver_trt.packages import required
 
 _LOGIN = "run `hf auth login`"
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from diver_trt.errors import ExportError, required, shown
+from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
 from diver_trt.models.prompts import Prompts
 from diver_trt.models.weights import load_weights, stored_weights
+from diver_trt.packages import required
 
 ENCODER = "CLIPTextModel"
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))

@@ -13,14 +13,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from diver_trt.errors import (
-    EngineError,
-    UsageError,
-    first_line,
-    required,
-    shown,
-    shown_value,
-)
+from diver_trt.errors import EngineError, UsageError, first_line, shown, shown_value
+from diver_trt.packages import required
 from diver_trt.runtime.cores import available_cores
 
 LOCAL, RUNNING = "local", "auto"

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from diver_trt.distilled.stored_array import MAX_LOADED_BYTES, InPlaceArray, row_major
-from diver_trt.errors import DatasetError, required
+from diver_trt.errors import DatasetError
+from diver_trt.packages import required
 
 _NDARRAY = 1
 """flax's code for an array among msgpack's extension types: packed `(shape, dtype, bytes)`.

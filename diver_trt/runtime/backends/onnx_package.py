@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.packages import installed
 from diver_trt.runtime.backends.failures import unloadable
 
 _REINSTALL = (
@@ -47,10 +47,5 @@ def import_onnxruntime() -> Any:
 
 def installed_packages() -> list[str]:
     """Return the installed packages of ONNX Runtime, each with its version."""
-    found = []
-    for package in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return found
+    found = installed(("onnxruntime", "onnxruntime-gpu"))
+    return [f"{package} {version}" for package, version in found.items()]

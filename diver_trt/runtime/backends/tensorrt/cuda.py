@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, required
+from diver_trt.errors import DeviceMemoryError, DiverError, EngineError
+from diver_trt.packages import required
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
 

@@ -1,0 +1,39 @@
+"""Optional packages: imported where they are needed, and the versions of those installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from diver_trt.errors import MissingExtraError
+
+
+def required(module: str, extra: str, purpose: str, package: str | None = None) -> ModuleType:
+    """Import a module of an optional package.
+
+    Args:
+        module: The module.
+        extra: The extra that installs it.
+        purpose: What needs it, as the message begins.
+        package: Its package, where that has another name.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as cause:
+        raise MissingExtraError(package or module, extra, purpose) from cause
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
