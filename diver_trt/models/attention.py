@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diver_trt.models.layers import in_dtype
+from diver_trt.models.layers import in_dtype, joined
 
 
 class SelfAttention(nn.Module):
@@ -49,8 +49,8 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads: int = attention.heads
         root = (attention.to_q.out_features // attention.heads) ** -0.5
-        self.query = in_dtype(_fused([attention.to_q], [root]), dtype)
-        self.key_value = in_dtype(_fused([attention.to_k, attention.to_v], [1.0, 1.0]), dtype)
+        self.query = in_dtype(joined([attention.to_q], [root]), dtype)
+        self.key_value = in_dtype(joined([attention.to_k, attention.to_v]), dtype)
         self.output = in_dtype(attention.to_out[0], dtype)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
@@ -67,17 +67,5 @@ class CrossAttention(nn.Module):
 def _fused_projection(attention: Any) -> nn.Linear:
     """Return query, key and value as one layer, [.., D] => [.., 3 D], the query over sqrt(d)."""
     root = (attention.to_q.out_features // attention.heads) ** -0.5
-    return _fused([attention.to_q, attention.to_k, attention.to_v], [root, 1.0, 1.0])
-
-
-def _fused(layers: list[nn.Linear], scales: list[float]) -> nn.Linear:
-    """Return projections of one input as one layer, each times its scale."""
     # The division by sqrt(d) is done once, in the weights, before they are rounded to float16.
-    outputs = sum(layer.out_features for layer in layers)
-    biased = layers[0].bias is not None
-    # On "meta" nothing is allocated or drawn for the weights that are set below.
-    fused = nn.Linear(layers[0].in_features, outputs, bias=biased, device="meta")
-    for name in ("weight", "bias") if biased else ("weight",):
-        parts = [getattr(layer, name) * scale for layer, scale in zip(layers, scales, strict=True)]
-        setattr(fused, name, nn.Parameter(torch.cat(parts), requires_grad=False))
-    return fused
+    return joined([attention.to_q, attention.to_k, attention.to_v], [root, 1.0, 1.0])

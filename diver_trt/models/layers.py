@@ -35,9 +35,19 @@ class InFloat32(nn.Module):
         return normalised.to(x.dtype)
 
 
-def joined(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """Return layers that read the same input as one product, their outputs after each other."""
-    one = nn.Linear(layers[0].in_features, sum(layer.out_features for layer in layers))
-    one.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
-    one.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
+def joined(layers: Sequence[nn.Linear], scales: Sequence[float] | None = None) -> nn.Linear:
+    """Return layers that read the same input as one product, their outputs after each other.
+
+    Args:
+        layers: The layers, all with a bias or all without.
+        scales: A factor of each layer's outputs, multiplied into its weights; None is 1.
+    """
+    outputs = sum(layer.out_features for layer in layers)
+    biased = layers[0].bias is not None
+    # On "meta" nothing is allocated or drawn for the weights that are set below.
+    one = nn.Linear(layers[0].in_features, outputs, bias=biased, device="meta")
+    factors = scales or [1.0] * len(layers)
+    for name in ("weight", "bias") if biased else ("weight",):
+        parts = [getattr(layer, name) * scale for layer, scale in zip(layers, factors, strict=True)]
+        setattr(one, name, nn.Parameter(torch.cat(parts), requires_grad=False))
     return one
