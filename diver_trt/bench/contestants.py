@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -285,8 +285,5 @@ def _open_once(name: str, bundle: Bundle) -> None:
     """Open the smallest network, which is the only proof that an engine works."""
     # A compiled engine takes only the batches that it was built for.
     placement = Placement(batch=None if BACKENDS[name].compiled else 1)
-    session = open_session(name, bundle, placement).session
-    try:
+    with closing(open_session(name, bundle, placement).session) as session:
         session.open("encoder").close()
-    finally:
-        session.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -190,14 +191,11 @@ def open_network(session: Session, name: NetworkName, bundle: Bundle, work: Work
         return StackJob(session.open(name), ("latent", work.latents), "image")
     if name == "conditioner":
         return ConditionerJob(session.open(name), work)
-    conditioner = session.open("conditioner")
-    try:
+    with closing(session.open("conditioner")) as conditioner:
         labels = {*work.labels, bundle.null_label}
         conditions = {
             label: class_conditions(conditioner, work.schedule.times, label) for label in labels
         }
-    finally:
-        conditioner.close()
     denoiser = session.open_denoiser(work.schedule.table, len(work.schedule.times))
     return DenoiserJob(denoiser, session.batch, work, conditions, bundle.null_label)
 

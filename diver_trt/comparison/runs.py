@@ -13,6 +13,7 @@ Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,11 @@ from diver_trt.comparison.blocks import Probe
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.method.process import Process
 from diver_trt.method.schedule import Schedule
-from diver_trt.pixels import Pixels, from_network, to_network
+from diver_trt.pixels import Pixels, from_network
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.conditions import class_conditions
 from diver_trt.runtime.engine import Conditions, Denoiser, Engine, Latents, Session
+from diver_trt.runtime.vae import encoded
 
 Float32 = NDArray[np.float32]
 
@@ -172,14 +174,13 @@ def _run(
 ) -> tuple[Recording, tuple[Float32, Float32] | None]:
     """Return an engine's recording and, given a reference, its forced steps and decoded images."""
     # One network is open at a time, so that the largest one alone decides the memory.
-    session = participant.open()
-    try:
-        anchor = _encode(session, inputs)
+    with closing(participant.open()) as session:
+        with closing(session.open("encoder")) as encoder:
+            anchor = encoded(encoder, inputs.images, participant.bundle.image_size)
         schedule = participant.schedule(recipe)
         conditions, classes = _condition(session, participant, inputs, schedule.times)
         start = schedule.start(anchor, inputs.noise)
-        denoiser = session.open_denoiser(schedule.table, recipe.start_step)
-        try:
+        with closing(session.open_denoiser(schedule.table, recipe.start_step)) as denoiser:
             batches = _batches(session, participant, inputs, start, anchor, conditions)
             free = [_free_run(denoiser, batch, session.batch, on_step) for batch in batches]
             latents, final = (
@@ -197,16 +198,12 @@ def _run(
                     [_forced_steps(denoiser, batch, session.batch, on_step) for batch in batches],
                     axis=1,
                 )
-        finally:
-            denoiser.close()
         decoded = _decode(session, final)
         recording = Recording(anchor, conditions, classes, latents, final, decoded)
         return recording, None if reference is None or forced is None else (
             forced,
             _decode(session, reference.final),
         )
-    finally:
-        session.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,30 +232,13 @@ def _batches(
         yield _Batch(latents[..., part, :, :, :], anchor[part], inputs.noise[part], tables, null)
 
 
-def _encode(session: Session, inputs: Inputs) -> Latents:
-    encoder = session.open("encoder")
-    try:
-        latents = []
-        # One by one, as a recovery does: the VAE runs in batches of one.
-        for image in inputs.images:
-            encoder.write("image", to_network(image)[None])
-            encoder.run()
-            latents.append(encoder.read("latent").astype(np.float32))
-        return np.concatenate(latents)
-    finally:
-        encoder.close()
-
-
 def _condition(
     session: Session, participant: Participant, inputs: Inputs, times: Float32
 ) -> tuple[dict[int, Conditions], Float32]:
-    conditioner = session.open("conditioner")
-    try:
+    with closing(session.open("conditioner")) as conditioner:
         labels = sorted({*inputs.labels, participant.bundle.null_label})
         conditions = {label: class_conditions(conditioner, times, label) for label in labels}
         return conditions, _every_class(conditioner, participant.bundle, times[-1])
-    finally:
-        conditioner.close()
 
 
 def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
@@ -276,16 +256,13 @@ def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float
 
 
 def _decode(session: Session, latents: Latents) -> Float32:
-    decoder = session.open("decoder")
-    try:
+    with closing(session.open("decoder")) as decoder:
         images = []
         for latent in latents:
             decoder.write("latent", latent[None])
             decoder.run()
             images.append(decoder.read("image").astype(np.float32))
         return np.concatenate(images)
-    finally:
-        decoder.close()
 
 
 def _free_run(

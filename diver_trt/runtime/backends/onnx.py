@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -96,11 +97,8 @@ def _probe_session(session: OnnxSession, title: str, version: str) -> Finding:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # two packages are a finding of their own
         try:
-            engine = session.open("encoder")
-            try:
+            with closing(session.open("encoder")) as engine:
                 engine.run()  # a provider may load and have no code for this GPU
-            finally:
-                engine.close()
         except DiverError as error:
             libraries = "install the CUDA and cuDNN libraries that this onnxruntime asks for"
             remedy = libraries if session.device == "cuda" else None

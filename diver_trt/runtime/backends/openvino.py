@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,8 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
     try:
         version = import_openvino().__version__.partition("-")[0]
         session = OpenVinoSession(bundle, 1, name, keep=False)
-        engine = session.open("encoder")
-        try:
+        with closing(session.open("encoder")) as engine:
             engine.run()
-        finally:
-            engine.close()
     except MissingExtraError as error:
         if on_cpu:  # one finding is enough for a package that is not installed
             yield Finding(title, "missing", "not installed", error.command)
