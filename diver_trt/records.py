@@ -7,14 +7,17 @@ journal; when it is finished the manifest replaces the journal.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
+from diver_trt.errors import UsageError, shown_value
 from diver_trt.files import is_inside
 from diver_trt.strict_json import quoted
 from diver_trt.structs import OMITTED, Check, Count, Invalid, Sha256, Size, whole
+
+Sample = TypeVar("Sample")
 
 MANIFEST_SCHEMA = 2
 
@@ -91,12 +94,36 @@ class LaidOut:
     normalisation: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Which shard this is, from 1, and of how many."""
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a dataset: consecutive samples, so that a shard has few classes.
+
+    Attributes:
+        number: Which part, from 1.
+        of: How many parts there are.
+    """
 
     number: Count
     of: Count
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `3/8`.
+
+        Raises:
+            UsageError: If the text is not such a fraction, at most 1.
+        """
+        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(text))
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UsageError(f"shard is {shown_value(text)}; expected NUMBER/OF, such as 3/8")
+        return cls(int(found[1]), int(found[2]))
+
+    def part(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Return the samples of this part; over all parts each sample comes once."""
+        # Whole numbers only: rounding n * i / k in floats could give a sample to two parts.
+        return samples[
+            len(samples) * (self.number - 1) // self.of : len(samples) * self.number // self.of
+        ]
 
     def check(self) -> None:
         """Compare both, when they have been read.
@@ -147,7 +174,7 @@ class Head:
     source: Source
     layout: LaidOut
     class_map: str
-    shard: Part | None = None
+    shard: Shard | None = None
     converted_from: ConvertedFrom | None = field(default=None, metadata=OMITTED)
 
 

@@ -8,7 +8,6 @@ bytes.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +22,10 @@ from diver_trt.distilled.class_map import wnid_of
 from diver_trt.distilled.dataset import Dataset, Sample
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.distilled.source import Checked
-from diver_trt.errors import UsageError, shown
 from diver_trt.manifest import TOOL
 from diver_trt.method.noise import checked_seed
 from diver_trt.recipe import Recipe
-from diver_trt.records import ClassEntry, Distilled, Head, LaidOut, Model, Part, Source, Tool
+from diver_trt.records import ClassEntry, Distilled, Head, LaidOut, Model, Shard, Source, Tool
 from diver_trt.recovered.journal import storable
 from diver_trt.recovered.layouts.base import Layout
 from diver_trt.recovered.layouts.index import INDEX
@@ -35,38 +33,6 @@ from diver_trt.recovered.output_names import image_paths
 from diver_trt.structs import dump
 
 RESAMPLING = "bicubic, antialiased"
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A part of a dataset: consecutive samples, so that a shard has few classes.
-
-    Attributes:
-        number: Which part, from 1.
-        of: How many parts there are.
-    """
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read `3/8`.
-
-        Raises:
-            UsageError: If the text is not such a fraction, at most 1.
-        """
-        found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", str(text))
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise UsageError(f"shard is {shown(repr(text))}; expected NUMBER/OF, such as 3/8")
-        return cls(int(found[1]), int(found[2]))
-
-    def part(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the samples of this part; over all parts each sample comes once."""
-        # Whole numbers only: rounding n * i / k in floats could give a sample to two parts.
-        return samples[
-            len(samples) * (self.number - 1) // self.of : len(samples) * self.number // self.of
-        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +117,7 @@ class Job:
                 normalisation=normalisation.name if normalisation else None,
             ),
             class_map=dataset.classes,
-            shard=Part(number=self.shard.number, of=self.shard.of) if self.shard else None,
+            shard=self.shard,
         )
         return storable(dump(head))  # type: ignore[no-any-return]
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
-from diver_trt.records import Part
+from diver_trt.records import Shard
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import SOFT_LABELS, Layout
 from diver_trt.structs import Size, one_of
@@ -40,7 +40,7 @@ class OutputNames:
         """
         # Not the whole head: --overwrite also deletes a run whose other fields are damaged.
         name = head.take(Annotated[str, one_of(tuple(LAYOUTS))], "layout", "name")
-        shard = head.fields.get("shard") and head.take(Part, "shard")
+        shard = head.fields.get("shard") and head.take(Shard, "shard")
         return cls(LAYOUTS[name], bool(shard), head.take(Size, "source", "images"))
 
     def companions(self, images: int) -> tuple[str, ...]:

@@ -24,13 +24,14 @@ from diver_trt.method.schedule import Schedule
 from diver_trt.ray.cluster import check_ray
 from diver_trt.ray.opener import RayOpener
 from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.records import Shard
 from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
 from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current, require_place
 from diver_trt.recovered.gallery.writing import write_gallery
-from diver_trt.recovered.job import Job, Shard
+from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
 from diver_trt.recovered.recovering import recover_job

@@ -18,7 +18,7 @@ from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, RecipeError, shown
 from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
 from diver_trt.recipe import Recipe
-from diver_trt.records import ClassEntry, LeftOut, Manifest, Part, Recovered
+from diver_trt.records import ClassEntry, LeftOut, Manifest, Recovered, Shard
 from diver_trt.recovered.earlier_run import NAMES, OF_INPUT, first_difference, makes_same_images
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS
@@ -153,7 +153,7 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _part(shard: RecoveredFolder) -> Part:
+def _part(shard: RecoveredFolder) -> Shard:
     assert shard.manifest.shard, "checked when the shard was opened"
     return shard.manifest.shard
 
@@ -211,9 +211,8 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
         LAYOUTS[manifest.layout.name],
         ((key, entries[key].label, entries[key].wnid) for key in keys),
     )
-    for position, shard in enumerate(shards):
-        # the same cut as `Shard.part`
-        own = set(keys[len(keys) * position // of : len(keys) * (position + 1) // of])
+    for number, shard in enumerate(shards, start=1):
+        own = set(Shard(number, of).part(keys))
         for entry in _entries(shard):
             if entry.key not in own:
                 raise DatasetError(
@@ -248,9 +247,9 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
             "recover the shards again"
         )
     images, of = shards[0].manifest.source.images, len(shards)
-    for position, shard in enumerate(shards):
+    for number, shard in enumerate(shards, start=1):
         found = len(_entries(shard))
-        if found != (expected := images * (position + 1) // of - images * position // of):
+        if found != (expected := len(Shard(number, of).part(range(images)))):
             lacks = (
                 f", {_missing(holders, shards[0].manifest.classes)} is missing"
                 if found < expected

@@ -17,8 +17,9 @@ from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
+from diver_trt.records import Shard
 from diver_trt.recovered.gallery.writing import write_gallery
-from diver_trt.recovered.job import Job, Shard
+from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 
 

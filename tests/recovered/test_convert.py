@@ -22,9 +22,10 @@ from diver_trt.evaluation.sets import list_set
 from diver_trt.files import file_sha256
 from diver_trt.manifest import open_recovered
 from diver_trt.recipe import Recipe
+from diver_trt.records import Shard
 from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.folder import open_output
-from diver_trt.recovered.job import Job, Shard
+from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
