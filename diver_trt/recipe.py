@@ -177,10 +177,6 @@ class Recipe:
         high, low = self.window
         return range(min(high, self.start_step), low, -1) if self.gamma > 0 else range(0)
 
-    def with_settings(self, **settings: Any) -> Recipe:
-        """Return this recipe with some settings replaced, checked again as a whole."""
-        return replace(self, **settings)
-
     def scaled_to(self, steps: int) -> Recipe:
         """Return this recipe for another number of steps; steps in other settings are scaled.
 
@@ -203,7 +199,8 @@ class Recipe:
             return high, min(scaled(steps[1]), high - 1)
 
         high, low = scaled_range(self.window)
-        return self.with_settings(
+        return replace(
+            self,
             steps=steps,
             inherit_step=inherit,
             start_step=start,
@@ -234,6 +231,11 @@ class Recipe:
             if isinstance(settings.get(name), list)
         }
         return cls(**{**settings, **ranges})
+
+
+def setting_text(value: object) -> str:
+    """Return a setting as the command line takes it: steps as `40:25`."""
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ given. The judge is a ConvNet-3 trained on the data set's training images.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def main() -> None:
     )
     bundle = Bundle.open(args.bundle or ENGINES / dataset.name)
     for scale in args.scales:
-        samples = plain_samples(bundle, PLAIN.with_settings(cfg_scale=scale), args.samples, seed=1)
+        samples = plain_samples(bundle, replace(PLAIN, cfg_scale=scale), args.samples, seed=1)
         found = 100 * accuracy(judge, samples)
         print(f"Plain sampling, w = {scale:g}: {found:.1f} % of {args.samples} recognised.")
 

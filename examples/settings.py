@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diver_trt import PRESETS, Recipe
@@ -74,7 +74,7 @@ ROWS = (
 def matched(step: int, **settings: Any) -> Recipe:
     """Return a recipe that starts at the noise level it lifts the latent to, without guidance."""
     start = Recipe(inherit_step=step, start_step=step, gamma=0.0)
-    return start.with_settings(**settings)
+    return replace(start, **settings)
 
 
 def sweep() -> Iterator[Point]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,9 +130,7 @@ def test_without_guidance_the_window_does_not_matter() -> None:
     ],
 )
 def test_a_preset_scales_to_other_steps(preset: str, steps: int, settings: dict[str, Any]) -> None:
-    assert PRESETS[preset].scaled_to(steps) == PRESETS[preset].with_settings(
-        steps=steps, **settings
-    )
+    assert PRESETS[preset].scaled_to(steps) == replace(PRESETS[preset], steps=steps, **settings)
 
 
 def test_every_preset_scales_to_every_number_of_steps() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -18,7 +18,7 @@ from diver_trt.cli import completion
 from diver_trt.cli.options import choice, open_bundle, positive
 from diver_trt.cli.process import say
 from diver_trt.errors import RecipeError
-from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
+from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe, setting_text
 
 _WORDS = {"start_step": ["matched"]} | {name: ["full"] for name in STEP_RANGES}
 """Settings that accept a word besides a number."""
@@ -90,8 +90,7 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
     off = {setting: (flag, text) for flag, (setting, _, text) in _OFF.items()}
     for setting in fields(Recipe):
         default = setting.default
-        shown = ":".join(map(str, default)) if isinstance(default, tuple) else default
-        shown = "the model's own" if default is None else shown
+        shown = "the model's own" if default is None else setting_text(default)
         # In parentheses: rich reads "[paper: 50]" as a style and prints nothing
         # (https://rich.readthedocs.io/en/stable/markup.html).
         source = "paper" if setting.metadata["paper"] else "default"
@@ -184,7 +183,7 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
             settings[name] = _step_range(name, settings[name], settings, base)
     if base.steps != of and (kept := _scaled(base, settings)):
         say(f"--steps {base.steps}: {', '.join(kept)}, as {preset} has them among {of}")
-    return base.with_settings(**settings)
+    return replace(base, **settings)
 
 
 def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int:
@@ -224,10 +223,8 @@ def _step_range(name: str, text: str, settings: dict[str, Any], base: Recipe) ->
 
 def _scaled(recipe: Recipe, settings: dict[str, Any]) -> list[str]:
     """Return the settings that were scaled to other steps, as options."""
-    high, low = recipe.window
-    texts = {
-        "inherit_step": f"--inherit-step {recipe.inherit_step}",
-        "start_step": f"--start-step {recipe.start_step}",
-        "window": f"--window {high}:{low}",
-    }
-    return [text for name, text in texts.items() if name not in settings]
+    return [
+        f"--{name.replace('_', '-')} {setting_text(getattr(recipe, name))}"
+        for name in ("inherit_step", "start_step", "window")
+        if name not in settings
+    ]

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from diver_trt.errors import shown
-from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
+from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe, setting_text
 
 _SCALED_BY_STEPS = ("inherit_step", "start_step", *STEP_RANGES)
 
@@ -42,8 +42,7 @@ def _option(name: str, value: Any) -> list[str]:
         return ["--no-inheritance"]
     if name == "gamma" and value == 0:
         return ["--no-guidance"]
-    text = f"{value[0]}:{value[1]}" if name in STEP_RANGES else str(value)
-    return [f"--{name.replace('_', '-')}", text]
+    return [f"--{name.replace('_', '-')}", setting_text(value)]
 
 
 def recover_command(head: Mapping[str, Any], recipe: Recipe) -> str:

@@ -102,7 +102,7 @@ def test_a_set_is_made_once_and_again_when_anything_it_follows_from_changes(
     variants = [
         first,
         replace(first, seed=1),
-        replace(first, treatment=Treatment(recipe=TWO_STEPS.with_settings(gamma=0.0))),
+        replace(first, treatment=Treatment(recipe=replace(TWO_STEPS, gamma=0.0))),
         replace(first, treatment=Treatment(recipe=TWO_STEPS, copies=2)),
         replace(first, treatment=Treatment(vae=True)),
         replace(first, treatment=Treatment()),

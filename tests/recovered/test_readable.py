@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered, open_recovered, read_recovered
 from diver_trt.recipe import MAX_SCALE, PRESETS, SIGMAS, Recipe
+from diver_trt.records import Shard
 from diver_trt.recovered.caption import caption, recipe_options
 from diver_trt.recovered.events import Finished
 from diver_trt.recovered.folder import open_output
-from diver_trt.recovered.job import Job, Shard
+from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
@@ -307,12 +309,12 @@ def test_the_options_in_a_caption_give_the_recipe(recipe: Recipe) -> None:
     [
         (PRESETS["paper"], "--preset paper"),
         (PRESETS["ncfm"], "--preset ncfm"),
-        (PRESETS["matched"].with_settings(cfg_scale=1.5), "--preset matched --cfg-scale 1.5"),
+        (replace(PRESETS["matched"], cfg_scale=1.5), "--preset matched --cfg-scale 1.5"),
         (
-            PRESETS["paper"].with_settings(gamma=0.0, sigma="marginal"),
+            replace(PRESETS["paper"], gamma=0.0, sigma="marginal"),
             "--preset paper --no-guidance --sigma marginal",
         ),
-        (PRESETS["paper"].with_settings(inherit_step=None), "--preset paper --no-inheritance"),
+        (replace(PRESETS["paper"], inherit_step=None), "--preset paper --no-inheritance"),
         (
             Recipe(steps=4, inherit_step=2, start_step=4, window=(3, 2)),
             "--preset paper --steps 4 --inherit-step 2 --start-step 4 --window 3:2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def test_an_empty_bundle_is_not_the_default(tmp_path: Path) -> None:
 
 def test_more_noise_than_the_first_step_takes_is_doubted(tmp_path: Path) -> None:
     notes: list[str] = []
-    noisier = QUICK.with_settings(inherit_step=5, start_step=4, window=(4, 1))
+    noisier = replace(QUICK, inherit_step=5, start_step=4, window=(4, 1))
     recover(IPC1, tmp_path / "a", recipe=noisier, on_note=notes.append)
     assert "lifted to the level of step 5, but sampling starts at step 4" in "".join(notes)
     notes.clear()

@@ -8,6 +8,7 @@ the adapter's logic; only `rtx` runs TensorRT.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,8 @@ def test_a_closed_engine_says_so(session: Session) -> None:
 
 def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None:
     """Two batches and the first again: nothing captured, alternated or carried is left behind."""
-    recipe = PRESETS["matched"].with_settings(
-        steps=10, inherit_step=5, start_step=5, window=(5, 2), guide="noised"
+    recipe = replace(
+        PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(5, 2), guide="noised"
     )
     table = Schedule(digits.process, recipe, digits.layout).table
     denoiser = session.open_denoiser(table, 5)
@@ -219,8 +220,8 @@ def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> 
 
     A later run is none the worse for it.
     """
-    recipe = PRESETS["matched"].with_settings(
-        steps=10, inherit_step=5, start_step=5, window=(4, 2), guide="noised"
+    recipe = replace(
+        PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(4, 2), guide="noised"
     )
     table = Schedule(digits.process, recipe, digits.layout).table
     generator = np.random.default_rng(3)

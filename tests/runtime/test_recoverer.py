@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -33,7 +34,7 @@ from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
 from diver_trt.runtime.samples import checked_samples
 
 Images = NDArray[np.uint8]
-QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
+QUICK = replace(PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(5, 2))
 
 
 def recover(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from diver_trt.runtime.session import engine_names
 from tests.conftest import DISTILLED
 from tests.runtime.swapped_graph import with_another_graph
 
-QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
+QUICK = replace(PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(5, 2))
 BATCHES = (1, 2, 3, 4, 8, 9)
 AVAILABLE = openvino_engine.available  # before tests/conftest.py replaces it
 

@@ -34,7 +34,7 @@ from diver_trt.runtime.samples import checked_samples
 from tests.conftest import DISTILLED
 from tests.stand_in import Error, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
-QUICK = PRESETS["matched"].with_settings(steps=10, inherit_step=5, start_step=5, window=(5, 2))
+QUICK = replace(PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(5, 2))
 LABELS = [3, 1, 3, 9, 0, 3]
 
 

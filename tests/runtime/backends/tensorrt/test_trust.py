@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
 from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
-QUICK = PRESETS["matched"].with_settings(steps=4, inherit_step=2, start_step=2, window=(2, 1))
+QUICK = replace(PRESETS["matched"], steps=4, inherit_step=2, start_step=2, window=(2, 1))
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
 REFUSED = (
     r"encoder\.engine: was not built on this machine, and an engine is code; "
