@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from diver_trt.errors import DiverError, shown
+from diver_trt.errors import DiverError, printable, shown
 
 MAX_DEPTH = 32
 """Levels of lists and objects within each other; the deepest document of ours has 6."""
@@ -60,10 +60,10 @@ def quoted(value: object) -> str:
         ):
             text += part
             if len(text) > _QUOTED:
-                return f"{text[: _QUOTED - 3]}..."
+                return printable(f"{text[: _QUOTED - 3]}...")
     except RecursionError:
         return "a value that is nested too deeply"
-    return text
+    return printable(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

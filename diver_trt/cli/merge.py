@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from diver_trt.cli.console import print_json, say
-from diver_trt.cli.options import Gallery, Json
+from diver_trt.cli.options import Gallery, Json, Overwrite
 from diver_trt.errors import shown
 
 
@@ -20,12 +20,7 @@ def merge(
         ),
     ],
     gallery: Gallery = True,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."
-        ),
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Join the shards of a recovery after checking that they belong together and are complete."""

@@ -74,6 +74,10 @@ ModelRevision = Annotated[
 ModelVae = Annotated[
     str | None, typer.Option(help="Another VAE, as for export.", show_default=False)
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
 
 

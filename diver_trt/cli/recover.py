@@ -17,6 +17,8 @@ from diver_trt.cli.options import (
     Gallery,
     Json,
     Normalisation,
+    Overwrite,
+    Seed,
     positive,
 )
 from diver_trt.cli.process import stop_requested
@@ -80,7 +82,6 @@ Trust = Annotated[
         help="Run engines that were built elsewhere: they are code. Given once, it is remembered.",
     ),
 ]
-NoiseSeed = Annotated[int, typer.Option(help="Seed of the noise; each image draws its own.")]
 Copies = Annotated[
     int,
     typer.Option(
@@ -118,10 +119,6 @@ OnError = Annotated[
         autocompletion=completion.values(lambda: ["fail", "skip"]),
     ),
 ]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."),
-]
 
 
 @takes_recipe
@@ -139,7 +136,7 @@ def recover(
     batch: Batch = "auto",
     memory_budget: MemoryBudget = None,
     trust: Trust = False,
-    seed: NoiseSeed = 0,
+    seed: Seed = 0,
     copies: Copies = 1,
     shard: Part = None,
     ray: Ray = None,

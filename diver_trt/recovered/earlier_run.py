@@ -18,6 +18,7 @@ from diver_trt._version import __version__
 from diver_trt.counted import few
 from diver_trt.errors import OutputError, printable
 from diver_trt.recovered.journal import Entries
+from diver_trt.strict_json import quoted
 
 SAME_IMAGES_SINCE = "0.2.0"
 """The first version whose images are those of this one.
@@ -207,13 +208,13 @@ def require_same_run(
         name = different.name
         raise _refusal(
             root,
-            f"a run with {name} {_short(different.found)}, and this one has {name} "
-            f"{_short(different.wanted)}",
+            f"a run with {name} {quoted(different.found)}, and this one has {name} "
+            f"{quoted(different.wanted)}",
         )
     version = found["tool"].get("version")
     if version != head["tool"]["version"] and not makes_same_images(version):
         raise OutputError(
-            f"{root}: holds a run of version {_short(version)}, whose images may differ from "
+            f"{root}: holds a run of version {quoted(version)}, whose images may differ from "
             f"those of {__version__}. Install that version to resume it, add --overwrite to begin "
             "again, or choose another folder"
         )
@@ -223,14 +224,14 @@ def require_same_run(
     count, expected = old.get("images"), new.get("images")
     if count != expected and head.get("shard"):
         # The shard's part has moved within the input, so that its images do not compare.
-        changes = f"{_short(count)} images, now {expected}"
+        changes = f"{quoted(count)} images, now {expected}"
     else:
         keys = samples.keys() if recorded.complete else {image.key for image in recorded.images}
         current = [entry for key, entry in samples.items() if key in keys]
         changes = describe_changes(recorded.images, inputs_of_entries(current))
     if not changes and not recorded.complete:
-        hashes = (_short(old.get("sha256"))[:13], str(new.get("sha256"))[:12])
-        changes = f"source sha256 {hashes[0]}…, now {hashes[1]}…".replace('"', "")
+        before, now = (printable(str(source.get("sha256"))[:12]) for source in (old, new))
+        changes = f"source sha256 {before}…, now {now}…"
     if changes:
         raise _refusal(root, f"a run of another input ({changes})")
     return False
@@ -279,11 +280,3 @@ def _refusal(root: Path, what: str) -> OutputError:
         f"{root}: holds {what}; use the same to resume it, --overwrite to begin again, or choose "
         "another folder"
     )
-
-
-def _short(value: object) -> str:
-    try:
-        text = printable(json.dumps(value))
-    except RecursionError:
-        return "a value that is nested too deeply"
-    return text if len(text) <= 60 else f"{text[:57]}..."
