@@ -57,9 +57,6 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
         except MemoryError as error:
             say(_out_of_memory(error))
             raise typer.Exit(1) from error
-        except RecursionError as error:
-            say("error: a document is nested too deeply")
-            raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             say("interrupted")
             raise typer.Exit(130) from interrupt

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.bundle import MAX_CLASSES
 from diver_trt.counted import counted
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.errors import DatasetError
@@ -23,7 +24,6 @@ from diver_trt.tensors import describe
 
 Form = Literal["hard", "logits", "probabilities", "centred one-hot"]
 
-MAX_CLASSES = 100_000
 _PROBABILITY = 0.02
 """Distance of the sum of a row of probabilities from 1 that is tolerated."""
 # float16 has a relative precision of 1e-3, and a row may have 1,000 such values.

@@ -17,11 +17,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.bundle import MAX_SIDE
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.errors import OutputError, UsageError, shown_value
 from diver_trt.files import reported, writing
 
-MAX_SIDE = 4096
 INDEX_FOLDER = "[0-9]{5,}"
 """Folders named by the class's index in the dataset, at least five digits."""
 
