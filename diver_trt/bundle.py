@@ -278,24 +278,9 @@ class Bundle:
         return tuple(record for network in self.networks.values() for record in network.files)
 
     @property
-    def base(self) -> str:
-        """The kind of base model."""
-        return self.model.base
-
-    @property
     def model_id(self) -> str:
         """The model's name on the hub, or its directory."""
         return self.model.id
-
-    @property
-    def licence(self) -> str | None:
-        """Licence of the weights."""
-        return self.model.licence
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of the float32 weights."""
-        return self.model.weights_sha256
 
     @property
     def layout(self) -> StepLayout:

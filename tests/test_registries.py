@@ -278,7 +278,8 @@ def recovered_by_hand(image: NDArray[np.uint8], key: str, label: int) -> NDArray
 
 def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path: Path) -> None:
     bundle = toy_bundle
-    assert (bundle.base, bundle.timestep_frequencies, bundle.places) == ("toy", None, ("lifted",))
+    assert bundle.model.base == "toy"
+    assert (bundle.timestep_frequencies, bundle.places) == (None, ("lifted",))
     assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
     options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
     run("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)

@@ -26,7 +26,7 @@ from diver_trt.bench.jobs import Work
 from diver_trt.bench.phases import Record
 from diver_trt.bench.recovery import Recovered, phases_of
 from diver_trt.bundle import Bundle, NetworkName
-from diver_trt.errors import BundleError, shown
+from diver_trt.errors import BundleError, shown_value
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.method.step import guided_step
@@ -56,28 +56,28 @@ def load_model(
         BundleError: If the bundle was exported from other weights.
         ExportError: If the model cannot be read.
     """
-    if bundle.base not in BASES:
+    if bundle.model.base not in BASES:
         raise BundleError(
-            f"{bundle.path}: was exported from the base model {shown(repr(bundle.base))}, expected "
-            f"one of {', '.join(BASES)}; update diver-trt"
+            f"{bundle.path}: was exported from the base model {shown_value(bundle.model.base)}, "
+            f"expected one of {', '.join(BASES)}; update diver-trt"
         )
     model = (
-        BASES[bundle.base]
+        BASES[bundle.model.base]
         .load()
         .load_model(
             source,
             revision=revision,
             vae=vae,
             timestep_frequencies=bundle.timestep_frequencies,
-            base=bundle.base,
+            base=bundle.model.base,
             prompts=stored_prompts(bundle.class_names, bundle.prompts),
         )
     )
-    if (digest := weights_sha256(model)) != bundle.weights_sha256:
+    if (digest := weights_sha256(model)) != bundle.model.weights_sha256:
         raise BundleError(
-            f"{bundle.path}: was exported from weights with SHA-256 {bundle.weights_sha256[:12]}…, "
-            f"those of {model.model_id} have {digest[:12]}…; give the model that the bundle was "
-            "exported from"
+            f"{bundle.path}: was exported from weights with SHA-256 "
+            f"{bundle.model.weights_sha256[:12]}…, those of {model.model_id} have "
+            f"{digest[:12]}…; give the model that the bundle was exported from"
         )
     return model
 

@@ -21,7 +21,7 @@ from diver_trt.cli.options import (
 )
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.cli.result_files import Report, check_files, write_page
-from diver_trt.errors import BundleError, MissingExtraError, first_line, printable, shown
+from diver_trt.errors import BundleError, MissingExtraError, first_line, printable, shown_value
 from diver_trt.models import BASES
 from diver_trt.models.prompts import stored_prompts
 from diver_trt.recipe import Recipe
@@ -234,23 +234,23 @@ def _print_result(result: Result, report: Path | None, *, as_json: bool) -> None
 def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
 ) -> BaseModel:
-    if bundle.base not in BASES:
+    if bundle.model.base not in BASES:
         raise BundleError(
-            f"{bundle.path}: was exported from the base model {shown(repr(bundle.base))}, expected "
-            f"one of {', '.join(BASES)}. Update diver-trt."
+            f"{bundle.path}: was exported from the base model {shown_value(bundle.model.base)}, "
+            f"expected one of {', '.join(BASES)}. Update diver-trt."
         )
     try:
         # Imported by name, since a base's module that is already loaded would not import it again.
         import torch  # noqa: F401
 
-        load_model = BASES[bundle.base].load().load_model
+        load_model = BASES[bundle.model.base].load().load_model
     except ImportError as cause:
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
     # The bundle's base and prompts: options settled them at the export.
     prompts = stored_prompts(bundle.class_names, bundle.prompts)
-    loaded = load_model(source, revision=revision, vae=vae, base=bundle.base, prompts=prompts)
+    loaded = load_model(source, revision=revision, vae=vae, base=bundle.model.base, prompts=prompts)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
@@ -265,7 +265,7 @@ def _load_reference_model(
             revision=revision,
             vae=vae,
             timestep_frequencies=bundle.timestep_frequencies,
-            base=bundle.base,
+            base=bundle.model.base,
         )
     return loaded
 

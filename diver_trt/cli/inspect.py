@@ -333,8 +333,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "kind": "bundle",
         "model": bundle.model_id,
-        "base": bundle.base,
-        "licence": bundle.licence,
+        "base": bundle.model.base,
+        "licence": bundle.model.licence,
         "precision": bundle.precision,
         "image_size": bundle.image_size,
         "latent_shape": list(bundle.latent_shape),

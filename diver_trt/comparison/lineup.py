@@ -10,6 +10,7 @@ any other     the bundles, on an engine of `diver_trt.runtime.backends`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -253,11 +254,8 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     # A package that is installed may not load, and a provider that is listed may not start: only
     # opening a network shows it. The encoder is the smallest.
     try:
-        session = _open(engine, bundle, batch)
-        try:
+        with closing(_open(engine, bundle, batch)) as session:
             session.open("encoder").close()
-        finally:
-            session.close()
     except MissingExtraError as reason:
         return str(reason)
     except DiverError as reason:
@@ -302,11 +300,11 @@ def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None
             f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the "
             "bundle was exported from."
         )
-    if (digest := weights_sha256(model)) != first.weights_sha256:
+    if (digest := weights_sha256(model)) != first.model.weights_sha256:
         raise BundleError(
-            f"{first.path}: was exported from weights with SHA-256 {first.weights_sha256[:12]}…, "
-            f"those of {model.model_id} have {digest[:12]}…. Give the model that the bundle was "
-            "exported from."
+            f"{first.path}: was exported from weights with SHA-256 "
+            f"{first.model.weights_sha256[:12]}…, those of {model.model_id} have "
+            f"{digest[:12]}…. Give the model that the bundle was exported from."
         )
     if first.process != model.process:
         raise BundleError(

@@ -146,7 +146,7 @@ def _what_it_is(bundle: Bundle, licence: str) -> Iterator[str]:
         yield f"| prompts | {_code(bundle.prompts[0])}, …; negative: {_code(bundle.prompts[-1])} |"
     yield f"| parameters | {parameters:,} |"
     yield f"| size | {megabytes(size)} |"
-    yield f"| SHA-256 of the float32 weights | `{bundle.weights_sha256}` |"
+    yield f"| SHA-256 of the float32 weights | `{bundle.model.weights_sha256}` |"
     yield f"| SHA-256 of `{MANIFEST}` | `{bundle.sha256}` |"
     yield ""
 

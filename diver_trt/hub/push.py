@@ -138,7 +138,7 @@ def _licence(bundle: Bundle, given: str | None) -> str:
     Raises:
         UsageError: If it is neither stated nor given, is not an identifier, or both differ.
     """
-    stated = bundle.licence
+    stated = bundle.model.licence
     if given is None and stated is None:
         raise UsageError(
             f"{bundle.path / MANIFEST}: states no licence of the weights. Give --licence with the "

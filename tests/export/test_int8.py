@@ -91,7 +91,7 @@ def test_an_int8_bundle_is_exported_checked_and_looked_into(
     monkeypatch.setattr(int8, "MIN_VALUES", 64)  # the random model's weights are small
     bundle = export_to(random_pipeline, "int8")
     assert bundle.precision == "int8"
-    assert bundle.weights_sha256 == random_bundle.weights_sha256
+    assert bundle.model.weights_sha256 == random_bundle.model.weights_sha256
     for name, network in bundle.networks.items():
         # The borders are float32 ones, so an engine's buffers are those of an fp32 bundle.
         assert network.inputs == random_bundle.networks[name].inputs

@@ -88,7 +88,7 @@ def bundle(
 
 
 def test_a_bundle_has_the_facts_of_its_base(base: str, bundle: Bundle) -> None:
-    assert bundle.base == base
+    assert bundle.model.base == base
     assert bundle.process == Flow(time_rises_to="data" if base == "sit" else "noise")
     assert not bundle.learned_variance
     assert bundle.guided_channels == (3 if base == "sit" else 4)

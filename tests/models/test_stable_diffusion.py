@@ -76,7 +76,7 @@ def edit(path: Path, **fields: Any) -> None:
 
 
 def test_a_bundle_has_the_facts_of_its_pipeline(bundle: Bundle, pipeline: Path) -> None:
-    assert recognised_base(str(pipeline)) == bundle.base == "sd"
+    assert recognised_base(str(pipeline)) == bundle.model.base == "sd"
     assert bundle.process == Ddpm(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
