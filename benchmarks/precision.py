@@ -43,6 +43,7 @@ from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.digits import default_bundle
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.method.schedule import Schedule
+from diver_trt.models import ModelOptions
 from diver_trt.models.attention import SelfAttention
 from diver_trt.models.denoiser import Denoiser
 from diver_trt.models.dit import Dit, load_model, set_timestep_frequencies
@@ -207,7 +208,7 @@ def planned_participant(model: Dit, bundle: Bundle, batch: int, plan: Plan) -> P
 
 def measure_digits() -> None:
     bundle = Bundle.open(default_bundle())
-    model = load_model(str(MODEL), timestep_frequencies="diffusers")
+    model = load_model(str(MODEL), ModelOptions(timestep_frequencies="diffusers"))
     inputs, recipe = distilled_inputs(bundle, 10), Recipe()
     participant = torch_participant(model, bundle, 10, "fp32")
     reference = Reference(participant, record(participant, inputs, recipe), participant.probe())

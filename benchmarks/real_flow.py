@@ -22,7 +22,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
 from diver_trt.method.schedule import Schedule
-from diver_trt.models import BASES
+from diver_trt.models import BASES, ModelOptions
 from diver_trt.recipe import Recipe
 from tests.models.original_dit import OriginalDiT
 
@@ -57,7 +57,9 @@ def error(base: str, folder: Path) -> float:
     made = network(8 if base == "sit" else 4)
     path = folder / f"{base}.pt"
     torch.save({"ema": made.state_dict()}, path)
-    loaded = BASES[base].load().load_model(str(path), vae=str(folder / "vae"), base=base)
+    loaded = (
+        BASES[base].load().load_model(str(path), ModelOptions(vae=str(folder / "vae"), base=base))
+    )
     for _ in export_bundle(loaded, folder / base):
         pass
     for exported in export_bundle(loaded, folder / f"{base}-fp16", "fp16"):

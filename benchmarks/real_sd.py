@@ -25,6 +25,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
 from diver_trt.method.schedule import Schedule
+from diver_trt.models import ModelOptions
 from diver_trt.models.prompts import prompts_from_options
 from diver_trt.models.stable_diffusion import StableDiffusion, load_model
 from diver_trt.recipe import Recipe
@@ -80,7 +81,9 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True)
     source = make_pipeline(folder / "pipeline")
-    model = load_model(str(source), prompts=prompts_from_options(CLASSES, None, None, None))
+    model = load_model(
+        str(source), ModelOptions(prompts=prompts_from_options(CLASSES, None, None, None))
+    )
     for precision in ("fp32", "fp16"):
         for exported in export_bundle(model, folder / precision, precision):
             network = exported.network

@@ -34,6 +34,7 @@ from diver_trt.comparison.runs import Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.digits import default_bundle
 from diver_trt.export.exporter import export_bundle
+from diver_trt.models import ModelOptions
 from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
 from tests.comparison.faults import plant, scale_initializer
@@ -154,7 +155,7 @@ def main() -> None:
     threads = f"{torch.get_num_threads()} threads"
     machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
     print(f"{datetime.date.today()}, {machine}, {versions}; {options.samples} digits\n")
-    model = load_model(str(MODEL), timestep_frequencies="diffusers")
+    model = load_model(str(MODEL), ModelOptions(timestep_frequencies="diffusers"))
     hold = comparing(model, options.samples)
     missed = []
     print(

@@ -209,12 +209,14 @@ def export_to(
 
     def export(source: Path, precision: Any = "fp32", **options: Any) -> Bundle:
         from diver_trt.export.exporter import export_bundle
-        from diver_trt.models import BASES
+        from diver_trt.models import BASES, ModelOptions
         from diver_trt.models.recognition import recognised_base
 
         def make(path: Path) -> None:
             load_model = BASES[recognised_base(str(source))].load().load_model
-            for _ in export_bundle(load_model(str(source), **options), path, precision):
+            for _ in export_bundle(
+                load_model(str(source), ModelOptions(**options)), path, precision
+            ):
                 pass
 
         key = hashlib.sha256(repr((source, precision, sorted(options.items()))).encode())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diver_trt.errors import RecipeError
+from diver_trt.models import NO_OPTIONS, ModelOptions
 from diver_trt.models.base import BaseModel, Modules
 from diver_trt.recipe import Sigma
 
@@ -132,7 +133,7 @@ class Toy(BaseModel):
         return F.conv_transpose2d(latent, mix.weight, mix.bias, stride=2).clamp(-1, 1)
 
 
-def load_model(source: str, **options: Any) -> Toy:
+def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Toy:
     torch.manual_seed(5)
     own = Modules(Encoder(), Conditioner(), Predictor(), Decoder())
     model = Toy(

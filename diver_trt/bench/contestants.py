@@ -12,6 +12,7 @@ from diver_trt.bench.jobs import OpenNetwork, Work, open_network
 from diver_trt.bench.recovery import Recovered, recover_once
 from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import AUTO, BACKENDS
 from diver_trt.runtime.engine import Placement, Session
@@ -227,13 +228,20 @@ def torch_contestants(
         MissingExtraError: If torch or diffusers is not installed.
     """
     try:
-        from diver_trt.bench.torch_side import TorchModel, load_model
+        from diver_trt.bench.torch_side import TorchModel
+        from diver_trt.models.exported import load_exported, require_weights
 
-        model = load_model(bundle, source, revision, vae)
+        options = ModelOptions(
+            revision=revision, vae=vae, timestep_frequencies=bundle.timestep_frequencies
+        )
+        model = load_exported(bundle, source, options)
+    except MissingExtraError:  # of a package that this one model needs
+        raise
     except ImportError as cause:
         raise MissingExtraError(
             cause.name or "torch", "compare", "measuring against torch"
         ) from cause
+    require_weights(bundle, model)
     return [
         TorchContestant(
             TorchModel(model, device, half=half, compiled=compiled), bundle, (source, revision, vae)

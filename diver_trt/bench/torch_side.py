@@ -26,60 +26,16 @@ from diver_trt.bench.jobs import Work
 from diver_trt.bench.phases import Record
 from diver_trt.bench.recovery import Recovered, phases_of
 from diver_trt.bundle import Bundle, NetworkName
-from diver_trt.errors import BundleError, shown_value
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.method.step import guided_step
-from diver_trt.models import BASES
-from diver_trt.models.base import BaseModel, weights_sha256
-from diver_trt.models.prompts import stored_prompts
+from diver_trt.models.base import BaseModel
 from diver_trt.pixels import from_network, square, to_network
 from diver_trt.recipe import Recipe
 
 COMPILE_MODE = "max-autotune"
 MATRIX_SIDE_ON_GPU = 8192
 """A GPU needs larger matrices than a CPU to reach its rate."""
-
-
-def load_model(
-    bundle: Bundle, source: str, revision: str | None = None, vae: str | None = None
-) -> BaseModel:
-    """Load the model that a bundle was exported from.
-
-    Args:
-        bundle: The bundle.
-        source: A folder, a name on the hub, or a file.
-        revision: Branch, tag or commit on the hub.
-        vae: Another VAE, as at the export.
-
-    Raises:
-        BundleError: If the bundle was exported from other weights.
-        ExportError: If the model cannot be read.
-    """
-    if bundle.model.base not in BASES:
-        raise BundleError(
-            f"{bundle.path}: was exported from the base model {shown_value(bundle.model.base)}, "
-            f"expected one of {', '.join(BASES)}; update diver-trt"
-        )
-    model = (
-        BASES[bundle.model.base]
-        .load()
-        .load_model(
-            source,
-            revision=revision,
-            vae=vae,
-            timestep_frequencies=bundle.timestep_frequencies,
-            base=bundle.model.base,
-            prompts=stored_prompts(bundle.class_names, bundle.prompts),
-        )
-    )
-    if (digest := weights_sha256(model)) != bundle.model.weights_sha256:
-        raise BundleError(
-            f"{bundle.path}: was exported from weights with SHA-256 "
-            f"{bundle.model.weights_sha256[:12]}…, those of {model.model_id} have "
-            f"{digest[:12]}…; give the model that the bundle was exported from"
-        )
-    return model
 
 
 class TorchModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +22,8 @@ from diver_trt.cli.options import (
 )
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.cli.result_files import Report, check_files, write_page
-from diver_trt.errors import BundleError, MissingExtraError, first_line, printable, shown_value
-from diver_trt.models import BASES
-from diver_trt.models.prompts import stored_prompts
+from diver_trt.errors import MissingExtraError, first_line, printable
+from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 
@@ -234,23 +234,20 @@ def _print_result(result: Result, report: Path | None, *, as_json: bool) -> None
 def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
 ) -> BaseModel:
-    if bundle.model.base not in BASES:
-        raise BundleError(
-            f"{bundle.path}: was exported from the base model {shown_value(bundle.model.base)}, "
-            f"expected one of {', '.join(BASES)}. Update diver-trt."
-        )
+    options = ModelOptions(revision=revision, vae=vae)
     try:
         # Imported by name, since a base's module that is already loaded would not import it again.
         import torch  # noqa: F401
 
-        load_model = BASES[bundle.model.base].load().load_model
+        from diver_trt.models.exported import load_exported
+
+        loaded = load_exported(bundle, source, options)
+    except MissingExtraError:  # of a package that this one model needs
+        raise
     except ImportError as cause:
         raise MissingExtraError(
             cause.name or "torch", "compare", "comparing with the model"
         ) from cause
-    # The bundle's base and prompts: options settled them at the export.
-    prompts = stored_prompts(bundle.class_names, bundle.prompts)
-    loaded = load_model(source, revision=revision, vae=vae, base=bundle.model.base, prompts=prompts)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:
@@ -260,12 +257,8 @@ def _load_reference_model(
             f"{loaded.model_id} seem to be {loaded.timestep_frequencies}: "
             f"{loaded.frequencies_reason}"
         )
-        loaded = load_model(
-            source,
-            revision=revision,
-            vae=vae,
-            timestep_frequencies=bundle.timestep_frequencies,
-            base=bundle.model.base,
+        loaded = load_exported(
+            bundle, source, replace(options, timestep_frequencies=bundle.timestep_frequencies)
         )
     return loaded
 

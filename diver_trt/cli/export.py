@@ -14,7 +14,7 @@ from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
 from diver_trt.errors import MissingExtraError, printable
 from diver_trt.hub.name import HubName
-from diver_trt.models import BASES
+from diver_trt.models import BASES, ModelOptions
 from diver_trt.models.prompts import NEGATIVE, prompts_from_options
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ def export(
         extra = "cpu" if cause.name == "onnxruntime" else "export"
         raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
 
-    loaded = load_model(
-        model,
+    options = ModelOptions(
         revision=revision,
         vae=vae,
         timestep_frequencies=frequencies,
         base=stated,
         prompts=prompts,
     )
+    loaded = load_model(model, options)
     _say_assumptions(loaded)
     exported = []
     with progress("exporting", 4) as advance:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from diver_trt.bundle import NETWORKS, Bundle
@@ -119,7 +120,9 @@ def line_up(
     if unknown := [name for name in engines if name not in ENGINE_NAMES]:
         raise UsageError(f"unknown engine {unknown[0]!r}; expected {', '.join(ENGINE_NAMES)}")
     _require_different(bundles)
-    _check_one_model(bundles, model)
+    _check_same_model(bundles)
+    if model is not None:
+        _check_exported_from(bundles[0], model)
     if model is not None:
         # Imported here: two bundles are compared without torch.
         from diver_trt.comparison.torch_engine import check_reference
@@ -263,58 +266,65 @@ def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
     return None
 
 
-def _check_one_model(bundles: Sequence[Bundle], model: BaseModel | None) -> None:
-    """Refuse bundles, or a bundle and a model, that could not give the same images.
+_SHARED = (
+    "model.base",
+    "latent_shape",
+    "image_size",
+    "num_classes",
+    "null_label",
+    "learned_variance",
+    "condition_width",
+    "timestep_frequencies",
+    "places",
+    "process",
+    "scaling_factor",
+    "model.weights_sha256",
+)
+"""Facts that bundles of one model have in common."""
+
+
+def _check_same_model(bundles: Sequence[Bundle]) -> None:
+    """Refuse bundles that could not give the same images.
 
     Raises:
         BundleError: If they differ in anything but the precision.
     """
     first, *others = bundles
-    shared = (
-        "base",
-        "latent_shape",
-        "image_size",
-        "num_classes",
-        "null_label",
-        "learned_variance",
-        "condition_width",
-        "timestep_frequencies",
-        "places",
-    )
     for other in others:
-        for what in (*shared, "process", "scaling_factor", "weights_sha256"):
-            ours, theirs = getattr(other, what), getattr(first, what)
+        for what in _SHARED:
+            ours, theirs = attrgetter(what)(other), attrgetter(what)(first)
             if ours != theirs:
                 raise BundleError(
                     f"{other.path}: {what} is {ours}, that of {first.path} is {theirs}. Compare "
                     "bundles of one model."
                 )
-    if model is None:
-        return
-    from diver_trt.models.base import weights_sha256
+
+
+def _check_exported_from(bundle: Bundle, model: BaseModel) -> None:
+    """Refuse a bundle that was exported from another model.
+
+    Raises:
+        BundleError: If it was.
+    """
+    from diver_trt.models.exported import require_weights
 
     found = _described(model.latent_shape, model.num_classes, model.learned_variance)
-    wanted = _described(first.latent_shape, first.num_classes, first.learned_variance)
+    wanted = _described(bundle.latent_shape, bundle.num_classes, bundle.learned_variance)
     if found != wanted:
         raise BundleError(
-            f"{first.path}: has {wanted}; {model.model_id} has {found}. Give the model that the "
+            f"{bundle.path}: has {wanted}; {model.model_id} has {found}. Give the model that the "
             "bundle was exported from."
         )
-    if (digest := weights_sha256(model)) != first.model.weights_sha256:
+    require_weights(bundle, model)
+    if bundle.process != model.process:
         raise BundleError(
-            f"{first.path}: was exported from weights with SHA-256 "
-            f"{first.model.weights_sha256[:12]}…, those of {model.model_id} have "
-            f"{digest[:12]}…. Give the model that the bundle was exported from."
-        )
-    if first.process != model.process:
-        raise BundleError(
-            f"{first.path}: bundle.json has {first.process}, {model.model_id} was trained with "
+            f"{bundle.path}: bundle.json has {bundle.process}, {model.model_id} was trained with "
             f"{model.process}. Export the model again."
         )
-    if first.scaling_factor != model.scaling_factor:
+    if bundle.scaling_factor != model.scaling_factor:
         raise BundleError(
-            f"{first.path}: bundle.json has the scaling factor {first.scaling_factor}, the VAE of "
-            f"{model.model_id} has {model.scaling_factor}. Export the model again."
+            f"{bundle.path}: bundle.json has the scaling factor {bundle.scaling_factor}, the VAE "
+            f"of {model.model_id} has {model.scaling_factor}. Export the model again."
         )
 
 

@@ -17,6 +17,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """What a user states about a model; None leaves it to the model's own files.
+
+    Attributes:
+        revision: Branch, tag or commit on the hub.
+        vae: Folder or hub name of another VAE.
+        timestep_frequencies: The sinusoids the weights were trained with; None decides by where the
+            weights come from.
+        base: The base's own name where the user states it.
+        prompts: The classes of a text-conditional model and their prompts; None is its default.
+    """
+
+    revision: str | None = None
+    vae: str | None = None
+    timestep_frequencies: TimestepFrequencies | None = None
+    base: str | None = None
+    prompts: Prompts | None = None
+
+
+NO_OPTIONS = ModelOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
     """One kind of base model that `--base` can name.
 
@@ -38,30 +61,16 @@ class Base:
 class BaseModule(Protocol):
     """What the module of a base model provides."""
 
-    def load_model(
-        self,
-        source: str,
-        *,
-        revision: str | None = None,
-        vae: str | None = None,
-        timestep_frequencies: TimestepFrequencies | None = None,
-        base: str | None = None,
-        prompts: Prompts | None = None,
-    ) -> BaseModel:
+    def load_model(self, source: str, options: ModelOptions = NO_OPTIONS) -> BaseModel:
         """Load a model, float32 and in eval mode.
 
         Args:
             source: A folder, a name on the hub, or a file.
-            revision: Branch, tag or commit on the hub.
-            vae: Folder or hub name of another VAE.
-            timestep_frequencies: The sinusoids the weights were trained with; None decides by where
-                the weights come from.
-            base: The base's own name where the user states it, or None.
-            prompts: The classes of a text-conditional model and their prompts; None is its default.
+            options: What the user states about it.
 
         Raises:
             ExportError: If the source cannot be read, is another kind of model, or does not have
-                what an argument asks for.
+                what an option asks for.
         """
 
 

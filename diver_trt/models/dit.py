@@ -20,6 +20,7 @@ from diver_trt.bundle import TimestepFrequencies
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.process import Process
+from diver_trt.models import NO_OPTIONS, ModelOptions
 from diver_trt.models.base import BaseModel, Modules
 from diver_trt.models.dit_checkpoint import SUFFIXES, load_dit_checkpoint
 from diver_trt.models.dit_networks import Conditioner, Predictor
@@ -33,7 +34,7 @@ from diver_trt.models.pipeline import (
     licence,
     pipeline_index,
 )
-from diver_trt.models.prompts import Prompts, refuse_prompts
+from diver_trt.models.prompts import refuse_prompts
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.training_args import DIT, Training
 from diver_trt.models.vae import (
@@ -118,27 +119,14 @@ def stage_names(blocks: int) -> list[str]:
     ]
 
 
-def load_model(
-    source: str,
-    *,
-    revision: str | None = None,
-    vae: str | None = None,
-    timestep_frequencies: TimestepFrequencies | None = None,
-    base: str | None = None,
-    prompts: Prompts | None = None,
-) -> Dit:
+def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Dit:
     """Load a DiT.
 
     Args:
         source: A diffusers directory, a name on the hub, or a file in DiT's layout.
-        revision: Branch, tag or commit on the hub.
-        vae: Directory or hub name of another VAE; a file has none and takes the one of DiT's own
-            sampler by default.
-        timestep_frequencies: The sinusoids the weights were trained with; None decides by where the
-            weights come from.
-        base: `"dit"` states that a file holds a DiT that predicts the noise, where nothing in the
-            file does.
-        prompts: Must be None: the classes of a DiT are numbers.
+        options: What is stated about it, without prompts: the classes of a DiT are numbers. A file
+            has no VAE and takes the one of DiT's own sampler by default; the base `"dit"` states
+            that it holds a DiT that predicts the noise, where nothing in the file does.
 
     Raises:
         ExportError: If the source is not a DiT, cannot be read, or was trained in a way that
@@ -146,19 +134,20 @@ def load_model(
             not finite.
     """
     silence_loaders()
-    refuse_prompts(prompts, source)
+    refuse_prompts(options.prompts, source)
     if is_checkpoint(source):
-        refuse_revision(source, revision)
+        refuse_revision(source, options.revision)
         return load_checkpoint(
             Dit,
             Path(source),
             DIT,
             DIT_PROCESS,
-            vae=vae or DIT_VAE,
-            frequencies=timestep_frequencies,
-            stated=base is not None,
+            vae=options.vae or DIT_VAE,
+            frequencies=options.timestep_frequencies,
+            stated=options.base is not None,
         )
-    return _from_pipeline(ModelFiles.at(source, revision), vae, timestep_frequencies)
+    files = ModelFiles.at(source, options.revision)
+    return _from_pipeline(files, options.vae, options.timestep_frequencies)
 
 
 def silence_loaders() -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from diver_trt.bundle import TimestepFrequencies
 from diver_trt.method.flow import Flow
+from diver_trt.models import NO_OPTIONS, ModelOptions
 from diver_trt.models.dit import Dit
-from diver_trt.models.prompts import Prompts, refuse_prompts
 from diver_trt.models.sit import load_flow
 from diver_trt.models.training_args import VELOCITY, Training
 
@@ -35,37 +34,17 @@ class Repa(Dit):
     guided_channels: ClassVar[int] = 4
 
 
-def load_model(
-    source: str,
-    *,
-    revision: str | None = None,
-    vae: str | None = None,
-    timestep_frequencies: TimestepFrequencies | None = None,
-    base: str | None = None,
-    prompts: Prompts | None = None,
-) -> Repa:
+def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Repa:
     """Load a SiT that REPA trained.
 
     Args:
         source: A file in REPA's layout.
-        revision: Must be None: files do not have revisions.
-        vae: Directory or hub name of another VAE than `diver_trt.models.sit.SIT_VAE`.
-        timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
-        base: `"repa"` states that a file holds such a model, where nothing in the file does.
-        prompts: Must be None: the classes of such a model are numbers.
+        options: What is stated about it, without a revision or prompts: it is a file, and its
+            classes are numbers. The base `"repa"` states that it holds such a model, where nothing
+            in the file does.
 
     Raises:
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
-    refuse_prompts(prompts, source)
-    return load_flow(
-        Repa,
-        REPA,
-        Flow(time_rises_to="noise"),
-        source,
-        revision=revision,
-        vae=vae,
-        frequencies=timestep_frequencies,
-        stated=base is not None,
-    )
+    return load_flow(Repa, REPA, Flow(time_rises_to="noise"), source, options)

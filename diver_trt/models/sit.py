@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from diver_trt.bundle import TimestepFrequencies
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.flow import Flow
+from diver_trt.models import NO_OPTIONS, ModelOptions
 from diver_trt.models.dit import (
     Dit,
     DitT,
@@ -20,7 +20,7 @@ from diver_trt.models.dit import (
     refuse_revision,
     silence_loaders,
 )
-from diver_trt.models.prompts import Prompts, refuse_prompts
+from diver_trt.models.prompts import refuse_prompts
 from diver_trt.models.training_args import VELOCITY, Training
 
 SIT = Training(
@@ -42,40 +42,20 @@ class Sit(Dit):
     base: ClassVar[str] = "sit"
 
 
-def load_model(
-    source: str,
-    *,
-    revision: str | None = None,
-    vae: str | None = None,
-    timestep_frequencies: TimestepFrequencies | None = None,
-    base: str | None = None,
-    prompts: Prompts | None = None,
-) -> Sit:
+def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Sit:
     """Load a SiT.
 
     Args:
         source: A file in SiT's layout.
-        revision: Must be None: files do not have revisions.
-        vae: Directory or hub name of another VAE than `SIT_VAE`.
-        timestep_frequencies: The sinusoids the weights were trained with; None is DiT's.
-        base: `"sit"` states that a file holds a SiT, where nothing in the file does.
-        prompts: Must be None: the classes of a SiT are numbers.
+        options: What is stated about it, without a revision or prompts: it is a file, and its
+            classes are numbers. The base `"sit"` states that it holds a SiT, where nothing in the
+            file does.
 
     Raises:
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
-    refuse_prompts(prompts, source)
-    return load_flow(
-        Sit,
-        SIT,
-        Flow(time_rises_to="data"),
-        source,
-        revision=revision,
-        vae=vae,
-        frequencies=timestep_frequencies,
-        stated=base is not None,
-    )
+    return load_flow(Sit, SIT, Flow(time_rises_to="data"), source, options)
 
 
 def load_flow(
@@ -83,11 +63,7 @@ def load_flow(
     training: Training,
     process: Flow,
     source: str,
-    *,
-    revision: str | None,
-    vae: str | None,
-    frequencies: TimestepFrequencies | None,
-    stated: bool,
+    options: ModelOptions,
 ) -> DitT:
     """Load a flow with the networks of a DiT; such models are published as files only.
 
@@ -97,7 +73,8 @@ def load_flow(
         ExportError: See `load_model`.
     """
     silence_loaders()
-    refuse_revision(source, revision)
+    refuse_prompts(options.prompts, source)
+    refuse_revision(source, options.revision)
     if not is_checkpoint(source):
         raise ExportError(
             f"{shown(source)}: is not a file; expected the .pt file of a {training.title}. "
@@ -108,7 +85,7 @@ def load_flow(
         Path(source),
         training,
         process,
-        vae=vae or SIT_VAE,
-        frequencies=frequencies,
-        stated=stated,
+        vae=options.vae or SIT_VAE,
+        frequencies=options.timestep_frequencies,
+        stated=options.base is not None,
     )

@@ -15,9 +15,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from diver_trt.bundle import TimestepFrequencies
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import Ddpm
+from diver_trt.models import NO_OPTIONS, ModelOptions
 from diver_trt.models.base import BaseModel, Modules
 from diver_trt.models.dit import silence_loaders
 from diver_trt.models.model_files import ModelFiles
@@ -27,7 +27,7 @@ from diver_trt.models.pipeline import (
     licence,
     pipeline_index,
 )
-from diver_trt.models.prompts import Prompts, prompts_from_options
+from diver_trt.models.prompts import prompts_from_options
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.text_encoder import embedded_prompts
 from diver_trt.models.unet import CHANNELS, UNETS, load_unet
@@ -97,24 +97,14 @@ class StableDiffusion(BaseModel):
         return original_decode(self.vae, latent)
 
 
-def load_model(
-    source: str,
-    *,
-    revision: str | None = None,
-    vae: str | None = None,
-    timestep_frequencies: TimestepFrequencies | None = None,
-    base: str | None = None,  # noqa: ARG001
-    prompts: Prompts | None = None,
-) -> StableDiffusion:
+def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusion:
     """Load a Stable Diffusion, and run its text encoder on every prompt.
 
     Args:
         source: A diffusers directory, or a name on the hub.
-        revision: Branch, tag or commit on the hub.
-        vae: Directory or hub name of another VAE.
-        timestep_frequencies: Must be None: a UNet's configuration states its own.
-        base: Without effect: a pipeline states what it is.
-        prompts: The classes and their prompts; None is ImageNet's classes with D4M's prompts.
+        options: What is stated about it, without sinusoids, which a UNet's configuration has. The
+            base has no effect, since a pipeline states what it is; the default of the prompts is
+            ImageNet's classes with D4M's.
 
     Raises:
         ExportError: If the source is not such a pipeline, cannot be read, or predicts something
@@ -123,19 +113,19 @@ def load_model(
         MissingExtraError: If transformers is not installed.
     """
     silence_loaders()
-    if timestep_frequencies is not None:
+    if options.timestep_frequencies is not None:
         raise ExportError(
             f"{shown(source)}: a UNet's configuration states its own sinusoids; leave out "
             "--timestep-frequencies"
         )
-    files = ModelFiles.at(source, revision)
+    files = ModelFiles.at(source, options.revision)
     index = pipeline_index(files, STABLE_DIFFUSION)
     scheduler_kind = component_class(index, "scheduler", None, files)
     component_class(index, "unet", UNETS, files)
     unet, notes = load_unet(files.within("unet"))
-    autoencoder, vae_notes = _vae(files, index, vae)
+    autoencoder, vae_notes = _vae(files, index, options.vae)
     process, process_notes = _process(files.within("scheduler"), scheduler_kind)
-    chosen = prompts or prompts_from_options(None, None, None, None)
+    chosen = options.prompts or prompts_from_options(None, None, None, None)
     table, tokens, text_notes = embedded_prompts(
         files.within("text_encoder"), files.within("tokenizer"), chosen
     )

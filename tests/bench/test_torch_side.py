@@ -8,10 +8,12 @@ import torch
 
 from diver_trt.bench.jobs import Work, work_for
 from diver_trt.bench.recovery import distilled_batch
-from diver_trt.bench.torch_side import TorchModel, TorchNetwork, load_model
+from diver_trt.bench.torch_side import TorchModel, TorchNetwork
 from diver_trt.bundle import Bundle
 from diver_trt.method.schedule import Schedule
+from diver_trt.models import ModelOptions
 from diver_trt.models.base import BaseModel
+from diver_trt.models.exported import load_exported
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL
@@ -21,7 +23,7 @@ FEW = Recipe().scaled_to(4)
 
 @pytest.fixture(scope="module")
 def model(digits: Bundle) -> BaseModel:
-    return load_model(digits, str(DIGITS_MODEL))
+    return load_exported(digits, str(DIGITS_MODEL), ModelOptions(timestep_frequencies="diffusers"))
 
 
 @pytest.fixture(scope="module")

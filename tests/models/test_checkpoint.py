@@ -12,6 +12,7 @@ import torch
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import ExportError
+from diver_trt.models import ModelOptions
 from diver_trt.models.dit import load_model
 from tests.models.original_dit import OriginalDiT
 
@@ -59,7 +60,8 @@ def test_with_diffusers_frequencies_it_would_be_another_model(
     dit: OriginalDiT, checkpoint: Path, random_pipeline: Path
 ) -> None:
     loaded = load_model(
-        str(checkpoint), vae=str(random_pipeline / "vae"), timestep_frequencies="diffusers"
+        str(checkpoint),
+        ModelOptions(vae=str(random_pipeline / "vae"), timestep_frequencies="diffusers"),
     )
     latent, timestep, label = (
         torch.randn(2, 4, 8, 8),

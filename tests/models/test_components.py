@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diver_trt.errors import ExportError
+from diver_trt.models import ModelOptions
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 
@@ -44,7 +45,7 @@ def edit(path: Path, **fields: Any) -> None:
 
 def refusal(pipeline: Path, **options: Any) -> str:
     with pytest.raises(ExportError) as caught:
-        load_model(str(pipeline), **options)
+        load_model(str(pipeline), ModelOptions(**options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from diver_trt.cli import app
 from diver_trt.errors import ExportError
 from diver_trt.export import exporter
+from diver_trt.models import ModelOptions
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 from diver_trt.models.dit_checkpoint import load_dit_checkpoint
@@ -391,12 +392,12 @@ def test_a_position_embedding_of_the_files_own_is_used_and_is_part_of_the_identi
     state: State, tmp_path: Path, random_pipeline: Path
 ) -> None:
     vae = str(random_pipeline / "vae")
-    plain = load_model(str(saved(state, tmp_path / "plain.pt")), vae=vae)
+    plain = load_model(str(saved(state, tmp_path / "plain.pt")), ModelOptions(vae=vae))
     state["pos_embed"] += 0.5 * torch.randn_like(state["pos_embed"])
     path = saved(state, tmp_path / "learned.pt")
     own = OriginalDiT()
     own.load_state_dict(state)
     assert is_the_network(path, own.eval())
-    learned = load_model(str(path), vae=vae)
+    learned = load_model(str(path), ModelOptions(vae=vae))
     assert any("is not the sine table" in note for note in learned.notes)
     assert weights_sha256(learned) != weights_sha256(plain)

@@ -21,7 +21,7 @@ from diver_trt.cli import app
 from diver_trt.errors import ExportError
 from diver_trt.method.flow import Flow
 from diver_trt.method.schedule import Schedule
-from diver_trt.models import BASES
+from diver_trt.models import BASES, ModelOptions
 from diver_trt.models.network_state import FAMILIES
 from diver_trt.models.recognition import recognised_base
 from diver_trt.recipe import Recipe
@@ -191,7 +191,7 @@ def test_a_file_is_recognised_by_its_settings_or_its_projectors(
 
 
 def load(path: Path, base: str, vae: Path, **options: Any) -> Any:
-    return BASES[base].load().load_model(str(path), vae=str(vae / "vae"), **options)
+    return BASES[base].load().load_model(str(path), ModelOptions(vae=str(vae / "vae"), **options))
 
 
 def test_what_was_left_out_is_said(base: str, file: Path, random_pipeline: Path) -> None:

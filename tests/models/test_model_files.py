@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import errors
 
 from diver_trt.errors import ExportError
-from diver_trt.models import model_files
+from diver_trt.models import ModelOptions, model_files
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 from diver_trt.models.model_files import ModelFiles
@@ -60,7 +60,7 @@ def test_each_failure_of_the_hub_is_told_from_the_others(
 ) -> None:
     hub(cause)
     with pytest.raises(ExportError, match=message) as caught:
-        load_model("modles/dit", revision="v2")
+        load_model("modles/dit", ModelOptions(revision="v2"))
     assert "\n" not in str(caught.value)
 
 
@@ -74,7 +74,7 @@ def test_a_mistyped_path_is_not_looked_up_on_the_hub(path: str, hub: Any) -> Non
 def test_a_folder_has_no_revision(random_pipeline: Path, hub: Any) -> None:
     hub(AssertionError("the hub is asked"))
     with pytest.raises(ExportError, match=r"is a folder here, which has no revision 'main'"):
-        load_model(str(random_pipeline), revision="main")
+        load_model(str(random_pipeline), ModelOptions(revision="main"))
 
 
 def test_the_vae_that_a_checkpoint_needs_from_the_hub_is_named(tmp_path: Path, hub: Any) -> None:
@@ -101,7 +101,7 @@ def test_a_repository_is_loaded_from_the_files_that_it_lists(
 
     monkeypatch.setattr(model_files, "list_repo_files", lambda *_, **__: [*names, "big/other.bin"])
     monkeypatch.setattr(model_files, "hf_hub_download", download)
-    model = load_model("someone/dit", revision="v2")
+    model = load_model("someone/dit", ModelOptions(revision="v2"))
     assert (model.model_id, model.revision) == ("someone/dit", "v2")
     assert weights_sha256(model) == weights_sha256(load_model(str(random_pipeline)))
     assert "big/other.bin" not in fetched
@@ -116,7 +116,7 @@ def test_the_hubs_cache_serves_without_a_connection(
 
     monkeypatch.setattr(model_files, "list_repo_files", fails)
     monkeypatch.setattr(model_files, "snapshot_download", lambda *_, **__: str(random_pipeline))
-    model = load_model("someone/dit", revision="v2")
+    model = load_model("someone/dit", ModelOptions(revision="v2"))
     assert (model.model_id, model.revision) == ("someone/dit", "v2")
 
 

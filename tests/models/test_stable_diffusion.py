@@ -23,6 +23,7 @@ from diver_trt.cli import app
 from diver_trt.errors import ExportError, MissingExtraError
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.schedule import Schedule, noise_ratios
+from diver_trt.models import ModelOptions
 from diver_trt.models.prompts import Prompts, prompts_from_options
 from diver_trt.models.recognition import recognised_base
 from diver_trt.models.stable_diffusion import StableDiffusion, load_model
@@ -55,7 +56,7 @@ def bundle(export_to: Callable[..., Bundle], pipeline: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def model(pipeline: Path) -> StableDiffusion:
-    return load_model(str(pipeline), prompts=PROMPTS)
+    return load_model(str(pipeline), ModelOptions(prompts=PROMPTS))
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +189,9 @@ def test_compare_takes_the_prompts_from_the_bundle(bundle: Bundle, pipeline: Pat
 
 
 def test_other_prompts_are_another_model(pipeline: Path, model: StableDiffusion) -> None:
-    other = load_model(str(pipeline), prompts=Prompts(PROMPTS.names, PROMPTS.texts, "a painting"))
+    other = load_model(
+        str(pipeline), ModelOptions(prompts=Prompts(PROMPTS.names, PROMPTS.texts, "a painting"))
+    )
     assert torch.equal(other.table.weight[:3], model.table.weight[:3])
     assert not torch.equal(other.table.weight[3], model.table.weight[3])
 
@@ -205,7 +208,9 @@ def test_files_of_older_releases_are_the_same_model(copied: Path, model: StableD
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     torch.save(state, copied / "text_encoder" / "pytorch_model.bin")
     weights.unlink()
-    assert torch.equal(load_model(str(copied), prompts=PROMPTS).table.weight, model.table.weight)
+    assert torch.equal(
+        load_model(str(copied), ModelOptions(prompts=PROMPTS)).table.weight, model.table.weight
+    )
 
 
 @pytest.mark.parametrize(("set_alpha_to_one", "steps_offset"), [(True, 1), (False, 1), (True, 0)])
@@ -218,7 +223,7 @@ def test_the_steps_are_those_of_diffusers_pipeline(
         set_alpha_to_one=set_alpha_to_one,
         steps_offset=steps_offset,
     )
-    process = load_model(str(copied), prompts=PROMPTS).process
+    process = load_model(str(copied), ModelOptions(prompts=PROMPTS)).process
     assert isinstance(process, Ddpm)
     assert (process.steps_offset, process.set_alpha_to_one) == (1, set_alpha_to_one)
 
@@ -269,7 +274,7 @@ def test_another_pipeline_is_refused(
 ) -> None:
     edit(copied / file, **fields)
     with pytest.raises(ExportError) as error:
-        load_model(str(copied), prompts=PROMPTS)
+        load_model(str(copied), ModelOptions(prompts=PROMPTS))
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -279,33 +284,33 @@ def test_a_tokenizer_of_another_model_is_refused(copied: Path) -> None:
     words = json.loads(vocabulary.read_text())
     vocabulary.write_text(json.dumps({word: i for word, i in words.items() if word != "a"}))
     with pytest.raises(ExportError, match="has 55 tokens, the text encoder 56"):
-        load_model(str(copied), prompts=PROMPTS)
+        load_model(str(copied), ModelOptions(prompts=PROMPTS))
     (copied / "tokenizer" / "merges.txt").unlink()
     with pytest.raises(ExportError, match=r"has no tokenizer\.json or vocab\.json and merges\.txt"):
-        load_model(str(copied), prompts=PROMPTS)
+        load_model(str(copied), ModelOptions(prompts=PROMPTS))
 
 
 def test_a_prompt_that_would_be_cut_is_refused(pipeline: Path) -> None:
     long = Prompts(("cat",), ("a" * 76,), "")
     with pytest.raises(ExportError, match=r"has 78 tokens, the model reads 77\. Shorten it"):
-        load_model(str(pipeline), prompts=long)
+        load_model(str(pipeline), ModelOptions(prompts=long))
 
 
 def test_prompts_that_the_tokenizer_reads_alike_are_refused(pipeline: Path) -> None:
     alike = Prompts(("a", "b", "c"), ("a red apple", "a dog", "a Red  apple"), "a dog")
     with pytest.raises(ExportError, match="classes 0 and 2 have prompts that the model"):
-        load_model(str(pipeline), prompts=alike)
+        load_model(str(pipeline), ModelOptions(prompts=alike))
 
 
 def test_what_a_pipeline_does_not_have_is_refused(pipeline: Path, random_pipeline: Path) -> None:
     from diver_trt.models.dit import load_model as load_dit
 
     with pytest.raises(ExportError, match="states its own sinusoids"):
-        load_model(str(pipeline), timestep_frequencies="dit", prompts=PROMPTS)
+        load_model(str(pipeline), ModelOptions(timestep_frequencies="dit", prompts=PROMPTS))
     with pytest.raises(ExportError, match="is conditioned on class numbers"):
-        load_dit(str(random_pipeline), prompts=PROMPTS)
+        load_dit(str(random_pipeline), ModelOptions(prompts=PROMPTS))
     with pytest.raises(ExportError, match="holds a DiTPipeline, expected a StableDiff"):
-        load_model(str(random_pipeline), prompts=PROMPTS)
+        load_model(str(random_pipeline), ModelOptions(prompts=PROMPTS))
 
 
 def test_a_missing_transformers_names_its_extra(
@@ -313,7 +318,7 @@ def test_a_missing_transformers_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'diver-trt\[sd\]'"):
-        load_model(str(pipeline), prompts=PROMPTS)
+        load_model(str(pipeline), ModelOptions(prompts=PROMPTS))
 
 
 def test_the_command_exports_classes_that_folders_are_named_by(
