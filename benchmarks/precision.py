@@ -244,17 +244,17 @@ def largest_residual(reference: Reference) -> float:
 
 def digits_cells(found: Comparison) -> list[str]:
     figures = (
-        found.networks["encoder"].relative_l2,
-        found.networks["decoder"].relative_l2,
-        found.worst_step.forced.relative_l2,
-        found.median_change,
-        found.steps[-1].free.relative_l2,
+        found.figures.networks["encoder"].relative_l2,
+        found.figures.networks["decoder"].relative_l2,
+        found.figures.worst_step.forced.relative_l2,
+        found.figures.median_change,
+        found.figures.steps[-1].free.relative_l2,
     )
-    lowest = min(image.psnr_db for image in found.images)
+    lowest = min(image.psnr_db for image in found.figures.images)
     return [f"{figure:.1e}" for figure in figures] + [
-        f"{mean_psnr(found.images):.1f} dB",
+        f"{mean_psnr(found.figures.images):.1f} dB",
         f"{lowest:.1f} dB",
-        f"{min(image.ssim for image in found.images):.5f}",
+        f"{min(image.ssim for image in found.figures.images):.5f}",
     ]
 
 

@@ -308,7 +308,7 @@ def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> N
     found = compare_engine(reference, lineup.others[0], inputs, recipe)
     assert found.checks
     assert all(check.passed for check in found.checks)
-    assert [stage.place for stage in found.stages] == ["lifted", "final layer"]
+    assert [stage.place for stage in found.figures.stages] == ["lifted", "final layer"]
 
 
 def test_a_setting_that_a_process_does_not_define_is_refused(

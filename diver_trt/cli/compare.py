@@ -268,10 +268,10 @@ def _print_comparison(comparison: Comparison) -> None:
     from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
     from diver_trt.comparison.figures import mean_psnr
 
-    worst = comparison.worst_step
+    worst = comparison.figures.worst_step
     print(f"{comparison.name}: {comparison.verdict}")
     if not comparison.checks:
-        psnr = mean_psnr(comparison.images)
+        psnr = mean_psnr(comparison.figures.images)
         print(
             f"  every step alone: relative L2 {show_figure(worst.forced.relative_l2)}; images: "
             f"mean PSNR {show_decibels(psnr)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diver_trt.comparison.figures import Figures, mean_psnr, median_change
+from diver_trt.comparison.figures import Figures, mean_psnr
 from diver_trt.comparison.tolerances import Limit, Tolerances
 
 
@@ -66,7 +66,7 @@ def _network_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
 
 
 def _denoiser_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
-    worst = max(figures.steps, key=lambda step: step.forced.relative_l2)
+    worst = figures.worst_step
     furthest = max(figures.stages, key=lambda stage: stage.difference.relative_l2)
     return [
         Check(
@@ -80,7 +80,7 @@ def _denoiser_checks(figures: Figures, tolerances: Tolerances) -> list[Check]:
         Check(
             "what steps change",
             "error over the change, median",
-            median_change(figures.steps),
+            figures.median_change,
             tolerances.change,
         ),
         Check(

@@ -6,7 +6,7 @@ Each level is measured alone, so a fault is not hidden by its consequences.
 from __future__ import annotations
 
 from diver_trt.comparison.blocks import StageDifference, first_beyond, steepest
-from diver_trt.comparison.figures import Figures, median_change
+from diver_trt.comparison.figures import Figures
 from diver_trt.comparison.tolerances import Tolerances
 from diver_trt.counted import few
 
@@ -76,7 +76,7 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
     first = first_beyond(figures.stages, tolerances.place.value)
     if first is not None:
         return [f"{where}: {_place(first, figures.stages)} {compared}"]
-    if not failing and tolerances.change.holds(median_change(figures.steps)):
+    if not failing and tolerances.change.holds(figures.median_change):
         return []
     prediction = figures.stages[-1].difference.relative_l2
     return [

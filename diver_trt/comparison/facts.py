@@ -90,28 +90,27 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def _comparison_facts(comparison: Comparison, inputs: Inputs) -> dict[str, Any]:
-    worst = comparison.worst_step
+    figures = comparison.figures
+    worst = figures.worst_step
     return {
         "name": comparison.name,
         "precision": comparison.precision,
         "verdict": comparison.verdict,
         "causes": list(comparison.causes),
         "checks": [_check_facts(check) for check in comparison.checks],
-        "networks": {name: asdict(apart) for name, apart in comparison.networks.items()},
+        "networks": {name: asdict(apart) for name, apart in figures.networks.items()},
         "worst_step": {"step": worst.k, "channel": worst.channel, **asdict(worst.forced)},
-        "steps": [_step_facts(step) for step in comparison.steps],
+        "steps": [_step_facts(step) for step in figures.steps],
         "places": {
-            "step": comparison.stage_step,
-            "relative_l2": {
-                stage.place: stage.difference.relative_l2 for stage in comparison.stages
-            },
+            "step": figures.stage_step,
+            "relative_l2": {stage.place: stage.difference.relative_l2 for stage in figures.stages},
         },
         "images": {
-            key: asdict(image) for key, image in zip(inputs.keys, comparison.images, strict=True)
+            key: asdict(image) for key, image in zip(inputs.keys, figures.images, strict=True)
         },
-        "mean_psnr_db": mean_psnr(comparison.images),
-        "lowest_psnr_db": lowest_psnr(comparison.images).psnr_db,
-        "lowest_ssim": min(image.ssim for image in comparison.images),
+        "mean_psnr_db": mean_psnr(figures.images),
+        "lowest_psnr_db": lowest_psnr(figures.images).psnr_db,
+        "lowest_ssim": min(image.ssim for image in figures.images),
         "seconds": round(comparison.seconds, 3),
     }
 

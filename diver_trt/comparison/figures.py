@@ -71,6 +71,17 @@ class Figures:
     images: tuple[ImageDifference, ...]
 
     @property
+    def worst_step(self) -> StepDifference:
+        """The teacher-forced step with the largest relative L2."""
+        return max(self.steps, key=lambda step: step.forced.relative_l2)
+
+    @property
+    def median_change(self) -> float:
+        """The median over the steps of `StepDifference.change`."""
+        # Not the mean: the first steps change next to nothing, so their quotients are arbitrary.
+        return statistics.median(step.change for step in self.steps)
+
+    @property
     def worst_class(self) -> str:
         """The class whose conditions have the largest error, in words."""
         return max(self.classes, key=lambda name: self.classes[name])
@@ -173,12 +184,6 @@ def _replay_error(recording: Recording) -> float:
     if not np.array_equal(np.isfinite(ends), known):
         return math.inf
     return difference(np.where(known, ends, 0), np.where(known, steps_end, 0)).relative_l2
-
-
-def median_change(steps: tuple[StepDifference, ...]) -> float:
-    """Return the median over the steps of `StepDifference.change`."""
-    # Not the mean: the first steps change next to nothing, so their quotients are arbitrary.
-    return statistics.median(step.change for step in steps)
 
 
 def lowest_psnr(images: tuple[ImageDifference, ...]) -> ImageDifference:

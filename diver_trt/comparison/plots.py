@@ -27,9 +27,9 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
     ):
         axes.set_title(title, loc="left")
         for i, comparison in enumerate(comparisons):
-            errors = [getattr(step, which).relative_l2 for step in comparison.steps]
+            errors = [getattr(step, which).relative_l2 for step in comparison.figures.steps]
             axes.plot(
-                [step.k for step in comparison.steps],
+                [step.k for step in comparison.figures.steps],
                 _drawable(errors),
                 color=COLOURS[i % len(COLOURS)],
                 label=_label(comparison),
@@ -77,8 +77,8 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     """Return the error after every attention and MLP of the worst step as SVG."""
     figure, (axes,) = new_axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
     for i, comparison in enumerate(comparisons):
-        errors = [stage.difference.relative_l2 for stage in comparison.stages]
-        label = f"{_label(comparison)}, step {comparison.stage_step}"
+        errors = [stage.difference.relative_l2 for stage in comparison.figures.stages]
+        label = f"{_label(comparison)}, step {comparison.figures.stage_step}"
         axes.plot(
             range(len(errors)),
             _drawable(errors),
@@ -89,7 +89,7 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
             label=label,
         )
     # Two places per block, between the patch embedding and the final layer.
-    places = [stage.place for stage in comparisons[0].stages]
+    places = [stage.place for stage in comparisons[0].figures.stages]
     blocks = (len(places) - 2) // 2
     every = max(1, round(blocks / 14))
     ticks = [

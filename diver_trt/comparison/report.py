@@ -45,8 +45,8 @@ def render(result: Result) -> str:
                 for i, comparison in enumerate(comparisons)
             },
             rows=[
-                (comparison, lowest_psnr(comparison.images), mean_psnr(comparison.images))
-                for comparison in comparisons
+                (one, lowest_psnr(one.figures.images), mean_psnr(one.figures.images))
+                for one in comparisons
             ],
             steps_plot=steps_plot(comparisons, result.recipe) if comparisons else "",
             blocks_plot=blocks_plot(comparisons) if comparisons else "",

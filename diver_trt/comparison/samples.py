@@ -41,7 +41,8 @@ class ShownSample:
 
 def worst_samples(comparison: Comparison, result: Result) -> list[ShownSample]:
     """Return the images of an engine that are furthest from the reference's, worst first."""
-    order = sorted(range(len(comparison.images)), key=lambda i: comparison.images[i].psnr_db)
+    images = comparison.figures.images
+    order = sorted(range(len(images)), key=lambda i: images[i].psnr_db)
     samples = []
     for i in order[:WORST_SAMPLES]:
         expected, found = result.reference_images[i], comparison.recovered[i]
@@ -51,7 +52,7 @@ def worst_samples(comparison: Comparison, result: Result) -> list[ShownSample]:
         samples.append(
             ShownSample(
                 key=result.inputs.keys[i],
-                difference=comparison.images[i],
+                difference=images[i],
                 distilled=_data_url(result.inputs.images[i]),
                 expected=_data_url(expected),
                 found=_data_url(found),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.comparison.blocks import StageDifference
 from diver_trt.comparison.checks import Check, judge
 from diver_trt.comparison.diagnosis import diagnose
-from diver_trt.comparison.figures import StepDifference, measure, median_change
+from diver_trt.comparison.figures import Figures, measure
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.comparison.lineup import Absent, Lineup
-from diver_trt.comparison.metrics import Difference, ImageDifference
 from diver_trt.comparison.runs import Participant, Reference, record, try_against
 from diver_trt.comparison.tolerances import tolerances_for
 from diver_trt.errors import EngineError, first_line
@@ -31,11 +29,7 @@ class Comparison:
     Attributes:
         name: The engine and its precision: `"onnx fp16"`.
         precision: `"fp32"`, `"fp16"` or `"bf16"`.
-        networks: Encoder, conditioner and decoder, each alone on the same input.
-        steps: Every step, noisiest first.
-        images: The final image of every input.
-        stage_step: The step whose blocks are compared, the worst one.
-        stages: The places of the denoiser in that step, in order.
+        figures: How far it is from the reference.
         checks: All checks; empty if the precision is not judged.
         causes: Where the engine leaves the reference, in words (network, step, block); empty if all
             checks pass.
@@ -46,11 +40,7 @@ class Comparison:
 
     name: str
     precision: str
-    networks: Mapping[str, Difference]
-    steps: tuple[StepDifference, ...]
-    images: tuple[ImageDifference, ...]
-    stage_step: int
-    stages: tuple[StageDifference, ...]
+    figures: Figures
     checks: tuple[Check, ...]
     causes: tuple[str, ...]
     gaps: Float32
@@ -63,16 +53,6 @@ class Comparison:
         if not self.checks:
             return "not judged"
         return "passed" if all(check.passed for check in self.checks) else "failed"
-
-    @property
-    def worst_step(self) -> StepDifference:
-        """The teacher-forced step with the largest relative L2."""
-        return max(self.steps, key=lambda step: step.forced.relative_l2)
-
-    @property
-    def median_change(self) -> float:
-        """The median over the steps of `StepDifference.change`."""
-        return median_change(self.steps)
 
 
 def compare_lineup(
@@ -173,11 +153,7 @@ def compare_engine(
     return Comparison(
         name=participant.name,
         precision=participant.precision,
-        networks=figures.networks,
-        steps=figures.steps,
-        images=figures.images,
-        stage_step=figures.stage_step,
-        stages=figures.stages,
+        figures=figures,
         checks=checks,
         causes=diagnose(figures, tolerances) if tolerances and not passed else (),
         gaps=np.abs(trial.teacher_forced - reference.recording.latents[1:]).ravel(),

@@ -68,7 +68,7 @@ def test_another_decoder(
     edits = {"decoder": scale_initializer(weight, factor)}
     found = few(judged(precision, plant(bundles[precision], tmp_path / "planted", edits)))
     assert "decoder alone" in failed(found) <= {"decoder alone", "final images"}
-    apart = found.networks["decoder"].relative_l2
+    apart = found.figures.networks["decoder"].relative_l2
     assert found.causes == (
         f"the decoder is a relative {apart:.1e} away from the reference on the same input",
     )

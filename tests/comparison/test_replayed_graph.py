@@ -45,8 +45,8 @@ def test_a_replayed_graph_is_compared_step_by_step_too(
     found = few(participant)
     assert found.verdict == "passed"
     assert api.launches == 2
-    assert max(step.free.relative_l2 for step in found.steps) < 1e-4
-    assert len({step.free.relative_l2 for step in found.steps}) > 40
+    assert max(step.free.relative_l2 for step in found.figures.steps) < 1e-4
+    assert len({step.free.relative_l2 for step in found.figures.steps}) > 40
     assert api.device == api.host == {}
 
 

@@ -154,7 +154,7 @@ def test_the_same_result_gives_the_same_page(result: Result, page: str) -> None:
 def test_the_worst_images_come_first(result: Result) -> None:
     planted = result.comparisons[2]
     shown = worst_samples(planted, result)
-    ratios = sorted(image.psnr_db for image in planted.images)
+    ratios = sorted(image.psnr_db for image in planted.figures.images)
     assert [sample.difference.psnr_db for sample in shown] == ratios[:3]
     assert all(sample.factor * sample.difference.max_levels <= 255 for sample in shown)
 

@@ -82,9 +82,9 @@ def test_steps_in_which_semantic_guidance_is_wrong(
     found = few(judged(precision, mistaking(bundles[precision], mistake, FEW)))
     assert "every step alone" in failed(found)
     limit = TOLERANCES[precision].step
-    failing = [step.k for step in found.steps if not limit.holds(step.forced.relative_l2)]
+    failing = [step.k for step in found.figures.steps if not limit.holds(step.forced.relative_l2)]
     assert failing == list(wrong)
-    assert found.worst_step.k in wrong
+    assert found.figures.worst_step.k in wrong
     (cause,) = found.causes
     assert cause.startswith(f"{where}: every block holds")
     assert BEHIND in cause

@@ -37,22 +37,22 @@ pytestmark = pytest.mark.slow
 def test_the_fp32_bundle_holds_at_every_step(ten: Held, digits: Bundle) -> None:
     found = ten(digits)
     assert found.verdict == "passed"
-    assert [step.k for step in found.steps] == list(range(50, 0, -1))
-    assert max(step.forced.relative_l2 for step in found.steps) <= 1e-5
-    assert max(image.max_levels for image in found.images) <= 1
+    assert [step.k for step in found.figures.steps] == list(range(50, 0, -1))
+    assert max(step.forced.relative_l2 for step in found.figures.steps) <= 1e-5
+    assert max(image.max_levels for image in found.figures.images) <= 1
     # Tighter than the tolerance, which allows for large images.
-    assert max(apart.relative_l2 for apart in found.networks.values()) <= 1e-5
+    assert max(apart.relative_l2 for apart in found.figures.networks.values()) <= 1e-5
     assert found.causes == ()
-    assert len(found.stages) == 2 * 6 + 2
+    assert len(found.figures.stages) == 2 * 6 + 2
 
 
 def test_the_fp16_bundle_keeps_the_images(few: Held, digits_fp16: Bundle) -> None:
     """Its images are at 60 dB and its steps at 1e-4, far from the limits on any CPU."""
     found = few(digits_fp16)
     assert found.verdict == "passed"
-    assert mean_psnr(found.images) >= 40
-    assert min(image.psnr_db for image in found.images) >= 30
-    assert found.worst_step.forced.relative_l2 > 1e-6  # float16 was really computed in
+    assert mean_psnr(found.figures.images) >= 40
+    assert min(image.psnr_db for image in found.figures.images) >= 30
+    assert found.figures.worst_step.forced.relative_l2 > 1e-6  # float16 was really computed in
 
 
 def test_weights_rounded_to_float16_pass_with_the_error_of_float16(
@@ -61,7 +61,7 @@ def test_weights_rounded_to_float16_pass_with_the_error_of_float16(
     """So the tests of planted faults can use them in place of an fp16 bundle."""
     found = few(judged_as_fp16(rounded, FEW))
     assert found.verdict == "passed"
-    assert 1e-5 < found.worst_step.forced.relative_l2 < 1e-3
+    assert 1e-5 < found.figures.worst_step.forced.relative_l2 < 1e-3
     assert failed(few(rounded)) >= {"every step alone", "block by block", "encoder alone"}
 
 
@@ -106,8 +106,8 @@ def test_the_batch_changes_no_figure(ten: Held, digits: Bundle) -> None:
     """Ten images in batches of four, the last one padded."""
     by_four = ten(bundle_participant("onnx", "onnx", digits, 4))
     assert by_four.verdict == "passed"
-    assert [image.max_levels for image in by_four.images] == [
-        image.max_levels for image in ten(digits).images
+    assert [image.max_levels for image in by_four.figures.images] == [
+        image.max_levels for image in ten(digits).figures.images
     ]
 
 
