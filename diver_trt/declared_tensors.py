@@ -7,10 +7,9 @@ walks the same wire format as `external_data`, as strictly.
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 
-from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of
+from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of, mapped
 from diver_trt.tensors import Dim
 
 Declared = tuple[str, str, tuple[Dim | None, ...]]
@@ -43,13 +42,10 @@ def declared_tensors(path: Path) -> tuple[list[Declared], list[Declared]]:
     """
     inputs: list[Declared] = []
     outputs: list[Declared] = []
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:  # mmap refuses an empty file
-            return inputs, outputs
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for graph in _messages(data, (0, len(data)), _MODEL_GRAPH):
-                for number, tensors in ((_GRAPH_INPUT, inputs), (_GRAPH_OUTPUT, outputs)):
-                    tensors += [_declared(data, span) for span in _messages(data, graph, number)]
+    with mapped(path) as data:
+        for graph in _messages(data, (0, len(data)), _MODEL_GRAPH):
+            for number, tensors in ((_GRAPH_INPUT, inputs), (_GRAPH_OUTPUT, outputs)):
+                tensors += [_declared(data, span) for span in _messages(data, graph, number)]
     return inputs, outputs
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _MESSAGES: dict[str, dict[int, str]] = {
@@ -61,16 +62,28 @@ def external_locations(path: Path) -> set[str]:
         GraphError: If it is not an ONNX graph, or can be read in more than one way.
         OSError: If it cannot be read.
     """
+    with mapped(path) as data:
+        return {_location(data, *span) for span in _entries(data)} - {""}
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[Buffer]:
+    """Yield the bytes of a file, which are read only where they are looked at.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
     with path.open("rb") as file:
         if file.seek(0, 2) == 0:  # mmap refuses an empty file
-            return set()
+            yield b""
+            return
         try:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as cause:
             # mmap does not know the file's name, and the message needs one.
             raise OSError(cause.errno, cause.strerror, str(path)) from cause
-        with mapped as data:
-            return {_location(data, *span) for span in _entries(data)} - {""}
+        with data:
+            yield data
 
 
 def _entries(data: Buffer) -> Iterator[tuple[int, int]]:

@@ -373,7 +373,6 @@ def write_stand_in_plan(
         Sidecar(
             network=name,
             precision=bundle.precision,
-            opset=18,
             onnx_sha256=network.graph.sha256,
             weights_sha256=None,
             engine=FileRecord.of(path),
@@ -387,12 +386,8 @@ def write_stand_in_plan(
                 io_bytes=io_bytes(network, size),
             ),
             dtypes={"float32": 1},
-            flags=("TF32",),
-            optimization_level=3,
             workspace_bytes=None,
-            timing_cache_sha256=None,
             build_seconds=0.1,
-            build_peak_bytes=10**9,
             skipped_tactics=0,
             tool_version="0",
         ).write(folder / f"{name}.json")

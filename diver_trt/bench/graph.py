@@ -8,14 +8,13 @@ needs. Weights are described and never read, so a graph with gigabytes of them i
 from __future__ import annotations
 
 import math
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diver_trt.errors import BundleError, shown
-from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of
+from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of, mapped
 from diver_trt.tensors import Dim
 
 Span = tuple[int, int]
@@ -111,13 +110,12 @@ def read_graph(path: Path) -> Graph:
     """
     graph = Graph()
     try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
+        with mapped(path) as data:
+            if not data:
+                raise GraphError("it is empty")
             for span in _spans(data, (0, len(data)), _MODEL_GRAPH):
                 _read_into(graph, data, span)
-    except (GraphError, ValueError) as cause:  # mmap raises ValueError for an empty file
+    except GraphError as cause:
         raise BundleError(
             f"{path}: is not an ONNX graph ({shown(str(cause))}); export the model again"
         ) from cause

@@ -14,7 +14,7 @@ from pathlib import Path
 from diver_trt._version import __version__
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import EngineError, OutputError
-from diver_trt.files import FileRecord, file_sha256
+from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
 from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
 from diver_trt.runtime.backends.tensorrt.target import Target, check_target
@@ -103,7 +103,6 @@ def _build_engine(
     return Sidecar(
         network=name,
         precision=bundle.precision,
-        opset=compiled.opset,
         onnx_sha256=network.graph.sha256,
         weights_sha256=network.weights.sha256 if network.weights else None,
         engine=engine,
@@ -112,12 +111,8 @@ def _build_engine(
         profile=profile,
         memory=compiled.memory,
         dtypes=compiled.dtypes,
-        flags=compiled.flags,
-        optimization_level=compiled.optimization_level,
         workspace_bytes=target.workspace_bytes,
-        timing_cache_sha256=file_sha256(target.timing_cache) if target.timing_cache else None,
         build_seconds=compiled.seconds,
-        build_peak_bytes=_peak_bytes(),
         skipped_tactics=compiled.skipped_tactics,
         tool_version=__version__,
     )
@@ -145,9 +140,3 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
             f"products in float16 and {single} in float32, "
             f"and takes {width:.1f} bytes per parameter; export the model again"
         )
-
-
-def _peak_bytes() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

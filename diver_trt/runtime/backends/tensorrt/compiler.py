@@ -11,7 +11,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,9 +53,6 @@ class Compiled:
         products: The same for matrix products and convolutions alone: what it computes in.
         seconds: How long it took.
         skipped_tactics: Tactics left out for lack of memory.
-        opset: The graph's.
-        flags: The builder's flags.
-        optimization_level: The builder's.
     """
 
     engine: bytes
@@ -64,9 +61,6 @@ class Compiled:
     products: dict[str, int]
     seconds: float
     skipped_tactics: int
-    opset: int
-    flags: tuple[str, ...]
-    optimization_level: int | None
 
 
 def compile_graph(
@@ -114,22 +108,7 @@ def compile_graph(
         products=_dtype_histogram(module, parsed[1], ("MATRIX_MULTIPLY", "CONVOLUTION")),
         seconds=round(time.monotonic() - started, 3),
         skipped_tactics=sum("skipping tactic" in line.lower() for line in log.lines),
-        opset=_opset(log.lines),
-        flags=_flags(module, config),
-        optimization_level=getattr(config, "builder_optimization_level", None),
     )
-
-
-def _opset(lines: Sequence[str]) -> int:
-    """Return the graph's opset as the parser reports it, 0 if it does not."""
-    found = (re.match(r"Opset version:\s+(\d+)", line) for line in lines)
-    return max((int(match[1]) for match in found if match), default=0)
-
-
-def _flags(module: Any, config: Any) -> tuple[str, ...]:
-    """Return the names of the builder's flags that are set."""
-    members = module.BuilderFlag.__members__.items()
-    return tuple(sorted(name for name, flag in members if config.get_flag(flag)))
 
 
 def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:

@@ -13,7 +13,7 @@ from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.documents import Document, Limits
 from diver_trt.errors import EngineError, UsageError, shown
 from diver_trt.files import FileRecord
-from diver_trt.structs import Count, Invalid, Sha256, Size, dump, whole
+from diver_trt.structs import Invalid, Sha256, Size, dump, whole
 
 SIDECAR_SCHEMA = 1
 LIMITS = Limits(64 * 1024, 1000)
@@ -128,7 +128,6 @@ class Sidecar:
         schema: Version of the sidecar.
         network: Which network of the bundle.
         precision: The bundle's.
-        opset: The graph's.
         onnx_sha256: Hash of the graph that it was built from.
         weights_sha256: Hash of the graph's external data, if it had any.
         engine: The engine file.
@@ -138,12 +137,8 @@ class Sidecar:
         profile: Its batches; for the conditioner, conditions.
         memory: What it needs on the device.
         dtypes: Number of layer outputs per type, read back from the network that was compiled.
-        flags: The builder's flags; the types of a strongly typed network are not among them.
-        optimization_level: The builder's.
         workspace_bytes: Limit on the builder's scratch memory, if one was set.
-        timing_cache_sha256: Hash of the timing cache after the build, for backend `"trt"`.
         build_seconds: How long the build took.
-        build_peak_bytes: Largest host memory of the building process until then.
         skipped_tactics: Tactics that the builder left out for lack of memory; harmless, but the
             engine may be slower.
         tool_version: diver-trt's.
@@ -152,7 +147,6 @@ class Sidecar:
     schema: int = SIDECAR_SCHEMA
     network: NetworkName
     precision: str
-    opset: Count
     onnx_sha256: Sha256
     weights_sha256: Sha256 | None
     engine: FileRecord
@@ -161,12 +155,8 @@ class Sidecar:
     profile: Profile
     memory: Memory
     dtypes: Mapping[str, Size]
-    flags: tuple[str, ...]
-    optimization_level: Size | None
     workspace_bytes: Size | None
-    timing_cache_sha256: Sha256 | None
     build_seconds: float
-    build_peak_bytes: Size
     skipped_tactics: Size
     tool_version: str
 

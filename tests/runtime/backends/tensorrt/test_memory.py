@@ -36,7 +36,6 @@ def plan(batch: int) -> Plan:
         name: Sidecar(
             network=name,
             precision="fp16",
-            opset=18,
             onnx_sha256="",
             weights_sha256=None,
             engine=FileRecord(f"{name}.engine", 1, ""),
@@ -50,12 +49,8 @@ def plan(batch: int) -> Plan:
                 io_bytes=batch * MB,
             ),
             dtypes={},
-            flags=(),
-            optimization_level=None,
             workspace_bytes=None,
-            timing_cache_sha256=None,
             build_seconds=1,
-            build_peak_bytes=0,
             skipped_tactics=0,
             tool_version="0",
         )

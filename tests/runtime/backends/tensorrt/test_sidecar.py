@@ -44,6 +44,12 @@ def test_what_was_written_is_read(bundle: Bundle, plan: Plan) -> None:
     assert (plan.backend, str(plan.batches)) == ("rtx", "2")
 
 
+def test_fields_of_earlier_versions_are_ignored(plan: Plan) -> None:
+    for path in plan.folder.glob("*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "opset": 20, "flags": []}))
+    assert read_plan(plan.folder) == plan
+
+
 def test_an_engine_fits_the_machine_it_was_built_for(bundle: Bundle, plan: Plan) -> None:
     assert plan.misfit(bundle, MACHINE) is None
     assert plan.misfit(bundle, replace(MACHINE, compute_capability="sm75")) is None
