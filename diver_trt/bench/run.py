@@ -19,7 +19,7 @@ from diver_trt.bench.ceiling import (
     measure_product,
     sum_of_limits,
 )
-from diver_trt.bench.contestants import Contestant
+from diver_trt.bench.contestants import Contestant, Files
 from diver_trt.bench.cost import Cost, count
 from diver_trt.bench.graph import Graph, read_graph
 from diver_trt.bench.jobs import OpenNetwork, Work, python_overhead, work_for
@@ -250,33 +250,19 @@ class _Run:
         limits: dict[tuple[str, NetworkName], Limit],
     ) -> None:
         plan, images = self._plan, self._plan.images_in(batch)
-        runs: dict[str, list[Recovered]] = {one.name: [] for one in contestants}
+        first = contestants[0].name
         with tempfile.TemporaryDirectory(prefix="diver-trt-bench-") as folder:
             files = write_input(Path(folder) / "distilled", plan.bundle, images)
             outputs = {one.name: Path(folder) / f"{i}" for i, one in enumerate(contestants)}
-
-            def job_of(contestant: Contestant) -> Job:
-                def job() -> float:
-                    output = outputs[contestant.name]
-                    done = contestant.recover(files, output, plan.recipe, batch)
-                    runs[contestant.name].append(done)
-                    return done.after_start_up
-
-                return job
-
-            jobs = [job_of(contestant) for contestant in contestants]
-            timings = dict(zip(runs, alternate(jobs, RECOVERY_SHARE * self._share_s), strict=True))
-            first = contestants[0].name
+            timings, middles = self._time_recoveries(contestants, files, outputs, batch)
             differences = {
                 name: largest_difference(outputs[name], outputs[first], list(files))
-                for name in runs
+                for name in outputs
                 if name != first
             }
         classes = len({label for _, label in files.values()}) + 1  # the null class too
         for contestant in contestants:
-            own = timings[contestant.name]
-            counted = runs[contestant.name][-len(own.seconds) :]
-            middle = sorted(counted, key=lambda one: one.after_start_up)[len(counted) // 2]
+            own, middle = timings[contestant.name], middles[contestant.name]
             if (lost := images - middle.images) > 0:
                 self._result.notes.append(
                     f"{contestant.name}, batch {batch}: {lost} of {images} images were in a single "
@@ -297,6 +283,34 @@ class _Run:
                     largest_difference=differences.get(contestant.name),
                 )
             )
+
+    def _time_recoveries(
+        self,
+        contestants: Sequence[Contestant],
+        files: Files,
+        outputs: dict[str, Path],
+        batch: int,
+    ) -> tuple[dict[str, Timing], dict[str, Recovered]]:
+        """Recover in alternation; return each one's timing, and its recovery of median duration."""
+        runs: dict[str, list[Recovered]] = {one.name: [] for one in contestants}
+
+        def job_of(contestant: Contestant) -> Job:
+            def job() -> float:
+                output = outputs[contestant.name]
+                done = contestant.recover(files, output, self._plan.recipe, batch)
+                runs[contestant.name].append(done)
+                return done.after_start_up
+
+            return job
+
+        jobs = [job_of(contestant) for contestant in contestants]
+        timings = dict(zip(runs, alternate(jobs, RECOVERY_SHARE * self._share_s), strict=True))
+        middles = {}
+        for name, timing in timings.items():
+            # The last ones: `alternate` does not count those that warm up.
+            counted = sorted(runs[name][-len(timing.seconds) :], key=lambda one: one.after_start_up)
+            middles[name] = counted[len(counted) // 2]
+        return timings, middles
 
     def _recovery_limit(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,9 +22,11 @@ from diver_trt.errors import EngineError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
-    from diver_trt.distilled.dataset import Dataset
+    from diver_trt.distilled.options import ReadOptions
     from diver_trt.runtime.backends.tensorrt.plans import Plan
 
+
+Kind = Literal["a bundle", "a folder of engines", "a recovered dataset", "a distilled dataset"]
 
 PathArgument = Annotated[
     Path,
@@ -62,47 +64,39 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what a bundle, an engine or a dataset is, and check that its files are intact."""
-    from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
     from diver_trt.digits import find_source
     from diver_trt.distilled.companion import recovered_folder
-    from diver_trt.distilled.dataset import read_dataset
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.hub.name import HubName
-    from diver_trt.manifest import inspect_recovered, is_recovered, unlisted_note
+    from diver_trt.manifest import inspect_recovered, unlisted_note
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
-    # By marker files, from the most specific kind to the least: a bundle may contain engines, and
-    # every folder may be read as distilled images.
     path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
     folder = path.parent if path.suffix == ".engine" else recovered_folder(path) or path
-    of_distilled = {
-        "--bundle": bundle,
-        "--classes": classes,
-        "--format": source_format,
-        "--normalisation": normalisation,
-        "--collage": collage,
-        "--contact-sheet": contact_sheet,
-    }
-    of_bundle = {"--memory-budget": memory_budget}
-    if (folder / BUNDLE_MANIFEST).exists():
-        _refuse(of_distilled, path, "a bundle")
+    kind = _kind_of(folder)
+    if kind != "a distilled dataset":
+        of_distilled = {
+            "--bundle": bundle,
+            "--classes": classes,
+            "--format": source_format,
+            "--normalisation": normalisation,
+            "--collage": collage,
+            "--contact-sheet": contact_sheet,
+        }
+        _refuse(of_distilled, path, kind)
+    if kind != "a bundle":
+        _refuse({"--memory-budget": memory_budget}, path, kind)
+    if kind == "a bundle":
         facts = _inspect_bundle(folder, memory_budget)
-    elif (folder / "denoiser.json").exists():
-        _refuse(of_distilled | of_bundle, path, "a folder of engines")
+    elif kind == "a folder of engines":
         facts = _plan_facts(read_plan(folder))
-    elif is_recovered(folder):
-        _refuse(of_distilled | of_bundle, path, "a recovered dataset")
+    elif kind == "a recovered dataset":
         facts = inspect_recovered(folder)
         if note := unlisted_note(folder):
             say(f"warning: {note}")
     else:
-        _refuse(of_bundle, path, "a distilled dataset")
-        if contact_sheet:
-            _require_place(contact_sheet, path)
-        opened = open_bundle(bundle)
         options = ReadOptions(classes, source_format, normalisation, collage)
-        dataset = read_dataset(path, opened, options)
-        facts = _inspect_distilled(dataset, opened, contact_sheet)
+        facts = _inspect_distilled(path, bundle, options, contact_sheet)
     if as_json:
         print_json(**facts)
     else:
@@ -112,6 +106,20 @@ def inspect(
         say(f"error: {problem}")
     if facts.get("damaged_engines"):
         raise typer.Exit(1)
+
+
+def _kind_of(folder: Path) -> Kind:
+    """Return what a folder is, by its marker files."""
+    from diver_trt.bundle import MANIFEST as BUNDLE_MANIFEST
+    from diver_trt.manifest import is_recovered
+
+    # From the most specific kind to the least: a bundle may contain engines, and every folder may
+    # be read as distilled images.
+    if (folder / BUNDLE_MANIFEST).exists():
+        return "a bundle"
+    if (folder / "denoiser.json").exists():
+        return "a folder of engines"
+    return "a recovered dataset" if is_recovered(folder) else "a distilled dataset"
 
 
 def _refuse(options: dict[str, Any], path: Path, kind: str) -> None:
@@ -225,12 +233,17 @@ _MARK = ("Software", "diver-trt inspect")
 
 
 def _inspect_distilled(
-    dataset: Dataset, model: Bundle, contact_sheet: Path | None
+    path: Path, bundle: str | None, options: ReadOptions, contact_sheet: Path | None
 ) -> dict[str, Any]:
+    from diver_trt.distilled.dataset import read_dataset
     from diver_trt.recovered.checking import Notes, check_images
     from diver_trt.recovered.dataset_sheet import distilled_sheet
     from diver_trt.recovered.job import mean_clipped
 
+    if contact_sheet:
+        _require_place(contact_sheet, path)
+    model = open_bundle(bundle)
+    dataset = read_dataset(path, model, options)
     with phases() as show:
         checked = check_images(dataset, model, Notes(say), show)
     if contact_sheet:

@@ -226,15 +226,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
             f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder with "
             "one folder of images per class"
         )
-    folders = []
-    for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
-        if not entry.is_dir():
-            if entry.name.lower().endswith(SUFFIXES):
-                left_out.loose.append(Path(entry))
-        elif is_system_folder(entry.name):
-            left_out.strays.append(Path(entry))
-        else:
-            folders.append(Path(entry))
+    folders = _folders_in(root, left_out)
     if not folders:
         found = (
             f"holds images but no class folders ({left_out.loose[0].name}, …)"
@@ -252,6 +244,30 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
             )
         left_out.strays += [folder for folder in folders if folder not in sets]
         return _class_folders(sets[0], left_out)
+    _require_images(root, folders)
+    return root, folders
+
+
+def _folders_in(root: Path, left_out: LeftOut) -> list[Path]:
+    """Return the folders of a folder in order, and note its images and system folders."""
+    folders = []
+    for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
+        if not entry.is_dir():
+            if entry.name.lower().endswith(SUFFIXES):
+                left_out.loose.append(Path(entry))
+        elif is_system_folder(entry.name):
+            left_out.strays.append(Path(entry))
+        else:
+            folders.append(Path(entry))
+    return folders
+
+
+def _require_images(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse class folders whose images are elsewhere: soft labels of FKD, or sets further down.
+
+    Raises:
+        DatasetError: If no image lies directly in them.
+    """
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(
             f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder "
@@ -270,7 +286,6 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
         raise DatasetError(
             f"{root}: holds no images itself; name a set in it, perhaps {' or '.join(deeper)}"
         )
-    return root, folders
 
 
 def _may_be_class(folder: Path) -> bool:

@@ -85,6 +85,38 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
     plain = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
         raise _other_array(path, array)
+    rows = _read_rows(path, array)
+    if centred or _is_centred_one_hot(array):
+        return Labels("centred one-hot", rows.classes, array.shape[1], None)
+    tied = (
+        f"{counted(rows.ties, 'soft label')} with several largest values: of those classes the "
+        "first is taken"
+        if rows.ties
+        else None
+    )
+    if rows.negative:
+        return Labels("logits", rows.classes, array.shape[1], array, tied)
+    form, note = _form_of_positive(path, rows.sums, one_hot=rows.one_hot)
+    return Labels(form, rows.classes, array.shape[1], array, note or tied)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What rows of soft labels are, column and sum by row; `ties` have several largest values."""
+
+    classes: NDArray[np.int64]
+    sums: NDArray[np.float64]
+    negative: bool
+    one_hot: bool
+    ties: int
+
+
+def _read_rows(path: Path, array: Array) -> _Rows:
+    """Read soft labels once, in chunks.
+
+    Raises:
+        DatasetError: If a row is not finite, or has the same value for every class.
+    """
     classes, sums, negative, one_hot, ties = [], [], False, True, 0
     for rows in _chunks(array):
         with np.errstate(invalid="ignore"):  # casting a signalling NaN raises the invalid flag
@@ -101,19 +133,7 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
             raise DatasetError(
                 f"{path}: a soft label has the same value for every class, so it names no class"
             )
-    found = np.concatenate(classes)
-    if centred or _is_centred_one_hot(array):
-        return Labels("centred one-hot", found, array.shape[1], None)
-    tied = (
-        f"{counted(ties, 'soft label')} with several largest values: of those classes the first is "
-        "taken"
-        if ties
-        else None
-    )
-    if negative:
-        return Labels("logits", found, array.shape[1], array, tied)
-    form, note = _form_of_positive(path, np.concatenate(sums), one_hot=one_hot)
-    return Labels(form, found, array.shape[1], array, note or tied)
+    return _Rows(np.concatenate(classes), np.concatenate(sums), negative, one_hot, ties)
 
 
 def _form_of_positive(

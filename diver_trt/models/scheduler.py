@@ -140,6 +140,33 @@ def _require_ddpm(
 
 
 def _chain(chain: dict[str, Any], where: str) -> Ddpm:
+    _check_chain(chain, where)
+    plain = chain["trained_betas"] is None and not chain["rescale_betas_zero_snr"]
+    if plain and (kind := chain["beta_schedule"]) not in LISTED_SCHEDULES:
+        return Ddpm(
+            beta_schedule="linear" if kind == "linear" else "scaled_linear",
+            beta_start=chain["beta_start"],
+            beta_end=chain["beta_end"],
+            train_timesteps=chain["num_train_timesteps"],
+        )
+    # Computed by diffusers, since trainers used its formulas: cosine betas differ between papers.
+    try:
+        betas = DDPMScheduler(**chain).betas.double().tolist()
+    except Exception as cause:  # an older diffusers without one of the fields
+        raise ExportError(
+            f"{where}: diffusers cannot compute its betas: {one_line(cause)}"
+        ) from cause
+    if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
+        raise ExportError(f"{where}: its betas are not all between 0 and 1")
+    return Ddpm.listed(betas)
+
+
+def _check_chain(chain: dict[str, Any], where: str) -> None:
+    """Check the fields that the betas are computed from.
+
+    Raises:
+        ExportError: If one is out of range, or they contradict each other.
+    """
     timesteps, kind, trained = (
         chain[key] for key in ("num_train_timesteps", "beta_schedule", "trained_betas")
     )
@@ -168,23 +195,6 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
             f"{where}: betas run from {shown(repr(start))} to {shown(repr(end))}, expected "
             "0 < beta_start <= beta_end < 1"
         )
-    if trained is None and not chain["rescale_betas_zero_snr"] and kind not in LISTED_SCHEDULES:
-        return Ddpm(
-            beta_schedule="linear" if kind == "linear" else "scaled_linear",
-            beta_start=start,
-            beta_end=end,
-            train_timesteps=timesteps,
-        )
-    # Computed by diffusers, since trainers used its formulas: cosine betas differ between papers.
-    try:
-        betas = DDPMScheduler(**chain).betas.double().tolist()
-    except Exception as cause:  # an older diffusers without one of the fields
-        raise ExportError(
-            f"{where}: diffusers cannot compute its betas: {one_line(cause)}"
-        ) from cause
-    if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
-        raise ExportError(f"{where}: its betas are not all between 0 and 1")
-    return Ddpm.listed(betas)
 
 
 def _is_fraction(value: object) -> bool:

@@ -31,12 +31,12 @@ class Notes:
     def __init__(self, receive: Note | None) -> None:
         self._receive = receive
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Pass on what was found or what happens."""
         if self._receive:
             self._receive(text)
 
-    def doubt(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         """Pass on why the images may not be what they were taken for."""
         if self._receive:
             self._receive(text)
@@ -60,10 +60,10 @@ def check_images(
     """
     files = dataset.origin.files if dataset.root.is_dir() else ()
     where = f"{dataset.root} ({', '.join(files)})" if files else str(dataset.root)
-    notes.say(f"{where}: {dataset.summary}; model {model.model_id} {model.precision}")
+    notes.info(f"{where}: {dataset.summary}; model {model.model_id} {model.precision}")
     for note in dataset.origin.notes:
-        notes.doubt(f"note: {note}")
-    notes.say("if that is wrong: --format, --classes, --normalisation, --collage")
+        notes.warn(f"note: {note}")
+    notes.info("if that is wrong: --format, --classes, --normalisation, --collage")
     checked: list[Checked] = []
     on_progress("checking", 0, len(dataset.samples))
     for found in dataset.images.check():
@@ -72,7 +72,7 @@ def check_images(
         checked.append(found)
         on_progress("checking", len(checked), len(dataset.samples))
     if clipped := mean_clipped(checked):
-        notes.doubt(
+        notes.warn(
             f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped "
             "optimisation leaves them, and are clipped"
         )

@@ -170,7 +170,7 @@ def recover(
     _require_type("on_note", on_note, (Callable, _NONE), "a function or None")
     for name, called in (("on_progress", on_progress), ("stopping", stopping)):
         _require_type(name, called, (Callable,), "a function")
-    watch = _Watch(Notes(on_note), on_progress)
+    monitor = _Monitor(Notes(on_note), on_progress)
     laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
     require_side(size)
@@ -182,24 +182,10 @@ def recover(
     budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
-    model = (
-        bundle
-        if isinstance(bundle, Bundle)
-        else Bundle.open(
-            default_bundle() if bundle is None else bundle,
-            on_note=watch.notes.say,
-            on_progress=on_progress,
-        )
-    )
+    model = _opened(bundle, monitor)
     # Raises for a recipe that the model's layout and process do not allow.
-    watch.start = _start(Schedule(model.process, settings, model.layout))
-    if settings.inherit_step is not None and settings.inherit_step > settings.start_step:
-        watch.notes.doubt(
-            f"warning: distilled latents are lifted to the level of step {settings.inherit_step}, "
-            f"but sampling starts at step {settings.start_step}, which takes less noise: the rest "
-            "may stay in the images"
-        )
-
+    monitor.start = _start(Schedule(model.process, settings, model.layout))
+    _warn_of_noise(settings, monitor.notes)
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
     _check_output(dataset, model, target, laid_out)
     if gallery:
@@ -207,7 +193,7 @@ def recover(
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
-        checked=check_images(dataset, model, watch.notes, on_progress, skip_bad=skip_bad),
+        checked=check_images(dataset, model, monitor.notes, on_progress, skip_bad=skip_bad),
         bundle=model,
         recipe=settings,
         seed=number,
@@ -219,8 +205,28 @@ def recover(
     placement = replace(placement, images=len(job.samples))
     opener: Opener = ModelOpener(model, settings, placement)
     if ray is not None:
-        opener = RayOpener(model, settings, placement, ray, workers, stopping, watch.notes.say)
-    return _recover(job, target, opener, watch, stopping, gallery=gallery, overwrite=overwrite)
+        opener = RayOpener(model, settings, placement, ray, workers, stopping, monitor.notes.info)
+    return _recover(job, target, opener, monitor, stopping, gallery=gallery, overwrite=overwrite)
+
+
+def _opened(bundle: Bundle | AnyPath | None, monitor: _Monitor) -> Bundle:
+    if isinstance(bundle, Bundle):
+        return bundle
+    return Bundle.open(
+        default_bundle() if bundle is None else bundle,
+        on_note=monitor.notes.info,
+        on_progress=monitor.on_progress,
+    )
+
+
+def _warn_of_noise(recipe: Recipe, notes: Notes) -> None:
+    """Warn of a recipe that lifts latents to more noise than its first step takes."""
+    if recipe.inherit_step is not None and recipe.inherit_step > recipe.start_step:
+        notes.warn(
+            f"warning: distilled latents are lifted to the level of step {recipe.inherit_step}, "
+            f"but sampling starts at step {recipe.start_step}, which takes less noise: the rest "
+            "may stay in the images"
+        )
 
 
 def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
@@ -241,16 +247,16 @@ def _recover(
     job: Job,
     output: Path,
     opener: Opener,
-    watch: _Watch,
+    monitor: _Monitor,
     stopping: Callable[[], bool],
     *,
     gallery: bool,
     overwrite: bool,
 ) -> Recovery:
-    count, notes = len(job.samples), watch.notes
+    count, notes = len(job.samples), monitor.notes
     if (part := job.shard) and not count:
         images = len(job.dataset.samples)
-        notes.say(f"shard {part.number}/{part.of} has no images: the input has {images}")
+        notes.info(f"shard {part.number}/{part.of} has no images: the input has {images}")
     if overwrite:
         # Nothing is deleted before it is certain that something can come in its place.
         opener.prepare()
@@ -262,33 +268,33 @@ def _recover(
         # Closed at once and not by the garbage collector: closing frees the device.
         with closing(recover_job(job, writer, opener)) as events:
             for event in events:
-                watch.see(event)
+                monitor.on_event(event)
                 # Only here: from the first poll on, the CLI turns the first Ctrl-C into a stop
                 # request, and before there is a batch to finish it should interrupt.
                 if isinstance(event, BatchStarts) and stopping():
                     break
         done, skipped = writer.totals()
-        page = _gallery(job, output, watch, stopping, asked=gallery) if writer.finished else None
+        page = _gallery(job, output, monitor, stopping, asked=gallery) if writer.finished else None
     if done == count:
         files, left_out = job.files(), {entry["key"] for entry in skipped}
         listed = {files[sample.key] for sample in job.samples if sample.key not in left_out}
         if note := unlisted_note(output, listed):
-            notes.doubt(f"warning: {note}")
+            notes.warn(f"warning: {note}")
     return Recovery(
         output=output,
         total=count,
         done=done,
         skipped=tuple(skipped),
-        engine=watch.engine,
-        batch=watch.batch,
-        seconds=watch.seconds,
+        engine=monitor.engine,
+        batch=monitor.batch,
+        seconds=monitor.seconds,
         contact_sheet=output / CONTACT_SHEET,
         gallery=page,
     )
 
 
 def _gallery(
-    job: Job, output: Path, watch: _Watch, stopping: Callable[[], bool], *, asked: bool
+    job: Job, output: Path, monitor: _Monitor, stopping: Callable[[], bool], *, asked: bool
 ) -> Path | None:
     """Bring the gallery of a finished dataset up to date, and return its page if it is asked for.
 
@@ -301,9 +307,9 @@ def _gallery(
         return None
     if not is_current(output):
         count = len(job.samples)
-        watch.on_progress("gallery", 0, count)
+        monitor.on_progress("gallery", 0, count)
         for done in write_gallery(job, output):
-            watch.on_progress("gallery", done, count)
+            monitor.on_progress("gallery", done, count)
             if done < count and stopping():
                 return None
     return output / PAGE
@@ -312,17 +318,17 @@ def _gallery(
 def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes) -> None:
     """Report what was found of an earlier run."""
     for note in writer.notes:
-        notes.say(f"{output}: {note}")
+        notes.info(f"{output}: {note}")
     if writer.lost:
         images = "1 image is" if writer.lost == 1 else f"{writer.lost} images are"
-        notes.say(f"{output}: {images} not on disk as recorded, to be recovered again")
+        notes.info(f"{output}: {images} not on disk as recorded, to be recovered again")
     if writer.finished or writer.done:
         done, skipped = writer.totals()
         left_out = f", {len(skipped)} were left out" if skipped else ""
-        notes.say(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
+        notes.info(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
 
 
-class _Watch:
+class _Monitor:
     """Reports the engine each time the model is opened, and counts the steps from there.
 
     Attributes:
@@ -346,7 +352,7 @@ class _Watch:
         """Seconds since this was made."""
         return time.monotonic() - self._started
 
-    def see(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Report one event."""
         if isinstance(event, Opened):
             self._opened(event)
@@ -358,13 +364,13 @@ class _Watch:
         self.engine, self.batch = event.engine, event.batch
         self._step, self._steps = 0, event.batches * event.steps_per_batch
         self.on_progress("recovering", 0, self._steps)
-        self.notes.say(
+        self.notes.info(
             f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
             f"{event.steps_per_batch} steps each, {self.start}"
         )
         if event.memory:
             peak = format_bytes(event.memory.peak_bytes)
-            self.notes.say(
+            self.notes.info(
                 f"networks {event.memory.residency}, {peak} of engine memory at the peak"
             )
 
