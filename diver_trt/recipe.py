@@ -140,6 +140,7 @@ class Recipe:
         if self.cfg_window is not None:
             self._checked_range("cfg_window", self.cfg_window)
         if self.gamma > 0 and low >= self.start_step:
+            # 0.4 is 10 of 25, where the window of `matched` ends.
             raise RecipeError(
                 f"window is {high}:{low} but sampling starts at step {self.start_step}, so "
                 "semantic guidance would never act. Set the window to "

@@ -114,7 +114,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
     right.set_title("Final images", loc="left")
     right.set_xlabel("Difference of a pixel value, in levels of 255")
     right.set_ylabel("Share of values with at least this, %")
-    edges = np.logspace(-10, 1, 89)
+    edges = np.logspace(-10, 1, 89)  # eight bins a decade
     for i, comparison in enumerate(comparisons):
         colour = COLOURS[i % len(COLOURS)]
         gaps = comparison.gaps[np.isfinite(comparison.gaps)]

@@ -35,13 +35,14 @@ The pixels that are returned come on top.
 """
 
 MAX_PIXELS = 64 * 1024**2
-MAX_SIDE = 65_535
-MAX_FILE_BYTES = 4 * MAX_PIXELS
+MAX_SIDE = 65_535  # the largest of a JPEG
+MAX_FILE_BYTES = 4 * MAX_PIXELS  # an uncompressed file of so many pixels in RGBA
 
 _BUDGET = MemoryBudget(DECODING_BYTES)
 _BYTES_PER_PIXEL = {"WEBP": 18, "JPEG": 13, "MPO": 13}
 """Peak memory of decoding, in bytes per pixel; 8 for other formats."""
 # libwebp keeps two canvases; libjpeg keeps the coefficients of a progressive image.
+# tests/distilled/test_memory_budget.py measures them.
 
 _SILENCE_LOCK, _SILENCE = Lock(), ExitStack()
 _silent_blocks = 0

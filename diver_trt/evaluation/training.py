@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diver_trt.evaluation.teacher import Teacher
 
 TEST_BATCH = 256
+"""Bounds memory alone: a network that is tested treats every image by itself."""
 _SEED_LIMIT = 2**62
 
 

@@ -77,6 +77,7 @@ def check_against_module(
                     f"{path.name}: {spec.name} is not finite at batch {batch}; "
                     f"{_overflow(expected, precision)}"
                 )
+        # Every network of a bundle has one output.
         worst = max(worst, relative_l2(found[0], expected))
     if not worst <= TOLERANCES[precision]:
         raise ExportError(

@@ -48,6 +48,7 @@ from diver_trt.models.vae import (
     original_encode,
 )
 
+# The "linear" schedule of DiT's `create_diffusion`: https://github.com/facebookresearch/DiT
 DIT_PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
 DIT_VAE = "stabilityai/sd-vae-ft-mse"
 """What DiT's sample.py takes."""

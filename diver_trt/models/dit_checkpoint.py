@@ -193,7 +193,7 @@ def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
     d, patch = sizes.width, sizes.patch
     layers: dict[str, tuple[int, ...]] = {
         "x_embedder.proj": (d, sizes.channels, patch, patch),
-        "t_embedder.mlp.0": (d, 256),
+        "t_embedder.mlp.0": (d, 256),  # `frequency_embedding_size` of DiT's TimestepEmbedder
         "t_embedder.mlp.2": (d, d),
         "final_layer.linear": (patch * patch * sizes.outputs, d),
         "final_layer.adaLN_modulation.1": (2 * d, d),

@@ -135,5 +135,6 @@ def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str
         and not name.startswith("_")
         and value not in (None, False, 0, "", [], {})
     ]
+    # A field of Transformer2DModel, which was diffusers' class of a DiT before it had its own.
     unknown = [field for field in unknown if field != "attention_type='default'"]
     return [f"{where}: {kind.__name__} does not have {few(unknown)}; ignored"] if unknown else []

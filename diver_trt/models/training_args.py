@@ -21,6 +21,7 @@ NOISE = ("epsilon", "eps", "noise", "pred_noise", "pred_eps", "ddpm")
 VELOCITY = ("velocity", "v", "flow", "rectified_flow", "flow_matching")
 CLASS_COUNTS = (10, 100, 200, 365, 1000, 21_841)
 """Classes of common data sets: a label table with exactly so many rows has no null class."""
+# CIFAR-10, CIFAR-100, Tiny ImageNet, Places365, ImageNet-1K and ImageNet-21K.
 
 REPA_SETTINGS = ("proj_coeff", "encoder_depth")
 """Settings of REPA's trainer that SiT's does not have."""

@@ -239,6 +239,7 @@ def lean(network: ModuleT, dtype: torch.dtype) -> ModuleT:
         for name, child in list(parent.named_children()):
             if isinstance(child, Attention) and _is_plain(child):
                 setattr(parent, name, SpatialAttention(child, dtype))
+    # A second walk: the norms of the attention that the first one put in are among them.
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.GroupNorm) and dtype != torch.float32:

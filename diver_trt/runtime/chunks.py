@@ -12,7 +12,8 @@ CHUNK_IMAGES = 64
 CHUNK_CLASSES = 16
 """Images and classes per chunk while networks are loaded phase by phase.
 
-The conditions of a chunk's classes wait on the host: those of DiT-XL/2 are 20 MB per class in fp16.
+The conditions of a chunk's classes wait on the host: those of DiT-XL/2 are 20 MB per class in fp16,
+320 MB in all.
 """
 
 Chunk = list[list[Sample]]

@@ -322,7 +322,7 @@ class Recoverer:
         """
         with self._taking_turns():
             run = self._load_batch(start, anchor, noise, labels)
-            self._turn = turn = object()
+            self._turn = turn = object()  # a token: no other batch has the same object
         return self._steps(run, turn)
 
     def _steps(self, run: Iterator[int], turn: object) -> Iterator[int]:

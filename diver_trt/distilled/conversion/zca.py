@@ -19,7 +19,9 @@ from diver_trt.distilled.whitening import SIDE
 from diver_trt.errors import DatasetError
 
 _REGULARISATION = 0.1
+"""`eps` of kornia's `ZCAWhitening` as MTT sets it; of the mean variance, for FRePo and KIP."""
 _BLOCK = 1024
+"""Rows of one product: 50 MB of float32 for images of 64 x 64 pixels."""
 
 
 @dataclass(frozen=True, slots=True)

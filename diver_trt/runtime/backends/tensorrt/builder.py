@@ -126,7 +126,8 @@ def _check_precision(bundle: Bundle, name: NetworkName, compiled: Compiled) -> N
             weights of eight bits were stored in more.
     """
     half, single = compiled.products.get("float16", 0), compiled.products.get("float32", 0)
-    # A weight takes four bytes in float32, two in float16 and one in int8.
+    # A weight takes four bytes in float32, two in float16 and one in int8. The limits lie between,
+    # since biases, norms and small weights stay wider than the others.
     width = compiled.memory.weights_bytes / bundle.networks[name].parameters
     right = {
         "fp32": half == 0 and width > 3,

@@ -118,6 +118,7 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
         raise EngineError(
             f"TensorRT cannot start its builder: {'; '.join(log.errors) or cause}"
         ) from cause
+    # Without it the builder may choose other types than the graph has (docs/precision.md).
     flags = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition = builder.create_network(flags)
     parser = module.OnnxParser(definition, log)

@@ -144,7 +144,9 @@ class Cuda:
         kind = np.dtype(dtype)
         size_bytes = max(1, math.prod(shape) * kind.itemsize)
         (pointer,) = self._check(
-            "cudaHostAlloc", self._api.cudaHostAlloc(size_bytes, 0), size_bytes
+            "cudaHostAlloc",
+            self._api.cudaHostAlloc(size_bytes, 0),  # cudaHostAllocDefault
+            size_bytes,
         )
         self._releases[int(pointer)] = ("cudaFreeHost", pointer)
         memory = memoryview((ctypes.c_byte * size_bytes).from_address(int(pointer))).cast("B")
@@ -220,6 +222,7 @@ class Cuda:
             (executable,) = self._check("cudaGraphInstantiate", api.cudaGraphInstantiate(graph, 0))
         finally:
             self._check("cudaGraphDestroy", api.cudaGraphDestroy(graph))
+        # A graph has no address. Its id stays its own: the dictionary keeps the object alive.
         self._releases[id(executable)] = ("cudaGraphExecDestroy", executable)
         return executable
 

@@ -68,6 +68,7 @@ class TrtDenoiser:
         self._engine.write("latent", start)
         self._engine.write("anchor", anchor)
         self._engine.write("noise", noise)
+        # Copies of the batch before may still read the page-locked tables that are written now.
         self._cuda.synchronize()
         for slot, table in enumerate(tables):
             # Neighbouring batches mostly share their classes.
@@ -145,6 +146,7 @@ class TrtDenoiser:
                 self._row_bytes,
             )
         done = self._steps - k
+        # A step reads one of the two latents and writes the other, in turn.
         self._engine.bind("latent", self._latents[done % 2])
         self._engine.bind("next_latent", self._latents[(done + 1) % 2])
         self._engine.bind("coefficients", self._table + (k - 1) * self._stride)

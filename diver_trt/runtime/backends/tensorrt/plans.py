@@ -26,6 +26,7 @@ from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
 PLANS = "plans"
 MAX_PLANS = 100
 """Folders in `plans` that are read: one per backend, release, GPU and batch."""
+# A bundle may come from anyone: without a limit it decides how many sidecars are read.
 
 
 @dataclass(frozen=True, slots=True)
