@@ -44,7 +44,7 @@ A text is a name, and no file system allows one of more than 255 bytes.
 """
 MAX_CLASSES = 100_000
 MAX_SIDE = 4096
-"""What a bundle may ask for: far more classes and pixels than any model has."""
+"""What a bundle may ask for; no known model comes near it."""
 
 NetworkName = Literal["encoder", "conditioner", "denoiser", "decoder"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
@@ -266,7 +266,7 @@ class Bundle:
             ):
                 if found != wanted:
                     raise Invalid(
-                        f"{direction} {shown(_join(found))}; by the rest of the manifest expected "
+                        f"{direction} {shown(_join(found))}, but the rest of the manifest requires "
                         f"{_join(wanted)}",
                         "networks",
                         name,

@@ -121,7 +121,7 @@ class Document:
             given: Its fields that are not in the document.
 
         Raises:
-            error: If a field is missing, or is not what its type says.
+            error: If a field is missing, or does not match its type.
         """
         loaded: T = self._parse(struct, {**self.fields, **given})
         return loaded
@@ -134,7 +134,7 @@ class Document:
             path: The keys down to it.
 
         Raises:
-            error: If it is missing, or is not what its type says.
+            error: If it is missing, or does not match its type.
         """
         return self._parse(hint, self.fields, *path)
 

@@ -123,20 +123,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
+def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Do the same as `replacing`, with an open file.
 
     Args:
         path: The file's final path.
-        lasting: Whether to flush the file and its name to the disk (fsync) at the end of the block.
+        durable: Whether to flush the file and its name to the disk (fsync) at the end of the block.
     """
     with replacing(path) as temporary, temporary.open("r+b") as file:
         yield file
-        if lasting:
+        if durable:
             file.flush()
             os.fsync(file.fileno())
     # The rename is an entry of the folder, which has to be flushed too: fsync(2), NOTES.
-    if lasting:
+    if durable:
         sync_folder(path.parent)
 
 

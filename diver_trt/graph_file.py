@@ -89,7 +89,7 @@ def require_tensors(
             declares = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
             listed = ", ".join(map(str, specs)) or "nothing"
             raise BundleError(
-                f"{graph}: {direction} {shown(declares)}, but bundle.json says {listed}; "
+                f"{graph}: {direction} {shown(declares)}, but bundle.json lists {listed}; "
                 "export the model again"
             )
 

@@ -84,8 +84,8 @@ def _held(path: Path) -> int:
 
     # flock, because the kernel drops it when its holder ends, however it ends; the existence of a
     # file would outlive a kill: https://man7.org/linux/man-pages/man2/flock.2.html
-    # Again and again, because between the open and the lock its holder may have deleted the file:
-    # then the lock is on a file without a name, which nobody else will ever look at.
+    # Retried, because between the open and the lock its holder may have deleted the file: then the
+    # lock is on a file without a name, which no other process will open.
     while True:
         # For writing, since NFS turns an exclusive flock into a write lock (fcntl), which needs it.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

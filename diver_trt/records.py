@@ -41,7 +41,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The bundle that was used: the model's name, `"fp32"` or `"fp16"`, and the bundle's hash."""
+    """The bundle that was used: the model's name, the bundle's precision, and its hash."""
 
     model: str
     precision: str

@@ -108,7 +108,7 @@ def parse(hint: Any, value: Any, limit: int, path: Sequence[str] = ()) -> Any:
         path: The keys down to the field.
 
     Raises:
-        Invalid: If something is missing, or is not what its type says.
+        Invalid: If something is missing, or does not match its type.
     """
     if not path:
         return _kind(hint).parse(value, limit)

@@ -75,7 +75,7 @@ def test_a_missing_or_cut_file_is_found_on_opening(digits: Bundle, tmp_path: Pat
         Bundle.open(copy)
 
 
-def test_no_bundle_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_no_bundle_names_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(
         BundleError,
         match=r"not a bundle \(it has no bundle\.json\); make one with `diver-trt export MODEL",

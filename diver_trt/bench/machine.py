@@ -67,10 +67,10 @@ def this_machine() -> Machine:
 
 
 def let_threads_sleep() -> None:
-    """Have OpenMP's threads, which are torch's, sleep while they wait; call it before torch loads.
+    """Make OpenMP's threads (torch uses them) sleep instead of spin; call it before torch loads.
 
-    They spin by default, which wastes cores that others want: torch's step was then measured at up
-    to forty times its time with this. ONNX Runtime's threads sleep on a busy one.
+    Threads that spin while they wait waste cores that others want: without this, torch's step took
+    up to forty times as long. ONNX Runtime's threads sleep on a busy machine.
     """
     for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0")):
         os.environ.setdefault(name, value)

@@ -52,7 +52,7 @@ def benchmark(
 
     Args:
         plan: What to measure.
-        machine: This machine, looked at before.
+        machine: The machine, as inspected before measuring.
         device_ceiling: The GPU's ceilings, or None where they cannot be measured: what runs there
             then gets no limit.
         on_progress: Receives how far it has come.

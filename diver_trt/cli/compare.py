@@ -95,7 +95,7 @@ def compare(
     *,
     recipe: Recipe,
 ) -> None:
-    """Show where and how far engines leave the model: in networks, steps and final images.
+    """Show where and how far engines diverge from the model: in networks, steps and final images.
 
     Exits with 1 if an engine is further away than its precision allows, or if an engine that was
     requested cannot be compared.
@@ -264,7 +264,7 @@ def _load_reference_model(
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    """Print an engine's verdict, a line for each check, and where it leaves the reference."""
+    """Print an engine's verdict, a line for each check, and where it diverges."""
     from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
     from diver_trt.comparison.figures import mean_psnr
 

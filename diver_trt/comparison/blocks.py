@@ -1,4 +1,4 @@
-"""Inside the denoiser: its residual stream, and where it first leaves the reference.
+"""Inside the denoiser: its residual stream, and where it first diverges from the reference.
 
 The probed graph is the bundle's own denoiser: its file is hashed, extra outputs are declared in
 memory, and no node or weight is changed. A DiT block normalises its tokens twice, before the

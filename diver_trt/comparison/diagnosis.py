@@ -1,4 +1,4 @@
-"""Where an engine leaves the reference: the network, the step, the block.
+"""Where an engine diverges from the reference: the network, the step, the block.
 
 Each level is measured alone, so a fault is not hidden by its consequences.
 """
@@ -15,7 +15,7 @@ JUMP = 3.0
 
 
 def diagnose(figures: Figures, tolerances: Tolerances) -> tuple[str, ...]:
-    """Return where a failing engine leaves the reference, in the order of a recovery."""
+    """Return where a failing engine diverges from the reference, in the order of a recovery."""
     found = [
         *_networks(figures, tolerances),
         *_classes(figures, tolerances),
@@ -88,7 +88,7 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
 
 
 def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
-    """Return in words where the denoiser leaves the reference."""
+    """Return in words where the denoiser diverges from the reference."""
     if first.swapped:
         return f"{first.place} has the class's row in place of the null class's, and vice versa"
     # A small fault stays below the tolerance at its own place and exceeds it only further on; the
@@ -96,7 +96,10 @@ def _place(first: StageDifference, stages: tuple[StageDifference, ...]) -> str:
     jump = steepest(stages[: stages.index(first) + 1], JUMP)
     jumps = f", and the error jumps at {jump.place}" if jump and jump is not first else ""
     error = first.difference.relative_l2
-    return f"{first.place} is the first to leave the reference, by a relative {error:.1e}{jumps}"
+    return (
+        f"{first.place} is the first to diverge from the reference, by a relative "
+        f"{error:.1e}{jumps}"
+    )
 
 
 def _steps(steps: list[int]) -> str:

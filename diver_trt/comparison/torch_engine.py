@@ -137,8 +137,8 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
     )
     time = torch.from_numpy(bundle.process.times(2)[1:]).expand(2)
     label = torch.tensor([0, model.num_classes])
-    # A row of the step table in which every number matters: another guidance scale per channel, an
-    # four weights of semantic guidance, and two bounds of the variance.
+    # A row of the step table in which every number matters: a different guidance scale for each
+    # channel, a, b, four weights of semantic guidance, and two bounds of the variance.
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
     row = torch.tensor([*scales, 0.9, 0.2, 0.1, 0.05, -0.1, -0.07, -3.0, -2.0])
     ours = build_networks(model, torch.float32)

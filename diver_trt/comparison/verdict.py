@@ -1,4 +1,4 @@
-"""One engine compared with a reference: figures, checks, and where it leaves the reference."""
+"""One engine compared with a reference: figures, checks, and where the two diverge."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Comparison:
 
     Attributes:
         name: The engine and its precision: `"onnx fp16"`.
-        precision: `"fp32"`, `"fp16"` or `"bf16"`.
+        precision: The bundle's, or what torch computes in.
         figures: How far it is from the reference.
         checks: All checks; empty if the precision is not judged.
-        causes: Where the engine leaves the reference, in words (network, step, block); empty if all
-            checks pass.
+        causes: Where the engine diverges from the reference, in words (network, step, block); empty
+            if all checks pass.
         gaps: Absolute differences of all teacher-forced latents, [values] float32.
         recovered: The engine's final images.
         seconds: Duration of the comparison, in seconds.

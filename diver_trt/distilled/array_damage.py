@@ -7,7 +7,7 @@ import re
 from diver_trt.errors import first_line, shown
 
 MAX_METADATA_BYTES = 1 << 22
-"""Most bytes a file may describe its arrays with: a zip's directory, a pickle, a JSON header.
+"""Maximum size of what describes the arrays of a file: a zip's directory, a pickle, a JSON header.
 
 Real ones have some kilobytes.
 """

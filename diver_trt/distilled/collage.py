@@ -36,7 +36,7 @@ _QUANTILE = 0.95
 # Not the strongest line, since a few images have edges of their own.
 
 _SAMPLED, _SAMPLED_BYTES = 48, 1 << 25
-"""Most images, and most bytes of them, that are examined."""
+"""Maximum numbers of images, and of their bytes, that are examined."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from diver_trt.manifest import is_recovered, read_recovered
 from diver_trt.recovered.journal import JOURNAL
 
 _MAX_TRIES = 1000
-"""Most images that are tried to find one that can be opened."""
+"""How many images to try before giving up on finding a readable one."""
 
 _RECOVERED = Method(
     name="recovered", title="images recovered by diver-trt", structures=("folders",)

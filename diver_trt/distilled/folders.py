@@ -45,7 +45,7 @@ _NESTED = "images"
 """The folder within a class folder that holds the images of Tiny-ImageNet."""
 
 _SEARCHED = 1000
-"""Most folders that are searched for a set when the given folder holds none."""
+"""Maximum number of folders that are searched for a set when the given folder holds none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ _SYSTEM_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"}
 )
 """Files that operating systems create."""
+# macOS keeps the icon of a folder in a file whose name ends in a carriage return.
 
 _COMPANIONS = frozenset(
     {
@@ -37,10 +38,10 @@ _COMPANIONS = frozenset(
 # A class of the model may have such a name; the folder is a class then.
 
 _EXAMPLES, _SUFFIXES = 4, 8
-"""Most examples, and most suffixes, in a note."""
+"""Maximum numbers of examples and of suffixes in a note."""
 
 _SEARCHED = 1000
-"""Most folders that are searched to count the images in one that is not read."""
+"""Maximum number of folders that are searched to count the images in one that is not read."""
 
 
 def is_system_file(name: str) -> bool:

@@ -12,7 +12,7 @@ from diver_trt.errors import DatasetError, UsageError, shown
 MAX_COLLAGE = 16
 
 MAX_IMAGES = 1_000_000
-"""Most images of a dataset, each tile of a collage counted."""
+"""Maximum number of images of a dataset, each tile of a collage counted."""
 # ImageNet-21K with 50 images per class has 522,500.
 
 

@@ -25,7 +25,7 @@ from diver_trt.errors import DatasetError
 T = TypeVar("T")
 
 MAX_LOADED_BYTES = 1 << 30
-"""Most bytes of one file that are held in memory at a time, for arrays not readable by rows."""
+"""Maximum size of what is held in memory of one file, for arrays that cannot be read by rows."""
 
 MAX_VALUE_BYTES = 2048
 """Longest text, or other single value, that is read when a file is opened."""

@@ -106,8 +106,8 @@ def _bare(path: Path, images: Array) -> TensorStructure:
     siblings = {sibling.stem for sibling in path.parent.iterdir()}
     if "weights_best" in siblings or any(name.startswith("styles_") for name in siblings):
         raise DatasetError(
-            f"{path}: is of HaBa, whose files hold bases instead of images. Save the images that "
-            "its networks make of them, as a list of images and labels."
+            f"{path}: was written by HaBa, whose files hold bases instead of images. Save the "
+            "images that its networks make of them, as a list of images and labels."
         )
     # FTD saves averaged images, `ema_images_best.pt`, with labels of their own.
     average = "ema_" if path.stem.startswith("ema_") else ""

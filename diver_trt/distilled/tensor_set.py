@@ -132,8 +132,8 @@ def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:
             first.normalisation,
         ):
             raise DatasetError(
-                f"{path}: {first.path} and {part.path} are of different kinds, so they are not "
-                "parts of one set; name one of them"
+                f"{path}: {first.path} and {part.path} hold different kinds of data, so they are "
+                "not parts of one set; name one of them"
             )
 
 

@@ -33,7 +33,7 @@ _MAX_EXPANDED_BYTES = 1 << 26
 """Largest tensor that may exceed its file's size, which one that repeats its values does."""
 
 _MAX_EXPANDED_ROWS = 10_000
-"""Most rows of such a tensor.
+"""Maximum number of rows of such a tensor.
 
 Each row costs up to a millisecond to check, and costs the file's author no bytes.
 """
@@ -46,6 +46,7 @@ The names of formats, normalisations and subsets are shorter.
 
 _MAX_NODES, _MAX_DEPTH = 100_000, 8
 _BYTE_ORDERS: Mapping[bytes, Literal["<", ">"]] = {b"little": "<", b"big": ">"}
+# https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
 _TORCH_MAGIC, _TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 

@@ -24,9 +24,9 @@ from typing import Any, BinaryIO
 from diver_trt.errors import DatasetError, shown
 
 _MAX_STEPS = 500_000
-"""Most instructions in the pickles of a file; each allocates at most some hundred bytes.
+"""Maximum number of instructions in the pickles of a file.
 
-A tensor takes 40, a numpy float 14.
+Each allocates at most some hundred bytes. A tensor takes 40, a numpy float 14.
 """
 
 _STORAGES = {
@@ -65,7 +65,7 @@ The accuracies in `res_*.pt` of DC, DSA, DM and CAFE are numpy floats.
 NAMES = {*_STORAGES, *_TENSORS, *_PARAMETERS, _WITH_ATTRIBUTES, _DICTIONARY, *_IGNORED}
 
 _UNUSUAL_TENSOR = re.compile(r"torch\.(_utils\._rebuild_\w+|(storage\.)?\w+Storage)")
-_MAX_DIMENSIONS = 32
+_MAX_DIMENSIONS = 32  # what an array of numpy before 2.0 may have
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def looks_whitened(images: NDArray[Any]) -> bool:
     # Dark pictures on -1 to 1 have little brightness too. Whitened values keep to no range.
     if recognise(images) is not None:
         return False
-    with np.errstate(all="ignore"):  # absurd values are reported when their range is checked
+    with np.errstate(all="ignore"):  # huge values are reported when their range is checked
         values = images.astype(np.float32)
         return not float(np.corrcoef(values.transpose(1, 0, 2, 3).reshape(3, -1)).min()) > _GREY
 

@@ -40,7 +40,7 @@ def namings(candidates: Iterable[Mapping[int, str | None]]) -> tuple[Names, ...]
 def folder_names(manifest: Manifest) -> dict[int, str | None]:
     """Return the name of the folder that each class's distilled images were in.
 
-    None stands for a class without a folder of its own, and for a number, which says nothing.
+    None stands for a class without a folder of its own, and for a number, which names nothing.
     """
     folders: dict[int, set[PurePosixPath]] = {}
     for entry in (*manifest.samples, *manifest.skipped):

@@ -160,7 +160,7 @@ def find_protocol(name: str) -> EvaluationProtocol:
     """Return the protocol of a name.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If no protocol has this name.
     """
     if name not in PROTOCOLS:
         raise UsageError(

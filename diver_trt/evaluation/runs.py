@@ -7,7 +7,7 @@ The caller owns the progress bar, the stopwatch and the request to stop:
             if isinstance(event, StepDone):
                 bar.advance()
 
-To stop, leave the loop: the run that is being trained is lost, and no more.
+To stop, leave the loop: only the run in progress is lost.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def evaluate(
         protocol: A name of `PROTOCOLS`, or a protocol.
         seeds: Trainings of each architecture on each set.
         first_seed: The first seed; the others follow it.
-        distilled_with: The architecture that the images were distilled with: the average over
-            architectures leaves it out, if it is among them.
+        distilled_with: The architecture that the images were distilled with, which is excluded from
+            the average.
         teacher: An ONNX graph that labels training images softly (`Teacher`), or None.
         journal: A folder where finished runs are kept, and taken from; None keeps none.
         test_name: Name of the test set.

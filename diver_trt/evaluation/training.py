@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diver_trt.evaluation.teacher import Teacher
 
 TEST_BATCH = 256
-"""Bounds memory alone: a network that is tested treats every image by itself."""
+"""Bounds memory alone: a network in evaluation mode treats each image independently."""
 _SEED_LIMIT = 2**62
 
 

@@ -25,7 +25,7 @@ def heading(evaluation: Evaluation) -> Iterator[str]:
 
 
 def average_title(evaluation: Evaluation) -> str:
-    """Return what the average is over: `all`, or the architectures without one."""
+    """Return the column's title: `average`, or `average without NAME`."""
     if evaluation.distilled_with is None:
         return "average"
     return f"average without {evaluation.distilled_with}"

@@ -53,7 +53,7 @@ def check_against_module(
         The largest relative L2 distance found.
 
     Raises:
-        ExportError: An output has another shape, is not finite, or is further away than
+        ExportError: If an output has another shape, is not finite, or is further away than
             `TOLERANCES` allows.
     """
     session = onnxruntime.InferenceSession(path, _frugal(), providers=["CPUExecutionProvider"])

@@ -55,8 +55,8 @@ def export_bundle(
             float16 (`"int8-fp16"`).
 
     Raises:
-        OutputError: The directory holds something, or cannot be made.
-        ExportError: A graph fails its checks.
+        OutputError: If the directory holds something, or cannot be made.
+        ExportError: If a graph fails its checks.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(

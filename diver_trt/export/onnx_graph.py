@@ -48,14 +48,13 @@ def graph_from_network(
         int8_weights: Whether its products and convolutions get eight-bit weights.
 
     Raises:
-        ExportError: torch cannot export the network, the graph's tensors are not those declared, an
-            input is dead, or it holds a fused Attention node.
+        ExportError: If torch cannot export the network, the graph's tensors are not those declared,
+            an input is dead, or the graph holds a fused Attention node.
     """
     try:
         model = traced(network, inputs, outputs)
-    except (
-        Exception
-    ) as cause:  # torch raises many kinds, and their first line says what could not be traced
+    # torch raises many classes; the first line of each states what could not be traced.
+    except Exception as cause:
         raise ExportError(
             f"{path.name}: torch cannot export this network: {first_line(cause)}"
         ) from cause
@@ -111,8 +110,8 @@ def traced(
         for spec in inputs
     )
     with _quiet(), torch.no_grad():
-        # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one falls
-        # back to a static graph in silence.
+        # Traced here, not by torch.onnx.export: where a dynamic axis cannot hold, that one silently
+        # falls back to a static graph.
         program = torch.onnx.export(
             torch.export.export(
                 network,
@@ -123,7 +122,7 @@ def traced(
             opset_version=OPSET,
             input_names=[spec.name for spec in inputs],
             output_names=[spec.name for spec in outputs],
-            dynamic_shapes=shapes,  # names the axes
+            dynamic_shapes=shapes,  # the program has them already; here they name the axes
             verbose=False,
         )
     assert program is not None, "the torch.export-based exporter returns a program"

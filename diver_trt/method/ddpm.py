@@ -21,7 +21,7 @@ Float64 = NDArray[np.float64]
 BetaSchedule = Literal["linear", "scaled_linear", "listed"]
 
 MAX_TIMESTEPS = 100_000
-"""Largest `train_timesteps` of a bundle, far more than any model has."""
+"""Largest `train_timesteps` of a bundle; no known model comes near it."""
 MIN_SIGNAL = 1e-15
 """Smallest abar of a bundle's last timestep.
 

@@ -21,7 +21,7 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
     """Return the index of a pipeline of a kind.
 
     Raises:
-        ExportError: If there is none, or it is of another kind.
+        ExportError: If the files hold no pipeline, or one of another kind.
     """
     index = files.read_json(INDEX, "expected a diffusers pipeline directory, a hub name or a file")
     found = index.get("_class_name")

@@ -1,4 +1,4 @@
-"""Which base a pipeline or a checkpoint file says that it is."""
+"""Which base a pipeline or a checkpoint file states."""
 
 from __future__ import annotations
 

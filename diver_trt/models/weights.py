@@ -89,7 +89,7 @@ def stored_weights(
         without: Tensors whose names end in this are left out, if it is not empty.
 
     Raises:
-        ExportError: If there are none, or a file is damaged, or a tensor is not finite.
+        ExportError: If the folder has no weights, a file is damaged, or a tensor is not finite.
     """
     notes: list[str] = []
     for variant in ("", *VARIANTS):

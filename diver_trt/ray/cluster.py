@@ -166,7 +166,7 @@ def _require_reachable(address: str) -> None:
 @contextmanager
 def _without_side_effects() -> Iterator[None]:
     """Undo what `ray.init` does to SIGTERM, and ignore its warnings."""
-    # Its handler of SIGTERM would exit at once, where the command line finishes the batch.
+    # Its handler of SIGTERM would exit at once, while the command line finishes the batch first.
     ours = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     # Ray's processes inherit the mask: a closed terminal signals them too, and they would be gone

@@ -34,7 +34,7 @@ from diver_trt.runtime.samples import Sample
 T = TypeVar("T")
 
 _KINDS: tuple[type[DiverError], ...] = (BundleError, DeviceMemoryError)
-"""Errors that keep their class; every other one arrives as an EngineError."""
+"""Errors that keep their class; all others become EngineError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ class Notes:
         if self._receive:
             self._receive(text)
         else:
-            # The warning points at whoever called `recover`.
+            # The warning points at whoever called `recover`: it comes from this method, what calls
+            # it, `recover`, and then its caller.
             warnings.warn(text, UserWarning, stacklevel=4)
 
 

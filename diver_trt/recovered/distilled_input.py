@@ -29,12 +29,12 @@ class DistilledInput:
         images, checked = self._job.dataset.images, self._job.checked[sample.position]
         if checked.problem:
             raise DatasetError(checked.problem)
-        # The manifest records the hash from the check; an image made of other bytes would belie it.
+        # The manifest records the hash from the check; one made of other bytes would not match it.
         if images.sha256(sample.position) != checked.sha256:
             path = self._job.base / images.name(sample.position)
             raise DatasetError(
                 f"{path}: has changed while it was being recovered; run again on a copy that "
-                "stays as it is"
+                "nothing modifies"
             )
         return images.read(sample.position)
 

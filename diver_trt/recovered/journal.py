@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 16 * 1024**2
 MAX_TEXT = 4096
 """Characters of one text in a journal or a manifest.
 
-A longer one is cut, so that every reader accepts it.
+A longer one is cut, so that every reader accepts it (`MANIFEST_LIMITS`).
 """
 
 Entries = Mapping[str, Mapping[str, Any]]

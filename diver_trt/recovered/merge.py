@@ -48,8 +48,8 @@ def merge_shards(
 
     Raises:
         DatasetError: If a folder is not a shard or an unfinished one, if a shard or a sample is
-            missing or given twice, if the shards are of different recoveries, or if a file is
-            missing, has changed or is not what the manifest says.
+            missing or given twice, if the shards belong to different recoveries, or if a file is
+            missing, has changed or does not match the manifest.
         OutputError: If the output cannot be written, or holds something else.
     """
     # Everything is checked before anything is written: a mistake in the last of twenty shards

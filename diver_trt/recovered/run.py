@@ -132,7 +132,8 @@ def recover(
         layout: What to write, a name of `diver_trt.recovered.layouts.LAYOUTS`: `"index"`, `"wnid"`,
             `"huggingface"`, `"webdataset"`, `"pt"`, `"npz"` or `"idc"`.
         size: Side of the written images in pixels; None keeps the model's.
-        engine: `"auto"`, `"onnx"`, `"onnx-cuda"`, `"rtx"` or `"trt"`.
+        engine: `"auto"`, or a name of `diver_trt.runtime.backends.BACKENDS`: `"onnx"`,
+            `"onnx-cuda"`, `"openvino"`, `"openvino-gpu"`, `"openvino-npu"`, `"rtx"` or `"trt"`.
         batch: Images per batch; None leaves it to the engine.
         memory_budget: Limit on engine memory for `"rtx"` and `"trt"`, in bytes or as a text such as
             `"2GB"`.

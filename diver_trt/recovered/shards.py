@@ -40,7 +40,7 @@ def open_shards(folders: Sequence[Path]) -> list[RecoveredFolder]:
 
     Raises:
         DatasetError: If a folder is not a finished shard, or its manifest is damaged; if a shard is
-            missing or given twice; or if they are of different recoveries.
+            missing or given twice; or if they belong to different recoveries.
     """
     return _in_order([_open_shard(folder) for folder in folders])
 
@@ -163,13 +163,13 @@ def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, commo
     found = shared_fields(shard)
     if different := first_difference(found, common, (*NAMES, *OF_INPUT)):
         raise DatasetError(
-            f"{both}: are of different recoveries, their {different.name} differs; name those of "
-            "one"
+            f"{both}: belong to different recoveries, their {different.name} differs; name those "
+            "of one"
         )
     if different := first_difference(found, common):
         raise DatasetError(
-            f"{both}: are of different inputs, their {different.name} differs. Run the command of "
-            "each shard again on the same input: it keeps the images that are done, or names "
+            f"{both}: belong to different inputs, their {different.name} differs. Run the command "
+            "of each shard again on the same input: it keeps the images that are done, or names "
             "those that differ"
         )
     versions = [part.manifest.tool.version for part in (first, shard)]

@@ -97,8 +97,8 @@ class DatasetWriter:
         with reported(path):
             path.parent.mkdir(exist_ok=True, parents=True)
             # Not fsynced here: one fsync per image takes longer than small images take to recover.
-            # After a power loss the hash in the journal tells which ones did not reach the disk.
-            with writing(path, lasting=False) as file:
+            # After a power loss the hash in the journal shows which ones did not reach the disk.
+            with writing(path, durable=False) as file:
                 Image.fromarray(image).save(file, format="PNG")
         self._unsynced.append(name)
         return path

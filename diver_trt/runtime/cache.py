@@ -57,7 +57,7 @@ def write_cached(path: Path, payload: bytes) -> None:
         if not os.access(path.parent, os.W_OK):  # `locked` would print a warning
             return
         # Two processes that compiled the same network would write to the same temporary file.
-        with locked(path.parent), writing(path, lasting=False) as file:
+        with locked(path.parent), writing(path, durable=False) as file:
             # The readers of these files check little: OpenVINO 2026.4 loads a cached model with
             # flipped bits without an error, and computes other images with it.
             file.write(hashlib.sha256(payload).digest())

@@ -27,6 +27,7 @@ Conditions = NDArray[np.generic]
 
 DEFAULT_BATCH = 8
 """Images per batch where nothing limits it."""
+# On two cores nearly as fast as a hundred (benchmarks/README.md, "Does it pay to cut a batch?").
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +196,7 @@ def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.gene
     Raises:
         EngineError: If its type or shape differs from the buffer's.
     """
-    # numpy would broadcast a smaller array and cast another type, both without a word.
+    # numpy would broadcast a smaller array and cast another type, both silently.
     if values.dtype != buffer.dtype or values.shape != buffer.shape:
         raise EngineError(
             f"{name}: got {describe(values)}, but the engine was opened for {describe(buffer)}; "

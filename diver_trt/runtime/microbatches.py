@@ -23,7 +23,10 @@ from diver_trt.errors import EngineError
 from diver_trt.runtime.engine import Conditions, Engine, Latents
 
 LARGEST = 8
-"""Most images in a microbatch: with more, a core's cache is too small for what passes through."""
+"""Maximum number of images in a microbatch.
+
+With more, a core's cache is too small for what passes through (benchmarks/microbatches.py).
+"""
 
 LEAD = 8
 """Steps that a core may be ahead of the slowest one, or of a caller who handles a step."""
@@ -136,7 +139,7 @@ class MicrobatchedDenoiser:
         pair[1] = self._null[k - 1]
         engine.write("coefficients", self._table[k - 1])
         for rows in self._microbatches[lane :: len(self._engines)]:
-            # Slots without an image keep what they had; nobody reads what comes out.
+            # Slots without an image keep what they had; their outputs are not read.
             tables = self._tables[rows]
             if not tables:
                 return

@@ -73,7 +73,7 @@ class SteppedDenoiser:
 
     def _run_step(self, k: int) -> None:
         # Copied into one buffer that lives as long as this: a step allocates nothing. In a batch
-        # that is not full, the last slots keep what they had; nobody reads their images.
+        # that is not full, the last slots keep what they had; their images are not read.
         for slot, table in enumerate(self._tables):
             self._pair[0, slot] = table[k - 1]
         self._pair[1] = self._null[k - 1]

@@ -15,7 +15,7 @@ from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.runtime.engine import Engine, Latents
 
 FLAT_LEVELS = 2
-"""An image whose values differ by no more, of 255, shows nothing."""
+"""An image whose values span at most this many of 255 levels counts as blank."""
 
 
 def encoded(encoder: Engine, images: Sequence[Pixels], size: int) -> Latents:

@@ -70,7 +70,7 @@ def test_two_precisions_side_by_side_without_a_model(
     [
         (
             {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)},
-            "block 4, MLP is the first to leave the reference",
+            "block 4, MLP is the first to diverge from the reference",
         ),
         (
             {"denoiser": exchange_predictions},

@@ -87,15 +87,15 @@ def test_the_first_place_beyond_the_limit_is_named_before_what_lies_behind() -> 
         RIGHT, steps=with_steps(4), stage_step=4, stages=places(1e-7, 2e-5, 3e-3, 4e-3)
     )
     assert diagnose(figures, SINGLE) == (
-        "step 4: block 1, attention is the first to leave the reference, by a relative 2.0e-05 "
-        "(compared in step 4)",
+        "step 4: block 1, attention is the first to diverge from the reference, by a relative "
+        "2.0e-05 (compared in step 4)",
     )
 
 
 def test_a_jump_below_the_limit_is_named_too() -> None:
     figures = replace(RIGHT, steps=with_steps(4), stages=places(1e-7, 1e-7, 9e-6, 2e-5))
     (cause,) = diagnose(figures, SINGLE)
-    assert "final layer is the first to leave the reference" in cause
+    assert "final layer is the first to diverge from the reference" in cause
     assert "the error jumps at block 1, MLP" in cause
 
 

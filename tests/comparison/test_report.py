@@ -121,7 +121,7 @@ def test_the_report_needs_no_network(page: str) -> None:
 
 def test_the_report_contains_causes_limits_and_versions(page: str) -> None:
     for text in (
-        "block 4, MLP is the first to leave the reference",
+        "block 4, MLP is the first to diverge from the reference",
         "worst in step",
         "block 4",
         "limit for fp16",

@@ -39,7 +39,7 @@ def test_one_weight_of_the_fourth_block(
     assert not {"encoder alone", "conditioner alone", "decoder alone"} & failed(found)
     (cause,) = found.causes
     assert cause.startswith("steps 50 to ")
-    assert f"{place} is the first to leave the reference" in cause
+    assert f"{place} is the first to diverge from the reference" in cause
 
 
 @pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.01), ("fp16", 1.01), ("fp16", 1.1)])
@@ -50,7 +50,7 @@ def test_a_weight_of_the_final_layer(
     found = few(judged(precision, plant(bundles[precision], tmp_path / "planted", edits)))
     assert "block by block" in failed(found)
     (cause,) = found.causes
-    assert "final layer is the first to leave the reference" in cause
+    assert "final layer is the first to diverge from the reference" in cause
 
 
 def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(
@@ -61,7 +61,7 @@ def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(
     found = few(judged_as_fp16(plant(rounded, tmp_path / "planted", edits), FEW))
     assert failed(found) == {"what steps change", "block by block"}
     (cause,) = found.causes
-    assert cause.startswith("all steps: block 4, MLP is the first to leave the reference")
+    assert cause.startswith("all steps: block 4, MLP is the first to diverge from the reference")
 
 
 def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(
@@ -71,7 +71,7 @@ def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(
     found = few(judged_as_fp16(plant(rounded, tmp_path / "planted", edits), FEW))
     assert failed(found) == {"block by block"}
     (cause,) = found.causes
-    assert "final layer is the first to leave the reference" in cause
+    assert "final layer is the first to diverge from the reference" in cause
     assert "the error jumps at block 4, MLP" in cause
 
 
@@ -100,7 +100,7 @@ def test_a_block_is_named_in_a_random_model_too(
     )
     assert "every step alone" in failed(found)
     (cause,) = found.causes
-    assert "block 2, attention is the first to leave the reference" in cause
+    assert "block 2, attention is the first to diverge from the reference" in cause
 
 
 def test_a_weight_that_overflows(few: Held, digits: Bundle, tmp_path: Path) -> None:

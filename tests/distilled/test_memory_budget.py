@@ -50,7 +50,7 @@ def grown(what: str, folder: Path, *paths: Path) -> int:
     return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def test_who_would_exceed_the_budget_waits_until_there_is_room() -> None:
+def test_a_thread_that_would_exceed_the_budget_waits_until_there_is_room() -> None:
     budget, entered, leave = MemoryBudget(10), threading.Event(), threading.Event()
 
     def take(size: int) -> None:

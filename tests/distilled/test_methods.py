@@ -300,7 +300,7 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
         tmp_path / "conv_20_phase3" / "data.pt",
     )
     with pytest.raises(
-        DatasetError, match="are of different kinds, so they are not parts of one set"
+        DatasetError, match="hold different kinds of data, so they are not parts of one set"
     ):
         as_woof(tmp_path, imagenet)
 
@@ -308,7 +308,9 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
 def test_bases_and_soft_label_files_are_not_images(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.mtt(tmp_path, known_images(20, 32), CLASSES, "cifar10")
     torch.save({}, tmp_path / "weights_best.pt")
-    with pytest.raises(DatasetError, match="is of HaBa, whose files hold bases instead of images"):
+    with pytest.raises(
+        DatasetError, match="was written by HaBa, whose files hold bases instead of images"
+    ):
         as_woof(path, imagenet)
     (tmp_path / "fkd" / "epoch_0").mkdir(parents=True)
     (tmp_path / "fkd" / "epoch_0" / "batch_0.tar").touch()

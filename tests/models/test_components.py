@@ -303,7 +303,9 @@ def test_another_autoencoder_is_refused_alone_and_in_a_pipeline(
     assert message in refusal(random_pipeline, vae=str(pipeline / "vae"))
 
 
-def test_a_pipeline_given_as_an_autoencoder_is_told_from_one(random_pipeline: Path) -> None:
+def test_a_pipeline_given_as_an_autoencoder_is_distinguished_from_one(
+    random_pipeline: Path,
+) -> None:
     message = refusal(random_pipeline, vae=str(random_pipeline))
     assert (
         f"it is a whole pipeline, expected the autoencoder in it: {random_pipeline}/vae" in message

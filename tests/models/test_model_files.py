@@ -55,7 +55,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
     ],
 )
-def test_each_failure_of_the_hub_is_told_from_the_others(
+def test_each_failure_of_the_hub_is_distinguished_from_the_others(
     cause: Exception, message: str, hub: Any
 ) -> None:
     hub(cause)

@@ -137,7 +137,7 @@ def test_a_resized_folder_is_converted_to_other_layouts_of_its_size(
     assert not (tmp_path / "larger").exists()
 
 
-def test_soft_labels_that_a_layout_drops_are_missed(recovery: Recovery, tmp_path: Path) -> None:
+def test_soft_labels_that_a_layout_drops_are_reported(recovery: Recovery, tmp_path: Path) -> None:
     idc = recovery.run(tmp_path / "idc", "idc")
     convert_recovered(idc, tmp_path / "small", size=16)
     assert_as_recovered(tmp_path / "small", recovery.run(tmp_path / "expected", "idc", 16))

@@ -149,7 +149,7 @@ def test_a_repaired_image_in_one_shard_leaves_the_others_as_they_are(
     assert result.exit_code == 1
     assert (
         "part1 and "
-        f"{parts[1]}: are of different inputs, their source sha256 differs. Run the command of "
+        f"{parts[1]}: belong to different inputs, their source sha256 differs. Run the command of "
         "each shard again on the same input"
     ) in result.stderr
     assert shards() == [0, 0]
@@ -261,7 +261,7 @@ def test_reasons_hold_no_path_of_this_machine(
             [entry["problem"] for entry in manifest(tmp_path / place / "out")["skipped"]]
         )
     damaged = "not an image, or a damaged one"
-    changed = "has changed while it was being recovered; run again on a copy that stays as it is"
+    changed = "has changed while it was being recovered; run again on a copy that nothing modifies"
     assert reasons == [
         [damaged, "cannot be read any more (No such file or directory)"],
         [damaged, changed],

@@ -120,7 +120,7 @@ class UnwhitenedArray(StoredArray):
         pixels = np.empty(shape, self.dtype)
         for position, row in enumerate(self.images[first : first + shape[0]]):
             values = row.transpose(2, 0, 1) if self.last else row
-            # An absurd row overflows here; `recover` then reports the image's NaN or infinity.
+            # A row of huge values overflows here; `recover` then reports its NaN or infinity.
             with np.errstate(over="ignore", invalid="ignore"):
                 undone = self.normalisation.denormalise(self.whitening.undo(values))
             pixels[position] = undone.transpose(2, 0, 1)

@@ -142,7 +142,7 @@ def find_architecture(name: str, option: str = "--architecture") -> Architecture
     """Return the architecture of a name, which an option gave.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If no architecture has this name.
     """
     if name not in ARCHITECTURES:
         raise UsageError(

@@ -125,7 +125,8 @@ def delete_gallery(root: Path, images: int) -> None:
     Raises:
         OSError: If a file cannot be deleted.
     """
-    names = (PAGE, *(path.name for path in root.iterdir()))  # no page is left without its sheets
+    # The page goes first, so that none remains without its sheets.
+    names = (PAGE, *(path.name for path in root.iterdir()))
     for name in names:
         if is_gallery_file(root, re.sub(r"^\.(.+)\.partial$", r"\1", name), images):
             (root / name).unlink(missing_ok=True)

@@ -45,7 +45,7 @@ def available(name: str, bundle: Bundle) -> bool:  # noqa: ARG001
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     """Open a bundle for the placement's batch, at most as many as there are images."""
     device = _DEVICES[name]
-    # Where each core takes images of its own, none should be left without.
+    # Where each core takes images of its own, give every core at least one.
     least = available_cores() if _takes_microbatches(bundle, device) else 1
     batch = placement.balanced_batch(max(DEFAULT_BATCH, least))
     return Opened(OnnxSession(bundle, batch, device), None)
@@ -260,7 +260,10 @@ class _Buffer:
             runtime.OrtValue.ortvalue_from_numpy(self._host)
             if self._on_host
             else runtime.OrtValue.ortvalue_from_shape_and_type(
-                list(self._host.shape), self._host.dtype.type, device, 0
+                list(self._host.shape),
+                self._host.dtype.type,
+                device,
+                0,  # the first GPU
             )
         )
 
@@ -286,7 +289,7 @@ def _open_session(
             "uninstall onnxruntime and run `pip install 'diver-trt[gpu]'`"
         )
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads
     # A node of a small network takes less time than waking a thread, so threads that spin between
     # nodes make a step faster on idle cores; on shared ones they take the core from the thread

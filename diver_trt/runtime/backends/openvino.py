@@ -190,7 +190,7 @@ class OpenVinoEngine:
         """Run the network; with a carry, swap the two buffers it alternates between."""
         self._ports.require_open()
         with reported("OpenVINO", f"failed in the {self._name}"):
-            # Without `share_outputs` every run would copy its outputs once more.
+            # Without `share_outputs` every run would copy its outputs again.
             self._requests[self._next].infer(share_outputs=True)
         self._next = (self._next + 1) % len(self._requests)
 
@@ -245,7 +245,7 @@ class _Compiler:
         graph = self._bundle.verified(network)
         kept = self._kept_at(network, size)
         if kept is not None and (blob := read_cached(kept)) is not None:
-            # What cannot be loaded any more, after a new driver perhaps, is compiled again.
+            # A blob that no longer loads (after a driver update, say) is compiled again.
             with suppress(RuntimeError):
                 return self._core.import_model(blob, self._device, self._settings())
         with reported("OpenVINO", f"cannot open the {network}"):

@@ -110,7 +110,7 @@ def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch
         onnx_package.import_onnxruntime()
 
 
-def test_a_half_removed_package_is_told_with_the_way_out(
+def test_a_half_removed_package_names_the_remedy(
     digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", ModuleType("onnxruntime"))
@@ -144,7 +144,7 @@ def test_a_graph_of_another_network_is_the_bundles_fault(
         BundleError,
         match=(
             rf"{network}\.onnx: reads \w+: .*, "
-            r"but bundle\.json says \w+: .*; export the model again"
+            r"but bundle\.json lists \w+: .*; export the model again"
         ),
     ):
         Recoverer(Bundle.open(folder))
@@ -225,7 +225,7 @@ def test_shapes_and_types_of_graph_and_manifest_are_compared(
         BundleError,
         match=(
             rf"decoder\.onnx: {message}, "
-            r"but bundle\.json says \w+: float32\[n, .*; export the model"
+            r"but bundle\.json lists \w+: float32\[n, .*; export the model"
         ),
     ):
         OnnxSession(bundle, 1).open("decoder")

@@ -90,7 +90,7 @@ def _usable(name: str, bundle: Bundle, machine: Machine, placement: Placement) -
     """Return the plans that fit the machine and the batch and are trusted, at least one.
 
     Raises:
-        EngineError: If there is none; the message says at which of these it failed.
+        EngineError: If no plan fits; the message names the condition that none met.
     """
     build = f"`diver-trt build {shlex.quote(str(bundle.path))} --backend {name}"
     plans = _plans(name, bundle)

@@ -246,8 +246,8 @@ class TrtEngine:
         address, size_bytes = scratch
         if (needed := self._engine.device_memory_size_v2) > size_bytes:
             warnings.warn(
-                f"the {self._name} engine needs {needed:,} bytes of scratch memory, by the "
-                f"sidecars it has {size_bytes:,}; it gets its own",
+                f"the {self._name} engine needs {needed:,} bytes of scratch memory, but the "
+                f"sidecars state {size_bytes:,}; allocating a block for it alone",
                 RuntimeWarning,
                 stacklevel=2,
             )

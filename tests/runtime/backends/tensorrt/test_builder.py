@@ -114,7 +114,7 @@ def test_what_a_graph_declares_is_what_its_manifest_says(digits: Bundle) -> None
         (replace(network, outputs=()), "writes image: "),
     ):
         with pytest.raises(
-            BundleError, match=rf"decoder\.onnx: {message}.*, but bundle\.json says"
+            BundleError, match=rf"decoder\.onnx: {message}.*, but bundle\.json lists"
         ):
             compile_graph(digits.verified("decoder"), other, target.profile("decoder"), target)
 

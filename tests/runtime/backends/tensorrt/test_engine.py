@@ -221,9 +221,7 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gp
     session.runtime.deserialize_cuda_engine = hungry
     with pytest.warns(
         RuntimeWarning,
-        match=(
-            "needs 1,000,000 bytes of scratch memory, by the sidecars it has 4,096; it gets its own"
-        ),
+        match=("needs 1,000,000 bytes of scratch memory, but the sidecars state 4,096; allocating"),
     ):
         engine = session.open("decoder")
     assert engine._context.scratch[1] == 10**6
@@ -369,7 +367,7 @@ def test_without_a_driver_auto_is_the_cpu_and_rtx_says_why(gpu: Gpu) -> None:
             assert recoverer.engine == "onnx"
 
 
-def test_a_batch_that_no_engine_takes_is_told_with_the_command(gpu: Gpu) -> None:
+def test_a_batch_that_no_engine_takes_names_the_command(gpu: Gpu) -> None:
     with pytest.raises(
         EngineError,
         match=(
@@ -380,7 +378,7 @@ def test_a_batch_that_no_engine_takes_is_told_with_the_command(gpu: Gpu) -> None
         Recoverer(gpu.bundle, QUICK, engine="rtx", batch=4)
 
 
-def test_a_bundle_without_engines_is_told_with_the_command(digits: Bundle, gpu: Gpu) -> None:
+def test_a_bundle_without_engines_names_the_command(digits: Bundle, gpu: Gpu) -> None:
     with pytest.raises(
         EngineError,
         match=r"has no engines for rtx; build them with `diver-trt build .* --backend rtx`",
