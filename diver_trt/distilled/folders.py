@@ -263,22 +263,15 @@ def _folders_in(root: Path, left_out: LeftOut) -> list[Path]:
 
 
 def _require_images(root: Path, folders: Sequence[Path]) -> None:
-    """Refuse class folders whose images are elsewhere: soft labels of FKD, or sets further down.
-
-    Raises:
-        DatasetError: If no image lies directly in them.
-    """
+    """Refuse class folders whose images are elsewhere: soft labels of FKD, or sets further down."""
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(
             f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder "
             "of the images"
         )
     if not any(map(holds_images, folders)) and (deeper := _sets_below(root)):
-        if any(
-            folder.name == Path(name).parts[0]
-            for name in deeper
-            for folder in filter(is_index, folders)
-        ):
+        indices = {folder.name for folder in filter(is_index, folders)}
+        if any(Path(name).parts[0] in indices for name in deeper):
             raise DatasetError(
                 f"{root}: its class folders hold no images, but folders in them do; expected "
                 f"CLASS/IMAGE or CLASS/{_NESTED}/IMAGE. Move the images up."

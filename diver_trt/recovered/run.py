@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from diver_trt.ray.opener import RayOpener
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.records import Shard
 from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
-from diver_trt.recovered.events import BatchStarts, Event, Opened, StepDone
+from diver_trt.recovered.events import BatchStarts
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current, require_place
@@ -34,9 +33,10 @@ from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
+from diver_trt.recovered.monitor import Monitor
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.recovered.writer import DatasetWriter
-from diver_trt.runtime.backends.tensorrt.memory import format_bytes, parse_bytes
+from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
 from diver_trt.runtime.engine import Placement
 from diver_trt.runtime.opener import ModelOpener, Opener
 from diver_trt.runtime.session import require_engine
@@ -171,7 +171,7 @@ def recover(
     _require_type("on_note", on_note, (Callable, _NONE), "a function or None")
     for name, called in (("on_progress", on_progress), ("stopping", stopping)):
         _require_type(name, called, (Callable,), "a function")
-    monitor = _Monitor(Notes(on_note), on_progress)
+    monitor = Monitor(Notes(on_note), on_progress)
     laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
     require_side(size)
@@ -210,7 +210,7 @@ def recover(
     return _recover(job, target, opener, monitor, stopping, gallery=gallery, overwrite=overwrite)
 
 
-def _opened(bundle: Bundle | AnyPath | None, monitor: _Monitor) -> Bundle:
+def _opened(bundle: Bundle | AnyPath | None, monitor: Monitor) -> Bundle:
     if isinstance(bundle, Bundle):
         return bundle
     return Bundle.open(
@@ -248,7 +248,7 @@ def _recover(
     job: Job,
     output: Path,
     opener: Opener,
-    monitor: _Monitor,
+    monitor: Monitor,
     stopping: Callable[[], bool],
     *,
     gallery: bool,
@@ -295,7 +295,7 @@ def _recover(
 
 
 def _gallery(
-    job: Job, output: Path, monitor: _Monitor, stopping: Callable[[], bool], *, asked: bool
+    job: Job, output: Path, monitor: Monitor, stopping: Callable[[], bool], *, asked: bool
 ) -> Path | None:
     """Bring the gallery of a finished dataset up to date, and return its page if it is asked for.
 
@@ -327,53 +327,6 @@ def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes)
         done, skipped = writer.totals()
         left_out = f", {len(skipped)} were left out" if skipped else ""
         notes.info(f"{output}: {done - len(skipped)} of {count} images are already there{left_out}")
-
-
-class _Monitor:
-    """Reports the engine each time the model is opened, and counts the steps from there.
-
-    Attributes:
-        engine: The engine that was opened last, or None.
-        batch: Images per batch, or None.
-        notes: Receives reports in words.
-        on_progress: Receives the progress of each phase.
-        start: What sampling starts from, in words.
-    """
-
-    def __init__(self, notes: Notes, on_progress: OnProgress) -> None:
-        self.engine: str | None = None
-        self.batch: int | None = None
-        self.start = ""
-        self.notes, self.on_progress = notes, on_progress
-        self._step, self._steps = 0, 0
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since this was made."""
-        return time.monotonic() - self._started
-
-    def on_event(self, event: Event) -> None:
-        """Report one event."""
-        if isinstance(event, Opened):
-            self._opened(event)
-        elif isinstance(event, StepDone):
-            self._step += 1
-            self.on_progress("recovering", self._step, self._steps)
-
-    def _opened(self, event: Opened) -> None:
-        self.engine, self.batch = event.engine, event.batch
-        self._step, self._steps = 0, event.batches * event.steps_per_batch
-        self.on_progress("recovering", 0, self._steps)
-        self.notes.info(
-            f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
-            f"{event.steps_per_batch} steps each, {self.start}"
-        )
-        if event.memory:
-            peak = format_bytes(event.memory.peak_bytes)
-            self.notes.info(
-                f"networks {event.memory.residency}, {peak} of engine memory at the peak"
-            )
 
 
 def _start(schedule: Schedule) -> str:

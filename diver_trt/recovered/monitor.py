@@ -1,0 +1,56 @@
+"""Reporting the progress of a recovery: its engine, and every step."""
+
+from __future__ import annotations
+
+import time
+
+from diver_trt.recovered.checking import Notes, OnProgress
+from diver_trt.recovered.events import Event, Opened, StepDone
+from diver_trt.runtime.backends.tensorrt.memory import format_bytes
+
+
+class Monitor:
+    """Reports the engine each time the model is opened, and counts the steps from there.
+
+    Attributes:
+        engine: The engine that was opened last, or None.
+        batch: Images per batch, or None.
+        notes: Receives reports in words.
+        on_progress: Receives the progress of each phase.
+        start: What sampling starts from, in words.
+    """
+
+    def __init__(self, notes: Notes, on_progress: OnProgress) -> None:
+        self.engine: str | None = None
+        self.batch: int | None = None
+        self.start = ""
+        self.notes, self.on_progress = notes, on_progress
+        self._step, self._steps = 0, 0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since this was made."""
+        return time.monotonic() - self._started
+
+    def on_event(self, event: Event) -> None:
+        """Report one event."""
+        if isinstance(event, Opened):
+            self._opened(event)
+        elif isinstance(event, StepDone):
+            self._step += 1
+            self.on_progress("recovering", self._step, self._steps)
+
+    def _opened(self, event: Opened) -> None:
+        self.engine, self.batch = event.engine, event.batch
+        self._step, self._steps = 0, event.batches * event.steps_per_batch
+        self.on_progress("recovering", 0, self._steps)
+        self.notes.info(
+            f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
+            f"{event.steps_per_batch} steps each, {self.start}"
+        )
+        if event.memory:
+            peak = format_bytes(event.memory.peak_bytes)
+            self.notes.info(
+                f"networks {event.memory.residency}, {peak} of engine memory at the peak"
+            )
