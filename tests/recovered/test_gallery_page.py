@@ -36,6 +36,7 @@ STATE = """
       count: document.getElementById("count").value,
       keys: pairs.map((pair) => pair.querySelector("b").textContent),
       headings: [...document.querySelectorAll("#pairs h2")].map((one) => one.firstChild.data),
+      numbers: [...document.querySelectorAll("#pairs h2 small")].map((one) => one.textContent),
       loaded: images.map((image) => image.naturalWidth),
       centres: [...document.querySelectorAll("#pairs .cell")].map((cell) => {
         const box = cell.getBoundingClientRect();
@@ -80,6 +81,9 @@ def test_every_distilled_image_is_beside_its_recovered_one(
     half = count // 2
     assert state["keys"] == [f"00001/{number:05d}" for number in range(half)]
     assert (state["headings"], state["count"]) == (["class 1"], f"1–{half} of {half}")
+    assert state["numbers"] == [f"{half} images"]
+    ten = seen(page, STATE, width=width, address="#query=00001/0000")
+    assert ten["numbers"] == [f"10 of {half} images"]
     tile, loaded = min(side, 128), len(state["loaded"])
     assert loaded >= 16
     assert state["loaded"] == [10 * tile, side] * (loaded // 2)
@@ -113,7 +117,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "#class=1": {"keys": [f"00001/{number:05d}" for number in range(3)]},
     "#class=left-out": {"keys": ["00001/00001"], "loaded": [160]},
     "#query=A%23B%3Fc%2520": {"keys": ["00000/00000"]},
-    "#query=onerror+00001%2F": {"count": "1–3 of 3"},
+    "#query=onerror+00001%2F": {"count": "1–3 of 3", "numbers": ["3 images"]},
     "#query=nowhere": {"count": "0 images", "keys": []},
     "#class=%3Cb%3E&page=-7": {"count": "1–6 of 6"},
     "#class=0&image=00000/00002": {"viewer": "00000/00002"},

@@ -134,7 +134,10 @@ function pair(sample, place, grouped) {
 
 function heading(inClass) {
   const images = inClass.images.length;
-  const facts = [inClass.wnid, images === 1 ? "1 image" : `${count(images)} images`].filter(Boolean).join(" · ");
+  const matching = found.filter((sample) => sample.inClass === inClass).length;
+  const all = images === 1 ? "1 image" : `${count(images)} images`;
+  const number = matching < images ? `${count(matching)} of ${all}` : all;
+  const facts = [inClass.wnid, number].filter(Boolean).join(" · ");
   return element("h2", { textContent: inClass.title }, element("small", { textContent: facts }));
 }
 
