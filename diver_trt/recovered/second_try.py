@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from operator import attrgetter
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import Sample
@@ -74,7 +75,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
     """Return the fp32 bundle of the same model in the same folder, or None."""
     if bundle.precision == "fp32":
         return None
-    same = ("weights_sha256", "scaling_factor", "process", "timestep_frequencies")
+    same = attrgetter("model.weights_sha256", "scaling_factor", "process", "timestep_frequencies")
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
         try:
             if not (folder / "bundle.json").is_file():
@@ -84,8 +85,6 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
         except (BundleError, OSError):
             continue
         # The same weights under the same process: another model's image would be a wrong one.
-        if other.precision == "fp32" and all(
-            getattr(other, name) == getattr(bundle, name) for name in same
-        ):
+        if other.precision == "fp32" and same(other) == same(bundle):
             return other
     return None
