@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from diver_trt import packages
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.errors import (
     BundleError,
@@ -98,7 +99,7 @@ def test_without_onnxruntime_the_message_is_the_install_line(
 
 
 def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_package, "version", lambda package: "1.30.0")
+    monkeypatch.setattr(packages, "version", lambda package: "1.30.0")
     with pytest.warns(
         RuntimeWarning,
         match=(
