@@ -109,7 +109,7 @@ def test_no_bundle_names_the_command_that_makes_one(tmp_path: Path) -> None:
         ),
         (
             set_in("latent_shape", to=[4, 16, 16]),
-            "encoder: writes latent.*expected latent: float32.n, 4, 16, 16",
+            "encoder: writes latent.*requires latent: float32.n, 4, 16, 16",
         ),
         (set_in("latent_shape", to=[8, 8, 8]), "encoder: writes"),
         (set_in("image_size", to=64), "encoder: reads image"),
@@ -212,7 +212,7 @@ def test_no_bundle_names_the_command_that_makes_one(tmp_path: Path) -> None:
                 "inputs",
                 to=[{"name": "a" * 1000, "dtype": "int64", "shape": [1]}],
             ),
-            "decoder: reads a{200}…; by the rest",
+            "decoder: reads a{200}…, but the rest",
         ),
         (
             set_in("model", "id", to="x" * 5_000_000),
