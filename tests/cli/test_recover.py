@@ -238,7 +238,6 @@ def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Recoverer, "encode", interrupted)
     result = run("recover", few, tmp_path / "out", *QUICK)
     assert result.exit_code == 130
-    assert "interrupted" in result.stderr
 
 
 def test_a_recovered_folder_is_read_as_its_manifest_has_it(few: Path, tmp_path: Path) -> None:
