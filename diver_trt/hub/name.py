@@ -9,8 +9,8 @@ from pathlib import PurePath
 
 from diver_trt.errors import UsageError, shown
 
-# pathlib makes hf:/OWNER/NAME of hf://OWNER/NAME.
-_SCHEME = re.compile(r"hf:/{1,2}")
+# pathlib makes hf:/OWNER/NAME of hf://OWNER/NAME, and hf: of hf://.
+_SCHEME = re.compile(r"hf:(?:/{1,2}|$)")
 # The hub's own rules, as its client has them:
 # https://github.com/huggingface/huggingface_hub/blob/v1.2.0/src/huggingface_hub/utils/_validators.py
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"

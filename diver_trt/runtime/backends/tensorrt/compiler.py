@@ -19,7 +19,7 @@ from typing import Any
 
 from diver_trt.bundle import Network, NetworkName
 from diver_trt.errors import EngineError, MissingExtraError, first_line
-from diver_trt.graph_file import require_tensors
+from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.module import (
     EXTRAS,
@@ -86,6 +86,7 @@ def compile_graph(
             its memory.
         KeyboardInterrupt: If a signal came meanwhile, at the compiler's next step.
     """
+    require_utf8(path, "TensorRT")
     module = import_tensorrt(target.backend)
     started = time.monotonic()
     log = logger(module)
