@@ -47,7 +47,7 @@ LayoutName = Annotated[
     str,
     typer.Option(
         help="What to write: index or wnid folders, huggingface, webdataset, or folders and "
-        "tensors: pt, npz, idc.",
+        "tensors: npz, or pt and idc, which need torch.",
         autocompletion=completion.layouts,
     ),
 ]
