@@ -8,8 +8,9 @@ from diver_trt.errors import shown
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and its noun: `1 training`, `5,000 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Return a number and its noun: `1 training`, `5,000 images`, `2 batches`."""
+    plural = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def few(names: Sequence[str], most: int = 3, count: int | None = None) -> str:

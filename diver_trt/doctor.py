@@ -58,7 +58,7 @@ def _gpu() -> Iterator[Finding]:
         api = cuda.import_cuda()
     except MissingExtraError as error:
         jetson = "pip install cuda-bindings polygraphy, before 13 on JetPack 6"
-        remedy = jetson if cuda.on_jetson() else error.command
+        remedy = jetson if cuda.on_jetson() else error.command if cuda.has_driver() else None
         yield Finding("CUDA", "missing", "not installed", remedy)
         return
     except DiverError as error:

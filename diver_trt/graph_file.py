@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diver_trt.declared_tensors import declared_tensors
-from diver_trt.errors import BundleError, shown
+from diver_trt.errors import BundleError, EngineError, printable, shown
 from diver_trt.external_data import GraphError, external_locations
 from diver_trt.tensors import Dim, TensorSpec, describe_declared
 
@@ -58,6 +58,21 @@ def require_declared(
     except GraphError as cause:
         raise _not_a_graph(graph, cause) from cause
     require_tensors(graph, *declared, inputs, outputs)
+
+
+def require_utf8(graph: Path, engine: str) -> None:
+    """Refuse a path that an engine cannot open.
+
+    Raises:
+        EngineError: If it is not UTF-8, the only encoding of paths that the engines take.
+    """
+    try:
+        str(graph).encode()
+    except UnicodeEncodeError as cause:
+        raise EngineError(
+            f"{printable(str(graph))}: the path is not UTF-8, and {engine} opens no other. Rename "
+            "the folder."
+        ) from cause
 
 
 def require_tensors(

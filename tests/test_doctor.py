@@ -23,6 +23,8 @@ from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
+IMPORT_TENSORRT = trt_module.import_tensorrt
+
 
 def findings(bundle: Bundle) -> dict[str, Finding]:
     return {finding.subject: finding for finding in examine(bundle)}
@@ -59,8 +61,10 @@ def test_a_machine_with_a_cpu_only_is_usable(
     assert found["ONNX Runtime, CPU"].state == "works"
     assert found["ONNX Runtime, CUDA"].remedy is None
     assert found["TensorRT"].remedy is None
-    assert found["CUDA"].remedy == "pip install 'diver-trt[rtx]'"
     assert usable(list(found.values()))
+    for driver, remedy in ((False, None), (True, "pip install 'diver-trt[rtx]'")):
+        monkeypatch.setattr(cuda_module, "has_driver", lambda driver=driver: driver)
+        assert findings(digits)["CUDA"].remedy == remedy
 
 
 def test_without_onnxruntime_and_openvino_nothing_is_usable(
@@ -111,6 +115,22 @@ def test_engines_that_fit_work_and_others_name_their_command(
     assert finding.state == "broken"
     assert "it was built by version 1.6.0, and 1.7.1.116 is installed" in finding.detail
     assert finding.remedy == f"diver-trt build {bundle.path} --backend rtx --sm 86 --batch 2"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_engines_that_cannot_be_tried_are_not_broken(
+    bundle: Bundle, gpu: StandInCuda, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    plan = write_stand_in_plan(bundle, batch=2)
+    gpu.no_driver = True
+    if not installed:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+        monkeypatch.setattr(trt_module, "import_tensorrt", IMPORT_TENSORRT)
+    found = findings(bundle)
+    finding = found[f"engines {plan.folder.name}"]
+    assert (finding.state, finding.remedy) == ("note", None)
+    assert finding.detail.startswith("could not be tried: ")
+    assert usable(list(found.values()))
 
 
 def test_a_damaged_sidecar_is_a_finding(bundle: Bundle, gpu: StandInCuda) -> None:

@@ -148,6 +148,40 @@ def test_a_signal_while_the_program_still_loads_is_an_interruption(name: str) ->
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
 
 
+INTERRUPT = "signal.raise_signal(signal.SIGINT)"
+
+
+@pytest.mark.parametrize(
+    ("module", "deed", "arguments"),
+    [
+        # As in the text that a dataclass is made of, after which Python would end by SIGINT.
+        ("typer", f"exec({INTERRUPT!r})", ("doctor",)),
+        ("diver_trt.doctor", f"exec({INTERRUPT!r})", ("doctor",)),
+        # While the arguments are parsed, where Typer handles it.
+        ("diver_trt.ray.cluster", INTERRUPT, ("recover", "--ray", "a", "b")),
+        # What native code raises in its place.
+        ("typer", "raise ImportError('initialization failed') from KeyboardInterrupt()", ()),
+        ("diver_trt.doctor", "raise RuntimeError('pos') from KeyboardInterrupt()", ("doctor",)),
+        ("diver_trt.doctor", "raise OSError('pos') from KeyboardInterrupt()", ("doctor",)),
+    ],
+)
+def test_an_interruption_is_one_line_wherever_it_comes(
+    module: str, deed: str, arguments: tuple[str, ...]
+) -> None:
+    result = run(AT_IMPORT.format(module=module, deed=deed), *arguments)
+    assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
+
+
+@pytest.mark.parametrize("name", STOPPING)
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_signal_at_the_end_of_the_process_changes_nothing(name: str, interrupted: bool) -> None:
+    deed = INTERRUPT if interrupted else "pass"
+    code = f"import atexit\natexit.register(signal.raise_signal, signal.{name})"
+    result = run(AT_IMPORT.format(module="typer", deed=deed) + code, "--version")
+    expected = (130, "diver-trt: interrupted\n") if interrupted else (0, "")
+    assert (result.returncode, result.stderr) == expected
+
+
 def test_a_sigint_of_openblas_is_not_ctrl_c() -> None:
     result = run(
         AT_IMPORT.format(module="numpy", deed="signal.raise_signal(signal.SIGINT)"), "doctor"

@@ -14,7 +14,8 @@ NOTHING = "-"
 def heading(result: Result) -> Iterator[str]:
     """Yield what was measured, where, when and how, a line each."""
     plan, machine = result.plan, result.machine
-    yield f"{plan.bundle.model_id} {plan.bundle.precision}, {plan.recipe.start_step} steps"
+    steps = counted(plan.recipe.start_step, "step")
+    yield f"{plan.bundle.model_id} {plan.bundle.precision}, {steps}"
     threads = "".join(f", {name}={value}" for name, value in machine.threads.items())
     load = "unknown" if machine.load_average is None else f"{machine.load_average:.2f}"
     yield (
@@ -86,7 +87,8 @@ def phases_line(row: Row) -> Iterator[str]:
     total = sum(row.phases.values())
     longest = sorted(row.phases.items(), key=lambda phase: -phase[1])
     parts = ", ".join(f"{name} {taken / total:.1%}" for name, taken in longest)
-    yield f"{row.contestant}, batch {row.batch}, {row.images} images in {total:.2f} s: {parts}"
+    images = counted(row.images, "image")
+    yield f"{row.contestant}, batch {row.batch}, {images} in {total:.2f} s: {parts}"
     if row.largest_difference is not None:
         yield (
             f"{row.contestant}, batch {row.batch}: pixel values differ by at most "

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    sys.exit(run_program(_program))
+    try:
+        code = run_program(_program)
+    except KeyboardInterrupt:  # a signal before `run_program` has begun, or while it ends
+        code = 130
+    sys.exit(code)
 
 
 def _program() -> None:

@@ -73,7 +73,10 @@ def build(
 
     opened = open_bundle(bundle)
     target = resolve_target(
-        chosen, sms, Profile.parse(batch), parse_bytes(workspace) if workspace else None
+        chosen,
+        sms,
+        Profile.parse(batch),
+        parse_bytes(workspace, "--workspace") if workspace else None,
     )
     check_target(opened, target)
     if dry_run:

@@ -22,6 +22,7 @@ from diver_trt.cli.options import (
 )
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.cli.result_files import Report, check_files, write_page
+from diver_trt.counted import counted
 from diver_trt.errors import MissingExtraError, first_line, printable
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
@@ -188,7 +189,7 @@ def _read_inputs(
     for note in inputs.notes:
         say(f"note: {note}")
     if len(inputs) < samples:
-        say(f"there are only {len(inputs)} images; --samples asked for {samples}")
+        say(f"only {counted(len(inputs), 'image')} found; --samples asked for {samples}")
     return inputs
 
 

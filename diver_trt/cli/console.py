@@ -17,6 +17,7 @@ import typer
 
 from diver_trt.cli.process import (
     import_numpy,
+    is_interruption,
     stopping_signals_interrupt,
     where,
 )
@@ -41,30 +42,30 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
             # Here, so that a full device is reported as an error of the command.
             sys.stdout.flush()
             return result
-        except DiverError as error:
-            reason, *remedies = str(error).splitlines()
-            say(f"error: {reason}")
-            for remedy in remedies:
-                say(remedy)
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-        except OSError as error:
-            # Mapping a file fails with ENOMEM where an allocation raises MemoryError.
-            if error.errno == errno.ENOMEM:
-                say(_out_of_memory(error))
-            else:
-                say(f"error: {where(error)}: {error.strerror or error}")
-            raise typer.Exit(1) from error
-        except MemoryError as error:
-            say(_out_of_memory(error))
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as interrupt:
-            say("interrupted")
-            raise typer.Exit(130) from interrupt
+        except (DiverError, OSError, MemoryError, KeyboardInterrupt) as error:
+            # `run_program` prints that the command was interrupted.
+            code = 130 if is_interruption(error) else _report(error)
+            raise typer.Exit(code) from error
 
     return wrapped
 
 
-def _out_of_memory(error: Exception) -> str:
+def _report(error: BaseException) -> int:
+    """Print an error, and return the command's exit code."""
+    if isinstance(error, DiverError):
+        reason, *remedies = str(error).splitlines()
+        say(f"error: {reason}")
+        for remedy in remedies:
+            say(remedy)
+    # Mapping a file fails with ENOMEM where an allocation raises MemoryError.
+    elif isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        say(f"error: {where(error)}: {error.strerror or error}")
+    else:
+        say(_out_of_memory(error))
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def _out_of_memory(error: BaseException) -> str:
     reason = str(error) or "unknown size"
     return (
         f"error: out of memory ({reason}); close other programs, or reduce the batch or the input"

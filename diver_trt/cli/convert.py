@@ -10,6 +10,7 @@ import typer
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, print_json, say
 from diver_trt.cli.options import Collage, Format, Gallery, Json, Normalisation, positive
+from diver_trt.counted import counted
 from diver_trt.errors import DatasetError, OutputError, printable, shown
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def _convert_recovered(
         for entry in done.skipped:
             say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
         print(
-            f"converted {done.images} images into {printable(str(output))}: layout {done.layout}, "
-            f"{done.size} px"
+            f"converted {counted(done.images, 'image')} into {printable(str(output))}: "
+            f"layout {done.layout}, {done.size} px"
         )
     if done.skipped:  # as `recover` exits: the dataset is written, but not all of its images
         raise typer.Exit(1)
@@ -205,7 +206,7 @@ def _convert_tensors(
             "them, convert them with --zca-reference"
         )
     found = (
-        f"{len(tensors.images)} images, {tensors.format.title}, "
+        f"{counted(len(tensors.images), 'image')}, {tensors.format.title}, "
         f"normalisation {tensors.normalisation.name}, collage {factor}"
     )
     print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")

@@ -18,7 +18,7 @@ from diver_trt.cli.options import (
     Normalisation,
     open_bundle,
 )
-from diver_trt.errors import EngineError, OutputError, UsageError
+from diver_trt.errors import BundleError, EngineError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -72,7 +72,8 @@ def inspect(
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
     path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
-    folder = path.parent if path.suffix == ".engine" else recovered_folder(path) or path
+    folder = _engines_of(path) or recovered_folder(path) or path
+    _refuse_parts(path)
     kind = _kind_of(folder)
     if kind != "a distilled dataset":
         of_distilled = {
@@ -122,6 +123,35 @@ def _kind_of(folder: Path) -> Kind:
     return "a recovered dataset" if is_recovered(folder) else "a distilled dataset"
 
 
+def _engines_of(path: Path) -> Path | None:
+    """Return the folder of an engine or its sidecar, or None if a path is neither."""
+    from diver_trt.bundle import NETWORKS
+
+    is_sidecar = path.suffix == ".json" and path.stem in NETWORKS
+    is_part = path.suffix == ".engine" or (is_sidecar and path.with_suffix(".engine").exists())
+    return path.parent if is_part else None
+
+
+def _refuse_parts(path: Path) -> None:
+    """Refuse parts of a bundle that are not facts of their own.
+
+    Raises:
+        BundleError: If a path is a bundle's own file, or its folder of engines for several GPUs.
+    """
+    from diver_trt.bundle import MANIFEST
+    from diver_trt.runtime.backends.tensorrt.plans import PLANS
+
+    if not (path.parent / MANIFEST).exists():
+        return
+    if path.is_dir() and path.name == PLANS:
+        raise BundleError(
+            f"{path}: holds the engines of a bundle, each kind in a folder of its own. Give "
+            f"one of these, or the bundle: {path.parent}."
+        )
+    if path.is_file() and (path.name == MANIFEST or path.suffix in (".onnx", ".data")):
+        raise BundleError(f"{path}: is a file of a bundle. Give the bundle: {path.parent}.")
+
+
 def _refuse(options: dict[str, Any], path: Path, kind: str) -> None:
     """Refuse options that would have no effect.
 
@@ -163,7 +193,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
     from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 
-    budget = None if memory_budget is None else parse_bytes(memory_budget)
+    budget = None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget")
     bundle = Bundle.open(path)
     for name in NETWORKS:
         bundle.verified(name)

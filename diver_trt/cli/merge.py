@@ -9,6 +9,7 @@ import typer
 
 from diver_trt.cli.console import print_json, say
 from diver_trt.cli.options import Gallery, Json, Overwrite
+from diver_trt.counted import counted
 from diver_trt.errors import shown
 
 
@@ -38,6 +39,9 @@ def merge(
     else:
         for entry in merged.skipped:
             say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
-        print(f"merged {len(shards)} shards with {merged.images} images into {output}")
+        print(
+            f"merged {counted(len(shards), 'shard')} with {counted(merged.images, 'image')} into "
+            f"{output}"
+        )
     if merged.skipped:  # as `recover` exits: the dataset is written, but not all of its images
         raise typer.Exit(1)

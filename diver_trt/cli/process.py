@@ -26,26 +26,66 @@ STOPPING = [
 
 
 def run_program(program: Callable[[], None]) -> int:
-    """Run a program that ends by SystemExit, and return its exit code: 0, 1, 2 or 130."""
+    """Run a program that ends by SystemExit, and return its exit code: 0, 1, 2 or 130.
+
+    Afterwards Ctrl-C, SIGTERM and SIGHUP are ignored: the process is about to end.
+    """
     open_streams()
     try:
-        with stopping_signals_interrupt():
+        with stopping_signals_interrupt(after=signal.SIG_IGN):
             program()
         code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except KeyboardInterrupt:
-        say("interrupted")
-        code = 130
-    except OSError as error:  # such as --help into a full device
-        say(f"error: {where(error)}: {error.strerror or error}")
-        code = 1
+    except BaseException as end:
+        _ignore_stopping_signals()
+        if is_interruption(end):
+            _forget_interruption()
+            say("interrupted")
+            code = 130
+        elif isinstance(end, SystemExit):
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        elif isinstance(end, OSError):  # such as --help into a full device
+            say(f"error: {where(end)}: {end.strerror or end}")
+            code = 1
+        else:
+            raise
+    _ignore_stopping_signals()
     try:
         sys.stdout.flush()
     except OSError as error:
         say(f"error: {where(error)}: {error.strerror or error}")
         code = code or 1
     return code
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Return whether an exception is a KeyboardInterrupt, or was raised on account of one."""
+    # Native code that calls Python may raise its own error in place of the interrupt: a module that
+    # pybind11 initialises (ImportError), torch's writer of zip files (RuntimeError), and Python
+    # 3.11 itself around __set_name__.
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return True
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            pending += [one.__cause__, one.__context__]
+    return False
+
+
+def _ignore_stopping_signals() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _forget_interruption() -> None:
+    """Keep the interpreter from ending by SIGINT, and with it without the exit code 130."""
+    # A KeyboardInterrupt that leaves `exec` of a text, as dataclasses call it, counts as unhandled
+    # even if it is handled further up. The next `exec` takes that back, see run_eval_code_obj in
+    # https://github.com/python/cpython/blob/v3.11.7/Python/pythonrun.c
+    exec("")
 
 
 def where(error: OSError) -> str:
@@ -57,10 +97,13 @@ def where(error: OSError) -> str:
 
 
 @contextmanager
-def stopping_signals_interrupt() -> Iterator[None]:
+def stopping_signals_interrupt(after: signal.Handlers = signal.SIG_DFL) -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise KeyboardInterrupt in the block, as Ctrl-C does.
 
     Signals that are ignored (`nohup`) or already handled stay so.
+
+    Args:
+        after: What happens to these signals after the block.
     """
     ours = []
     # Python lets only the main thread set signal handlers.
@@ -72,7 +115,7 @@ def stopping_signals_interrupt() -> Iterator[None]:
         yield
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, after)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from diver_trt.cli.options import (
 )
 from diver_trt.cli.process import stop_requested
 from diver_trt.cli.recipe_options import takes_recipe
+from diver_trt.counted import counted
 from diver_trt.errors import printable
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import engine_choices
@@ -46,7 +47,7 @@ LayoutName = Annotated[
     str,
     typer.Option(
         help="What to write: index or wnid folders, huggingface, webdataset, or folders and "
-        "tensors: pt, npz, idc.",
+        "tensors: npz, or pt and idc, which need torch.",
         autocompletion=completion.layouts,
     ),
 ]
@@ -153,7 +154,11 @@ def recover(
     An interrupted run is resumed by the same command.
     """
     from diver_trt.recovered.run import recover as recover_folder
+    from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
 
+    if workers != "auto" and ray is None:
+        raise typer.BadParameter(f"--workers is {workers} without --ray; give both, or neither")
+    budget = None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget")
     # The first Ctrl-C ends the run after the current batch: `recover` polls before every batch.
     with stop_requested() as stopping, phases() as show:
         recovery = recover_folder(
@@ -171,7 +176,7 @@ def recover(
             size=None if size == "keep" else positive("--size", size),
             engine=engine,
             batch=None if batch == "auto" else positive("--batch", batch),
-            memory_budget=memory_budget,
+            memory_budget=budget,
             trust=trust,
             shard=shard,
             ray=ray,
@@ -216,6 +221,6 @@ def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
     for entry in recovery.skipped:
         say(f"left out: {entry['source']}: {entry['problem']}")
     print(
-        f"recovered {recovery.images} images into {printable(output)} in {recovery.seconds:.1f} "
-        f"s; look at {printable(page or sheet)}"
+        f"recovered {counted(recovery.images, 'image')} into {printable(output)} in "
+        f"{recovery.seconds:.1f} s; look at {printable(page or sheet)}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diver_trt.errors import printable
+from diver_trt.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +44,7 @@ def check_files(
 
     Raises:
         OutputError: If a folder is missing or read-only, or a file is not one to replace.
-        UsageError: If both are the same file.
+        UsageError: If both are the same file, or one is `-`.
     """
     from diver_trt.html_page import (
         require_different,
@@ -53,6 +53,12 @@ def check_files(
         require_writable,
     )
 
+    for option, path in (("--json", json_file), ("--report", report)):
+        if path == Path("-"):
+            raise UsageError(
+                f"{option} -: {command} prints its results as text, and this option takes the name "
+                f"of a file. Give one, such as {command}.{'html' if path is report else 'json'}."
+            )
     if json_file and report:
         require_different(json_file, report)
     if json_file:

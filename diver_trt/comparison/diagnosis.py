@@ -8,7 +8,7 @@ from __future__ import annotations
 from diver_trt.comparison.blocks import StageDifference, first_beyond, steepest
 from diver_trt.comparison.figures import Figures
 from diver_trt.comparison.tolerances import Tolerances
-from diver_trt.counted import few
+from diver_trt.counted import counted, few
 
 JUMP = 3.0
 """Growth of the error from one place to the next that is reported; rounding alone grows slowly."""
@@ -54,7 +54,7 @@ def _classes(figures: Figures, tolerances: Tolerances) -> list[str]:
     if not wrong or not limit.holds(figures.networks["conditioner"].relative_l2):
         return []
     return [
-        f"the conditioner is wrong for {len(wrong)} classes without an image, most for "
+        f"the conditioner is wrong for {counted(len(wrong), 'class')} without an image, most for "
         f"{figures.worst_class}: check its label table"
     ]
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
+from diver_trt.counted import counted
 from diver_trt.errors import (
     BundleError,
     DiverError,
@@ -330,4 +331,4 @@ def _check_exported_from(bundle: Bundle, model: BaseModel) -> None:
 
 def _described(latent_shape: tuple[int, int, int], classes: int, learned_variance: bool) -> str:
     variance = "a learned" if learned_variance else "a fixed"
-    return f"latents {list(latent_shape)}, {classes} classes and {variance} variance"
+    return f"latents {list(latent_shape)}, {counted(classes, 'class')} and {variance} variance"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from diver_trt.counted import counted
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import ModelClasses
 from diver_trt.distilled.collage import collage_note
@@ -117,7 +118,7 @@ class Dataset:
         tensors = " tensors" if origin.files else ""
         parts = [
             f"{origin.format.title}{tensors}",
-            f"{len(counts)} classes x {each}",
+            f"{counted(len(counts), 'class')} x {each}",
             f"{width} px" if width == height else f"{width} x {height} px",
         ]
         if origin.whitening:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
+from diver_trt.counted import counted
 from diver_trt.digits import find_source
 from diver_trt.distilled.arrays import Tensors, read_tensors
 from diver_trt.distilled.class_map import IMAGENET_CLASSES, Classes, imagenet_wnids, load_class_map
@@ -111,7 +112,7 @@ def read_sets(
         for note in one.dataset.origin.notes
     ]
     if left_out:
-        notes.append(f"{test}: {len(left_out)} classes of no training set are left out")
+        notes.append(f"{test}: {counted(len(left_out), 'class')} of no training set left out")
     notes += [
         f"{name}: only one of it and the test set names its classes; they are matched by number, "
         f"{_first(one.names or tested.names or ())}"

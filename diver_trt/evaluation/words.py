@@ -17,7 +17,8 @@ def heading(evaluation: Evaluation) -> Iterator[str]:
     mirrored = "" if "flip" in protocol.augmentations else ", no mirror images"
     yield f"protocol {protocol.name}: {protocol.title}; {labels}{mirrored}"
     yield (
-        f"accuracy in % on {test.images:,} images of {test.classes} classes ({test.name}), "
+        f"accuracy in % on {counted(test.images, 'image')} of {counted(test.classes, 'class')} "
+        f"({test.name}), "
         f"{evaluation.side} px; mean ± deviation of {counted(len(evaluation.seeds), 'training')}"
     )
     versions = ", ".join(f"{name} {number}" for name, number in evaluation.versions.items())

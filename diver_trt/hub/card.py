@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diver_trt.bundle import MANIFEST, Bundle
 from diver_trt.counted import megabytes
 from diver_trt.documents import Document, Limits
-from diver_trt.errors import BundleError, printable
+from diver_trt.errors import BundleError, printable, shown
 from diver_trt.hub.name import HubName, is_repository
 from diver_trt.structs import Sha256
 
@@ -56,6 +57,7 @@ class ComparedImages:
     """What the engines in the result of `compare --json` were given."""
 
     origin: str
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Compared:
     engines: tuple[ComparedEngine, ...]
     inputs: ComparedImages
     environment: Mapping[str, str]
+    recipe: Mapping[str, Any] | None = None
     bundles: tuple[ComparedBundle, ...]
 
     @classmethod
@@ -129,7 +132,7 @@ def _what_it_is(bundle: Bundle, licence: str) -> Iterator[str]:
     model = (
         f"{_code(bundle.model_id)}, revision {_code(revision) if revision else 'not recorded'}"
         if on_hub
-        else f"a model called {_code(bundle.model_id)}, which is not on the hub"
+        else f"{_code(bundle.model_id)}, a folder or file on the machine that exported it"
     )
     yield "A bundle for diver-trt: a latent diffusion model and its VAE as four ONNX graphs. It"
     yield "recovers distilled datasets with"
@@ -202,6 +205,11 @@ def _comparison(compared: Compared | None) -> Iterator[str]:
     result = "passed" if compared.passed else "failed"
     yield f"`diver-trt compare` {result}: {_code(compared.headline)}. The reference is"
     yield f"{_code(compared.reference)}; the input was {_code(compared.inputs.origin)}."
+    settings = {**(compared.recipe or {}), "seed": compared.inputs.seed}
+    if stated := [
+        f"{name} {json.dumps(value)}" for name, value in settings.items() if value is not None
+    ]:
+        yield f"Settings of the comparison: {', '.join(map(_code, map(shown, stated)))}."
     yield ""
     yield "| engine | verdict | mean PSNR | lowest PSNR | lowest SSIM |"
     yield "|---|---|---:|---:|---:|"

@@ -9,14 +9,21 @@ from pathlib import PurePath
 
 from diver_trt.errors import UsageError, shown
 
-# pathlib makes hf:/OWNER/NAME of hf://OWNER/NAME.
-_SCHEME = re.compile(r"hf:/{1,2}")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+# pathlib makes hf:/OWNER/NAME of hf://OWNER/NAME, and hf: of hf://.
+_SCHEME = re.compile(r"hf:(?:/{1,2}|$)")
+# The hub's own rules, as its client has them:
+# https://github.com/huggingface/huggingface_hub/blob/v1.2.0/src/huggingface_hub/utils/_validators.py
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.|\.git$)){_PART}/{_PART}")
+NAME_RULES = (
+    "each of at most 96 letters, digits, '-', '_' and '.', not '-' or '.' at an end, no '--' or "
+    "'..', and no '.git' at the end"
+)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 def is_repository(text: str) -> bool:
-    """Return whether a text is a repository's name, `OWNER/NAME`; the hub has further rules."""
+    """Return whether a text is the name that a repository can have: `OWNER/NAME`."""
     return _REPOSITORY.fullmatch(text) is not None
 
 
@@ -48,7 +55,7 @@ class HubName:
             given = shown(f"hf://{text[scheme.end() :]}")
             raise UsageError(
                 f"{given}: is not a name on the hub; expected hf://OWNER/NAME or "
-                "hf://OWNER/NAME@REVISION"
+                f"hf://OWNER/NAME@REVISION, {NAME_RULES}"
             )
         return cls(repository, revision or None)
 

@@ -12,7 +12,7 @@ from diver_trt.counted import counted, megabytes
 from diver_trt.errors import DiverError, OutputError, UsageError, shown
 from diver_trt.hub.card import CARD, Compared, model_card
 from diver_trt.hub.failures import hub_failure, import_hub
-from diver_trt.hub.name import is_repository
+from diver_trt.hub.name import NAME_RULES, is_repository
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
 _NEW = {".gitattributes", CARD}
@@ -62,7 +62,9 @@ def prepare(
             not one of this bundle.
     """
     if not is_repository(repository):
-        raise UsageError(f"{shown(repository)}: is not a repository's name; expected OWNER/NAME")
+        raise UsageError(
+            f"{shown(repository)}: is not a repository's name; expected OWNER/NAME, {NAME_RULES}"
+        )
     stated = _licence(bundle, licence)
     for name in NETWORKS:
         bundle.verified(name)
@@ -86,15 +88,15 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
     """
     hub = import_hub("uploading a bundle")
     repository = upload.repository
-    if hub.get_token() is None:
-        raise OutputError(
-            f"{repository}: uploading needs a token for the hub. Run `hf auth login`, or set "
-            "HF_TOKEN."
-        )
     additions = [hub.CommitOperationAdd(path.name, str(path)) for path in upload.files] + [
         hub.CommitOperationAdd(CARD, upload.card.encode())
     ]
     try:
+        if hub.get_token() is None:
+            raise OutputError(
+                f"{repository}: uploading needs a token for the hub. Run `hf auth login`, or set "
+                "HF_TOKEN."
+            )
         api = hub.HfApi()
         api.create_repo(repository, private=private or None, exist_ok=True)
         found = api.model_info(repository)
@@ -110,7 +112,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
     except DiverError:
         raise
     except Exception as cause:  # the client's HTTP library has a class of its own for each failure
-        raise OutputError(f"{repository}: {hub_failure(cause)}") from cause
+        raise OutputError(f"{repository}: {hub_failure(cause, upload=True)}") from cause
     return str(commit.commit_url)
 
 

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from diver_trt.errors import ExportError, shown
+from diver_trt.hub.failures import reason
 
 # What cannot be NAME or OWNER/NAME on the hub.
 _LOCAL_PATH = re.compile(r"[./~\\]|.*[\\]|.*/$|[^/]*/[^/]*/")
@@ -160,7 +161,7 @@ def _hub_failure(cause: Exception, revision: str | None) -> str:
             "Correct the path, or unset it."
         )
     return (
-        f"{here}, and the hub cannot be read ({one_line(cause.__cause__ or cause)}). Correct the "
+        f"{here}, and the hub cannot be read ({reason(cause.__cause__ or cause)}). Correct the "
         "path, or download the model elsewhere and give its folder."
     )
 

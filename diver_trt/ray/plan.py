@@ -55,7 +55,7 @@ def plan_workers(
     if workers is None and not on_gpus:
         raise UsageError(
             f"Ray has no GPU that engine {engine} would use; choose how many workers share its "
-            f"{sum(cores)} cores, such as --workers {max(1, sum(cores) // 4)}"
+            f"{counted(sum(cores), 'core')}, such as --workers {max(1, sum(cores) // 4)}"
         )
     count = workers or gpus
     if count > (most := gpus if on_gpus else sum(cores)):

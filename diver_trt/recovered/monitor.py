@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from diver_trt.counted import counted
 from diver_trt.recovered.checking import Notes, OnProgress
 from diver_trt.recovered.events import Event, Finished, Opened, StepDone
 from diver_trt.recovered.gallery.contents import Contents
@@ -51,8 +52,8 @@ class Monitor:
         self._step, self._steps = 0, event.batches * event.steps_per_batch
         self.on_progress("recovering", 0, self._steps)
         self.notes.info(
-            f"recovering on {event.engine} in {event.batches} batches of up to {event.batch}, "
-            f"{event.steps_per_batch} steps each, {self.start}"
+            f"recovering on {event.engine} in {counted(event.batches, 'batch')} of up to "
+            f"{event.batch}, {counted(event.steps_per_batch, 'step')} each, {self.start}"
         )
         if event.memory:
             peak = format_bytes(event.memory.peak_bytes)

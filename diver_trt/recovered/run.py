@@ -180,7 +180,11 @@ def recover(
     class_map = None if classes is None else os.fspath(classes)
     reading = ReadOptions(class_map, format, normalisation, collage)
     part, number = None if shard is None else Shard.parse(shard), checked_seed(seed)
-    budget = parse_bytes(memory_budget) if isinstance(memory_budget, str) else memory_budget
+    budget = (
+        parse_bytes(memory_budget, "memory_budget")
+        if isinstance(memory_budget, str)
+        else memory_budget
+    )
     placement = Placement(engine=engine, batch=batch, memory_budget=budget, trust=trust)
     settings, target = _recipe(recipe), Path(output)
     model = _opened(bundle, monitor)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
+from collections.abc import Sequence
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.method.schedule import Schedule
-from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends import AUTO, BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.engine import Denoiser, Engine, Opened, Placement, Session
 from diver_trt.runtime.session import engine_names, open_session
@@ -91,7 +93,10 @@ def open_networks(
         DeviceMemoryError: If there is no room for the batch.
         UsageError: If there is no such engine.
     """
-    *others, last = engine_names(placement.engine, bundle)
+    names = engine_names(placement.engine, bundle)
+    if placement.engine == AUTO and placement.memory_budget is not None:
+        names = _reporting_memory(names, bundle)
+    *others, last = names
     for name in others:
         try:
             opened = open_session(name, bundle, placement)
@@ -103,3 +108,18 @@ def open_networks(
                 warnings.warn(f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3)
     opened = open_session(last, bundle, placement)
     return Networks(opened, schedule), opened.memory
+
+
+def _reporting_memory(names: Sequence[str], bundle: Bundle) -> list[str]:
+    """Return the engines that can keep to a memory budget.
+
+    Raises:
+        EngineError: If there is none.
+    """
+    if compiled := [name for name in names if BACKENDS[name].compiled]:
+        return compiled
+    raise EngineError(
+        f"{bundle.path}: has no TensorRT engines, and other engines do not report their memory, so "
+        "a memory budget cannot be enforced; omit the budget, or build engines with "
+        f"`diver-trt build {shlex.quote(str(bundle.path))}`"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError, UsageError, shown
 from diver_trt.runtime.backends import AUTO, BACKENDS, engine_choices
@@ -48,6 +50,7 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     if placement.memory_budget is not None and not backend.compiled:
         raise EngineError(
             f"engine {name} does not report its memory, so a memory budget cannot be enforced; "
-            "omit the budget, or build TensorRT engines with `diver-trt build`"
+            "omit the budget, or build TensorRT engines with "
+            f"`diver-trt build {shlex.quote(str(bundle.path))}`"
         )
     return backend.load().open_session(name, bundle, placement)

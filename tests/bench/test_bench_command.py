@@ -292,6 +292,8 @@ def test_the_report_is_one_page_with_plots_and_the_facts(
         (("--steps", "1"), 2, "steps is 1"),
         (("no-such-folder",), 1, "no-such-folder: not a bundle"),
         (("--json", "no-such-folder/bench.json"), 1, "no such folder; make it first"),
+        (("--json", "-"), 2, "--json -: bench prints its results as text, and this option takes"),
+        (("--report", "-"), 2, "Give one, such as bench.html"),
         (("--report", "."), 1, "is a folder; expected the name of an HTML file"),
         (("--engine", "rtx"), 1, "error: "),
     ],

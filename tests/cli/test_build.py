@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,10 +71,13 @@ def test_build_refuses_targets_and_options_that_cannot_work(edited: Callable[...
             )
             assert "diver-trt export MODEL BUNDLE --precision fp16" in reason
             assert "GEMM" not in reason
-    for option, expected in (
-        ("--batch", "one size such as 8"),
-        ("--workspace", "a size such as 512MB"),
+    for option, values, expected in (
+        ("batch", ("some", "0", "1000000", "4:2:1", "1:2", "٨"), "one size such as 8, .* 999,999"),
+        ("--workspace", ("some", "0", "1", "1e9", "9999999TB"), "a size .* 512MB.* of 1B or more"),
     ):
-        assert f"expected {expected}" in fails(run("build", folder, option, "some"), code=2)
+        for value in values:
+            name = f"--{option.removeprefix('--')}"
+            line = fails(run("build", folder, name, value), code=2)
+            assert re.search(f"{option} is '{value}'; expected {expected}", line), line
     assert run("build", folder, "--backend", "openvino").exit_code == 2
     assert not (folder / "plans").exists()

@@ -89,20 +89,42 @@ def test_inspect_plans_memory_under_a_budget(compiled: Path) -> None:
     shown = run("inspect", compiled, "--memory-budget", "2GB").stdout
     assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown
     assert "within 2GB: rtx-1.7.1.116-sm86-b8, batch 8, networks resident" in shown
-    assert "the smallest that would do is 5 MB (batch 2, phased)" in fails(
-        run("inspect", compiled, "--memory-budget", "1MB")
-    )
-    assert "expected a size such as 512MB" in fails(
-        run("inspect", compiled, "--memory-budget", "much"), code=2
-    )
+    line = fails(run("inspect", compiled, "--memory-budget", "1MB"))
+    assert "the smallest that would do is 5 MB (batch 2, phased)" in line
+    assert f"`diver-trt build {compiled} --batch 1`" in line
+    for size in ("much", "0", "1"):
+        line = fails(run("inspect", compiled, "--memory-budget", size), code=2)
+        assert f"--memory-budget is '{size}'; expected a size with its unit, such as" in line
+
+
+def test_a_part_of_a_bundle_is_named_with_what_to_give_instead(compiled: Path) -> None:
+    plans = compiled / "plans"
+    line = fails(run("inspect", plans))
+    assert f"{plans}: holds the engines of a bundle" in line
+    assert f"or the bundle: {compiled}" in line
+    for name in ("bundle.json", "denoiser.onnx"):
+        line = fails(run("inspect", compiled / name))
+        assert f"{name}: is a file of a bundle. Give the bundle: {compiled}" in line
+    folder = plans / "rtx-1.7.1.116-sm86-b2"
+    expected = run("inspect", folder).stdout
+    assert expected.startswith("kind      engines\n")
+    for name in ("denoiser.json", "denoiser.engine", "encoder.json"):
+        assert run("inspect", folder / name).stdout == expected
+    assert "hf://: is not a name on the hub" in fails(run("inspect", "hf://"), code=2)
 
 
 def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
     assert "has no engines to plan for" in fails(
         run("inspect", digits.path, "--memory-budget", "2GB")
     )
-    assert "engine onnx does not report its memory, so a memory budget cannot be enforced" in fails(
-        run("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
+    budget = ("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
+    line = fails(run(*budget))
+    assert "has no TensorRT engines, and other engines do not report their memory, so a" in line
+    assert f"build engines with `diver-trt build {digits.path}`" in line
+    line = fails(run(*budget, "--engine", "onnx"))
+    assert "engine onnx does not report its memory, so a memory budget cannot be enforced" in line
+    assert "--memory-budget is '1e9'" in fails(
+        run("recover", few, tmp_path / "out", "--memory-budget", "1e9"), code=2
     )
     assert not (tmp_path / "out").exists()
 
@@ -112,7 +134,7 @@ def test_a_budget_is_checked_and_the_command_for_engines_can_be_pasted(
 ) -> None:
     folder = tmp_path / "no engines"
     shutil.copytree(digits.path, folder)
-    assert "expected a size such as 512MB" in fails(
+    assert "--memory-budget is '-1'; expected a size" in fails(
         run("inspect", folder, "--memory-budget", "-1"), code=2
     )
     assert f"build them with `diver-trt build '{folder}'`" in fails(

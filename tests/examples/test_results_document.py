@@ -57,6 +57,34 @@ def test_a_table_has_the_mean_and_deviation_over_seeds_of_each_row() -> None:
         assert line == f"| {row.title} | {' | '.join(cells)} |"
 
 
+def test_a_table_can_be_computed_from_the_json(tmp_path: Path) -> None:
+    # Of 360 images; rounded to 0.01, their deviation is 6.849 in place of 6.851.
+    accuracies = [100 * right / 360 for right in (281, 329, 324, 323, 280)]
+    measured = [
+        Measured(
+            training_set=TrainingSet(source="dm", per_class=10, treatment=Treatment(), seed=seed),
+            images=100,
+            architecture=name,
+            accuracy=accuracy,
+        )
+        for seed, accuracy in enumerate(accuracies)
+        for name in ("convnet-small", "resnet-small")
+    ]
+    line = table(ROWS[1:2], measured, "dm", 10, ("resnet-small",), "convnet-small").splitlines()[2]
+    document = results_document(
+        dataset="digits",
+        protocol="quick",
+        distilled_with="convnet-small",
+        rows=ROWS[1:2],
+        measured=measured[1::2],
+        points=[],
+        swept=[],
+    )
+    stated = [run["accuracy"] for run in document["test"]]
+    cell = f"{statistics.fmean(stated):.1f} ± {statistics.stdev(stated):.1f}"
+    assert line == f"| distilled | {cell} | {cell} |" == "| distilled | 85.4 ± 6.9 | 85.4 ± 6.9 |"
+
+
 def test_the_json_holds_every_run_with_its_treatment(tmp_path: Path) -> None:
     point = Point(axis="gamma", value=0.1, treatment=RECOVERED)
     document = results_document(

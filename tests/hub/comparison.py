@@ -21,7 +21,8 @@ def write_comparison(folder: Path, bundle: Bundle) -> Path:
         "headline": "openvino fp32 stays with onnx fp32",
         "reference": "onnx fp32",
         "engines": [engine | one for one in figures],
-        "inputs": {"origin": "10 distilled images", "images": 10, "seed": 0},
+        "inputs": {"origin": "10 distilled images", "images": 10, "seed": 7},
+        "recipe": {"steps": 25, "window": [25, 10], "cfg_window": None, "guide": "a `|` b"},
         "environment": {"date": "2026-11-26", "machine": "Linux x86_64, 2 cores"},
         "bundles": [{"name": "digits", "sha256": bundle.sha256}],
     }

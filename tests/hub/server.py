@@ -58,6 +58,7 @@ class Hub:
         cut: Names of files, and how many of their next transfers end half-way.
         uploads: LFS files by SHA-256.
         small: Names of files that are not LFS files, whatever their extension.
+        answer: What every request gets in place of an answer: a status, "loop" or "page".
     """
 
     url: str = ""
@@ -69,6 +70,7 @@ class Hub:
     cut: Counter[str] = field(default_factory=Counter)
     uploads: dict[str, bytes] = field(default_factory=dict)
     small: tuple[str, ...] = ()
+    answer: str = ""
 
     def transfers(self) -> list[str]:
         """Return the paths of the files whose contents were requested."""
@@ -98,6 +100,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+    def parse_request(self) -> bool:
+        """Read a request, and answer it where the answer is the same for all."""
+        if not super().parse_request():
+            return False
+        if not (answer := self.hub.answer):
+            return True
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        has_body = self.command != "HEAD"
+        if answer == "loop":
+            self._answer(302, b"", {"Location": self.path}, body=has_body)
+        elif answer == "page":
+            self._answer(200, b"<html>Log in</html>", {"Content-Type": "text/html"}, body=has_body)
+        else:
+            self._answer(int(answer), b"", {}, body=has_body)
+        return False
 
     def do_HEAD(self) -> None:
         self.hub.requests.append(f"HEAD {self.path}")

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from diver_trt.bundle import NETWORKS, Bundle
 from diver_trt.errors import BundleError, DiverError, MissingExtraError, UsageError
 from diver_trt.hub.name import HubName
+from tests.cli.command import fails, run
 from tests.hub.server import Files, Hub, Repository
 from tests.stand_in import write_stand_in_plan
 
@@ -126,6 +127,53 @@ def test_a_bundle_that_is_not_in_the_cache_needs_a_network(
     assert "HF_HUB_OFFLINE" in refused()
 
 
+ANSWERS = [
+    ("404", "got HTTP 404 in place of the hub's answer"),
+    ("416", "got HTTP 416 in place of the hub's answer"),
+    ("451", "got HTTP 451 in place of the hub's answer"),
+    ("429", "the hub failed, or is busy (HTTP 429). Try again"),
+    ("500", "the hub failed, or is busy (HTTP 500). Try again"),
+    ("loop", "got redirects without end in place of the hub's answer"),
+    ("page", "got a page in place of the hub's answer"),
+]
+
+
+@pytest.mark.parametrize(("answer", "message"), ANSWERS)
+@pytest.mark.parametrize("command", ["inspect", "push"])
+@pytest.mark.parametrize("endpoint", ["http://localhost:1", None])
+def test_an_answer_that_is_not_the_hubs_is_named(
+    answer: str,
+    message: str,
+    command: str,
+    endpoint: str | None,
+    hub: Hub,
+    digits: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub.answer = answer
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    if endpoint:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    line = fails(run("inspect", NAME) if command == "inspect" else run("push", digits.path, "me/x"))
+    assert message in line
+    assert ("HF_ENDPOINT" in line) == (endpoint is not None)
+    assert ("login page" in line) == (endpoint is None and "in place of" in message)
+    assert ("Try again" in line) == ("Try again" in message)
+    assert "mozilla" not in line
+
+
+@pytest.mark.parametrize("endpoint", ["", "hf-mirror.com"])
+def test_an_endpoint_that_is_not_an_address_is_named(
+    endpoint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    assert f"HF_ENDPOINT is {endpoint!r}, expected an address such as https://" in refused()
+
+
 def test_a_half_downloaded_bundle_is_not_opened_offline(
     hub: Hub, bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +218,6 @@ def test_a_private_bundle_is_opened_with_the_right_token(
     [
         ("hf://me/nothing", "hf://me/nothing: no such model repository on the hub"),
         (f"{NAME}@v7", f"{NAME}@v7: has no revision v7 on the hub"),
-        ("hf://me/a--b", "hf://me/a--b: is not a name that a repository on the hub could have"),
     ],
 )
 def test_what_is_not_on_the_hub_is_named(name: str, message: str, hub: Hub) -> None:
@@ -188,6 +235,8 @@ def test_what_is_not_on_the_hub_is_named(name: str, message: str, hub: Hub) -> N
         "hf://../digits",
         "hf://me/digits\n",
         "hf://me/di gits",
+        "hf://me/a--b",
+        "hf://me/a.git",
     ],
 )
 def test_other_texts_are_not_names_on_the_hub(name: str) -> None:

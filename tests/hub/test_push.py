@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, close_session, constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 from huggingface_hub.utils.tqdm import enable_progress_bars
 
 from diver_trt.bundle import Bundle
 from diver_trt.hub.card import Compared, model_card
+from diver_trt.hub.name import is_repository
 from tests.cli.command import fails, run
 from tests.hub.comparison import write_comparison
 from tests.hub.server import Hub, Repository
@@ -22,6 +25,21 @@ from tests.stand_in import write_stand_in_plan
 # huggingface_hub 2.4 sends files in a way that its HTTP library deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+UNNAMEABLE = [
+    "digits",
+    "hf://me/new",
+    "me/new@main",
+    "a/b/c",
+    "../x/y",
+    "me/x--y",
+    "me/x..y",
+    "me/x.git",
+    "me/x-",
+    "me/.x",
+    "me./x",
+    f"me/{'x' * 97}",
+    "me/é",
+]
 Edited = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
@@ -144,10 +162,46 @@ def test_a_licence_that_the_bundle_does_not_state_is_given(edited: Edited) -> No
     assert 'license: "cc-by-nc-4.0"' in result.stdout
 
 
-@pytest.mark.parametrize("name", ["digits", "hf://me/new", "me/new@main", "a/b/c", "../x/y"])
-def test_a_repository_is_named_by_owner_and_name(name: str, hub: Hub, digits: Bundle) -> None:
-    assert "expected OWNER/NAME" in fails(run("push", digits.path, name), code=2)
+@pytest.mark.parametrize("name", UNNAMEABLE)
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["", "dry"])
+def test_a_repository_is_named_by_owner_and_name(
+    name: str, options: tuple[str, ...], hub: Hub, digits: Bundle
+) -> None:
+    assert "expected OWNER/NAME" in fails(run("push", digits.path, name, *options), code=2)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", [*UNNAMEABLE, "me/x_", "_me/9.x", f"me/{'x' * 96}", "a.git/b"])
+def test_names_are_those_that_the_client_of_the_hub_takes(name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        accepted = False
+    else:
+        accepted = name.count("/") == 1
+    assert is_repository(name) == accepted
+
+
+def test_an_upload_that_is_forbidden_is_called_one(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    line = fails(run("push", digits.path, "me/new"))
+    assert "me/new: cannot be uploaded while HF_HUB_OFFLINE is set" in line
+
+
+def test_a_home_of_the_client_that_cannot_be_used_is_named(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    for command in (("push", digits.path, "me/new"), ("inspect", "hf://me/new")):
+        line = fails(run(*command))
+        assert "file/token on this machine cannot be used (Not a directory)" in line
+        assert f"Set HF_HOME, which is {tmp_path / 'file'}, to a folder that can be written" in line
 
 
 def test_a_lost_connection_leaves_the_repository_without_a_commit(
@@ -165,7 +219,7 @@ def test_a_lost_connection_leaves_the_repository_without_a_commit(
 def test_a_card_states_what_the_bundle_states(digits: Bundle, comparison: Path) -> None:
     card = model_card(digits, "me/new", "apache-2.0", Compared.read(comparison, digits))
     for line in (
-        "| base model | a model called `dit-digits`, which is not on the hub |",
+        "| base model | `dit-digits`, a folder or file on the machine that exported it |",
         "| classes | 10: `0`, `1`, `2`, `3`, `4`, `5`, `6`, `7`, `8`, `9` |",
         "| images | 32 × 32 pixels |",
         "| parameters | 2,113,463 |",
@@ -174,6 +228,7 @@ def test_a_card_states_what_the_bundle_states(digits: Bundle, comparison: Path) 
         "| `openvino fp32` | `passed` | 61.2 dB | 48.0 dB | 0.9999 |",
         "| `openvino fp32` | `passed` | no difference | no difference | 1.0000 |",
         "| `openvino fp32` | `passed` | not finite | not finite | not finite |",
+        'Settings of the comparison: `steps 25`, `window [25, 10]`, `guide "a     b"`, `seed 7`.',
         "Measured with `date 2026-11-26`, `machine Linux x86_64, 2 cores`.",
     ):
         assert line in card.splitlines()

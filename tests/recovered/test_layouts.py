@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.recovered.layouts import tensors
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
 
@@ -50,6 +54,22 @@ def image_folder(root: Path) -> list[tuple[Path, int]]:
         for target, name in enumerate(folders)
         for path in sorted((root / name).iterdir())
     ]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 3])
+def test_ctrl_c_while_torch_writes_is_no_error_of_the_file(writes: int) -> None:
+    class Interrupted(io.BytesIO):
+        done = 0
+
+        def write(self, data: Any) -> int:
+            self.done += 1
+            if self.done > writes:
+                raise KeyboardInterrupt
+            return super().write(data)
+
+    written: Any = SimpleNamespace(companion=lambda name: nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        tensors._save(written, "images.pt", torch.zeros(1000))
 
 
 @pytest.mark.parametrize("subset", SUBSETS)

@@ -130,7 +130,7 @@ def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
         ({"size": 0}, "size is 0; expected a whole number, 1 to 4096"),
         ({"size": True}, "size is True"),
         ({"batch": "8"}, "batch is '8'; expected a whole number, 1 or more"),
-        ({"memory_budget": "x"}, "found 'x', expected a size such as 512MB"),
+        ({"memory_budget": "x"}, "memory_budget is 'x'; expected a size with its unit"),
         ({"format": "x"}, "--format x: no such format; expected one of folders"),
         ({"normalisation": "x"}, "--normalisation x: expected none, minus1to1"),
         ({"collage": 33}, "--collage 33: expected a whole number from 1 to 16"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.counted import counted
 from diver_trt.distilled.methods.base import Kind
 from diver_trt.distilled.whitening import SIDE
 from diver_trt.errors import DatasetError
@@ -103,8 +104,8 @@ def fit_whitening(
             square += _products(block)
     if count < 2:
         raise DatasetError(
-            f"--zca-reference: holds {count} images; expected those the method whitened, for CIFAR "
-            "all 50,000 of the training set"
+            f"--zca-reference: holds {counted(count, 'image')}; expected those the method "
+            "whitened, for CIFAR all 50,000 of the training set"
         )
     if block:
         square += _products(block)

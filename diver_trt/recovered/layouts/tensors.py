@@ -96,10 +96,12 @@ def _save(written: Written, name: str, value: Any) -> None:
         try:
             torch.save(value, file)
         # torch's zip writer raises its own RuntimeError for a file that cannot be written, and only
-        # its context is the OSError that names the reason.
+        # its context is the OSError that names the reason, or the KeyboardInterrupt.
         except RuntimeError as cause:
-            hidden = cause.__context__
-            raise (hidden if isinstance(hidden, OSError) else OSError(shown(str(cause)))) from None
+            hidden: BaseException | None = cause
+            while hidden and not isinstance(hidden, (OSError, KeyboardInterrupt)):
+                hidden = hidden.__context__
+            raise hidden or OSError(shown(str(cause))) from None
 
 
 def _with_stacked(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
-from diver_trt.graph_file import require_tensors
+from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime as import_onnxruntime
@@ -178,7 +178,7 @@ class OnnxEngine:
         device: Device = "cpu",
         session: Any = None,
     ) -> None:
-        runtime = import_onnxruntime()
+        runtime = import_onnxruntime("gpu" if device == "cuda" else "cpu")
         self.batch = batch
         self._name = network
         declared = bundle.networks[network]
@@ -299,6 +299,7 @@ def _open_session(
     # Between two runs the cores are free for reading and writing images.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     graph = bundle.verified(network)
+    require_utf8(graph, "ONNX Runtime")
     with reported("ONNX Runtime", f"cannot open the {network}"):
         session = runtime.InferenceSession(graph, options, providers=[provider])
     reads, writes = (

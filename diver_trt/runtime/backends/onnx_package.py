@@ -15,8 +15,11 @@ _REINSTALL = (
 )
 
 
-def import_onnxruntime() -> Any:
+def import_onnxruntime(extra: str = "cpu") -> Any:
     """Import ONNX Runtime, and warn where both of its packages are installed over each other.
+
+    Args:
+        extra: The extra that installs the package that is needed: `"cpu"` or `"gpu"`.
 
     Raises:
         MissingExtraError: If neither package is installed.
@@ -25,7 +28,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as cause:
-        raise MissingExtraError("onnxruntime", "cpu", "running a bundle") from cause
+        raise MissingExtraError("onnxruntime", extra, "running a bundle") from cause
     except ImportError as cause:
         raise unloadable("onnxruntime", cause, _REINSTALL) from cause
     # Uninstalling one of the two packages deletes files of the other, and leaves a folder that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from diver_trt.errors import (
 from diver_trt.files import FileRecord
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import onnx_package
-from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
+from diver_trt.runtime.backends.onnx import Device, OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
 from tests.runtime.swapped_graph import with_another_graph
 
@@ -87,15 +88,27 @@ def test_an_unknown_engine_is_refused(digits: Bundle) -> None:
         Recoverer(digits, engine="tpu")
 
 
+@pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
 def test_without_onnxruntime_the_message_is_the_install_line(
-    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch, device: Device, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(
-        MissingExtraError,
-        match=r"needs onnxruntime, which is not installed; run `pip install 'diver-trt\[cpu\]'`",
-    ):
-        OnnxSession(digits, 1).open("decoder")
+    needs = rf"needs onnxruntime, which is not installed; run `pip install 'diver-trt\[{extra}\]'`"
+    with pytest.raises(MissingExtraError, match=needs):
+        OnnxSession(digits, 1, device).open("decoder")
+    with pytest.raises(MissingExtraError, match=needs):
+        OnnxSession(digits, 1, device).open_denoiser(np.zeros((2, 12), np.float32), 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_path_that_is_not_utf8_is_refused_plainly(
+    edited: Callable[..., Path], tmp_path: Path, engine: str
+) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(edited(lambda manifest: None), folder)
+    with pytest.raises(EngineError, match=r"caf\\udce9.*the path is not UTF-8, and O.*Rename"):
+        Recoverer(Bundle.open(folder), engine=engine)
 
 
 def test_both_packages_together_are_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,8 +65,11 @@ def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
     for plan in (plan for plan in readable if plan.backend == name):
         subject = f"engines {plan.folder.name}"
         if machine is None:
-            yield Finding(subject, "broken", f"are for {name}, which does not work here")
-        elif misfit := plan.misfit(bundle, machine):
+            untried = f"could not be tried: they are for {name}, which does not work here"
+            yield Finding(subject, "note", untried)
+        elif (misfit := plan.misfit(bundle, machine)) and misfit.without_gpu:
+            yield Finding(subject, "note", "could not be tried: there is no NVIDIA GPU here")
+        elif misfit:
             yield Finding(subject, "broken", misfit.reason, misfit.command)
         elif reason := plan.distrusted():
             remedy = f"diver-trt recover … --bundle {shlex.quote(str(bundle.path))} --trust"

@@ -16,6 +16,7 @@ from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import EngineError, OutputError
 from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
+from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
 from diver_trt.runtime.backends.tensorrt.target import Target, check_target
 from diver_trt.runtime.backends.tensorrt.trust import register
@@ -60,12 +61,15 @@ def build_plan(
                 sidecar = _build_engine(bundle, name, target, staging, on_progress)
                 sidecar.write(staging / f"{name}.json")
                 yield sidecar
-            shutil.rmtree(folder, ignore_errors=True)
-            # mkdtemp makes a folder that only its owner can read.
-            staging.chmod(0o755)
-            staging.replace(folder)
+            # An interrupt in between would leave a part of the older engines.
+            with interrupts_held():
+                shutil.rmtree(folder, ignore_errors=True)
+                # mkdtemp makes a folder that only its owner can read.
+                staging.chmod(0o755)
+                staging.replace(folder)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            with interrupts_held():
+                shutil.rmtree(staging, ignore_errors=True)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from typing import Any
 
 from diver_trt.bundle import Network, NetworkName
 from diver_trt.errors import EngineError, MissingExtraError, first_line
-from diver_trt.graph_file import require_tensors
+from diver_trt.graph_file import require_tensors, require_utf8
+from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.module import (
     EXTRAS,
     declared_shape,
@@ -83,22 +84,19 @@ def compile_graph(
     Raises:
         EngineError: If TensorRT's parser or compiler refuses the graph, or does not report
             its memory.
+        KeyboardInterrupt: If a signal came meanwhile, at the compiler's next step.
     """
+    require_utf8(path, "TensorRT")
     module = import_tensorrt(target.backend)
     started = time.monotonic()
     log = logger(module)
-    parsed = _parse(module, log, path)
-    _check_tensors(module, parsed[1], path, network)
-    _fix_batch(parsed[1], network, profile)
-    config = _configure(
-        module,
-        parsed,
-        network,
-        profile,
-        target,
-        _progress_monitor(module, network.name, on_progress),
-    )
-    engine = _compile(parsed, config, network, target, log)
+    with interrupts_held() as interrupted:
+        parsed = _parse(module, log, path)
+        _check_tensors(module, parsed[1], path, network)
+        _fix_batch(parsed[1], network, profile)
+        monitor = _progress_monitor(module, network.name, on_progress, interrupted)
+        config = _configure(module, parsed, network, profile, target, monitor)
+        engine = _compile(parsed, config, network, target, log)
     return Compiled(
         engine=engine,
         memory=Memory(
@@ -257,7 +255,8 @@ def _polygraphy(backend: Backend) -> Any:
             "this process has already built for the other backend; build for this one in a "
             "process of its own"
         )
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    # It prints what it raises too, and on standard output a request to install `colored`.
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL + 1
     names = ("Profile", "CreateConfig", "EngineBytesFromNetwork")
     tools = SimpleNamespace(
         PolygraphyException=PolygraphyException, **{name: getattr(loaders, name) for name in names}
@@ -270,7 +269,10 @@ def _polygraphy(backend: Backend) -> Any:
 
 
 def _progress_monitor(
-    module: Any, name: NetworkName, report: Callable[[NetworkName, str, int, int], None]
+    module: Any,
+    name: NetworkName,
+    report: Callable[[NetworkName, str, int, int], None],
+    interrupted: Callable[[], bool],
 ) -> Any:
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -283,7 +285,7 @@ def _progress_monitor(
 
         def step_complete(self, phase: str, step: int) -> bool:
             report(name, phase, step + 1, self.totals.get(phase, step + 1))
-            return True
+            return not interrupted()  # False cancels the compilation
 
         def phase_finish(self, phase: str) -> None:
             self.totals.pop(phase, None)

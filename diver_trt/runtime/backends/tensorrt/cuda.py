@@ -98,6 +98,15 @@ def present_gpu() -> Gpu | None:
         return None
 
 
+def has_driver() -> bool:
+    """Return whether the driver of a GPU is installed, which may be known without the bindings."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def on_jetson() -> bool:
     """Return whether this is a Jetson."""
     return JETSON_RELEASE.exists()

@@ -16,6 +16,7 @@ from diver_trt.bundle import Bundle, NetworkName, run_size
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
+from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.kernel_cache import KernelCache, keeps_kernels
 from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name, logger
 from diver_trt.runtime.backends.tensorrt.plans import Plan
@@ -94,17 +95,18 @@ class TrtEngine:
         declared = session.bundle.networks[network]
         self._ports = Ports(network, declared.inputs, declared.outputs)
         self._releases: list[int] = []
-        self._engine: Any = self._deserialize()
         sidecar = session.plan.sidecars[network]
-        self._kernels = (
-            KernelCache(self._engine, sidecar.engine.sha256)
-            if keeps_kernels(session.module)
-            else None
-        )
         needed = sidecar.memory.activation_bytes
-        self._context: Any = self._create_context(
-            scratch or (self._own(session.cuda.allocate(needed)), needed)
-        )
+        with interrupts_held():
+            self._engine: Any = self._deserialize()
+            self._kernels = (
+                KernelCache(self._engine, sidecar.engine.sha256)
+                if keeps_kernels(session.module)
+                else None
+            )
+            self._context: Any = self._create_context(
+                scratch or (self._own(session.cuda.allocate(needed)), needed)
+            )
         specs = self._ports.all
         self._device = {
             name: self._own(self._cuda.allocate(spec.size_bytes(batch)))

@@ -7,17 +7,20 @@ makes for the process comes on top.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diver_trt.bundle import NETWORKS, NetworkName
-from diver_trt.errors import DeviceMemoryError, UsageError
+from diver_trt.errors import DeviceMemoryError, UsageError, shown
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
 
 MEGABYTE = 10**6
 TENTH = MEGABYTE // 10
+LIMIT_BYTES = 10**18
+"""Beyond any device, and within 64 bits, which TensorRT takes."""
 
 Residency = Literal["resident", "phased"]
 RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
@@ -101,8 +104,7 @@ def choose_memory_plan(
         raise DeviceMemoryError(
             f"nothing fits a memory budget of {format_bytes(budget_bytes or 0)}: the smallest that "
             f"would do is {format_bytes(smallest.peak_bytes)} (batch {smallest.batch}, "
-            f"{smallest.residency}). Raise the budget, or build for a smaller batch with "
-            "`diver-trt build --batch 1`"
+            f"{smallest.residency}). Raise the budget{_smaller(smallest)}"
         )
 
     def preference(plan: MemoryPlan) -> tuple[int, bool, int]:
@@ -115,6 +117,15 @@ def choose_memory_plan(
         )
 
     return max(fitting, key=preference)
+
+
+def _smaller(smallest: MemoryPlan) -> str:
+    """Return the command that builds engines which need less memory, as a clause."""
+    if smallest.batch == 1:
+        return ", or export the model in fewer bits, with --precision fp16, int8 or int8-fp16"
+    bundle = shlex.quote(str(smallest.plan.folder.parent.parent))
+    backend = " --backend trt" if smallest.plan.backend == "trt" else ""
+    return f", or build for a smaller batch with `diver-trt build {bundle}{backend} --batch 1`"
 
 
 def _phase(
@@ -132,8 +143,12 @@ def _phase(
     )
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, name: str = "the size") -> int:
     """Read a size such as `2GB`, `512MB` or `1.5GiB`.
+
+    Args:
+        text: The size.
+        name: What it is, such as `"--workspace"`, as a message names it.
 
     Raises:
         UsageError: If the text is not a size.
@@ -143,19 +158,24 @@ def parse_bytes(text: str) -> int:
         "kb": 10**3,
         "mb": 10**6,
         "gb": 10**9,
+        "tb": 10**12,
         "kib": 2**10,
         "mib": 2**20,
         "gib": 2**30,
+        "tib": 2**40,
     }
-    number = text.strip().lower().rstrip("bgikm ")
+    number = text.strip().lower().rstrip("bgikmt ")
     unit = text.strip().lower()[len(number) :].strip()
     try:
         size = float(number) * units[unit]
     except (ValueError, KeyError):
         size = -1.0
     # NaN fails the comparison too.
-    if not 0 < size < 2**60:
-        raise UsageError(f"found {text!r}, expected a size such as 512MB, 4GB or 1.5GiB")
+    if not 1 <= size < LIMIT_BYTES:
+        raise UsageError(
+            f"{name} is {shown(repr(text))}; expected a size with its unit, such as 512MB, 4GB or "
+            "1.5GiB, of 1B or more and less than 1,000,000TB"
+        )
     return int(size)
 
 

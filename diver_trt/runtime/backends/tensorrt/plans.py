@@ -20,7 +20,13 @@ from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.contained_file import open_contained, resolved_inside
 from diver_trt.errors import EngineError, printable, shown
 from diver_trt.files import stream_sha256
-from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine, Profile, Sidecar
+from diver_trt.runtime.backends.tensorrt.sidecar import (
+    NO_GPU,
+    Backend,
+    Machine,
+    Profile,
+    Sidecar,
+)
 from diver_trt.runtime.backends.tensorrt.trust import is_registered, register
 
 PLANS = "plans"
@@ -35,6 +41,7 @@ class Misfit:
 
     reason: str
     command: str | None
+    without_gpu: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason}\nRebuild it with `{self.command}`" if self.command else self.reason
@@ -73,7 +80,11 @@ class Plan:
                 command = (
                     self.rebuild_command(bundle, machine) if machine.compute_capability else None
                 )
-                return Misfit(f"{self.folder / sidecar.engine.name}: {reason}", command)
+                return Misfit(
+                    f"{self.folder / sidecar.engine.name}: {reason}",
+                    command,
+                    without_gpu=reason == NO_GPU,
+                )
         return None
 
     def rebuild_command(self, bundle: Bundle, machine: Machine) -> str:

@@ -25,6 +25,10 @@ Backend = Literal["rtx", "trt"]
 Batch = Annotated[int, whole(1, MAX_BATCH)]
 
 
+NO_GPU = "there is no NVIDIA GPU here"
+"""Why an engine cannot be tried where nothing else speaks against it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Batches an engine was built for; a static engine has one size only."""
@@ -53,17 +57,15 @@ class Profile:
         Raises:
             UsageError: If the text is neither, or the sizes do not rise.
         """
-        if not re.fullmatch(r"\d{1,6}(:\d{1,6}:\d{1,6})?", text):
+        # re.ASCII: \d also matches the digits of other scripts. Six of them are 999,999.
+        found = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}):(\d{1,6}))?", text, re.ASCII)
+        sizes = [int(size or found[1]) for size in found.groups()] if found else [0]
+        if sizes[0] < 1 or sizes != sorted(sizes):
             raise UsageError(
-                f"batch is {text!r}; expected one size such as 8, or MIN:OPT:MAX such as 1:4:8"
+                f"batch is {shown(repr(text))}; expected one size such as 8, or MIN:OPT:MAX such "
+                "as 1:4:8, from 1 to 999,999 and rising from MIN to MAX"
             )
-        sizes = [int(part) for part in text.split(":")]
-        profile = cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
-        if not 1 <= profile.minimum <= profile.optimum <= profile.maximum:
-            raise UsageError(
-                f"batch is {text!r}; expected sizes of 1 or more that rise from MIN to MAX"
-            )
-        return profile
+        return cls(*sizes)
 
     @property
     def static(self) -> bool:
@@ -208,7 +210,7 @@ class Sidecar:
                 f"it was built by version {shown(built.version)}, and {here.version} is installed"
             )
         if here.compute_capability is None:
-            return "there is no NVIDIA GPU here"
+            return NO_GPU
         if here.compute_capability not in self.compute_capabilities:
             targets = shown(", ".join(self.compute_capabilities))
             return f"it is for {targets}, and this GPU is {here.compute_capability}"

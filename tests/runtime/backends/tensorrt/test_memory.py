@@ -100,7 +100,8 @@ def test_the_smallest_budget_that_would_do_is_named_and_does() -> None:
         DeviceMemoryError,
         match=(
             r"nothing fits a memory budget of 500 MB: "
-            r"the smallest that would do is 913 MB \(batch 1, phased\)"
+            r"the smallest that would do is 913 MB \(batch 1, phased\)\. Raise the budget, or "
+            r"export the model in fewer bits"
         ),
     ):
         choose_memory_plan(plans, 500 * MB)
@@ -115,16 +116,40 @@ def test_the_smallest_budget_that_would_do_is_named_and_does() -> None:
         ("1.5GiB", 3 * 2**29),
         ("100b", 100),
         (" 4gb ", 4 * 10**9),
+        ("10TB", 10**13),
+        ("1TiB", 2**40),
+        ("1e9B", 10**9),
+        ("1B", 1),
     ],
 )
 def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "4", "-1GB", "4XB", "nanGB", "infGB", "1e99GB", "0MB"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "GB",
+        "4",
+        "1e9",
+        "-1GB",
+        "4XB",
+        "nanGB",
+        "infGB",
+        "1e99GB",
+        "0",
+        "0MB",
+        "0.5B",
+        "1000000TB",
+    ],
+)
 def test_other_texts_are_no_sizes(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a size such as 512MB"):
-        parse_bytes(text)
+    expected = r"of 1B or more and less than 1,000,000TB"
+    with pytest.raises(
+        UsageError, match=rf"^--workspace is {text!r}; expected a size .*{expected}"
+    ):
+        parse_bytes(text, "--workspace")
 
 
 def test_sizes_are_rounded_up_so_that_they_are_enough() -> None:

@@ -1,0 +1,41 @@
+"""Ctrl-C while TensorRT runs, which calls Python and discards the exceptions raised there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_STOPPING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], bool]]:
+    """Hold back the KeyboardInterrupt of a signal until the end of the block.
+
+    A handler runs wherever Python code happens to run: within TensorRT, in its logger and its
+    progress monitor. An interrupt that is raised there is printed and dropped, or becomes an error
+    of the compiler. So it is raised here, in place of whatever the block returned or raised. The
+    block may ask whether one is held back, in order to end early.
+
+    Only signals that raise KeyboardInterrupt are held back, and only in the main thread, where
+    Python runs signal handlers.
+    """
+    held: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _STOPPING:
+            if (handler := signal.getsignal(number)) is signal.default_int_handler:
+                before[number] = handler
+                signal.signal(number, lambda number, _: held.append(number))
+    try:
+        yield lambda: bool(held)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            raise KeyboardInterrupt
