@@ -112,7 +112,7 @@ def read_sets(
         for note in one.dataset.origin.notes
     ]
     if left_out:
-        notes.append(f"{test}: {counted(len(left_out), 'class')} of no training set left out")
+        notes.append(f"{test}: left out {counted(len(left_out), 'class')} of no training set")
     notes += [
         f"{name}: only one of it and the test set names its classes; they are matched by number, "
         f"{_first(one.names or tested.names or ())}"

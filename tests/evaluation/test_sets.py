@@ -95,7 +95,7 @@ def test_validation_images_of_other_wnids_are_left_out(tmp_path: Path) -> None:
     test = write_folders(tmp_path / "val", FRUIT_WNIDS)
     sets = read_sets({"train": train}, test)
     assert sets.test.names == tuple(sorted(FRUIT_WNIDS[:3]))
-    assert sets.notes == (f"{test}: 7 classes of no training set are left out",)
+    assert sets.notes == (f"{test}: left out 7 classes of no training set",)
     matched("train", sets.train["train"], sets.test)
 
 
