@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from diver_trt.recovered.gallery.sheets import write_sheets
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from tests.conftest import DISTILLED
+from tests.odd_files import fifo, link_out
 from tests.recovered import commands
 from tests.recovered.commands import error
 from tests.recovered.finished import distilled, finished, flat
@@ -316,19 +316,8 @@ def resize(path: Path) -> None:
     Image.new("RGB", (100, 20)).save(path)
 
 
-def link(path: Path) -> None:
-    shutil.copy(path, path.parent.parent / "secret.png")
-    path.unlink()
-    path.symlink_to(path.parent.parent / "secret.png")
-
-
-def fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
 @pytest.mark.parametrize(
-    "damage", [Path.unlink, lambda path: path.write_bytes(b"<svg>"), resize, link, fifo]
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"<svg>"), resize, link_out, fifo]
 )
 def test_of_a_damaged_sheet_in_a_shard_nothing_is_taken(
     shards: list[Path], tmp_path: Path, damage: Callable[[Path], object]
