@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
+from tests.cli.command import run
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
 
@@ -36,7 +35,7 @@ SUBSETS = [
 
 def recover(source: Path, output: Path, bundle: Bundle, *options: object) -> dict[str, Any]:
     arguments = ["recover", source, output, "--bundle", bundle.path, *QUICK, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = run(*arguments)
     assert result.exit_code == 0, result.output
     manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
     return manifest
@@ -274,9 +273,7 @@ def test_layouts_that_cannot_be_written_are_refused_before_any_work(
     methods.GVBSM(tmp_path / "in", known_images(2, 16), [0, 1])
 
     def refused(*options: str) -> str:
-        result = CliRunner().invoke(
-            app, ["recover", str(tmp_path / "in"), str(tmp_path / "out"), *options]
-        )
+        result = run("recover", tmp_path / "in", tmp_path / "out", *options)
         assert result.exit_code in (1, 2)
         assert not (tmp_path / "out").exists()
         return result.output
@@ -315,6 +312,6 @@ def test_soft_labels_that_a_layout_does_not_hold_are_dropped_with_a_note(
     for layout in ("idc", "pt"):
         options = ("--classes", "imagewoof", "--layout", layout)
         arguments = ["recover", source, tmp_path / layout, "--bundle", thousand.path, *QUICK]
-        result = CliRunner().invoke(app, [str(argument) for argument in (*arguments, *options)])
+        result = run(*arguments, *options)
         assert result.exit_code == 0, result.output
         assert (dropped in result.stderr) == (layout == "idc")

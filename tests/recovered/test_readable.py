@@ -18,11 +18,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from benchmarks.crash import RECIPE
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.cli.recipe_options import parse_recipe
 from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import Dataset, Origin, Sample
@@ -41,6 +39,7 @@ from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.runtime.recoverer import RecoveredSample
 from diver_trt.structs import dump
+from tests.cli.command import run
 from tests.conftest import DISTILLED
 
 DIGITS = Bundle.open(default_bundle())
@@ -230,7 +229,7 @@ def test_a_class_map_whose_name_cannot_be_printed_is_refused_before_the_run(
     (tmp_path / name).write_text("\n".join("0123456789"))
     ipc1, out = str(DISTILLED.parent / "ipc1"), tmp_path / "out"
     command = ["recover", ipc1, str(out), *RECIPE, "--classes", str(tmp_path / name)]
-    result = CliRunner().invoke(app, command)
+    result = run(*command)
     assert result.exit_code in (1, 2)
     assert "the path cannot be printed, expected another" in result.stderr
     assert not out.exists()
@@ -243,15 +242,12 @@ def test_a_class_map_of_any_printable_name_can_be_read_again(tmp_path: Path, nam
     out = tmp_path / "out"
     command = ["recover", ipc1, str(out), *RECIPE, "--classes", str(tmp_path / name)]
     for _ in range(2):
-        result = CliRunner().invoke(app, command)
+        result = run(*command)
         assert result.exit_code == 0, result.output
     assert "10 of 10 images are already there" in result.stderr
-    result = CliRunner().invoke(app, ["inspect", str(out), "--json"])
+    result = run("inspect", out, "--json")
     assert json.loads(result.stdout)["class_map"].isprintable()
-    assert (
-        CliRunner().invoke(app, ["recover", str(out), str(tmp_path / "next"), *RECIPE]).exit_code
-        == 0
-    )
+    assert run("recover", out, tmp_path / "next", *RECIPE).exit_code == 0
 
 
 # Captions of contact sheets

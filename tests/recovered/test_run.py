@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from diver_trt import PRESETS, Bundle, Recipe, recover
-from diver_trt.cli import app
 from diver_trt.errors import BundleError, DatasetError, OutputError, UsageError
+from tests.cli.command import run
 from tests.conftest import DISTILLED
 
 IPC1 = DISTILLED.parent / "ipc1"
@@ -32,7 +31,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
     options = ["--steps", "6", "--seed", "7", "--layout", "npz", "--size", "48", "--batch", "3"]
-    result = CliRunner().invoke(app, ["recover", str(IPC1), str(tmp_path / "a"), *options])
+    result = run("recover", IPC1, tmp_path / "a", *options)
     assert result.exit_code == 0, result.output
     recovery = recover(
         str(IPC1), str(tmp_path / "b"), recipe=QUICK, seed=7, layout="npz", size=48, batch=3
@@ -45,7 +44,7 @@ def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_the_command(tmp_path: Path) -> None:
-    assert CliRunner().invoke(app, ["recover", "digits", str(tmp_path / "a")]).exit_code == 0
+    assert run("recover", "digits", tmp_path / "a").exit_code == 0
     assert recover("digits", tmp_path / "b").images == 10
     assert files(tmp_path / "a") == files(tmp_path / "b")
 

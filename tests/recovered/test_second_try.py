@@ -17,11 +17,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import MissingExtraError
 from diver_trt.recovered import second_try
 from diver_trt.runtime.backends.onnx import OnnxEngine
-from tests.recovered.commands import (
-    error,
-    recover,
-    recovered,
-)
+from tests.cli.command import fails
+from tests.recovered.commands import recover, recovered
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +51,7 @@ def test_an_unusable_image_is_never_written(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float, problem: str
 ) -> None:
     decode_badly(monkeypatch, bad)
-    assert problem in error(recover(few, tmp_path / "out"))
+    assert problem in fails(recover(few, tmp_path / "out"))
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     decode_badly(monkeypatch, bad)
     result = recover(few, tmp_path / "out", "--on-error", "skip")
@@ -99,7 +96,7 @@ def test_an_overflow_in_fp16_is_retried_in_fp32(
     for sample in again:
         assert (out / sample["file"]).read_bytes() == (in_fp32 / sample["file"]).read_bytes()
     shutil.rmtree(tmp_path / "bundles" / "fp32")
-    assert "NaN or infinite values; the model may overflow in fp16, use its fp32 bundle" in error(
+    assert "NaN or infinite values; the model may overflow in fp16, use its fp32 bundle" in fails(
         recover(few, tmp_path / "alone", *half)
     )
 
@@ -165,7 +162,7 @@ def test_an_input_that_vanishes_before_the_second_try(
         warnings.simplefilter("always")
         result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
     if gone == ".":
-        assert "cannot be read any more" in error(result)
+        assert "cannot be read any more" in fails(result)
         assert not (tmp_path / "out").exists()
         return
     assert f"{NOT_RETRIED}{few / gone}: " in result.stderr

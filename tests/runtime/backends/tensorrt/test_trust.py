@@ -26,6 +26,8 @@ from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt import trust
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
+from tests.cli.command import fails, run
+from tests.conftest import DISTILLED
 from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 QUICK = replace(PRESETS["matched"], steps=4, inherit_step=2, start_step=2, window=(2, 1))
@@ -214,29 +216,11 @@ def test_doctor_says_what_to_do(
 def test_the_command_takes_trust(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], tmp_path: Path
 ) -> None:
-    from typer.testing import CliRunner
-
-    from diver_trt.cli import app
-    from tests.conftest import DISTILLED
-
-    def recover(*options: str) -> Any:
-        arguments = [
-            "recover",
-            str(DISTILLED.parent / "ipc1"),
-            str(tmp_path / "out"),
-            "--bundle",
-            str(bundle.path),
-            "--engine",
-            "rtx",
-        ]
-        return CliRunner().invoke(app, [*arguments, "--preset", "matched", *options])
-
-    refused = recover()
-    assert refused.exit_code == 1
-    (line,) = (line for line in refused.stderr.splitlines() if "error:" in line)
-    assert "add --trust if you trust whoever built it" in line
+    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--bundle", bundle.path)
+    options = ("--engine", "rtx", "--preset", "matched")
+    assert "add --trust if you trust whoever built it" in fails(run(*command, *options))
     assert not (tmp_path / "out").exists()
-    assert recover("--trust").exit_code == 0
+    assert run(*command, *options, "--trust").exit_code == 0
 
 
 def test_the_list_is_for_its_user_alone(listed: Path) -> None:
