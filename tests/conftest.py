@@ -58,6 +58,15 @@ def ten_digits() -> NDArray[np.uint8]:  # [10, 32, 32, 3]
     return np.stack([read_image(DISTILLED / str(digit) / "0.png") for digit in range(10)])
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files: a worker that got one last would leave the others without work."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

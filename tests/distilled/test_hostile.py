@@ -25,6 +25,7 @@ from diver_trt.records import MANIFEST_SCHEMA
 from tests.distilled import methods
 from tests.distilled.array_files import Touch
 from tests.distilled.test_dataset import CLASSES, known_images
+from tests.distilled.test_png_stream import chunk
 
 EXTRA_BYTES = 150_000_000
 PEAK = (
@@ -198,10 +199,6 @@ def link_out(folder: Path) -> None:
 
 def folder_link_out(folder: Path) -> None:
     (folder / "3").symlink_to("/usr")
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def huge_png(folder: Path) -> None:

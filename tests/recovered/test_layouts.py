@@ -33,9 +33,12 @@ SUBSETS = [
 ]
 
 
-def recover(source: Path, output: Path, bundle: Bundle, *options: object) -> dict[str, Any]:
-    arguments = ["recover", source, output, "--bundle", bundle.path, *QUICK, *options]
-    result = run(*arguments)
+PAIRS = [index for index in range(10) for _ in range(2)]
+
+
+def recover(source: Path, output: Path, bundle: Bundle, **options: object) -> dict[str, Any]:
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    result = run("recover", source, output, "--bundle", bundle.path, *QUICK, *given)
     assert result.exit_code == 0, result.output
     manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
     return manifest
@@ -59,7 +62,7 @@ def test_every_class_survives_a_trainer_that_sorts_folders(
     classes = list(range(len(labels)))
     wnids = [imagenet_wnids()[label] for label in labels]
     methods.MINIMAX(tmp_path / "in", known_images(len(classes), 16), classes, wnids)
-    manifest = recover(tmp_path / "in", tmp_path / "out", thousand, "--classes", subset)
+    manifest = recover(tmp_path / "in", tmp_path / "out", thousand, classes=subset)
     by_file = {sample["file"]: sample for sample in manifest["samples"]}
     read = image_folder(tmp_path / "out")
     assert len(read) == len(labels)
@@ -74,13 +77,7 @@ def test_wnid_folders_hold_the_class_they_are_named_after(tmp_path: Path, thousa
     classes = [index for index in range(10) for _ in range(12)]
     methods.mtt(tmp_path, known_images(120, 16), classes)
     manifest = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "wnid",
+        tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagewoof", layout="wnid"
     )
     for sample in manifest["samples"]:
         assert (
@@ -93,15 +90,13 @@ def test_wnid_folders_hold_the_class_they_are_named_after(tmp_path: Path, thousa
 
 def test_two_indices_of_one_class_share_its_wnid_folder(tmp_path: Path, thousand: Bundle) -> None:
     """Comp-DD's hard music lists class 420 twice."""
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     manifest = recover(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "compdd-music-hard",
-        "--layout",
-        "wnid",
+        classes="compdd-music-hard",
+        layout="wnid",
     )
     files = [sample["file"] for sample in manifest["samples"]]
     assert len(set(files)) == 20
@@ -117,12 +112,9 @@ def test_tensors_are_normalised_and_in_class_order(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "pt",
-        "--size",
-        size,
+        classes="imagewoof",
+        layout="pt",
+        size=size,
     )
     images, labels, soft = (
         torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True)
@@ -134,7 +126,7 @@ def test_tensors_are_normalised_and_in_class_order(
         torch.int64,
         torch.float32,
     )
-    assert labels.tolist() == [index for index in range(10) for _ in range(2)]
+    assert labels.tolist() == PAIRS
     order = [i for index in range(10) for i in (index, index + 10)]
     torch.testing.assert_close(soft, methods.logits([i % 10 for i in range(20)], 10)[order])
     statistics = find_normalisation("cifar10" if side == 32 else "imagenet")
@@ -157,27 +149,18 @@ def test_tensors_are_normalised_and_in_class_order(
 
 
 def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle) -> None:
-    methods.datm(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.datm(tmp_path, known_images(20, 16), PAIRS)
     manifest = recover(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "npz",
-        "--size",
-        "48",
+        classes="imagewoof",
+        layout="npz",
+        size="48",
     )
     with np.load(tmp_path / "out" / "dataset.npz") as arrays:
-        assert sorted(arrays.files) == [
-            "collage",
-            "format",
-            "images",
-            "labels",
-            "normalisation",
-            "soft_labels",
-        ]
+        texts = {"collage", "format", "normalisation"}
+        assert set(arrays.files) == {"images", "labels", "soft_labels"} | texts
     (tmp_path / "out" / "dataset.npz").rename(tmp_path / "moved.npz")
     again = read_dataset(tmp_path / "moved.npz", thousand, ReadOptions(classes="imagewoof"))
     assert (again.origin.format.name, again.origin.normalisation) == ("mtt", "imagenet")
@@ -187,15 +170,9 @@ def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle)
 
 
 def test_idc_lists_are_not_normalised(tmp_path: Path, thousand: Bundle) -> None:
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        "--classes",
-        "imagenet-10",
-        "--layout",
-        "idc",
+        tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagenet-10", layout="idc"
     )
     images, labels = torch.load(tmp_path / "out" / "data.pt", weights_only=True)
     pixels = np.asarray(Image.open(tmp_path / "out" / "00003" / "00001.png"))
@@ -208,15 +185,13 @@ def test_hugging_faces_datasets_loads_the_folder(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     manifest = recover(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "huggingface",
+        classes="imagewoof",
+        layout="huggingface",
     )
     loaded = datasets.load_dataset(
         str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
@@ -234,13 +209,10 @@ def test_hugging_faces_datasets_loads_the_folder(
 
 
 def test_soft_labels_lie_beside_plain_folders(tmp_path: Path, thousand: Bundle) -> None:
-    classes = [index for index in range(10) for _ in range(2)]
-    methods.datm(tmp_path, known_images(20, 16), classes)
-    manifest = recover(
-        tmp_path / "images_best.pt", tmp_path / "out", thousand, "--classes", "imagewoof"
-    )
+    methods.datm(tmp_path, known_images(20, 16), PAIRS)
+    manifest = recover(tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagewoof")
     np.testing.assert_array_equal(
-        np.load(tmp_path / "out" / "soft_labels.npy"), methods.logits(classes, 10).numpy()
+        np.load(tmp_path / "out" / "soft_labels.npy"), methods.logits(PAIRS, 10).numpy()
     )
     assert [entry["file"] for entry in manifest["companions"]] == ["soft_labels.npy"]
 
@@ -248,17 +220,11 @@ def test_soft_labels_lie_beside_plain_folders(tmp_path: Path, thousand: Bundle) 
 def test_a_recovered_set_of_any_layout_is_recovered_again_with_its_classes(
     tmp_path: Path, thousand: Bundle
 ) -> None:
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     first = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "a",
-        thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "wnid",
+        tmp_path / "images_best.pt", tmp_path / "a", thousand, classes="imagewoof", layout="wnid"
     )
-    second = recover(tmp_path / "a", tmp_path / "b", thousand, "--layout", "huggingface")
+    second = recover(tmp_path / "a", tmp_path / "b", thousand, layout="huggingface")
     third = recover(tmp_path / "b", tmp_path / "c", thousand)
     for manifest in (second, third):
         for kept in ("key", "index", "label", "wnid"):
@@ -292,8 +258,10 @@ def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits
     for name in ("emu", "cat", "3"):
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.fromarray(known_images(1, 16)[0]).save(tmp_path / "in" / name / "0.png")
-    options = ("--classes", tmp_path / "map.txt", "--layout", "huggingface")
-    manifest = recover(tmp_path / "in", tmp_path / "out", digits, *options)
+    names = tmp_path / "map.txt"
+    manifest = recover(
+        tmp_path / "in", tmp_path / "out", digits, classes=names, layout="huggingface"
+    )
     classes = [(entry["name"], entry.get("own_name")) for entry in manifest["classes"]]
     assert classes == [("9", "emu"), ("7", "cat"), ("2", None)]
     card = (tmp_path / "out" / "README.md").read_text()
@@ -305,8 +273,7 @@ def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits
 def test_soft_labels_that_a_layout_does_not_hold_are_dropped_with_a_note(
     tmp_path: Path, thousand: Bundle
 ) -> None:
-    classes = [index for index in range(10) for _ in range(2)]
-    methods.datm(tmp_path, known_images(20, 16), classes)
+    methods.datm(tmp_path, known_images(20, 16), PAIRS)
     source = tmp_path / "images_best.pt"
     dropped = "layout idc does not hold soft labels, so those of the input are dropped"
     for layout in ("idc", "pt"):

@@ -15,18 +15,10 @@ from PIL import Image
 from diver_trt import PRESETS, Bundle, Recipe, recover
 from diver_trt.errors import BundleError, DatasetError, OutputError, UsageError
 from tests.cli.command import run
-from tests.conftest import DISTILLED
+from tests.conftest import DISTILLED, files_of
 
 IPC1 = DISTILLED.parent / "ipc1"
 QUICK = Recipe().scaled_to(6)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
@@ -36,7 +28,7 @@ def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
     recovery = recover(
         str(IPC1), str(tmp_path / "b"), recipe=QUICK, seed=7, layout="npz", size=48, batch=3
     )
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert (recovery.images, recovery.total, recovery.skipped) == (10, 10, ())
     assert (recovery.engine, recovery.batch, recovery.finished) == ("onnx", 3, True)
     assert recovery.contact_sheet.is_file()
@@ -46,7 +38,7 @@ def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
 def test_defaults_are_those_of_the_command(tmp_path: Path) -> None:
     assert run("recover", "digits", tmp_path / "a").exit_code == 0
     assert recover("digits", tmp_path / "b").images == 10
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
 def test_it_reports_what_it_finds_and_how_far_it_is(tmp_path: Path, digits: Bundle) -> None:
@@ -81,7 +73,7 @@ def test_a_stopped_recovery_is_resumed_by_the_same_call(tmp_path: Path) -> None:
     resumed = recover(IPC1, tmp_path / "out", **arguments, on_note=notes.append)
     assert f"{tmp_path / 'out'}: 4 of 10 images are already there" in notes
     assert (resumed.done, resumed.finished) == (10, True)
-    assert files(tmp_path / "out") == files(whole.output)
+    assert files_of(tmp_path / "out") == files_of(whole.output)
     again = recover(IPC1, tmp_path / "out", **arguments)
     assert (again.images, again.engine, again.batch) == (10, None, None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,12 +23,11 @@ from diver_trt.errors import (
     MissingExtraError,
     UsageError,
 )
-from diver_trt.files import FileRecord
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import onnx_package
 from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
-from tests.runtime.swapped_graph import with_another_graph
+from tests.runtime.swapped_graph import list_again, with_another_graph
 
 
 def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
@@ -156,14 +154,7 @@ def declare(folder: Path, network: str, change: Callable[[Any], None]) -> Bundle
     model = onnx.load(path)
     change(model.graph)
     path.write_bytes(model.SerializeToString())
-    manifest = json.loads((folder / "bundle.json").read_text())
-    record = FileRecord.of(path)
-    manifest["networks"][network]["graph"] = {
-        "name": record.name,
-        "size_bytes": record.size_bytes,
-        "sha256": record.sha256,
-    }
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    list_again(folder, network)
     return Bundle.open(folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,12 +54,11 @@ class Gpu:
 
 
 @pytest.fixture
-def gpu(edited: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Gpu:
+def gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     api = StandInCuda()
     module = stand_in_tensorrt(api)
     monkeypatch.setattr(cuda_module, "import_cuda", lambda: api)
     monkeypatch.setattr(trt_module, "import_tensorrt", lambda backend: module)
-    bundle = Bundle.open(edited(lambda manifest: None))
     write_stand_in_plan(bundle, batch=2)
     return Gpu(bundle, api)
 

@@ -27,11 +27,6 @@ from tests.stand_in import MACHINE, write_stand_in_plan
 
 
 @pytest.fixture
-def bundle(edited: Callable[..., Path]) -> Bundle:
-    return Bundle.open(edited(lambda manifest: None))
-
-
-@pytest.fixture
 def plan(bundle: Bundle) -> Plan:
     return write_stand_in_plan(bundle, batch=2)
 

@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,11 +60,6 @@ def deserialized(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     monkeypatch.setattr(cuda_module, "import_cuda", lambda: api)
     monkeypatch.setattr(trt_module, "import_tensorrt", lambda backend: module)
     return seen
-
-
-@pytest.fixture
-def bundle(edited: Callable[..., Path]) -> Bundle:
-    return Bundle.open(edited(lambda manifest: None))
 
 
 @pytest.fixture
