@@ -12,6 +12,7 @@ from typer.testing import Result
 
 from benchmarks.crash import RECIPE, different
 from tests.cli.command import run
+from tests.edited_json import json_file
 
 
 def recover(source: Path, output: Path, *options: object) -> Result:
@@ -40,10 +41,14 @@ def merge(*folders: Path, options: tuple[str, ...] = ()) -> Result:
     return run("merge", *folders, *options)
 
 
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
+
+
 def in_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with json_file(folder / "manifest.json") as manifest:
+        change(manifest)
 
 
 def interrupted_at(

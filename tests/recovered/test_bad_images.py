@@ -15,7 +15,7 @@ from benchmarks.crash import different
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import fails
 from tests.conftest import DISTILLED, ten_digits
-from tests.recovered.commands import recover, recovered
+from tests.recovered.commands import manifest_of, recover, recovered
 
 
 def test_a_bad_image_ends_the_run_before_any_work_or_is_left_out(few: Path, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_bad_image_ends_the_run_before_any_work_or_is_left_out(few: Path, tmp_
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert (report["images"], [entry["source"] for entry in report["skipped"]]) == (9, ["3/1.png"])
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert [entry["key"] for entry in manifest["skipped"]] == ["00003/00001"]
     assert "00003/00002" in [sample["key"] for sample in manifest["samples"]]
     assert not (tmp_path / "out" / "00003" / "00001.png").exists()
@@ -72,7 +72,7 @@ def test_an_image_that_vanishes_during_the_run_is_left_out(
         result = recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip")
     assert result.exit_code == 1
     assert "left out: 8/0.png" in result.stderr
-    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"]) == 9
+    assert len(manifest_of(tmp_path / "out")["samples"]) == 9
 
 
 def test_an_input_that_vanishes_as_a_whole_ends_the_run(
@@ -121,7 +121,7 @@ def test_many_bad_images_at_the_start_are_left_out_too(tmp_path: Path) -> None:
         image.write_bytes(b"no picture")
     result = recover(source, tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 1
-    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == 20
+    assert len(manifest_of(tmp_path / "out")["skipped"]) == 20
 
 
 def test_other_soft_labels_are_another_input(tmp_path: Path) -> None:

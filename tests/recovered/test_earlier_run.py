@@ -19,6 +19,7 @@ from diver_trt.recovered.earlier_run import describe_changes, inputs_of_entries
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.writer import DatasetWriter
 from tests.recovered import fake_run
+from tests.recovered.commands import in_manifest, manifest_of
 from tests.recovered.fake_run import CLASSES, head, recover, samples
 
 
@@ -51,7 +52,7 @@ def damaged(document: dict[str, Any], path: tuple[Any, ...], to: Any) -> dict[st
 def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> None:
     """Every field: afterwards the folder equals an undisturbed one, or the run is refused."""
     recover(out)
-    written = json.loads((whole / "manifest.json").read_text())
+    written = manifest_of(whole)
     repaired, refused = [], []
     middle = [("samples", number) for number in range(1, 4)]  # as the first and the last
     for path in leaves(written):
@@ -105,9 +106,7 @@ def test_damaged_classes_are_written_again_and_the_images_stay(
     whole: Path, out: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     recover(out)
-    manifest = json.loads((out / "manifest.json").read_text())
-    change(manifest)
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    in_manifest(out, change)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("0*.png")}
     assert recover(out) == 0
     assert different(whole, out) == []

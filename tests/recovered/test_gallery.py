@@ -26,6 +26,7 @@ from tests.cli.command import fails
 from tests.conftest import DISTILLED, digit_folder
 from tests.odd_files import fifo, link_out
 from tests.recovered import commands
+from tests.recovered.commands import manifest_of
 from tests.recovered.finished import distilled, finished, flat
 
 IPC1 = DISTILLED.parent / "ipc1"
@@ -262,7 +263,7 @@ def test_overwrite_deletes_it(few: Path, tmp_path: Path, record: str) -> None:
     (out / ".gallery_00000.png.partial").touch()
     (tmp_path / "out" / "gallery_00002.png").touch()  # two images have no sheet 2
     if record == "journal":
-        manifest = json.loads((out / MANIFEST).read_text())
+        manifest = manifest_of(out)
         head = {name: manifest[name] for name in list(manifest)[:-4]}
         (out / "journal.jsonl").write_text(json.dumps(head) + "\n")
     if record == "empty journal":

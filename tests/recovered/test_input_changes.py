@@ -22,7 +22,7 @@ from diver_trt.recovered.journal import Journal
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import run
 from tests.conftest import DISTILLED, digit_folder
-from tests.recovered.commands import different_data, recover
+from tests.recovered.commands import different_data, manifest_of, recover
 
 
 @pytest.fixture
@@ -32,11 +32,6 @@ def few(tmp_path: Path) -> Path:
 
 
 SKIP = ("--on-error", "skip")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return document
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -68,7 +63,7 @@ def test_an_image_that_was_away_for_a_moment_is_recovered_by_the_same_command(
     with monkeypatch.context() as patched:
         during(patched, image.unlink if how == "deleted" else lambda: image.write_bytes(data[:99]))
         assert recover(few, out, "--batch", 2, *SKIP).exit_code == 1
-    (skipped,) = manifest(out)["skipped"]
+    (skipped,) = manifest_of(out)["skipped"]
     assert skipped["source"] == "8/1.png"
     expected = "cannot be read any more" if how == "deleted" else "has changed while"
     assert skipped["problem"].startswith(expected)
@@ -248,7 +243,7 @@ def test_reasons_hold_no_path_of_this_machine(
             assert recover(name, tmp_path / place / "out", "--batch", 1, *SKIP).exit_code == 1
         assert str(tmp_path) not in (tmp_path / place / "out" / "manifest.json").read_text()
         reasons.append(
-            [entry["problem"] for entry in manifest(tmp_path / place / "out")["skipped"]]
+            [entry["problem"] for entry in manifest_of(tmp_path / place / "out")["skipped"]]
         )
     damaged = "not an image, or a damaged one"
     changed = "has changed while it was being recovered; run again on a copy that nothing modifies"
@@ -270,7 +265,7 @@ def test_reasons_of_rows_hold_no_path_either(tmp_path: Path) -> None:
     }
     np.savez(tmp_path / "set.npz", **arrays)
     result = recover(tmp_path / "set.npz", tmp_path / "out", *SKIP)
-    (skipped,) = manifest(tmp_path / "out")["skipped"]
+    (skipped,) = manifest_of(tmp_path / "out")["skipped"]
     assert (skipped["source"], skipped["problem"].split(" ")[:2]) == ("set.npz[4]", ["image", "4"])
     assert f"left out: set.npz[4]: {skipped['problem']}" in result.stderr
 
@@ -287,7 +282,7 @@ def test_images_that_the_model_cannot_recover_are_not_retried_at_every_run(
     with monkeypatch.context() as patched:
         patched.setattr(OnnxEngine, "read", reading)
         assert recover(few, tmp_path / "out", *SKIP).exit_code == 1
-    assert len(manifest(tmp_path / "out")["skipped"]) == 6
+    assert len(manifest_of(tmp_path / "out")["skipped"]) == 6
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     result = recover(few, tmp_path / "out", *SKIP)
     assert "recovering on" not in result.stderr

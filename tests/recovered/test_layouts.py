@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from diver_trt.distilled.options import ReadOptions
 from tests.cli.command import run
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
+from tests.recovered.commands import manifest_of
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +40,7 @@ def recover(source: Path, output: Path, bundle: Bundle, **options: object) -> di
     given = [word for name, value in options.items() for word in (f"--{name}", value)]
     result = run("recover", source, output, "--bundle", bundle.path, *QUICK, *given)
     assert result.exit_code == 0, result.output
-    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
-    return manifest
+    return manifest_of(output)
 
 
 def image_folder(root: Path) -> list[tuple[Path, int]]:

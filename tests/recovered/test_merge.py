@@ -15,7 +15,7 @@ from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.written_files import read_soft_labels
 from tests.edited_json import set_in
-from tests.recovered.commands import in_manifest
+from tests.recovered.commands import in_manifest, manifest_of
 from tests.recovered.damaged_shards import Manifest, header, nested, npy, npz, refused
 
 
@@ -233,7 +233,7 @@ def test_of_the_journal_of_a_merge_only_hashes_are_used(parts: list[Path], tmp_p
     """A merge that was interrupted, and whose journal somebody has edited."""
     merge_shards(parts, tmp_path / "whole")
     merge_shards(parts, tmp_path / "out")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     head = {
         name: value
         for name, value in manifest.items()
@@ -247,7 +247,7 @@ def test_of_the_journal_of_a_merge_only_hashes_are_used(parts: list[Path], tmp_p
         "".join(json.dumps(line) + "\n" for line in (head, *edited))
     )
     merge_shards(parts, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == json.loads(
+    assert manifest_of(tmp_path / "out") == json.loads(
         (tmp_path / "whole" / "manifest.json").read_text()
     )
 

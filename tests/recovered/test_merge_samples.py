@@ -15,7 +15,7 @@ from diver_trt.recovered import earlier_run
 from diver_trt.recovered.merge import merge_shards
 from tests.edited_json import set_in
 from tests.fuzzing import shards
-from tests.recovered.commands import in_manifest
+from tests.recovered.commands import in_manifest, manifest_of
 from tests.recovered.damaged_shards import Manifest, npy, refused
 
 
@@ -67,7 +67,7 @@ def test_the_class_the_key_and_the_file_of_a_sample_agree(
 
 def test_samples_are_in_the_shard_that_they_belong_to(parts: list[Path], tmp_path: Path) -> None:
     """Both shards have as many samples as they should, but one of the other's."""
-    manifests = [json.loads((part / "manifest.json").read_text()) for part in parts]
+    manifests = [manifest_of(part) for part in parts]
     manifests[0]["samples"], manifests[1]["samples"] = (
         [],
         manifests[0]["samples"] + manifests[1]["samples"],

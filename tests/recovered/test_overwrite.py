@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,8 @@ from benchmarks.crash import different
 from diver_trt.tensors import TensorSpec
 from tests.cli.command import fails
 from tests.conftest import DISTILLED
-from tests.recovered.commands import interrupted_at, recover, recovered
+from tests.edited_json import set_in
+from tests.recovered.commands import in_manifest, interrupted_at, recover, recovered
 
 
 def test_overwrite_begins_again_and_deletes_only_what_a_run_wrote(
@@ -72,9 +72,7 @@ def test_overwrite_leaves_nothing_of_a_run_that_was_killed(
 def test_a_manifest_that_names_files_elsewhere_deletes_none(few: Path, tmp_path: Path) -> None:
     out = recovered(few, tmp_path / "out")
     (tmp_path / "mine.txt").touch()
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["samples"][0]["file"] = "../mine.txt"
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    in_manifest(out, set_in("samples", 0, "file", to="../mine.txt"))
     assert "lists '../mine.txt', which no such run writes; delete the folder by hand" in fails(
         recover(few, out, "--overwrite")
     )

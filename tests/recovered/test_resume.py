@@ -18,7 +18,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.files import temporary_of
 from tests.cli.command import fails, run
 from tests.conftest import ALL_CORES, ROOT
-from tests.recovered.commands import interrupted_at, journal_keys, recover, recovered
+from tests.edited_json import json_file, set_in
+from tests.recovered.commands import in_manifest, interrupted_at, journal_keys, recover, recovered
 
 pytestmark = pytest.mark.slow
 
@@ -84,9 +85,8 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused(
 def test_another_model_or_input_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
     recovered(few, tmp_path / "out")
     shutil.copytree(digits.path, tmp_path / "other")
-    manifest = json.loads((tmp_path / "other" / "bundle.json").read_text())
-    manifest["model"]["id"] = "another"
-    (tmp_path / "other" / "bundle.json").write_text(json.dumps(manifest))
+    with json_file(tmp_path / "other" / "bundle.json") as manifest:
+        manifest["model"]["id"] = "another"
     assert 'bundle model "dit-digits", and this one has bundle model "another"' in fails(
         recover(few, tmp_path / "out", "--bundle", tmp_path / "other")
     )
@@ -229,9 +229,7 @@ def test_missing_files_of_a_finished_folder_are_written_again(few: Path, tmp_pat
     (out / "contact_sheet.png").unlink()
     assert "10 of 10 images are already there" in recover(few, out).stderr
     assert different(expected, out) == []
-    manifest = json.loads((out / "manifest.json").read_text())
-    del manifest["samples"][3]
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    in_manifest(out, set_in("samples", 3, to=...))
     assert recover(few, out).exit_code == 0
     assert different(expected, out) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from diver_trt import PRESETS, Bundle, Recipe, recover
 from diver_trt.errors import BundleError, DatasetError, OutputError, UsageError
 from tests.cli.command import run
 from tests.conftest import DISTILLED, files_of
+from tests.recovered.commands import manifest_of
 
 IPC1 = DISTILLED.parent / "ipc1"
 QUICK = Recipe().scaled_to(6)
@@ -80,7 +80,7 @@ def test_a_stopped_recovery_is_resumed_by_the_same_call(tmp_path: Path) -> None:
 
 def test_a_preset_may_be_named(tmp_path: Path) -> None:
     recover(IPC1, tmp_path / "out", recipe="matched", shard="1/5")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert Recipe.from_json(manifest["recipe"]) == PRESETS["matched"]
     assert manifest["shard"] == {"number": 1, "of": 5}
 

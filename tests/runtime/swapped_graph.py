@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.files import FileRecord
+from tests.edited_json import json_file
 
 
 def list_again(folder: Path, *networks: str) -> None:
     """Write the hashes of graphs that were changed into the manifest, as whoever did so can."""
-    manifest = json.loads((folder / "bundle.json").read_text())
-    for network in networks:
-        record = FileRecord.of(folder / f"{network}.onnx")
-        manifest["networks"][network]["graph"] = asdict(record)
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    with json_file(folder / "bundle.json") as manifest:
+        for network in networks:
+            record = FileRecord.of(folder / f"{network}.onnx")
+            manifest["networks"][network]["graph"] = asdict(record)
 
 
 def with_another_graph(bundle: Bundle, network: NetworkName, folder: Path) -> Path:

@@ -22,6 +22,7 @@ from diver_trt.runtime.backends.tensorrt.plans import (
 )
 from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Profile
 from diver_trt.runtime.session import engine_names
+from tests.edited_json import json_file
 from tests.odd_files import device, fifo, link_out
 from tests.stand_in import MACHINE, write_stand_in_plan
 
@@ -193,10 +194,9 @@ def test_an_engine_is_a_regular_file_in_its_folder(
     bundle: Bundle, plan: Plan, make: Callable[[Path], str], size: int | None
 ) -> None:
     path = plan.folder / "denoiser.json"
-    sidecar = json.loads(path.read_text())
-    if size is not None:
-        sidecar["engine"]["size_bytes"] = size
-    path.write_text(json.dumps(sidecar))
+    with json_file(path) as sidecar:
+        if size is not None:
+            sidecar["engine"]["size_bytes"] = size
     message = make(plan.folder / "denoiser.engine")
     hostile = read_plan(plan.folder)
     with pytest.raises(EngineError, match=f"denoiser.engine: {message}"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import subprocess
@@ -27,6 +26,7 @@ from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
 from tests.cli.command import fails, run
 from tests.conftest import DISTILLED
+from tests.edited_json import json_file
 from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 QUICK = replace(PRESETS["matched"], steps=4, inherit_step=2, start_step=2, window=(2, 1))
@@ -125,13 +125,12 @@ def test_trust_in_one_engine_is_none_in_another(
     plan.trust()
     path, sidecar = plan.folder / "encoder.engine", plan.folder / "encoder.json"
     path.write_bytes(path.read_bytes() + b" ")
-    document = json.loads(sidecar.read_text())
-    document["engine"] = {
-        "name": "encoder.engine",
-        "size_bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    sidecar.write_text(json.dumps(document))
+    with json_file(sidecar) as document:
+        document["engine"] = {
+            "name": "encoder.engine",
+            "size_bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
     with pytest.raises(EngineError, match=REFUSED):
         opened(bundle, engine="rtx")
     assert deserialized == []
