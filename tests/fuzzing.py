@@ -407,11 +407,7 @@ _ODD_SHAPES = (
     "(1.5,)", "[]", "(0, 3, 8, 8)", "(20, 3, 8, 0)", f"({2**40}, 0)", "(20, 3, 8, 8, 1)",
     "(20, 3, 8, 4)", "(40, 3, 8, 8)", "(80, 3, 8, 8)",
 )  # fmt: skip
-_ODD_NPY = {
-    "descr": _ODD_TYPES,
-    "shape": _ODD_SHAPES,
-    "fortran_order": ("True", "1", "None"),
-}
+_ODD_NPY = {"descr": _ODD_TYPES, "shape": _ODD_SHAPES, "fortran_order": ("True", "1", "None")}
 
 
 def _npy_fields(header: str) -> dict[str, str]:

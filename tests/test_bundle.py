@@ -302,12 +302,7 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, text: str) -> N
 def test_betas_that_leave_nothing_to_compute_with_are_refused(
     edited: Edit, kind: str, start: float, end: float, timesteps: int
 ) -> None:
-    folder = edited(
-        set_in(
-            "process",
-            to={**linear(start, end, timesteps), "beta_schedule": kind},
-        )
-    )
+    folder = edited(set_in("process", to={**linear(start, end, timesteps), "beta_schedule": kind}))
     with pytest.raises(BundleError, match=r"beta_start: .* expected a share that falls with every"):
         Bundle.open(folder)
 

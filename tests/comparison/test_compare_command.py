@@ -73,10 +73,7 @@ def test_two_precisions_side_by_side_without_a_model(
             {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)},
             "block 4, MLP is the first to diverge from the reference",
         ),
-        (
-            {"denoiser": exchange_predictions},
-            "-> steps 6 to 1: every block holds",
-        ),
+        ({"denoiser": exchange_predictions}, "-> steps 6 to 1: every block holds"),
         (
             {"encoder": scale_initializer("scale", 1.3)},
             "-> the encoder is a relative 3.0e-01 away from the reference on the same input",

@@ -13,10 +13,7 @@ import pytest
 from diver_trt.bundle import Bundle
 from tests.cli.command import fails
 from tests.comparison.command import QUICK, compare
-from tests.comparison.faults import (
-    plant,
-    scale_weight_beside,
-)
+from tests.comparison.faults import plant, scale_weight_beside
 from tests.conftest import DIGITS_MODEL
 
 pytestmark = pytest.mark.slow

@@ -330,10 +330,7 @@ def damaged_late(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            nan_where_few_look,
-            "images_best.pt: image 7 holds NaN or infinite values",
-        ),
+        (nan_where_few_look, "images_best.pt: image 7 holds NaN or infinite values"),
         (infinite, "holds NaN or infinite values"),
         (absurd, "holds values up to 1e+300, which cannot be pixels"),
         (code_in_a_pickle, "holds more than tensors (posix.mkdir)"),
@@ -347,10 +344,7 @@ def damaged_late(folder: Path) -> None:
         (sixty_expanded, "holds a list of 60; expected"),
         (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
         (encoded_again_and_again, "holds a list of 302; expected"),
-        (
-            plain_pickle,
-            "holds more than tensors (numpy._core.multiarray._reconstruct)",
-        ),
+        (plain_pickle, "holds more than tensors (numpy._core.multiarray._reconstruct)"),
         (negative_labels, "found label -1; expected classes from 0 on"),
         (odd_labels, "neither logits nor probabilities"),
         (link_out, "3/0.png: is a symlink out of the dataset"),

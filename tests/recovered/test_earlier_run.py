@@ -220,14 +220,7 @@ BEFORE = [entry(f"0000{c}/0000{n}", f"{c}/{n}.png", c, f"{c}{n}") for c in (0, 1
     [
         (BEFORE, ""),
         ([{**image, "source": f"renamed{i}"} for i, image in enumerate(BEFORE)], ""),
-        (
-            [
-                BEFORE[0],
-                entry("00000/00001", "0/2.png", 0, "02"),
-                *BEFORE[3:],
-            ],
-            "1 removed: 0/1.png",
-        ),
+        ([BEFORE[0], entry("00000/00001", "0/2.png", 0, "02"), *BEFORE[3:]], "1 removed: 0/1.png"),
         (
             [
                 *BEFORE[:3],

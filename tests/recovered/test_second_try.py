@@ -44,8 +44,7 @@ def decode_badly(monkeypatch: pytest.MonkeyPatch, bad: float, precision: str = "
 
 
 @pytest.mark.parametrize(
-    ("bad", "problem"),
-    [(np.nan, "holds NaN or infinite values"), (-1.0, "is all in one colour")],
+    ("bad", "problem"), [(np.nan, "holds NaN or infinite values"), (-1.0, "is all in one colour")]
 )
 def test_an_unusable_image_is_never_written(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float, problem: str

@@ -125,12 +125,7 @@ def test_before_the_first_batch_every_signal_interrupts_at_once(
         *RECIPE,
     ]
     result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        preexec_fn=default_signals,
+        command, capture_output=True, text=True, check=False, cwd=ROOT, preexec_fn=default_signals
     )
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
     assert not (tmp_path / "out").exists()

@@ -406,10 +406,7 @@ def test_pil_images_and_tensors_are_taken(digits: Bundle, images: Images) -> Non
     import torch
 
     expected = [sample.image for sample in recover(digits, images, LABELS)]
-    for given in (
-        [Image.fromarray(image) for image in images],
-        torch.from_numpy(images),
-    ):
+    for given in ([Image.fromarray(image) for image in images], torch.from_numpy(images)):
         found = [sample.image for sample in recover(digits, given, LABELS)]
         np.testing.assert_array_equal(found, expected)
     grey = Image.fromarray(images[0]).convert("L")

@@ -89,8 +89,7 @@ def test_auto_passes_it_over_and_says_why(
     bundle: Bundle, plan: Plan, deserialized: list[bytes]
 ) -> None:
     with pytest.warns(
-        RuntimeWarning,
-        match="engine rtx is skipped: .* add --trust if you trust whoever built it",
+        RuntimeWarning, match="engine rtx is skipped: .* add --trust if you trust whoever built it"
     ):
         assert opened(bundle, engine="auto") == "onnx"
     assert deserialized == []
