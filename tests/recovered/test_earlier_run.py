@@ -18,6 +18,7 @@ from diver_trt.recovered import earlier_run
 from diver_trt.recovered.earlier_run import describe_changes, inputs_of_entries
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.writer import DatasetWriter
+from tests.edited_json import set_in
 from tests.recovered import fake_run
 from tests.recovered.commands import in_manifest, manifest_of
 from tests.recovered.fake_run import CLASSES, head, recover, samples
@@ -39,13 +40,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 def damaged(document: dict[str, Any], path: tuple[Any, ...], to: Any) -> dict[str, Any]:
     document = copy.deepcopy(document)
-    parent: Any = document
-    for name in path[:-1]:
-        parent = parent[name]
-    if to is ...:
-        del parent[path[-1]]
-    else:
-        parent[path[-1]] = to
+    set_in(*path, to=to)(document)
     return document
 
 
@@ -73,16 +68,8 @@ def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> N
             else:
                 assert different(whole, out) == [], (path, to)
                 repaired.append(path)
-    assert {path[0] for path in refused} == {
-        "schema",
-        "tool",
-        "bundle",
-        "recipe",
-        "seed",
-        "source",
-        "layout",
-        "shard",
-    }
+    head = {"schema", "tool", "bundle", "recipe", "seed", "source", "layout", "shard"}
+    assert {path[0] for path in refused} == head
     assert {"classes", "samples", "skipped", "companions", "class_map"} <= {
         path[0] for path in repaired
     }
