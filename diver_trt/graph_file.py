@@ -64,7 +64,7 @@ def require_utf8(graph: Path, engine: str) -> None:
     """Refuse a path that an engine cannot open.
 
     Raises:
-        EngineError: If it is not UTF-8, the only encoding of paths that the engines take.
+        EngineError: If it is not UTF-8, the only encoding of paths that the engine takes.
     """
     try:
         str(graph).encode()

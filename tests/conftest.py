@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle
+from diver_trt.distilled.image_file import read_image
 from diver_trt.files import FileRecord
 
 # Before torch is imported, and for subprocesses too: with models this small, a second thread only
@@ -41,6 +42,29 @@ if ALL_CORES and "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+
+
+def digit_folder(folder: Path, counts: dict[int, int]) -> Path:
+    """Copy the first distilled images of some digits, as many as said, to class folders."""
+    for digit, count in counts.items():
+        (folder / str(digit)).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(DISTILLED / str(digit) / f"{number}.png", folder / str(digit))
+    return folder
+
+
+def ten_digits() -> NDArray[np.uint8]:  # [10, 32, 32, 3]
+    """Return the first distilled image of each digit."""
+    return np.stack([read_image(DISTILLED / str(digit) / "0.png") for digit in range(10)])
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

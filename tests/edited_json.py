@@ -1,8 +1,11 @@
-"""Edits of a JSON document, as tests give them to whatever applies them to a file."""
+"""Edits of a JSON document, and of a file that holds one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -18,3 +21,11 @@ def set_in(*path: Any, to: Any) -> Callable[[Any], None]:
             document[path[-1]] = to
 
     return apply
+
+
+@contextmanager
+def json_file(path: Path) -> Iterator[Any]:
+    """Let a block change the document that a file holds."""
+    document = json.loads(path.read_text())
+    yield document
+    path.write_text(json.dumps(document))

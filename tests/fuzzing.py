@@ -47,11 +47,13 @@ from diver_trt.distilled.image_file import check_image, quiet, read_image
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.source import StoredImages
 from diver_trt.errors import DiverError
+from diver_trt.files import file_sha256
 from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.hub.card import Compared, model_card
-from diver_trt.manifest import inspect_recovered
+from diver_trt.manifest import MANIFEST, inspect_recovered
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
+from diver_trt.records import MANIFEST_SCHEMA
 from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.journal import JOURNAL, Journal
 from diver_trt.recovered.merge import merge_shards
@@ -265,14 +267,8 @@ def in_bytes(data: bytes, random: Random) -> bytes:
     for _ in range(random.randint(1, 4)):
         size = len(changed)
         near = min(size, 300)
-        at = random.choice(
-            [
-                random.randrange(near + 1),
-                random.randrange(near + 1),
-                size - random.randrange(near + 1),
-                random.randrange(size + 1),
-            ]
-        )
+        first, second, third = (random.randrange(near + 1) for _ in range(3))
+        at = random.choice([first, second, size - third, random.randrange(size + 1)])
         length = random.choice([1, 1, 2, 4, 8, 64])
         kind = random.randrange(6)
         if kind == 0:
@@ -303,6 +299,10 @@ VALUES: tuple[Any, ...] = (
     "0.5\n:0.5", "1e308:1e308", "-1e39:1e-44", "nan:1", "0.5:0.5", "99", "²", "mtt", "kip", NESTED,
     [], {}, [[]], [None], {"": {}}, [1] * 100, ["n", 3, 32, 32], "0" * 64,
 )  # fmt: skip
+DOCUMENTS = (
+    b"", b"[" * 100_000, b'{"a":' * 50_000, b"null", b"[]", b"{}", b"\xff\xfe", b"1" * 5000,
+    b'{"schema": 1e999}',
+)  # fmt: skip
 
 
 def in_json(data: bytes, random: Random) -> bytes:
@@ -310,19 +310,7 @@ def in_json(data: bytes, random: Random) -> bytes:
     if random.randrange(8) == 0:
         return in_bytes(data, random)
     if random.randrange(60) == 0:
-        return random.choice(
-            [
-                b"",
-                b"[" * 100_000,
-                b'{"a":' * 50_000,
-                b"null",
-                b"[]",
-                b"{}",
-                b"\xff\xfe",
-                b"1" * 5000,
-                b'{"schema": 1e999}',
-            ]
-        )
+        return random.choice(DOCUMENTS)
     document = {"": json.loads(data)}
     for _ in range(random.choice([1, 1, 2, 3])):
         holder, key = random.choice(list(_places(document, "")) or [(document, "")])
@@ -364,15 +352,9 @@ def in_lines(data: bytes, random: Random) -> bytes:
     lines = data.split(b"\n")
     for _ in range(random.randint(1, 3)):
         at = random.randrange(len(lines))
-        lines[at] = random.choice(
-            [
-                lines[at] + b" 1",
-                lines[random.randrange(len(lines))],
-                str(random.choice(VALUES)).encode("utf-8", "surrogatepass"),
-                b"#",
-                lines[at][::-1],
-            ]
-        )
+        other = lines[random.randrange(len(lines))]
+        value = str(random.choice(VALUES)).encode("utf-8", "surrogatepass")
+        lines[at] = random.choice([lines[at] + b" 1", other, value, b"#", lines[at][::-1]])
     return b"\n".join(lines)
 
 
@@ -386,6 +368,9 @@ def in_json_lines(data: bytes, random: Random) -> bytes:
     return b"\n".join(lines)
 
 
+_ODD_NAMES = ("../secret", "/secret", "a\nb", "\x1b[2J", "")
+
+
 def in_zip(data: bytes, random: Random) -> bytes:
     """Change a member of a zip and write it with correct checksums, so that its reader gets it."""
     if random.randrange(3) == 0:
@@ -397,21 +382,7 @@ def in_zip(data: bytes, random: Random) -> bytes:
     name, content = members[at]
     kind = random.randrange(10)
     if kind == 0:
-        members[at] = (
-            random.choice(
-                [
-                    "../secret",
-                    "/secret",
-                    "a\nb",
-                    "\x1b[2J",
-                    "",
-                    name + "x",
-                    members[0][0],
-                    "y" * 3000,
-                ]
-            ),
-            content,
-        )
+        members[at] = (random.choice([*_ODD_NAMES, name + "x", members[0][0], "y" * 3000]), content)
     elif kind == 1:
         del members[at]
     elif name.endswith(".npy") and kind < 8:
@@ -427,64 +398,35 @@ def in_zip(data: bytes, random: Random) -> bytes:
     return output.getvalue()
 
 
-def _in_npy(data: bytes, random: Random) -> bytes:
-    """Declare another type, shape or order for the same values."""
-    size = struct.unpack("<H", data[8:10])[0]
-    header = data[10 : 10 + size].decode("latin-1").strip()
+_ODD_TYPES = (
+    "'|O'", "'<f8'", "'<U7'", "'|V4'", "'<M8[ns]'", "'<c8'", "'>f4'", "'<i8'", "'|b1'", "'|S0'",
+    "'<m8'", "'<f2'", "'|u1'", "[('a', '<f4')]", "None",
+)  # fmt: skip
+_ODD_SHAPES = (
+    "()", "(0,)", "(-1,)", "(2**62,)", f"({10**30},)", "(20, 3, 64)", "(20, 8, 8, 3)", "(True,)",
+    "(1.5,)", "[]", "(0, 3, 8, 8)", "(20, 3, 8, 0)", f"({2**40}, 0)", "(20, 3, 8, 8, 1)",
+    "(20, 3, 8, 4)", "(40, 3, 8, 8)", "(80, 3, 8, 8)",
+)  # fmt: skip
+_ODD_NPY = {"descr": _ODD_TYPES, "shape": _ODD_SHAPES, "fortran_order": ("True", "1", "None")}
+
+
+def _npy_fields(header: str) -> dict[str, str]:
+    """Return the fields of a header of numpy, each as its text."""
     fields = {"descr": "'<f4'", "fortran_order": "False", "shape": "(20, 3, 8, 8)"}
     for part in ("descr", "shape", "fortran_order"):
         start = header.index(f"'{part}': ") + len(part) + 4
         ends = [header.find(f", '{other}'", start) for other in fields if other != part]
-        fields[part] = header[
-            start : min(end for end in (*ends, header.rindex("}")) if end > 0)
-        ].rstrip(", ")
-    odd = {
-        "descr": [
-            "|O",
-            "<f8",
-            "<U7",
-            "|V4",
-            "<M8[ns]",
-            "<c8",
-            ">f4",
-            "<i8",
-            "|b1",
-            "|S0",
-            "<m8",
-            "<f2",
-            "|u1",
-            "[('a', '<f4')]",
-            "None",
-        ],
-        "shape": [
-            *(
-                "()",
-                "(0,)",
-                "(-1,)",
-                "(2**62,)",
-                f"({10**30},)",
-                "(20, 3, 64)",
-                "(20, 8, 8, 3)",
-                "(True,)",
-                "(1.5,)",
-                "[]",
-            ),
-            *(
-                "(0, 3, 8, 8)",
-                "(20, 3, 8, 0)",
-                f"({2**40}, 0)",
-                "(20, 3, 8, 8, 1)",
-                "(20, 3, 8, 4)",
-                "(40, 3, 8, 8)",
-                "(80, 3, 8, 8)",
-            ),
-        ],
-        "fortran_order": ["True", "1", "None"],
-    }
+        end = min(end for end in (*ends, header.rindex("}")) if end > 0)
+        fields[part] = header[start:end].rstrip(", ")
+    return fields
+
+
+def _in_npy(data: bytes, random: Random) -> bytes:
+    """Declare another type, shape or order for the same values."""
+    size = struct.unpack("<H", data[8:10])[0]
+    fields = _npy_fields(data[10 : 10 + size].decode("latin-1").strip())
     for part in random.choice([["descr"], ["shape"], ["fortran_order"], ["descr", "shape"]]):
-        fields[part] = random.choice(odd[part])
-        if part == "descr" and fields[part][0] in "|<>":
-            fields[part] = repr(fields[part])
+        fields[part] = random.choice(_ODD_NPY[part])
     text = "{" + ", ".join(f"'{key}': {value}" for key, value in fields.items()) + ", }"
     if random.randrange(10) == 0:
         text = in_bytes(text.encode("latin-1"), random).decode("latin-1")
@@ -514,23 +456,8 @@ def in_png(data: bytes, random: Random) -> bytes:
     kind, content = chunks[at]
     deed = random.randrange(5)
     if deed == 0:
-        chunks[at] = (
-            random.choice(
-                [
-                    b"IHDR",
-                    b"PLTE",
-                    b"tRNS",
-                    b"acTL",
-                    b"fdAT",
-                    b"iTXt",
-                    b"zTXt",
-                    b"iCCP",
-                    b"eXIf",
-                    b"IEND",
-                ]
-            ),
-            content,
-        )
+        others = b"IHDR PLTE tRNS acTL fdAT iTXt zTXt iCCP eXIf IEND".split()
+        chunks[at] = (random.choice(others), content)
     elif deed == 1:
         chunks.insert(at, chunks[random.randrange(len(chunks))])
     elif deed == 2:
@@ -756,61 +683,55 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
     return make
 
 
+_SOURCE = {"name": "set", "format": "folders", "clipped": 0.0, "images": 3, "sha256": "0" * 64}
+_SKIPPED = {
+    "key": "00001/00001",
+    "source": "b.png",
+    "source_sha256": "",
+    "index": 1,
+    "label": 1,
+    "wnid": None,
+    "problem": "is damaged",
+}
+_CLASSES = [
+    {"index": index, "label": index, "wnid": None, "imagenet_index": None, "name": str(index)}
+    for index in range(2)
+]
+
+
 def recovered(folder: Path) -> list[Path]:
     """A recovered dataset of two classes, as `recover` writes it."""
-    from diver_trt.manifest import MANIFEST
-    from diver_trt.records import MANIFEST_SCHEMA
-
     samples = []
     for index in range(2):
         (folder / f"0000{index}").mkdir()
         file = f"0000{index}/00000.png"
         Image.fromarray(images(8, 2)[index]).save(folder / file)
-        record = {
-            "key": file[:-4],
-            "file": file,
-            "sha256": sha256(folder / file),
-            "source": "a.png",
-            "source_sha256": "0" * 64,
-        }
+        record = {"key": file[:-4], "file": file, "sha256": file_sha256(folder / file)}
+        record |= {"source": "a.png", "source_sha256": "0" * 64}
         samples.append({**record, "index": index, "label": index, "wnid": None, "engine": "onnx"})
-    np.save(folder / "soft_labels.npy", np.zeros((2, 10), np.float32))
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "tool": {"name": "diver-trt", "version": "0"},
         "bundle": {"model": "digits", "precision": "fp32", "sha256": digits().sha256},
         "recipe": Recipe().to_json(),
         "seed": 0,
-        "source": {
-            "name": "set",
-            "format": "folders",
-            "clipped": 0.0,
-            "images": 3,
-            "sha256": "0" * 64,
-        },
+        "source": _SOURCE,
         "layout": {"name": "index", "size": 32},
-        "companions": [{"file": "soft_labels.npy", "sha256": sha256(folder / "soft_labels.npy")}],
+        "companions": [soft_labels_of(2, folder)],
         "class_map": "model",
         "shard": None,
-        "skipped": [
-            {
-                "key": "00001/00001",
-                "source": "b.png",
-                "source_sha256": "",
-                "index": 1,
-                "label": 1,
-                "wnid": None,
-                "problem": "is damaged",
-            }
-        ],
-        "classes": [
-            {"index": i, "label": i, "wnid": None, "imagenet_index": None, "name": str(i)}
-            for i in range(2)
-        ],
+        "skipped": [_SKIPPED],
+        "classes": _CLASSES,
         "samples": samples,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return [folder / MANIFEST]
+
+
+def soft_labels_of(count: int, folder: Path) -> dict[str, str]:
+    """Write soft labels of some images, and return their entry of the manifest."""
+    np.save(folder / "soft_labels.npy", np.zeros((count, 10), np.float32))
+    return {"file": "soft_labels.npy", "sha256": file_sha256(folder / "soft_labels.npy")}
 
 
 def shards(layout: str, of: int, folder: Path) -> list[Path]:
@@ -827,15 +748,9 @@ def shards(layout: str, of: int, folder: Path) -> list[Path]:
         document["samples"] = document["samples"][2 * (number - 1) // of : 2 * number // of]
         document["skipped"] = document["skipped"] if number == of else []
         document["shard"] = {"number": number, "of": of}
-        document["layout"] = {
-            "name": layout,
-            "size": 8,
-            "normalisation": "none" if layout == "npz" else None,
-        }
-        np.save(root / "soft_labels.npy", np.zeros((len(document["samples"]), 10), np.float32))
-        document["companions"] = [
-            {"file": "soft_labels.npy", "sha256": sha256(root / "soft_labels.npy")}
-        ]
+        normalisation = "none" if layout == "npz" else None
+        document["layout"] = {"name": layout, "size": 8, "normalisation": normalisation}
+        document["companions"] = [soft_labels_of(len(document["samples"]), root)]
         if layout == "huggingface":
             for sample in document["samples"]:
                 sample["file"] = f"train/{sample['file']}"
@@ -956,12 +871,6 @@ def outcome_of(folder: Path) -> dict[str, object]:
             assert entry.pop("problem", "").isprintable()
         outcome[part] = manifest[part]
     return outcome
-
-
-def sha256(path: Path) -> str:
-    from diver_trt.files import file_sha256
-
-    return file_sha256(path)
 
 
 def written(name: str, text: str) -> Callable[[Path], list[Path]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from diver_trt.errors import BundleError, DatasetError
 from diver_trt.runtime.backends.tensorrt.sidecar import LIMITS as SIDECAR_LIMITS
 from diver_trt.strict_json import MAX_DEPTH, parse_json
 from diver_trt.structs import GIVEN, OMITTED, Check, Count, Invalid, Size, Tagged, dump, whole
+from tests.odd_files import device, fifo, folder, link_out, loop
 
 
 @dataclass(frozen=True)
@@ -172,41 +172,16 @@ def test_quoting_a_value_does_not_write_all_of_it(tmp_path: Path) -> None:
         assert len(str(caught.value)) < len(str(tmp_path)) + 200
 
 
-def link_out(path: Path) -> str:
-    (path.parent.parent / "real.json").write_text("{}")
-    path.symlink_to("../real.json")
-    return "is a link out of its folder; copy what it points to into its place"
-
-
-def device(path: Path) -> str:
-    path.symlink_to("/dev/zero")
-    return "is a link out of its folder"
-
-
-def fifo(path: Path) -> str:
-    os.mkfifo(path)
-    return "is a FIFO, expected a regular file"
-
-
-def folder(path: Path) -> str:
-    path.mkdir()
-    return "is a folder, expected a regular file"
-
-
-def loop(path: Path) -> str:
-    path.symlink_to(path.name)
-    return "Too many levels of symbolic links"
-
-
 def nothing(path: Path) -> str:
     return "No such file or directory"
 
 
 @pytest.mark.parametrize("make", [link_out, device, fifo, folder, loop, nothing])
-def test_only_a_regular_file_in_its_folder_is_read(tmp_path: Path, make: object) -> None:
+def test_only_a_regular_file_in_its_folder_is_read(
+    tmp_path: Path, make: Callable[[Path], str]
+) -> None:
     inside = tmp_path / "in\x1b[2J"
     inside.mkdir()
-    assert callable(make)
     message = make(inside / "a.json")
     with pytest.raises(DatasetError) as caught:
         Document.read(inside / "a.json", DatasetError)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from diver_trt.cli import app
 from diver_trt.cli.console import print_json
-from tests.conftest import DISTILLED, ROOT, default_signals
+from tests.conftest import DISTILLED, ROOT, default_signals, files_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX signals and descriptors")
 
@@ -36,19 +36,11 @@ def shell(
     )
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
     assert shell("", "recover", IPC1, folder, *QUICK).returncode == 0
-    return files(folder)
+    return files_of(folder)
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
@@ -57,7 +49,7 @@ def test_closed_streams_change_nothing(
 ) -> None:
     result = shell(closed, "recover", IPC1, tmp_path / "out", *QUICK)
     assert result.returncode == 0, result
-    assert files(tmp_path / "out") == undisturbed
+    assert files_of(tmp_path / "out") == undisturbed
 
 
 def test_notes_never_reach_standard_output(tmp_path: Path) -> None:
@@ -210,7 +202,7 @@ DistilledInput.read = interrupted
 """
     result = run(code, "recover", IPC1, tmp_path / "out", *QUICK)
     assert result.returncode == 0, result.stderr
-    assert files(tmp_path / "out") == undisturbed
+    assert files_of(tmp_path / "out") == undisturbed
 
 
 def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) -> None:

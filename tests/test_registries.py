@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.cli import app
@@ -33,13 +32,14 @@ from diver_trt.runtime.backends import BACKENDS, Backend, Finding
 from diver_trt.runtime.engine import Opened, Placement
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
+from tests.cli.command import run
 from tests.conftest import DISTILLED
 
 QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window", "2:1")
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+def succeeds(*arguments: object) -> str:
+    result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -114,7 +114,7 @@ def test_a_toy_engine_is_one_module_and_one_entry(
     found = {finding.subject: finding for finding in examine(digits)}
     assert found["Toy"].detail == "toy on dit-digits"
     assert usable([found["Toy"]])
-    output = run(
+    output = succeeds(
         "recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--engine", "toy", "--json", *QUICK
     )
     assert json.loads(output[output.index("{") :])["engine"] == "toy"
@@ -145,11 +145,11 @@ def test_a_toy_layout_is_one_file_and_one_entry(
     )
     monkeypatch.setitem(LAYOUTS, "list", layout)
     command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--layout", "list", *QUICK)
-    run(*command)
+    succeeds(*command)
     lines = (tmp_path / "out" / "list.txt").read_text().splitlines()
     assert lines == [f"class{digit}/00000.png {digit}" for digit in range(10)]
     (tmp_path / "out" / "class3" / "00000.png").unlink()
-    assert "9 of 10 images are already there" in run(*command)
+    assert "9 of 10 images are already there" in succeeds(*command)
     assert (tmp_path / "out" / "class3" / "00000.png").is_file()
 
 
@@ -199,14 +199,14 @@ def test_a_toy_method_is_one_file_and_one_entry(
         "00001/00000",
     ]
     np.testing.assert_array_equal(dataset.images.read(5), pixels[1, :32, 32:])
-    output = run("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK)
+    output = succeeds("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK)
     assert "note: toys are small" in output
     assert "Toy tensors, 10 classes x 4, 32 px, toys-normalised, cut from 2 x 2" in output
     assert len(list((tmp_path / "out").glob("0*/*.png"))) == 40
 
 
 def _is_refused(source: Path) -> bool:
-    result = CliRunner().invoke(app, ["inspect", str(source)])
+    result = run("inspect", source)
     return result.exit_code == 1 and "Set --normalisation" in result.output
 
 
@@ -245,7 +245,7 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "toy", Base(name="toy", title="a toy", module="tests.toy_base"))
         patch.setitem(PROCESSES, "straight", Straight)
-        run("export", "toy", folder, "--base", "toy")
+        succeeds("export", "toy", folder, "--base", "toy")
         yield Bundle.open(folder)
 
 
@@ -282,7 +282,7 @@ def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path
     assert (bundle.timestep_frequencies, bundle.places) == (None, ("lifted",))
     assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
     options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
-    run("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
+    succeeds("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
     for digit in range(10):
         distilled = DISTILLED.parent / "ipc1" / str(digit)
         (source,) = distilled.iterdir()
@@ -316,7 +316,7 @@ def test_a_setting_that_a_process_does_not_define_is_refused(
 ) -> None:
     command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out")
     options = ("--bundle", toy_bundle.path, *SETTINGS, "--sigma", "learned")
-    result = CliRunner().invoke(app, [str(argument) for argument in (*command, *options)])
+    result = run(*command, *options)
     assert result.exit_code == 2
     assert "sigma is 'learned'" in result.output
     assert not (tmp_path / "out").exists()

@@ -6,28 +6,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.errors import OutputError
 from diver_trt.files import resolved
 from tests.cli.command import fails, run
-from tests.conftest import DISTILLED
+from tests.conftest import digit_folder
 
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """Two classes of one distilled digit each."""
-    for name in ("3/0.png", "8/0.png"):
-        (tmp_path / "few" / name).parent.mkdir(parents=True)
-        shutil.copy(DISTILLED / name, tmp_path / "few" / name)
-    return tmp_path / "few"
+    return digit_folder(tmp_path / "few", {3: 1, 8: 1})
 
 
 @pytest.fixture
@@ -86,5 +80,5 @@ def test_a_fifo_or_device_is_not_a_dataset(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.pt")
     for path in (tmp_path / "data.pt", Path("/dev/zero")):
         for command in (("recover", path, tmp_path / "out"), ("convert", path, tmp_path / "b.npz")):
-            result = CliRunner().invoke(app, [str(word) for word in command])
+            result = run(*command)
             assert f"{path}: is neither a regular file nor a folder" in fails(result)

@@ -11,12 +11,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from diver_trt.bench.facts import SCHEMA
 from diver_trt.bundle import NETWORKS, Bundle
-from diver_trt.cli import app
 from diver_trt.counted import counted
+from tests.cli.command import fails, run
+from tests.comparison.command import refused
 from tests.conftest import DIGITS_MODEL
 
 QUICK = (
@@ -99,13 +100,7 @@ def check_schema(value: Any, schema: Any, where: str) -> None:
 
 
 def bench(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["bench", *(str(argument) for argument in arguments)])
-
-
-def refused(result: Result, code: int = 1) -> str:
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    return result.stderr
+    return run("bench", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -310,14 +305,14 @@ def test_wrong_inputs_are_refused_in_a_line(
 def test_another_file_is_not_replaced_by_a_report(tmp_path: Path) -> None:
     other = tmp_path / "notes.html"
     other.write_text("<title>diver-trt compare: passed</title>")
-    assert "is not a report of diver-trt bench" in refused(bench("--report", other))
+    assert "is not a report of diver-trt bench" in fails(bench("--report", other))
     assert other.read_text() == "<title>diver-trt compare: passed</title>"
 
 
 def test_json_replaces_nothing_but_json_of_its_own(alone: dict[str, Any], tmp_path: Path) -> None:
     for name, text in (("bundle.json", '{"schema": 4}'), ("page.html", "<p>"), ("empty", "")):
         (tmp_path / name).write_text(text)
-        assert "already exists and is not a JSON file of diver-trt bench" in refused(
+        assert "already exists and is not a JSON file of diver-trt bench" in fails(
             bench("--json", tmp_path / name)
         )
         assert (tmp_path / name).read_text() == text
@@ -330,7 +325,7 @@ def test_json_replaces_nothing_but_json_of_its_own(alone: dict[str, Any], tmp_pa
 def test_json_and_report_are_two_files(tmp_path: Path) -> None:
     same = ("--json", tmp_path / "x", "--report", tmp_path / "." / "y" / ".." / "x")
     (tmp_path / "y").mkdir()
-    assert "--json and --report are both" in refused(bench(*same), 2)
+    assert "--json and --report are both" in fails(bench(*same), 2)
 
 
 @pytest.mark.parametrize("package", ["torch", "diffusers"])
@@ -340,17 +335,17 @@ def test_measuring_against_torch_needs_it(monkeypatch: pytest.MonkeyPatch, packa
     for name in [name for name in sys.modules if name.startswith("diver_trt.models.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    message = refused(bench("--against", "torch", "--model", DIGITS_MODEL, *QUICK))
+    message = fails(bench("--against", "torch", "--model", DIGITS_MODEL, *QUICK))
     assert f"measuring against torch needs {package}, which is not installed" in message
     assert "run `pip install 'diver-trt[compare]'`" in message
 
 
 def test_a_report_needs_jinja(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    message = refused(bench("--report", tmp_path / "bench.html"))
+    message = fails(bench("--report", tmp_path / "bench.html"))
     assert "writing a report needs jinja2, which is not installed" in message
 
 
 def test_another_model_is_refused(digits: Bundle, random_pipeline: Path) -> None:
-    message = refused(bench("--against", "torch", "--model", random_pipeline, *QUICK))
+    message = fails(bench("--against", "torch", "--model", random_pipeline, *QUICK))
     assert "was exported from weights with SHA-256" in message

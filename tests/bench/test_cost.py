@@ -244,11 +244,7 @@ def test_a_shape_that_the_graph_computes_is_followed(graph_of: Callable[..., Gra
         ],
         {"x": ("n", 24)},
         {"y": ("n", 4, 4)},
-        {
-            "zero": np.array([0]),
-            "one": np.array([1]),
-            "rest": np.array([4, -1]),
-        },
+        {"zero": np.array([0]), "one": np.array([1]), "rest": np.array([4, -1])},
     )
     shapes = shapes_in(graph, 5)
     assert (shapes["split"], shapes["turned"]) == ((5, 4, 6), (5, 6, 4))

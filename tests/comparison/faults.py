@@ -4,7 +4,6 @@ step table.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +17,9 @@ from onnx import numpy_helper
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.lineup import bundle_participant
 from diver_trt.comparison.runs import Participant
-from diver_trt.files import FileRecord
 from diver_trt.method.step import StepLayout
 from diver_trt.runtime.backends.onnx import OnnxSession
+from tests.runtime.swapped_graph import list_again
 
 Mistake = Callable[[Any, StepLayout], None]
 """Changes a step table, [K, C], as if an engine misread it."""
@@ -29,20 +28,13 @@ Mistake = Callable[[Any, StepLayout], None]
 def plant(bundle: Bundle, folder: Path, edits: dict[str, Callable[[Any], None]]) -> Bundle:
     """Copy a bundle, edit some networks' graphs, and write their new hashes into the manifest."""
     shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("plans"))
-    manifest = json.loads((folder / "bundle.json").read_text())
     for name, edit in edits.items():
         path = folder / f"{name}.onnx"
         model = onnx.load(path)
         edit(model.graph)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, path)
-        record = FileRecord.of(path)
-        manifest["networks"][name]["graph"] = {
-            "name": record.name,
-            "size_bytes": record.size_bytes,
-            "sha256": record.sha256,
-        }
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    list_again(folder, *edits)
     return Bundle.open(folder)
 
 

@@ -21,7 +21,8 @@ from diver_trt.errors import DeviceMemoryError, MissingExtraError
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
-from tests.comparison.command import QUICK, compare, refused
+from tests.cli.command import fails
+from tests.comparison.command import QUICK, compare
 from tests.comparison.faults import (
     exchange_predictions,
     plant,
@@ -72,10 +73,7 @@ def test_two_precisions_side_by_side_without_a_model(
             {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)},
             "block 4, MLP is the first to diverge from the reference",
         ),
-        (
-            {"denoiser": exchange_predictions},
-            "-> steps 6 to 1: every block holds",
-        ),
+        ({"denoiser": exchange_predictions}, "-> steps 6 to 1: every block holds"),
         (
             {"encoder": scale_initializer("scale", 1.3)},
             "-> the encoder is a relative 3.0e-01 away from the reference on the same input",
@@ -254,9 +252,7 @@ def test_other_timestep_frequencies_are_noted(digits: Bundle, edited: Callable[.
 
 def test_nothing_to_compare_is_reported_as_json_too(digits: Bundle) -> None:
     result = compare(digits.path, "--model", DIGITS_MODEL, "--engine", "rtx", "--json")
-    assert "nothing to compare: expected the model and one engine that works here" in refused(
-        result
-    )
+    assert "nothing to compare: expected the model and one engine that works here" in fails(result)
     facts = json.loads(result.stdout)
     assert not facts["passed"]
     assert [absent["name"] for absent in facts["not_compared"]] == ["rtx fp32"]

@@ -12,6 +12,7 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.models.denoiser import Denoiser
+from tests.cli.command import fails
 from tests.comparison.command import QUICK, compare, refused
 from tests.conftest import DIGITS_MODEL, DISTILLED
 
@@ -35,22 +36,22 @@ def test_contradictory_options_are_wrong_usage(digits: Bundle) -> None:
 
 def test_the_same_bundle_by_another_path_is_given_twice(digits: Bundle, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(digits.path)
-    assert "is given twice" in refused(compare(digits.path, tmp_path / "link"), code=2)
+    assert "is given twice" in fails(compare(digits.path, tmp_path / "link"), code=2)
 
 
 def test_inputs_that_cannot_be_compared_are_refused_with_a_remedy(
     digits: Bundle, tmp_path: Path, random_bundle: Bundle
 ) -> None:
-    assert "expected two engines that work here, or one and --model" in refused(
+    assert "expected two engines that work here, or one and --model" in fails(
         compare(digits.path, "--engine", "onnx")
     )
-    assert "Compare bundles of one model" in refused(compare(digits.path, random_bundle.path))
-    assert "not a bundle" in refused(compare(tmp_path))
-    assert "has no model_index.json" in refused(compare(digits.path, "--model", tmp_path))
-    assert "is a folder; expected the name of an HTML file" in refused(
+    assert "Compare bundles of one model" in fails(compare(digits.path, random_bundle.path))
+    assert "not a bundle" in fails(compare(tmp_path))
+    assert "has no model_index.json" in fails(compare(digits.path, "--model", tmp_path))
+    assert "is a folder; expected the name of an HTML file" in fails(
         compare(digits.path, "--report", tmp_path)
     )
-    assert "no such folder; make it first" in refused(
+    assert "no such folder; make it first" in fails(
         compare(digits.path, "--report", tmp_path / "missing" / "report.html")
     )
 
@@ -60,7 +61,7 @@ def test_a_missing_extra_is_found_before_any_work(
     digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = refused(
+    message = fails(
         compare(digits.path, "--model", DIGITS_MODEL, "--report", tmp_path / "report.html", *QUICK)
     )
     assert "run `pip install 'diver-trt[compare]'`" in message
@@ -73,7 +74,7 @@ def test_comparing_with_a_model_needs_torch(
     for name in [name for name in sys.modules if name.startswith("diver_trt.export.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "comparing with the model needs torch" in refused(
+    assert "comparing with the model needs torch" in fails(
         compare(digits.path, "--model", DIGITS_MODEL, *QUICK)
     )
 
@@ -108,9 +109,9 @@ def test_a_manifest_that_contradicts_the_model_is_refused(
     digits: Bundle, edited: Callable[..., Path], change: dict[str, Any], message: str
 ) -> None:
     other = edited(lambda manifest: manifest.update(change))
-    assert message in refused(compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
+    assert message in fails(compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
     if "null_label" not in change:
-        assert ". Compare bundles of one model" in refused(
+        assert ". Compare bundles of one model" in fails(
             compare(digits.path, other, "--engine", "onnx", *QUICK)
         )
 
@@ -127,7 +128,7 @@ def test_the_reference_is_checked_against_the_models_own_code(
         return forward(self, latent, anchor, noise, condition.flip(0), coefficients)
 
     monkeypatch.setattr(Denoiser, "forward", exchanged)
-    message = refused(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
+    message = fails(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
     assert re.search(
         r"the exporter's denoiser is a relative \S+ away from dit-digits in diffusers", message
     )

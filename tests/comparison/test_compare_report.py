@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from diver_trt.bundle import Bundle
-from tests.comparison.command import QUICK, compare, refused
-from tests.comparison.faults import (
-    plant,
-    scale_weight_beside,
-)
+from tests.cli.command import fails
+from tests.comparison.command import QUICK, compare
+from tests.comparison.faults import plant, scale_weight_beside
 from tests.conftest import DIGITS_MODEL
 
 pytestmark = pytest.mark.slow
@@ -32,7 +30,7 @@ def test_the_verdict_comes_before_a_report_that_cannot_be_written(
     result = compare(
         digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", "--report", report, *QUICK
     )
-    assert "report.html: cannot be written (No space left on device)" in refused(result)
+    assert "report.html: cannot be written (No space left on device)" in fails(result)
     assert result.stdout.splitlines()[-1] == "passed: onnx fp32 stays with torch fp32"
     assert not list(tmp_path.iterdir())
 
@@ -59,7 +57,7 @@ def test_a_report_replaces_nothing_but_a_report(
 ) -> None:
     make(tmp_path / "report.html")
     before = {path.name: path.lstat() for path in tmp_path.iterdir()}
-    assert "already exists and is not a report of diver-trt compare" in refused(
+    assert "already exists and is not a report of diver-trt compare" in fails(
         compare(digits.path, "--report", tmp_path / "report.html")
     )
     after = {path.name: path.lstat() for path in tmp_path.iterdir()}
@@ -71,7 +69,7 @@ def test_a_report_replaces_nothing_but_a_report(
 def test_a_bundles_own_file_is_not_overwritten(digits: Bundle, edited: Callable[..., Path]) -> None:
     folder = edited(lambda manifest: None)
     before = (folder / "bundle.json").read_bytes()
-    refused(compare(folder, digits.path, "--report", folder / "bundle.json"))
+    fails(compare(folder, digits.path, "--report", folder / "bundle.json"))
     assert (folder / "bundle.json").read_bytes() == before
 
 

@@ -119,9 +119,7 @@ def test_networks_come_in_a_recoverys_order_and_hide_no_step() -> None:
 
 def test_an_overflow_names_its_steps_and_its_place() -> None:
     figures = replace(
-        RIGHT,
-        steps=with_steps(4, 3, error=math.inf),
-        stages=places(1e-7, 1e-7, math.inf, math.inf),
+        RIGHT, steps=with_steps(4, 3, error=math.inf), stages=places(1e-7, 1e-7, math.inf, math.inf)
     )
     assert diagnose(figures, SINGLE) == (
         "steps 4, 3: NaN or infinite values, first after block 1, MLP: it overflows",

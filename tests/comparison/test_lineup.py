@@ -14,6 +14,7 @@ from diver_trt.comparison.lineup import Lineup, line_up
 from diver_trt.digits import default_images
 from diver_trt.errors import BundleError, DatasetError, EngineError, UsageError
 from diver_trt.models.dit import Dit, load_model
+from tests.cli.command import fails
 from tests.comparison.command import compare, refused
 from tests.comparison.faults import plant
 from tests.conftest import DIGITS_MODEL, DISTILLED
@@ -195,7 +196,7 @@ def test_a_set_that_needs_an_option_of_others_is_refused_with_a_remedy(
     digits: Bundle, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "a set.npz", np.linspace(-9, 9, 32))
-    message = refused(compare(digits.path, "--images", path))
+    message = fails(compare(digits.path, "--images", path))
     assert "Set --normalisation, such as cifar10" in message
     assert f"compare has no such option: give it to `diver-trt convert '{path}' NEW.npz`" in message
 

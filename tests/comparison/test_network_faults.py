@@ -8,10 +8,7 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from tests.comparison.conftest import Held, failed, judged
-from tests.comparison.faults import (
-    plant,
-    scale_initializer,
-)
+from tests.comparison.faults import plant, scale_initializer
 
 pytestmark = pytest.mark.slow
 

@@ -31,10 +31,7 @@ ABSENT = Absent("rtx fp32", "backend rtx needs `tensorrt_rtx` & <a GPU>", asked=
 
 @pytest.fixture(scope="module")
 def result(
-    few: Held,
-    digits: Bundle,
-    digits_fp16: Bundle,
-    tmp_path_factory: pytest.TempPathFactory,
+    few: Held, digits: Bundle, digits_fp16: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Result:
     """The digits in both precisions, and once with a planted fault."""
     wrong = plant(

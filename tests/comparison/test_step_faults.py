@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tests.comparison.faults import (
     scale_weight_beside,
     shifted_window,
 )
+from tests.edited_json import json_file
 
 pytestmark = pytest.mark.slow
 
@@ -135,9 +135,8 @@ def test_a_schedule_that_is_not_the_model_s(
     few: Held, bundles: dict[str, Bundle], tmp_path: Path, precision: str, check: str
 ) -> None:
     wrong = plant(bundles[precision], tmp_path / "planted", {})
-    manifest = json.loads((wrong.path / "bundle.json").read_text())
-    manifest["process"]["beta_end"] = 0.018
-    (wrong.path / "bundle.json").write_text(json.dumps(manifest))
+    with json_file(wrong.path / "bundle.json") as manifest:
+        manifest["process"]["beta_end"] = 0.018
     found = few(judged(precision, Bundle.open(wrong.path)))
     assert check in failed(found)
     (cause,) = found.causes

@@ -25,11 +25,7 @@ from diver_trt.errors import EngineError
 from diver_trt.models.dit import Dit
 from diver_trt.recipe import Recipe
 from tests.comparison.conftest import FEW, Held, failed, first
-from tests.comparison.faults import (
-    judged_as_fp16,
-    plant,
-    scale_initializer,
-)
+from tests.comparison.faults import judged_as_fp16, plant, scale_initializer
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,7 @@ from diver_trt.comparison.verdict import compare_engine
 from diver_trt.models.dit import load_model
 from diver_trt.recipe import Recipe
 from tests.comparison.conftest import FEW, Held, failed, judged
-from tests.comparison.faults import (
-    judged_as_fp16,
-    plant,
-    scale_weight_beside,
-)
+from tests.comparison.faults import judged_as_fp16, plant, scale_weight_beside
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,7 @@
 """A small file in every format that distillation methods write, made of known images.
 
-Each writer takes images [n, H, W, 3] uint8 and their classes, and returns the input for diver-trt.
+Each writer takes images [n, H, W, 3] uint8, or values [n, 3, H, W] that are normalised already, and
+their classes, and returns the input for diver-trt.
 The structures are those of the methods' own code: its calls of torch.save or numpy.savez, its names
 and types.
 """
@@ -20,9 +21,12 @@ from PIL import Image
 from diver_trt.distilled.normalisation import find_normalisation
 
 Pixels = NDArray[np.uint8]
+Images = Pixels | torch.Tensor
 
 
-def normalised(images: Pixels, statistics: str) -> torch.Tensor:  # => [n, 3, H, W] float32
+def normalised(images: Images, statistics: str) -> torch.Tensor:  # => [n, 3, H, W] float32
+    if isinstance(images, torch.Tensor):
+        return images
     values = find_normalisation(statistics)
     pixels = (images.astype(np.float64) / 255 - np.array(values.mean)) / np.array(values.std)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32))
@@ -57,7 +61,7 @@ def collages(
 
 def mtt(
     folder: Path,
-    images: Pixels,
+    images: Images,
     classes: Sequence[int],
     statistics: str = "imagenet",
     iteration: str = "best",
@@ -81,7 +85,7 @@ def datm(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
     return folder
 
 
-def glad(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
+def glad(folder: Path, images: Images, classes: Sequence[int]) -> Path:
     torch.save(normalised(images, "glad"), folder / "images_05000.pt")
     torch.save(hard(classes), folder / "labels_05000.pt")
     return folder / "images_05000.pt"
@@ -89,7 +93,7 @@ def glad(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
 
 def dm(
     folder: Path,
-    images: Pixels,
+    images: Images,
     classes: Sequence[int],
     dataset: str = "CIFAR10",
     statistics: str = "cifar10",
@@ -123,7 +127,7 @@ def cafe(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
 def listed(name: str) -> Any:
     """IDC's, DREAM's and NCFM's: images and labels in one list, in [0, 1]."""
 
-    def write(folder: Path, images: Pixels, classes: Sequence[int]) -> Path:
+    def write(folder: Path, images: Images, classes: Sequence[int]) -> Path:
         torch.save([normalised(images, "none"), hard(classes)], folder / name)
         return folder / name
 
@@ -131,7 +135,7 @@ def listed(name: str) -> Any:
 
 
 def frepo(
-    folder: Path, images: Pixels, classes: Sequence[int], statistics: str = "frepo-cifar10"
+    folder: Path, images: Images, classes: Sequence[int], statistics: str = "frepo-cifar10"
 ) -> Path:
     centred = (one_hot(classes, 10) - 0.1) / np.sqrt(10 / 10)
     values = normalised(images, statistics).numpy().transpose(0, 2, 3, 1)

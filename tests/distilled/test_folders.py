@@ -36,19 +36,24 @@ def classes(found: ClassFolders) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_plain_and_padded_indices_are_numbers(tree: Callable[..., Path], digits: Bundle) -> None:
-    assert classes(read_class_folders(tree("0", "2", "9"), digits)) == {
-        "0": (0, 0),
-        "2": (2, 2),
-        "9": (9, 9),
-    }
-
-
-def test_padded_indices(tree: Callable[..., Path], digits: Bundle) -> None:
-    assert classes(read_class_folders(tree("00000", "00007"), digits)) == {
-        "00000": (0, 0),
-        "00007": (7, 7),
-    }
+@pytest.mark.parametrize(
+    ("model", "chosen", "expected"),
+    [
+        ("digits", None, {"0": (0, 0), "2": (2, 2), "9": (9, 9)}),
+        ("digits", None, {"00000": (0, 0), "00007": (7, 7)}),
+        ("imagenet", "imagewoof", {"0": (0, 193), "1": (1, 182), "9": (9, 229)}),
+        ("imagenet", "model", {"n02099601": (207, 207), "n01440764": (0, 0)}),
+    ],
+)
+def test_a_folder_is_the_class_that_its_name_says(
+    tree: Callable[..., Path],
+    request: pytest.FixtureRequest,
+    model: str,
+    chosen: str | None,
+    expected: dict[str, tuple[int, int]],
+) -> None:
+    found = read_class_folders(tree(*expected), request.getfixturevalue(model), chosen)
+    assert classes(found) == expected
 
 
 def test_unpadded_folders_are_not_sorted_as_text(
@@ -77,20 +82,6 @@ def test_wnid_folders_take_the_subsets_own_order(
     root = tree(*(imagenet_wnids()[label] for label in labels))
     found = classes(read_class_folders(root, imagenet, subset))
     assert found == {imagenet_wnids()[label]: (index, label) for index, label in enumerate(labels)}
-
-
-def test_index_folders_of_a_subset_are_positions_in_it(
-    tree: Callable[..., Path], imagenet: Bundle
-) -> None:
-    found = classes(read_class_folders(tree("0", "1", "9"), imagenet, "imagewoof"))
-    assert found == {"0": (0, 193), "1": (1, 182), "9": (9, 229)}
-
-
-def test_wnid_folders_are_imagenets_classes_with_classes_model(
-    tree: Callable[..., Path], imagenet: Bundle
-) -> None:
-    found = classes(read_class_folders(tree("n02099601", "n01440764"), imagenet, "model"))
-    assert found == {"n01440764": (0, 0), "n02099601": (207, 207)}
 
 
 def test_all_wnids_of_imagenet_need_no_option(tree: Callable[..., Path], imagenet: Bundle) -> None:
@@ -225,17 +216,6 @@ def test_class_folders_with_images_in_other_folders_are_refused(
     )
 
 
-def test_a_few_index_folders_for_imagenet_are_never_guessed(
-    tree: Callable[..., Path], imagenet: Bundle
-) -> None:
-    with pytest.raises(
-        DatasetError,
-        match=r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or "
-        "set --classes model",
-    ):
-        read_class_folders(tree("0", "1"), imagenet)
-
-
 @pytest.mark.parametrize(
     ("folders", "subset", "message"),
     [
@@ -255,6 +235,12 @@ def test_a_few_index_folders_for_imagenet_are_never_guessed(
             "compdd-music-hard",
             "this wnid occurs twice in compdd-music-hard",
         ),
+        (
+            ("0", "1"),
+            None,
+            r"has 2 index folders, but the model has 1000 classes.*--classes imagenette.*or "
+            "set --classes model",
+        ),
     ],
 )
 def test_folders_of_unknown_or_repeated_classes_are_refused(
@@ -268,16 +254,18 @@ def test_folders_of_unknown_or_repeated_classes_are_refused(
         read_class_folders(tree(*folders), imagenet, subset)
 
 
-def test_classes_the_model_lacks_are_refused(tree: Callable[..., Path], digits: Bundle) -> None:
-    with pytest.raises(
-        DatasetError, match="class 10 is out of range; the model has classes 0 to 9"
-    ):
-        read_class_folders(tree("3", "10"), digits)
-
-
-def test_a_wnid_for_a_small_model_is_refused(tree: Callable[..., Path], digits: Bundle) -> None:
-    with pytest.raises(DatasetError, match="is a wnid of ImageNet, but the model has 10 classes"):
-        read_class_folders(tree("n02099601"), digits)
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("3", "10"), "class 10 is out of range; the model has classes 0 to 9"),
+        (("n02099601",), "is a wnid of ImageNet, but the model has 10 classes"),
+    ],
+)
+def test_classes_that_a_small_model_lacks_are_refused(
+    tree: Callable[..., Path], digits: Bundle, folders: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read_class_folders(tree(*folders), digits)
 
 
 def test_places_without_a_dataset_are_refused(tmp_path: Path, digits: Bundle) -> None:

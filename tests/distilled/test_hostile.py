@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import pickle
 import struct
@@ -21,10 +20,13 @@ import pytest
 import torch
 from PIL import Image
 
-from diver_trt.records import MANIFEST_SCHEMA
 from tests.distilled import methods
 from tests.distilled.array_files import Touch
 from tests.distilled.test_dataset import CLASSES, known_images
+from tests.distilled.test_png_stream import chunk
+from tests.edited_json import set_in
+from tests.fuzzing import recovered
+from tests.recovered.commands import in_manifest
 
 EXTRA_BYTES = 150_000_000
 PEAK = (
@@ -126,9 +128,7 @@ def terabyte(folder: Path) -> None:
 
 def many_compressed(folder: Path) -> None:
     """Four arrays of 300 MB in 1.2 MB, for a reader that decompresses unused ones."""
-    member = npy_header(
-        "{'descr': '|u1', 'fortran_order': False, 'shape': (300_000_000,)}"
-    ) + bytes(300_000_000)
+    member = npy_header("|u1", "(300_000_000,)}") + bytes(300_000_000)
     with zipfile.ZipFile(folder / "set.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("images", "labels", "a", "b"):
             archive.writestr(f"{name}.npy", member)
@@ -200,10 +200,6 @@ def folder_link_out(folder: Path) -> None:
     (folder / "3").symlink_to("/usr")
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def huge_png(folder: Path) -> None:
     """20,000 x 20,000 black-and-white pixels: 50 kB on disk, 400 MB as grey, 1.2 GB as RGB."""
     (folder / "3").mkdir()
@@ -253,28 +249,24 @@ def newline_in_the_name_of_a_part(folder: Path) -> None:
 
 
 def escape_in_an_array_name(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
-        archive.writestr(
-            "\x1b[2J.npy",
-            npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}") + b"0",
-        )
+    zipped(folder, "\x1b[2J.npy", npy_header("|u1", "(1,)}") + b"0")
 
 
 def escape_in_an_odd_array(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
-        archive.writestr(
-            "\x1b[2J.npy", npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}")
-        )
+    zipped(folder, "\x1b[2J.npy", npy_header("|O", "(1,)}"))
 
 
 def header_that_does_not_end(folder: Path) -> None:
+    zipped(folder, "images.npy", npy_header("<f4", "(20, 3"))
+
+
+def zipped(folder: Path, name: str, data: bytes) -> None:
     with zipfile.ZipFile(folder / "set.npz", "w") as archive:
-        archive.writestr(
-            "images.npy", npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3")
-        )
+        archive.writestr(name, data)
 
 
-def npy_header(text: str) -> bytes:
+def npy_header(dtype: str, end: str) -> bytes:
+    text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {end}"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
 
 
@@ -295,30 +287,8 @@ def escape_in_a_safetensors_header(folder: Path) -> None:
 
 
 def long_name_in_a_manifest(folder: Path) -> None:
-    manifest_of(folder, "x" * 5000)
-
-
-def manifest_of(folder: Path, file: str) -> None:
-    classes = [{"index": 0, "label": 0, "wnid": None, "name": None}]
-    source = {"source": "a.png", "source_sha256": "0" * 64, "index": 0, "label": 0}
-    made = {"file": file, "sha256": "0" * 64, "engine": "onnx"}
-    samples = [{"key": "00000/00000", **source, **made}]
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "tool": {"name": "diver-trt", "version": "0"},
-        "bundle": {"model": "a", "precision": "fp32", "sha256": "0" * 64},
-        "recipe": {},
-        "seed": 0,
-        "source": {"name": "set", "format": "folders", "images": 1, "sha256": "0" * 64},
-        "class_map": "model",
-        "layout": {"name": "index", "size": 32},
-        "shard": None,
-        "companions": [],
-        "skipped": [],
-        "classes": classes,
-        "samples": samples,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    recovered(folder)
+    in_manifest(folder, set_in("samples", 0, "file", to="x" * 5000))
 
 
 def damaged_late(folder: Path) -> None:
@@ -333,10 +303,7 @@ def damaged_late(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            nan_where_few_look,
-            "images_best.pt: image 7 holds NaN or infinite values",
-        ),
+        (nan_where_few_look, "images_best.pt: image 7 holds NaN or infinite values"),
         (infinite, "holds NaN or infinite values"),
         (absurd, "holds values up to 1e+300, which cannot be pixels"),
         (code_in_a_pickle, "holds more than tensors (posix.mkdir)"),
@@ -350,10 +317,7 @@ def damaged_late(folder: Path) -> None:
         (sixty_expanded, "holds a list of 60; expected"),
         (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
         (encoded_again_and_again, "holds a list of 302; expected"),
-        (
-            plain_pickle,
-            "holds more than tensors (numpy._core.multiarray._reconstruct)",
-        ),
+        (plain_pickle, "holds more than tensors (numpy._core.multiarray._reconstruct)"),
         (negative_labels, "found label -1; expected classes from 0 on"),
         (odd_labels, "neither logits nor probabilities"),
         (link_out, "3/0.png: is a symlink out of the dataset"),

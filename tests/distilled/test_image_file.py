@@ -21,29 +21,22 @@ from diver_trt.errors import DatasetError
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
 
-def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), PIXELS)
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.bmp", "a.ppm"])
+def test_lossless_images_are_read_as_they_are(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
+    Image.fromarray(PIXELS).save(tmp_path / name, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / name), PIXELS)
 
 
-def test_lossless_webp_is_read_as_it_is(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "a.webp", lossless=True)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.webp"), PIXELS)
+def test_a_grey_image_has_three_equal_channels(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "a.pgm")
+    expected = np.repeat(PIXELS[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.pgm"), expected)
 
 
 def test_jpeg_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / "a.jpg", quality=95)
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg").mean((0, 1)), (200, 100, 50), atol=2)
-
-
-def test_bmp_and_ppm_are_read_as_they_are(tmp_path: Path) -> None:
-    for name in ("a.bmp", "a.ppm"):
-        Image.fromarray(PIXELS).save(tmp_path / name)
-        np.testing.assert_array_equal(read_image(tmp_path / name), PIXELS)
-    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "a.pgm")
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "a.pgm"), np.repeat(PIXELS[..., :1], 3, axis=2)
-    )
 
 
 def test_the_first_picture_of_a_phones_jpeg_is_read(tmp_path: Path) -> None:

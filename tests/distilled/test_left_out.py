@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,85 +101,60 @@ def test_a_class_may_keep_its_images_in_a_folder_images(tmp_path: Path, imagenet
     )
 
 
-def files_of_other_kinds(root: Path) -> None:
-    for name in ("3.npy", "10.npy", "4.pt", "7.png~", "8.png.part", "notes"):
-        (root / "3" / name).touch()
+def put(root: Path, *names: str) -> None:
+    """Make pictures and empty files, folders (`a/`) and FIFOs (`a|`), written as `ls -F` does."""
+    for name in names:
+        path = root / name.rstrip("/|")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir()
+        elif name.endswith("|"):
+            os.mkfifo(path)
+        elif path.suffix in (".png", ".jpg"):
+            picture(path, "JPEG" if path.suffix == ".jpg" else "PNG")
+        else:
+            path.touch()
 
 
-def folder_with_images(root: Path) -> None:
-    picture(root / "3" / "more" / "9.png")
-    picture(root / "3" / "more" / "deep" / "10.jpg")
-    (root / "4" / "1.png.d").mkdir()
-
-
-def folder_called_as_an_image(root: Path) -> None:
-    (root / "3" / "9.png").mkdir()
-
-
-def fifo(root: Path) -> None:
-    os.mkfifo(root / "3" / "9.png")
-
-
-def loose(root: Path) -> None:
-    picture(root / "grid.png")
-    picture(root / "preview.jpg", "JPEG")
-
-
-def logs(root: Path) -> None:
-    (root / "logs").mkdir()
-    (root / "logs" / "run.txt").touch()
-
-
-def thumbnails(root: Path) -> None:
-    picture(root / "@eaDir" / "x.png")
-    picture(root / "3" / "@eaDir" / "x.png")
-
-
-def resource_forks(root: Path) -> None:
-    for index in range(10):
-        picture(root / "__MACOSX" / str(index) / "._0.png")
-    picture(root / "__MACOSX" / "0.png")
-
-
-def recovered_files(root: Path) -> None:
-    picture(root / "lost+found" / "#1234.png")
-
-
-def contact_sheets(root: Path) -> None:
-    for number in range(3):
-        picture(root / "contact_sheets" / f"{number}.png")
-
-
-def unheard_but_empty(root: Path) -> None:
-    (root / "what is this").mkdir()
-    (root / "and this").mkdir()
+LOGS = ("logs/run.txt",)
+THUMBNAILS = ("@eaDir/x.png", "3/@eaDir/x.png")
+RESOURCE_FORKS = (*(f"__MACOSX/{index}/._0.png" for index in range(10)), "__MACOSX/0.png")
 
 
 @pytest.mark.parametrize(
-    ("make", "note"),
+    ("names", "note"),
     [
         (
-            files_of_other_kinds,
+            ("3/3.npy", "3/10.npy", "3/4.pt", "3/7.png~", "3/8.png.part", "3/notes"),
             "6 files in classes (2 .npy, 1 without suffix, 1 .pt, 1 .png~, 1 .part, first 3/notes)",
         ),
-        (folder_with_images, "2 folders within classes (3/more with 2 images, 4/1.png.d)"),
-        (folder_called_as_an_image, "1 folder within classes (3/9.png)"),
-        (fifo, "1 not regular (3/9.png)"),
-        (loose, "2 images beside the class folders (grid.png, preview.jpg)"),
-        (logs, "1 folder beside the classes (logs)"),
-        (thumbnails, "1 folder beside the classes (@eaDir with 1 image)"),
-        (resource_forks, "1 folder beside the classes (__MACOSX with 1 image)"),
-        (recovered_files, "1 folder beside the classes (lost+found with 1 image)"),
-        (contact_sheets, "1 folder beside the classes (contact_sheets with 3 images)"),
-        (unheard_but_empty, "2 folders beside the classes (and this, what is this)"),
+        (
+            ("3/more/9.png", "3/more/deep/10.jpg", "4/1.png.d/"),
+            "2 folders within classes (3/more with 2 images, 4/1.png.d)",
+        ),
+        (("3/9.png/",), "1 folder within classes (3/9.png)"),
+        (("3/9.png|",), "1 not regular (3/9.png)"),
+        (
+            ("grid.png", "preview.jpg"),
+            "2 images beside the class folders (grid.png, preview.jpg)",
+        ),
+        (LOGS, "1 folder beside the classes (logs)"),
+        (THUMBNAILS, "1 folder beside the classes (@eaDir with 1 image)"),
+        (RESOURCE_FORKS, "1 folder beside the classes (__MACOSX with 1 image)"),
+        (("lost+found/#1234.png",), "1 folder beside the classes (lost+found with 1 image)"),
+        (
+            tuple(f"contact_sheets/{number}.png" for number in range(3)),
+            "1 folder beside the classes (contact_sheets with 3 images)",
+        ),
+        (("what is this/", "and this/"), "2 folders beside the classes (and this, what is this)"),
     ],
 )
 @pytest.mark.parametrize("padding", [1, 5])
 def test_other_files_are_counted_and_named(
-    whole: Path, digits: Bundle, make: Callable[[Path], None], note: str, padding: int
+    whole: Path, digits: Bundle, names: tuple[str, ...], note: str, padding: int
 ) -> None:
     """With class folders `3`, which is a class name of the digits too, and `00003`."""
-    make(whole)
+    put(whole, *names)
     for index in range(10):
         (whole / str(index)).rename(whole / f"{index:0{padding}d}")
     dataset = read_dataset(whole, digits)
@@ -194,13 +168,11 @@ def test_other_files_are_counted_and_named(
 
 
 def test_files_of_operating_systems_are_not_noted(whole: Path, digits: Bundle) -> None:
-    (whole / ".ipynb_checkpoints").mkdir()
-    picture(whole / "3" / ".ipynb_checkpoints" / "0.png")
+    put(whole, ".ipynb_checkpoints/", "3/.ipynb_checkpoints/0.png")
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", "Icon\r"):
         (whole / "3" / name).touch()
         (whole / name).touch()
-    for name in ("README.md", "class_map.json", "labels.txt", "log.csv"):
-        (whole / name).touch()
+    put(whole, "README.md", "class_map.json", "labels.txt", "log.csv")
     dataset = read_dataset(whole, digits)
     assert len(dataset.samples) == 20
     assert dataset.origin.notes == ()
@@ -211,9 +183,7 @@ def test_files_beside_a_folder_around_the_classes_are_named_too(
 ) -> None:
     (tmp_path / "run").mkdir()
     whole.rename(tmp_path / "run" / "syn_data")
-    (tmp_path / "run" / "logs").mkdir()
-    (tmp_path / "run" / "__MACOSX").mkdir()
-    picture(tmp_path / "run" / "grid.png")
+    put(tmp_path / "run", "logs/", "__MACOSX/", "grid.png")
     dataset = read_dataset(tmp_path / "run", digits)
     assert len(dataset.samples) == 20
     assert dataset.origin.notes == (
@@ -257,12 +227,12 @@ def test_names_match_in_every_unicode_form(tmp_path: Path, imagenet: Bundle) -> 
     assert labels == {"cafe\u0301": 3, "th\u00e9": 7}
 
 
-@pytest.mark.parametrize("make", [thumbnails, logs, resource_forks])
+@pytest.mark.parametrize("names", [THUMBNAILS, LOGS, RESOURCE_FORKS])
 def test_tensors_are_found_beside_files_of_operating_systems(
-    tmp_path: Path, digits: Bundle, make: Callable[[Path], None]
+    tmp_path: Path, digits: Bundle, names: tuple[str, ...]
 ) -> None:
     (tmp_path / "3").mkdir()
-    make(tmp_path)
+    put(tmp_path, *names)
     (tmp_path / "3").rename(tmp_path / ".3")
     np.savez(
         tmp_path / "set.npz",

@@ -103,10 +103,7 @@ def test_every_protocol_of_plain_data_is_read(tmp_path: Path, protocol: int, zip
         "none": None,
     }
     torch.save(
-        value,
-        tmp_path / "a.pt",
-        pickle_protocol=protocol,
-        _use_new_zipfile_serialization=zipped,
+        value, tmp_path / "a.pt", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped
     )
     content = open_stored(tmp_path / "a.pt")
     assert isinstance(content, dict)

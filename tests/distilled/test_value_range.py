@@ -29,56 +29,24 @@ def scaled(side: int, convention: str) -> torch.Tensor:
     return factor * methods.normalised(known_images(20, side), "none") + shift
 
 
-def mtt(folder: Path, images: torch.Tensor) -> Path:
-    torch.save(images, folder / "images_best.pt")
-    torch.save(methods.hard(CLASSES), folder / "labels_best.pt")
-    return folder
-
-
-def dc(folder: Path, images: torch.Tensor) -> Path:
-    path = folder / "res_DM_CIFAR10_ConvNet_2ipc.pt"
-    torch.save({"data": [[images, methods.hard(CLASSES)]]}, path)
-    return path
-
-
-def idc(folder: Path, images: torch.Tensor) -> Path:
-    torch.save([images, methods.hard(CLASSES)], folder / "data.pt")
-    return folder / "data.pt"
-
-
-def ncfm(folder: Path, images: torch.Tensor) -> Path:
-    return idc(folder, images).rename(folder / "data_20000.pt")
-
-
-def glad(folder: Path, images: torch.Tensor) -> Path:
-    torch.save(images, folder / "images_05000.pt")
-    torch.save(methods.hard(CLASSES), folder / "labels_05000.pt")
-    return folder
-
-
-def named(folder: Path, images: torch.Tensor) -> Path:
-    torch.save({"images": images, "labels": methods.hard(CLASSES)}, folder / "syn.pt")
+def named(folder: Path, images: torch.Tensor, classes: list[int]) -> Path:
+    torch.save({"images": images, "labels": methods.hard(classes)}, folder / "syn.pt")
     return folder / "syn.pt"
 
 
-def npz(folder: Path, images: torch.Tensor) -> Path:
-    np.savez(folder / "s.npz", images=images.permute(0, 2, 3, 1).numpy(), labels=CLASSES)
+def npz(folder: Path, images: torch.Tensor, classes: list[int]) -> Path:
+    np.savez(folder / "s.npz", images=images.permute(0, 2, 3, 1).numpy(), labels=classes)
     return folder / "s.npz"
 
 
-def safe(folder: Path, images: torch.Tensor) -> Path:
-    arrays = {"images": images.half(), "labels": methods.hard(CLASSES)}
+def safe(folder: Path, images: torch.Tensor, classes: list[int]) -> Path:
+    arrays = {"images": images.half(), "labels": methods.hard(classes)}
     safetensors.torch.save_file(arrays, folder / "s.safetensors")
     return folder / "s.safetensors"
 
 
-def frepo(folder: Path, images: torch.Tensor) -> Path:
-    values = images.permute(0, 2, 3, 1).numpy()
-    np.savez(folder / "step500.npz", image=values, label=methods.one_hot(CLASSES, 10) - 0.1)
-    return folder / "step500.npz"
-
-
-WRITERS = [mtt, dc, idc, ncfm, glad, named, npz, safe, frepo]
+PLAIN = [methods.listed("data.pt"), methods.listed("data_20000.pt"), named, npz, safe]
+NORMALISED = [methods.mtt, methods.dm, methods.glad, methods.frepo]
 
 
 def read(path: Path, bundle: Bundle, **options: Any) -> Dataset:
@@ -90,16 +58,16 @@ def pixels(dataset: Dataset) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("convention", SCALED)
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [*PLAIN, *NORMALISED])
 def test_scaled_pixels_are_recognised_in_every_container(
     tmp_path: Path, digits: Bundle, write: Callable[..., Path], convention: str
 ) -> None:
     images = known_images(20, 32)
-    dataset = read(write(tmp_path, scaled(32, convention)), digits)
+    dataset = read(write(tmp_path, scaled(32, convention), CLASSES), digits)
     np.testing.assert_allclose(pixels(dataset), images, atol=1)
     assert dataset.origin.normalisation == convention
     found = [note for note in dataset.origin.notes if note.startswith("values lie in")]
-    plain = write in (idc, ncfm, named, npz, safe) and convention == "none"
+    plain = write in PLAIN and convention == "none"
     assert len(found) == (not plain)
     if found:
         factor, shift = SCALED[convention]
@@ -110,7 +78,7 @@ def test_scaled_pixels_are_recognised_in_every_container(
 
 @pytest.mark.parametrize("side", [64, 128])
 def test_images_of_a_vae_keep_their_contrast(tmp_path: Path, digits: Bundle, side: int) -> None:
-    dataset = read(mtt(tmp_path, scaled(side, "minus1to1")), digits)
+    dataset = read(methods.mtt(tmp_path, scaled(side, "minus1to1"), CLASSES), digits)
     np.testing.assert_allclose(pixels(dataset), known_images(20, side), atol=1)
     (note,) = dataset.origin.notes
     assert note.endswith(
@@ -123,7 +91,7 @@ def test_images_of_a_vae_keep_their_contrast(tmp_path: Path, digits: Bundle, sid
 def test_a_stated_normalisation_is_used_and_doubted_with_the_statistics(
     tmp_path: Path, digits: Bundle
 ) -> None:
-    path = mtt(tmp_path, scaled(32, "minus1to1"))
+    path = methods.mtt(tmp_path, scaled(32, "minus1to1"), CLASSES)
     (note,) = read(path, digits, normalisation="cifar10").origin.notes
     assert note == (
         "values lie in -1.00 to 1.00 with mean 0.03 and deviation 0.51, as pixels scaled to -1 to "
@@ -135,12 +103,13 @@ def test_a_stated_normalisation_is_used_and_doubted_with_the_statistics(
         assert not dataset.origin.notes
 
 
-@pytest.mark.parametrize("write", [idc, ncfm, named, npz, safe])
+@pytest.mark.parametrize("write", PLAIN)
 def test_normalised_values_where_pixels_are_expected_are_refused(
     tmp_path: Path, digits: Bundle, write: Callable[..., Path]
 ) -> None:
     """The values do not show which statistics they were normalised with."""
-    path = write(tmp_path, methods.normalised(known_images(20, 32), "cifar10"))
+    values = methods.normalised(known_images(20, 32), "cifar10")
+    path = write(tmp_path, values, CLASSES)
     with pytest.raises(DatasetError) as raised:
         read(path, digits)
     assert "values lie in -2.43 to 2.75 with mean 0.21 and deviation 1.26; most values" in str(

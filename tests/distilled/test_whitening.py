@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.methods.base import Kind
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.whitening import can_be_undone, looks_whitened
 from diver_trt.errors import DatasetError
+from tests.cli.command import run
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, known_images
 from tests.distilled.whitened import (
@@ -110,12 +109,12 @@ def test_both_commands_refuse_and_the_named_command_makes_the_file_recoverable(
     monkeypatch.chdir(tmp_path)
     np.savez("train.npz", images=photographs)
     outputs = ["recovered"] if command == "recover" else []
-    result = CliRunner().invoke(app, [command, str(path), *outputs, "--collage", "1"])
+    result = run(command, path, *outputs, "--collage", "1")
     assert (result.exit_code, Path("recovered").exists()) == (1, False)
     (named,) = re.findall("Run `diver-trt (.*)`", result.output)
     arguments = ["train.npz" if word == "IMAGES" else word for word in shlex.split(named)]
     assert arguments[3:5] == ["--collage", "1"]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert run(*arguments).exit_code == 0
     found = read(Path(arguments[2]), imagenet)
     np.testing.assert_allclose(found, photographs[:20], atol=1)
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
+from tests.cli.command import fails, run
 from tests.distilled.test_dataset import CLASSES
 
 FloatImages = NDArray[np.float32]
@@ -69,13 +68,11 @@ def read(path: Path, bundle: Bundle, **options: str | int | None) -> NDArray[np.
 
 def convert(*arguments: object) -> str:
     """Run `diver-trt convert`, and return its output."""
-    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    result = run("convert", *arguments)
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def refused(*arguments: object) -> str:
     """Run `diver-trt convert` on an input that it refuses, and return its error."""
-    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
-    assert result.exit_code == 1, result.output
-    return result.output
+    return fails(run("convert", *arguments))

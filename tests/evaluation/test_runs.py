@@ -98,11 +98,7 @@ def test_the_average_is_formed_for_each_seed() -> None:
 
 
 def test_a_resumed_evaluation_equals_an_undisturbed_one(
-    undisturbed: Evaluation,
-    train: ImageSet,
-    other: ImageSet,
-    held_out: ImageSet,
-    tmp_path: Path,
+    undisturbed: Evaluation, train: ImageSet, other: ImageSet, held_out: ImageSet, tmp_path: Path
 ) -> None:
     plan = plan_evaluation(
         {"hundred": train, "twenty": other},

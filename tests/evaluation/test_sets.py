@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from diver_trt.errors import DatasetError
 from diver_trt.evaluation.image_set import matched
 from diver_trt.evaluation.sets import list_set, read_sets
 from tests.cli.command import QUICK, run
-from tests.conftest import DISTILLED
+from tests.conftest import DISTILLED, digit_folder
 
 FRUIT = imagenet_subsets()["imagefruit"]
 FRUIT_WNIDS = tuple(imagenet_wnids()[label] for label in FRUIT)
@@ -108,9 +107,7 @@ def test_named_classes_that_are_missing_are_not_left_out(tmp_path: Path) -> None
 
 
 def test_a_recovered_dataset_is_read_by_its_manifest(tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    for digit in ("3", "8"):
-        shutil.copytree(DISTILLED / digit, few / digit)
+    few = digit_folder(tmp_path / "few", {3: 10, 8: 10})
     run("recover", few, tmp_path / "out", *QUICK)
     listed = list_set(tmp_path / "out")
     assert listed.dataset.origin.format.name == "recovered"
@@ -172,9 +169,7 @@ def test_what_is_stated_of_training_sets_is_not_stated_of_test_images(tmp_path: 
 
 
 def test_names_that_repeat_the_number_are_numbers(tmp_path: Path) -> None:
-    few = tmp_path / "few"
-    for digit in range(10):
-        shutil.copytree(DISTILLED / str(digit), few / str(digit))
+    few = digit_folder(tmp_path / "few", dict.fromkeys(range(10), 10))
     run("recover", few, tmp_path / "out", *QUICK)
     assert read_sets({"recovered": tmp_path / "out"}, DISTILLED).notes == ()
 

@@ -42,17 +42,18 @@ def test_an_idx_file_reads_as_the_array_it_holds(tmp_path: Path) -> None:
     assert np.array_equal(read_idx(tmp_path / "a.gz"), values)
 
 
-def test_a_file_shorter_than_its_header_states_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.gz").write_bytes(
-        gzip.compress(b"\0\0\x08\x01" + (5).to_bytes(4, "big") + b"abc")
-    )
-    with pytest.raises(ValueError, match="3 values, expected 5"):
-        read_idx(tmp_path / "a.gz")
-
-
-def test_a_file_that_is_not_idx_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.gz").write_bytes(gzip.compress(b"PNG of something"))
-    with pytest.raises(ValueError, match="expected an IDX file of bytes"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\x08\x01" + (5).to_bytes(4, "big") + b"abc", "3 values, expected 5"),
+        (b"PNG of something", "expected an IDX file of bytes"),
+    ],
+)
+def test_a_file_that_is_not_a_whole_idx_file_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=message):
         read_idx(tmp_path / "a.gz")
 
 

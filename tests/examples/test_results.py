@@ -63,10 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch, work: Path, json_path: Path) -> dict[st
 
 
 def test_a_resumed_run_equals_an_undisturbed_one_and_real_images_teach(
-    work: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     undisturbed = run(monkeypatch, work, tmp_path / "first.json")
     printed = capsys.readouterr().out

@@ -158,9 +158,7 @@ def test_a_stream_can_be_sent_to_workers_that_are_not_forked(
     assert ForkingPickler.dumps(stream)
 
 
-def test_the_example_prints_the_accuracy_of_each_epoch(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_example_prints_the_accuracy_of_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     distilled = Path(load_dataset("digits").distilled("dm", 1))
     streaming.main(
         ["--distilled", str(distilled), "--steps", "5", "--workers", "0", "--epochs", "2"]

@@ -158,9 +158,7 @@ def test_openvino_multiplies_the_integers_themselves(
     assert relative_l2(engine.read("next_latent"), expected) < TOLERANCES["int8"]
 
 
-def test_tensorrt_rtx_stores_the_weights_in_eight_bits(
-    eight_bit_digits: Bundle,
-) -> None:
+def test_tensorrt_rtx_stores_the_weights_in_eight_bits(eight_bit_digits: Bundle) -> None:
     """Compiled for real, and not run."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is installed by the extra 'rtx'")
     from diver_trt.runtime.backends.tensorrt.compiler import compile_graph

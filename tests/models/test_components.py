@@ -18,6 +18,7 @@ from diver_trt.errors import ExportError
 from diver_trt.models import ModelOptions
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
+from tests.edited_json import json_file
 
 State = dict[str, Tensor]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -314,9 +315,8 @@ def test_a_pipeline_given_as_an_autoencoder_is_distinguished_from_one(
 
 def test_an_assumed_scaling_factor_is_noted(pipeline: Path) -> None:
     path = pipeline / "vae" / "config.json"
-    config = json.loads(path.read_text())
-    del config["scaling_factor"]
-    path.write_text(json.dumps(config))
+    with json_file(path) as config:
+        del config["scaling_factor"]
     model = load_model(str(pipeline))
     assert model.vae.config.scaling_factor == 0.18215
     assert model.notes[0].endswith("has no scaling_factor; 0.18215, Stable Diffusion's, is assumed")

@@ -13,15 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from diver_trt.cli import app
 from diver_trt.errors import ExportError
 from diver_trt.export import exporter
 from diver_trt.models import ModelOptions
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 from diver_trt.models.dit_checkpoint import load_dit_checkpoint
+from tests.cli.command import fails, run
 from tests.models.original_dit import OriginalDiT
 
 State = dict[str, Tensor]
@@ -313,14 +312,12 @@ def test_the_command_takes_the_statement_and_prints_what_is_assumed(
     monkeypatch.setattr(exporter, "export_bundle", stops)
     path = saved(state, tmp_path / "SiT.pt")
     vae = random_pipeline / "vae"
-    command = ["export", str(path), str(tmp_path / "bundle"), "--vae", str(vae)]
-    refused = CliRunner().invoke(app, command)
-    assert refused.exit_code == 1
-    assert "the path has 'SiT' in it" in refused.stderr
-    stated = CliRunner().invoke(app, [*command, "--base", "dit"])
+    command = ("export", path, tmp_path / "bundle", "--vae", vae)
+    assert "the path has 'SiT' in it" in fails(run(*command))
+    stated = run(*command, "--base", "dit")
     assert f"note: SiT.pt: {BLOCKS}" in stated.stderr
     assert "error: as planned" in stated.stderr
-    assert CliRunner().invoke(app, [*command, "--base", "unet"]).exit_code == 2
+    assert run(*command, "--base", "unet").exit_code == 2
 
 
 def test_settings_may_state_the_heads_of_another_width(tmp_path: Path) -> None:

@@ -14,10 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.errors import ExportError
 from diver_trt.method.flow import Flow
 from diver_trt.method.schedule import Schedule
@@ -26,6 +24,7 @@ from diver_trt.models.network_state import FAMILIES
 from diver_trt.models.recognition import recognised_base
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import Recoverer
+from tests.cli.command import run
 from tests.comparison.command import QUICK, compare
 from tests.models.original_dit import OriginalDiT
 
@@ -279,7 +278,7 @@ def test_a_recovery_prints_where_it_starts(
     def recover(output: str, *options: object) -> Any:
         quick = ("--steps", 10, "--bundle", bundle.path, "--engine", "onnx")
         command = ["recover", tmp_path / "in", tmp_path / output, *quick, *options]
-        return CliRunner().invoke(app, [str(word) for word in command])
+        return run(*command)
 
     plain = recover("plain")
     assert plain.exit_code == 0, plain.output

@@ -16,10 +16,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.errors import ExportError, MissingExtraError
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.schedule import Schedule, noise_ratios
@@ -30,6 +28,7 @@ from diver_trt.models.stable_diffusion import StableDiffusion, load_model
 from diver_trt.pixels import from_network
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.runtime.recoverer import Recoverer
+from tests.cli.command import run
 from tests.comparison.command import QUICK, compare
 from tests.conftest import made_once
 from tests.models.tiny_stable_diffusion import CHAIN, save_stable_diffusion
@@ -328,15 +327,15 @@ def test_the_command_exports_classes_that_folders_are_named_by(
 
     bundle = tmp_path / "bundle"
     options = ("--classes", "cat,red apple", "--prompt", "a photo of a {name}")
-    exported = invoke("export", pipeline, bundle, *options, "--negative-prompt", "")
+    exported = run("export", pipeline, bundle, *options, "--negative-prompt", "")
     assert exported.exit_code == 0, exported.output
     assert Bundle.open(bundle).prompts == ("a photo of a cat", "a photo of a red apple", "")
-    inspected = invoke("inspect", bundle)
+    inspected = run("inspect", bundle)
     assert "'a photo of a cat', 'a photo of a red apple'; negative: ''" in inspected.stdout
     (tmp_path / "in" / "Red_Apple").mkdir(parents=True)
     Image.fromarray(images[0][:16, :16]).save(tmp_path / "in" / "Red_Apple" / "a.png")
     quick = ("--bundle", bundle, "--engine", "onnx", "--steps", 10, "--preset", "d4m")
-    recovered = invoke("recover", tmp_path / "in", tmp_path / "out", *quick)
+    recovered = run("recover", tmp_path / "in", tmp_path / "out", *quick)
     assert recovered.exit_code == 0, recovered.output
     assert "signal-to-noise ratio" in recovered.stderr
     assert (tmp_path / "out" / "00001" / "00000.png").exists()
@@ -382,11 +381,7 @@ def test_prompts_that_contradict_each_other_are_refused(
         str(tmp_path / places[word.strip("{}")]) if word.strip("{}") in places else word
         for word in options
     ]
-    result = invoke("export", pipeline, tmp_path / "bundle", *words)
+    result = run("export", pipeline, tmp_path / "bundle", *words)
     assert result.exit_code == 2, result.output
     assert complaint in result.stderr
     assert not (tmp_path / "bundle").exists()
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])

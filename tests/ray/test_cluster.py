@@ -26,7 +26,7 @@ from diver_trt import recover
 from diver_trt.errors import EngineError, MissingExtraError, UsageError
 from diver_trt.ray import cluster as ray_cluster
 from diver_trt.recipe import Recipe
-from tests.conftest import DISTILLED, ROOT
+from tests.conftest import DISTILLED, ROOT, digit_folder
 
 SETTINGS: dict[str, Any] = {
     "recipe": Recipe(steps=4, inherit_step=2, start_step=4, window=(3, 2)),
@@ -57,10 +57,9 @@ def nodes() -> Iterator[TwoNodes]:
 @pytest.fixture
 def some(tmp_path: Path) -> Path:
     """Twenty distilled digits, one of them not an image."""
-    for index in (2, 3):
-        shutil.copytree(DISTILLED / str(index), tmp_path / "some" / str(index))
-    (tmp_path / "some" / "2" / "4.png").write_bytes(b"not an image")
-    return tmp_path / "some"
+    folder = digit_folder(tmp_path / "some", {2: 10, 3: 10})
+    (folder / "2" / "4.png").write_bytes(b"not an image")
+    return folder
 
 
 def run_python(code: str, cwd: Path) -> None:

@@ -8,29 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from benchmarks.crash import RECIPE, different
-from diver_trt.cli import app
+from tests.cli.command import run
+from tests.edited_json import json_file
 
 
 def recover(source: Path, output: Path, *options: object) -> Result:
-    return CliRunner().invoke(
-        app, ["recover", str(source), str(output), *RECIPE, *map(str, options)]
-    )
+    return run("recover", source, output, *RECIPE, *options)
 
 
 def recovered(source: Path, output: Path, *options: object) -> Path:
     result = recover(source, output, *options)
     assert result.exit_code == 0, result.output
     return output
-
-
-def error(result: Result, code: int = 1) -> str:
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    (line,) = [line for line in result.stderr.splitlines() if "error:" in line]
-    return line
 
 
 def different_data(first: Path, second: Path) -> list[str]:
@@ -46,13 +38,17 @@ def journal_keys(output: Path) -> list[str]:
 
 
 def merge(*folders: Path, options: tuple[str, ...] = ()) -> Result:
-    return CliRunner().invoke(app, ["merge", *map(str, folders), *options])
+    return run("merge", *folders, *options)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest
 
 
 def in_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with json_file(folder / "manifest.json") as manifest:
+        change(manifest)
 
 
 def interrupted_at(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.recovered.journal import Journal
-from tests.conftest import DISTILLED, made_once, save_random_pipeline
+from tests.conftest import digit_folder, made_once, save_random_pipeline
 from tests.fuzzing import shards
 from tests.recovered.fake_run import recover
 
@@ -20,11 +19,7 @@ from tests.recovered.fake_run import recover
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """Ten distilled digits of three classes."""
-    for index, count in ((2, 3), (3, 4), (8, 3)):
-        (tmp_path / "few" / str(index)).mkdir(parents=True)
-        for number in range(count):
-            shutil.copy(DISTILLED / str(index) / f"{number}.png", tmp_path / "few" / str(index))
-    return tmp_path / "few"
+    return digit_folder(tmp_path / "few", {2: 3, 3: 4, 8: 3})
 
 
 @pytest.fixture

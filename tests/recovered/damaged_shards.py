@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,6 @@ from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
 
 Manifest = dict[str, Any]
-
-
-def changed(folder: Path, change: Callable[[Manifest], object]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def refused(parts: list[Path], output: Path) -> str:

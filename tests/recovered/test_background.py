@@ -64,9 +64,7 @@ def test_after_a_task_that_fails_no_other_runs(ask: str) -> None:
     assert ran == [1]
 
 
-def test_adding_waits_while_too_many_tasks_are_unfinished(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_adding_waits_while_too_many_tasks_are_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diver_trt.recovered.background.MOST_WAITING", 2)
     background, gate, happened = Background[bool](), threading.Event(), list[str]()
     background.add(gate.wait)

@@ -5,30 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
 
 from benchmarks.crash import different
 from diver_trt.runtime.backends.onnx import OnnxEngine
-from tests.conftest import DISTILLED
-from tests.recovered.commands import (
-    error,
-    recover,
-    recovered,
-)
+from tests.cli.command import fails
+from tests.conftest import DISTILLED, ten_digits
+from tests.recovered.commands import manifest_of, recover, recovered
 
 
 def test_a_bad_image_ends_the_run_before_any_work_or_is_left_out(few: Path, tmp_path: Path) -> None:
     (few / "3" / "1.png").write_bytes(b"not a picture")
-    assert "3/1.png: not an image, or a damaged one" in error(recover(few, tmp_path / "out"))
+    assert "3/1.png: not an image, or a damaged one" in fails(recover(few, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     result = recover(few, tmp_path / "out", "--on-error", "skip", "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert (report["images"], [entry["source"] for entry in report["skipped"]]) == (9, ["3/1.png"])
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert [entry["key"] for entry in manifest["skipped"]] == ["00003/00001"]
     assert "00003/00002" in [sample["key"] for sample in manifest["samples"]]
     assert not (tmp_path / "out" / "00003" / "00001.png").exists()
@@ -44,23 +42,16 @@ def test_the_bad_image_may_be_the_first_or_the_last(few: Path, tmp_path: Path, n
     assert (result.exit_code, f"left out: {name}" in result.stderr) == (1, True)
 
 
+def save_set(path: Path, images: NDArray[Any], logits: NDArray[np.float32]) -> None:
+    texts = {"format": np.array("mtt"), "normalisation": np.array("none")}
+    np.savez(path, images=images, labels=logits, **texts)  # type: ignore[arg-type]
+
+
 def test_a_bad_row_of_a_tensor_is_left_out(tmp_path: Path) -> None:
-    images = np.stack(
-        [
-            np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB"))
-            for index in range(10)
-        ]
-    )
-    values = (images.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    values = (ten_digits().transpose(0, 3, 1, 2) / 255).astype(np.float32)
     values[0, 0, 5, 5] = np.nan
     logits = 9 * np.eye(10, dtype=np.float32) - 1
-    np.savez(
-        tmp_path / "set.npz",
-        images=values,
-        labels=logits,
-        format=np.array("mtt"),
-        normalisation=np.array("none"),
-    )
+    save_set(tmp_path / "set.npz", values, logits)
     result = recover(tmp_path / "set.npz", tmp_path / "out", "--on-error", "skip")
     assert (result.exit_code, "left out: set.npz[0]: " in result.stderr) == (1, True)
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "soft_labels.npy"), logits[1:])
@@ -81,7 +72,7 @@ def test_an_image_that_vanishes_during_the_run_is_left_out(
         result = recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip")
     assert result.exit_code == 1
     assert "left out: 8/0.png" in result.stderr
-    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["samples"]) == 9
+    assert len(manifest_of(tmp_path / "out")["samples"]) == 9
 
 
 def test_an_input_that_vanishes_as_a_whole_ends_the_run(
@@ -97,7 +88,7 @@ def test_an_input_that_vanishes_as_a_whole_ends_the_run(
 
     with monkeypatch.context() as patched:
         patched.setattr(OnnxEngine, "run", unmounting)
-        assert "cannot be read any more" in error(
+        assert "cannot be read any more" in fails(
             recover(few, tmp_path / "out", "--batch", "2", "--on-error", "skip")
         )
     (tmp_path / "away").rename(few)
@@ -130,27 +121,15 @@ def test_many_bad_images_at_the_start_are_left_out_too(tmp_path: Path) -> None:
         image.write_bytes(b"no picture")
     result = recover(source, tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 1
-    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"]) == 20
+    assert len(manifest_of(tmp_path / "out")["skipped"]) == 20
 
 
 def test_other_soft_labels_are_another_input(tmp_path: Path) -> None:
-    images = np.stack(
-        [
-            np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB"))
-            for index in range(10)
-        ]
-    )
     for scale in (9, 20):
         logits = scale * np.eye(10, dtype=np.float32) - 1
-        np.savez(
-            tmp_path / "set.npz",
-            images=images,
-            labels=logits,
-            format=np.array("mtt"),
-            normalisation=np.array("none"),
-        )
+        save_set(tmp_path / "set.npz", ten_digits(), logits)
         result = recover(tmp_path / "set.npz", tmp_path / "out")
     assert (
         "another input (10 with another soft label: set.npz[0], set.npz[1], set.npz[2] and 7 more)"
-        in error(result)
+        in fails(result)
     )

@@ -56,11 +56,7 @@ def plain(folder: Path, images: Any, classes: Any) -> Path:
     ],
 )
 def test_the_options_in_a_caption_read_the_same(
-    tmp_path: Path,
-    imagenet: Bundle,
-    write: Callable[..., Path],
-    side: int,
-    stated: dict[str, Any],
+    tmp_path: Path, imagenet: Bundle, write: Callable[..., Path], side: int, stated: dict[str, Any]
 ) -> None:
     path = write(tmp_path, known_images(20, side), CLASSES)
     first = read_dataset(path, imagenet, ReadOptions(**{"classes": "imagewoof", **stated}))

@@ -34,8 +34,7 @@ from tests.cli.command import fails, run
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
 from tests.edited_json import set_in
-from tests.recovered.commands import different_data
-from tests.recovered.damaged_shards import changed
+from tests.recovered.commands import different_data, in_manifest
 from tests.recovered.test_readable import Model, Opener
 
 CLASSES = [0, 0, 0, 1, 2, 4, 4, 5, 9, 9]
@@ -227,13 +226,13 @@ def tampered(folder: Path) -> None:
 def resized(folder: Path) -> None:
     image = folder / "00004" / "00001.png"
     Image.new("RGB", (8, 8)).save(image)
-    changed(folder, set_in("samples", 5, "sha256", to=file_sha256(image)))
+    in_manifest(folder, set_in("samples", 5, "sha256", to=file_sha256(image)))
 
 
 def with_other_soft_labels(folder: Path) -> None:
     np.save(folder / "soft_labels.npy", np.zeros((9, 10), np.float32))
     sha256 = file_sha256(folder / "soft_labels.npy")
-    changed(folder, set_in("companions", 0, "sha256", to=sha256))
+    in_manifest(folder, set_in("companions", 0, "sha256", to=sha256))
 
 
 def unfinished(folder: Path) -> None:
@@ -259,27 +258,27 @@ def linked(folder: Path) -> None:
         (lambda folder: (folder / "soft_labels.npy").unlink(), "soft_labels.npy: missing"),
         (with_other_soft_labels, "is not the soft label of sample 00000/00000"),
         (
-            lambda folder: changed(folder, set_in("companions", to=[])),
+            lambda folder: in_manifest(folder, set_in("companions", to=[])),
             "layout index does not keep soft labels",
         ),
         (
-            lambda folder: changed(folder, set_in("skipped", to=[])),
+            lambda folder: in_manifest(folder, set_in("skipped", to=[])),
             "manifest.json: lists 9 images, expected 10",
         ),
         (
-            lambda folder: changed(folder, set_in("layout", "name", to="zip")),
+            lambda folder: in_manifest(folder, set_in("layout", "name", to="zip")),
             'layout.name: found "zip", expected one of index',
         ),
         (
-            lambda folder: changed(folder, set_in("samples", 0, "file", to="../x.png")),
+            lambda folder: in_manifest(folder, set_in("samples", 0, "file", to="../x.png")),
             'samples[0].file: found "../x.png", expected a path inside the folder',
         ),
         (
-            lambda folder: changed(folder, set_in("recipe", to={"a": 1})),
+            lambda folder: in_manifest(folder, set_in("recipe", to={"a": 1})),
             "recipe: unknown settings a",
         ),
         (
-            lambda folder: changed(folder, set_in("converted_from", to={"layout": 3})),
+            lambda folder: in_manifest(folder, set_in("converted_from", to={"layout": 3})),
             "converted_from.layout: found 3, expected a text",
         ),
     ],

@@ -10,7 +10,8 @@ import pytest
 
 from diver_trt import recover as recover_folder
 from diver_trt.errors import UsageError
-from tests.recovered.commands import error, interrupted_at, merge, recover, recovered
+from tests.cli.command import fails
+from tests.recovered.commands import interrupted_at, merge, recover, recovered
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -46,7 +47,7 @@ def test_an_interrupted_run_and_shards_give_the_same_copies(
 ) -> None:
     expected = pictures(recovered(few, tmp_path / "expected", "--copies", 2))
     interrupted_at(few, tmp_path / "out", fail_after, 7, "--copies", 2)
-    refusal = error(recover(few, tmp_path / "out", "--copies", 3))
+    refusal = fails(recover(few, tmp_path / "out", "--copies", 3))
     assert "holds a run with copies 2, and this one has copies 3" in refusal
     assert pictures(recovered(few, tmp_path / "out", "--copies", 2)) == expected
     shards = [

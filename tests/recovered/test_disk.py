@@ -15,12 +15,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.crash import different
-from tests.recovered.commands import (
-    error,
-    journal_keys,
-    recover,
-    recovered,
-)
+from tests.cli.command import fails
+from tests.recovered.commands import journal_keys, recover, recovered
 
 
 def test_a_run_on_a_disk_that_is_full_from_the_start_is_resumed(
@@ -32,7 +28,7 @@ def test_a_run_on_a_disk_that_is_full_from_the_start_is_resumed(
     expected = recovered(few, tmp_path / "expected")
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image, "save", full)
-        assert "No space left on device" in error(recover(few, tmp_path / "out"))
+        assert "No space left on device" in fails(recover(few, tmp_path / "out"))
     assert recover(few, tmp_path / "out").exit_code == 0
     assert different(expected, tmp_path / "out") == []
 
@@ -57,7 +53,7 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_is_resumed(
     few: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     expected = recovered(few, tmp_path / "expected")
-    assert "cannot be written (No space left on device)" in error(
+    assert "cannot be written (No space left on device)" in fails(
         recover(few, small_disk / "out", "--batch", 1)
     )
     done = journal_keys(small_disk / "out")
@@ -84,7 +80,7 @@ def test_an_error_of_the_disk_leaves_no_half_written_file(
 
     with monkeypatch.context() as patched:
         patched.setattr(Image.Image if failing == "save" else Path, failing, broken)
-        assert "cannot be written (Input/output error)" in error(recover(few, tmp_path / "out"))
+        assert "cannot be written (Input/output error)" in fails(recover(few, tmp_path / "out"))
     assert not list((tmp_path / "out").rglob("*.partial"))
     assert recover(few, tmp_path / "out").exit_code == 0
     assert different(expected, tmp_path / "out") == []

@@ -18,7 +18,9 @@ from diver_trt.recovered import earlier_run
 from diver_trt.recovered.earlier_run import describe_changes, inputs_of_entries
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.writer import DatasetWriter
+from tests.edited_json import set_in
 from tests.recovered import fake_run
+from tests.recovered.commands import in_manifest, manifest_of
 from tests.recovered.fake_run import CLASSES, head, recover, samples
 
 
@@ -38,20 +40,14 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 def damaged(document: dict[str, Any], path: tuple[Any, ...], to: Any) -> dict[str, Any]:
     document = copy.deepcopy(document)
-    parent: Any = document
-    for name in path[:-1]:
-        parent = parent[name]
-    if to is ...:
-        del parent[path[-1]]
-    else:
-        parent[path[-1]] = to
+    set_in(*path, to=to)(document)
     return document
 
 
 def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> None:
     """Every field: afterwards the folder equals an undisturbed one, or the run is refused."""
     recover(out)
-    written = json.loads((whole / "manifest.json").read_text())
+    written = manifest_of(whole)
     repaired, refused = [], []
     middle = [("samples", number) for number in range(1, 4)]  # as the first and the last
     for path in leaves(written):
@@ -72,16 +68,8 @@ def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> N
             else:
                 assert different(whole, out) == [], (path, to)
                 repaired.append(path)
-    assert {path[0] for path in refused} == {
-        "schema",
-        "tool",
-        "bundle",
-        "recipe",
-        "seed",
-        "source",
-        "layout",
-        "shard",
-    }
+    head = {"schema", "tool", "bundle", "recipe", "seed", "source", "layout", "shard"}
+    assert {path[0] for path in refused} == head
     assert {"classes", "samples", "skipped", "companions", "class_map"} <= {
         path[0] for path in repaired
     }
@@ -105,9 +93,7 @@ def test_damaged_classes_are_written_again_and_the_images_stay(
     whole: Path, out: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     recover(out)
-    manifest = json.loads((out / "manifest.json").read_text())
-    change(manifest)
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    in_manifest(out, change)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("0*.png")}
     assert recover(out) == 0
     assert different(whole, out) == []
@@ -221,14 +207,7 @@ BEFORE = [entry(f"0000{c}/0000{n}", f"{c}/{n}.png", c, f"{c}{n}") for c in (0, 1
     [
         (BEFORE, ""),
         ([{**image, "source": f"renamed{i}"} for i, image in enumerate(BEFORE)], ""),
-        (
-            [
-                BEFORE[0],
-                entry("00000/00001", "0/2.png", 0, "02"),
-                *BEFORE[3:],
-            ],
-            "1 removed: 0/1.png",
-        ),
+        ([BEFORE[0], entry("00000/00001", "0/2.png", 0, "02"), *BEFORE[3:]], "1 removed: 0/1.png"),
         (
             [
                 *BEFORE[:3],

@@ -15,6 +15,7 @@ from benchmarks.crash import different
 from diver_trt.files import file_sha256
 from diver_trt.manifest import inspect_recovered
 from diver_trt.recovered import journal
+from tests.recovered.commands import manifest_of
 from tests.recovered.fake_run import head, recover, refused
 
 
@@ -70,7 +71,7 @@ def test_of_a_changed_line_only_what_can_be_verified_is_used(
     whole: Path, out: Path, change: Callable[[list[dict[str, Any]]], object]
 ) -> None:
     recover(out)
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = manifest_of(out)
     (out / "manifest.json").unlink()
     entries = [head(), *manifest["samples"], *manifest["skipped"]]
     change(entries)
@@ -84,7 +85,7 @@ def test_a_manifest_that_lists_too_little_or_other_files_is_written_again(
     whole: Path, out: Path, part: str
 ) -> None:
     def broken(change: Callable[[list[Any]], object]) -> None:
-        manifest = json.loads((whole / "manifest.json").read_text())
+        manifest = manifest_of(whole)
         change(manifest[part])
         (out / "manifest.json").write_text(json.dumps(manifest))
 

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from benchmarks.crash import different
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.errors import OutputError
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Written
+from tests.cli.command import run
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
 from tests.recovered.test_layouts import QUICK, recover
@@ -59,21 +58,14 @@ def test_wherever_a_disk_is_full_the_error_is_one_line_and_the_run_is_resumed(
     tmp_path: Path, thousand: Bundle, disk: Callable[[int], Path], layout: str
 ) -> None:
     methods.datm(tmp_path, known_images(6, 16), [0, 0, 1, 1, 2, 2])
+    source, output = tmp_path / "images_best.pt", disk(8) / "out"
+    recover(source, tmp_path / "expected", thousand, classes="imagewoof", layout=layout, size=64)
     options = ("--classes", "imagewoof", "--layout", layout, "--size", "64")
-    recover(tmp_path / "images_best.pt", tmp_path / "expected", thousand, *options)
-    arguments = [
-        "recover",
-        tmp_path / "images_best.pt",
-        disk(8) / "out",
-        "--bundle",
-        thousand.path,
-        *QUICK,
-        *options,
-    ]
+    arguments = ("recover", source, output, "--bundle", thousand.path, *QUICK, *options)
     messages = []
     step = 12 if layout in ("index", "wnid", "huggingface") else 32  # tensors take more of a disk
     for pages in range(8, 400, step):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        result = run(*arguments)
         if result.exit_code == 0:
             break
         assert (result.exit_code, result.exception.__class__) == (1, SystemExit), result.output

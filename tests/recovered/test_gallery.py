@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -23,9 +22,11 @@ from diver_trt.recovered.gallery.files import delete_stale, is_current, require_
 from diver_trt.recovered.gallery.sheets import write_sheets
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
-from tests.conftest import DISTILLED
+from tests.cli.command import fails
+from tests.conftest import DISTILLED, digit_folder
+from tests.odd_files import fifo, link_out
 from tests.recovered import commands
-from tests.recovered.commands import error
+from tests.recovered.commands import manifest_of
 from tests.recovered.finished import distilled, finished, flat
 
 IPC1 = DISTILLED.parent / "ipc1"
@@ -208,10 +209,9 @@ def test_a_recovery_that_is_stopped_in_its_gallery_writes_it_the_next_time(
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """Two distilled digits, the second of which cannot be read."""
-    (tmp_path / "few" / "3").mkdir(parents=True)
-    shutil.copy(DISTILLED / "3" / "0.png", tmp_path / "few" / "3")
-    (tmp_path / "few" / "3" / "1.png").write_bytes(b"not a picture")
-    return tmp_path / "few"
+    folder = digit_folder(tmp_path / "few", {3: 1})
+    (folder / "3" / "1.png").write_bytes(b"not a picture")
+    return folder
 
 
 def test_it_is_left_out_added_and_kept_up_to_date(few: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_somebody_else_s_page_is_neither_replaced_nor_deleted(few: Path, tmp_pat
     commands.recover(few, out, "--no-gallery", *skip)
     (out / "index.html").write_text("<title>my thesis</title>")
     for option in ([], ["--overwrite"]):
-        assert "is not a page of diver-trt recover, and the gallery would replace it; " in error(
+        assert "is not a page of diver-trt recover, and the gallery would replace it; " in fails(
             commands.recover(few, out, *skip, *option)
         )
     for option in (["--no-gallery"], ["--no-gallery", "--overwrite"]):
@@ -263,7 +263,7 @@ def test_overwrite_deletes_it(few: Path, tmp_path: Path, record: str) -> None:
     (out / ".gallery_00000.png.partial").touch()
     (tmp_path / "out" / "gallery_00002.png").touch()  # two images have no sheet 2
     if record == "journal":
-        manifest = json.loads((out / MANIFEST).read_text())
+        manifest = manifest_of(out)
         head = {name: manifest[name] for name in list(manifest)[:-4]}
         (out / "journal.jsonl").write_text(json.dumps(head) + "\n")
     if record == "empty journal":
@@ -316,19 +316,8 @@ def resize(path: Path) -> None:
     Image.new("RGB", (100, 20)).save(path)
 
 
-def link(path: Path) -> None:
-    shutil.copy(path, path.parent.parent / "secret.png")
-    path.unlink()
-    path.symlink_to(path.parent.parent / "secret.png")
-
-
-def fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
 @pytest.mark.parametrize(
-    "damage", [Path.unlink, lambda path: path.write_bytes(b"<svg>"), resize, link, fifo]
+    "damage", [Path.unlink, lambda path: path.write_bytes(b"<svg>"), resize, link_out, fifo]
 )
 def test_of_a_damaged_sheet_in_a_shard_nothing_is_taken(
     shards: list[Path], tmp_path: Path, damage: Callable[[Path], object]

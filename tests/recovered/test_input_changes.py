@@ -14,39 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from benchmarks.crash import RECIPE, different
-from diver_trt.cli import app
+from benchmarks.crash import different
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.journal import Journal
 from diver_trt.runtime.backends.onnx import OnnxEngine
-from tests.conftest import DISTILLED
-from tests.recovered.commands import different_data
+from tests.cli.command import run
+from tests.conftest import DISTILLED, digit_folder
+from tests.recovered.commands import different_data, manifest_of, recover
 
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """Six distilled digits of two classes."""
-    for index in (3, 8):
-        (tmp_path / "few" / str(index)).mkdir(parents=True)
-        for number in range(3):
-            shutil.copy(DISTILLED / str(index) / f"{number}.png", tmp_path / "few" / str(index))
-    return tmp_path / "few"
-
-
-def recover(source: Path, output: Path, *options: object) -> Result:
-    return CliRunner().invoke(
-        app, ["recover", str(source), str(output), *RECIPE, *map(str, options)]
-    )
+    return digit_folder(tmp_path / "few", {3: 3, 8: 3})
 
 
 SKIP = ("--on-error", "skip")
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return document
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -78,7 +63,7 @@ def test_an_image_that_was_away_for_a_moment_is_recovered_by_the_same_command(
     with monkeypatch.context() as patched:
         during(patched, image.unlink if how == "deleted" else lambda: image.write_bytes(data[:99]))
         assert recover(few, out, "--batch", 2, *SKIP).exit_code == 1
-    (skipped,) = manifest(out)["skipped"]
+    (skipped,) = manifest_of(out)["skipped"]
     assert skipped["source"] == "8/1.png"
     expected = "cannot be read any more" if how == "deleted" else "has changed while"
     assert skipped["problem"].startswith(expected)
@@ -138,7 +123,7 @@ def test_a_repaired_image_in_one_shard_leaves_the_others_as_they_are(
         ]
 
     def merge(name: str) -> Result:
-        return CliRunner().invoke(app, ["merge", *map(str, parts), str(tmp_path / name)])
+        return run("merge", *parts, tmp_path / name)
 
     assert shards(*SKIP) == [0, 1]
     assert merge("out").exit_code == 1
@@ -258,7 +243,7 @@ def test_reasons_hold_no_path_of_this_machine(
             assert recover(name, tmp_path / place / "out", "--batch", 1, *SKIP).exit_code == 1
         assert str(tmp_path) not in (tmp_path / place / "out" / "manifest.json").read_text()
         reasons.append(
-            [entry["problem"] for entry in manifest(tmp_path / place / "out")["skipped"]]
+            [entry["problem"] for entry in manifest_of(tmp_path / place / "out")["skipped"]]
         )
     damaged = "not an image, or a damaged one"
     changed = "has changed while it was being recovered; run again on a copy that nothing modifies"
@@ -280,7 +265,7 @@ def test_reasons_of_rows_hold_no_path_either(tmp_path: Path) -> None:
     }
     np.savez(tmp_path / "set.npz", **arrays)
     result = recover(tmp_path / "set.npz", tmp_path / "out", *SKIP)
-    (skipped,) = manifest(tmp_path / "out")["skipped"]
+    (skipped,) = manifest_of(tmp_path / "out")["skipped"]
     assert (skipped["source"], skipped["problem"].split(" ")[:2]) == ("set.npz[4]", ["image", "4"])
     assert f"left out: set.npz[4]: {skipped['problem']}" in result.stderr
 
@@ -297,7 +282,7 @@ def test_images_that_the_model_cannot_recover_are_not_retried_at_every_run(
     with monkeypatch.context() as patched:
         patched.setattr(OnnxEngine, "read", reading)
         assert recover(few, tmp_path / "out", *SKIP).exit_code == 1
-    assert len(manifest(tmp_path / "out")["skipped"]) == 6
+    assert len(manifest_of(tmp_path / "out")["skipped"]) == 6
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     result = recover(few, tmp_path / "out", *SKIP)
     assert "recovering on" not in result.stderr
@@ -324,8 +309,8 @@ def test_the_largest_and_the_smallest_seed_can_be_merged_and_read(
     parts = [str(tmp_path / f"part{number}") for number in (1, 2)]
     for number, part in enumerate(parts, 1):
         assert recover(few, Path(part), "--seed", seed, "--shard", f"{number}/2").exit_code == 0
-    assert CliRunner().invoke(app, ["merge", *parts, str(tmp_path / "out")]).exit_code == 0
-    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "out"), "--json"])
+    assert run("merge", *parts, tmp_path / "out").exit_code == 0
+    result = run("inspect", tmp_path / "out", "--json")
     assert json.loads(result.stdout)["seed"] == seed
 
 
@@ -341,10 +326,7 @@ def test_images_in_the_folder_that_are_not_of_the_recovery_are_named(
 ) -> None:
     out = tmp_path / "out"
     assert "warning" not in recover(few, out).stderr
-    assert (
-        json.loads(CliRunner().invoke(app, ["inspect", str(out), "--json"]).stdout)["not_listed"]
-        == []
-    )
+    assert json.loads(run("inspect", out, "--json").stdout)["not_listed"] == []
     for name in ("00003/99999.png", "cat.d/x.JPG", "00003/notes.txt", "loose.png"):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_bytes(b"mine")
@@ -352,7 +334,7 @@ def test_images_in_the_folder_that_are_not_of_the_recovery_are_named(
         f"warning: {out}: 00003/99999.png, cat.d/x.JPG: not of this recovery, but a trainer that "
         "reads the folders"
     )
-    result = CliRunner().invoke(app, ["inspect", str(out), "--json"])
+    result = run("inspect", out, "--json")
     assert json.loads(result.stdout)["not_listed"] == ["00003/99999.png", "cat.d/x.JPG"]
     assert warning in result.stderr
     again = recover(few, out)
@@ -366,7 +348,7 @@ def test_shards_are_not_merged_into_one_of_them(few: Path, tmp_path: Path, insid
     for number, part in enumerate(parts, 1):
         assert recover(few, part, "--shard", f"{number}/2").exit_code == 0
     before = sorted(parts[0].rglob("*"))
-    result = CliRunner().invoke(app, ["merge", *map(str, parts), str(tmp_path / inside)])
+    result = run("merge", *parts, tmp_path / inside)
     assert (
         f"{tmp_path / inside}: overlaps the shard {parts[0]}; choose a folder of its own"
         in result.stderr

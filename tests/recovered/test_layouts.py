@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.recovered.layouts import tensors
+from tests.cli.command import run
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
+from tests.recovered.commands import manifest_of
 
 pytestmark = pytest.mark.slow
 
@@ -38,12 +37,14 @@ SUBSETS = [
 ]
 
 
-def recover(source: Path, output: Path, bundle: Bundle, *options: object) -> dict[str, Any]:
-    arguments = ["recover", source, output, "--bundle", bundle.path, *QUICK, *options]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+PAIRS = [index for index in range(10) for _ in range(2)]
+
+
+def recover(source: Path, output: Path, bundle: Bundle, **options: object) -> dict[str, Any]:
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    result = run("recover", source, output, "--bundle", bundle.path, *QUICK, *given)
     assert result.exit_code == 0, result.output
-    manifest: dict[str, Any] = json.loads((output / "manifest.json").read_text())
-    return manifest
+    return manifest_of(output)
 
 
 def image_folder(root: Path) -> list[tuple[Path, int]]:
@@ -80,7 +81,7 @@ def test_every_class_survives_a_trainer_that_sorts_folders(
     classes = list(range(len(labels)))
     wnids = [imagenet_wnids()[label] for label in labels]
     methods.MINIMAX(tmp_path / "in", known_images(len(classes), 16), classes, wnids)
-    manifest = recover(tmp_path / "in", tmp_path / "out", thousand, "--classes", subset)
+    manifest = recover(tmp_path / "in", tmp_path / "out", thousand, classes=subset)
     by_file = {sample["file"]: sample for sample in manifest["samples"]}
     read = image_folder(tmp_path / "out")
     assert len(read) == len(labels)
@@ -95,13 +96,7 @@ def test_wnid_folders_hold_the_class_they_are_named_after(tmp_path: Path, thousa
     classes = [index for index in range(10) for _ in range(12)]
     methods.mtt(tmp_path, known_images(120, 16), classes)
     manifest = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "wnid",
+        tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagewoof", layout="wnid"
     )
     for sample in manifest["samples"]:
         assert (
@@ -114,15 +109,13 @@ def test_wnid_folders_hold_the_class_they_are_named_after(tmp_path: Path, thousa
 
 def test_two_indices_of_one_class_share_its_wnid_folder(tmp_path: Path, thousand: Bundle) -> None:
     """Comp-DD's hard music lists class 420 twice."""
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     manifest = recover(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "compdd-music-hard",
-        "--layout",
-        "wnid",
+        classes="compdd-music-hard",
+        layout="wnid",
     )
     files = [sample["file"] for sample in manifest["samples"]]
     assert len(set(files)) == 20
@@ -138,12 +131,9 @@ def test_tensors_are_normalised_and_in_class_order(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "pt",
-        "--size",
-        size,
+        classes="imagewoof",
+        layout="pt",
+        size=size,
     )
     images, labels, soft = (
         torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True)
@@ -155,7 +145,7 @@ def test_tensors_are_normalised_and_in_class_order(
         torch.int64,
         torch.float32,
     )
-    assert labels.tolist() == [index for index in range(10) for _ in range(2)]
+    assert labels.tolist() == PAIRS
     order = [i for index in range(10) for i in (index, index + 10)]
     torch.testing.assert_close(soft, methods.logits([i % 10 for i in range(20)], 10)[order])
     statistics = find_normalisation("cifar10" if side == 32 else "imagenet")
@@ -178,27 +168,18 @@ def test_tensors_are_normalised_and_in_class_order(
 
 
 def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle) -> None:
-    methods.datm(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.datm(tmp_path, known_images(20, 16), PAIRS)
     manifest = recover(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "npz",
-        "--size",
-        "48",
+        classes="imagewoof",
+        layout="npz",
+        size="48",
     )
     with np.load(tmp_path / "out" / "dataset.npz") as arrays:
-        assert sorted(arrays.files) == [
-            "collage",
-            "format",
-            "images",
-            "labels",
-            "normalisation",
-            "soft_labels",
-        ]
+        texts = {"collage", "format", "normalisation"}
+        assert set(arrays.files) == {"images", "labels", "soft_labels"} | texts
     (tmp_path / "out" / "dataset.npz").rename(tmp_path / "moved.npz")
     again = read_dataset(tmp_path / "moved.npz", thousand, ReadOptions(classes="imagewoof"))
     assert (again.origin.format.name, again.origin.normalisation) == ("mtt", "imagenet")
@@ -208,15 +189,9 @@ def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle)
 
 
 def test_idc_lists_are_not_normalised(tmp_path: Path, thousand: Bundle) -> None:
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        "--classes",
-        "imagenet-10",
-        "--layout",
-        "idc",
+        tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagenet-10", layout="idc"
     )
     images, labels = torch.load(tmp_path / "out" / "data.pt", weights_only=True)
     pixels = np.asarray(Image.open(tmp_path / "out" / "00003" / "00001.png"))
@@ -229,15 +204,13 @@ def test_hugging_faces_datasets_loads_the_folder(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     manifest = recover(
         tmp_path / "images_best.pt",
         tmp_path / "out",
         thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "huggingface",
+        classes="imagewoof",
+        layout="huggingface",
     )
     loaded = datasets.load_dataset(
         str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
@@ -255,13 +228,10 @@ def test_hugging_faces_datasets_loads_the_folder(
 
 
 def test_soft_labels_lie_beside_plain_folders(tmp_path: Path, thousand: Bundle) -> None:
-    classes = [index for index in range(10) for _ in range(2)]
-    methods.datm(tmp_path, known_images(20, 16), classes)
-    manifest = recover(
-        tmp_path / "images_best.pt", tmp_path / "out", thousand, "--classes", "imagewoof"
-    )
+    methods.datm(tmp_path, known_images(20, 16), PAIRS)
+    manifest = recover(tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagewoof")
     np.testing.assert_array_equal(
-        np.load(tmp_path / "out" / "soft_labels.npy"), methods.logits(classes, 10).numpy()
+        np.load(tmp_path / "out" / "soft_labels.npy"), methods.logits(PAIRS, 10).numpy()
     )
     assert [entry["file"] for entry in manifest["companions"]] == ["soft_labels.npy"]
 
@@ -269,17 +239,11 @@ def test_soft_labels_lie_beside_plain_folders(tmp_path: Path, thousand: Bundle) 
 def test_a_recovered_set_of_any_layout_is_recovered_again_with_its_classes(
     tmp_path: Path, thousand: Bundle
 ) -> None:
-    methods.mtt(tmp_path, known_images(20, 16), [index for index in range(10) for _ in range(2)])
+    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
     first = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "a",
-        thousand,
-        "--classes",
-        "imagewoof",
-        "--layout",
-        "wnid",
+        tmp_path / "images_best.pt", tmp_path / "a", thousand, classes="imagewoof", layout="wnid"
     )
-    second = recover(tmp_path / "a", tmp_path / "b", thousand, "--layout", "huggingface")
+    second = recover(tmp_path / "a", tmp_path / "b", thousand, layout="huggingface")
     third = recover(tmp_path / "b", tmp_path / "c", thousand)
     for manifest in (second, third):
         for kept in ("key", "index", "label", "wnid"):
@@ -294,9 +258,7 @@ def test_layouts_that_cannot_be_written_are_refused_before_any_work(
     methods.GVBSM(tmp_path / "in", known_images(2, 16), [0, 1])
 
     def refused(*options: str) -> str:
-        result = CliRunner().invoke(
-            app, ["recover", str(tmp_path / "in"), str(tmp_path / "out"), *options]
-        )
+        result = run("recover", tmp_path / "in", tmp_path / "out", *options)
         assert result.exit_code in (1, 2)
         assert not (tmp_path / "out").exists()
         return result.output
@@ -315,8 +277,10 @@ def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits
     for name in ("emu", "cat", "3"):
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.fromarray(known_images(1, 16)[0]).save(tmp_path / "in" / name / "0.png")
-    options = ("--classes", tmp_path / "map.txt", "--layout", "huggingface")
-    manifest = recover(tmp_path / "in", tmp_path / "out", digits, *options)
+    names = tmp_path / "map.txt"
+    manifest = recover(
+        tmp_path / "in", tmp_path / "out", digits, classes=names, layout="huggingface"
+    )
     classes = [(entry["name"], entry.get("own_name")) for entry in manifest["classes"]]
     assert classes == [("9", "emu"), ("7", "cat"), ("2", None)]
     card = (tmp_path / "out" / "README.md").read_text()
@@ -328,13 +292,12 @@ def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits
 def test_soft_labels_that_a_layout_does_not_hold_are_dropped_with_a_note(
     tmp_path: Path, thousand: Bundle
 ) -> None:
-    classes = [index for index in range(10) for _ in range(2)]
-    methods.datm(tmp_path, known_images(20, 16), classes)
+    methods.datm(tmp_path, known_images(20, 16), PAIRS)
     source = tmp_path / "images_best.pt"
     dropped = "layout idc does not hold soft labels, so those of the input are dropped"
     for layout in ("idc", "pt"):
         options = ("--classes", "imagewoof", "--layout", layout)
         arguments = ["recover", source, tmp_path / layout, "--bundle", thousand.path, *QUICK]
-        result = CliRunner().invoke(app, [str(argument) for argument in (*arguments, *options)])
+        result = run(*arguments, *options)
         assert result.exit_code == 0, result.output
         assert (dropped in result.stderr) == (layout == "idc")

@@ -13,12 +13,8 @@ from benchmarks.crash import different
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.tensors import TensorSpec
-from tests.recovered.commands import (
-    error,
-    journal_keys,
-    recover,
-    recovered,
-)
+from tests.cli.command import fails
+from tests.recovered.commands import journal_keys, recover, recovered
 
 
 @pytest.fixture
@@ -51,7 +47,7 @@ def test_out_of_device_memory_halves_the_batch(
     assert different(expected, tmp_path / "out") == []
     shutil.rmtree(tmp_path / "out")
     out_of_memory_above(0)
-    assert "out of memory: a gigabyte failed" in error(recover(few, tmp_path / "out"))
+    assert "out of memory: a gigabyte failed" in fails(recover(few, tmp_path / "out"))
 
 
 @pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
@@ -87,7 +83,7 @@ def test_out_of_memory_anywhere_else_is_one_line(
         raise MemoryError("Unable to allocate 2.00 TiB")
 
     monkeypatch.setattr("diver_trt.recovered.run.read_dataset", short)
-    assert "out of memory (Unable to allocate 2.00 TiB); close other programs" in error(
+    assert "out of memory (Unable to allocate 2.00 TiB); close other programs" in fails(
         recover(few, tmp_path / "out")
     )
 
@@ -105,7 +101,7 @@ def test_a_run_whose_engine_failed_is_resumed(
 
     with monkeypatch.context() as patched:
         patched.setattr(OnnxEngine, "run", poisoned)
-        assert "an illegal memory access was encountered" in error(
+        assert "an illegal memory access was encountered" in fails(
             recover(few, tmp_path / "out", "--batch", 2)
         )
     assert len(journal_keys(tmp_path / "out")) == 4

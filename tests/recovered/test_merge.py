@@ -15,15 +15,8 @@ from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.written_files import read_soft_labels
 from tests.edited_json import set_in
-from tests.recovered.damaged_shards import (
-    Manifest,
-    changed,
-    header,
-    nested,
-    npy,
-    npz,
-    refused,
-)
+from tests.recovered.commands import in_manifest, manifest_of
+from tests.recovered.damaged_shards import Manifest, header, nested, npy, npz, refused
 
 
 def test_whole_shards_are_merged(parts: list[Path], tmp_path: Path) -> None:
@@ -130,13 +123,13 @@ def test_every_field_of_a_manifest_is_checked(
 ) -> None:
     """The same in both, so that they are still of one recovery."""
     for part in parts:
-        changed(part, change)
+        in_manifest(part, change)
     assert message in refused(parts, tmp_path / "out")
 
 
 def test_shards_without_end_are_named_in_short(parts: list[Path], tmp_path: Path) -> None:
     for part in parts:
-        changed(part, set_in("shard", "of", to=2**62))
+        in_manifest(part, set_in("shard", "of", to=2**62))
     message = refused(parts, tmp_path / "out")
     of = 2**62
     assert (
@@ -148,7 +141,7 @@ def test_shards_without_end_are_named_in_short(parts: list[Path], tmp_path: Path
 def test_two_samples_may_not_share_an_image(parts: list[Path], tmp_path: Path) -> None:
     (parts[1] / "00000").mkdir(exist_ok=True)
     (parts[1] / "00000" / "00000.png").write_bytes((parts[1] / "00001" / "00000.png").read_bytes())
-    changed(parts[1], set_in("samples", 0, "file", to="00000/00000.png"))
+    in_manifest(parts[1], set_in("samples", 0, "file", to="00000/00000.png"))
     assert "00000/00000.png: is the image of two samples" in refused(parts, tmp_path / "out")
 
 
@@ -166,7 +159,7 @@ def test_an_image_of_another_size_is_found_before_anything_is_written(
 ) -> None:
     image = parts[0] / "00000" / "00000.png"
     Image.new("RGB", (8, 9)).save(image)
-    changed(
+    in_manifest(
         parts[0], set_in("samples", 0, "sha256", to=hashlib.sha256(image.read_bytes()).hexdigest())
     )
     assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest has it" in refused(
@@ -220,12 +213,12 @@ def test_soft_labels_are_those_that_the_manifest_lists(
     """Whoever changes the file can write its hash too."""
     (parts[1] / "soft_labels.npy").write_bytes(content)
     assert "soft_labels.npy: is not the file that was written" in refused(parts, tmp_path / "out")
-    changed(parts[1], set_in("companions", 0, "sha256", to=hashlib.sha256(content).hexdigest()))
+    in_manifest(parts[1], set_in("companions", 0, "sha256", to=hashlib.sha256(content).hexdigest()))
     assert message in refused(parts, tmp_path / "out")
 
 
 def test_a_shard_without_soft_labels_is_named(parts: list[Path], tmp_path: Path) -> None:
-    changed(parts[1], set_in("companions", to=[]))
+    in_manifest(parts[1], set_in("companions", to=[]))
     assert "some shards have soft labels and some have none" in refused(parts, tmp_path / "out")
 
 
@@ -240,7 +233,7 @@ def test_of_the_journal_of_a_merge_only_hashes_are_used(parts: list[Path], tmp_p
     """A merge that was interrupted, and whose journal somebody has edited."""
     merge_shards(parts, tmp_path / "whole")
     merge_shards(parts, tmp_path / "out")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     head = {
         name: value
         for name, value in manifest.items()
@@ -254,7 +247,7 @@ def test_of_the_journal_of_a_merge_only_hashes_are_used(parts: list[Path], tmp_p
         "".join(json.dumps(line) + "\n" for line in (head, *edited))
     )
     merge_shards(parts, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == json.loads(
+    assert manifest_of(tmp_path / "out") == json.loads(
         (tmp_path / "whole" / "manifest.json").read_text()
     )
 
@@ -264,9 +257,9 @@ def test_fields_that_no_recovery_writes_are_not_carried_over(
 ) -> None:
     merge_shards(parts, tmp_path / "whole")
     for part in parts:
-        changed(part, set_in("a\x1b[2J", to=nested(20)))
-        changed(part, set_in("source", "a" * 5000, to=1))
-        changed(part, set_in("classes", 0, "more", to="\n"))
+        in_manifest(part, set_in("a\x1b[2J", to=nested(20)))
+        in_manifest(part, set_in("source", "a" * 5000, to=1))
+        in_manifest(part, set_in("classes", 0, "more", to="\n"))
     merge_shards(parts, tmp_path / "out")
     written = [(tmp_path / name / "manifest.json").read_bytes() for name in ("whole", "out")]
     assert written[0] == written[1]

@@ -15,12 +15,8 @@ from diver_trt.recovered import earlier_run
 from diver_trt.recovered.merge import merge_shards
 from tests.edited_json import set_in
 from tests.fuzzing import shards
-from tests.recovered.damaged_shards import (
-    Manifest,
-    changed,
-    npy,
-    refused,
-)
+from tests.recovered.commands import in_manifest, manifest_of
+from tests.recovered.damaged_shards import Manifest, npy, refused
 
 
 @pytest.mark.parametrize(
@@ -63,7 +59,7 @@ from tests.recovered.damaged_shards import (
 def test_the_class_the_key_and_the_file_of_a_sample_agree(
     parts: list[Path], tmp_path: Path, change: Callable[[Manifest], object], message: str
 ) -> None:
-    changed(parts[1], change)
+    in_manifest(parts[1], change)
     image = parts[1] / "00001" / "00009.png"
     image.write_bytes((parts[1] / "00001" / "00000.png").read_bytes())
     assert message in refused(parts, tmp_path / "out")
@@ -71,7 +67,7 @@ def test_the_class_the_key_and_the_file_of_a_sample_agree(
 
 def test_samples_are_in_the_shard_that_they_belong_to(parts: list[Path], tmp_path: Path) -> None:
     """Both shards have as many samples as they should, but one of the other's."""
-    manifests = [json.loads((part / "manifest.json").read_text()) for part in parts]
+    manifests = [manifest_of(part) for part in parts]
     manifests[0]["samples"], manifests[1]["samples"] = (
         [],
         manifests[0]["samples"] + manifests[1]["samples"],
@@ -86,7 +82,7 @@ def test_samples_are_in_the_shard_that_they_belong_to(parts: list[Path], tmp_pat
 
 def test_samples_in_another_order_are_refused(tmp_path: Path) -> None:
     (part,) = (path.parent for path in shards("index", 1, tmp_path))
-    changed(part, lambda manifest: manifest["samples"].reverse())
+    in_manifest(part, lambda manifest: manifest["samples"].reverse())
     assert "samples[1].key: found 00000/00000, expected the samples in order, each once" in refused(
         [part], tmp_path / "out"
     )
@@ -94,7 +90,7 @@ def test_samples_in_another_order_are_refused(tmp_path: Path) -> None:
 
 def test_a_class_without_samples_is_refused(parts: list[Path], tmp_path: Path) -> None:
     for part in parts:
-        changed(
+        in_manifest(
             part,
             lambda manifest: manifest["classes"].append(
                 {**manifest["classes"][1], "index": 2, "label": 2}
@@ -106,14 +102,14 @@ def test_a_class_without_samples_is_refused(parts: list[Path], tmp_path: Path) -
 @pytest.mark.parametrize("recipe", [{"steps": 4}, {"gamma": "a"}, {"more": 1}, {"window": 3}])
 def test_a_damaged_recipe_is_refused(parts: list[Path], tmp_path: Path, recipe: Any) -> None:
     for part in parts:
-        changed(part, set_in("recipe", to=recipe))
+        in_manifest(part, set_in("recipe", to=recipe))
     assert "manifest.json: recipe: " in refused(parts, tmp_path / "out")
 
 
 def with_soft_labels(part: Path, values: Any) -> None:
     content = npy(values)
     (part / "soft_labels.npy").write_bytes(content)
-    changed(part, set_in("companions", 0, "sha256", to=hashlib.sha256(content).hexdigest()))
+    in_manifest(part, set_in("companions", 0, "sha256", to=hashlib.sha256(content).hexdigest()))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -139,7 +135,7 @@ def test_soft_labels_are_those_of_the_samples(parts: list[Path], tmp_path: Path)
     row = np.arange(10, dtype=np.float32)[None]
     with_soft_labels(parts[1], row)
     digest = hashlib.sha256(row.tobytes()).hexdigest()
-    changed(parts[1], set_in("samples", 0, "soft_label_sha256", to=digest))
+    in_manifest(parts[1], set_in("samples", 0, "soft_label_sha256", to=digest))
     merge_shards(parts, tmp_path / "whole")
     with_soft_labels(parts[1], row[:, ::-1].copy())
     assert "soft_labels.npy: is not the soft label of sample 00001/00000" in refused(
@@ -152,7 +148,7 @@ def test_shards_of_two_versions_that_make_the_same_images_are_merged(
 ) -> None:
     monkeypatch.setattr(earlier_run, "__version__", "0.3.0")
     for part, version in zip(parts, ("0.1.0", "0.2.0"), strict=True):
-        changed(part, set_in("tool", "version", to=version))
+        in_manifest(part, set_in("tool", "version", to=version))
     monkeypatch.setattr(earlier_run, "SAME_IMAGES_SINCE", "0.2.0")
     assert "are of versions 0.1.0 and 0.2.0, whose images may differ" in refused(
         parts, tmp_path / "out"

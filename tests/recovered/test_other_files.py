@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 from benchmarks.crash import different
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered
+from tests.edited_json import set_in
+from tests.recovered.commands import in_manifest
 from tests.recovered.fake_run import recover, refused
 
 BYSTANDERS = (
@@ -91,9 +92,7 @@ def test_a_manifest_that_lists_foreign_files_deletes_nothing(
 ) -> None:
     recover(out)
     mine = plant(out, "mine", "../mine")
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest[part][0]["file"] = name
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    in_manifest(out, set_in(part, 0, "file", to=name))
     assert (
         f"manifest.json: lists {name!r}, which no such run writes; delete the folder by hand"
         in refused(out, overwrite=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,10 @@ import pytest
 
 from benchmarks.crash import different
 from diver_trt.tensors import TensorSpec
+from tests.cli.command import fails
 from tests.conftest import DISTILLED
-from tests.recovered.commands import (
-    error,
-    interrupted_at,
-    recover,
-    recovered,
-)
+from tests.edited_json import set_in
+from tests.recovered.commands import in_manifest, interrupted_at, recover, recovered
 
 
 def test_overwrite_begins_again_and_deletes_only_what_a_run_wrote(
@@ -31,7 +27,7 @@ def test_overwrite_begins_again_and_deletes_only_what_a_run_wrote(
     assert different(expected, out) == ["00003/mine.txt"]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "mine.txt").touch()
-    assert "already holds something" in error(recover(few, tmp_path / "elsewhere", "--overwrite"))
+    assert "already holds something" in fails(recover(few, tmp_path / "elsewhere", "--overwrite"))
     assert (tmp_path / "elsewhere" / "mine.txt").exists()
 
 
@@ -44,7 +40,7 @@ def test_overwrite_takes_no_folder_that_is_not_ours(few: Path, tmp_path: Path) -
         (folder / "journal.jsonl").write_text(text + "\n")
         (folder / "thesis.tex").touch()
         (folder / "contact_sheet.png").touch()
-        error(recover(few, folder, "--overwrite"))
+        fails(recover(few, folder, "--overwrite"))
         assert {path.name for path in folder.iterdir()} == {
             "journal.jsonl",
             "thesis.tex",
@@ -55,7 +51,7 @@ def test_overwrite_takes_no_folder_that_is_not_ours(few: Path, tmp_path: Path) -
 def test_overwrite_deletes_nothing_before_the_engine_works(few: Path, tmp_path: Path) -> None:
     expected = recovered(few, tmp_path / "expected")
     out = recovered(few, tmp_path / "out")
-    assert "rtx" in error(recover(few, out, "--overwrite", "--engine", "rtx"))
+    assert "rtx" in fails(recover(few, out, "--overwrite", "--engine", "rtx"))
     assert different(expected, out) == []
 
 
@@ -76,10 +72,8 @@ def test_overwrite_leaves_nothing_of_a_run_that_was_killed(
 def test_a_manifest_that_names_files_elsewhere_deletes_none(few: Path, tmp_path: Path) -> None:
     out = recovered(few, tmp_path / "out")
     (tmp_path / "mine.txt").touch()
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["samples"][0]["file"] = "../mine.txt"
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    assert "lists '../mine.txt', which no such run writes; delete the folder by hand" in error(
+    in_manifest(out, set_in("samples", 0, "file", to="../mine.txt"))
+    assert "lists '../mine.txt', which no such run writes; delete the folder by hand" in fails(
         recover(few, out, "--overwrite")
     )
     assert (tmp_path / "mine.txt").exists()
@@ -95,7 +89,7 @@ def test_overwrite_deletes_nothing_if_the_model_does_not_fit_into_memory(
         raise MemoryError(f"Unable to allocate {size} GiB")
 
     monkeypatch.setattr(TensorSpec, "allocate", short)
-    line = error(recover(few, out, "--overwrite"))
+    line = fails(recover(few, out, "--overwrite"))
     assert (
         "out of memory: ONNX Runtime cannot give the encoder its buffers "
         "(Unable to allocate 1 GiB); use a smaller --batch" in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from diver_trt.lock import LOCK
 from diver_trt.recovered import writer
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.merge import merge_shards
+from tests.recovered.commands import manifest_of
 from tests.recovered.fake_run import CLASSES, PROBLEM, head, recover, refused, samples
 
 LOST_HEADS = {
@@ -153,7 +153,7 @@ def test_merged_images_are_flushed_before_the_manifest(
     merged = merge_shards(parts, out)
     before = operations[: operations.index("name manifest.json")]
     assert merged.images == 2
-    for entry in json.loads((out / "manifest.json").read_text())["samples"]:
+    for entry in manifest_of(out)["samples"]:
         folder, name = entry["file"].split("/")
         assert in_order(before, f"name {name}", f"sync {name}", f"sync {folder}")
     assert [name for name in before if name.startswith("sync 0000") and ".png" in name] == [

@@ -18,11 +18,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from benchmarks.crash import RECIPE
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.cli.recipe_options import parse_recipe
 from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import Dataset, Origin, Sample
@@ -41,7 +38,9 @@ from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
 from diver_trt.runtime.recoverer import RecoveredSample
 from diver_trt.structs import dump
+from tests.cli.command import run
 from tests.conftest import DISTILLED
+from tests.recovered.commands import recover
 
 DIGITS = Bundle.open(default_bundle())
 CHARACTERS = st.one_of(
@@ -228,9 +227,8 @@ def test_a_class_map_whose_name_cannot_be_printed_is_refused_before_the_run(
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_text("\n".join("0123456789"))
-    ipc1, out = str(DISTILLED.parent / "ipc1"), tmp_path / "out"
-    command = ["recover", ipc1, str(out), *RECIPE, "--classes", str(tmp_path / name)]
-    result = CliRunner().invoke(app, command)
+    out = tmp_path / "out"
+    result = recover(DISTILLED.parent / "ipc1", out, "--classes", tmp_path / name)
     assert result.exit_code in (1, 2)
     assert "the path cannot be printed, expected another" in result.stderr
     assert not out.exists()
@@ -239,19 +237,14 @@ def test_a_class_map_whose_name_cannot_be_printed_is_refused_before_the_run(
 @pytest.mark.parametrize("name", ["x" * 250, "é ß"])
 def test_a_class_map_of_any_printable_name_can_be_read_again(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("\n".join("0123456789"))
-    ipc1 = str(DISTILLED.parent / "ipc1")
     out = tmp_path / "out"
-    command = ["recover", ipc1, str(out), *RECIPE, "--classes", str(tmp_path / name)]
     for _ in range(2):
-        result = CliRunner().invoke(app, command)
+        result = recover(DISTILLED.parent / "ipc1", out, "--classes", tmp_path / name)
         assert result.exit_code == 0, result.output
     assert "10 of 10 images are already there" in result.stderr
-    result = CliRunner().invoke(app, ["inspect", str(out), "--json"])
+    result = run("inspect", out, "--json")
     assert json.loads(result.stdout)["class_map"].isprintable()
-    assert (
-        CliRunner().invoke(app, ["recover", str(out), str(tmp_path / "next"), *RECIPE]).exit_code
-        == 0
-    )
+    assert recover(out, tmp_path / "next").exit_code == 0
 
 
 # Captions of contact sheets
@@ -259,18 +252,9 @@ def test_a_class_map_of_any_printable_name_can_be_read_again(tmp_path: Path, nam
 
 def parsed(options: list[str]) -> Recipe:
     """Return the recipe of options as the command line reads them."""
-    given: dict[str, Any] = dict.fromkeys(
-        (
-            "start_step",
-            "window",
-            "steps",
-            "inherit_step",
-            "cfg_scale",
-            "cfg_channels",
-            "gamma",
-            "sigma",
-        )
-    )
+    kinds: dict[str, Any] = {"cfg_scale": float, "gamma": float, "start_step": str}
+    kinds |= {"window": str, "sigma": str, "steps": int, "inherit_step": int, "cfg_channels": int}
+    given: dict[str, Any] = dict.fromkeys(kinds)
     flags = {"--no-inheritance": False, "--no-guidance": False}
     remaining = iter(options)
     preset = ""
@@ -279,17 +263,10 @@ def parsed(options: list[str]) -> Recipe:
             flags[option] = True
             continue
         value, name = next(remaining), option.removeprefix("--").replace("-", "_")
-        kinds: dict[str, Any] = {
-            "cfg_scale": float,
-            "gamma": float,
-            "steps": int,
-            "inherit_step": int,
-            "cfg_channels": int,
-        }
         if name == "preset":
             preset = value
         else:
-            given[name] = kinds.get(name, str)(value)
+            given[name] = kinds[name](value)
     return parse_recipe(
         preset,
         no_inheritance=flags["--no-inheritance"],

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.options import ReadOptions
@@ -35,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recover(source: Path, output: Path, layout: str) -> None:
     arguments = ["recover", source, output, "--layout", layout, "--preset", "matched"]
     settings = ["--normalisation", "svhn", "--engine", "onnx"]
-    result = CliRunner().invoke(app, [*map(str, arguments), *settings])
+    result = run(*arguments, *settings)
     assert result.exit_code == 0, result.output
 
 
@@ -61,7 +59,7 @@ def test_tensors_of_a_layout_are_read_back(
             "images recovered by diver-trt, 3 classes x 1 to 2, 32 px"
         )
         assert_is(dataset, output)
-    result = CliRunner().invoke(app, ["convert", str(output / name), str(tmp_path / "a.npz")])
+    result = run("convert", output / name, tmp_path / "a.npz")
     assert f"normalisation {normalisation}, collage 1" in result.output
     assert_is(read_dataset(tmp_path / "a.npz", digits), output)
     if layout == "pt":

@@ -12,20 +12,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from benchmarks.crash import RECIPE, different
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.files import temporary_of
+from tests.cli.command import fails, run
 from tests.conftest import ALL_CORES, ROOT
-from tests.recovered.commands import (
-    error,
-    interrupted_at,
-    journal_keys,
-    recover,
-    recovered,
-)
+from tests.edited_json import json_file, set_in
+from tests.recovered.commands import in_manifest, interrupted_at, journal_keys, recover, recovered
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +30,12 @@ def test_a_second_run_resumes_and_ends_as_if_undisturbed(
 ) -> None:
     expected = recovered(few, tmp_path / "expected", "--layout", "npz")
     fail_after(4, OSError(errno.EIO, "Input/output error"))
-    assert "journal.jsonl: cannot be written (Input/output error)" in error(
+    assert "journal.jsonl: cannot be written (Input/output error)" in fails(
         recover(few, tmp_path / "out", "--layout", "npz", "--batch", batch)
     )
     assert len(journal_keys(tmp_path / "out")) == 4
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert "unfinished recovery" in error(recover(tmp_path / "out", tmp_path / "next"))
+    assert "unfinished recovery" in fails(recover(tmp_path / "out", tmp_path / "next"))
     result = recover(few, tmp_path / "out", "--layout", "npz")
     assert result.exit_code == 0
     assert "4 of 10 images are already there" in result.stderr
@@ -83,7 +77,7 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused(
     else:
         fail_after(4, OSError(errno.EIO, "Input/output error"))
         assert recover(few, tmp_path / "out").exit_code == 1
-    line = error(recover(few, tmp_path / "out", *change))
+    line = fails(recover(few, tmp_path / "out", *change))
     assert message in line
     assert "use the same to resume it, --overwrite to begin again, or choose another folder" in line
 
@@ -91,14 +85,13 @@ def test_a_run_of_something_else_in_the_same_folder_is_refused(
 def test_another_model_or_input_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
     recovered(few, tmp_path / "out")
     shutil.copytree(digits.path, tmp_path / "other")
-    manifest = json.loads((tmp_path / "other" / "bundle.json").read_text())
-    manifest["model"]["id"] = "another"
-    (tmp_path / "other" / "bundle.json").write_text(json.dumps(manifest))
-    assert 'bundle model "dit-digits", and this one has bundle model "another"' in error(
+    with json_file(tmp_path / "other" / "bundle.json") as manifest:
+        manifest["model"]["id"] = "another"
+    assert 'bundle model "dit-digits", and this one has bundle model "another"' in fails(
         recover(few, tmp_path / "out", "--bundle", tmp_path / "other")
     )
     Image.new("RGB", (32, 32), (9, 9, 200)).save(few / "3" / "1.png")
-    assert "holds a run of another input (1 changed: 3/1.png); " in error(
+    assert "holds a run of another input (1 changed: 3/1.png); " in fails(
         recover(few, tmp_path / "out")
     )
 
@@ -132,7 +125,7 @@ def test_names_of_folders_make_no_difference(few: Path, tmp_path: Path) -> None:
         "--classes",
         tmp_path / "other.txt",
     )
-    assert CliRunner().invoke(app, ["merge", str(first), str(second), str(out)]).exit_code == 0
+    assert run("merge", first, second, out).exit_code == 0
     assert (
         recover(
             tmp_path / "elsewhere",
@@ -173,7 +166,7 @@ def test_a_file_that_is_not_a_journal_is_refused(few: Path, tmp_path: Path) -> N
     for options in ((), ("--overwrite",)):
         assert (
             "is not a journal of diver-trt; delete it by hand, or choose another folder"
-            in error(recover(few, tmp_path / "out", *options))
+            in fails(recover(few, tmp_path / "out", *options))
         )
     assert (tmp_path / "out" / "journal.jsonl").exists()
 
@@ -236,9 +229,7 @@ def test_missing_files_of_a_finished_folder_are_written_again(few: Path, tmp_pat
     (out / "contact_sheet.png").unlink()
     assert "10 of 10 images are already there" in recover(few, out).stderr
     assert different(expected, out) == []
-    manifest = json.loads((out / "manifest.json").read_text())
-    del manifest["samples"][3]
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    in_manifest(out, set_in("samples", 3, to=...))
     assert recover(few, out).exit_code == 0
     assert different(expected, out) == []
 

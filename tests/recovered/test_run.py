@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,33 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from diver_trt import PRESETS, Bundle, Recipe, recover
-from diver_trt.cli import app
 from diver_trt.errors import BundleError, DatasetError, OutputError, UsageError
-from tests.conftest import DISTILLED
+from tests.cli.command import run
+from tests.conftest import DISTILLED, files_of
+from tests.recovered.commands import manifest_of
 
 IPC1 = DISTILLED.parent / "ipc1"
 QUICK = Recipe().scaled_to(6)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
     options = ["--steps", "6", "--seed", "7", "--layout", "npz", "--size", "48", "--batch", "3"]
-    result = CliRunner().invoke(app, ["recover", str(IPC1), str(tmp_path / "a"), *options])
+    result = run("recover", IPC1, tmp_path / "a", *options)
     assert result.exit_code == 0, result.output
     recovery = recover(
         str(IPC1), str(tmp_path / "b"), recipe=QUICK, seed=7, layout="npz", size=48, batch=3
     )
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     assert (recovery.images, recovery.total, recovery.skipped) == (10, 10, ())
     assert (recovery.engine, recovery.batch, recovery.finished) == ("onnx", 3, True)
     assert recovery.contact_sheet.is_file()
@@ -45,9 +36,9 @@ def test_it_writes_what_the_command_writes(tmp_path: Path) -> None:
 
 
 def test_defaults_are_those_of_the_command(tmp_path: Path) -> None:
-    assert CliRunner().invoke(app, ["recover", "digits", str(tmp_path / "a")]).exit_code == 0
+    assert run("recover", "digits", tmp_path / "a").exit_code == 0
     assert recover("digits", tmp_path / "b").images == 10
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
 def test_it_reports_what_it_finds_and_how_far_it_is(tmp_path: Path, digits: Bundle) -> None:
@@ -82,14 +73,14 @@ def test_a_stopped_recovery_is_resumed_by_the_same_call(tmp_path: Path) -> None:
     resumed = recover(IPC1, tmp_path / "out", **arguments, on_note=notes.append)
     assert f"{tmp_path / 'out'}: 4 of 10 images are already there" in notes
     assert (resumed.done, resumed.finished) == (10, True)
-    assert files(tmp_path / "out") == files(whole.output)
+    assert files_of(tmp_path / "out") == files_of(whole.output)
     again = recover(IPC1, tmp_path / "out", **arguments)
     assert (again.images, again.engine, again.batch) == (10, None, None)
 
 
 def test_a_preset_may_be_named(tmp_path: Path) -> None:
     recover(IPC1, tmp_path / "out", recipe="matched", shard="1/5")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert Recipe.from_json(manifest["recipe"]) == PRESETS["matched"]
     assert manifest["shard"] == {"number": 1, "of": 5}
 

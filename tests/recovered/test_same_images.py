@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from typer.testing import CliRunner
 
 from benchmarks.crash import RECIPE
-from diver_trt.cli import app
 from diver_trt.recovered.earlier_run import SAME_IMAGES_SINCE
+from tests.cli.command import run
 from tests.conftest import DISTILLED
 
 # Means over squares of 8 x 8 pixels of the images that version 0.2.0 recovers, in grey levels.
@@ -34,7 +33,7 @@ def test_the_images_are_those_of_the_version_that_is_named(tmp_path: Path) -> No
     If this fails, SAME_IMAGES_SINCE becomes the version to be released.
     """
     command = ["recover", str(DISTILLED.parent / "ipc1"), str(tmp_path / "out"), *RECIPE]
-    assert CliRunner().invoke(app, command).exit_code == 0
+    assert run(*command).exit_code == 0
     assert SAME_IMAGES_SINCE == "0.2.0"
     found = {name: means(tmp_path / "out" / name) for name in MEANS}
     for name, expected in MEANS.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -17,11 +16,9 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import MissingExtraError
 from diver_trt.recovered import second_try
 from diver_trt.runtime.backends.onnx import OnnxEngine
-from tests.recovered.commands import (
-    error,
-    recover,
-    recovered,
-)
+from tests.cli.command import fails
+from tests.edited_json import json_file
+from tests.recovered.commands import manifest_of, recover, recovered
 
 pytestmark = pytest.mark.slow
 
@@ -47,19 +44,18 @@ def decode_badly(monkeypatch: pytest.MonkeyPatch, bad: float, precision: str = "
 
 
 @pytest.mark.parametrize(
-    ("bad", "problem"),
-    [(np.nan, "holds NaN or infinite values"), (-1.0, "is all in one colour")],
+    ("bad", "problem"), [(np.nan, "holds NaN or infinite values"), (-1.0, "is all in one colour")]
 )
 def test_an_unusable_image_is_never_written(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float, problem: str
 ) -> None:
     decode_badly(monkeypatch, bad)
-    assert problem in error(recover(few, tmp_path / "out"))
+    assert problem in fails(recover(few, tmp_path / "out"))
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
     decode_badly(monkeypatch, bad)
     result = recover(few, tmp_path / "out", "--on-error", "skip")
     assert result.exit_code == 1
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert len(manifest["skipped"]) + len(manifest["samples"]) == 10
     assert manifest["skipped"]
     assert all(problem in entry["problem"] for entry in manifest["skipped"])
@@ -86,20 +82,19 @@ def test_an_overflow_in_fp16_is_retried_in_fp32(
     impostor = shutil.copytree(
         tmp_path / "bundles" / "fp32", tmp_path / "bundles" / "another model's fp32"
     )
-    manifest = json.loads((impostor / "bundle.json").read_text())
-    manifest["model"]["weights_sha256"] = "0" * 64
-    (impostor / "bundle.json").write_text(json.dumps(manifest))
+    with json_file(impostor / "bundle.json") as manifest:
+        manifest["model"]["weights_sha256"] = "0" * 64
     half = ("--bundle", tmp_path / "bundles" / "fp16")
     in_fp32 = recovered(few, tmp_path / "in fp32", "--bundle", tmp_path / "bundles" / "fp32")
     decode_badly(monkeypatch, np.nan, "fp16")
     out = recovered(few, tmp_path / "out", *half)
-    samples = json.loads((out / "manifest.json").read_text())["samples"]
+    samples = manifest_of(out)["samples"]
     again = [sample for sample in samples if sample["engine"].startswith("onnx fp32")]
     assert [sample["key"] for sample in again] == ["00002/00000", "00003/00000", "00003/00003"]
     for sample in again:
         assert (out / sample["file"]).read_bytes() == (in_fp32 / sample["file"]).read_bytes()
     shutil.rmtree(tmp_path / "bundles" / "fp32")
-    assert "NaN or infinite values; the model may overflow in fp16, use its fp32 bundle" in error(
+    assert "NaN or infinite values; the model may overflow in fp16, use its fp32 bundle" in fails(
         recover(few, tmp_path / "alone", *half)
     )
 
@@ -120,7 +115,7 @@ def test_a_damaged_fp32_bundle_is_one_warning(
         result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
     assert result.exit_code == 1
     assert f"warning: {NOT_RETRIED}{twins / 'fp32' / 'decoder.onnx'}: SHA-256 is" in result.stderr
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
     assert len(manifest["samples"]) == 4
 
@@ -144,7 +139,7 @@ def test_without_onnxruntime_there_is_no_second_try(
     assert (
         f"{NOT_RETRIED}running a bundle needs onnxruntime, which is not installed" in result.stderr
     )
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
 
 
@@ -165,11 +160,11 @@ def test_an_input_that_vanishes_before_the_second_try(
         warnings.simplefilter("always")
         result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
     if gone == ".":
-        assert "cannot be read any more" in error(result)
+        assert "cannot be read any more" in fails(result)
         assert not (tmp_path / "out").exists()
         return
     assert f"{NOT_RETRIED}{few / gone}: " in result.stderr
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "out")
     assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN[:1]
 
 

@@ -11,18 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from diver_trt.cli import app
-from tests.conftest import DISTILLED
-from tests.recovered.commands import (
-    different_data,
-    error,
-    in_manifest,
-    merge,
-    recover,
-    recovered,
-)
+from tests.cli.command import fails, run
+from tests.conftest import DISTILLED, ten_digits
+from tests.recovered.commands import different_data, in_manifest, merge, recover, recovered
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +31,7 @@ def test_merged_shards_equal_an_unsharded_recovery(
         for i in range(1, of + 1)
     ]
     assert sum(len(list(shard.rglob("0*.png"))) for shard in shards) == 10
-    result = CliRunner().invoke(app, ["merge", *map(str, reversed(shards)), str(tmp_path / "out")])
+    result = run("merge", *reversed(shards), tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert f"merged {of} shards with 10 images" in result.stdout
     assert different_data(expected, tmp_path / "out") == []
@@ -56,7 +48,7 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     complete = recovered(few, tmp_path / "complete")
 
     def merge(*folders: Path, output: Path = tmp_path / "out") -> str:
-        return error(CliRunner().invoke(app, ["merge", *map(str, folders), str(output)]))
+        return fails(run("merge", *folders, output))
 
     assert "shard 2/3: missing; expected all 3" in merge(parts["1/3"], parts["3/3"])
     assert "are both shard 1/3; give each once" in merge(parts["1/3"], parts["1/3"], parts["3/3"])
@@ -82,7 +74,7 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
     def refused(spoil: Callable[[Path], object]) -> str:
         spoilt = shutil.copytree(second, tmp_path / "spoilt")
         spoil(spoilt)
-        line = error(merge(first, spoilt, third, tmp_path / "out"))
+        line = fails(merge(first, spoilt, third, tmp_path / "out"))
         assert not (tmp_path / "out").exists()
         shutil.rmtree(spoilt)
         return line.replace(f"{tmp_path}/", "")
@@ -107,7 +99,7 @@ def test_missing_and_double_samples_are_named(few: Path, tmp_path: Path) -> None
         "are both shard 1/3; give each once"
     )
     in_manifest(third, lambda manifest: manifest["samples"].pop())
-    assert "part3: has 3 samples, expected 4, the last one of a class is missing" in error(
+    assert "part3: has 3 samples, expected 4, the last one of a class is missing" in fails(
         merge(first, second, third, tmp_path / "out")
     )
 
@@ -121,7 +113,7 @@ def test_a_class_whose_only_sample_is_missing_is_named(tmp_path: Path) -> None:
         first,
         lambda manifest: manifest.update(samples=manifest["samples"][:2] + manifest["samples"][4:]),
     )
-    line = error(merge(first, second, tmp_path / "out"))
+    line = fails(merge(first, second, tmp_path / "out"))
     assert "part1: has 3 samples, expected 5, 00002/00000, 00003/00000 is missing" in line
 
 
@@ -132,13 +124,13 @@ def test_an_unfinished_shard_is_refused_until_it_is_finished(
     fail_after(2, OSError(errno.EIO, "Input/output error"))
     second = tmp_path / "part2"
     assert recover(few, second, "--shard", "2/2").exit_code == 1
-    line = error(merge(first, second, tmp_path / "out"))
+    line = fails(merge(first, second, tmp_path / "out"))
     assert line.endswith(
         "part2: is an unfinished shard; run the same command again to complete it first"
     )
     recovered(few, second, "--shard", "2/2")
     assert merge(first, second, tmp_path / "out").exit_code == 0
-    assert "few: is not a shard (it has no manifest.json)" in error(
+    assert "few: is not a shard (it has no manifest.json)" in fails(
         merge(first, few, tmp_path / "out")
     )
 
@@ -156,14 +148,14 @@ def test_another_merge_in_the_same_folder_is_refused_or_overwritten(
     }
     assert merge(*seeds[0], out).exit_code == 0
     assert merge(*seeds[0], out).exit_code == 0
-    line = error(merge(*seeds[1], out))
+    line = fails(merge(*seeds[1], out))
     assert "out: holds a run with seed 0, and this one has seed 1; " in line
     assert "--overwrite to begin again" in line
     image = seeds[1][1] / "00008" / "00000.png"
     held = image.read_bytes()
     image.write_bytes(b"")
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
-    assert "00008/00000.png: is not the file that was written" in error(
+    assert "00008/00000.png: is not the file that was written" in fails(
         merge(*seeds[1], out, options=("--overwrite",))
     )
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
@@ -204,22 +196,17 @@ def test_merging_reports_the_images_that_shards_left_out(
 def test_merging_writes_nothing_elsewhere(few: Path, tmp_path: Path) -> None:
     shards = [str(recovered(few, tmp_path / f"part{i}", "--shard", f"{i}/2")) for i in (1, 2)]
     out = tmp_path / "out"
-    assert CliRunner().invoke(app, ["merge", *shards, str(out)]).exit_code == 0
+    assert run("merge", *shards, out).exit_code == 0
     shutil.rmtree(out / "00003")
     (tmp_path / "elsewhere").mkdir()
     (out / "00003").symlink_to(tmp_path / "elsewhere")
-    assert "out/00003: is a symlink" in error(CliRunner().invoke(app, ["merge", *shards, str(out)]))
+    assert "out/00003: is a symlink" in fails(run("merge", *shards, out))
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("layout", ["index", "npz"])
 def test_empty_shards_and_soft_labels_go_together(tmp_path: Path, layout: str) -> None:
-    values = np.stack(
-        [
-            np.asarray(Image.open(DISTILLED / str(index) / "0.png").convert("RGB"))
-            for index in range(10)
-        ]
-    )[:2]
+    values = ten_digits()[:2]
     arrays = {
         "images": values,
         "labels": 9 * np.eye(10, dtype=np.float32)[:2] - 1,
@@ -233,10 +220,8 @@ def test_empty_shards_and_soft_labels_go_together(tmp_path: Path, layout: str) -
         )
         for i in (1, 2, 3)
     ]
-    assert (
-        CliRunner().invoke(app, ["merge", *map(str, shards), str(tmp_path / "out")]).exit_code == 0
-    )
+    assert run("merge", *shards, tmp_path / "out").exit_code == 0
     assert different_data(expected, tmp_path / "out") == []
     (shards[2] / "soft_labels.npy").write_bytes(b"junk")
-    result = CliRunner().invoke(app, ["merge", *map(str, shards), str(tmp_path / "again")])
-    assert "soft_labels.npy: is not the file that was written" in error(result)
+    result = run("merge", *shards, tmp_path / "again")
+    assert "soft_labels.npy: is not the file that was written" in fails(result)

@@ -15,17 +15,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from benchmarks.crash import RECIPE, after_some_images, crash
-from diver_trt.cli import app
 from diver_trt.recovered.distilled_input import DistilledInput
+from tests.cli.command import fails, run
 from tests.conftest import DISTILLED, ROOT, default_signals
-from tests.recovered.commands import (
-    error,
-    journal_keys,
-    recover,
-)
+from tests.recovered.commands import journal_keys, recover
 
 pytestmark = pytest.mark.slow
 
@@ -130,12 +125,7 @@ def test_before_the_first_batch_every_signal_interrupts_at_once(
         *RECIPE,
     ]
     result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        preexec_fn=default_signals,
+        command, capture_output=True, text=True, check=False, cwd=ROOT, preexec_fn=default_signals
     )
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
     assert not (tmp_path / "out").exists()
@@ -144,8 +134,8 @@ def test_before_the_first_batch_every_signal_interrupts_at_once(
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     process = started(DISTILLED, tmp_path / "out")
     try:
-        result = CliRunner().invoke(app, ["recover", str(DISTILLED), str(tmp_path / "out")])
-        assert "another diver-trt is writing there; wait for it, or choose another folder" in error(
+        result = run("recover", DISTILLED, tmp_path / "out")
+        assert "another diver-trt is writing there; wait for it, or choose another folder" in fails(
             result
         )
     finally:

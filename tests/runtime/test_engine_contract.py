@@ -172,6 +172,28 @@ def test_a_closed_engine_says_so(session: Session) -> None:
             use()
 
 
+def one_step(
+    bundle: Bundle,
+    latent: NDArray[Any],
+    anchor: NDArray[Any],
+    noise: NDArray[Any],
+    conditions: list[NDArray[Any]],  # of each image, then of the null class: [K, width]
+    table: NDArray[Any],
+    k: int,
+) -> NDArray[Any]:
+    """Return the latent after step k by the reference."""
+    by_class = np.stack([rows[k - 1] for rows in conditions[:BATCH]])
+    by_null = np.stack([conditions[BATCH][k - 1]] * BATCH)
+    inputs = {
+        "latent": latent,
+        "anchor": anchor,
+        "noise": noise,
+        "condition": np.stack([by_class, by_null]),
+        "coefficients": table[k - 1],
+    }
+    return reference(bundle, "denoiser", inputs)
+
+
 def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None:
     """Two batches and the first again: nothing captured, alternated or carried is left behind."""
     recipe = replace(
@@ -191,20 +213,7 @@ def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None
         assert list(denoiser.run()) == [5, 4, 3, 2, 1]
         expected = start
         for k in range(5, 0, -1):
-            pair = np.stack(
-                [
-                    np.stack([rows[k - 1] for rows in tables[:BATCH]]),
-                    np.stack([tables[BATCH][k - 1]] * BATCH),
-                ]
-            )
-            inputs = {
-                "latent": expected,
-                "anchor": anchor,
-                "noise": noise,
-                "condition": pair,
-                "coefficients": table[k - 1],
-            }
-            expected = reference(digits, "denoiser", inputs)
+            expected = one_step(digits, expected, anchor, noise, tables, table, k)
         finals.append(denoiser.latent().copy())
         np.testing.assert_allclose(finals[-1], expected, atol=TOLERANCE * np.abs(expected).max())
     np.testing.assert_array_equal(finals[0], finals[2])
@@ -234,20 +243,7 @@ def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> 
     denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
     for k in (2, 5, 3, 3):
         latent = generator.standard_normal(start.shape).astype(np.float32)
-        pair = np.stack(
-            [
-                np.stack([rows[k - 1] for rows in tables[:BATCH]]),
-                np.stack([tables[BATCH][k - 1]] * BATCH),
-            ]
-        )
-        inputs = {
-            "latent": latent,
-            "anchor": anchor,
-            "noise": noise,
-            "condition": pair,
-            "coefficients": table[k - 1],
-        }
-        expected = reference(digits, "denoiser", inputs)
+        expected = one_step(digits, latent, anchor, noise, tables, table, k)
         np.testing.assert_allclose(
             denoiser.step(k, latent), expected, atol=TOLERANCE * np.abs(expected).max()
         )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import EIGHT_BIT_PRECISIONS, Bundle, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
-from diver_trt.graph_file import Found, require_tensors, require_utf8
+from diver_trt.graph_file import Found, require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported, unloadable
 from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
@@ -249,7 +249,6 @@ class _Compiler:
             with suppress(RuntimeError):
                 return self._core.import_model(blob, self._device, self._settings())
         with reported("OpenVINO", f"cannot open the {network}"):
-            require_utf8(graph, "OpenVINO")
             model = self._core.read_model(graph)
             inputs, outputs = _found(model.inputs), _found(model.outputs)
         declared = self._bundle.networks[network]

@@ -145,8 +145,7 @@ def test_other_states_are_refused(tmp_path: Path, params: dict[str, Any], messag
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "checkpoint_1").write_bytes(content)
     with pytest.raises(
-        DatasetError,
-        match=r"checkpoint_1: (not a flax checkpoint, or a damaged one|lacks x_proto)",
+        DatasetError, match=r"checkpoint_1: (not a flax checkpoint, or a damaged one|lacks x_proto)"
     ):
         open_flax_checkpoint(tmp_path / "checkpoint_1")
 

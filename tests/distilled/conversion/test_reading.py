@@ -161,12 +161,7 @@ def test_frepos_blocks_are_undone_with_the_training_images_or_its_own_transform(
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 @pytest.mark.parametrize("kind", ["kornia", "FRePo", "KIP"])
 def test_whitened_values_are_kept_without_a_reference_and_can_be_undone_later(
-    whitened: FloatImages,
-    training: Path,
-    tmp_path: Path,
-    imagenet: Bundle,
-    kind: str,
-    suffix: str,
+    whitened: FloatImages, training: Path, tmp_path: Path, imagenet: Bundle, kind: str, suffix: str
 ) -> None:
     channels_last = whitened.transpose(0, 2, 3, 1)
     path = {

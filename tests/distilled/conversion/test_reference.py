@@ -17,7 +17,7 @@ from tests.distilled.whitened import FloatImages, convert, refused, save_frepo, 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((1, 16, 16, 3), np.uint8), "holds 1 images; expected those the method whitened"),
+        (np.zeros((1, 16, 16, 3), np.uint8), "holds 1 image; expected those the method whitened"),
         (np.zeros((9, 8, 8, 3), np.uint8), "holds images of 8 x 8; the method whitened 16 x 16"),
         (
             np.full((9, 16, 16, 3), 7, np.float32),

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, known_images
-from tests.distilled.whitened import convert
+from tests.distilled.whitened import convert, refused
 
 
 def test_extended_precision_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -27,11 +25,9 @@ def test_extended_precision_is_refused_before_anything_is_written(tmp_path: Path
     ):
         np.savez(tmp_path / f"{name}.npz", images=values, labels=labels)
         for output in ("b.safetensors", "b.npz"):
-            result = CliRunner().invoke(
-                app, ["convert", str(tmp_path / f"{name}.npz"), str(tmp_path / output)]
-            )
-            assert (result.exit_code, (tmp_path / output).exists()) == (1, False)
-            assert f"{name}.npz: {name} are {np.dtype(np.longdouble)}[4, " in result.output
+            message = f"{name}.npz: {name} are {np.dtype(np.longdouble)}[4, "
+            assert message in refused(tmp_path / f"{name}.npz", tmp_path / output)
+            assert not (tmp_path / output).exists()
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
@@ -116,16 +112,12 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
         ("taken.npz", "already exists; choose a new file"),
         ("missing/a.npz", "cannot be written (No such file or directory)"),
     ):
-        result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / output)])
-        assert result.exit_code == 1
-        assert message in result.output
-    result = CliRunner().invoke(
-        app, ["convert", str(tmp_path / "nothing"), str(tmp_path / "a.npz")]
-    )
-    assert "no such file or folder" in result.output
+        assert message in refused(source, tmp_path / output)
+    assert "no such file or folder" in refused(tmp_path / "nothing", tmp_path / "a.npz")
     (tmp_path / "empty").mkdir()
-    result = CliRunner().invoke(app, ["convert", str(tmp_path / "empty"), str(tmp_path / "a.npz")])
-    assert "holds no file of tensors; name one file of images" in result.output
+    assert "holds no file of tensors; name one file of images" in refused(
+        tmp_path / "empty", tmp_path / "a.npz"
+    )
 
 
 def test_either_byte_order_is_read(tmp_path: Path, imagenet: Bundle) -> None:

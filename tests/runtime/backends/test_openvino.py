@@ -16,12 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
-from diver_trt.errors import (
-    BundleError,
-    DeviceMemoryError,
-    EngineError,
-    MissingExtraError,
-)
+from diver_trt.errors import BundleError, DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.run import recover
 from diver_trt.runtime.backends import openvino as openvino_engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS, Recipe
@@ -31,6 +30,7 @@ from diver_trt.runtime.chunks import chunks
 from diver_trt.runtime.events import BatchStarts
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import checked_samples
+from tests.cli.command import fails, run
 from tests.conftest import DISTILLED
 from tests.stand_in import Error, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
@@ -54,12 +54,11 @@ class Gpu:
 
 
 @pytest.fixture
-def gpu(edited: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Gpu:
+def gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     api = StandInCuda()
     module = stand_in_tensorrt(api)
     monkeypatch.setattr(cuda_module, "import_cuda", lambda: api)
     monkeypatch.setattr(trt_module, "import_tensorrt", lambda backend: module)
-    bundle = Bundle.open(edited(lambda manifest: None))
     write_stand_in_plan(bundle, batch=2)
     return Gpu(bundle, api)
 
@@ -400,17 +399,8 @@ def test_a_budget_that_nothing_fits_names_the_one_that_would(gpu: Gpu) -> None:
 def recover_digits(bundle: Bundle, output: Path, *options: str) -> Result:
     """Recover ten digits on the command line."""
     settings = ("--steps", "4", "--inherit-step", "2", "--start-step", "4", "--window", "3:2")
-    return CliRunner().invoke(
-        app,
-        [
-            "recover",
-            str(DISTILLED.parent / "ipc1"),
-            str(output),
-            "--bundle",
-            str(bundle.path),
-            *settings,
-            *options,
-        ],
+    return run(
+        "recover", DISTILLED.parent / "ipc1", output, "--bundle", bundle.path, *settings, *options
     )
 
 
@@ -430,12 +420,10 @@ def short_after_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_after_two_batches")
 @pytest.mark.filterwarnings("always:out of memory:RuntimeWarning")
 def test_out_of_memory_auto_does_not_end_on_the_cpu(gpu: Gpu, tmp_path: Path) -> None:
-    result = recover_digits(gpu.bundle, tmp_path / "out")
-    assert result.exit_code == 1
     assert (
         "error: out of memory: a gigabyte failed; "
-        "and in smaller batches: no engine takes batch 1; build one with" in result.stderr
-    )
+        "and in smaller batches: no engine takes batch 1; build one with"
+    ) in fails(recover_digits(gpu.bundle, tmp_path / "out"))
     _, *lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["engine"] for line in lines] == ["rtx"] * 4
     write_stand_in_plan(gpu.bundle, batch=1)
@@ -450,13 +438,9 @@ def test_out_of_memory_auto_does_not_end_on_the_cpu(gpu: Gpu, tmp_path: Path) ->
 def test_a_budget_that_nothing_fits_is_still_named_after_smaller_batches(
     gpu: Gpu, tmp_path: Path
 ) -> None:
-    result = recover_digits(
-        gpu.bundle, tmp_path / "out", "--engine", "rtx", "--memory-budget", "1MB"
-    )
-    assert result.exit_code == 1
-    assert (
-        "error: nothing fits a memory budget of 1 MB: the smallest that would do is"
-        in result.stderr
+    options = ("--engine", "rtx", "--memory-budget", "1MB")
+    assert ("error: nothing fits a memory budget of 1 MB: the smallest that would do is") in fails(
+        recover_digits(gpu.bundle, tmp_path / "out", *options)
     )
 
 

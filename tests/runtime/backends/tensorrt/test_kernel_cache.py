@@ -28,9 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def start(edited: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Start:
+def start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Open and close the decoder, and return which graphs were compiled."""
-    bundle = Bundle.open(edited(lambda manifest: None))
     plan = write_stand_in_plan(bundle, batch=2)
 
     def run() -> list[str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +24,9 @@ from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt import trust
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
+from tests.cli.command import fails, run
+from tests.conftest import DISTILLED
+from tests.edited_json import json_file
 from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 QUICK = replace(PRESETS["matched"], steps=4, inherit_step=2, start_step=2, window=(2, 1))
@@ -62,11 +63,6 @@ def deserialized(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 @pytest.fixture
-def bundle(edited: Callable[..., Path]) -> Bundle:
-    return Bundle.open(edited(lambda manifest: None))
-
-
-@pytest.fixture
 def plan(bundle: Bundle, listed: Path) -> Plan:
     """Engines that somebody else built."""
     found = write_stand_in_plan(bundle, batch=2)
@@ -93,8 +89,7 @@ def test_auto_passes_it_over_and_says_why(
     bundle: Bundle, plan: Plan, deserialized: list[bytes]
 ) -> None:
     with pytest.warns(
-        RuntimeWarning,
-        match="engine rtx is skipped: .* add --trust if you trust whoever built it",
+        RuntimeWarning, match="engine rtx is skipped: .* add --trust if you trust whoever built it"
     ):
         assert opened(bundle, engine="auto") == "onnx"
     assert deserialized == []
@@ -129,13 +124,12 @@ def test_trust_in_one_engine_is_none_in_another(
     plan.trust()
     path, sidecar = plan.folder / "encoder.engine", plan.folder / "encoder.json"
     path.write_bytes(path.read_bytes() + b" ")
-    document = json.loads(sidecar.read_text())
-    document["engine"] = {
-        "name": "encoder.engine",
-        "size_bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    sidecar.write_text(json.dumps(document))
+    with json_file(sidecar) as document:
+        document["engine"] = {
+            "name": "encoder.engine",
+            "size_bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
     with pytest.raises(EngineError, match=REFUSED):
         opened(bundle, engine="rtx")
     assert deserialized == []
@@ -214,29 +208,11 @@ def test_doctor_says_what_to_do(
 def test_the_command_takes_trust(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], tmp_path: Path
 ) -> None:
-    from typer.testing import CliRunner
-
-    from diver_trt.cli import app
-    from tests.conftest import DISTILLED
-
-    def recover(*options: str) -> Any:
-        arguments = [
-            "recover",
-            str(DISTILLED.parent / "ipc1"),
-            str(tmp_path / "out"),
-            "--bundle",
-            str(bundle.path),
-            "--engine",
-            "rtx",
-        ]
-        return CliRunner().invoke(app, [*arguments, "--preset", "matched", *options])
-
-    refused = recover()
-    assert refused.exit_code == 1
-    (line,) = (line for line in refused.stderr.splitlines() if "error:" in line)
-    assert "add --trust if you trust whoever built it" in line
+    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--bundle", bundle.path)
+    options = ("--engine", "rtx", "--preset", "matched")
+    assert "add --trust if you trust whoever built it" in fails(run(*command, *options))
     assert not (tmp_path / "out").exists()
-    assert recover("--trust").exit_code == 0
+    assert run(*command, *options, "--trust").exit_code == 0
 
 
 def test_the_list_is_for_its_user_alone(listed: Path) -> None:
