@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from diver_trt.cli.options import (
     Normalisation,
     open_bundle,
 )
-from diver_trt.errors import BundleError, EngineError, OutputError, UsageError
+from diver_trt.errors import BundleError, EngineError, UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -128,7 +127,8 @@ def _engines_of(path: Path) -> Path | None:
     from diver_trt.bundle import NETWORKS
 
     is_sidecar = path.suffix == ".json" and path.stem in NETWORKS
-    is_part = path.suffix == ".engine" or (is_sidecar and path.with_suffix(".engine").exists())
+    is_engine = path.suffix == ".engine" and path.exists()
+    is_part = is_engine or (is_sidecar and path.with_suffix(".engine").exists())
     return path.parent if is_part else None
 
 
@@ -191,7 +191,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
 
     from diver_trt.bundle import NETWORKS, Bundle
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
-    from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
+    from diver_trt.runtime.backends.tensorrt.plans import Plan, StrayFoldersError, read_plans
 
     budget = None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget")
     bundle = Bundle.open(path)
@@ -202,9 +202,12 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     plans = [plan for plan in found if isinstance(plan, Plan)]
     if found:
         facts["engines"] = {plan.folder.name: _memory_facts(plan) for plan in plans}
-        facts["damaged_engines"] = [str(error) for plan in plans for error in plan.check(bundle)]
-        for error in (plan for plan in found if not isinstance(plan, Plan)):
-            say(f"warning: {error}")
+        unread = [error for error in found if not isinstance(error, (Plan, StrayFoldersError))]
+        changed = [error for plan in plans for error in plan.check(bundle)]
+        facts["damaged_engines"] = list(map(str, (*unread, *changed)))
+        for error in found:
+            if isinstance(error, StrayFoldersError):
+                say(f"warning: {error}")
     if budget is not None:
         plans = [plan for plan in plans if plan.is_of(bundle)]
         if not plans:
@@ -222,70 +225,23 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     return facts
 
 
-def _require_place(sheet: Path, dataset: Path) -> None:
-    """Refuse to write a contact sheet over anything but an earlier one, or among images.
-
-    Raises:
-        UsageError: If its name does not end in .png.
-        OutputError: If it lies in one of the dataset's folders, or another file has its name.
-    """
-    from diver_trt.files import resolved
-
-    if sheet.suffix.lower() != ".png":
-        raise UsageError(
-            f"--contact-sheet {sheet}: is written as PNG; expected a name that ends in .png"
-        )
-    # In a folder of images, the next run would read it as one of them.
-    if dataset.resolve() in resolved(sheet).parent.parents:
-        raise OutputError(
-            f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; "
-            "choose another place"
-        )
-    # lexists, not exists: a dangling symlink is something in the way too.
-    if os.path.lexists(sheet) and not _is_own_sheet(sheet):
-        raise OutputError(
-            f"--contact-sheet {sheet}: already exists and is not a contact sheet of diver-trt "
-            "inspect; choose another name, or remove it"
-        )
-
-
-def _is_own_sheet(path: Path) -> bool:
-    """Return whether a path is a regular file that `inspect` marked as its contact sheet."""
-    from diver_trt.contained_file import start_of
-
-    start = start_of(path)
-    # Texts lie before the pixels: https://www.w3.org/TR/png-3/#11tEXt
-    mark = f"tEXt{_MARK[0]}\0{_MARK[1]}".encode()
-    return start.startswith(b"\x89PNG") and mark in start
-
-
-_MARK = ("Software", "diver-trt inspect")
-"""The PNG text of a contact sheet; the one in a recovered dataset has none."""
-
-
 def _inspect_distilled(
     path: Path, bundle: str | None, options: ReadOptions, contact_sheet: Path | None
 ) -> dict[str, Any]:
+    from diver_trt.cli.sheet_file import require_place, save_sheet
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.recovered.checking import Notes, check_images
     from diver_trt.recovered.dataset_sheet import distilled_sheet
     from diver_trt.recovered.job import mean_clipped
 
     if contact_sheet:
-        _require_place(contact_sheet, path)
+        require_place(contact_sheet, path)
     model = open_bundle(bundle)
     dataset = read_dataset(path, model, options)
     with phases() as show:
         checked = check_images(dataset, model, Notes(say), show)
     if contact_sheet:
-        from PIL.PngImagePlugin import PngInfo
-
-        from diver_trt.files import replacing, reported
-
-        mark = PngInfo()
-        mark.add_text(*_MARK)
-        with reported(contact_sheet), replacing(contact_sheet) as temporary:
-            distilled_sheet(dataset, model).save(temporary, format="PNG", pnginfo=mark)
+        save_sheet(contact_sheet, distilled_sheet(dataset, model))
         say(f"the images as the model would get them: {contact_sheet}")
     origin = dataset.origin
     return {

@@ -302,7 +302,9 @@ def _read_class_file(path: Path, model: ModelClasses) -> ClassMap:
         entries = [entries[numbers[number]] for number in sorted(numbers)]
     # Labels may occur twice, names may not: a name decides which folder is which class.
     labels = tuple(_label(path, label, model) for _, label in entries)
-    return ClassMap(str(path), labels, tuple(name for name, _ in entries))
+    # As the option takes it again: a file `model` is not the word, nor `imagenette` the subset.
+    known = str(path) == "model" or str(path) in imagenet_subsets()
+    return ClassMap(f"./{path}" if known else str(path), labels, tuple(name for name, _ in entries))
 
 
 def _decoded(data: bytes) -> str:

@@ -112,7 +112,7 @@ def _answer(cause: Exception) -> str | None:
     elif kind == "TooManyRedirects":
         got = "redirects without end"
     elif isinstance(cause, (errors.FileMetadataError, json.JSONDecodeError)):
-        got = "a page"
+        got = "something else"
     else:
         return None
     endpoint = os.environ.get("HF_ENDPOINT")

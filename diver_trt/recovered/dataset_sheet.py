@@ -38,7 +38,7 @@ def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
         if sheet.wants(sample.index):
             sheet.add(
                 sample.index,
-                _class_title(bundle, sample),
+                _class_title(dataset, bundle, sample),
                 square(dataset.images.read(sample.position), bundle.image_size),
             )
     return sheet.draw()
@@ -71,7 +71,8 @@ def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Im
             except DatasetError:
                 continue  # It vanished after it was recovered, which is no reason to fail now.
             recovered = read_image(root / files[sample.key])
-            sheet.add(sample.index, _class_title(job.bundle, sample), distilled, recovered)
+            title = _class_title(job.dataset, job.bundle, sample)
+            sheet.add(sample.index, title, distilled, recovered)
     return sheet.draw()
 
 
@@ -108,8 +109,10 @@ def copied_sheet(
     return sheet.draw()
 
 
-def _class_title(bundle: Bundle, sample: Sample) -> str:
+def _class_title(dataset: Dataset, bundle: Bundle, sample: Sample) -> str:
     """Return a class's title: its index, then its name or its number in the model."""
+    if own_name := dataset.own_names.get(sample.index):
+        return f"{sample.index}: {shown(own_name)}"
     name = (
         bundle.class_names[sample.label].split(",")[0]
         if bundle.class_names

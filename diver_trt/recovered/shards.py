@@ -163,8 +163,8 @@ def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, commo
     found = shared_fields(shard)
     if different := first_difference(found, common, (*NAMES, *OF_INPUT)):
         raise DatasetError(
-            f"{both}: belong to different recoveries, their {different.name} differs; name those "
-            "of one"
+            f"{both}: belong to different recoveries, which differ in their {different.name}; name "
+            "those of one"
         )
     if different := first_difference(found, common):
         raise DatasetError(

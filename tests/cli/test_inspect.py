@@ -177,6 +177,15 @@ def test_inspect_of_a_bundle_finds_engines_that_are_missing_or_changed(
     assert problem in found
 
 
+def test_inspect_counts_a_damaged_sidecar_as_a_damaged_engine(compiled: Path) -> None:
+    (compiled / "plans" / "rtx-1.7.1.116-sm86-b2" / "decoder.json").write_text("{")
+    shown = run("inspect", compiled, "--json")
+    (found,) = json.loads(shown.stdout)["damaged_engines"]
+    assert "rtx-1.7.1.116-sm86-b2/decoder.json: not valid JSON" in found
+    assert found in fails(shown)
+    assert "no such file" in fails(run("inspect", compiled / "nope.engine"))
+
+
 def test_inspect_finds_engines_of_another_export(compiled: Path) -> None:
     """As where somebody copies `plans` from one bundle to the next."""
     sidecar = compiled / "plans" / "rtx-1.7.1.116-sm86-b8" / "denoiser.json"

@@ -90,6 +90,18 @@ def test_other_numbers_are_taken_in_their_order(
     assert found.labels == tuple(entries[str(number)] for number in order)
 
 
+@pytest.mark.parametrize("name", ["model", "imagenette"])
+def test_a_file_is_not_taken_for_a_word_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The name in a manifest is the one that `--classes` takes again."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("2 3\n1 5\n7 4\n")
+    found = load_class_map(f"./{name}", Classes(10))
+    assert (found.name, found.labels, found.numbers) == (f"./{name}", (5, 3, 4), {1: 0, 2: 1, 7: 2})
+    assert load_class_map(found.name, Classes(10)) == found
+
+
 def test_a_file_may_name_wnids(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_text("n02099601\ngolden n01440764\n")

@@ -18,7 +18,7 @@ ANSWERS = [
     ("429", "the hub failed, or is busy (HTTP 429). Try again"),
     ("500", "the hub failed, or is busy (HTTP 500). Try again"),
     ("loop", "got redirects without end in place of the hub's answer"),
-    ("page", "got a page in place of the hub's answer"),
+    ("page", "got something else in place of the hub's answer"),
 ]
 
 

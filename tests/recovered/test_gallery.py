@@ -173,7 +173,7 @@ def test_a_gallery_is_current_while_its_manifest_and_its_sheets_are_there(
     (tmp_path / "away").rename(root / "gallery_00001.png")
     assert is_current(root)
     page = (root / "index.html").read_text(encoding="utf-8")
-    (root / "index.html").write_text(page.replace('content="2 ', 'content="1 ', 1))
+    (root / "index.html").write_text(page.replace('content="3 ', 'content="2 ', 1))
     assert not is_current(root)  # an older version's
     (root / "index.html").write_text(page)
     (root / MANIFEST).write_text((root / MANIFEST).read_text() + " ")

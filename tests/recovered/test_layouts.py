@@ -285,6 +285,9 @@ def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits
     assert classes == [("9", "emu"), ("7", "cat"), ("2", None)]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "'0': \"emu\"\n          '1': \"cat\"\n          '2': \"2\"\n" in card
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert '"name":"emu","drawn":"9"' in page
+    assert '"name":"2","drawn":null' in page
     again = recover(tmp_path / "out", tmp_path / "again", digits)
     assert again["classes"] == manifest["classes"]
 

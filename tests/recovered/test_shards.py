@@ -53,7 +53,7 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "shard 2/3: missing; expected all 3" in merge(parts["1/3"], parts["3/3"])
     assert "are both shard 1/3; give each once" in merge(parts["1/3"], parts["1/3"], parts["3/3"])
     assert "are cut into 3 and 2 shards" in merge(parts["1/3"], half)
-    assert "belong to different recoveries, their seed differs" in merge(
+    assert "belong to different recoveries, which differ in their seed" in merge(
         parts["1/3"], parts["2/3"], other
     )
     assert "is a whole recovered dataset, not a shard" in merge(complete)

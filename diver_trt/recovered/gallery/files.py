@@ -17,7 +17,7 @@ PAGE = "index.html"
 COMMAND = "recover"
 """The command in the page's title, by which a page of ours is recognised."""
 
-_VERSION = 2
+_VERSION = 3
 """Raised with every change to the page or to its sheets: a page of another version is rewritten."""
 _STAMP = re.compile(
     rb'<meta name="diver-trt-gallery" content="'

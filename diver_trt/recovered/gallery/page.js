@@ -137,7 +137,8 @@ function heading(inClass) {
   const matching = found.filter((sample) => sample.inClass === inClass).length;
   const all = images === 1 ? "1 image" : `${count(images)} images`;
   const number = matching < images ? `${count(matching)} of ${all}` : all;
-  const facts = [inClass.wnid, number].filter(Boolean).join(" · ");
+  const drawn = inClass.drawn && `drawn as ${inClass.drawn}`;
+  const facts = [inClass.wnid, drawn, number].filter(Boolean).join(" · ");
   return element("h2", { textContent: inClass.title }, element("small", { textContent: facts }));
 }
 

@@ -184,7 +184,8 @@ def _data(view: View) -> str:
                 "index": entry.index,
                 "label": entry.label,
                 "wnid": entry.wnid,
-                "name": entry.name,
+                "name": entry.own_name or entry.name,
+                "drawn": entry.name if entry.own_name else None,
                 "folder": view.contents.rows.folders.get(entry.index),
             }
             for entry in view.contents.manifest.classes
