@@ -287,6 +287,12 @@ class Manifest(Head):
         _require_consistent("skipped", self.skipped, classes)
 
 
+def position_of(key: str) -> tuple[int, int]:
+    """Return the class's index and the number in a sample's key, by which samples are in order."""
+    index, number = key.split("/")
+    return int(index), int(number)
+
+
 def _require_consistent(
     part: str, entries: tuple[Distilled, ...], classes: Mapping[int, ClassEntry]
 ) -> None:
@@ -298,7 +304,7 @@ def _require_consistent(
         def bad(name: str, problem: str, number: int = number) -> Invalid:
             return Invalid(problem, part, number, name)
 
-        index, position = map(int, entry.key.split("/"))
+        index, position = position_of(entry.key)
         if entry.index not in classes:
             raise bad("index", f"found {entry.index}, expected one of the manifest's classes")
         if (index, position) <= last:

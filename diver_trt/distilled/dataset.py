@@ -199,8 +199,9 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
         )
     labels = dict(enumerate(found.class_map.labels))
     origin = Origin(method, collage=collage, notes=tuple(notes))
-    dataset = _assemble(path, origin, images, found.classes, found.class_map.name, labels)
-    return replace(dataset, own_names=found.class_map.own_names)
+    return _assemble(
+        path, origin, images, found.classes, found.class_map.name, labels, found.class_map.own_names
+    )
 
 
 def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
@@ -209,8 +210,9 @@ def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
     if found.unlisted:
         notes.append(found.unlisted)
     origin, images = Origin(_RECOVERED, notes=tuple(notes)), ImageFiles(path, found.files)
-    dataset = _assemble(path, origin, images, found.indices, found.class_map, found.labels)
-    return replace(dataset, own_names=found.own_names)
+    return _assemble(
+        path, origin, images, found.indices, found.class_map, found.labels, found.own_names
+    )
 
 
 def _from_tensors(
@@ -243,9 +245,15 @@ def _from_tensors(
     )
     labels = dict(enumerate(found.class_map.labels))
     dataset = _assemble(
-        path, origin, found.images, found.classes, found.class_map.name, labels, soft_label
+        path,
+        origin,
+        found.images,
+        found.classes,
+        found.class_map.name,
+        labels,
+        found.class_map.own_names,
     )
-    return replace(dataset, own_names=found.class_map.own_names)
+    return replace(dataset, soft_label=soft_label)
 
 
 def _assemble(
@@ -255,7 +263,7 @@ def _assemble(
     classes: Iterable[int],
     class_map: str,
     labels: Mapping[int, int],
-    soft_label: Callable[[int], SoftLabel] | None = None,
+    own_names: Mapping[int, str],
 ) -> Dataset:
     """Cut collages, and number the images of each class in the order they are stored."""
     if not len(images):
@@ -274,7 +282,15 @@ def _assemble(
         for index in sorted(by_class)
         for number, position in enumerate(by_class[index])
     )
-    return Dataset(path, class_map, samples, images, replace(origin, image_size=size), soft_label)
+    return Dataset(
+        root=path,
+        classes=class_map,
+        samples=samples,
+        images=images,
+        origin=replace(origin, image_size=size),
+        soft_label=None,
+        own_names=own_names,
+    )
 
 
 def _first_size(path: Path, images: ImageSource) -> tuple[int, int]:

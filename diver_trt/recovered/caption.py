@@ -63,7 +63,7 @@ def reading_options(head: Mapping[str, Any], classes: Sequence[Mapping[str, Any]
         options += ["--classes", class_map]
     if source["normalisation"] is not None:
         options += ["--normalisation", source["normalisation"]]
-    if source["collage"] != 1 or method.collage != 1 or method.collage_names:
+    if source["collage"] != 1 or method.may_be_collages:
         options += ["--collage", str(source["collage"])]
     return options
 
@@ -99,24 +99,14 @@ def recover_command(
     return shlex.join(["diver-trt", "recover", *options])
 
 
-def caption(
-    what: str,
-    head: Mapping[str, Any],
-    recipe: Recipe,
-    classes: Sequence[Mapping[str, Any]],
-    *,
-    left_out: bool,
-) -> str:
+def caption(what: str, head: Mapping[str, Any], command: str) -> str:
     """Return the line above a contact sheet.
 
     Args:
         what: What its rows are.
         head: The head of the run's journal.
-        recipe: Its recipe.
-        classes: The manifest's entry of each class.
-        left_out: Whether images were left out.
+        command: The run's command line, from `recover_command`.
     """
     bundle, source = head["bundle"], shlex.quote(shown(head["source"]["name"]))
     model = f"{shown(bundle['model'])} {shown(bundle['precision'])}"
-    command = recover_command(head, recipe, classes, left_out=left_out)
     return f"{what}  ·  {model}  ·  {command} {source}"

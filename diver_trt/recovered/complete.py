@@ -48,7 +48,7 @@ def complete(job: Job, writer: DatasetWriter) -> Contents:
         skipped=skipped,
         classes=classes,
         keys=[sample.key for sample in good],
-        contact_sheet=recovered_sheet(job, writer.root, good),
+        contact_sheet=recovered_sheet(job, writer.head, writer.root, good),
     )
     return Contents(manifest, rows)
 

@@ -18,7 +18,15 @@ from diver_trt.errors import DatasetError, UsageError
 from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST, RecoveredFolder, is_recovered, open_recovered
 from diver_trt.pixels import square
-from diver_trt.records import ConvertedFrom, Head, LaidOut, LeftOut, Manifest, Recovered
+from diver_trt.records import (
+    ConvertedFrom,
+    Head,
+    LaidOut,
+    LeftOut,
+    Manifest,
+    Recovered,
+    position_of,
+)
 from diver_trt.recovered.complete import Copied, complete_copies
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
@@ -199,7 +207,7 @@ def _files(layout: Layout, manifest: Manifest) -> ImagePaths:
     """Return where each image goes, by key."""
     # Those that were left out too: where classes share a folder, every number is counted.
     entries: Sequence[Recovered | LeftOut] = (*manifest.samples, *manifest.skipped)
-    in_order = sorted(entries, key=lambda entry: [int(part) for part in entry.key.split("/")])
+    in_order = sorted(entries, key=lambda entry: position_of(entry.key))
     return ImagePaths(layout, ((entry.key, entry.label, entry.wnid) for entry in in_order))
 
 

@@ -16,7 +16,7 @@ from diver_trt.errors import DatasetError, printable, shown
 from diver_trt.pixels import square
 from diver_trt.recipe import Recipe
 from diver_trt.records import ClassEntry, Head
-from diver_trt.recovered.caption import caption
+from diver_trt.recovered.caption import caption, recover_command
 from diver_trt.recovered.contact_sheet import ContactSheet
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts.base import class_name
@@ -44,11 +44,14 @@ def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
     return sheet.draw()
 
 
-def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Image:
+def recovered_sheet(
+    job: Job, head: Mapping[str, Any], root: Path, samples: Sequence[Sample]
+) -> Image.Image:
     """Return a picture of distilled images and, below each, the recovered one.
 
     Args:
         job: The job.
+        head: The head of its journal.
         root: The folder of the recovered images.
         samples: The samples whose images are there.
 
@@ -56,13 +59,9 @@ def recovered_sheet(job: Job, root: Path, samples: Sequence[Sample]) -> Image.Im
         DatasetError: If a recovered image cannot be read.
     """
     size, files = job.bundle.image_size, job.files
-    title = caption(
-        "top: distilled, bottom: recovered",
-        job.head(),
-        job.recipe,
-        job.classes(),
-        left_out=len(samples) < len(job.samples),
-    )
+    left_out = len(samples) < len(job.samples)
+    command = recover_command(head, job.recipe, job.classes(), left_out=left_out)
+    title = caption("top: distilled, bottom: recovered", head, command)
     sheet = ContactSheet(title, size, Counter(sample.index for sample in samples))
     for sample in samples:
         if sheet.wants(sample.index):
@@ -101,7 +100,9 @@ def copied_sheet(
         DatasetError: If an image cannot be read.
     """
     names = {entry.index: f"{entry.index}: {shown(class_name(dump(entry)))}" for entry in classes}
-    title = caption(what, dump(head), recipe, dump(classes), left_out=left_out)
+    plain = dump(head)
+    command = recover_command(plain, recipe, dump(classes), left_out=left_out)
+    title = caption(what, plain, command)
     sheet = ContactSheet(title, head.layout.size, Counter(entry["index"] for entry in samples))
     for entry in samples:
         if sheet.wants(entry["index"]):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
-from diver_trt.records import Shard
+from diver_trt.records import Shard, position_of
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import SOFT_LABELS, Layout
 from diver_trt.structs import Size, one_of
@@ -113,7 +113,7 @@ class ImagePaths:
         self._classes: dict[int, tuple[int, str | None]] = {}
         counts = Counter[int]()
         for key, label, wnid in samples:
-            index, _ = _position(key)
+            index, _ = position_of(key)
             if index not in self._classes:
                 first = counts[label] if layout.shares_folders else 0
                 layout.image_path(index, first, wnid)  # raises for a class without a folder
@@ -121,11 +121,6 @@ class ImagePaths:
             counts[label] += 1
 
     def __getitem__(self, key: str) -> str:
-        index, number = _position(key)
+        index, number = position_of(key)
         first, wnid = self._classes[index]
         return self._layout.image_path(index, first + number, wnid)
-
-
-def _position(key: str) -> tuple[int, int]:
-    index, number = key.split("/")
-    return int(index), int(number)

@@ -18,7 +18,7 @@ from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, RecipeError, shown
 from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
 from diver_trt.recipe import Recipe
-from diver_trt.records import ClassEntry, LeftOut, Manifest, Recovered, Shard
+from diver_trt.records import ClassEntry, LeftOut, Manifest, Recovered, Shard, position_of
 from diver_trt.recovered.earlier_run import NAMES, OF_INPUT, first_difference, makes_same_images
 from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS
@@ -188,10 +188,10 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
     """
     _require_each_once(shards)
     entries = {entry.key: entry for shard in shards for entry in _entries(shard)}
-    keys = sorted(entries, key=lambda key: [int(part) for part in key.split("/")])
+    keys = sorted(entries, key=position_of)
     numbers: defaultdict[int, int] = defaultdict(int)
     for key in keys:
-        index, number = map(int, key.split("/"))
+        index, number = position_of(key)
         if number != numbers[index]:
             raise DatasetError(
                 f"sample {index:05d}/{numbers[index]:05d}: missing, but {key} is there; recover "
@@ -271,7 +271,7 @@ def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> str:
     """Return which samples are missing, as far as gaps in the numbering show; not the last ones."""
     numbers: dict[int, list[int]] = {entry.index: [] for entry in classes}
     for key in keys:
-        index, number = map(int, key.split("/"))
+        index, number = position_of(key)
         numbers.setdefault(index, []).append(number)
     counts = {
         index: max(found) + 1 - len(found) if found else 1 for index, found in numbers.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def user_folder(variable: str, default: str) -> Path | None:
-    """Return `diver-trt` in one of the XDG base directories, or None if there is no home.
+    """Return `diver-trt` in one of the XDG base directories, or None if the user has no home.
 
     Args:
         variable: The environment variable that names the directory, such as `"XDG_CACHE_HOME"`.

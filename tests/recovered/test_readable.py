@@ -29,7 +29,7 @@ from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered, open_recovered, read_recovered
 from diver_trt.recipe import MAX_SCALE, PRESETS, SIGMAS, Recipe
 from diver_trt.records import Shard
-from diver_trt.recovered.caption import caption, recipe_options
+from diver_trt.recovered.caption import caption, recipe_options, recover_command
 from diver_trt.recovered.events import Finished
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job
@@ -308,7 +308,8 @@ def test_a_caption_has_every_setting_that_differs(recipe: Recipe, options: str) 
         "shard": {"number": 2, "of": 5},
     }
     what = "top: distilled, bottom: recovered"
-    assert caption(what, head, recipe, [{"wnid": None}], left_out=True) == (
+    command = recover_command(head, recipe, [{"wnid": None}], left_out=True)
+    assert caption(what, head, command) == (
         f"{what}  ·  dit-digits fp32  ·  diver-trt recover {options} --seed 3 "
         "--format idc --classes imagenet-10 --normalisation none --collage 1 "
         "--layout npz --size 16 --shard 2/5 --on-error skip 'my digits'"

@@ -202,6 +202,11 @@ class Method:
         """The kind of their output: image files in folders, or tensors in a file."""
         return "folders" if self.structures == ("folders",) else "tensors"
 
+    @property
+    def may_be_collages(self) -> bool:
+        """Whether some stored images of theirs are read as collages by default."""
+        return self.collage != 1 or self.large_collage != 1 or self.collage_names is not None
+
     def default_collage(self, side: int) -> int:
         """Return the documented collage factor for stored images of this side in pixels."""
         return self.large_collage if side >= LARGE_PIXELS else self.collage

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.manifest import open_recovered
-from diver_trt.records import Manifest
+from diver_trt.records import Manifest, position_of
 from diver_trt.structs import dump
 
 
@@ -42,7 +42,7 @@ class Rows:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Add an image, from its entry in a journal or a manifest."""
-        index, number = _position(entry["key"])
+        index, number = position_of(entry["key"])
         row = [number, entry["source"]]
         if "file" in entry:
             folder, _, name = entry["file"].rpartition("/")
@@ -81,11 +81,6 @@ class Contents:
         """Return the contents of a dataset with this manifest."""
         rows = Rows()
         entries = (*manifest.samples, *manifest.skipped)
-        for entry in sorted(entries, key=lambda entry: _position(entry.key)):
+        for entry in sorted(entries, key=lambda entry: position_of(entry.key)):
             rows.add(dump(entry))
         return cls(manifest, rows)
-
-
-def _position(key: str) -> tuple[int, int]:
-    index, number = key.split("/")
-    return int(index), int(number)

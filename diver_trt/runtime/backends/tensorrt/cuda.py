@@ -231,7 +231,7 @@ class Cuda:
             (executable,) = self._check("cudaGraphInstantiate", api.cudaGraphInstantiate(graph, 0))
         finally:
             self._check("cudaGraphDestroy", api.cudaGraphDestroy(graph))
-        # A graph has no address. Its id stays its own: the dictionary keeps the object alive.
+        # A graph has no address as a key; its id is unique while the dictionary keeps it alive.
         self._releases[id(executable)] = ("cudaGraphExecDestroy", executable)
         return executable
 

@@ -8,10 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
-
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], bool]]:
@@ -28,14 +24,14 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
     held: list[int] = []
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in _STOPPING:
+        for number in signal.valid_signals():
             if (handler := signal.getsignal(number)) is signal.default_int_handler:
                 before[number] = handler
                 signal.signal(number, lambda number, _: held.append(number))
     try:
         yield lambda: bool(held)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for held_back, handler in before.items():
+            signal.signal(held_back, handler)
         if held:
             raise KeyboardInterrupt

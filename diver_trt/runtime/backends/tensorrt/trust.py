@@ -28,7 +28,7 @@ def register_path() -> Path:
     folder = user_folder("XDG_STATE_HOME", ".local/state")
     if folder is None:
         raise EngineError(
-            "there is no home folder to keep the list of trusted engines in; set "
+            "no home directory was found for the list of trusted engines; set "
             "XDG_STATE_HOME to a folder"
         )
     return folder / "engines"
