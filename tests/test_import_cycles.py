@@ -13,7 +13,7 @@ PACKAGE = Path(diver_trt.__file__).parent
 
 def test_the_package_has_no_import_cycle() -> None:
     modules = {name_of(path): path for path in PACKAGE.rglob("*.py")}
-    arrows = {name: imported(path) & modules.keys() - {name} for name, path in modules.items()}
+    arrows = {name: imported(path, modules) - {name} for name, path in modules.items()}
     assert sum(map(len, arrows.values())) > len(modules), "the imports were not found"
     TopologicalSorter(arrows).prepare()  # raises CycleError, which names the cycle
 
@@ -23,19 +23,14 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """Return what a file imports anywhere: of `from a import b` both `a.b` and `a`, if not both."""
-    found: set[str] = set()
+def imported(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Return the modules that a file imports anywhere; `from a import b` may be `a.b` or of `a`."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            there = {name for name in submodules if is_module(name)}
-            found.update(there if there == submodules else {*there, node.module})
-    return found
-
-
-def is_module(name: str) -> bool:
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").is_file()
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in modules else str(node.module))
+    return found & modules.keys()
