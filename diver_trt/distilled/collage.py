@@ -130,6 +130,7 @@ def _differences(images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float6
     rows, columns = np.zeros(images.shape[1] - 1), np.zeros(images.shape[2] - 1)
     for image in images:
         # Differences of uint8 would wrap around.
+        # image [H, W, 3] uint8 => rows [H - 1], columns [W - 1]
         values = image.astype(np.int16)
         rows += np.abs(np.diff(values, axis=0)).mean(axis=(1, 2))
         columns += np.abs(np.diff(values, axis=1)).mean(axis=(0, 2))

@@ -222,6 +222,7 @@ def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
 def _from_tensors(
     path: Path, files: Iterable[Path], bundle: ModelClasses, options: ReadOptions
 ) -> Dataset:
+    # Join the files, decide the collage factor, then cut and number the images.
     parts = [read_tensors(file, options) for file in files]
     first, found = parts[0], join_tensors(path, parts, bundle, options.classes)
     stated = options.collage or first.collage

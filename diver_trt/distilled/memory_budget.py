@@ -38,4 +38,6 @@ class MemoryBudget:
         finally:
             with self._changed:
                 self._free += size
+                # All, since the threads wait for different sizes, and one that still lacks room
+                # would swallow a single notice.
                 self._changed.notify_all()
