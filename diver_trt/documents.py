@@ -109,8 +109,8 @@ class Document:
             )
         digest = hashlib.sha256(data).hexdigest()
         try:
-            # JSON is UTF-8 (https://www.rfc-editor.org/rfc/rfc8259#section-8.1); "-sig" skips a
-            # mark.
+            # A reader may ignore a byte order mark, as "-sig" does:
+            # https://www.rfc-editor.org/rfc/rfc8259#section-8.1
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as cause:
             raise error(f"{where}: not valid JSON ({cause})") from cause

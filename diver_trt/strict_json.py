@@ -1,7 +1,6 @@
-"""Parsing JSON strictly, because another program may understand anything else differently.
+"""Parsing JSON strictly: two programs may read anything else differently.
 
-NaN, Infinity, numbers that overflow and a key twice in one object are refused. A byte order mark is
-skipped, as RFC 8259 allows.
+NaN, Infinity, numbers that overflow and a key that occurs twice in one object are refused.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
     # Only FRePo normalises before it whitens.
     if examined.whitened and examined.whitened is not Kind.FREPO:
         return find_normalisation("none"), None
-    # `none` is what bytes are, whatever option states it.
+    # `none` may be stated: it is how bytes are read.
     if options.normalisation not in (None, "none") and sample.dtype == np.uint8:
         raise DatasetError(
             f"{path}: holds 8-bit pixels, which are never normalised; leave out --normalisation "

@@ -90,7 +90,7 @@ def collage_note(images: ImageSource, factor: int, *, stated: bool) -> str | Non
     if sample is None:
         return None
     seen = find_seams(sample)
-    # Whoever states 1 wants the collages whole, whatever seams they have.
+    # A stated factor of 1 means that collages stay whole, whatever seams they have.
     if seen and seen.factor != factor and not (stated and factor == 1):
         return (
             f"its images look like {seen.factor} x {seen.factor} collages: the lines where their "

@@ -24,7 +24,7 @@ def with_copies(dataset: Dataset, copies: int) -> Dataset:
         UsageError: If `copies` is not such a number.
         DatasetError: If there would be too many images.
     """
-    # `bool` is a subclass of `int`, and True copies are a mistake.
+    # `bool` is a subclass of `int`, and True is not a count.
     if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= MAX_COPIES:
         raise UsageError(
             f"copies is {shown_value(copies)}; expected a whole number from 1 to {MAX_COPIES:,}"

@@ -185,7 +185,7 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
     method = (
         find_method(options.method, "folders")
         if options.method
-        # The names of one image and its folder show the method, since its code names all alike.
+        # One image and its folder show the method, whose code names all of them alike.
         else recognise(Found("folders", found.files[0], found.folder_of(0)))
     )
     images = ImageFiles(found.root, found.files)

@@ -208,7 +208,7 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def _found(path: Path, head: bytes) -> str:
-    # What the content is decides, since the suffix of such a file is often wrong.
+    # By its content first, since the suffix may be wrong.
     if kind := kind_of(head):
         remedy = (
             "Fetch the image with `git lfs pull`" if kind == LFS_POINTER else "Convert it to PNG"

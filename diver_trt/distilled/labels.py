@@ -105,7 +105,15 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What rows of soft labels are, column and sum by row; `ties` have several largest values."""
+    """The properties of soft labels that decide their form and classes.
+
+    Attributes:
+        classes: Column of the largest value of each row.
+        sums: Sum of each row.
+        negative: Whether any value is negative.
+        one_hot: Whether every row has a single value other than 0.
+        ties: Number of rows with several largest values.
+    """
 
     classes: NDArray[np.int64]
     sums: NDArray[np.float64]

@@ -38,6 +38,6 @@ class MemoryBudget:
         finally:
             with self._changed:
                 self._free += size
-                # All, since the threads wait for different sizes, and one that still lacks room
-                # would swallow a single notice.
+                # All, since the threads wait for different sizes: a single notification could reach
+                # one that still lacks room.
                 self._changed.notify_all()

@@ -48,7 +48,7 @@ class Normalisation:
     ) -> NDArray[np.float32]:  # [3, H, W] => [H, W, 3] float32, mostly in [0, 1]
         """Return the pixels of one image, unclipped."""
         pixels: NDArray[np.float32] = values.transpose(1, 2, 0).astype(np.float32)
-        # Bytes are pixels of 0 to 255 whatever normalisation is given, which is `none`.
+        # Bytes are pixels from 0 to 255. Their normalisation is `none`, and leaves [0, 1] as it is.
         if values.dtype == np.uint8:
             pixels /= 255
         else:

@@ -120,7 +120,7 @@ def brightness_share(images: NDArray[Any]) -> float:
 
 
 def brightness(images: NDArray[Any]) -> str:
-    """Return that share as messages print it."""
+    """Return the share of the energy that is brightness, as messages print it."""
     share = brightness_share(images)
     return f"{share:.1%} of their energy is brightness, of photographs' 20% and more"
 

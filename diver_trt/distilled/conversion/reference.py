@@ -159,7 +159,7 @@ def _first_images(content: Content) -> Array | None:
         candidates = list(content.values())
     elif isinstance(content, Sequence):
         candidates = content
-    # Names do not matter: whoever saved the training set chose them.
+    # By their shape, since the names in a saved training set are arbitrary.
     return next((found for found in candidates if is_array(found) and len(found.shape) == 4), None)
 
 

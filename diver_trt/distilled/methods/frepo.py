@@ -86,8 +86,8 @@ def _is_kips(found: Found) -> bool:
     from diver_trt.distilled.whitening import looks_whitened
 
     assert found.images is not None, "tensors have images"
-    # Without its name, such a file is only KIP's if it is whitened: anybody saves `images` and
-    # `labels` as floats with the channels last.
+    # Under another name, it is only KIP's if it is whitened: other sets are floats called `images`
+    # and `labels`, with the channels last, too.
     return looks_whitened(sample_images(found.images, last=True))
 
 

@@ -10,7 +10,7 @@ ARRAYS = Method(
     name="arrays",
     title="plain",
     structures=("arrays",),
-    # Nothing is known about whoever wrote such arrays, so values that are not pixels are refused.
+    # The method is unknown, and so are its statistics: values that are not pixels are refused.
     guesses=True,
     whitens=Whitens(kind=Kind.KORNIA, usual=lambda _: True),
 )
