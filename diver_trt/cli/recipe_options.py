@@ -96,10 +96,13 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         source = "paper" if setting.metadata["paper"] else "default"
         text = f"{setting.metadata['help']} ({source}: {shown})."
         words = _WORDS.get(setting.name)
+        # A setting whose default is None, the model's own, is a whole number if it is not a text.
         kind = str if words or setting.name in _OFFERED else type(default or 1)
         offered = _OFFERED.get(setting.name)
         if words:
+            # Bound as a default: a closure would see the words of the last setting.
             offered = completion.values(lambda words=words: words)  # type: ignore[misc]
+        # None means not given: only then a preset decides, or another number of steps.
         yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
         if setting.name in _BY_RATIO:
             option, number, text = _BY_RATIO[setting.name]
@@ -121,6 +124,7 @@ def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[s
         )
     if window is not None and settings["window"]:
         raise RecipeError("--window-snr contradicts --window; give one of them")
+    # Any bundle of `compare` will do: it refuses bundles of different processes.
     path = given["bundle"] if "bundle" in given else given["bundles"][0]
     preset = PRESETS[choice("--preset", settings["preset"], tuple(PRESETS))]
     process, steps = open_bundle(path).process, settings["steps"] or preset.steps
@@ -164,6 +168,7 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
     """
     base = PRESETS[choice("--preset", preset, tuple(PRESETS))]
     settings = {name: given[name] for name in given if name not in _OFF and given[name] is not None}
+    # Before the given settings are put in, whose steps count among the new ones already.
     of, base = base.steps, base.scaled_to(settings.get("steps", base.steps))
     for flag, (name, value, _) in _OFF.items():
         if not given.get(flag):
