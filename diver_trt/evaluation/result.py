@@ -147,6 +147,7 @@ def summarise(runs: Iterable[Run], averaged: Sequence[str]) -> tuple[Summary, ..
     for training_set in dict.fromkeys(key[0] for key in found):
         columns = [found[training_set, name] for name in averaged]
         if columns:
+            # For each seed first, so that the deviation is over seeds, as in every other column.
             means = [statistics.fmean(one[seed] for one in columns) for seed in columns[0]]
             summaries.append(_summary(training_set, None, means))
     return tuple(summaries)
