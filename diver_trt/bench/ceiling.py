@@ -27,7 +27,9 @@ COPY_SECONDS, PRODUCT_SECONDS = 0.03, 0.5
 """How long one copy or product is repeated; the fastest one counts."""
 LEAST_REPEATS = 3
 MAX_COPY_BYTES = 512 * 1024**2
-"""Of more bytes the time is extrapolated: no cache holds them, so the rate is the memory's."""
+"""The time of a larger copy is extrapolated from this one: no cache holds it, so its rate is the
+memory's.
+"""
 
 Bound = Literal["compute", "memory"]
 

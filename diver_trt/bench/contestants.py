@@ -74,7 +74,9 @@ class Contestant(Protocol):
 
 
 _ACCELERATORS = ("-cuda", "-gpu", "-npu")
-"""How the names of engines end whose backend computes on the host too."""
+"""Endings of the names of engines that compute on a device, where their backend has one for the
+host too.
+"""
 
 
 class EngineContestant:

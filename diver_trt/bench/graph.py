@@ -44,7 +44,7 @@ _BITS = {
 
 _INT64 = 7
 _MAX_SHAPE_VALUES = 64
-"""A tensor of whole numbers with no more of them may be a shape, and is read."""
+"""Tensors of at most so many whole numbers are read: they may be shapes, axes or indices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return what this machine is now.
+    """Return this machine, its load and its versions as they are now.
 
     Call it before the benchmark begins, whose own work would raise the load average.
     """

@@ -43,7 +43,7 @@ class Peaks:
 
     Attributes:
         host_bytes: Resident memory of the process, weights and Python included; empty on Windows.
-        device_bytes: What the device had less free than before; empty without one.
+        device_bytes: By how much the free memory of the device fell; empty without a device.
     """
 
     host_bytes: dict[str, int]

@@ -36,7 +36,9 @@ _BY_RATIO = {
         "nearest steps.",
     ),
 }
-"""Settings that name a level by its step: the option that names it by its ratio."""
+"""Settings that name a noise level by its step: the option that names it by its
+signal-to-noise ratio, the option's type and its help.
+"""
 
 _OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
 """Settings that are one of a few words: what a shell offers for each."""
@@ -204,9 +206,10 @@ def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int:
 
 
 def _followed(settings: dict[str, Any], base: Recipe) -> tuple[str, int] | None:
-    """Return the setting that follows the one given, of a preset that starts where it inherits.
+    """Return the start step or the inherit step, if it has to follow the other one, and its value.
 
-    Only one of them moved, sampling would start with more or less noise than its first step takes.
+    It does where a preset starts at the level that it inherits and only one of the two was given.
+    Otherwise sampling would start with more or less noise than its first step expects.
     """
     pair = {"inherit_step": "start_step", "start_step": "inherit_step"}
     given = [name for name in pair if name in settings]

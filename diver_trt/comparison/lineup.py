@@ -152,7 +152,7 @@ def _require_different(bundles: Sequence[Bundle]) -> None:
 def _entrants(
     bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
 ) -> list[Participant | Absent]:
-    """Return every engine of the lineup but the reference in torch, in the order of their names."""
+    """Return every engine but the reference in torch, as requested or as in `ENGINE_NAMES`."""
     entrants: list[Participant | Absent] = []
     whole: list[Bundle] = []
     for bundle in bundles:

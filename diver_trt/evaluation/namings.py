@@ -26,9 +26,9 @@ def are_wnids(names: Collection[str]) -> bool:
 
 
 def namings(candidates: Iterable[Mapping[int, str | None]]) -> tuple[Names, ...]:
-    """Return the usable ones of some namings, each with the name of every index that occurs.
+    """Return the usable ones of some namings, each as a name for every index.
 
-    Names that are missing name nothing, and neither do numbers that only repeat the index.
+    A naming that lacks a name is not usable, and neither is one that only repeats the indices.
     """
     found = []
     for names in candidates:

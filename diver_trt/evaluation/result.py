@@ -120,7 +120,8 @@ class Evaluation:
         """Return the summary of a training set and an architecture, or its average.
 
         Returns:
-            The summary; None if there is none, as the average where no architecture is another.
+            The summary, or None. There is no average if all images were distilled with the only
+            architecture.
         """
         for one in self.summaries:
             if (one.training_set, one.architecture) == (training_set, architecture):

@@ -204,7 +204,7 @@ def _list_recovered(path: Path, classes: str | None) -> ListedSet:
 def _agreed(
     listed: Mapping[str, ListedSet], tested: ListedSet
 ) -> tuple[dict[str, ListedSet], ListedSet]:
-    """Return the sets with the one naming each by which they agree with the test set, if any."""
+    """Return the sets, each with the one naming that the test set shares, where there is one."""
     if not tested.namings:
         return {**listed}, tested
 
