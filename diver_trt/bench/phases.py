@@ -39,8 +39,7 @@ class Record:
         try:
             yield
         finally:
-            # list.append is atomic:
-            # https://docs.python.org/3/faq/library.html
+            # list.append is atomic: https://docs.python.org/3/faq/library.html
             self.intervals.append((name, started, time.perf_counter()))
 
 

@@ -86,8 +86,8 @@ def convert(
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     if is_recovery(source):
         _refuse_for_recovered(source, output, given, zca_reference)
-    # With an option of recovered datasets the message has to name the input, which is not one:
-    # `_convert_recovered` does.
+    # With an option that only recovered datasets take, `_convert_recovered` reports that the input
+    # is not one.
     elif layout is None and side is None and not overwrite:
         _convert_tensors(source, output, given, zca_reference, as_json=as_json)
         return

@@ -36,8 +36,8 @@ _BY_RATIO = {
         "nearest steps.",
     ),
 }
-"""Settings that name a noise level by its step: the option that names it by its
-signal-to-noise ratio, the option's type and its help.
+"""Settings that name a noise level by its step: the option that names it by its signal-to-noise
+ratio, the option's type and its help.
 """
 
 _OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
