@@ -90,6 +90,7 @@ def shown(foreign: str) -> str:
 def first_line(cause: BaseException) -> str:
     """Return the first line of an exception's message, or its class's name if it has no message."""
     lines = (line.strip() for line in str(cause).splitlines())
+    # Exceptions of torch, TensorRT's compiler and ONNX Runtime may have no text.
     return next(filter(None, lines), type(cause).__name__)
 
 

@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
 TOOL = "diver-trt"
 
+# https://github.com/pytorch/vision/blob/main/torchvision/datasets/folder.py (IMG_EXTENSIONS)
 _READ_BY_TRAINERS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image."""
 _RESTORE = "run the command that wrote the folder again, which restores it"
@@ -83,6 +84,7 @@ def unlisted_images(root: Path, listed: Collection[str]) -> list[str]:
     return [
         name
         for name in files_in(root)
+        # ImageFolder takes folders for classes and ignores the files beside them.
         if "/" in name and name.lower().endswith(_READ_BY_TRAINERS) and name not in listed
     ]
 
@@ -127,6 +129,7 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
     manifest = folder.manifest
     labels = {}
     for entry in manifest.classes:
+        # The wnid too: of two models with a thousand classes only one may have ImageNet's.
         if entry.label >= bundle.num_classes or entry.wnid != wnid_of(entry.label, bundle):
             raise DatasetError(
                 f"{root}: has class {entry.label} of another model; expected one with the classes "
@@ -190,6 +193,7 @@ def listed_file(root: Path, name: str) -> Path:
     path = root / name
     if not path.is_file():
         raise DatasetError(f"{path}: missing, but the manifest lists it; {_RESTORE}")
+    # The file and its folders within the root; the root itself may be a symlink.
     steps = (path, *path.parents)[: len(Path(name).parts)]
     if any(step.is_symlink() for step in steps) and not path.resolve().is_relative_to(
         root.resolve()

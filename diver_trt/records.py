@@ -300,7 +300,7 @@ def _require_consistent(
     # so does the order.
     last = (-1, -1)
     for number, entry in enumerate(entries):
-
+        # A default binds this round's number; a closure would see the last one (ruff's B023).
         def bad(name: str, problem: str, number: int = number) -> Invalid:
             return Invalid(problem, part, number, name)
 
