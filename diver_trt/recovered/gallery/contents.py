@@ -48,6 +48,7 @@ class Rows:
             folder, _, name = entry["file"].rpartition("/")
             self.folders.setdefault(index, folder)
             self.engines[entry["engine"]] += 1
+            # A Counter keeps the order in which engines came, which is that of the page's list.
             row += [name, list(self.engines).index(entry["engine"])]
         else:
             self.left_out += 1

@@ -23,6 +23,7 @@ _STAMP = re.compile(
     rb'<meta name="diver-trt-gallery" content="'
     rb'([0-9]{1,9}) ([0-9a-f]{64}) ([0-9]{1,5}) (png|jpg)">'
 )
+# The stamp comes right after the charset, at the top of page.html.
 _HEAD_BYTES = 1024
 _SHEET = re.compile(r"gallery_([0-9]{5,7})\.(?:png|jpg)")
 
@@ -42,6 +43,7 @@ def is_gallery_file(root: Path, name: str, images: int) -> bool:
     """
     if name == PAGE:
         return not is_foreign(root)
+    # No dataset has more sheets than images: others are somebody else's files.
     match = _SHEET.fullmatch(name)
     return match is not None and int(match[1]) < images
 

@@ -115,6 +115,7 @@ class Numbered:
 
 def by_index(index: int, number: int, wnid: str | None) -> str:  # noqa: ARG001
     """Return the path of an image in a folder named by its class's index."""
+    # Padded, so that a trainer that sorts folders by name gets the classes in index order.
     return f"{index:05d}/{number:05d}.png"
 
 
@@ -160,6 +161,7 @@ class Layout:
         Raises:
             OutputError: If a package that it needs is not installed.
         """
+        # Looked for and not imported: torch takes seconds to load.
         for package in self.requires:
             if importlib.util.find_spec(package) is None:
                 raise OutputError(
@@ -199,6 +201,7 @@ def class_name(entry: Mapping[str, Any]) -> str:
     """Return the name of a class in a manifest, else its wnid, else its number in the model."""
     if own_name := entry.get("own_name"):
         return str(own_name)
+    # ImageNet's names are lists of synonyms: "tench, Tinca tinca".
     return str(entry["name"].split(",")[0] if entry["name"] else entry["wnid"] or entry["label"])
 
 
