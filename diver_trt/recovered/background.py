@@ -31,6 +31,7 @@ class Background(Generic[T]):
     def add(self, task: Callable[[], T]) -> None:
         """Run a task after those that were added before; wait while very many are unfinished."""
         if len(self._tasks) >= MOST_WAITING:
+            # Not the oldest: tasks that are done stay in the deque until `finished` yields them.
             wait([self._tasks[-MOST_WAITING]])
         self._tasks.append(self._executor.submit(self._run, task))
 
