@@ -127,11 +127,13 @@ def _connect(ray: Any, address: str) -> None:
     if address != LOCAL:
         ray.init(address=address, **quiet)
         return
+    # SECURITY.md promises it: https://docs.ray.io/en/latest/cluster/usage-stats.html
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Without this, Ray announces a future change of its own on every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
         address=LOCAL,
+        # Ray itself does not look at the cores to which this process is restricted (its affinity).
         num_cpus=available_cores(),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
@@ -141,6 +143,7 @@ def _connect(ray: Any, address: str) -> None:
 
 def nodes_of(ray: Any) -> Sequence[Mapping[str, float]]:
     """Return the resources of each node that is alive."""
+    # Nodes that died stay in Ray's list.
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -156,6 +159,8 @@ def _require_reachable(address: str) -> None:
             f"Ray at {address}: cannot be reached ({shown(str(cause))}); start it there with "
             f"`ray start --head --port {port}`, and this command on one of its nodes"
         ) from cause
+    # A frame's type is its fourth byte (RFC 9113, section 4.1). With TLS the greeting in clear text
+    # is not answered by one.
     if not os.environ.get("RAY_USE_TLS") and answer[3:4] != SETTINGS:
         raise EngineError(
             f"Ray at {address}: another server answers there; expected the address that "

@@ -121,6 +121,7 @@ class Worker:
             self._opener = ModelOpener(model, recipe, placement)
             self._recoverer = self._opener.open()
         memory, batch = self._recoverer.memory, self._recoverer.batch
+        # Networks that take turns on the device are loaded once per task: it is a whole chunk.
         resident = memory is None or memory.residency == "resident"
         return Ready(
             node=socket.gethostname(),
@@ -138,12 +139,14 @@ class Worker:
     def _recover(self, samples: list[Sample]) -> Recovered:
         done: dict[str, RecoveredSample] = {}
         with _reported() as texts:
+            # What was done before memory ran out is not done again.
             while missing := [sample for sample in samples if sample.key not in done]:
                 try:
                     for event in self._recoverer.events(missing):
                         if isinstance(event, RecoveredSample):
                             done[event.key] = event
                 except DeviceMemoryError as shortage:
+                    # Before the next one is opened: there is not enough memory for one.
                     self._recoverer.close()
                     self._opener.halve(shortage)
                     self._recoverer = self._opener.open()
