@@ -49,6 +49,7 @@ def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnPro
     """
     hub = import_hub(f"reading {name}")
     manifest = _find_manifest(name, on_note)
+    # The blob itself: the cache's file is a symlink out of its folder, which `read` refuses.
     document = Document.read(
         Path(os.path.realpath(manifest)), BundleError, LIMITS, where=f"{name}: {MANIFEST}"
     )
@@ -144,6 +145,7 @@ class _Download:
                 for record in missing:
                     self._stage(record, Path(staging) / record.name, transfer)
                 folder.mkdir(exist_ok=True)
+                # All are whole and hashed before the first gets its name.
                 for record in missing:
                     (Path(staging) / record.name).replace(folder / record.name)
         except OSError as cause:
@@ -167,6 +169,7 @@ class _Download:
                 raise self._damaged(
                     record, f"has {file.size:,} bytes, {MANIFEST} lists {record.size_bytes:,}"
                 )
+            # The hub lists a SHA-256 of large files only; small ones are hashed when they are here.
             if file.lfs and file.lfs.sha256 != record.sha256:
                 raise self._changed(record, file.lfs.sha256)
 
@@ -230,6 +233,7 @@ def _is_there(folder: Path, record: FileRecord) -> bool:
 def _linked(source: Path, path: Path) -> str:
     """Hard-link a file, or copy it, in the place of an earlier one; return its SHA-256 in hex."""
     path.unlink(missing_ok=True)
+    # A link to the symlink in the cache would be a symlink again.
     real = os.path.realpath(source)
     try:
         os.link(real, path)

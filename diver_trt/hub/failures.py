@@ -48,6 +48,7 @@ def hub_failure(cause: Exception, revision: str | None = None, *, upload: bool =
             "is not whole in the hub's cache, and HF_HUB_OFFLINE forbids to download it. Unset "
             "HF_HUB_OFFLINE."
         )
+    # Before the class below, which this one is a kind of.
     if isinstance(cause, errors.GatedRepoError):
         return f"is gated on the hub. Accept its conditions on its page, then {_LOGIN}."
     if isinstance(cause, errors.RepositoryNotFoundError):

@@ -98,7 +98,10 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
                 "HF_TOKEN."
             )
         api = hub.HfApi()
+        # None, since an organisation's repositories may be private by default:
+        # https://huggingface.co/docs/huggingface_hub/package_reference/hf_api
         api.create_repo(repository, private=private or None, exist_ok=True)
+        # It may have existed, with other files and another visibility.
         found = api.model_info(repository)
         _require_fit(
             repository,
