@@ -156,6 +156,7 @@ class Bundle:
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
+    # Left out where there are none, so that other bundles are written as they were before.
     prompts: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     @classmethod
@@ -290,6 +291,7 @@ class Bundle:
     @property
     def model_id(self) -> str:
         """The model's name on the hub, or its directory."""
+        # By the name that `distilled.class_map.ModelClasses` asks for.
         return self.model.id
 
     @property

@@ -84,6 +84,7 @@ def shown_value(value: object) -> str:
 
 def shown(foreign: str) -> str:
     """Escape untrusted text for a message, and cut it after `MAX_SHOWN` characters."""
+    # Cut before it is escaped: no escape is cut in two, and a text of any length costs no more.
     return printable(foreign) if len(foreign) <= MAX_SHOWN else f"{printable(foreign[:MAX_SHOWN])}…"
 
 

@@ -148,6 +148,7 @@ def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int,
             raise GraphError(
                 f"byte {position} starts a field of wire type {kind}, which ONNX does not use"
             )
+        # 0 is not a field number: https://protobuf.dev/programming-guides/proto3/#assigning
         if number == 0 or last > end:
             raise GraphError(f"byte {position} starts an invalid field")
         yield number, kind, first, last

@@ -61,6 +61,8 @@ def is_recovered(root: Path) -> bool:
     """Return whether a folder has a manifest of ours, even a damaged one."""
     if not (root / MANIFEST).is_file():
         return False
+    # A web app's manifest.json is not one of ours; of a damaged one nobody can tell, and whoever
+    # reads it gets the reason.
     try:
         fields = Document.read(root / MANIFEST, DatasetError).fields
     except DatasetError:

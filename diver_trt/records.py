@@ -165,10 +165,12 @@ class Head:
             recovered into this one.
     """
 
+    # Written in this order, which a resumed run compares as well.
     schema: int = MANIFEST_SCHEMA
     tool: Tool
     bundle: Model
     recipe: Mapping[str, Any]
+    # 64 bits, as `method.noise.checked_seed` takes them.
     seed: Annotated[int, whole(-(2**63))]
     copies: Count = 1
     source: Source

@@ -99,6 +99,7 @@ def _find_manifest(name: HubName, on_note: Callable[[str], None]) -> Path:
         raise
     except Exception as cause:  # the client's HTTP library has a class of its own for each failure
         failure = hub_failure(cause, revision)
+        # A revision that is gone is no reason to use an old copy; a hub that does not answer is.
         if isinstance(cause, errors.RevisionNotFoundError) or not cached:
             raise BundleError(f"{name}: {failure}") from cause
         if not isinstance(cause, errors.OfflineModeIsEnabled):

@@ -111,6 +111,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
         seen = "private" if found.private else "public"
         on_note(f"uploading {upload}, to {repository}, which is {seen}")
         message = f"Upload the bundle {upload.bundle.sha256[:12]}"
+        # One commit: a connection that is lost leaves the repository as it was.
         commit = api.create_commit(repository, additions, commit_message=message)
     except DiverError:
         raise

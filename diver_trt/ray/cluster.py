@@ -97,6 +97,7 @@ def connected(address: str) -> Iterator[Any]:
         EngineError: If no cluster answers at the address, or Ray cannot be started.
     """
     ray = import_ray()
+    # Here `ray.init` would raise, and our shutdown would end the caller's own connection.
     if ray.is_initialized():
         yield ray
         return
@@ -151,6 +152,7 @@ def _require_reachable(address: str) -> None:
     """Check that a server of Ray's protocol answers, which Ray would wait for during minutes."""
     host, _, port = address.rpartition(":")
     try:
+        # A HOST may be an IPv6 address in brackets.
         with socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S) as connection:
             connection.sendall(HTTP2_GREETING)
             answer = connection.recv(9)

@@ -183,6 +183,7 @@ class WorkerPool:
         """
         unread = iter(samples)
         yield BatchStarts()
+        # A run that is asked to stop still waits for the batches that workers have begun.
         while not self._stopping() or self._under_way():
             if self._stopping():
                 self._withdraw_waiting()
@@ -191,6 +192,7 @@ class WorkerPool:
             if not self._lost and not self._under_way():
                 break
             for images in self._answers():
+                # A task may be several batches, and progress counts the steps of batches.
                 for _ in range(self.steps_per_batch * -(-len(images) // self.batch)):
                     yield StepDone()
                 yield from images

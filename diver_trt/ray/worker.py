@@ -107,6 +107,7 @@ class Worker:
     def _open(self, bundle: Path, sha256: str, recipe: Recipe, placement: Placement) -> Ready:
         limit_cores_to_assigned()
         with _reported() as texts:
+            # Here, since `Bundle.open` would advise to export the model on this machine.
             if not bundle.is_dir():
                 raise BundleError(
                     f"{bundle}: is not on this machine; every machine needs the bundle of this run "

@@ -102,6 +102,7 @@ def convert_recovered(
     _check_output(output, source, target)
     if gallery:
         require_place(output)
+    # Soft labels are read and compared here, before anything is written.
     dataset = _copies(folder, head, target)
     # Every image before the first is copied: a damaged one must not leave half a folder.
     for number, sample in enumerate(folder.manifest.samples):

@@ -140,6 +140,7 @@ class _Opening:
         manifest = Document.read(self.root / MANIFEST, OutputError)
         values = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
         recorded = RecordedInputs(inputs_of_entries(values), complete=True)
+        # Before the images are hashed, which takes long.
         same_input = self._require_same(manifest.fields, recorded)
         found = verify(self.root, values, self.samples, same_input=same_input)
         notes = self._notes(manifest.fields, found, same_input=same_input)
@@ -233,6 +234,7 @@ class _Opening:
 
     def _notes(self, head: Mapping[str, Any], found: Verified, *, same_input: bool) -> list[str]:
         notes = []
+        # `require_same_run` has refused versions of other images.
         if (version := head["tool"]["version"]) != self.head["tool"]["version"]:
             notes.append(f"was begun with version {version}, which makes the same images")
         if not same_input:

@@ -293,6 +293,7 @@ def _write_head(file: BinaryIO, head: Mapping[str, Any], inputs: Iterable[Sequen
     Returns:
         Where the next line begins.
     """
+    # The object is left open: the list is its last field.
     file.write(json.dumps(head).removesuffix("}").encode())
     # Image by image: a list of them all takes several times the memory of its text.
     before = ', "inputs": ['

@@ -80,6 +80,7 @@ class OutputNames:
         patterns = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
         folders = [root]
         for pattern in patterns:
+            # Level by level, so that a symlink is found before anything below it is listed.
             below = [folder for parent in folders for folder in parent.iterdir()]
             folders = []
             for folder in below:

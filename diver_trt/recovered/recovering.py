@@ -100,6 +100,7 @@ class _Run:
                 # After the last sample the recoverer finds out that none is left: not a batch.
                 elif isinstance(event, StepDone) or unread or taken:
                     yield event
+            # The events of the last images come before `Finished`.
             self._background.wait()
             yield from self._background.finished()
             yield from self._newly_skipped()

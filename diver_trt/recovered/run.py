@@ -318,6 +318,7 @@ def _gallery(
     """
     if not asked:
         with reported(output):
+            # A gallery that still shows this dataset stays, although this run writes none.
             delete_stale(output, len(job.dataset.samples))
         return None
     if not is_current(output):

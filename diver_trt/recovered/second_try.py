@@ -50,6 +50,7 @@ class SecondTry:
             if self._twin is None:
                 return None
             image = self._distilled.read(sample)
+            # `keep_bad`: a second bad image is a result with its problem, not an EngineError.
             return next(
                 self._twin(
                     [image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True

@@ -192,6 +192,7 @@ class DatasetWriter:
             "classes": classes,
         }
         path = self.root / MANIFEST
+        # The object is left open: the samples are its last field.
         head = json.dumps(manifest, indent=1).removesuffix("\n}")
         with reported(path):
             # Entry by entry from the journal: ImageNet at 100 images per class has 100,000 of them.

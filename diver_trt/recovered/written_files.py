@@ -93,6 +93,7 @@ def soft_labels_in(folder: RecoveredFolder, name: str) -> SoftLabels | None:
     path = listed_file(folder.root, name)
     require_written(path, hashes[name])
     count = len(manifest.samples)
+    # Layouts `pt` and `npz` keep them in their own files.
     rows = read_soft_labels(path, count) if path.suffix == ".npy" else _of_tensors(path, count)
     if rows is not None:
         _require_rows(path, rows, manifest)

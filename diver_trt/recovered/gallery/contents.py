@@ -81,6 +81,7 @@ class Contents:
     def of(cls, manifest: Manifest) -> Contents:
         """Return the contents of a dataset with this manifest."""
         rows = Rows()
+        # A page lists the images that were left out in their places among the others.
         entries = (*manifest.samples, *manifest.skipped)
         for entry in sorted(entries, key=lambda entry: position_of(entry.key)):
             rows.add(dump(entry))

@@ -61,6 +61,7 @@ class Written:
         """Yield the soft label of each image, [classes] float32, if there are any."""
         if self.soft_labels is not None:
             for position in range(len(self.files)):
+                # Contiguous, because rows are written as bytes.
                 yield np.ascontiguousarray(self.soft_labels(position), np.float32)
 
     @contextmanager

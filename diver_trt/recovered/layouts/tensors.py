@@ -115,6 +115,7 @@ def _with_stacked(
     path = written.root / STACKED
     try:
         with reported(path):
+            # As in `files.replacing`: an earlier file may be a symlink.
             path.unlink(missing_ok=True)
             # Written in full before it is mapped: storing into a mapped file on a full disk raises
             # SIGBUS, which kills the process: https://man7.org/linux/man-pages/man2/mmap.2.html
