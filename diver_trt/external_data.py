@@ -71,7 +71,7 @@ def external_locations(path: Path) -> set[str]:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[Buffer]:
-    """Yield the bytes of a file, which are read only where they are looked at.
+    """Yield the bytes of a file, mapped into memory: only what is accessed is read.
 
     Raises:
         OSError: If it cannot be read.

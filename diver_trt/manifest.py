@@ -44,8 +44,8 @@ class RecoveredImages:
         indices: The class of each in the dataset's order.
         labels: The model's class of each index.
         own_names: The name that a class map's file gave to each index, where it gave one.
-        soft_labels: Whether the dataset has soft labels, which are not among these.
-        unlisted: Which images in its folders are not of it, in words, or None.
+        soft_labels: Whether the dataset has soft labels; they are not read.
+        unlisted: A note naming images in its folders that the manifest does not list, or None.
     """
 
     class_map: str
@@ -96,11 +96,11 @@ def _files(manifest: Manifest) -> tuple[Companion | Recovered, ...]:
 
 
 def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | None:
-    """Return which images in a recovered dataset's folders are not of it, in words, or None.
+    """Return a note naming images in a dataset's folders that it does not list, or None.
 
     Args:
         root: The dataset.
-        listed: The images that are; None reads them from the manifest.
+        listed: The images that it lists; None reads the manifest.
 
     Raises:
         DatasetError: If the manifest is damaged or of another schema.

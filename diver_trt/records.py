@@ -126,10 +126,10 @@ class Shard:
         ]
 
     def check(self) -> None:
-        """Compare both, when they have been read.
+        """Compare the two numbers after they have been read.
 
         Raises:
-            Invalid: If there are fewer shards.
+            Invalid: If the part's number is larger than the number of parts.
         """
         if self.number > self.of:
             raise Invalid(

@@ -78,7 +78,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
 
     Args:
         upload: What `prepare` returned.
-        private: Whether others must not see it.
+        private: Whether the repository must be private.
         on_note: Receives what is uploaded, in lines of text.
 
     Raises:

@@ -63,7 +63,7 @@ class Conversion:
 
 
 def is_recovery(path: Path) -> bool:
-    """Return whether a path is a folder of this project's, even an unfinished or damaged one."""
+    """Return whether a folder holds a recovery, even an unfinished or damaged one."""
     return is_recovered(path) or (path / JOURNAL).is_file()
 
 

@@ -34,7 +34,7 @@ def sheet_name(number: int, suffix: str) -> str:
 
 
 def is_gallery_file(root: Path, name: str, images: int) -> bool:
-    """Return whether a name in a folder is one of its gallery's, and not of somebody else's page.
+    """Return whether a file in a folder belongs to its gallery, and is not somebody else's page.
 
     Args:
         root: The folder.

@@ -85,7 +85,7 @@ class Numbered:
     Attributes:
         stem: Name of each file before its number of six digits.
         suffix: Name of each file after its number.
-        images: Most images of one file.
+        images: Maximum number of images in a file.
     """
 
     stem: str
