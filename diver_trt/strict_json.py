@@ -98,7 +98,9 @@ def _short(number: str) -> str:
     # Python takes quadratic time for the conversion, and from 4,300 digits on refuses it:
     # https://docs.python.org/3/library/stdtypes.html#integer-string-conversion-length-limitation
     if len(number) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(number):,} digits, expected at most {MAX_DIGITS:,}")
+        raise ValueError(
+            f"a number has {len(number):,} characters, expected at most {MAX_DIGITS:,}"
+        )
     return number
 
 

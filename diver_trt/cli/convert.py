@@ -177,7 +177,6 @@ def _convert_tensors(
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.conversion.reading import read_to_convert
     from diver_trt.distilled.conversion.writing import write_converted
-    from diver_trt.distilled.subset_names import subset_of_path
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
     file = find_one_tensor_file(source)
@@ -185,9 +184,9 @@ def _convert_tensors(
     converted = read_to_convert(file, options, zca_reference)
     tensors = converted.tensors
     # What the user states, else what the file states, else what the method usually does.
-    factor = options.collage or tensors.collage or tensors.format.default_collage(tensors.side)
+    factor = options.collage or tensors.collage or tensors.format.default_collage(min(tensors.size))
     # A subset that only the path names would be lost: the new file may lie anywhere.
-    classes = tensors.classes or options.classes or subset_of_path(tensors.path)
+    classes = options.classes or tensors.subset
     write_converted(converted, factor, classes, output)
     whitening = converted.whitened.value if converted.whitened else None
     facts = {

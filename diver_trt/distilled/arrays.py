@@ -6,7 +6,7 @@ its values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from diver_trt.distilled.normalisation import Normalisation, find_normalisation,
 from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.stored_array import Array
 from diver_trt.distilled.structure import TensorStructure, read_structure
+from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.value_range import contradiction, read_range, recognise
 from diver_trt.distilled.whitening import (
     convert_command,
@@ -60,14 +61,16 @@ class Tensors:
     notes: tuple[str, ...]
 
     @property
-    def side(self) -> int:
-        """The shorter side of an image in pixels."""
-        height, width = (
-            self.images.shape[1:3]
-            if channels_last(self.path, self.images)
-            else self.images.shape[2:4]
-        )
-        return int(min(height, width))
+    def size(self) -> tuple[int, int]:
+        """Height and width of a stored image in pixels."""
+        last = channels_last(self.path, self.images)
+        height, width = self.images.shape[1:3] if last else self.images.shape[2:4]
+        return height, width
+
+    @property
+    def subset(self) -> str | None:
+        """The ImageNet subset that the file or the folders around it name, or None."""
+        return self.classes or subset_of_path(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +152,9 @@ def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examine
     # The values decide the form of the labels, except where training them has blurred it.
     labels = read_labels(found.label_path, found.labels, count, centred=method.centred_labels)
     seen = seen_whitening(method, found, path, sample)
-    stored = Stored(path, min(sample.shape[2:]), labels.num_classes)
-    taken = seen is not None and is_taken_as_whitened(method, found, options, stored)
-    return Examined(path, method, found, sample, labels, seen, seen if taken else None)
+    examined = Examined(path, method, found, sample, labels, seen, whitened=None)
+    taken = seen is not None and is_taken_as_whitened(method, found, options, examined.stored)
+    return replace(examined, whitened=seen) if taken else examined
 
 
 def understand(examined: Examined, options: ReadOptions) -> Tensors:
@@ -162,7 +165,8 @@ def understand(examined: Examined, options: ReadOptions) -> Tensors:
     """
     path, method, labels = examined.path, examined.method, examined.labels
     normalisation, doubt = _normalisation(examined, options)
-    notes = [*examined.structure.notes, *filter(None, (method.remark(path), method.advice))]
+    remark = method.remark and method.remark(path)
+    notes = [*examined.structure.notes, *filter(None, (remark, method.advice))]
     if doubt:
         notes.append(doubt)
     if labels.note:

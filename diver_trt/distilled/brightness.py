@@ -53,4 +53,4 @@ def brightness_share(images: NDArray[Any]) -> float:
 def brightness(images: NDArray[Any]) -> str:
     """Return the share of the energy that is brightness, as messages print it."""
     share = brightness_share(images)
-    return f"{share:.1%} of their energy is brightness, of photographs' 20% and more"
+    return f"brightness is {share:.1%} of their energy; in photographs it is 20% or more"

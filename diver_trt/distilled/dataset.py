@@ -226,7 +226,7 @@ def _from_tensors(
     parts = [read_tensors(file, options) for file in files]
     first, found = parts[0], join_tensors(path, parts, bundle, options.classes)
     stated = options.collage or first.collage
-    collage = stated or first.format.default_collage(first.side)
+    collage = stated or first.format.default_collage(min(first.size))
     notes, soft_label = [*found.notes], found.soft_label
     if doubt := collage_note(found.images, collage, stated=stated is not None):
         notes.append(doubt)

@@ -36,7 +36,7 @@ def channels_last(path: Path, array: Array) -> bool:
             return last
     raise DatasetError(
         f"{path}: images are {describe_array(array)}; expected float16, float32, float64 or uint8, "
-        "[n, 3, H, W] or [n, H, W, 3]"
+        "[n, c, H, W] or [n, H, W, c] with 1 or 3 channels"
     )
 
 

@@ -50,6 +50,8 @@ _silent_blocks = 0
 _STRIP_PIXELS = 1 << 20
 _JPEG_END = b"\xff\xd9"
 _EXIF_ORIENTATION = 0x0112
+_SWAPPED = (5, 6, 7, 8)
+"""Orientations with rows and columns swapped."""
 
 _REFUSED_MODES = {
     "CMYK": "holds CMYK colours, whose RGB depends on a printing profile; convert it to RGB",
@@ -108,13 +110,14 @@ def check_image(path: Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return an image's width and height as stored, from its header alone.
+    """Return the width and height that an image is read with, from its header and EXIF alone.
 
     Raises:
         DatasetError: If the header is not that of a supported image.
     """
     with quiet(), _header(path) as (image, _):
-        return image.size
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SWAPPED else (width, height)
 
 
 def decoding_bytes(path: Path) -> int:
@@ -319,17 +322,21 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
     """Rotate and flip pixels as the image's EXIF orientation requires."""
     # Not ImageOps.exif_transpose, which would copy the decoded image.
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # metadata that cannot be parsed is ignored
-        return pixels
-    if orientation in (5, 6, 7, 8):  # rows and columns are swapped
+    orientation = _orientation(image)
+    if orientation in _SWAPPED:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # metadata that cannot be parsed is ignored
+        return 1
 
 
 def _ends_with(file: BinaryIO, end: bytes) -> bool:

@@ -80,9 +80,7 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
             f"{path}: {array.shape[0]} labels for {images} images; expected one each"
         )
     if len(array.shape) == 1:
-        return _hard(
-            path, np.concatenate(list(_chunks(array))) if images else np.empty(0, np.int64)
-        )
+        return _hard(path, np.concatenate(list(_chunks(array))))
     plain = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
         raise _other_array(path, array)
@@ -202,11 +200,12 @@ def _hard(path: Path, values: NDArray[Any]) -> Labels:
             f"{path}: labels are {describe(values)}; expected integers"
             f"{', which these are in value: save them as int64' if whole else ''}"
         )
-    if values.size and (values.min() < 0 or values.max() >= MAX_CLASSES):
-        bad = values.min() if values.min() < 0 else values.max()
-        raise DatasetError(f"{path}: found label {bad}; expected classes from 0 on")
+    if (bad := values.min()) < 0 or (bad := values.max()) >= MAX_CLASSES:
+        raise DatasetError(
+            f"{path}: found label {bad}; expected classes from 0 to {MAX_CLASSES - 1:,}"
+        )
     classes = values.astype(np.int64)
-    return Labels("hard", classes, int(classes.max()) + 1 if classes.size else 0, None)
+    return Labels("hard", classes, int(classes.max()) + 1, None)
 
 
 def _is_centred_one_hot(array: Array) -> bool:

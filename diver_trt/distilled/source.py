@@ -74,7 +74,7 @@ class ImageSource(Protocol):
         ...
 
     def size(self, position: int) -> tuple[int, int]:
-        """Return an image's width and height as stored, without decoding it.
+        """Return the width and height that an image is read with, without decoding it.
 
         Raises:
             DatasetError: If it cannot be opened.
@@ -119,7 +119,7 @@ class ImageFiles:
         return read_image(self._path(position))
 
     def size(self, position: int) -> tuple[int, int]:
-        """Return the size in the file's header."""
+        """Return the size in the file's metadata."""
         return image_size(self._path(position))
 
     def sha256(self, position: int) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
@@ -50,11 +51,14 @@ class StoredArray(ABC):
         return self.shape[0]
 
     def __getitem__(self, rows: int | slice) -> NDArray[Any]:
-        if isinstance(rows, slice):
-            first, stop, _ = rows.indices(self.shape[0])
-            return self._read(first, (max(0, stop - first), *self.shape[1:]))
-        row: NDArray[Any] = self._read(rows, (1, *self.shape[1:]))[0]
-        return row
+        # As a sequence has them: negative ones count from the end, others raise IndexError.
+        wanted = range(self.shape[0])[rows]
+        if isinstance(wanted, int):
+            row: NDArray[Any] = self._read(wanted, (1, *self.shape[1:]))[0]
+            return row
+        if wanted.step != 1:
+            raise ValueError(f"found the step {wanted.step}, expected rows that are neighbours")
+        return self._read(wanted.start, (len(wanted), *self.shape[1:]))
 
     @property
     def nbytes(self) -> int:
@@ -144,12 +148,13 @@ class Once(Generic[T]):
 
     def __init__(self, function: Callable[[], T]) -> None:
         # A list, since the result may itself be None.
-        self._function, self._result = function, list[T]()
+        self._function, self._result, self._lock = function, list[T](), Lock()
 
     def __call__(self) -> T:
         """Return the result; what the function raises is not kept."""
-        if not self._result:
-            self._result.append(self._function())
+        with self._lock:  # two threads would both read the array, and both count it
+            if not self._result:
+                self._result.append(self._function())
         return self._result[0]
 
     def __reduce__(self) -> tuple[type[Once[T]], tuple[Callable[[], T]]]:
@@ -187,8 +192,9 @@ class LoadBudget:
                 f"{self._path}: would need {taken:,} bytes of memory, since it cannot be read "
                 f"row by row; expected at most {MAX_LOADED_BYTES:,}: {remedy}"
             )
-        self._taken = taken
-        return read()
+        values = read()
+        self._taken += array.nbytes  # after the read: one that fails may be tried again
+        return values
 
 
 Array: TypeAlias = StoredArray | NDArray[Any]

@@ -105,8 +105,8 @@ _EXPECTED = (
 
 def _bare(path: Path, images: Array) -> TensorStructure:
     # HaBa's file has MTT's name, and would be read as images; its siblings distinguish the two.
-    siblings = {sibling.stem for sibling in path.parent.iterdir()}
-    if "weights_best" in siblings or any(name.startswith("styles_") for name in siblings):
+    # `glob` takes a folder that cannot be listed for an empty one.
+    if any(any(path.parent.glob(pattern)) for pattern in ("weights_best.*", "styles_*")):
         raise DatasetError(
             f"{path}: was written by HaBa, whose files hold bases instead of images. Save the "
             "images that its networks make of them, as a list of images and labels."
@@ -114,11 +114,9 @@ def _bare(path: Path, images: Array) -> TensorStructure:
     # FTD saves averaged images, `ema_images_best.pt`, with labels of their own.
     average = "ema_" if path.stem.startswith("ema_") else ""
     # `images_zca_500` => `500`, whose labels are `labels_500`.
-    iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
-    candidates = [
-        path.with_name(f"{average}labels_{iteration}{path.suffix}"),
-        path.with_name(f"{average}labels{path.suffix}"),
-    ]
+    iteration = re.sub(r"^(ema_)?images(_zca)?(_|$)", "", path.stem)
+    names = [f"{average}labels_{iteration}"] if iteration else []
+    candidates = [path.with_name(f"{name}{path.suffix}") for name in (*names, f"{average}labels")]
     for candidate in candidates:
         if candidate != path and candidate.is_file():
             labels = open_stored(candidate)

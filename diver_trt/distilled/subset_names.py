@@ -37,8 +37,10 @@ _SUBSET_NAMES = {
 def subset_of_path(path: Path) -> str | None:
     """Return the ImageNet subset that a path names, if its last folders name exactly one."""
     found = set()
-    # Resolved, so that a file named relative to its own folder has its folders around it.
-    for part in path.resolve().parts[-5:]:
+    # Resolved, so that a file named relative to its own folder has its folders around it; but not a
+    # file itself, which may be a symlink into a cache.
+    resolved = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    for part in resolved.parts[-5:]:
         words = [word for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
         # Pairs of words, because of imagenet-10 and imagenet_fruits.
         pairs = (first + second for first, second in pairwise(words))

@@ -26,7 +26,6 @@ from diver_trt.distilled.class_map import (
 from diver_trt.distilled.labels import Labels
 from diver_trt.distilled.methods import missing_part
 from diver_trt.distilled.source import ImageSource, Joined, StoredImages
-from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.errors import DatasetError
 
 SoftLabel = NDArray[np.float32]
@@ -128,16 +127,28 @@ def repeated_labels(class_map: ClassMap) -> list[str]:
 
 def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:
     first = parts[0]
+    common = _facts(first)
     for part in parts[1:]:
-        if (part.format, part.side, part.normalisation) != (
-            first.format,
-            first.side,
-            first.normalisation,
-        ):
-            raise DatasetError(
-                f"{path}: {first.path} and {part.path} hold different kinds of data, so they are "
-                "not parts of one set; name one of them"
-            )
+        for name, value in _facts(part).items():
+            if value != common[name]:
+                raise DatasetError(
+                    f"{path}: {first.path} and {part.path} differ in their {name} "
+                    f"({common[name]} and {value}), so they are not parts of one set; name one of "
+                    "them"
+                )
+
+
+def _facts(part: Tensors) -> dict[str, str]:
+    """Return what all parts of a set have in common, by its name in messages."""
+    return {
+        "format": part.format.name,
+        "size of images": f"{part.size[1]} x {part.size[0]}",
+        "normalisation": part.normalisation.name,
+        "collage": str(part.collage or 1),
+        "classes": part.classes or "not stated",
+        "transform that was undone": part.unwhitened or "none",
+        "form of labels": part.labels.form,
+    }
 
 
 def _class_map(
@@ -147,7 +158,7 @@ def _class_map(
     # Ten numbered classes of a model of a thousand may be any subset, so one must be named.
     named = classes
     if named is None and is_imagenet(bundle) and num_classes < IMAGENET_CLASSES:
-        named = tensors.classes or subset_of_path(tensors.path)
+        named = tensors.subset
         if named is None:
             raise DatasetError(subset_needed(tensors.path, f"has {num_classes} classes"))
     return load_class_map(

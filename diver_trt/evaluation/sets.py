@@ -16,13 +16,12 @@ import numpy as np
 from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
 from diver_trt.counted import counted
 from diver_trt.digits import find_source
-from diver_trt.distilled.arrays import Tensors, read_tensors
+from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import IMAGENET_CLASSES, Classes, imagenet_wnids, load_class_map
 from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.folders import own_classes
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError, UsageError
 from diver_trt.evaluation.image_set import ImageSet
@@ -150,7 +149,7 @@ def list_set(path: Path, options: ReadOptions | None = None) -> ListedSet:
     if files := find_tensor_files(path):
         parts = [read_tensors(file, options) for file in files]
         if options.classes is None:
-            options = replace(options, classes=_subset(parts[0]))
+            options = replace(options, classes=parts[0].subset)
         count = max(part.labels.num_classes for part in parts)
         return _listed(path, options, Classes(count))
     own = own_classes(path)
@@ -158,10 +157,6 @@ def list_set(path: Path, options: ReadOptions | None = None) -> ListedSet:
         return _listed(path, options, Classes(own.count))
     dataset = read_dataset(path, Classes(own.count, own.names), replace(options, classes=None))
     return ListedSet(dataset, (own.names,))
-
-
-def _subset(tensors: Tensors) -> str | None:
-    return tensors.classes or subset_of_path(tensors.path)
 
 
 def _listed(path: Path, options: ReadOptions, numbers: Classes) -> ListedSet:

@@ -194,8 +194,8 @@ def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bu
 def test_the_summary_lists_facts_and_assumptions(tmp_path: Path, imagenet: Bundle) -> None:
     dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
     assert dataset.summary == (
-        "MTT, TESLA, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, imagenet-normalised, "
-        "classes as in imagewoof"
+        "MTT, TESLA, FTD, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, "
+        "imagenet-normalised, classes as in imagewoof"
     )
 
 

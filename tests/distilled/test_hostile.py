@@ -318,7 +318,7 @@ def damaged_late(folder: Path) -> None:
         (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
         (encoded_again_and_again, "holds a list of 302; expected"),
         (plain_pickle, "holds more than tensors (numpy._core.multiarray._reconstruct)"),
-        (negative_labels, "found label -1; expected classes from 0 on"),
+        (negative_labels, "found label -1; expected classes from 0 to 99,999"),
         (odd_labels, "neither logits nor probabilities"),
         (link_out, "3/0.png: is a symlink out of the dataset"),
         (folder_link_out, "3: is a symlink out of the dataset"),

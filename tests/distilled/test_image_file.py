@@ -59,6 +59,7 @@ def test_images_are_read_upright(tmp_path: Path, name: str, orientation: int) ->
     with Image.open(tmp_path / name) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     np.testing.assert_array_equal(read_image(tmp_path / name), expected)
+    assert image_size(tmp_path / name) == expected.shape[1::-1]
 
 
 def test_an_image_larger_than_a_strip_is_read_whole(tmp_path: Path) -> None:

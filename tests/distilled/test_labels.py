@@ -90,7 +90,7 @@ def test_softmax_of_the_logits_of_probabilities_is_the_probabilities() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([0, -1, 2, 1]), "found label -1; expected classes from 0 on"),
+        (np.array([0, -1, 2, 1]), "found label -1; expected classes from 0 to 99,999"),
         (np.array([0, 2**40, 2, 1]), "found label 1099511627776"),
         (
             np.array([0.0, 1.0, 2.0, 1.0]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +246,19 @@ def test_glads_dictionaries_have_glads_mean(tmp_path: Path, imagenet: Bundle) ->
     assert_holds(dataset, images, CLASSES, WOOF)
 
 
+def test_folders_count_around_a_symlink_and_not_around_its_target(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    """As in the cache of the Hugging Face hub, whose files are symlinks to blobs without a name."""
+    run = tmp_path / "logged_files" / "imagenet-fruits" / "run"
+    run.mkdir(parents=True)
+    path = methods.mtt(run, known_images(20, 128), CLASSES)
+    path.rename(tmp_path / "blob")
+    path.symlink_to(tmp_path / "blob")
+    dataset = read_dataset(path, imagenet, ReadOptions())
+    assert (dataset.origin.format.name, dataset.classes) == ("glad", "imagefruit")
+
+
 def test_a_note_names_the_experiment_that_is_read(tmp_path: Path, imagenet: Bundle) -> None:
     path = methods.dm(tmp_path, known_images(20, 32), CLASSES)
     assert (
@@ -300,9 +314,30 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
         tmp_path / "conv_20_phase3" / "data.pt",
     )
     with pytest.raises(
-        DatasetError, match="hold different kinds of data, so they are not parts of one set"
+        DatasetError, match=r"differ in their size of images \(.*\), so they are not parts of one"
     ):
         as_woof(tmp_path, imagenet)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"classes": "imagewoof"}, r"classes \(imagenette and imagewoof\)"),
+        ({"collage": "2"}, r"collage \(1 and 2\)"),
+        ({"unwhitened": "0" * 64}, r"transform that was undone \(none and 0{64}\)"),
+        ({"labels": np.eye(10, dtype=np.float32)}, r"form of labels \(hard and probabilities\)"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_not_joined(
+    tmp_path: Path, imagenet: Bundle, stated: dict[str, Any], message: str
+) -> None:
+    facts: dict[str, Any] = {"format": "mtt", "normalisation": "none", "classes": "imagenette"}
+    arrays = {"images": known_images(10, 32), "labels": np.arange(10)}
+    for name, others in (("S1", {}), ("S2", stated)):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "images_best.npz", **{**arrays, **facts, **others})
+    with pytest.raises(DatasetError, match=rf"S1.* and .*S2.* differ in their {message}"):
+        read_dataset(tmp_path, imagenet, ReadOptions())
 
 
 def test_bases_and_soft_label_files_are_not_images(tmp_path: Path, imagenet: Bundle) -> None:

@@ -82,8 +82,8 @@ def test_images_of_a_vae_keep_their_contrast(tmp_path: Path, digits: Bundle, sid
     np.testing.assert_allclose(pixels(dataset), known_images(20, side), atol=1)
     (note,) = dataset.origin.notes
     assert note.endswith(
-        "so they are read as pixels scaled to -1 to 1, while those of MTT, TESLA, DATM, EDF or "
-        "SeqMatch tensors are imagenet-normalised: if that is wrong, --normalisation imagenet"
+        "so they are read as pixels scaled to -1 to 1, while those of MTT, TESLA, FTD, DATM, EDF "
+        "or SeqMatch tensors are imagenet-normalised: if that is wrong, --normalisation imagenet"
     )
     assert read(tmp_path, digits, normalisation="imagenet").origin.normalisation == "imagenet"
 

@@ -33,7 +33,7 @@ from tests.distilled.whitened import (
     save_mtt,
 )
 
-SEEN = "4.2% of their energy is brightness, of photographs' 20% and more"
+SEEN = "brightness is 4.2% of their energy; in photographs it is 20% or more"
 
 
 def notes_of(path: Path, bundle: Bundle, **options: Any) -> tuple[str, ...]:

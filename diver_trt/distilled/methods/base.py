@@ -147,11 +147,6 @@ def not_normalised(_: Stored) -> str:
     return "none"
 
 
-def no_remark(_: Path) -> str | None:
-    """Return None: the file's name implies nothing that a user should know."""
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """A family of distillation methods that write the same files.
@@ -176,7 +171,7 @@ class Method:
         file_names: Pattern of names that only their images have: such a file is never skipped, even
             if it is damaged.
         parts: Folders that hold one set together, None if they write a single one.
-        remark: Returns a note on a file, from its name and those beside it.
+        remark: Returns a note on a file, from its name and those beside it; None without any.
         advice: A note on all their sets.
     """
 
@@ -197,7 +192,7 @@ class Method:
     beside: str | None = None
     file_names: str | None = None
     parts: Parts | None = None
-    remark: Callable[[Path], str | None] = no_remark
+    remark: Callable[[Path], str | None] | None = None
     advice: str | None = None
 
     @property

@@ -22,8 +22,9 @@ def _recognises(found: Found) -> bool:
         re.fullmatch(r"images_0\d{4}", sibling.stem)
         for sibling in found.folder.glob("images_0????.*")
     )
-    # Its runs lie in `logged_files/imagenet-fruits/RUN`.
-    folders = [part.lower() for part in found.path.resolve().parts[-5:-1]]
+    # Its runs lie in `logged_files/imagenet-fruits/RUN`. The folder is resolved and not the file,
+    # which may be a symlink into a cache.
+    folders = [part.lower() for part in found.folder.resolve().parts[-4:]]
     named = any(
         re.search(r"(^|[^a-z])glad([^a-z]|$)", part) or re.fullmatch(_DATASETS, part)
         for part in folders

@@ -1,4 +1,4 @@
-"""MTT and what is built on its code: TESLA, DATM, EDF and SeqMatch.
+"""MTT and what is built on its code: TESLA, FTD, DATM, EDF and SeqMatch.
 
 `images_best.pt` with `labels_best.pt` beside it, and the same of other iterations. MTT whitens
 CIFAR (DATM Tiny-ImageNet, too) and saves each iteration twice: `images_500.pt` holds the optimised
@@ -87,7 +87,7 @@ def _remark(path: Path) -> str | None:
 
 MTT = Method(
     name="mtt",
-    title="MTT, TESLA, DATM, EDF or SeqMatch",
+    title="MTT, TESLA, FTD, DATM, EDF or SeqMatch",
     structures=("tensor",),
     normalisation=by_side,
     whitens=Whitens(kind=Kind.KORNIA, usual=_whitens, instead=_unwhitened),
