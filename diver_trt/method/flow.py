@@ -42,6 +42,7 @@ class Flow:
     def times(self, steps: int) -> NDArray[np.float32]:
         """Return the time at the start of each step, in [0, 1]."""
         _, noise = self.levels(steps)
+        # [K + 1] levels => [K] steps: a step starts at the noisier of its two levels
         share = noise[1:]
         return (share if self.time_rises_to == "noise" else 1 - share).astype(np.float32)
 
