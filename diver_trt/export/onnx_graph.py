@@ -96,6 +96,8 @@ def traced(
     network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> onnx_ir.Model:
     """Return the graph that torch makes of a network, as torch makes it."""
+    # Two of each, since torch.export takes a size of 0 or 1 for a constant:
+    # https://docs.pytorch.org/docs/main/compile/dynamic_shapes_zero_one_specialization.html
     arrays = random_inputs(inputs, size=2, seed=0)
     # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such
     # limit.
@@ -161,6 +163,7 @@ def _fold_known_shapes(graph: onnx_ir.Graph) -> None:
         # A Shape with `start` or `end` gives only some of the sizes.
         if known is None or source.shape != [len(known)]:
             continue
+        # A Reshape infers one size only.
         if sum(not isinstance(size, int) for size in known) > 1:
             continue
         sizes = np.array([size if isinstance(size, int) else -1 for size in known], np.int64)
@@ -188,6 +191,7 @@ def _check_graph(
     path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> None:
     try:
+        # By path, which alone works for more than 2 GiB: https://onnx.ai/onnx/api/checker.html
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
         raise ExportError(f"{path.name}: not a valid ONNX graph: {first_line(cause)}") from cause
