@@ -38,6 +38,7 @@ def chunks(
             yield [part]
         else:
             new = {sample.label for sample in part}
+            # A full chunk, or one that would get too many classes, ends before this batch.
             if chunk and (len(chunk) * batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES):
                 yield chunk
                 chunk, classes = [], set()

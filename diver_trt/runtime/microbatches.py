@@ -77,6 +77,7 @@ class MicrobatchedDenoiser:
         self._pairs = [bundle.condition_pair.allocate(size) for _ in engines]
         self._tables: Sequence[Conditions] = ()
         self._null: Conditions = self._pairs[0][:0]
+        # No threads: before the first run there is nothing to stop.
         self._lanes = _Lanes(0, 0, lambda *_: None)
 
     def load(
@@ -88,6 +89,7 @@ class MicrobatchedDenoiser:
         null: Conditions,
     ) -> None:
         """Take a batch."""
+        # The threads of a run that was left half-way still use these buffers.
         self._lanes.stop()
         for buffer, values in (
             (self._latents[0], start),
@@ -187,6 +189,7 @@ class _Lanes:
             EngineError: If the threads were stopped: steps that they had run ahead are void.
         """
         with self._changed:
+            # The slowest thread decides: the caller is shown a step of the whole batch.
             self._changed.wait_for(lambda: self._stopped or min(self._done) > self.taken)
             if self._stopped:
                 raise self._failure or EngineError(

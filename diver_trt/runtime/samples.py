@@ -77,6 +77,7 @@ def checked_samples(
             f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image "
             "alone is image[None]"
         )
+    # What has no length, such as a generator, is counted as it is read (`_samples`).
     if isinstance(images, Sized):
         for name, values in present.items():
             if isinstance(values, Sized) and len(values) != len(images):

@@ -48,6 +48,7 @@ def decoded(decoder: Engine, latents: Latents, hint: str) -> Iterator[tuple[Pixe
         values = decoder.read("image")[0].astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             yield (
+                # The cast of NaN to uint8 is undefined, and numpy warns of it.
                 from_network(np.nan_to_num(values)),
                 f"the decoded image holds NaN or infinite values{hint}",
             )

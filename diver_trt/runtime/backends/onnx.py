@@ -139,9 +139,12 @@ class OnnxSession:
         if size == self.batch:
             engine = OnnxEngine(self.bundle, "denoiser", self.batch, CARRY, self.device)
             return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
+        # One session for all cores, which is safe to run from several threads, so that weights are
+        # loaded once. One thread each: a core runs its images on the thread that calls it.
         network = _open_session(import_onnxruntime(), self.bundle, "denoiser", "cpu", threads=1)
         engines = [
             OnnxEngine(self.bundle, "denoiser", size, session=network)
+            # No engine for a core that gets no images.
             for _ in range(min(cores, math.ceil(self.batch / size)))
         ]
         with reported("ONNX Runtime", "cannot give the denoiser its buffers"):
@@ -195,6 +198,7 @@ class OnnxEngine:
             self._bindings = [self._bind(self._buffers)]
             if carry is not None:
                 output, source = carry
+                # The same buffers with output and input swapped, for every other run.
                 self._bindings.append(
                     self._bind(
                         {
@@ -308,6 +312,7 @@ def _open_session(
     )
     declared = bundle.networks[network]
     require_tensors(graph, reads, writes, declared.inputs, declared.outputs)
+    # Where the provider's libraries do not load, ONNX Runtime continues on the CPU.
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"
