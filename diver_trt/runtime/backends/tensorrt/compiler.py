@@ -123,6 +123,7 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
     if not parser.parse_from_file(str(path)):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{path.name}: TensorRT's parser refuses the graph: {reasons}")
+    # The parser too, since the network refers to weights that the parser owns.
     return builder, definition, parser
 
 

@@ -158,6 +158,7 @@ class Cuda:
             size_bytes,
         )
         self._releases[int(pointer)] = ("cudaFreeHost", pointer)
+        # The array borrows the block: it must not be read after `free`.
         memory = memoryview((ctypes.c_byte * size_bytes).from_address(int(pointer))).cast("B")
         array: NDArray[np.generic] = np.frombuffer(
             memory, dtype=kind, count=math.prod(shape)

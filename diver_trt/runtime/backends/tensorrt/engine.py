@@ -97,6 +97,7 @@ class TrtEngine:
         self._releases: list[int] = []
         sidecar = session.plan.sidecars[network]
         needed = sidecar.memory.activation_bytes
+        # TensorRT calls the logger meanwhile, and drops an interrupt that is raised there.
         with interrupts_held():
             self._engine: Any = self._deserialize()
             self._kernels = (
@@ -142,6 +143,8 @@ class TrtEngine:
         if self._kernels is not None:
             self._kernels.keep()
         self._ports.close()
+        # What was made by the engine goes before the engine:
+        # https://docs.nvidia.com/deeplearning/tensorrt/latest/architecture/how-trt-works.html
         self._context = self._kernels = None
         self._engine = None
         for address in self._releases:
@@ -225,6 +228,7 @@ class TrtEngine:
         engine = session.runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(f"TensorRT cannot load the {self._name} engine: {session.log.last}")
+        # A name that the engine does not have gets the mode NONE, and no error.
         modes = session.module.TensorIOMode
         for specs, mode in ((self._ports.inputs, modes.INPUT), (self._ports.outputs, modes.OUTPUT)):
             for name in specs:
@@ -254,6 +258,7 @@ class TrtEngine:
                 stacklevel=2,
             )
             address, size_bytes = self._own(self._cuda.allocate(needed)), needed
+        # Else TensorRT would allocate scratch memory for each context, and none could be shared.
         strategy = self._session.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._kernels is None:
             context = self._engine.create_execution_context(strategy)

@@ -139,6 +139,7 @@ def _phase(
         scratch_bytes=alive[name].memory.activation_bytes
         if scratch_bytes is None
         else scratch_bytes,
+        # Not shared, unlike scratch memory: every network keeps its own buffers.
         io_bytes=sum(memory.io_bytes for memory in memories),
     )
 

@@ -156,6 +156,7 @@ class Plan:
             raise EngineError(
                 f"{path}: missing ({cause.strerror}); build the engines again"
             ) from cause
+        # Before the hash, since `read` takes the whole file into memory.
         if os.fstat(file.fileno()).st_size != record.size_bytes:
             file.close()
             raise self._changed(network)
