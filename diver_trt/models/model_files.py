@@ -125,6 +125,7 @@ class ModelFiles:
         """
         path = self.need(name, purpose)
         try:
+            # Some editors begin a file with a byte order mark, which json refuses in a text.
             value = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as cause:
             raise ExportError(f"{self.where(name)}: is not valid JSON ({cause})") from cause

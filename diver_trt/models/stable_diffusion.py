@@ -174,7 +174,8 @@ def _process(files: ModelFiles, kind: str) -> tuple[Ddpm, list[str]]:
         raise ExportError(
             f"{files.where(name)}: set_alpha_to_one is {shown(repr(last))}, expected true or false"
         )
-    # The pipeline replaces any other steps_offset by 1, and so do its published images.
+    # The pipeline replaces any other steps_offset by 1 (`steps_offset!=1` in its __init__):
+    # https://github.com/huggingface/diffusers/blob/main/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py
     return replace(process, steps_offset=1, set_alpha_to_one=last), notes
 
 

@@ -111,6 +111,7 @@ def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
 
 def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
+        # A command line may be stored word by word, as sys.argv is.
         words = [item for item in value if isinstance(item, str)]
         yield from _options(" ".join(words))
         for item in value:

@@ -73,6 +73,7 @@ class Predictor(nn.Module):
         self.last = in_dtype(unet.conv_out, dtype)
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        # condition [n, M] => text [n, S E], and a shift [n, C'] for each residual block
         text, *rest = torch.split(condition, self.widths, dim=1)
         context = text.reshape(-1, self.tokens, self.widths[0] // self.tokens)
         shifts = iter(rest)
@@ -153,6 +154,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if shortcut is None else in_dtype(shortcut, dtype)
 
     def forward(self, maps: Tensor, shift: Tensor) -> Tensor:
+        # shift [n, C'] => [n, C', 1, 1], the same at every position
         inner = self.first(F.silu(self.first_norm(maps))) + shift[:, :, None, None]
         outer: Tensor = self.second(F.silu(self.second_norm(inner)))
         maps_out: Tensor = self.shortcut(maps) + outer
@@ -172,9 +174,11 @@ class Transformer(nn.Module):
         self.leave = in_dtype(_as_linear(transformer.proj_out), dtype)
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
+        # maps [n, C, h, w] => tokens [n, h w, D]
         tokens = self.enter(self.norm(maps).flatten(2).transpose(1, 2))
         for block in self.blocks:
             tokens = block(tokens, context)
+        # => [n, C, h, w]
         added: Tensor = self.leave(tokens).transpose(1, 2).reshape(maps.shape)
         return added + maps
 
@@ -226,6 +230,7 @@ def _as_linear(layer: Any) -> nn.Linear:
     if isinstance(layer, nn.Linear):
         return layer
     linear = nn.Linear(layer.in_channels, layer.out_channels, device="meta")
+    # [D, C, 1, 1] => [D, C]
     linear.weight = nn.Parameter(layer.weight.flatten(1), requires_grad=False)
     linear.bias = layer.bias
     return linear

@@ -171,6 +171,7 @@ class Encoder(nn.Module):
         moments = self.encoder(image.to(self.dtype)).float()
         if self.quant is not None:
             moments = self.quant(moments)
+        # moments [n, 2 c, h, w]: the mean, then the log-variance
         latent: Tensor = (moments[:, : self.channels] - self.shift) * self.scale
         return latent
 
@@ -221,6 +222,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:  # noqa: ARG002
         # `temb` is what diffusers' blocks pass on; a VAE has none.
+        # maps [n, C, H, W] => tokens [n, H W, C]
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         attended: Tensor = self.attention(tokens).transpose(1, 2).reshape(x.shape)
         # Dividing by 1, as every VAE does, would be a node.

@@ -51,6 +51,8 @@ def read_torch_file(path: Path) -> Any:
             return load_file(path)
         # A file of torch before 1.6 is not an archive, and cannot be mapped into memory.
         mapped = zipfile.is_zipfile(path)
+        # DiT's trainer stores its settings as a Namespace, which holds data alone:
+        # https://github.com/facebookresearch/DiT/blob/main/train.py
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as cause:  # UnpicklingError, RuntimeError, EOFError, SafetensorError and more
@@ -167,6 +169,7 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
             raise ExportError(
                 f"{called} has {tensor.numel():,} values, but fewer are stored. Save a copy of it."
             )
+        # In float32, as the model will hold it: a float64 beyond its range becomes infinite.
         values = tensor.float()
         if not bool(torch.isfinite(values).all()):
             kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
