@@ -156,6 +156,7 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
         raise ExportError(
             f"{where}: diffusers cannot compute its betas: {one_line(cause)}"
         ) from cause
+    # Zero terminal SNR ends with a beta of 1.
     if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
         raise ExportError(f"{where}: its betas are not all between 0 and 1")
     return Ddpm.listed(betas)

@@ -41,6 +41,8 @@ _PREDICTIONS = (
 )
 _FLOWS = ("path_type", "flow", "use_flow", "use_flow_matching", "flow_matching", "rectified_flow")
 _NOT_A_FLOW = (False, "", "none", "None")
+# SiT's class of the straight path is ICPlan, and flow matching (arXiv 2210.02747) calls it OT:
+# https://github.com/willisma/SiT/blob/main/transport/path.py
 _STRAIGHT = ("linear", "true", "yes", "1", "ot", "icplan", "rectified", "rectified_flow")
 _MODELS = ("model", "model_name", "model_type", "arch")
 _SWITCHES = (
@@ -50,6 +52,7 @@ _SWITCHES = (
 )
 _SCHEDULES = ("noise_schedule", "beta_schedule", "schedule_name")
 _LENGTHS = ("diffusion_steps", "num_train_timesteps", "train_timesteps", "num_diffusion_steps")
+# DiT's, as in `diver_trt.models.dit.DIT_PROCESS`.
 _NUMBERS = {"beta_start": 1e-4, "beta_end": 0.02}
 _OPTION = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)[ =]([^\s-][^\s]*)")
 _LONGEST = 1000
@@ -58,6 +61,7 @@ _DROPOUTS = (
     *("class_dropout_prob", "class_drop_prob", "label_dropout_prob", "label_drop_prob"),
     *("cfg_prob", "cfg_dropout", "uncond_prob", "p_uncond", "cond_drop_prob"),
 )
+# Whole words, so that `transit` is not taken for a SiT.
 _OTHER_MODELS = re.compile(
     r"(?<![a-z])(sit|repa|(?:lightning|light|u|fast|flow|mask|sd|m)-?dit|mdt(?:v2)?|fit|u-?vit|mar"
     r"|edm2?|jit|dim|pixart|sana)(?![a-z])",

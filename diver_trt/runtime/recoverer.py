@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Weak, so that a Recoverer that nobody refers to any more is freed.
 _OPENED: WeakSet[Recoverer] = WeakSet()
 
 

@@ -115,6 +115,7 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
         )
         yield Sample(key, label, _pixels(image, number, bundle.image_size), own)
     for name, iterator in iterators.items():
+        # The dictionary is the sentinel, an object that no caller can have put in.
         if next(iterator, iterators) is not iterators:
             raise DatasetError(f"there are {count} images but more {name}; expected one per image")
 

@@ -62,6 +62,7 @@ class TrtSession:
         # The bindings raise TypeError where the library refuses to start.
         except Exception as cause:
             raise EngineError(f"TensorRT cannot start: {self.log.last}") from cause
+        # One block is enough, since only one network runs at a time.
         largest = max(sidecar.memory.activation_bytes for sidecar in plan.sidecars.values())
         self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
 

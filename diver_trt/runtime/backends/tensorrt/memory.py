@@ -165,6 +165,7 @@ def parse_bytes(text: str, name: str = "the size") -> int:
         "gib": 2**30,
         "tib": 2**40,
     }
+    # The letters of all units, taken off the end, leave the number.
     number = text.strip().lower().rstrip("bgikmt ")
     unit = text.strip().lower()[len(number) :].strip()
     try:

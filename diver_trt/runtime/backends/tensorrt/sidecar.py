@@ -209,6 +209,7 @@ class Sidecar:
             return (
                 f"it was built by version {shown(built.version)}, and {here.version} is installed"
             )
+        # After what is wrong in any case: an engine that only lacks a GPU is not called broken.
         if here.compute_capability is None:
             return NO_GPU
         if here.compute_capability not in self.compute_capabilities:

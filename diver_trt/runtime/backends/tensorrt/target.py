@@ -87,6 +87,7 @@ def resolve_target(
     """
     module = import_tensorrt(backend)
     try:
+        # TensorRT-RTX builds without a GPU, and so without CUDA's bindings.
         gpu = find_gpu(import_cuda())
     except MissingExtraError:
         gpu = None
