@@ -67,6 +67,7 @@ def graph_from_network(
         for value in model.graph.initializers.values()
         if (tensor := value.const_value) is not None
     )
+    # Named after the graph: a bundle lists no other file for its weights.
     weights = path.with_name(f"{path.name}.data") if size > EMBED_LIMIT_BYTES else None
     onnx_ir.save(model, path, external_data=weights.name if weights else None)
     _check_graph(path, inputs, outputs)

@@ -110,6 +110,7 @@ def nearest_step(process: Process, steps: int, ratio: float) -> int:
     # A straight path ends in pure noise: that level has the ratio 0 and the logarithm -inf.
     with np.errstate(divide="ignore"):
         distances = np.abs(np.log(noise_ratios(process, steps)) - np.log(ratio))
+    # Entry k - 1 is step k.
     return int(np.argmin(distances)) + 1
 
 

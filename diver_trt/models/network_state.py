@@ -54,6 +54,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
         ExportError: If no DiT is there, or several are; if it is another family's network; or if
             its averaged weights are in a form that is not a state dict.
     """
+    # Averaged weights first: a trainer samples with them, and their images are better.
     found = sorted(_state_dicts(held, ()), key=lambda pair: _preference(pair[0]))
     if not found:
         names = [

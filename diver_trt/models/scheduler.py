@@ -214,6 +214,7 @@ def _notes(config: Mapping[str, Any], kind: str, *, own_steps: bool) -> list[str
     if not kind.startswith(_FAMILY):
         return [f"of its {kind} only the betas are used; DIVER samples with DDIM"]
     notes = []
+    # Where the configuration omits a field, diffusers' default counts.
     clips = {
         "clip_sample": config.get("clip_sample", True),
         "thresholding": config.get("thresholding", False),

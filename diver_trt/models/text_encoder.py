@@ -120,6 +120,7 @@ def _load_encoder(files: ModelFiles) -> tuple[Any, list[str]]:
     # Position numbers, which older files store beside the weights.
     state, notes = stored_weights(files, _STEMS, without="position_ids")
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in encoder.state_dict()) else ""
+    # Under the names that the installed transformers has, whichever of them the file has.
     state = {f"{prefix}{name.removeprefix(_PREFIX)}": value for name, value in state.items()}
     load_weights(encoder, state, files.where(), "config.json")
     return encoder.eval().float(), notes

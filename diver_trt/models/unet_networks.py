@@ -96,6 +96,7 @@ class Predictor(nn.Module):
                 maps = block(torch.cat([maps, kept.pop()], dim=1), next(shifts))
                 maps = transformer(maps, context)
             if level.has_resampling:
+                # As diffusers' Upsample2D: nearest neighbours, then a convolution
                 maps = level.resampling(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
         prediction: Tensor = self.last(F.silu(self.last_norm(maps))).float()
         return prediction
@@ -129,6 +130,7 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(block, dtype) for block in level.resnets)
         self.transformers = nn.ModuleList(
             Transformer(transformer, dtype) if transformer is not None else WithoutAttention()
+            # DownBlock2D and UpBlock2D have no attention.
             for transformer in getattr(level, "attentions", [None] * len(level.resnets))
         )
         resamplers = getattr(level, "downsamplers", None) or getattr(level, "upsamplers", None)

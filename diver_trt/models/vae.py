@@ -162,6 +162,7 @@ class Encoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.channels = dtype, vae.config.latent_channels
+        # The quant convolution is float32 in every precision (docs/precision.md).
         self.encoder, self.quant = lean(vae.encoder, dtype), vae.quant_conv
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
@@ -188,6 +189,7 @@ class Decoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
+        # The quant convolution is float32 in every precision (docs/precision.md).
         self.decoder, self.post_quant = lean(vae.decoder, dtype), vae.post_quant_conv
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))

@@ -94,6 +94,7 @@ def stored_weights(
         ExportError: If the folder has no weights, a file is damaged, or a tensor is not finite.
     """
     notes: list[str] = []
+    # Precision first: a .bin file of float32 is read before safetensors of float16.
     for variant in ("", *VARIANTS):
         dotted = f".{variant}" if variant else ""
         for kind, stem in stems.items():

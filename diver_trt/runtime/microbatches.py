@@ -39,6 +39,7 @@ def microbatch_size(batch: int, cores: int) -> int:
     """
     if batch < cores:
         return batch
+    # As few rounds as `LARGEST` allows, and then all equally full.
     rounds = math.ceil(batch / (cores * LARGEST))
     return math.ceil(batch / (cores * rounds))
 
@@ -137,6 +138,7 @@ class MicrobatchedDenoiser:
     def _step(self, lane: int, first: int, done: int) -> None:
         """Run a lane's images through the step that comes after `done` others."""
         engine, pair, k = self._engines[lane], self._pairs[lane], first - done
+        # The latents are a ring: a step reads one place and writes the next.
         source, target = (self._latents[(done + i) % len(self._latents)] for i in (0, 1))
         pair[1] = self._null[k - 1]
         engine.write("coefficients", self._table[k - 1])

@@ -337,6 +337,7 @@ class Recoverer:
 
     def _steps(self, run: Iterator[int], turn: object) -> Iterator[int]:
         """Run the steps of a loaded batch, yielding each one's number."""
+        # Locked step by step, since the lock is never held at a yield.
         while True:
             with self._taking_turns():
                 self._require_turn(turn)

@@ -236,6 +236,7 @@ class OnnxEngine:
         """Free the session and the buffers."""
         self._ports.close()
         self._session = None
+        # The bindings before the buffers that they refer to.
         self._bindings.clear()
         self._buffers.clear()
 
@@ -261,6 +262,7 @@ class _Buffer:
         self._host = spec.allocate(batch)
         self._on_host = device == "cpu"
         self.value = (
+            # Refers to the array's memory, and keeps the array alive.
             runtime.OrtValue.ortvalue_from_numpy(self._host)
             if self._on_host
             else runtime.OrtValue.ortvalue_from_shape_and_type(

@@ -65,6 +65,7 @@ def import_cuda() -> Any:
 
 def find_gpu(api: Any) -> Gpu | None:
     """Return the first CUDA device, or None without a device or a working driver."""
+    # Not through `_check`: that there is no GPU is an answer here, and not an error.
     error, count = api.cudaGetDeviceCount()
     if int(error) != 0 or count < 1:
         return None
@@ -77,6 +78,7 @@ def find_gpu(api: Any) -> Gpu | None:
         else str(properties.name)
     )
     driver, cuda = (
+        # CUDA writes 12.6 as 12060.
         f"{version // 1000}.{version % 1000 // 10}"
         for _, version in (api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion())
     )

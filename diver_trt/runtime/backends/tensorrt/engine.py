@@ -210,6 +210,7 @@ class TrtEngine:
 
     def _deserialize(self) -> Any:
         session = self._session
+        # Here, and not only where a plan is chosen, since a session may be opened by itself.
         if reason := session.plan.distrusted():
             raise EngineError(reason)
         data = session.plan.read(self._name)

@@ -121,6 +121,7 @@ def _rtx_capabilities(module: Any, machine: Machine, sms: Sequence[int]) -> tupl
     Raises:
         EngineError: If it does not compile for one of them.
     """
+    # From the installed package, since releases differ.
     known = sorted(
         int(name[2:]) for name in dir(module.ComputeCapability) if re.fullmatch(r"SM\d+", name)
     )
