@@ -133,6 +133,7 @@ def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str
         for name, value in config.items()
         if name not in known
         and not name.startswith("_")
+        # Published configurations hold empty fields of the class that wrote them.
         and value not in (None, False, 0, "", [], {})
     ]
     # A field of Transformer2DModel, which was diffusers' class of a DiT before it had its own.

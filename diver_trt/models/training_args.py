@@ -273,6 +273,7 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> tuple
         "class_dropout_prob above 0"
     )
     for key in _DROPOUTS:
+        # In a command line that was stored, numbers are texts.
         if any(value in (0, "0", "0.0") for value in args.get(key, [])):
             raise ExportError(
                 f"{where}: was trained with {key}=0, so it has no trained null class; {no_null}."

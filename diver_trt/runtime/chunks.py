@@ -32,6 +32,7 @@ def chunks(
     """
     chunk: Chunk = []
     classes: set[int] = set()
+    # Before anything is read, so that a caller can stop without having read an image.
     yield BatchStarts()
     while part := list(islice(samples, batch)):
         if resident:

@@ -180,6 +180,7 @@ def _configure(
 ) -> Any:
     polygraphy = _polygraphy(target.backend)
     profiles = [polygraphy.Profile()]
+    # A static network needs no entries: polygraphy takes the sizes of its inputs.
     if not profile.static:
         for spec in network.inputs:
             if any(isinstance(dim, str) for dim in spec.shape):
@@ -231,6 +232,7 @@ def _compile(
     try:
         return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
     except polygraphy.PolygraphyException as cause:
+        # The reason is in TensorRT's log; polygraphy only reports that there is no engine.
         errors = " ".join("; ".join(log.errors).split()) or first_line(cause)
         raise EngineError(
             f"{network.name}: TensorRT could not build the engine: {errors}"

@@ -47,6 +47,7 @@ class TrtDenoiser:
         # A row is bound where it lies in the table, so each begins at an aligned address.
         self._stride = aligned(table.shape[1] * table.itemsize)
         self._rows = cuda.allocate_host((steps, self._stride // table.itemsize), "float32")
+        # [K, C] => [K, stride]: each row padded to the alignment
         self._rows[:, : table.shape[1]] = table[:steps]
         self._table = cuda.allocate(self._rows.nbytes)
         cuda.upload(self._table, self._rows)

@@ -78,6 +78,7 @@ def plan_memory(plan: Plan, residency: Residency) -> MemoryPlan:
         )
         for name in NETWORKS
     )
+    # The sidecars' figures are those of the largest batch.
     return MemoryPlan(plan, plan.batches.maximum, residency, phases)
 
 

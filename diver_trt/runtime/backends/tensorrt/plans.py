@@ -142,6 +142,7 @@ class Plan:
                 continue
             try:
                 with self._open(network) as file:
+                    # Hashed by blocks: unlike `read`, a check needs no engine in memory.
                     if stream_sha256(file) != sidecar.engine.sha256:
                         yield self._changed(network)
             except EngineError as error:
@@ -203,6 +204,7 @@ def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
         yield error
         return
     for folder in folders:
+        # A dangling symlink is a damaged target, and not a folder without engines.
         if not any(os.path.lexists(folder / f"{name}.json") for name in NETWORKS):
             others.append(printable(folder.name))
             continue

@@ -45,6 +45,7 @@ class Target:
         """Timing cache of the next build here; None for TensorRT-RTX, or without a home."""
         if self.backend == "rtx" or (folder := cache_folder()) is None:
             return None
+        # Measurements hold for one release of TensorRT and one kind of GPU.
         return folder / f"timing-{self.machine.version}-{'-'.join(self.compute_capabilities)}.cache"
 
     @property
