@@ -183,10 +183,16 @@ class Bundle:
             MissingExtraError: If the hub's client is needed and not installed.
         """
         if name := HubName.parse(path):
-            # Not above: it imports this module, and needs an extra that bundles here do not.
-            from diver_trt.hub.download import downloaded
+            # Not above: a bundle in a folder needs none of it.
+            from diver_trt.hub.download import Listing, downloaded
 
-            path = downloaded(name, on_note, on_progress)
+            listing = Listing(
+                MANIFEST,
+                SCHEMA,
+                LIMITS,
+                lambda document: document.load(cls, path=Path(), sha256="").files,
+            )
+            path = downloaded(name, listing, on_note, on_progress)
         if not os.fspath(path):
             raise BundleError(
                 "the path of the bundle is empty; give its folder, or hf://OWNER/NAME"

@@ -16,6 +16,7 @@ from diver_trt.errors import DiverError, OutputError, printable
 
 _FLAGS = (
     os.O_RDONLY
+    # Windows lacks the first three, and elsewhere there is no O_BINARY, which keeps line ends.
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # a FIFO that replaces the file after the check
     | getattr(os, "O_CLOEXEC", 0)
@@ -63,6 +64,7 @@ def resolved_inside(
     # Not Path.resolve, which raises RuntimeError for a loop before Python 3.13:
     # https://docs.python.org/3/library/pathlib.html#pathlib.Path.resolve
     real = os.path.realpath(path, strict=True)
+    # The folder is resolved too, since it may itself be reached through a symlink.
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise error(
             f"{printable(str(path))}: is a link out of {whole}; copy what it points to into its "
@@ -96,4 +98,5 @@ def start_of(path: Path) -> bytes:
             start = file.read(1024)
     except (OSError, OutputError):
         return b""
+    # A symlink inside the folder was followed; callers ask for the file of this name itself.
     return b"" if path.is_symlink() else start

@@ -43,6 +43,7 @@ def declared_tensors(path: Path) -> tuple[list[Declared], list[Declared]]:
     inputs: list[Declared] = []
     outputs: list[Declared] = []
     with mapped(path) as data:
+        # Parsers merge a repeated graph, so the tensors of every occurrence count.
         for graph in _messages(data, (0, len(data)), _MODEL_GRAPH):
             for number, tensors in ((_GRAPH_INPUT, inputs), (_GRAPH_OUTPUT, outputs)):
                 tensors += [_declared(data, span) for span in _messages(data, graph, number)]
@@ -54,12 +55,14 @@ def _declared(data: Buffer, value: Span) -> Declared:
     kind = _only(data, value, _VALUE_TYPE, BYTES)
     tensor = kind and _only(data, kind, _TYPE_TENSOR, BYTES)
     if not tensor:
+        # A sequence, a map or an optional value: described, so that the caller can name it.
         return name, "no tensor", ()
     element, shape = (
         _number(data, tensor, _TENSOR_ELEMENT),
         _only(data, tensor, _TENSOR_SHAPE, BYTES),
     )
     dtype = _DTYPES.get(element or 0, f"type {element or 0}")
+    # Without a shape, the number of axes is open; a scalar has a shape without sizes.
     if shape is None:
         return name, f"{dtype} of no shape", ()
     return name, dtype, tuple(_dim(data, dim) for dim in _messages(data, shape, _SHAPE_DIM))
@@ -105,4 +108,5 @@ def _number(data: Buffer, span: Span, wanted: int) -> int | None:
     found = _only(data, span, wanted, VARINT)
     if found is None:
         return None
+    # Seven bits per byte, lowest first: https://protobuf.dev/programming-guides/encoding/#varints
     return sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[found[0] : found[1]]))

@@ -43,9 +43,10 @@ def examine(bundle: Bundle) -> Iterator[Finding]:
     for plan in read_plans(bundle):
         if isinstance(plan, StrayFoldersError):
             yield Finding("engines", "note", str(plan))
-        elif not isinstance(plan, Plan):
-            command = f"diver-trt build {shlex.quote(str(bundle.path))}"
-            yield Finding("engines", "broken", str(plan), command)
+            continue
+        command = f"diver-trt build {shlex.quote(str(bundle.path))}"
+        for error in plan.check(bundle) if isinstance(plan, Plan) else [plan]:
+            yield Finding("engines", "broken", str(error), command)
 
 
 def usable(findings: list[Finding]) -> bool:

@@ -94,11 +94,13 @@ class Document:
                 data = file.read(min(size, limits.size_bytes) + 1)
         except OSError as cause:
             raise error(f"{where}: {cause.strerror or cause}") from cause
+        # One byte more than the limit was requested, which shows that the file is longer.
         if len(data) > limits.size_bytes:
             raise error(
                 f"{where}: more than {limits.size_bytes:,} bytes, expected no more in a file of "
                 "this kind. Is it the right one?"
             )
+        # Counted in the bytes: parsing would already have put the values into memory.
         separators = sum(data.count(mark) for mark in (b",", b"[", b"{"))
         if separators > limits.separators:
             raise error(
@@ -107,6 +109,8 @@ class Document:
             )
         digest = hashlib.sha256(data).hexdigest()
         try:
+            # A reader may ignore a byte order mark, as "-sig" does:
+            # https://www.rfc-editor.org/rfc/rfc8259#section-8.1
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError as cause:
             raise error(f"{where}: not valid JSON ({cause})") from cause

@@ -1,7 +1,6 @@
-"""Parsing JSON strictly, because another program may understand anything else differently.
+"""Parsing JSON strictly: two programs may read anything else differently.
 
-NaN, Infinity, numbers that overflow and a key twice in one object are refused. A byte order mark is
-skipped, as RFC 8259 allows.
+NaN, Infinity, numbers that overflow and a key that occurs twice in one object are refused.
 """
 
 from __future__ import annotations
@@ -32,10 +31,14 @@ def parse_json(text: str, where: str, error: type[DiverError]) -> Any:
     Raises:
         error: If it is not JSON, or not strict JSON, or nested more than `MAX_DEPTH` deep.
     """
+    # Made before parsing: in the handler, too little of the stack may be left to make it.
     too_deep = error(f"{where}: values are nested too deeply, expected {MAX_DEPTH} levels at most")
     try:
         value = json.loads(
             text,
+            # Without these hooks, `json` keeps the last of two equal keys and accepts NaN and
+            # 1e999:
+            # https://docs.python.org/3/library/json.html#standard-compliance-and-interoperability
             object_pairs_hook=_object,
             parse_constant=_not_a_number,
             parse_float=_finite,
@@ -45,6 +48,7 @@ def parse_json(text: str, where: str, error: type[DiverError]) -> Any:
         raise too_deep from None
     except ValueError as cause:
         raise error(f"{where}: not valid JSON ({cause})") from cause
+    # The parser stops only where the stack ends, and later code recurses into the value.
     if _is_deeper(value, MAX_DEPTH):
         raise too_deep
     return value
@@ -56,6 +60,7 @@ def quoted(value: object) -> str:
     try:
         # Encoding stops with the quotation: a hostile value may take megabytes.
         for part in json.JSONEncoder().iterencode(
+            # The encoder yields a text in one part, so a long one is cut before.
             value[: _QUOTED + 1] if isinstance(value, str) else value
         ):
             text += part
@@ -67,6 +72,7 @@ def quoted(value: object) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A dictionary holds one of two equal keys, so its length shows a repeated one.
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]

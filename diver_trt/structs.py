@@ -125,6 +125,7 @@ def parse(hint: Any, value: Any, limit: int, path: Sequence[str] = ()) -> Any:
 
 def dump(value: Any) -> Any:
     """Return the JSON value of a struct, or of a field of one."""
+    # Not `dataclasses.asdict`, which has no way to leave fields out.
     if is_dataclass(value):
         return {
             field.name: dump(inner)
@@ -204,6 +205,7 @@ _PLAIN: dict[Any, _Kind] = {
         lambda value, _: type(value) is int and -(2**63) <= value < 2**63, "a whole number"
     ),
     float: _simple(
+        # Compared, not converted: `float` raises OverflowError for a whole number of 400 digits.
         lambda value, _: type(value) in (int, float) and abs(value) <= sys.float_info.max,
         "a number",
         float,
@@ -261,6 +263,7 @@ def _list(item: _Kind, length: int | None) -> _Kind:
 
 def _mapping(key_hint: Any, item_hint: Any) -> _Kind:
     item, keys = _kind(item_hint), get_args(key_hint)
+    # A struct that is a value of a mapping receives its key in this field (`GIVEN`).
     named = (
         [f.name for f in fields(item_hint) if "given" in f.metadata]
         if is_dataclass(item_hint)
@@ -273,12 +276,15 @@ def _mapping(key_hint: Any, item_hint: Any) -> _Kind:
             if key not in value:
                 raise Invalid(f"missing, expected {item.expected(limit)}", key)
         parsed = {}
+        # Declared keys in the order in which they are declared, whatever order the document has.
         for key in keys or value:
             if not _is_text(key, limit):
                 text = _PLAIN[str].expected(limit)
                 raise Invalid(f"found the key {quoted(key)}, expected {text}")
             inner = value[key]
             if named and isinstance(inner, dict):
+                # The key comes last, so that a field of this name in the document cannot contradict
+                # it.
                 inner = {**inner, named[0]: key}
             parsed[key] = _parse_inside(item, inner, limit, key)
         return parsed
@@ -298,6 +304,8 @@ def _tagged(mark: Tagged) -> _Kind:
 
 
 def _struct_parser(struct: Any) -> Callable[[Any, int], Any]:
+    # Annotations are texts here, which this evaluates; by default it strips `Annotated`:
+    # https://docs.python.org/3/library/typing.html#typing.get_type_hints
     hints = get_type_hints(struct, include_extras=True)
     plan = [
         (field.name, field.default is not MISSING, _kind(hints[field.name]))

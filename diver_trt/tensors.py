@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from diver_trt.structs import Check, one_of
 
 DTYPES = ("float32", "float16", "int64")
+# A bundle that asks for terabytes is refused in one line, not where memory is allocated.
 MAX_WIDTH = 1 << 24
-"""What a bundle may ask for: far more values of a condition than any model has."""
+"""Largest size of an axis that a bundle may declare; no model has a condition as wide."""
 
 Dim = int | str
 """A size, or the name of a dynamic axis: `"n"` images, `"m"` conditions."""

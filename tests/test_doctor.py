@@ -139,6 +139,14 @@ def test_a_damaged_sidecar_is_a_finding(bundle: Bundle, gpu: StandInCuda) -> Non
     assert findings(bundle)["engines"].state == "broken"
 
 
+def test_a_missing_engine_is_a_finding_without_a_gpu_too(bundle: Bundle) -> None:
+    plan = write_stand_in_plan(bundle, batch=2)
+    (plan.folder / "denoiser.engine").unlink()
+    finding = findings(bundle)["engines"]
+    assert (finding.state, finding.remedy) == ("broken", f"diver-trt build {bundle.path}")
+    assert "denoiser.engine: missing" in finding.detail
+
+
 def test_folders_that_are_not_targets_are_one_note(bundle: Bundle) -> None:
     for number in range(10):
         (bundle.path / "plans" / f"{number:05}").mkdir(parents=True)

@@ -128,8 +128,7 @@ def _engines_of(path: Path) -> Path | None:
 
     is_sidecar = path.suffix == ".json" and path.stem in NETWORKS
     is_engine = path.suffix == ".engine" and path.exists()
-    is_part = is_engine or (is_sidecar and path.with_suffix(".engine").exists())
-    return path.parent if is_part else None
+    return path.parent if is_engine or (is_sidecar and path.exists()) else None
 
 
 def _refuse_parts(path: Path) -> None:

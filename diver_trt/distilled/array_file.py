@@ -31,6 +31,7 @@ def open_stored(path: Path) -> Content:
             "one folder of images per class"
         )
     try:
+        # The readers open the file by its path, and would wait for ever for the writer of a FIFO.
         open_regular(path, "a file of tensors").close()
     except OSError as cause:
         raise DatasetError(f"{path}: cannot be read ({cause.strerror})") from cause

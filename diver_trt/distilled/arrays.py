@@ -134,10 +134,12 @@ def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examine
             do not fit.
     """
     for option, unknown in found.unknown.items():
+        # A text that an option overrides is never used, so it does no harm.
         if getattr(options, option) is None:
             raise DatasetError(f"{path}: {unknown}")
     method = find_method(options.method, "tensors") if options.method else found.format
     last = channels_last(path, found.images)
+    # Before anything is read by rows: a tensor that repeats its values may claim any number.
     require_count(path, count := len(found.images))
     sample = sample_images(found.images, last=last)
     # A single bad image must not decide about the set; it is reported when every image is checked.
@@ -145,6 +147,7 @@ def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examine
         sample = sample[finite]
     if problem := implausible(sample):
         raise DatasetError(f"{path}: {problem}")
+    # The values decide the form of the labels, except where training them has blurred it.
     labels = read_labels(found.label_path, found.labels, count, centred=method.centred_labels)
     seen = seen_whitening(method, found, path, sample)
     stored = Stored(path, min(sample.shape[2:]), labels.num_classes)
@@ -195,6 +198,7 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
     # Only FRePo normalises before it whitens.
     if examined.whitened and examined.whitened is not Kind.FREPO:
         return find_normalisation("none"), None
+    # `none` may be stated: it is how bytes are read.
     if options.normalisation not in (None, "none") and sample.dtype == np.uint8:
         raise DatasetError(
             f"{path}: holds 8-bit pixels, which are never normalised; leave out --normalisation "
@@ -203,6 +207,7 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
     if stated:
         chosen = find_normalisation(stated)
         problem = contradiction(sample, chosen)
+        # Only a doubt: the user or the file has stated it, and the values are indirect evidence.
         doubt = problem and f"{problem}: is --normalisation {chosen.name} right?"
     else:
         chosen = find_normalisation(_usual(examined))
@@ -210,6 +215,7 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
         if not examined.seen:
             reading = read_range(path, method, sample, chosen)
             chosen, doubt = reading.normalisation, reading.note
+    # A single channel has no red, green or blue statistics of its own.
     if sample.shape[1] == 1 and len({*chosen.mean}) + len({*chosen.std}) > 2:
         raise DatasetError(
             f"{path}: holds grey images, which {chosen.name}, a normalisation of each colour by "
@@ -238,6 +244,7 @@ def _usual(examined: Examined) -> str:
     try:
         return examined.method.normalisation(examined.stored)
     except DatasetError:
+        # Whitened values may fill a range by chance.
         if examined.seen or (shown := recognise(examined.sample)) is None:
             raise
         return shown.name
@@ -249,6 +256,7 @@ def _misplaced(labels: Labels) -> int:
     Returns:
         The number; 0 if the dataset is not sorted by class at all.
     """
+    # A set sorted by class has the same number of images of each, one class after the other.
     per_class, rest = divmod(len(labels.classes), labels.num_classes)
     expected = np.arange(len(labels.classes)) // max(1, per_class)
     # Learned logits may have drifted to another class; more than half means another order.

@@ -22,6 +22,7 @@ from diver_trt.distilled.methods import METHODS
 from diver_trt.errors import DatasetError, UsageError, shown
 
 IMAGENET_CLASSES = 1000
+# ASCII, since \d otherwise matches the digits of every script.
 WNID = re.compile(r"n\d{8}", re.ASCII)
 
 _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
@@ -155,8 +156,10 @@ def _are_imagenets(names: tuple[str, ...]) -> bool:
     same = [
         bool(known_by(name) & {*known_by(imagenet_names()[label]), imagenet_wnids()[label]})
         for label, name in enumerate(names)
+        # Names such as `LABEL_7` say nothing about which classes these are.
         if not re.fullmatch(rf"\D*0*{label}", name)
     ]
+    # More than half: the wording of published lists differs in single names.
     return not same or 2 * sum(same) > len(same)
 
 
@@ -217,14 +220,17 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
         return ClassMap("model", tuple(range(count)), tuple(model.class_names or [None] * count))
     if name in imagenet_subsets():
         labels = imagenet_subsets()[name]
+        # A subset is a list of ImageNet-1K labels, which mean other classes in any other model.
         if not is_imagenet(model):
             raise DatasetError(
                 f"--classes {name} is a subset of ImageNet-1K, but the model has "
                 f"{other_classes(model)}; expected a model of its 1000"
             )
+        # Folders of such a subset are usually named by wnid.
         return ClassMap(name, labels, tuple(imagenet_wnids()[label] for label in labels))
     path = Path(name)
     if not path.is_file():
+        # Without variants and Comp-DD's sets, which would double the message.
         known = ", ".join(
             subset for subset in imagenet_subsets() if "@" not in subset and "-" not in subset
         )
@@ -249,6 +255,7 @@ def numbering_needed(path: Path, labels: Collection[int]) -> str:
     matches = [
         name
         for name, subset in imagenet_subsets().items()
+        # A variant has the same classes in another order, so it would be listed twice.
         if set(subset) == set(labels) and "@" not in name
     ]
     those = f", those of {' and '.join(matches)}" if matches else ""
@@ -328,7 +335,9 @@ def _json_entries(path: Path, text: str) -> list[tuple[str | None, object]]:
 
 
 def _text_entries(text: str) -> list[tuple[str | None, object]]:
+    # A comment may follow a class: `n02086240 # Shih-Tzu`.
     lines = (line.split("#")[0].strip() for line in text.splitlines())
+    # From the right, since a name may hold spaces: `Shih-Tzu dog 155`.
     parts = [line.rsplit(maxsplit=1) for line in lines if line]
     return [(part[0] if len(part) == 2 else None, part[-1]) for part in parts]
 

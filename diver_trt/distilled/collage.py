@@ -58,6 +58,7 @@ def find_seams(images: Pixels) -> Seams | None:
     # The finest grid first: a 4 x 4 collage has seams at the halves, too.
     for factor in range(MAX_COLLAGE, 1, -1):
         if (strength := _strength(lines, factor)) > VISIBLE:
+            # Larger factors are still tried first: their lines include those of their divisors.
             return Seams(factor, strength) if factor <= _LARGEST else None
     return None
 
@@ -89,6 +90,7 @@ def collage_note(images: ImageSource, factor: int, *, stated: bool) -> str | Non
     if sample is None:
         return None
     seen = find_seams(sample)
+    # A stated factor of 1 means that collages stay whole, whatever seams they have.
     if seen and seen.factor != factor and not (stated and factor == 1):
         return (
             f"its images look like {seen.factor} x {seen.factor} collages: the lines where their "
@@ -111,6 +113,7 @@ def _sample(images: ImageSource) -> Pixels | None:
             image = images.read(int(position))
         except DatasetError:  # reported when every image is checked
             continue
+        # Seams lie at the same places only in images of one size.
         if not found or image.shape == found[0].shape:
             found.append(image)
         if sum(image.nbytes for image in found) > _SAMPLED_BYTES:
@@ -126,6 +129,8 @@ def _differences(images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float6
     """
     rows, columns = np.zeros(images.shape[1] - 1), np.zeros(images.shape[2] - 1)
     for image in images:
+        # Differences of uint8 would wrap around.
+        # image [H, W, 3] uint8 => rows [H - 1], columns [W - 1]
         values = image.astype(np.int16)
         rows += np.abs(np.diff(values, axis=0)).mean(axis=(1, 2))
         columns += np.abs(np.diff(values, axis=1)).mean(axis=(0, 2))
@@ -137,10 +142,12 @@ def _strength(lines: tuple[NDArray[np.float64], ...], factor: int) -> float:
     for differences in lines:
         tile = -(-(len(differences) + 1) // factor)  # rounded up, as `Tiles` cuts
         seams = tile * np.arange(1, factor) - 1
+        # In tiles of one pixel every line is a seam, and there is nothing to compare with.
         if tile < 2 or seams[-1] >= len(differences):
             return 0.0
         others = np.delete(differences, seams)
         # One level at least: in flat images, rounding alone would look like seams.
         level = max(float(np.quantile(others, _QUANTILE)), 1.0)
         strengths.append(float(differences[seams].min()) / level)
+    # A grid has seams in both directions; stripes and horizons have them in one.
     return min(strengths)

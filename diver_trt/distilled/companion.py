@@ -26,11 +26,14 @@ def recovered_folder(path: Path) -> Path | None:
     root = path.parent
     if not path.is_file() or not is_recovered(root):
         return None
+    # Read by itself, such a file has lost its class map, and its labels would be taken for classes
+    # of the model.
     listed = {entry.file: entry.sha256 for entry in open_recovered(root).manifest.companions}
     if path.name not in listed:
         return None
     with reported(path, "read", DatasetError):
         found = file_sha256(path)
+    # Not ignored: the images of another file would be read in place of the ones that it holds.
     if found != listed[path.name]:
         raise DatasetError(
             f"{path}: is not the file that was written, although the manifest beside it lists it; "

@@ -24,6 +24,7 @@ def with_copies(dataset: Dataset, copies: int) -> Dataset:
         UsageError: If `copies` is not such a number.
         DatasetError: If there would be too many images.
     """
+    # `bool` is a subclass of `int`, and True is not a count.
     if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= MAX_COPIES:
         raise UsageError(
             f"copies is {shown_value(copies)}; expected a whole number from 1 to {MAX_COPIES:,}"
@@ -35,6 +36,7 @@ def with_copies(dataset: Dataset, copies: int) -> Dataset:
     samples = [
         replace(sample, key=copy_key(index, number, copy, len(members)))
         for index, members in classes.items()
+        # Copy by copy, so that the samples of a class are in the order of their keys.
         for copy in range(copies)
         for number, sample in enumerate(members)
     ]
@@ -53,4 +55,5 @@ def copy_key(index: int, number: int, copy: int, members: int) -> str:
         copy: The copy, from 0.
         members: How many images the class has.
     """
+    # Not `number * copies + copy`, with which every key would depend on the number of copies.
     return f"{index:05d}/{copy * members + number:05d}"

@@ -156,10 +156,12 @@ def read_dataset(path: Path, bundle: ModelClasses, options: ReadOptions | None =
     options = options or ReadOptions()
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
+    # Otherwise the images that are finished so far would pass for a distilled set of folders.
     if (path / JOURNAL).is_file() and not is_recovered(path):
         raise DatasetError(
             f"{path}: unfinished recovery; run the same command again to complete it first"
         )
+    # The manifest decides before any detection: a recovery has the class folders of any format.
     if folder := recovered_folder(path):
         reason = "is a recovered dataset, whose manifest states its format"
         _refuse(path, options, reason, *(option.name for option in fields(options)))
@@ -183,10 +185,12 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
     method = (
         find_method(options.method, "folders")
         if options.method
+        # One image and its folder show the method, whose code names all of them alike.
         else recognise(Found("folders", found.files[0], found.folder_of(0)))
     )
     images = ImageFiles(found.root, found.files)
     stated = options.collage or method.collage_in_path(found.root)
+    # A method has another factor for ImageNet than for CIFAR, which the size tells apart.
     collage = stated or method.default_collage(min(_first_size(path, images)))
     notes = [method.advice] if method.advice else []
     notes += [*found.notes, *repeated_labels(found.class_map)]
@@ -218,6 +222,7 @@ def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
 def _from_tensors(
     path: Path, files: Iterable[Path], bundle: ModelClasses, options: ReadOptions
 ) -> Dataset:
+    # Join the files, decide the collage factor, then cut and number the images.
     parts = [read_tensors(file, options) for file in files]
     first, found = parts[0], join_tensors(path, parts, bundle, options.classes)
     stated = options.collage or first.collage
@@ -268,6 +273,7 @@ def _assemble(
     """Cut collages, and number the images of each class in the order they are stored."""
     if not len(images):
         raise DatasetError(f"{path}: holds no images")
+    # Each tile becomes a sample.
     require_count(path, len(images) * origin.collage**2)
     if origin.collage > 1:
         images = Tiles(images, origin.collage)
@@ -279,6 +285,8 @@ def _assemble(
         by_class.setdefault(index, []).extend(range(position * tiles, (position + 1) * tiles))
     samples = tuple(
         Sample(f"{index:05d}/{number:05d}", index, labels[index], position)
+        # Not in the order of the file: NCFM joins the lists of its processes, and SeqMatch its
+        # stages, so the images of a class need not be together.
         for index in sorted(by_class)
         for number, position in enumerate(by_class[index])
     )

@@ -25,6 +25,8 @@ def require_printable(path: Path) -> None:
     Raises:
         DatasetError: If the name has characters that cannot be printed.
     """
+    # Names are quoted in messages, where a line break or an escape sequence could fake another
+    # line.
     if not without_bom(path.name).isprintable():
         raise DatasetError(
             f"{path.parent}: holds a name that cannot be printed, {path.name!a}; rename it"
@@ -38,6 +40,7 @@ def is_index(folder: PurePath) -> bool:
 
 def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -> bool:
     """Return whether folders are named by index: all that hold images are, and one at least."""
+    # A folder of previews or logs beside the classes must not turn indices into names.
     return any(map(is_index, folders)) and not any(
         holds_images(folder) for folder in folders if not is_index(folder)
     )
@@ -128,6 +131,7 @@ class ClassNames:
 
 def _class_of_wnid(folder: Path, class_map: ClassMap, bundle: ModelClasses) -> int:
     wnid = without_bom(folder.name)
+    # A map may name classes by any wnid, also one that is not among ImageNet-1K's.
     if wnid not in class_map.names:
         if not is_imagenet(bundle):
             raise DatasetError(

@@ -100,11 +100,15 @@ def read_class_folders(
     if numbers and classes is None and is_imagenet(bundle) and len(numbered) < IMAGENET_CLASSES:
         raise DatasetError(subset_needed(root, f"has {len(numbered)} index folders"))
     class_map = load_class_map("model" if classes is None else classes, bundle)
+    # A map or a model may use numbers as names: there, folder `7` is the class called "7".
     if {folder.name for folder in numbered} <= set(class_map.names):
         numbers = False  # these numbers are names in the map, not indices
     found = _by_index(folders, class_map, bundle, numbers, left_out)
+    # Wnids show the classes of a subset, but not how trainers number them.
     if classes is None and is_imagenet(bundle) and len(found) < IMAGENET_CLASSES:
         raise DatasetError(numbering_needed(root, found.keys()))
+    # Classes in the order of their indices: that of the folders' names is another one for wnids and
+    # unpadded numbers.
     files = {index: _image_files(found[index], left_out) for index in sorted(found)}
     return ClassFolders(
         root,
@@ -236,6 +240,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
         raise DatasetError(
             f"{root}: {found}; expected one folder of images per class, or a file of tensors"
         )
+    # Logs beside a `syn_data` must not keep it from being entered.
     sets = [folder for folder in folders if not is_companion(folder.name)]
     if all(_WRAPPERS.fullmatch(folder.name) for folder in sets) and sets:
         if len(sets) > 1:
@@ -251,6 +256,7 @@ def _class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
 def _folders_in(root: Path, left_out: LeftOut) -> list[Path]:
     """Return the folders of a folder in order, and note its images and system folders."""
     folders = []
+    # `scandir` has no order, and messages and notes must not differ between machines.
     for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
         if not entry.is_dir():
             if entry.name.lower().endswith(SUFFIXES):
@@ -264,6 +270,7 @@ def _folders_in(root: Path, left_out: LeftOut) -> list[Path]:
 
 def _require_images(root: Path, folders: Sequence[Path]) -> None:
     """Refuse class folders whose images are elsewhere: soft labels of FKD, or sets further down."""
+    # FKD: `epoch_0/batch_0.tar`. https://github.com/VILA-Lab/SRe2L
     if folders[0].name.startswith("epoch_") and any(folders[0].glob("batch_*.tar")):
         raise DatasetError(
             f"{root}: holds soft labels (FKD), which belong to images elsewhere; give the folder "
@@ -271,6 +278,7 @@ def _require_images(root: Path, folders: Sequence[Path]) -> None:
         )
     if not any(map(holds_images, folders)) and (deeper := _sets_below(root)):
         indices = {folder.name for folder in filter(is_index, folders)}
+        # Class folders with folders in them look like several sets; their names tell them apart.
         if any(Path(name).parts[0] in indices for name in deeper):
             raise DatasetError(
                 f"{root}: its class folders hold no images, but folders in them do; expected "
@@ -308,15 +316,18 @@ def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
 def _sets_below(root: Path) -> list[str]:
     """Return the names, below `root`, of up to three folders that look like distilled sets."""
     found = dict[str, None]()
+    # Bounded, since the path may be the root of a disk: it serves a hint in a message only.
     for folder, folders, _ in islice(os.walk(root), _SEARCHED):
         folders.sort()
         path = Path(folder)
         if path != root and (holds_images(path) or _holds(path, TENSOR_SUFFIXES)):
             whole = path.parent if holds_images(path) else path  # a class folder's parent is a set
             found[whole.relative_to(root).as_posix()] = None
+            # Below a set there are only its classes.
             folders.clear()
         if len(found) == 3:
             break
+    # These folders were not listed by `_scan`, which refuses names that cannot be printed.
     return [name for name in found if name.isprintable() and name != "."]
 
 
@@ -324,12 +335,14 @@ def _image_files(folder: Path, left_out: LeftOut) -> list[Path]:
     """Return a class's images in natural order, from its folder or a folder `images` in it."""
     images, folders = _listed(folder, left_out)
     nested = folder / _NESTED
+    # Only if there are no others: beside images, such a folder holds something else.
     if not images and nested in folders:
         folders.remove(nested)
         images, deeper = _listed(nested, left_out)
         folders += deeper
     left_out.folders += folders
     if not images:
+        # The images may lie one folder too deep, which the message then names.
         below = [path for path in folders if count_images(path)]
         where = f" itself, but {below[0].name} in it does" if below else ""
         raise DatasetError(
@@ -351,6 +364,7 @@ def _listed(folder: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
                 folders.append(path)
         elif not entry.name.lower().endswith(SUFFIXES):
             left_out.files.append(path)
+        # A FIFO or a device may have the name of an image.
         elif entry.is_file():
             images.append(path)
         else:

@@ -72,6 +72,7 @@ def read_image(path: Path) -> Pixels:
         DatasetError: If the file is not an image of a supported kind, is damaged, animated,
             transparent or too large, or has other than 8-bit colours.
     """
+    # Check the whole file, decode it, convert it strip by strip, and turn it upright.
     with quiet(), _decoding(path) as (file, image):
         if image.format == "PNG":
             require_whole_png(file)
@@ -95,11 +96,13 @@ def check_image(path: Path) -> str:
         # marker. Other formats are decoded.
         if image.format == "PNG":
             require_whole_png(file)
+            # Palettes and alpha are only known to be complete and opaque after decoding (`_load`).
             plain = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
         else:
             plain = image.format in ("JPEG", "MPO") and _ends_with(file, _JPEG_END)
         if not plain:
             _load(path, image)
+        # Of the same open file, so that the hash is that of the bytes that were checked.
         file.seek(0)
         return stream_sha256(file)
 
@@ -167,6 +170,8 @@ def _decoding(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         with _BUDGET.taking(size):
             image = stack.enter_context(_opened(path, file))
             needed = _needed(path, image, size)
+            # An open WebP holds its file's bytes. It is closed before its share is returned, since
+            # waiting for a second share while holding one could deadlock.
             if image.format == "WEBP":
                 stack.close()
         with _BUDGET.taking(needed), stack:
@@ -203,6 +208,7 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def _found(path: Path, head: bytes) -> str:
+    # By its content first, since the suffix may be wrong.
     if kind := kind_of(head):
         remedy = (
             "Fetch the image with `git lfs pull`" if kind == LFS_POINTER else "Convert it to PNG"
@@ -220,6 +226,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except DatasetError:
         raise
+    # Pillow raises it by itself, before `_check` sees the size:
+    # https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.MAX_IMAGE_PIXELS
     except Image.DecompressionBombError as cause:
         raise DatasetError(
             f"{path}: has far too many pixels; expected at most {MAX_PIXELS:,} in all"
@@ -246,6 +254,7 @@ def _check(path: Path, image: Image.Image) -> None:
         raise DatasetError(
             f"{path}: {width} x {height} pixels; expected at most {MAX_SIDE:,} along a side"
         )
+    # An MPO's further pictures are previews or other views, not frames of an animation.
     if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
         raise DatasetError(f"{path}: is animated ({frames} frames); expected a still image")
     if image.mode in _REFUSED_MODES:
@@ -289,6 +298,7 @@ def _load(path: Path, image: Image.Image) -> None:
     image.load()
     if colours is not None and int(np.asarray(image.getextrema()).max()) >= colours:
         raise DatasetError(f"{path}: not an image, or a damaged one (its palette lacks a colour)")
+    # "transparency" is a colour or a palette of alpha values without a band of its own.
     if "A" not in image.getbands() and "transparency" not in image.info:
         return
     for _, strip in _strips(image):

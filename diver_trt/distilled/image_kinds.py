@@ -70,6 +70,7 @@ _SIGNATURES = (
     (0, b"%PDF", "a PDF document"),
     (0, b"version https://git-lfs", LFS_POINTER),
 )
+# An SVG, or the page of a login or an error that was saved under an image's name.
 _MARKUP = (b"<svg", b"<?xml", b"<!doctype", b"<html")
 
 
@@ -82,6 +83,7 @@ def kind_of(head: bytes) -> str | None:
     for offset, signature, name in _SIGNATURES:
         if head.startswith(signature, offset):
             return name
+    # Spaces and a byte order mark may come before the first tag.
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_MARKUP):
         return "a text with markup"
     return None

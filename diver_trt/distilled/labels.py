@@ -28,6 +28,7 @@ _PROBABILITY = 0.02
 """Distance of the sum of a row of probabilities from 1 that is tolerated."""
 # float16 has a relative precision of 1e-3, and a row may have 1,000 such values.
 
+# Rows that are read at a time: 33 MB of float64 for 1,000 classes.
 _CHUNK = 4096
 
 
@@ -86,6 +87,7 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
     if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
         raise _other_array(path, array)
     rows = _read_rows(path, array)
+    # First, since such rows also have negative values, as logits have.
     if centred or _is_centred_one_hot(array):
         return Labels("centred one-hot", rows.classes, array.shape[1], None)
     tied = (
@@ -94,6 +96,7 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
         if rows.ties
         else None
     )
+    # A probability is never negative.
     if rows.negative:
         return Labels("logits", rows.classes, array.shape[1], array, tied)
     form, note = _form_of_positive(path, rows.sums, one_hot=rows.one_hot)
@@ -102,7 +105,15 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What rows of soft labels are, column and sum by row; `ties` have several largest values."""
+    """The properties of soft labels that decide their form and classes.
+
+    Attributes:
+        classes: Column of the largest value of each row.
+        sums: Sum of each row.
+        negative: Whether any value is negative.
+        one_hot: Whether every row has a single value other than 0.
+        ties: Number of rows with several largest values.
+    """
 
     classes: NDArray[np.int64]
     sums: NDArray[np.float64]
@@ -128,6 +139,7 @@ def _read_rows(path: Path, array: Array) -> _Rows:
         sums.append(values.sum(axis=1))
         classes.append(values.argmax(axis=1))
         largest = values.max(axis=1)
+        # `argmax` takes the first of several largest values in silence.
         ties += int(np.count_nonzero((values == largest[:, None]).sum(axis=1) > 1))
         if bool((largest == values.min(axis=1)).any()):
             raise DatasetError(
@@ -148,8 +160,10 @@ def _form_of_positive(
     wrong = np.abs(totals - 1) > _PROBABILITY
     if not wrong.any():
         return "probabilities", None
+    # DATM's evaluation takes `100 * one_hot` for hard labels.
     if one_hot:
         return "logits", None
+    # Percentages all have the sum 100; probabilities with some damaged rows mostly have 1.
     scaled, mostly = np.ptp(totals) < _PROBABILITY * totals.max(), np.mean(wrong) < 0.5
     if scaled or mostly:
         raise DatasetError(
@@ -177,6 +191,7 @@ def describe_array(array: Array) -> str:
 
 
 def _hard(path: Path, values: NDArray[Any]) -> Labels:
+    # CAFE writes int32 where the other methods write int64.
     if values.dtype.kind not in "iu":
         whole = (
             values.dtype.kind == "f"
@@ -197,6 +212,7 @@ def _hard(path: Path, values: NDArray[Any]) -> Labels:
 def _is_centred_one_hot(array: Array) -> bool:
     """Return whether rows are `one_hot - 1/C` times some number."""
     # Such a row sums to 0, and all its values but the largest are equal.
+    # head [n, C]; rest [n, C - 1], without the largest of each row
     head = array[:_CHUNK].astype(np.float64)
     rest = np.sort(head, axis=1)[:, :-1]
     return bool(

@@ -120,6 +120,7 @@ class LeftOut:
 def count_images(folder: Path) -> int:
     """Return the number of image files at any depth in a folder, in at most `_SEARCHED` folders."""
     return sum(
+        # Beside each file, macOS leaves `._name` with the same suffix on foreign drives.
         not name.startswith(".") and name.lower().endswith(SUFFIXES)
         for _, _, names in islice(os.walk(folder), _SEARCHED)
         for name in names

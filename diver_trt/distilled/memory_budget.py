@@ -38,4 +38,6 @@ class MemoryBudget:
         finally:
             with self._changed:
                 self._free += size
+                # All, since the threads wait for different sizes: a single notification could reach
+                # one that still lacks room.
                 self._changed.notify_all()

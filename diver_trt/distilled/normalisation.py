@@ -40,6 +40,7 @@ class Normalisation:
         values = (image.astype(np.float32) / 255 - np.array(self.mean, np.float32)) / np.array(
             self.std, np.float32
         )
+        # The transposed view has the channels last in memory; files are written in C order.
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
     def denormalise(
@@ -47,6 +48,7 @@ class Normalisation:
     ) -> NDArray[np.float32]:  # [3, H, W] => [H, W, 3] float32, mostly in [0, 1]
         """Return the pixels of one image, unclipped."""
         pixels: NDArray[np.float32] = values.transpose(1, 2, 0).astype(np.float32)
+        # Bytes are pixels from 0 to 255. Their normalisation is `none`, and leaves [0, 1] as it is.
         if values.dtype == np.uint8:
             pixels /= 255
         else:
@@ -113,8 +115,10 @@ def find_normalisation(name: str) -> Normalisation:
     except ValueError:
         mean, std = [], []
     sensible = (
+        # NaN fails the comparison, and a deviation of 0 would lose the image.
         all(abs(value) < _MAX_STATISTIC for value in (*mean, *std)) and min(std, default=0) > 0
     )
+    # The manifest records the text, and only holds printable ones.
     if not name.isprintable() or len(mean) not in (1, 3) or len(std) not in (1, 3) or not sensible:
         raise DatasetError(
             f"--normalisation {shown(name)}: expected {', '.join(_named())}, or MEAN:STD such as "
@@ -131,6 +135,7 @@ def pixels_from_values(
     """Return 8-bit pixels of values that should lie in [0, 1], and the fraction that did not."""
     # Half a level of tolerance: such a value rounds to 0 or 255 without being clipped.
     outside = np.count_nonzero(np.abs(values - 0.5) > 0.5 + 0.5 / 255) / values.size
+    # Rounded: a cast alone would darken every value that is not exactly a level.
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8), outside
 
 

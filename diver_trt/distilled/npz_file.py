@@ -30,6 +30,8 @@ from diver_trt.distilled.stored_array import (
 from diver_trt.distilled.zip_file import data_offset, open_zip
 from diver_trt.errors import DatasetError, shown
 
+# numpy refuses texts of more than 10,000 characters (`max_header_size`):
+# https://numpy.org/doc/stable/reference/generated/numpy.lib.format.read_array.html
 _HEADER_BYTES = 1 << 14
 _CHUNK_BYTES = 1 << 20
 
@@ -43,6 +45,7 @@ def open_npz(path: Path) -> Content:
     try:
         with open_zip(path) as (file, archive):
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            # The dictionary holds the last of them; the others would be dropped in silence.
             if len(members) < len(archive.infolist()):
                 raise DatasetError(
                     f"{path}: holds an array twice under one name; save it again with numpy.savez"
@@ -70,6 +73,7 @@ def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any
     Raises:
         ValueError, EOFError, SyntaxError and others: If the header is damaged; numpy's own.
     """
+    # Version 3 differs from 2 in the encoding of the names of fields, which plain arrays lack.
     version = np.lib.format.read_magic(file)
     read_header = (
         np.lib.format.read_array_header_1_0
@@ -102,6 +106,8 @@ def _member(
             "plain arrays"
         )
     if (
+        # `math.prod`, since numpy's wraps around at 64 bits: a stated 2**32 x 2**32 would be 0
+        # values.
         any(type(length) is not int or length < 0 for length in shape)
         or prod(shape) * dtype.itemsize != info.file_size - header
     ):
@@ -111,6 +117,7 @@ def _member(
         )
     # The strides of Fortran order are those of C order for the reversed shape, reversed.
     strides = row_major(shape[::-1])[::-1] if fortran else row_major(shape)
+    # Once per array: a pass over it for every row would take quadratic time.
     verify = Once(partial(_verify, path, info))
     array = InPlaceArray(path, dtype, shape, strides, data_offset(file, info) + header, verify)
     if info.compress_type == zipfile.ZIP_STORED:
@@ -120,6 +127,7 @@ def _member(
         "save it with numpy.savez, which does not compress",
         partial(_decompressed, array, info, header, fortran),
     )
+    # A compressed text is read at once, as `readable` does with one that is stored.
     return lazy if shape or array.nbytes > MAX_VALUE_BYTES else lazy.load()
 
 

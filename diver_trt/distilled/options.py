@@ -9,6 +9,7 @@ from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, UsageError, shown
 
+# A file may state any factor, and each tile becomes a sample.
 MAX_COLLAGE = 16
 
 MAX_IMAGES = 1_000_000

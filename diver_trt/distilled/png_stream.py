@@ -47,10 +47,12 @@ def require_whole_png(file: BinaryIO) -> None:
     file.seek(0)
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
         raise ValueError("the PNG signature is missing")
+    # IHDR first, then chunks up to IEND; the image data is counted as it comes.
     kind, content = _chunk(file)
     if kind != b"IHDR":
         raise ValueError("the PNG header is missing")
     header = b"".join(content)
+    # This also checks the header's length, before its colour type is looked up.
     rows = _Rows(_passes(header))
     needs_palette = header[9] == _INDEXED
     previous = kind
@@ -63,6 +65,7 @@ def require_whole_png(file: BinaryIO) -> None:
         if kind == b"IDAT" and rows.begun and previous != b"IDAT":
             # Pillow reads the first place only.
             raise ValueError("image data in two places")
+        # Other chunks are consumed too, since their CRC is compared at their end.
         for block in content:
             if kind == b"IDAT":
                 rows.feed(block)
@@ -83,6 +86,7 @@ def _content(file: BinaryIO, kind: bytes, length: int) -> Iterator[bytes]:
     crc = zlib.crc32(kind)
     while length:
         block = file.read(min(_READ_BYTES, length))
+        # A chunk may state a length beyond the end of the file.
         if not block:
             raise ValueError("the file ends before the image does")
         crc = zlib.crc32(block, crc)
@@ -110,6 +114,7 @@ def _passes(header: bytes) -> list[tuple[int, int]]:
             (-(-(width - left) // across), -(-(height - top) // down))
             for left, top, across, down in _ADAM7
         ]
+    # Small images have passes without pixels, which are not in the stream.
     return [(rows, 1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 < rows]
 
 
@@ -135,6 +140,8 @@ class _Rows:
         # Data after the last row is not inflated: it may be a decompression bomb.
         while block and self._seen < self._expected and not self._inflater.eof:
             try:
+                # At most `_INFLATED_BYTES` at a time: a block may inflate to a thousand times its
+                # size.
                 values = self._inflater.decompress(block, _INFLATED_BYTES)
             except zlib.error as cause:
                 raise ValueError(f"damaged image data ({cause})") from cause
@@ -143,6 +150,7 @@ class _Rows:
 
     def require_all(self) -> None:
         """Raise a `ValueError` if rows are missing."""
+        # zlib may hold output back after it has consumed all input, since each call is limited.
         while self._seen < self._expected and not self._inflater.eof:
             values = self._inflater.decompress(b"", _INFLATED_BYTES)
             if not values:
@@ -155,6 +163,8 @@ class _Rows:
         start, self._seen = self._seen, self._seen + len(values)
         for first, end, stride in self._ends:
             if start < end and first < self._seen:
+                # The first row of this pass that begins in the block; each row begins with its
+                # filter type.
                 offset = max(first - start, (first - start) % stride)
                 types = values[offset : end - start : stride]
                 if types and max(types) > _MAX_FILTER:

@@ -134,6 +134,7 @@ class ImageFiles:
         """Check every file, several at once."""
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self), _CHECKED_AT_ONCE):
+                # In chunks, so that results come before all files are checked, in the files' order.
                 paths = list(map(self._path, range(len(self))[first : first + _CHECKED_AT_ONCE]))
                 with quiet():
                     found = list(pool.map(_check_small_file, paths))
@@ -212,8 +213,11 @@ class StoredImages:
                 yield Checked(_row_sha256(row), problem=str(error))
 
     def _pixels(self, position: int, row: NDArray[Any]) -> tuple[Pixels, float]:
+        # Before the normalisation is undone, which would overflow float32.
         if problem := implausible(row):
             raise DatasetError(f"{self._path}: image {position} {problem}")
+        # row [c, H, W] or [H, W, c] => values [c, H, W] => colour [3, H, W] => pixels [H, W, 3]
+        # uint8
         values = row.transpose(2, 0, 1) if self._channels_last else row
         colour = np.repeat(values, 3 // len(values), axis=0)  # grey images become three channels
         return pixels_from_values(self._normalisation.denormalise(colour))
@@ -228,6 +232,8 @@ def channels_last(path: Path, array: Array) -> bool:
     shape = array.shape
     plain = array.dtype == np.uint8 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
     if len(shape) == 4 and 0 not in shape and plain:
+        # The file does not state the order of axes, so the axis of one or three values is the
+        # channels'.
         first, last = shape[1] in (1, 3), shape[3] in (1, 3)
         if first and last:
             raise DatasetError(
@@ -243,6 +249,7 @@ def channels_last(path: Path, array: Array) -> bool:
 
 
 def _row_sha256(row: NDArray[Any]) -> str:
+    # In C order, so that the hash does not depend on how the file orders the axes.
     return hashlib.sha256(row.tobytes()).hexdigest()
 
 
@@ -326,6 +333,7 @@ class Tiles:
         # Rounded up where the factor does not divide a side, as IDC's own decoder does: the last
         # tile is smaller. https://github.com/snu-mllab/Efficient-Dataset-Condensation
         width, height = (-(-side // self._factor) for side in size)
+        # Rounding up leaves nothing for the last tiles if a side has too few pixels.
         if (self._factor - 1) * height >= size[1] or (self._factor - 1) * width >= size[0]:
             raise DatasetError(
                 f"{self._source.name(collage)}: {size[0]} x {size[1]} pixels is not a collage of "

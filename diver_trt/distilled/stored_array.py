@@ -24,6 +24,7 @@ from diver_trt.errors import DatasetError
 
 T = TypeVar("T")
 
+# Small files can claim a lot: 3.5 MB of compressed zeros are gigabytes of arrays.
 MAX_LOADED_BYTES = 1 << 30
 """Maximum size of what is held in memory of one file, for arrays that cannot be read by rows."""
 
@@ -142,6 +143,7 @@ class Once(Generic[T]):
     """
 
     def __init__(self, function: Callable[[], T]) -> None:
+        # A list, since the result may itself be None.
         self._function, self._result = function, list[T]()
 
     def __call__(self) -> T:
@@ -222,11 +224,13 @@ def readable(array: InPlaceArray, budget: LoadBudget) -> Array:
     Raises:
         DatasetError: If the file ends before the array does.
     """
+    # Before any row is read, so that a file that was cut short is refused before work starts.
     if array.end > array.path.stat().st_size:
         raise cut_short(array.path)
     if not array.shape:
         return array.load() if array.nbytes <= MAX_VALUE_BYTES else array
     lengths, strides = array.shape[1:], array.strides[1:]
+    # In any order of axes, such as channels last, contiguous values span as many as there are.
     if 0 in array.shape or (0 not in strides and span(lengths, strides) == prod(lengths)):
         return array
     return budget.lazy(array, "save contiguous arrays", array.load)

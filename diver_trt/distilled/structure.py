@@ -111,6 +111,7 @@ def _bare(path: Path, images: Array) -> TensorStructure:
         )
     # FTD saves averaged images, `ema_images_best.pt`, with labels of their own.
     average = "ema_" if path.stem.startswith("ema_") else ""
+    # `images_zca_500` => `500`, whose labels are `labels_500`.
     iteration = re.sub(r"^(ema_)?images_(zca_)?", "", path.stem)
     candidates = [
         path.with_name(f"{average}labels_{iteration}{path.suffix}"),
@@ -153,6 +154,7 @@ def _method_of(
     return recognise(Found(structure, path, path.parent, name, images, labels))
 
 
+# FRePo writes the singular, KIP and `convert` the plural.
 _NAMES = (("images", "labels"), ("image", "label"))
 
 _FRAMEWORKS = ("pt", "np", "tf", "flax", "jax", "mlx")
@@ -165,6 +167,7 @@ def _with_texts(
 ) -> TensorStructure:
     """Return named arrays with the facts that the texts beside them state."""
     texts = {key: _text(content.get(key)) for key in _TEXTS}
+    # It states who wrote the file, not a method.
     if texts["format"] in _FRAMEWORKS:
         texts["format"] = None
     unknown = _unknown_texts(texts)
@@ -218,6 +221,7 @@ def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
     for option, key, flag, expected in (
         ("method", "format", "format", names_of("tensors")),
         ("collage", "collage", "collage", [str(factor) for factor in range(1, MAX_COLLAGE + 1)]),
+        # A stated normalisation also means that the images are not whitened.
         ("normalisation", "whitening", "normalisation", [kind.value for kind in Kind]),
     ):
         if (text := texts[key]) is not None and text not in expected:
@@ -225,6 +229,7 @@ def _unknown_texts(texts: Mapping[str, str | None]) -> dict[str, str]:
                 f"its text {key} is {shown(repr(text))}; expected one of {', '.join(expected)}. "
                 f"Override it with --{flag}."
             )
+    # Not in the loop: besides the names, any text MEAN:STD is known.
     if (text := texts["normalisation"]) is not None:
         try:
             find_normalisation(text)
@@ -244,6 +249,7 @@ def may_hold_images(path: Path) -> bool:
         return False
     candidates: list[Any] = [content]
     if isinstance(content, Mapping):
+        # By name, since the state of a network holds arrays of four axes too.
         candidates = [content.get(name) for name, _ in _NAMES]
         experiments = content.get("data")
         if isinstance(experiments, Sequence) and experiments:
@@ -264,8 +270,10 @@ def _text(value: Content) -> str | None:
     """
     if value is None:
         return None
+    # A StoredArray here is a text too long to be read, or rows.
     if not isinstance(value, np.ndarray) or value.ndim or not value.nbytes:
         return _describe(value)
+    # A collage factor may be a number, as users save it.
     if value.dtype.kind in "iu":
         return str(value)
     if value.dtype.kind == "S":

@@ -37,9 +37,11 @@ _SUBSET_NAMES = {
 def subset_of_path(path: Path) -> str | None:
     """Return the ImageNet subset that a path names, if its last folders name exactly one."""
     found = set()
+    # Resolved, so that a file named relative to its own folder has its folders around it.
     for part in path.resolve().parts[-5:]:
         words = [word for word in re.split(r"[^a-z0-9]+", part.lower()) if word]
         # Pairs of words, because of imagenet-10 and imagenet_fruits.
         pairs = (first + second for first, second in pairwise(words))
         found |= {_SUBSET_NAMES[name] for name in (*pairs, *words) if name in _SUBSET_NAMES}
+    # Two subsets in one path contradict each other, and neither is taken.
     return found.pop() if len(found) == 1 else None

@@ -46,6 +46,7 @@ def find_tensor_files(path: Path) -> list[Path]:
     )
     if path.is_file():
         return [path]
+    # A run's file beside folders of previews decides; only without one are the folders searched.
     best = _best_of(path)
     folders = sorted(
         (
@@ -56,6 +57,7 @@ def find_tensor_files(path: Path) -> list[Path]:
         ),
         key=natural,
     )
+    # Parts are named in notes and in the manifest.
     for folder in folders:
         require_printable(folder)
     pictures = [folder for folder in folders if holds_images(folder)]
@@ -68,6 +70,7 @@ def find_tensor_files(path: Path) -> list[Path]:
     if best:
         return [best]
     found = [best for folder in folders if folder not in pictures and (best := _best_of(folder))]
+    # Several runs of one method lie side by side in the same way.
     if len(found) > 1 and not are_parts([file.parent.name for file in found]):
         names = ", ".join(file.parent.name for file in found[:6])
         raise DatasetError(
@@ -113,6 +116,7 @@ def _best_of(folder: Path) -> Path | None:
         raise DatasetError(f"{folder}: holds several files of images ({names}); name one of them")
     for series, files in families.items():
         suffixes = {file.suffix for file in files if file.name.lower().endswith(SUFFIXES)}
+        # A set and its converted twin have the same name; which one is meant is not guessed.
         if len(suffixes) > 1:
             kinds = ", ".join(sorted(suffixes))
             raise DatasetError(

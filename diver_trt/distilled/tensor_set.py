@@ -66,11 +66,13 @@ def join_tensors(
     Raises:
         DatasetError: If the parts do not belong together, or do not fit the model.
     """
+    # Check that the parts and the class map fit, then collect notes.
     _require_alike(path, parts)
     sources = [StoredImages(part.path, part.images, part.normalisation) for part in parts]
     names = [part.path.parent.name for part in parts]
     num_classes = max(part.labels.num_classes for part in parts)
     class_map = _class_map(parts[0], bundle, classes, num_classes)
+    # An index in a tensor could be the map's number or its position; they agree only from 0 on.
     if class_map.numbers is not None and set(class_map.numbers) != set(range(len(class_map))):
         raise DatasetError(
             f"--classes {class_map.name}: names classes by numbers that are not 0 to "
@@ -95,6 +97,7 @@ def join_tensors(
             f"its labels are of {num_classes} classes, but {class_map.owner} {len(class_map)}: is "
             "--classes right?"
         )
+    # Labels that begin at 1 leave class 0 empty, and give every image the class after its own.
     if absent := sorted(set(range(num_classes)) - set(indices)):
         notes.append(
             f"{len(absent)} of the {num_classes} classes that its labels count have no images, the "

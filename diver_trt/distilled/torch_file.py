@@ -44,6 +44,7 @@ _MAX_TEXT = 100
 The names of formats, normalisations and subsets are shorter.
 """
 
+# Far more than any method's: a dictionary of lists of pairs is three levels deep.
 _MAX_NODES, _MAX_DEPTH = 100_000, 8
 _BYTE_ORDERS: Mapping[bytes, Literal["<", ">"]] = {b"little": "<", b"big": ">"}
 # https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
@@ -95,11 +96,13 @@ def _zipped(path: Path) -> _TorchFile:
                 f"{path}: is compressed, which torch.save never does; load it and save it again "
                 "with torch.save"
             )
+        # torch.save names the folder after the file, which may have been renamed since.
         folder = members[0].filename.partition("/")[0]
         places = {
             info.filename.removeprefix(f"{folder}/"): (data_offset(file, info), info.file_size)
             for info in members
         }
+        # Readers differ in which of the two they take: torch may find another pickle than zipfile.
         if len(places) < len(members):
             raise DatasetError(
                 f"{path}: holds two records under one name; save it again with torch.save"
@@ -111,6 +114,7 @@ def _zipped(path: Path) -> _TorchFile:
         # Not through zipfile, which compares checksums: torch.save may omit them.
         # https://docs.pytorch.org/docs/stable/generated/torch.serialization.set_crc32_options.html
         pickled = read_at(file, *places["data.pkl"])
+        # torch.load takes a file without this record for little-endian, too.
         order = read_at(file, *places["byteorder"]) if "byteorder" in places else b"little"
     return _TorchFile(TorchPickle(path, io.BytesIO(pickled)).read(), places, _BYTE_ORDERS[order])
 
@@ -122,9 +126,11 @@ def _legacy(path: Path) -> _TorchFile:
         pickles = TorchPickle(path, stream)
         if pickles.read() != _TORCH_MAGIC or pickles.read() != _TORCH_PROTOCOL:
             raise DatasetError(f"{path}: not a file of torch.save")
+        # The first describes the machine that wrote the file.
         _, structure, keys = pickles.read(), pickles.read(), pickles.read()
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise ValueError("its tensors have no values")
+        # Each storage: its length as 8 bytes, little-endian, then its values.
         places, position = {}, stream.tell()
         for key in keys:
             (count,) = struct.unpack("<Q", read_at(file, position, 8))
@@ -183,6 +189,7 @@ class _Reader:
                 f"{self._path}: a tensor of shape {list(shape)} is larger than the file; save it "
                 "with .contiguous()"
             )
+        # A storage that is missing has size 0, so the next check refuses the tensor.
         offset, size = self._file.places.get(f"data/{tensor.storage.key}", (0, 0))
         if (tensor.start + span(shape, tensor.strides)) * dtype.itemsize > size:
             raise DatasetError(

@@ -42,6 +42,7 @@ _STORAGES = {
 }
 _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
 _PARAMETERS = {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+# A tensor with attributes of its own; called with a function, a type, its arguments, a state.
 _WITH_ATTRIBUTES = "torch._tensor._rebuild_from_type_v2"
 _DICTIONARY = "collections.OrderedDict"
 _IGNORED = {
@@ -157,6 +158,7 @@ class TorchPickle:
             raise TypeError("REDUCE of something that is not callable")
         if name in _TENSORS:
             return self._tensor(arguments)
+        # The tensor comes first; whether it requires a gradient, and its hooks, do not matter.
         if name in _PARAMETERS:
             return arguments[0]
         if name == _WITH_ATTRIBUTES:
@@ -171,6 +173,7 @@ class TorchPickle:
         storage, start, shape, strides = arguments[:4]
         if not isinstance(storage, Storage) or not len(shape) == len(strides) <= _MAX_DIMENSIONS:
             raise ValueError("a tensor without a valid shape")
+        # Exactly `int`: True would pass for 1.
         if any(type(number) is not int or number < 0 for number in (start, *shape, *strides)):
             raise ValueError("a tensor without a valid shape")
         # The seventh argument is metadata such as {"conj": True, "neg": True}: the values in the
@@ -187,6 +190,7 @@ class TorchPickle:
         kind, name, key = saved[:3]
         if kind != "storage" or not isinstance(name, str) or not isinstance(key, str):
             raise ValueError("a persistent ID that does not name a storage")
+        # One type for each storage: torch.save refuses views of one as several types.
         return self.storages.setdefault(key, Storage(_STORAGES[name], key))
 
 
@@ -223,6 +227,7 @@ class _Machine:
         self.stack.append(value)
 
     def put(self, key: int | None) -> None:
+        # MEMOIZE has no argument: its key is the number of entries so far.
         self._memo[len(self._memo) if key is None else key] = self.stack[-1]
 
     def get(self, key: int) -> None:
@@ -232,6 +237,7 @@ class _Machine:
         self._marks.append(len(self.stack))
 
     def name(self, module_and_name: str) -> None:
+        # pickletools joins the two lines of GLOBAL, module and name, by a space.
         self.stack.append(self._permitted(module_and_name.replace(" ", ".", 1)))
 
     def stack_name(self, _: Any) -> None:

@@ -75,6 +75,7 @@ def recognise(values: NDArray[Any]) -> Normalisation | None:
         The convention, or None if the range does not match any.
     """
     low, high = float(values.min()), float(values.max())
+    # A range must be filled as well: normalised values may lie in 0 to 255, pixels in -1 to 1.
     for name, (first, last) in _RANGES.items():
         slack, empty = _TOLERANCE * (last - first), _FILLED * (last - first)
         if first - slack <= low <= first + empty and last - empty <= high <= last + slack:
@@ -95,6 +96,7 @@ def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | N
     if values.dtype == np.uint8:
         if normalisation.name != "none":
             return f"holds 8-bit pixels, which are not {normalisation.name}-normalised"
+        # Floats in 0 to 1 that were cast to uint8 are only zeros and ones.
         return f"{statistics(values)}; 8-bit pixels lie in 0 to 255" if values.max() <= 1 else None
     seen = recognise(values)
     if seen and not _alike(seen, normalisation):
@@ -131,6 +133,7 @@ def read_range(path: Path, method: Method, values: NDArray[Any], default: Normal
         return Reading(default, problem and f"{problem}: were pixels in 0 to 1 cast to integers?")
     if problem is None:
         return Reading(default, _narrow(values, default))
+    # By the exact range first, then by most values, as unclamped optimisation leaves them.
     if seen := recognise(values) or _fitting(values, default):
         first, last = _RANGES[seen.name]
         usual = "not normalised" if default.name == "none" else f"{default.name}-normalised"
@@ -140,6 +143,7 @@ def read_range(path: Path, method: Method, values: NDArray[Any], default: Normal
             f"{last:.0f}, while those of {method.title} tensors are {usual}: if that is wrong, "
             f"--normalisation {default.name}",
         )
+    # Which data set's statistics were used cannot be seen, so nothing is taken for granted.
     if method.guesses or outside(values, default) > _MOST:
         raise DatasetError(
             f"{path}: {problem}, and the file does not state their normalisation. Set "
@@ -191,6 +195,7 @@ def _deviation(values: NDArray[Any], normalisation: Normalisation) -> float:
     """Return the standard deviation of all pixels once a normalisation is undone."""
     # From the channels' moments, so that the pixels need not be computed.
     mean, std = _of_channels(normalisation, values.shape[1])
+    # values [n, c, H, W] => means, variances [c]
     means = np.mean(values, axis=(0, 2, 3), dtype=np.float64) * std + mean
     variances = np.var(values, axis=(0, 2, 3), dtype=np.float64) * std**2
     return float(np.sqrt(np.mean(variances) + np.var(means)))

@@ -50,13 +50,16 @@ def seen_whitening(
     Returns:
         The kind, or None if the images do not look whitened.
     """
+    # Whitened values are real numbers of colour images; `convert` states what it has undone.
     if sample.dtype.kind != "f" or sample.shape[1] != 3 or found.unwhitened:
         return None
     # MTT's images_zca_* are, despite their name, the ones that are not whitened.
     if found.whitening or path.stem.startswith("images_zca_"):
         return found.whitening
     kind = method.whitens.kind if method.whitens else Kind.KORNIA
+    # MTT and its relatives normalise larger images instead, which are ImageNet's.
     looks = (min(sample.shape[2:]) <= SIDE or kind is not Kind.KORNIA) and looks_whitened(sample)
+    # A name alone is not enough: pixels in 0 to 1 are not whitened, whatever their file is called.
     named = (
         method.whitens is not None
         and method.whitens.names is not None
@@ -71,6 +74,7 @@ def is_taken_as_whitened(
 ) -> bool:
     """Return whether images that look whitened are taken as whitened."""
     whitens = method.whitens
+    # A stated normalisation does not contradict whitening here.
     if normalises_first(method):
         return True
     # A stated normalisation means that they are not whitened: these methods do one or the other.
@@ -88,6 +92,7 @@ def normalises_first(method: Method) -> bool:
 
 def looks_whitened(images: NDArray[Any]) -> bool:
     """Return whether images [n, C, H, W] have lost their brightness, as whitening makes them."""
+    # `not <`, so that NaN, the share of images without energy, counts as not whitened.
     if images.shape[1] != 3 or not brightness_share(images) < _WHITENED:
         return False
     # Dark pictures on -1 to 1 have little brightness too. Whitened values keep to no range.
@@ -95,6 +100,7 @@ def looks_whitened(images: NDArray[Any]) -> bool:
         return False
     with np.errstate(all="ignore"):  # huge values are reported when their range is checked
         values = images.astype(np.float32)
+        # [n, 3, H, W] => [3, n * H * W] => correlations [3, 3]
         return not float(np.corrcoef(values.transpose(1, 0, 2, 3).reshape(3, -1)).min()) > _GREY
 
 
@@ -114,7 +120,7 @@ def brightness_share(images: NDArray[Any]) -> float:
 
 
 def brightness(images: NDArray[Any]) -> str:
-    """Return that share as messages print it."""
+    """Return the share of the energy that is brightness, as messages print it."""
     share = brightness_share(images)
     return f"{share:.1%} of their energy is brightness, of photographs' 20% and more"
 
@@ -122,6 +128,7 @@ def brightness(images: NDArray[Any]) -> str:
 def can_be_undone(kind: Kind, size: tuple[int, ...]) -> bool:
     """Return whether the transform of images of a size (H, W) can be fitted again."""
     height, width = size
+    # FRePo whitens 128 x 128 pixels in four parts of 64 x 64.
     return height * width <= SIDE**2 or (kind is Kind.FREPO and size == (2 * SIDE, 2 * SIDE))
 
 

@@ -33,6 +33,7 @@ class _BoundedReader(io.BufferedReader):
 @contextmanager
 def open_zip(path: Path) -> Iterator[tuple[BinaryIO, zipfile.ZipFile]]:
     """Open a zip file, and the file itself for reading members in place."""
+    # Both read the same open file, so offsets and members belong to the same bytes.
     with _BoundedReader(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
         yield file, archive
 

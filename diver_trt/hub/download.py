@@ -16,13 +16,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diver_trt.bundle import LIMITS, MANIFEST, SCHEMA, Bundle
 from diver_trt.counted import counted, megabytes
-from diver_trt.documents import Document
+from diver_trt.documents import Document, Limits
 from diver_trt.errors import BundleError, OutputError, shown
 from diver_trt.files import FileRecord, file_sha256
 from diver_trt.hub.failures import hub_failure, import_hub
@@ -30,7 +29,26 @@ from diver_trt.hub.name import HubName
 from diver_trt.hub.transfer import OnProgress, Transfer
 
 
-def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnProgress) -> Path:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The document that lists a bundle's files, `bundle.json`; `diver_trt.bundle` defines it.
+
+    Attributes:
+        name: Its name in a bundle.
+        schema: Its version.
+        limits: What it may need.
+        files: Returns the files that it lists.
+    """
+
+    name: str
+    schema: int
+    limits: Limits
+    files: Callable[[Document], Iterable[FileRecord]]
+
+
+def downloaded(
+    name: HubName, listing: Listing, on_note: Callable[[str], None], on_progress: OnProgress
+) -> Path:
     """Return the folder of a bundle, downloaded where it is not there yet.
 
     Only the first call transfers files. Later ones ask the hub whether the revision has changed,
@@ -38,6 +56,7 @@ def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnPro
 
     Args:
         name: The bundle.
+        listing: Which of its files lists the others.
         on_note: Receives what is downloaded, in lines of text.
         on_progress: Receives how many MB of it are there.
 
@@ -48,25 +67,29 @@ def downloaded(name: HubName, on_note: Callable[[str], None], on_progress: OnPro
         MissingExtraError: If the hub's client is not installed.
     """
     hub = import_hub(f"reading {name}")
-    manifest = _find_manifest(name, on_note)
+    manifest = _find_manifest(name, listing, on_note)
+    where = f"{name}: {listing.name}"
     document = Document.read(
-        Path(os.path.realpath(manifest)), BundleError, LIMITS, where=f"{name}: {MANIFEST}"
+        Path(os.path.realpath(manifest)), BundleError, listing.limits, where=where
     )
+    document.require_schema(listing.schema, "ask its owner to export the model again")
     bundles = Path(hub.constants.HF_ASSETS_CACHE) / "diver-trt" / "bundles"
     folder = bundles / f"{name.repository}-{document.sha256[:16]}"
-    document.require_schema(SCHEMA, "ask its owner to export the model again")
-    bundle = document.load(Bundle, path=folder, sha256=document.sha256)
-    itself = FileRecord(MANIFEST, manifest.stat().st_size, document.sha256)
-    # bundle.json comes last: a folder without it is not a bundle.
-    records = dict.fromkeys((*bundle.files, itself))
-    missing = [record for record in records if not _is_there(folder, record)]
+    itself = FileRecord(listing.name, manifest.stat().st_size, document.sha256)
+    # The listing comes last: a folder without it is not a bundle.
+    records = dict.fromkeys((*listing.files(document), itself))
+    # Other files are hashed whenever a network is loaded.
+    missing = [
+        record for record in records if not _is_there(folder, record, hashed=record == itself)
+    ]
     if missing:
         # The snapshot's folder has the commit's name. The other files are those of the same commit.
-        _Download(name, manifest.parent.name, on_note, on_progress).complete(folder, missing)
+        commit = manifest.parent.name
+        _Download(name, listing.name, commit, on_note, on_progress).complete(folder, missing)
     return folder
 
 
-def _find_manifest(name: HubName, on_note: Callable[[str], None]) -> Path:
+def _find_manifest(name: HubName, listing: Listing, on_note: Callable[[str], None]) -> Path:
     """Return the path of `bundle.json` in the client's cache: `snapshots/COMMIT/bundle.json`.
 
     Raises:
@@ -77,23 +100,23 @@ def _find_manifest(name: HubName, on_note: Callable[[str], None]) -> Path:
 
     revision, cached = name.revision or hub.constants.DEFAULT_REVISION, None
     try:
-        cached = _cached(name, revision, MANIFEST)
+        cached = _cached(name, revision, listing.name)
         if cached and cached.parent.name == revision:
             return cached  # a commit does not change
         # First the size alone: what the repository calls bundle.json may be anything.
         found = hub.get_hf_file_metadata(
-            hub.hf_hub_url(name.repository, MANIFEST, revision=revision)
+            hub.hf_hub_url(name.repository, listing.name, revision=revision)
         )
-        if (found.size or 0) > LIMITS.size_bytes:
+        if (found.size or 0) > listing.limits.size_bytes:
             raise BundleError(
-                f"{name}: {MANIFEST} has {found.size:,} bytes, expected at most "
-                f"{LIMITS.size_bytes:,}. Is it a bundle?"
+                f"{name}: {listing.name} has {found.size:,} bytes, expected at most "
+                f"{listing.limits.size_bytes:,}. Is it a bundle?"
             )
         if cached and cached.parent.name == found.commit_hash:
             return cached
-        return Path(hub.hf_hub_download(name.repository, MANIFEST, revision=revision))
+        return Path(hub.hf_hub_download(name.repository, listing.name, revision=revision))
     except errors.RemoteEntryNotFoundError as cause:
-        raise BundleError(f"{name}: is not a bundle (it has no {MANIFEST})") from cause
+        raise BundleError(f"{name}: is not a bundle (it has no {listing.name})") from cause
     except BundleError:
         raise
     except Exception as cause:  # the client's HTTP library has a class of its own for each failure
@@ -111,12 +134,14 @@ class _Download:
 
     Attributes:
         name: The bundle.
-        commit: The commit that its `bundle.json` is of.
+        listing: The name of the file that lists the others.
+        commit: The commit that this file is of.
         on_note: Receives what is downloaded.
         on_progress: Receives how many MB of it are there.
     """
 
     name: HubName
+    listing: str
     commit: str
     on_note: Callable[[str], None]
     on_progress: OnProgress
@@ -165,7 +190,7 @@ class _Download:
                 raise self._damaged(record, "is missing in the repository")
             if file.size != record.size_bytes:
                 raise self._damaged(
-                    record, f"has {file.size:,} bytes, {MANIFEST} lists {record.size_bytes:,}"
+                    record, f"has {file.size:,} bytes, {self.listing} lists {record.size_bytes:,}"
                 )
             if file.lfs and file.lfs.sha256 != record.sha256:
                 raise self._changed(record, file.lfs.sha256)
@@ -198,7 +223,7 @@ class _Download:
 
     def _changed(self, record: FileRecord, sha256: str) -> BundleError:
         return self._damaged(
-            record, f"SHA-256 is {shown(sha256[:12])}…, {MANIFEST} lists {record.sha256[:12]}…"
+            record, f"SHA-256 is {shown(sha256[:12])}…, {self.listing} lists {record.sha256[:12]}…"
         )
 
     def _damaged(self, record: FileRecord, problem: str) -> BundleError:
@@ -216,12 +241,11 @@ def _cached(name: HubName, revision: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _is_there(folder: Path, record: FileRecord) -> bool:
+def _is_there(folder: Path, record: FileRecord, *, hashed: bool) -> bool:
+    path = folder / record.name
     try:
-        size = (folder / record.name).stat().st_size
-        # Other files are hashed whenever a network is loaded.
-        return size == record.size_bytes and (
-            record.name != MANIFEST or file_sha256(folder / MANIFEST) == record.sha256
+        return path.stat().st_size == record.size_bytes and (
+            not hashed or file_sha256(path) == record.sha256
         )
     except OSError:
         return False

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from diver_trt.errors import UsageError, shown
 
 # pathlib makes hf:/OWNER/NAME of hf://OWNER/NAME, and hf: of hf://.
-_SCHEME = re.compile(r"hf:(?:/{1,2}|$)")
+_SCHEME = re.compile(r"hf:(?:/{1,2}|$)", re.IGNORECASE)  # RFC 3986: a scheme in either case
 # The hub's own rules, as its client has them:
 # https://github.com/huggingface/huggingface_hub/blob/v1.2.0/src/huggingface_hub/utils/_validators.py
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"

@@ -8,9 +8,12 @@ shards' galleries have.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diver_trt.errors import DatasetError, OutputError
+from diver_trt.manifest import open_recovered
 from diver_trt.recovered.complete import Copied, complete_copies
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
@@ -54,6 +57,8 @@ def merge_shards(
     """
     # Everything is checked before anything is written: a mistake in the last of twenty shards
     # must not leave nineteen of them copied.
+    if not overwrite:
+        _require_not_shard(output)
     shards = open_shards(folders)
     for shard in shards:
         require_apart(output, shard.root, "the shard")
@@ -94,3 +99,17 @@ def merge_shards(
             complete_copies(dataset, writer, what)
         copy_galleries(shards, recipe, output, wanted=gallery)
     return Merged(len(dataset.samples), tuple(dataset.skipped))
+
+
+def _require_not_shard(output: Path) -> None:
+    """Refuse a shard as the output: whoever forgets the new folder names a shard last.
+
+    Raises:
+        OutputError: If the folder holds a finished shard.
+    """
+    with suppress(DatasetError):  # a folder without a manifest, or not of ours
+        if open_recovered(output).manifest.shard:
+            raise OutputError(
+                f"{output}: is a shard, and the last folder is the one to write; name a new folder "
+                "after all shards"
+            )

@@ -168,6 +168,9 @@ def recover(
     _require_type("classes", classes, (*_PATHS, _NONE), "a text, a path or None")
     for name, text in (("format", format), ("normalisation", normalisation)):
         _require_type(name, text, (str, _NONE), "a text or None")
+    # A text such as "false", as a configuration file may have it, would count as true.
+    for name, flag in (("trust", trust), ("gallery", gallery), ("overwrite", overwrite)):
+        _require_type(name, flag, (bool,), "True or False")
     _require_type("on_note", on_note, (Callable, _NONE), "a function or None")
     for name, called in (("on_progress", on_progress), ("stopping", stopping)):
         _require_type(name, called, (Callable,), "a function")

@@ -43,7 +43,7 @@ class Placement:
             recorded as trusted.
 
     Raises:
-        UsageError: If a number is not a whole one, or too small.
+        UsageError: If a number is not a whole one, or too small, or `trust` is not a bool.
     """
 
     engine: str = "auto"
@@ -62,6 +62,8 @@ class Placement:
                     f"{name} is {shown_value(value)}; expected a whole number, {least} or more, "
                     "or None"
                 )
+        if not isinstance(self.trust, bool):  # a text such as "no" would count as true
+            raise UsageError(f"trust is {shown_value(self.trust)}; expected True or False")
 
     def balanced_batch(self, default: int = DEFAULT_BATCH) -> int:
         """Return the batch for an engine that takes any, evenly filled.

@@ -171,6 +171,8 @@ def test_inspect_of_a_bundle_finds_engines_that_are_missing_or_changed(
     shown = run("inspect", compiled)
     assert f"rtx-1.7.1.116-sm86-b2/denoiser.engine: {problem}" in fails(shown)
     assert "rtx-1.7.1.116-sm86-b8, phased: peak" in shown.stdout
+    sidecar = compiled / "plans" / "rtx-1.7.1.116-sm86-b2" / "denoiser.json"
+    assert problem in fails(run("inspect", sidecar))
     as_json = run("inspect", compiled, "--json")
     assert as_json.exit_code == 1
     (found,) = json.loads(as_json.stdout)["damaged_engines"]

@@ -11,7 +11,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.lineup import bundle_participant
 from diver_trt.comparison.runs import Participant
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from tests.comparison.conftest import FEW, Held, failed
 from tests.comparison.faults import plant, scale_weight_beside
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan

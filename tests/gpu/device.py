@@ -44,8 +44,8 @@ needs_gpu = pytest.mark.skipif(
 def rtx_session(bundle: Bundle, tmp_path: Path, batch: int = 2) -> Session:
     """Build a bundle's engines for this GPU and open them."""
     from diver_trt.runtime.backends.tensorrt.builder import build_plan
-    from diver_trt.runtime.backends.tensorrt.engine import TrtSession
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
+    from diver_trt.runtime.backends.tensorrt.session import TrtSession
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile
     from diver_trt.runtime.backends.tensorrt.target import resolve_target
 

@@ -181,6 +181,7 @@ def test_what_is_not_on_the_hub_is_named(name: str, message: str, hub: Hub) -> N
     [
         "hf://",
         "hf://digits",
+        "HF://digits",
         "hf://datasets/me/digits",
         "hf://me/digits@",
         "hf://me/digits@../../x",

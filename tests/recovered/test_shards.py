@@ -59,7 +59,11 @@ def test_shards_that_do_not_belong_together_are_named(few: Path, tmp_path: Path)
     assert "is a whole recovered dataset, not a shard" in merge(complete)
     (tmp_path / "part2" / "00003" / "00001.png").write_bytes(b"other")
     assert "part2/00003/00001.png: is not the file that was written" in merge(*parts.values())
-    assert "part1: overlaps the shard " in merge(*parts.values(), output=parts["1/3"])
+    assert "part1/new: overlaps the shard " in merge(*parts.values(), output=parts["1/3"] / "new")
+    # A command without a new folder at its end.
+    assert "part3: is a shard, and the last folder is the one to write" in merge(
+        parts["1/3"], parts["2/3"], output=parts["3/3"]
+    )
     assert (
         "shard is '4/3'; expected NUMBER/OF"
         in recover(few, tmp_path / "x", "--shard", "4/3").output

@@ -24,7 +24,7 @@ from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.openvino import OpenVinoSession
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.engine import Session
 from tests.conftest import DIGITS_MODEL
 from tests.gpu.device import needs_gpu, rtx_session

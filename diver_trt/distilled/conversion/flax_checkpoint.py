@@ -23,6 +23,7 @@ https://github.com/google/flax/blob/main/flax/serialization.py (_MsgpackExtType)
 """
 
 _ARRAYS = {"x_proto": "image", "y_proto": "label"}
+# Far more than a training state has, whose keys are names of layers.
 _MAX_KEYS, _MAX_KEY_BYTES = 1000, 200
 _DTYPES = ("float16", "float32", "float64")
 
@@ -47,6 +48,7 @@ def open_flax_checkpoint(path: Path) -> dict[str, InPlaceArray]:
                 max_array_len=_MAX_KEYS,
                 max_map_len=_MAX_KEYS,
             )
+            # The state is walked key by key, so that only the two arrays are ever built.
             for _ in range(reader.read_map_header()):
                 if reader.unpack() != "params":
                     # Skipped, not built: the optimiser's state holds two more copies of the images.
@@ -77,9 +79,11 @@ def _array(path: Path, packed: Any, end: int) -> InPlaceArray:
 
     if not (isinstance(packed, msgpack.ExtType) and packed.code == _NDARRAY):
         raise ValueError("not an array")
+    # (shape, dtype, bytes), which flax packs by itself: a msgpack within the msgpack.
     shape, name, values = msgpack.unpackb(packed.data)
     if not (
         isinstance(shape, list)
+        # `type`, since True is an `int`.
         and all(type(size) is int and size > 0 for size in shape)
         and name in _DTYPES
     ):

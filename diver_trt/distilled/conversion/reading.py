@@ -59,7 +59,9 @@ def read_to_convert(path: Path, options: ReadOptions, reference: Path | None) ->
     if reference is None:
         tensors = understand(examined, options)
         return Converted(tensors, examined.whitened, examined.structure.unwhitened)
+    # With a reference: fit the transform, and undo it whenever a row is read.
     kind = _kind_to_undo(examined, options)
+    # The reference states that the images are whitened, also where they are not by default.
     tensors = understand(replace(examined, whitened=kind), options)
     shape = examined.sample.shape[1:]
     whitening, normalisation, note = read_reference(
@@ -90,11 +92,13 @@ def _kind_to_undo(examined: Examined, options: ReadOptions) -> Kind:
             f"--zca-reference: {examined.path} does not look ZCA-whitened "
             f"({brightness(examined.sample)}). Leave it out."
         )
+    # MTT and KIP whiten pixels; only FRePo normalises them before.
     if options.normalisation and not normalises_first(examined.method):
         raise DatasetError(
             "--zca-reference and --normalisation: whitened values are not normalised; leave out "
             "one of them"
         )
+    # Before the reference is read, which is a whole training set.
     if not can_be_undone(examined.seen, examined.sample.shape[2:]):
         raise examined.refused(examined.seen, options)
     return examined.seen

@@ -49,8 +49,11 @@ def read_reference(
     Raises:
         DatasetError: If the reference is missing, or does not match the whitened images.
     """
+    # FRePo's saved transform as it is; else a transform fitted to images as the method prepares
+    # them.
     require_file_or_folder(reference, "expected training images", f"{_OPTION} ")
     content = None if reference.is_dir() else open_stored(reference)
+    # The names in FRePo's `data/zca/*.npz`.
     if isinstance(content, Mapping) and {"rev_whitening_transform", "zca_mean"} <= content.keys():
         if kind is not Kind.FREPO:
             raise DatasetError(
@@ -66,6 +69,7 @@ def read_reference(
         whitening, normalisation, count = _fit_kip(pixels, rows)
     else:
         if kind is Kind.FREPO:
+            # FRePo normalises before it whitens, so the transform is fitted to normalised images.
             mean, std = (
                 np.array(numbers, np.float32)[:, None, None]
                 for numbers in (normalisation.mean, normalisation.std)
@@ -99,6 +103,7 @@ def _fit_kip(
 def _fitted_to(count: int, rows: NDArray[np.intp]) -> str:
     """Return a note on the number of images that a transform was fitted to."""
     note, dimensions = f"the ZCA transform was fitted to {count:,} images", rows.shape[1]
+    # Fewer vectors than dimensions leave directions in which the variance is unknown.
     if count * len(rows) >= dimensions:
         return note
     return (
@@ -142,6 +147,7 @@ def _reference_images(path: Path, content: Content) -> Iterator[NDArray[Any]]:  
             f"{_OPTION} {path}: does not hold an array of images; expected one, or a folder of "
             "images"
         )
+    # Floats are taken for pixels in 0 to 1, which `_fitting` checks.
     last, scale = channels_last(path, images), 255 if images.dtype == np.uint8 else 1
     rows = (images[i] / np.float32(scale) for i in range(len(images)))
     return (row.transpose(2, 0, 1) if last else row for row in rows)
@@ -153,6 +159,7 @@ def _first_images(content: Content) -> Array | None:
         candidates = list(content.values())
     elif isinstance(content, Sequence):
         candidates = content
+    # By their shape, since the names in a saved training set are arbitrary.
     return next((found for found in candidates if is_array(found) and len(found.shape) == 4), None)
 
 
@@ -162,6 +169,7 @@ def _fitting(path: Path, image: NDArray[Any], size: tuple[int, ...]) -> NDArray[
         raise DatasetError(
             f"{_OPTION} {path}: holds images of {len(image)} channels; expected three"
         )
+    # Not resized: the transform depends on every pixel.
     if image.shape[1:] != size:
         raise DatasetError(
             f"{_OPTION} {path}: holds images of {image.shape[2]} x {image.shape[1]}; the method "

@@ -43,6 +43,7 @@ def write_converted(converted: Converted, collage: int, classes: str | None, out
         raise OutputError(f"{output}: already exists; choose a new file")
     tensors = converted.tensors
     labels = tensors.labels.classes if tensors.labels.rows is None else tensors.labels.rows
+    # `StoredArray`s are written by rows, so that a set larger than the memory can be converted.
     arrays = {"images": tensors.images, "labels": labels}
     facts = {
         "format": tensors.format.name,
@@ -52,6 +53,7 @@ def write_converted(converted: Converted, collage: int, classes: str | None, out
         "unwhitened": converted.unwhitened,
         "classes": classes,
     }
+    # An unknown fact is None, for which neither format has a text.
     texts = {key: value for key, value in facts.items() if value}
     with reported(output), replacing(output) as temporary, temporary.open("wb") as file:
         (_write_npz if suffix == ".npz" else _write_safetensors)(file, arrays, texts)
@@ -83,6 +85,7 @@ def _write_safetensors(
     for name, array in arrays.items():
         size = array.nbytes
         header[name] = {
+            # `F32`, `I64`, `U8`: safetensors' names of the types that occur here.
             "dtype": f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}",
             "shape": list(array.shape),
             "data_offsets": [offset, offset + size],

@@ -91,10 +91,12 @@ def fit_whitening(
     Raises:
         DatasetError: If there are fewer than two images.
     """
+    # Sums over the images: x in `total`, x x^T in `square`.
     count, total = 0, np.zeros(rows.shape)
     square = np.zeros((rows.shape[1], rows.shape[1]), np.float32)
     block: list[NDArray[np.float32]] = []
     for image in images:
+        # image [3, H, W] => values [rows, D]
         values = image.reshape(-1).astype(np.float32)[rows]
         count += 1
         total += values
@@ -109,11 +111,16 @@ def fit_whitening(
         )
     if block:
         square += _products(block)
+    # The covariance from the sums, then its eigenvectors. KIP does not subtract the mean of all
+    # images.
     mean = np.zeros_like(total) if kind is Kind.KIP else total / count
+    # kornia divides by n - 1 (`unbiased`), the others by n:
+    # https://kornia.readthedocs.io/en/latest/_modules/kornia/enhance/zca.html
     divisor = count - 1 if kind is Kind.KORNIA else count * len(rows)
     covariance = (square.astype(np.float64) - count * (mean.T @ mean)) / divisor
     amount = _REGULARISATION
     if kind is not Kind.KORNIA:
+        # A tenth of the mean eigenvalue, which is the trace divided by its length.
         amount *= float(np.trace(covariance)) / len(covariance)
     values, vectors = np.linalg.eigh(covariance.astype(np.float32))
     # Rounding makes the smallest eigenvalues slightly negative.
@@ -122,6 +129,7 @@ def fit_whitening(
         # `count` images span that many directions, and FRePo leaves the others alone ("rank
         # control" in its lib/dataset/ops.py). `eigh` sorts the eigenvalues in ascending order.
         scale[: max(0, len(scale) - count)] = 1
+    # The inverse of W = U (S + r)^(-1/2) U^T has the same vectors.
     inverse = (vectors * scale) @ vectors.T
     return Whitening(rows, mean.astype(np.float32), inverse.astype(np.float32)), count
 

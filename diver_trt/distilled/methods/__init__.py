@@ -70,6 +70,7 @@ def find_method(name: str, holds: Holds) -> Method:
 
 def recognise(found: Found) -> Method:
     """Return the first method that recognises files, or the usual one of their structure."""
+    # In the order of `METHODS`: where two methods could recognise a file, the earlier one gets it.
     writers = [method for method in METHODS.values() if found.structure in method.structures]
     for method in writers:
         if method.recognises and method.recognises(found):
@@ -104,6 +105,7 @@ def missing_part(folders: Sequence[str]) -> int | None:
     """Return the number of the first part that a set lacks before its last one, or None."""
     for parts in _all_parts():
         if numbers := set(_numbers_of(parts, folders)):
+            # The last part of all may be missing, too, but nothing shows that.
             lacking = next(number for number in count(parts.first) if number not in numbers)
             return lacking if lacking < max(numbers) else None
     return None
@@ -112,6 +114,7 @@ def missing_part(folders: Sequence[str]) -> int | None:
 def _numbers_of(parts: Parts, folders: Sequence[str]) -> list[int]:
     """Return the number in each name, or nothing if they are not parts of one set."""
     matches = [match for name in folders if (match := re.fullmatch(parts.pattern, name))]
+    # `A_phase0` and `B_phase1` belong to two runs.
     one_set = len({match.groupdict().get("set") for match in matches}) == 1
     if not one_set or len(matches) < len(folders):
         return []

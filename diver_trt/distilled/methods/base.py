@@ -25,6 +25,7 @@ and labels; a dictionary whose `data` is a list of such lists; named arrays."""
 LARGE_PIXELS = 128
 """Side in pixels from which images are ImageNet's, for which some methods use other collages."""
 
+# FKD holds one label for each augmented view of an image, in the order of one sampler.
 STALE_LABELS = (
     "soft labels saved for these images (FKD) do not fit the recovered ones: label those anew"
 )
@@ -130,8 +131,10 @@ class Parts:
 
 def by_side(stored: Stored) -> str:
     """Return the name of the statistics in the code of MTT and its relatives."""
+    # MTT whitens pixels in [0, 1] without normalising them, and these are the same ones again.
     if stored.path.stem.startswith("images_zca_"):
         return "none"
+    # Tiny-ImageNet, with 64 pixels, has ImageNet's statistics in the methods' code.
     return {32: "cifar10", 28: "mnist"}.get(stored.side, "imagenet")
 
 
@@ -214,6 +217,7 @@ class Method:
     def collage_in_path(self, folder: Path) -> int | None:
         """Return the collage factor in the name of a folder or of one around it, or None."""
         if self.collage_names:
+            # The innermost folder is the run's own; resolved, since the path may be relative to it.
             for part in reversed(folder.resolve().parts):
                 if match := re.search(self.collage_names, part):
                     return int(match[1])
@@ -221,6 +225,7 @@ class Method:
 
 
 def _registered(name: str) -> Method:
+    # That module imports this one.
     from diver_trt.distilled.methods import METHODS
 
     return METHODS[name]
@@ -231,6 +236,7 @@ def latest(files: Sequence[Path]) -> Path:
 
     def rank(file: Path) -> tuple[bool, int]:
         digits = re.findall(r"\d+", file.stem)
+        # By the number, since `images_1000` comes before `images_500` as a text.
         return file.stem.endswith("best"), int(digits[-1]) if digits else -1
 
     return max(files, key=rank)

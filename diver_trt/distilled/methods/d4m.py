@@ -9,6 +9,7 @@ from diver_trt.distilled.methods.base import STALE_LABELS, Found, Method
 
 def _recognises(found: Found) -> bool:
     index = found.folder.name
+    # The class number comes again, unpadded, in the file's name.
     return index.isdecimal() and bool(re.fullmatch(rf"{int(index[:9])}-image\d+", found.path.stem))
 
 

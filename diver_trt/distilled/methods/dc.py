@@ -17,9 +17,11 @@ _DATASETS = {
 
 
 def _normalisation(stored: Stored) -> str:
+    # `res_METHOD_DATASET_MODEL_...`: the only place that names the data set.
     match = re.match(r"res_[^_]+_([^_]+)_", stored.path.name)
     if match and match[1] in _DATASETS:
         return _DATASETS[match[1]]
+    # A renamed file of CIFAR-100, for which DC and its family have statistics of their own.
     if stored.side == 32 and stored.num_classes == 100:
         return "cifar100-dc"
     return by_side(stored)

@@ -24,6 +24,7 @@ from diver_trt.errors import DatasetError
 
 _CHECKPOINT = r"checkpoint_\d+(\.\d+)?"
 """The names that flax gives to checkpoints: by the step, or by the metric."""
+# https://flax.readthedocs.io/en/v0.8.3/api_reference/flax.training.html
 
 _ROWS = 16
 """Labels that are looked at; all rows of a set are of one form."""
@@ -49,6 +50,8 @@ def is_flax_checkpoint(path: Path) -> bool:
 
 
 def _are_regression_targets(found: Found) -> bool:
+    # Here and below, not at the top: `diver-trt --help` imports this module, and must not load
+    # numpy.
     from diver_trt.distilled.source import channels_last
 
     assert found.images is not None and found.labels is not None, "tensors have both"
@@ -74,6 +77,7 @@ def _is_kips(found: Found) -> bool:
     if found.name != "images":
         return False
     targets = _are_regression_targets(found)
+    # KIP's published names: `kip_cifar10_ConvNet3_ssize500_zca_nol_noaug_ckpt1000.npz`.
     if re.search(r"^kip_|_ssize\d+_", found.path.stem):
         return True
     if not targets:
@@ -82,10 +86,13 @@ def _is_kips(found: Found) -> bool:
     from diver_trt.distilled.whitening import looks_whitened
 
     assert found.images is not None, "tensors have images"
+    # Under another name, it is only KIP's if it is whitened: other sets are floats called `images`
+    # and `labels`, with the channels last, too.
     return looks_whitened(sample_images(found.images, last=True))
 
 
 def _frepo_statistics(stored: Stored) -> str:
+    # At 32 pixels it is CIFAR; ImageNette and ImageWoof share 128.
     if stored.side != 32:
         raise DatasetError(
             f"{stored.path}: FRePo normalises each data set with its own statistics; name them, "
@@ -106,9 +113,11 @@ FREPO = Method(
     },
     normalisation=_frepo_statistics,
     subsets={"imagewoof": (182, 167, 207, 159, 229, 193, 162, 273, 258, 155)},
+    # They may be trained, and then no longer look centred.
     centred_labels=True,
     whitens=Whitens(kind=Kind.FREPO, usual=lambda _: True),
     series=(
+        # Not `latest`, which would take the decimals of a metric for a step.
         Series(is_flax_checkpoint, lambda files: files[-1]),
         Series(stems(r"step\d+"), latest),
     ),

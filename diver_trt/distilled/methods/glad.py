@@ -17,10 +17,12 @@ _DATASETS = r"imagenet-(fruits|yellow|cats|birds|[a-e])"
 def _recognises(found: Found) -> bool:
     if found.structure == "experiments":
         return bool(re.match(rf"res_[^_]+_{_DATASETS}_", found.path.stem))
+    # A file `images_best` has no number, but its siblings have.
     padded = any(
         re.fullmatch(r"images_0\d{4}", sibling.stem)
         for sibling in found.folder.glob("images_0????.*")
     )
+    # Its runs lie in `logged_files/imagenet-fruits/RUN`.
     folders = [part.lower() for part in found.path.resolve().parts[-5:-1]]
     named = any(
         re.search(r"(^|[^a-z])glad([^a-z]|$)", part) or re.fullmatch(_DATASETS, part)
@@ -31,6 +33,7 @@ def _recognises(found: Found) -> bool:
 
 def _normalisation(stored: Stored) -> str:
     usual = by_side(stored)
+    # For CIFAR-10, its code overwrites the mean.
     return "glad" if usual == "imagenet" and stored.side > 32 else usual
 
 

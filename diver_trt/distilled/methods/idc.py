@@ -32,10 +32,12 @@ IDC = Method(
     name="idc",
     title="IDC",
     structures=("list",),
+    # IDC's factor is 3 on ImageNet and 2 elsewhere.
     collage=2,
     large_collage=3,
     collage_names=_FACTOR,
     series=(DATA,),
+    # ImageNet-100 is distilled in five phases of 20 classes, whose labels count all 100.
     parts=Parts(r"(?P<set>.+)_phase(?P<number>\d+)", first=0, example="…_phase0, …_phase1"),
     remark=initialisation,
 )
@@ -49,6 +51,7 @@ DREAM = Method(
     large_collage=2,
     collage_names=_FACTOR,
     series=(DATA,),
+    # `data0` is the initialisation: next to the states of a run it is never the one to read.
     beside=r"data_com(_|$)|data0$",
     remark=initialisation,
 )

@@ -27,6 +27,7 @@ _TINY_IMAGENET_CLASSES = 200
 
 
 def _whitens(stored: Stored) -> bool:
+    # TESLA normalises ImageNet-1K, whose 64 pixels are as few as those of a whitened set.
     return stored.num_classes <= _TINY_IMAGENET_CLASSES
 
 
@@ -47,6 +48,7 @@ def _choose(files: Sequence[Path]) -> Path:
     """Return the best or last file, preferably one that is not whitened."""
     last = latest([file for file in files if file.stem.startswith(_UNWHITENED)] or files)
     best = last.with_name(f"images_best{last.suffix}")
+    # The best iteration before the last one, where the files show which one it is.
     return (best.is_file() and _unwhitened_twin(best)) or last
 
 
@@ -92,10 +94,12 @@ MTT = Method(
     whitens=Whitens(kind=Kind.KORNIA, usual=_whitens, instead=_unwhitened),
     series=(
         Series(stems(r"images(_(zca_\d+|\d+|best))?"), _choose),
+        # FTD saves the average of its images, in files of their own.
         Series(stems(r"ema_images(_(\d+|best))?"), latest),
     ),
     # Weights and styles are HaBa's, whose images cannot be read without its networks.
     beside=r"(ema_)?(labels?|lr|best_lr|soft_labels|weights|styles)(_|$)",
+    # SeqMatch distils in stages, and trains on all of them together.
     parts=Parts(r"S(?P<number>\d+)(_.*)?", first=1, example="S1, S2"),
     remark=_remark,
 )

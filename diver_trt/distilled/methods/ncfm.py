@@ -17,6 +17,7 @@ NCFM = Method(
     title="NCFM",
     structures=("list",),
     recognises=_recognises,
+    # Factor 2 in every configuration of its repository.
     collage=2,
     large_collage=2,
     # NCFM's own: custard apple for Granny Smith, and another corn.
@@ -25,6 +26,7 @@ NCFM = Method(
         "imageyellow": (309, 986, 954, 951, 987, 779, 599, 291, 74, 11),
     },
     series=(DATA,),
+    # The initialisation: next to the states of a run it is never the one to read.
     beside="data_init$",
     remark=initialisation,
 )

@@ -10,6 +10,7 @@ ARRAYS = Method(
     name="arrays",
     title="plain",
     structures=("arrays",),
+    # The method is unknown, and so are its statistics: values that are not pixels are refused.
     guesses=True,
     whitens=Whitens(kind=Kind.KORNIA, usual=lambda _: True),
 )

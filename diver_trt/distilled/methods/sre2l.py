@@ -12,7 +12,9 @@ from diver_trt.distilled.methods.base import STALE_LABELS, Found, Method
 
 def _recognises(found: Found) -> bool:
     return bool(
+        # CDA writes five digits for ImageNet-21K.
         re.fullmatch(r"new\d{3,5}", found.folder.name)
+        # A prefix: EDC may add `_iter0000`, and G-VBSM and EDC write PNG for small images.
         and re.match(r"class\d+_id\d+", found.path.name)
     )
 

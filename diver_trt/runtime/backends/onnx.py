@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, Literal
 
 import numpy as np
@@ -142,13 +142,17 @@ class OnnxSession:
         # One session for all cores, which is safe to run from several threads, so that weights are
         # loaded once. One thread each: a core runs its images on the thread that calls it.
         network = _open_session(import_onnxruntime(), self.bundle, "denoiser", "cpu", threads=1)
-        engines = [
-            OnnxEngine(self.bundle, "denoiser", size, session=network)
+        # Closed if a buffer does not fit: a smaller batch is tried next.
+        with ExitStack() as on_failure:
+            engines = []
             # No engine for a core that gets no images.
-            for _ in range(min(cores, math.ceil(self.batch / size)))
-        ]
-        with reported("ONNX Runtime", "cannot give the denoiser its buffers"):
-            return MicrobatchedDenoiser(engines, self.bundle, self.batch, table, steps)
+            for _ in range(min(cores, math.ceil(self.batch / size))):
+                engines.append(OnnxEngine(self.bundle, "denoiser", size, session=network))
+                on_failure.callback(engines[-1].close)
+            with reported("ONNX Runtime", "cannot give the denoiser its buffers"):
+                denoiser = MicrobatchedDenoiser(engines, self.bundle, self.batch, table, steps)
+            on_failure.pop_all()
+        return denoiser
 
     def close(self) -> None:
         """Nothing is shared."""

@@ -25,6 +25,7 @@ from diver_trt.errors import (
     UsageError,
 )
 from diver_trt.method.schedule import Schedule
+from diver_trt.runtime.backends import onnx as onnx_backend
 from diver_trt.runtime.backends import onnx_package
 from diver_trt.runtime.backends.onnx import Device, OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
@@ -334,9 +335,21 @@ def test_whatever_fails_is_one_line(
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("cores", "message", "opened"),
+    [
+        (1, "out of memory on the host", [*NETWORKS]),
+        (
+            2,  # the batch is cut into microbatches
+            "out of memory: ONNX Runtime cannot give the denoiser its buffers",
+            ["conditioner", "denoiser", "denoiser", "encoder"],
+        ),
+    ],
+)
 def test_want_of_host_memory_outside_the_engine_counts_too(
-    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch, cores: int, message: str, opened: list[str]
 ) -> None:
+    monkeypatch.setattr(onnx_backend, "available_cores", lambda: cores)
     zeros, close, closed = np.zeros, OnnxEngine.close, []
 
     def short(shape: Any, *arguments: Any, **options: Any) -> Any:
@@ -353,10 +366,10 @@ def test_want_of_host_memory_outside_the_engine_counts_too(
         patched.setattr(np, "zeros", short)
         with pytest.raises(
             DeviceMemoryError,
-            match=r"out of memory on the host \(Unable to allocate 9 GiB\); use a smaller --batch",
+            match=rf"{message} \(Unable to allocate 9 GiB\); use a smaller --batch",
         ):
             Recoverer(digits, batch=2)
-    assert sorted(closed) == sorted(NETWORKS)
+    assert sorted(closed) == sorted(opened)
     with Recoverer(digits, batch=2) as recoverer:
         monkeypatch.setattr(Schedule, "start", raising(MemoryError()))
         with pytest.raises(

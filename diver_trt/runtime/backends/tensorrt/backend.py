@@ -31,7 +31,7 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
         DeviceMemoryError: If nothing fits the budget or what is free on the device.
         MissingExtraError: If TensorRT or cuda-bindings is not installed.
     """
-    from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+    from diver_trt.runtime.backends.tensorrt.session import TrtSession
 
     tensorrt, api = module.import_tensorrt(cast("Backend", name)), cuda.import_cuda()
     machine = module.this_machine(cast("Backend", name), tensorrt, cuda.find_gpu(api))

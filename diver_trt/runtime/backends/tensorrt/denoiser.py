@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, aligned
+from diver_trt.runtime.backends.tensorrt.engine import TrtEngine
 from diver_trt.runtime.engine import Conditions, Latents
-
-if TYPE_CHECKING:
-    from diver_trt.runtime.backends.tensorrt.engine import TrtEngine
 
 
 class TrtDenoiser:

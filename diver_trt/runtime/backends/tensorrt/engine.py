@@ -7,15 +7,15 @@ are opened; afterwards there are copies between fixed addresses and launches, no
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.errors import EngineError
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.kernel_cache import KernelCache, keeps_kernels
 from diver_trt.runtime.backends.tensorrt.module import declared_shape, dtype_name, logger
@@ -25,89 +25,65 @@ from diver_trt.runtime.ports import Ports
 from diver_trt.tensors import TensorSpec, describe_declared
 
 
-class TrtSession:
-    """A plan's engines on one GPU; see `diver_trt.runtime.engine.Session` for the contract.
+@dataclass(slots=True, kw_only=True)
+class Started:
+    """TensorRT, started for the engines of a plan.
 
-    Args:
+    Attributes:
         bundle: The bundle that the plan was built from.
         plan: The engines, which fit this machine; each is hashed, and looked up in the list of
-            those that may, before it is deserialized.
-        batch: Images per batch, within the plan's.
+            those that may run here, before it is deserialized.
         module: `tensorrt_rtx` or `tensorrt`.
-        cuda: The stream and its memory; closed with the session.
-        shared_scratch: Whether all networks use one block of scratch memory, as they do while they
-            are resident together; else each brings its own and takes it away.
+        cuda: The stream and its memory.
+        log: What TensorRT reports to, see `logger`.
+        runtime: TensorRT's own, which deserializes engines; None once it is stopped.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        plan: Plan,
-        batch: int,
-        module: Any,
-        cuda: Cuda,
-        shared_scratch: bool = True,
-    ) -> None:
-        self.name: str = plan.backend
-        self.bundle, self.plan, self.batch, self.module, self.cuda = (
-            bundle,
-            plan,
-            batch,
-            module,
-            cuda,
-        )
-        self.log = logger(module)
-        try:
-            self.runtime = module.Runtime(self.log)
-        # The bindings raise TypeError where the library refuses to start.
-        except Exception as cause:
-            raise EngineError(f"TensorRT cannot start: {self.log.last}") from cause
-        # One block is enough, since only one network runs at a time.
-        largest = max(sidecar.memory.activation_bytes for sidecar in plan.sidecars.values())
-        self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
+    bundle: Bundle
+    plan: Plan
+    module: Any
+    cuda: Cuda
+    log: Any
+    runtime: Any
 
-    def open(self, network: NetworkName) -> TrtEngine:
-        """Deserialize a network and allocate its buffers for what it takes in one run.
+    @classmethod
+    def start(cls, bundle: Bundle, plan: Plan, module: Any, cuda: Cuda) -> Started:
+        """Start TensorRT.
 
         Raises:
-            EngineError: If TensorRT refuses the engine, or it is not the one that its sidecar
-                describes.
-            DeviceMemoryError: If the device has no room for it.
+            EngineError: If it refuses.
         """
-        return TrtEngine(self, network, run_size(network, self.batch), self._scratch)
-
-    def open_denoiser(self, table: NDArray[np.float32], steps: int) -> TrtDenoiser:
-        """Open the denoiser and capture the steps from `steps` down to 1."""
-        return TrtDenoiser(self.open("denoiser"), self.cuda, table, steps)
-
-    def close(self) -> None:
-        """Free the scratch memory and the stream."""
-        self.runtime = None
-        self.cuda.close()
+        log = logger(module)
+        try:
+            runtime = module.Runtime(log)
+        # The bindings raise TypeError where the library refuses to start.
+        except Exception as cause:
+            raise EngineError(f"TensorRT cannot start: {log.last}") from cause
+        return cls(bundle=bundle, plan=plan, module=module, cuda=cuda, log=log, runtime=runtime)
 
 
 class TrtEngine:
     """One network in TensorRT; see `diver_trt.runtime.engine.Engine` for the contract."""
 
     def __init__(
-        self, session: TrtSession, network: NetworkName, batch: int, scratch: tuple[int, int] | None
+        self, started: Started, network: NetworkName, batch: int, scratch: tuple[int, int] | None
     ) -> None:
-        self._session, self._name, self._cuda, self.batch = session, network, session.cuda, batch
-        declared = session.bundle.networks[network]
+        self._started, self._name, self._cuda, self.batch = started, network, started.cuda, batch
+        declared = started.bundle.networks[network]
         self._ports = Ports(network, declared.inputs, declared.outputs)
         self._releases: list[int] = []
-        sidecar = session.plan.sidecars[network]
+        sidecar = started.plan.sidecars[network]
         needed = sidecar.memory.activation_bytes
         # TensorRT calls the logger meanwhile, and drops an interrupt that is raised there.
         with interrupts_held():
             self._engine: Any = self._deserialize()
             self._kernels = (
                 KernelCache(self._engine, sidecar.engine.sha256)
-                if keeps_kernels(session.module)
+                if keeps_kernels(started.module)
                 else None
             )
             self._context: Any = self._create_context(
-                scratch or (self._own(session.cuda.allocate(needed)), needed)
+                scratch or (self._own(started.cuda.allocate(needed)), needed)
             )
         specs = self._ports.all
         self._device = {
@@ -197,7 +173,7 @@ class TrtEngine:
         """
         self._ports.require_open()
         if not self._context.execute_async_v3(int(self._cuda.stream)):
-            raise EngineError(f"TensorRT could not run the {self._name}: {self._session.log.last}")
+            raise EngineError(f"TensorRT could not run the {self._name}: {self._started.log.last}")
 
     def capturable(self) -> bool:
         """Return whether this engine can be captured; True for versions that cannot answer."""
@@ -209,29 +185,29 @@ class TrtEngine:
         return address
 
     def _deserialize(self) -> Any:
-        session = self._session
+        started = self._started
         # Here, and not only where a plan is chosen, since a session may be opened by itself.
-        if reason := session.plan.distrusted():
+        if reason := started.plan.distrusted():
             raise EngineError(reason)
-        data = session.plan.read(self._name)
+        data = started.plan.read(self._name)
         # TensorRT-RTX checks an engine before it loads it, and sets a bit for each fault.
-        if hasattr(session.runtime, "get_engine_validity"):
-            validity, bits = session.runtime.get_engine_validity(data)
-            if validity == session.module.EngineValidity.INVALID:
+        if hasattr(started.runtime, "get_engine_validity"):
+            validity, bits = started.runtime.get_engine_validity(data)
+            if validity == started.module.EngineValidity.INVALID:
                 names = [
                     name
-                    for name, bit in session.module.EngineInvalidityDiagnostics.__members__.items()
+                    for name, bit in started.module.EngineInvalidityDiagnostics.__members__.items()
                     if int(bit) & int(bits)
                 ]
                 raise EngineError(
                     f"the {self._name} engine is not valid here: "
-                    f"{', '.join(names) or session.log.last}; build the engines again"
+                    f"{', '.join(names) or started.log.last}; build the engines again"
                 )
-        engine = session.runtime.deserialize_cuda_engine(data)
+        engine = started.runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise EngineError(f"TensorRT cannot load the {self._name} engine: {session.log.last}")
+            raise EngineError(f"TensorRT cannot load the {self._name} engine: {started.log.last}")
         # A name that the engine does not have gets the mode NONE, and no error.
-        modes = session.module.TensorIOMode
+        modes = started.module.TensorIOMode
         for specs, mode in ((self._ports.inputs, modes.INPUT), (self._ports.outputs, modes.OUTPUT)):
             for name in specs:
                 if engine.get_tensor_mode(name) != mode:
@@ -240,7 +216,7 @@ class TrtEngine:
                         "build the engines again"
                     )
         for spec in (*self._ports.inputs.values(), *self._ports.outputs.values()):
-            dtype = dtype_name(session.module, engine.get_tensor_dtype(spec.name))
+            dtype = dtype_name(started.module, engine.get_tensor_dtype(spec.name))
             shape = declared_shape(engine.get_tensor_shape(spec.name))
             if not spec.agrees_with(dtype, shape, self.batch):
                 raise EngineError(
@@ -261,7 +237,7 @@ class TrtEngine:
             )
             address, size_bytes = self._own(self._cuda.allocate(needed)), needed
         # Else TensorRT would allocate scratch memory for each context, and none could be shared.
-        strategy = self._session.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        strategy = self._started.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._kernels is None:
             context = self._engine.create_execution_context(strategy)
         else:
@@ -269,7 +245,7 @@ class TrtEngine:
             context = self._engine.create_execution_context(self._kernels.config)
         if context is None:
             raise EngineError(
-                f"TensorRT cannot prepare the {self._name} engine: {self._session.log.last}"
+                f"TensorRT cannot prepare the {self._name} engine: {self._started.log.last}"
             )
         context.set_device_memory(address, size_bytes)
         for name, spec in self._ports.inputs.items():

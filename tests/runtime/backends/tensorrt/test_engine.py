@@ -24,8 +24,8 @@ from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
-from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.chunks import chunks
 from diver_trt.runtime.events import BatchStarts
 from diver_trt.runtime.recoverer import Recoverer
@@ -210,14 +210,14 @@ def test_a_run_that_tensorrt_refuses_is_an_error(session: TrtSession) -> None:
 
 def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gpu: Gpu) -> None:
     session = gpu.session()
-    deserialize = session.runtime.deserialize_cuda_engine
+    deserialize = session.started.runtime.deserialize_cuda_engine
 
     def hungry(engine: bytes) -> Any:
         made = deserialize(engine)
         made.device_memory_size_v2 = 10**6
         return made
 
-    session.runtime.deserialize_cuda_engine = hungry
+    session.started.runtime.deserialize_cuda_engine = hungry
     with pytest.warns(
         RuntimeWarning,
         match=("needs 1,000,000 bytes of scratch memory, but the sidecars state 4,096; allocating"),
@@ -231,11 +231,11 @@ def test_an_engine_that_wants_more_scratch_than_its_sidecar_says_gets_its_own(gp
 
 def test_an_engine_that_rtx_calls_invalid_is_not_loaded(gpu: Gpu) -> None:
     session = gpu.session()
-    session.module.EngineValidity = SimpleNamespace(INVALID=2)
-    session.module.EngineInvalidityDiagnostics = SimpleNamespace(
+    session.started.module.EngineValidity = SimpleNamespace(INVALID=2)
+    session.started.module.EngineInvalidityDiagnostics = SimpleNamespace(
         __members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
     )
-    session.runtime.get_engine_validity = lambda engine: (2, 6)
+    session.started.runtime.get_engine_validity = lambda engine: (2, 6)
     with pytest.raises(
         EngineError,
         match=(

@@ -17,8 +17,8 @@ from diver_trt.runtime.backends.tensorrt import compiler as engine_compiler
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtSession
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.runtime.backends.tensorrt.target import resolve_target
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan

@@ -9,7 +9,7 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from tests.stand_in import (
     StandInCuda,
     StandInEngine,

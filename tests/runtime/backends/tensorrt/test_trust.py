@@ -162,7 +162,7 @@ def test_a_session_of_its_own_asks_too(
     bundle: Bundle, plan: Plan, deserialized: list[bytes]
 ) -> None:
     from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-    from diver_trt.runtime.backends.tensorrt.engine import TrtSession
+    from diver_trt.runtime.backends.tensorrt.session import TrtSession
 
     session = TrtSession(
         bundle, plan, 2, trt_module.import_tensorrt("rtx"), Cuda(cuda_module.import_cuda())
