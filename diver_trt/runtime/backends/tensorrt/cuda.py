@@ -58,7 +58,7 @@ def import_cuda() -> Any:
     """Import the CUDA runtime bindings.
 
     Raises:
-        MissingExtraError: cuda-bindings is not installed.
+        MissingExtraError: If cuda-bindings is not installed.
     """
     return required("cuda.bindings.runtime", "rtx", "running a TensorRT engine", "cuda-bindings")
 

@@ -151,7 +151,7 @@ class TrtEngine:
         """Copy values of exactly an input's type and shape to a device address.
 
         Raises:
-            EngineError: Their type or shape differs, or the engine is closed.
+            EngineError: If their type or shape differs, or the engine is closed.
         """
         self._ports.require_open()
         self._cuda.synchronize()  # an earlier copy may still read the page-locked array

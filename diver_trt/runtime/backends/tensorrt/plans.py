@@ -188,7 +188,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 class StrayFoldersError(EngineError):
-    """Folders beside those of engines that hold none."""
+    """Folders in `plans` that hold no engines."""
 
 
 def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
