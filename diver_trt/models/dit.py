@@ -113,6 +113,7 @@ DitT = TypeVar("DitT", bound=Dit)
 
 def stage_names(blocks: int) -> list[str]:
     """Return the places of the residual stream: `"patch embedding"`, `"block 1, attention"`, ..."""
+    # What a norm reads is named after the layer that wrote it: block 1 first reads the patches.
     parts = ("attention", "MLP")
     return [
         "patch embedding",

@@ -90,6 +90,7 @@ def load_dit_checkpoint(
     notes += dropped
     check_tensors(state, where)
     sizes = _sizes(state, args, training, where)
+    # By DiT's own names, so that a message names the tensors as the file does.
     compare_shapes(_expected_shapes(sizes), state, where, f"a {training.title} of its size")
     notes += _doubts(sizes, args, training, where)
     # SiT with `learn_sigma` drops the second half of its outputs in `forward`:
@@ -207,8 +208,10 @@ def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
     for i in range(sizes.blocks):
         layers[f"blocks.{i}.attn.qkv"] = (3 * d, d)
         layers[f"blocks.{i}.attn.proj"] = (d, d)
+        # DiT's mlp_ratio of 4
         layers[f"blocks.{i}.mlp.fc1"] = (4 * d, d)
         layers[f"blocks.{i}.mlp.fc2"] = (d, 4 * d)
+        # Shift, scale and gate, of the attention and of the MLP
         layers[f"blocks.{i}.adaLN_modulation.1"] = (6 * d, d)
     shapes: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, sizes.grid**2, d),

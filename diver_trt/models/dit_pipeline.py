@@ -47,6 +47,7 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
             raise ExportError(
                 f"{where}: {name} is {shown(repr(value))}, expected a whole number, 1 or more"
             )
+    # The defaults here and below are those of diffusers' class.
     if config.get("sample_size", 32) % (patch := config.get("patch_size", 2)):
         raise ExportError(
             f"{where}: sample_size is {config['sample_size']}, expected a multiple of patch_size "

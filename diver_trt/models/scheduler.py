@@ -35,6 +35,7 @@ from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
 from diver_trt.models.model_files import one_line
 from diver_trt.models.pipeline import unknown_fields
 
+# beta_start, beta_end and beta_schedule of diffusers' classes where they are not given
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
 _LATENT_SCALED = (0.00085, 0.012, "scaled_linear")

@@ -142,6 +142,7 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
         class_names=chosen.names,
         prompts=chosen.stored,
         process=process,
+        # As many outputs as latent channels are the noise alone.
         learned_variance=False,
         notes=(*notes, *process_notes, *vae_notes, *text_notes),
         unet=unet.float().eval().requires_grad_(False),

@@ -40,6 +40,7 @@ class Conditioner(nn.Module):
     def forward(self, time: Tensor, label: Tensor) -> Tensor:
         # Computed in float32, since float16 represents whole numbers only up to 2,048.
         sinusoids = self.time_proj(time).to(self.dtype)
+        # diffusers applies this SiLU in every residual block, before its own projection.
         shifts = self.shifts(F.silu(self.time_embedding(sinusoids)))
         return torch.cat([self.prompts(label), shifts], dim=1)
 
@@ -158,6 +159,7 @@ class ResidualBlock(nn.Module):
     def forward(self, maps: Tensor, shift: Tensor) -> Tensor:
         # shift [n, C'] => [n, C', 1, 1], the same at every position
         inner = self.first(F.silu(self.first_norm(maps))) + shift[:, :, None, None]
+        # diffusers' dropout before the convolution does nothing in eval mode.
         outer: Tensor = self.second(F.silu(self.second_norm(inner)))
         maps_out: Tensor = self.shortcut(maps) + outer
         return maps_out

@@ -250,4 +250,5 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str, source
     """Copy tensors into a module, after `compare_shapes`."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     compare_shapes(shapes, state, where, source)
+    # Copies into the module's float32 parameters, in whatever type they are stored.
     module.load_state_dict(state)

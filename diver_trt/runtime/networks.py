@@ -109,6 +109,7 @@ def open_networks(
             # on most machines.
             if BACKENDS[name].compiled:
                 warnings.warn(f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3)
+    # Not in the loop: where no engine works, the error of the last one is raised.
     opened = open_session(last, bundle, placement)
     return Networks(opened, schedule), opened.memory
 

@@ -28,6 +28,7 @@ def encoded(encoder: Engine, images: Sequence[Pixels], size: int) -> Latents:
     """
     latents = []
     for image in images:
+        # [H, W, 3] uint8 => [1, 3, S, S] float32
         encoder.write("image", to_network(square(image, size))[None])
         encoder.run()
         latents.append(encoder.read("latent").astype(np.float32))
@@ -45,6 +46,7 @@ def decoded(decoder: Engine, latents: Latents, hint: str) -> Iterator[tuple[Pixe
     for latent in latents:
         decoder.write("latent", latent[None])
         decoder.run()
+        # image [1, 3, S, S] => values [3, S, S] float32
         values = decoder.read("image")[0].astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             yield (

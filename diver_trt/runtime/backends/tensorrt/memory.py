@@ -124,6 +124,7 @@ def _smaller(smallest: MemoryPlan) -> str:
     """Return the command that builds engines which need less memory, as a clause."""
     if smallest.batch == 1:
         return ", or export the model in fewer bits, with --precision fp16, int8 or int8-fp16"
+    # BUNDLE/plans/TARGET => BUNDLE
     bundle = shlex.quote(str(smallest.plan.folder.parent.parent))
     backend = " --backend trt" if smallest.plan.backend == "trt" else ""
     return f", or build for a smaller batch with `diver-trt build {bundle}{backend} --batch 1`"

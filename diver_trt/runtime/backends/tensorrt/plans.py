@@ -62,6 +62,7 @@ class Plan:
     @property
     def batches(self) -> Profile:
         """Batches of images that the plan was built for."""
+        # The other networks' sizes do not follow the batch (`diver_trt.bundle.run_size`).
         return self.sidecars["denoiser"].profile
 
     @property
