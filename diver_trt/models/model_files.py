@@ -66,7 +66,7 @@ class ModelFiles:
                 source, revision, None, frozenset(list_repo_files(source, revision=revision))
             )
         except Exception as cause:  # httpx and the hub's client have no base class in common
-            # Where the hub itself refuses, its cache must not answer instead.
+            # These are answers; the cache is for a hub that gives none.
             refused = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
             if not isinstance(cause, refused) and (copy := _cached(source, revision)):
                 return cls(source, revision, copy, None)

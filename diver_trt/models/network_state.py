@@ -22,7 +22,7 @@ HOLDERS = (
     *("model", "model_state_dict", "state_dict", "module"),
 )
 """Where trainers put the network's state dict, the averaged one first."""
-# Not inside a word, such as `schema` or `swap`.
+# ema and swa not inside a word, such as `schema` or `swap`.
 _AVERAGED = re.compile(
     r"(?<![a-z])ema(?![a-z])|averag|shadow|(?<![a-z])swa(?![a-z])", re.IGNORECASE
 )

@@ -42,8 +42,8 @@ def available_cores() -> int:
 
     Engines would otherwise count all cores of the machine.
     """
-    # os.cpu_count also counts the cores that taskset or a container's cpuset takes away. macOS and
-    # Windows do not have such a mask.
+    # os.cpu_count also counts the cores that taskset or a container's cpuset takes away. On macOS
+    # and Windows Python cannot ask for them.
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
