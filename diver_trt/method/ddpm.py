@@ -178,6 +178,7 @@ class Ddpm:
         timesteps = self._timesteps(steps)
         trained = self.alphas_cumprod()
         end = 1.0 if self.set_alpha_to_one else trained[0]
+        # [T] => [K + 1]: where the last step ends, then the level of each step
         abar = np.concatenate([[end], trained[timesteps]])
         if abar[-1] < MIN_ABAR:
             raise RecipeError(

@@ -146,6 +146,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 def _hub_failure(cause: Exception, revision: str | None) -> str:
     """Return what went wrong on the hub, and what to do."""
     here = "no such file or folder here"
+    # First, since it is a RepositoryNotFoundError too.
     if isinstance(cause, GatedRepoError):
         return "is gated on the hub. Accept its conditions on its page, then run `hf auth login`."
     if isinstance(cause, RepositoryNotFoundError):

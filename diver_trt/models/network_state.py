@@ -124,6 +124,7 @@ def _averages_without_weights(
     if any(map(_AVERAGED.search, path)):
         return notes
     level: Any = held
+    # Averages lie beside the weights, or beside a dictionary that holds them.
     for part in path:
         for key, value in level.items():
             if not _AVERAGED.search(str(key)):

@@ -172,6 +172,7 @@ def _check_chain(chain: dict[str, Any], where: str) -> None:
     timesteps, kind, trained = (
         chain[key] for key in ("num_train_timesteps", "beta_schedule", "trained_betas")
     )
+    # `type`, since True is an instance of int.
     if type(timesteps) is not int or not 2 <= timesteps <= MAX_TIMESTEPS:
         raise ExportError(
             f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to "

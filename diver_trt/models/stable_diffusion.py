@@ -122,9 +122,11 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
     index = pipeline_index(files, STABLE_DIFFUSION)
     scheduler_kind = component_class(index, "scheduler", None, files)
     component_class(index, "unet", UNETS, files)
+    # Network, VAE and chain
     unet, notes = load_unet(files.within("unet"))
     autoencoder, vae_notes = _vae(files, index, options.vae)
     process, process_notes = _process(files.within("scheduler"), scheduler_kind)
+    # Prompts => table [classes + 1, S E]
     chosen = options.prompts or prompts_from_options(None, None, None, None)
     table, tokens, text_notes = embedded_prompts(
         files.within("text_encoder"), files.within("tokenizer"), chosen

@@ -58,6 +58,7 @@ class Predictor(nn.Module):
         self.dtype, self.tokens = dtype, tokens
         self.widths = [
             tokens * unet.config.cross_attention_dim,
+            # In the order in which the blocks run, as the conditioner joins their shifts.
             *(block.conv1.out_channels for block in residual_blocks(unet)),
         ]
         self.first = in_dtype(unet.conv_in, dtype)

@@ -141,6 +141,7 @@ def _read_all(files: ModelFiles, paths: Mapping[str, Path], without: str) -> dic
             )
         if without:
             found = {key: value for key, value in found.items() if not str(key).endswith(without)}
+        # File by file, so that a message names the shard.
         check_tensors(found, files.where(name))
         if twice := sorted(state.keys() & found.keys()):
             raise ExportError(f"{files.where(name)}: {few(twice)} is in another shard already")

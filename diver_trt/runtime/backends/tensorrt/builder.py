@@ -105,6 +105,7 @@ def _build_engine(
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written ({cause.strerror})") from cause
     engine = FileRecord.of(path)
+    # It was built here, so it may run here.
     register([engine.sha256])
     return Sidecar(
         network=name,

@@ -90,6 +90,7 @@ def compile_graph(
     module = import_tensorrt(target.backend)
     started = time.monotonic()
     log = logger(module)
+    # The compiler calls Python, for its log and its progress.
     with interrupts_held() as interrupted:
         parsed = _parse(module, log, path)
         _check_tensors(module, parsed[1], path, network)

@@ -265,6 +265,7 @@ class Cuda:
     def _check(
         self, call: str, result: tuple[Any, ...], size_bytes: int | None = None
     ) -> tuple[Any, ...]:
+        # cuda-bindings return the error first, then the values.
         error, *values = result
         if int(error) == 0:
             return tuple(values)

@@ -90,6 +90,7 @@ def _read() -> set[bytes]:
     path = register_path()
     try:
         with path.open("rb") as file:
+            # Of the open file, not of the path, which may name another file by now.
             if not is_own(os.fstat(file.fileno())):
                 raise EngineError(
                     f"{path}: can be written by others, so it proves nothing; make it your own "
