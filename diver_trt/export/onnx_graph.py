@@ -20,8 +20,8 @@ from diver_trt.export.int8 import quantise_weights
 from diver_trt.tensors import TensorSpec
 
 OPSET = 20
-"""torch's own opset for this exporter; TensorRT 10.3 parses up to 20, and the fused Attention node
-only exists from 23 on.
+"""What TensorRT 10.3 parses at most, and the default of torch 2.13; the fused Attention node exists
+from 23 on.
 """
 
 EMBED_LIMIT_BYTES = 64 * 1024**2

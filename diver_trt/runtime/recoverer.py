@@ -87,9 +87,9 @@ class Recoverer:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
         engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
-        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight.
-            On ONNX Runtime it is never more than there are images. It changes speed and memory; on
-            the CPU never the result.
+        batch: Images per batch, 1 or more. None leaves it to TensorRT's memory plan; other engines
+            take eight, or in ONNX Runtime one for each core of the CPU if there are more, but never
+            more than `images`. It changes speed and memory; on the CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
         trust: Whether TensorRT engines that were not built on this machine may run; they are
