@@ -35,6 +35,7 @@ from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, OMITTED, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec
 
+# Other schemas are refused, never converted; docs/bundle.md states what each of them changed.
 SCHEMA = 4
 MANIFEST = "bundle.json"
 LIMITS = Limits(8 * 1024**2, 1000)
@@ -155,6 +156,7 @@ class Bundle:
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
+    # Left out where there are none, so that other bundles are written as they were before.
     prompts: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     @classmethod
@@ -193,6 +195,7 @@ class Bundle:
                 lambda document: document.load(cls, path=Path(), sha256="").files,
             )
             path = downloaded(name, listing, on_note, on_progress)
+        # Path("") would be the current folder.
         if not os.fspath(path):
             raise BundleError(
                 "the path of the bundle is empty; give its folder, or hf://OWNER/NAME"
@@ -204,6 +207,8 @@ class Bundle:
                 f"{path}: not a bundle (it has no {MANIFEST}); make one with `{export}`"
             )
         document = Document.read(manifest, BundleError, LIMITS)
+        # Before the fields are read: those of another schema would be refused one by one, without
+        # the command that renews the bundle.
         document.require_schema(SCHEMA, f"remove the folder and export the model again: {export}")
         bundle = document.load(cls, path=path.absolute(), sha256=document.sha256)
         for record in bundle.files:
@@ -218,6 +223,7 @@ class Bundle:
         """
         text = json.dumps(dump(self), indent=1, ensure_ascii=False) + "\n"
         where = str(self.path / MANIFEST)
+        # Read back first, so that nothing is written which `open` refuses.
         document = Document(parse_json(text, where, BundleError), where, BundleError, LIMITS)
         document.load(Bundle, path=self.path, sha256="")
         (self.path / MANIFEST).write_text(text, encoding="utf-8")
@@ -228,6 +234,7 @@ class Bundle:
         Raises:
             Invalid: If they contradict each other.
         """
+        # Each side is within MAX_SIDE, but three such sides are a buffer of 275 GB per image.
         if (values := math.prod(self.latent_shape)) > (most := 3 * self.image_size**2):
             raise Invalid(
                 f"found {values:,} values, expected at most {most:,}, as many as an image of the "
@@ -250,6 +257,8 @@ class Bundle:
                 "class, and the null class's",
                 "prompts",
             )
+        # As in DiT's label table, whose last row is the null class (LabelEmbedder):
+        # https://github.com/facebookresearch/DiT/blob/main/models.py
         if self.null_label != self.num_classes:
             raise Invalid(
                 f"found {self.null_label}, expected {self.num_classes}: the null class comes right "
@@ -259,6 +268,8 @@ class Bundle:
         self._check_contract()
 
     def _check_contract(self) -> None:
+        # Only the width M of a condition is the model's own choice: the other shapes follow from
+        # fields of the manifest.
         conditions = self.networks["conditioner"].outputs
         width = conditions[0].shape[-1:] if len(conditions) == 1 else ()
         if not width or not isinstance(width[0], int):
@@ -286,6 +297,7 @@ class Bundle:
     @property
     def model_id(self) -> str:
         """The model's name on the hub, or its directory."""
+        # By the name that `distilled.class_map.ModelClasses` asks for.
         return self.model.id
 
     @property
@@ -327,6 +339,7 @@ class Bundle:
                     "run again."
                 )
         graph = self.path / network.graph.name
+        # Hashes show that the files are those of the manifest, not what is in them: see graph_file.
         require_listed_weights(graph, network.weights.name if network.weights else None)
         require_declared(graph, network.inputs, network.outputs)
         return graph
@@ -353,6 +366,8 @@ def contract(
         TensorSpec(name, "float32", ("n", *latent_shape))
         for name in ("latent", "anchor", "noise", "next_latent")
     )
+    # Conditions alone: latents stay float32, since guidance multiplies rounding errors
+    # (docs/precision.md).
     condition_dtype = "float16" if precision in HALF_PRECISIONS else "float32"
     time, label = TensorSpec("time", "float32", ("m",)), TensorSpec("label", "int64", ("m",))
     condition = TensorSpec("condition", condition_dtype, ("m", condition_width))
@@ -377,6 +392,7 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
         ) from cause
     except OSError as cause:
         raise BundleError(f"{path}: cannot be read ({cause.strerror or cause})") from cause
+    # Of the open file, since its path may name another one by now.
     if (size := os.fstat(file.fileno()).st_size) != record.size_bytes:
         file.close()
         raise BundleError(

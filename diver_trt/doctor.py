@@ -58,6 +58,8 @@ def _gpu() -> Iterator[Finding]:
     try:
         api = cuda.import_cuda()
     except MissingExtraError as error:
+        # Not the extra, whose `tensorrt` from PyPI is not for Jetson, and CUDA 12 is JetPack 6's:
+        # docs/jetson.md.
         jetson = "pip install cuda-bindings polygraphy, before 13 on JetPack 6"
         remedy = jetson if cuda.on_jetson() else error.command if cuda.has_driver() else None
         yield Finding("CUDA", "missing", "not installed", remedy)
@@ -69,6 +71,8 @@ def _gpu() -> Iterator[Finding]:
     # CUDA is compatible within a major version; beyond it, the bindings' runtime finds no device:
     # https://docs.nvidia.com/deploy/cuda-compatibility/. Without a driver, the version is 0.
     if 0 < driver // 1000 < bindings // 1000:
+        # Versions are 1000 * major + 10 * minor, 12060 for CUDA 12.6:
+        # https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART____VERSION.html
         found = f"the driver for {driver // 1000}.{driver % 1000 // 10}"
         yield Finding(
             "CUDA driver",

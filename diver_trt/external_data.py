@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# The numbers are onnx.proto's, and a test walks its schema for ways to a tensor that are missing:
+# https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
@@ -43,6 +45,7 @@ StringStringEntryProto.
 """
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+# https://onnx.ai/onnx/repo-docs/ExternalData.html
 _KEYS = (b"location", b"offset", b"length", b"checksum")
 
 Buffer = mmap.mmap | bytes
@@ -68,7 +71,7 @@ def external_locations(path: Path) -> set[str]:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[Buffer]:
-    """Yield the bytes of a file, which are read only where they are looked at.
+    """Yield the bytes of a file, mapped into memory: only what is accessed is read.
 
     Raises:
         OSError: If it cannot be read.
@@ -107,6 +110,7 @@ def _location(data: Buffer, position: int, end: int) -> str:
     """Return the file that an entry names, or "" if the entry has another key."""
     fields: dict[int, bytes] = {}
     for number, kind, first, last in fields_of(data, position, end):
+        # Of a repeated field protobuf's readers take the last value, others may take the first.
         if number not in (1, 2) or kind != BYTES or number in fields:
             raise GraphError("external data is described by more than one key and one value")
         fields[number] = data[first:last]
@@ -120,6 +124,7 @@ def _location(data: Buffer, position: int, end: int) -> str:
         return ""
     if not value:
         raise GraphError("a tensor is stored in a file without a name")
+    # What is not UTF-8 becomes a backslash escape, and no listed name has a backslash.
     return value.decode("utf-8", "backslashreplace")
 
 
@@ -143,6 +148,7 @@ def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int,
             raise GraphError(
                 f"byte {position} starts a field of wire type {kind}, which ONNX does not use"
             )
+        # 0 is not a field number: https://protobuf.dev/programming-guides/proto3/#assigning
         if number == 0 or last > end:
             raise GraphError(f"byte {position} starts an invalid field")
         yield number, kind, first, last

@@ -22,6 +22,7 @@ MAX_NAME_BYTES = 255
 def _is_plain(name: str) -> bool:
     return (
         0 < len(name.encode()) <= MAX_NAME_BYTES
+        # A backslash separates folders on Windows.
         and not {"/", "\\"} & set(name)
         and name not in (".", "..")
     )
@@ -49,6 +50,7 @@ def file_sha256(path: Path) -> str:
 
 def stream_sha256(file: BinaryIO) -> str:
     """Return the SHA-256 in hex of an open file, from its current position to its end."""
+    # Python 3.10 has no file_digest: https://docs.python.org/3/library/hashlib.html#file-hashing
     if sys.version_info >= (3, 11):
         return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
@@ -113,9 +115,11 @@ def replacing(path: Path) -> Iterator[Path]:
     # An earlier file of that name is deleted, never written into: it may be a symlink.
     temporary.unlink(missing_ok=True)
     try:
+        # "x" fails if the name is taken again by now, so nothing is written through a symlink.
         temporary.open("xb").close()
         yield temporary
         temporary.replace(path)
+    # KeyboardInterrupt too: an interrupted run leaves no temporary files.
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -133,6 +137,7 @@ def writing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     with replacing(path) as temporary, temporary.open("r+b") as file:
         yield file
         if durable:
+            # Before the rename: a power loss could keep the name and lose what the file holds.
             file.flush()
             os.fsync(file.fileno())
     # The rename is an entry of the folder, which has to be flushed too: fsync(2), NOTES.
@@ -146,6 +151,8 @@ def sync_file(path: Path) -> None:
     Raises:
         OSError: If it cannot be written to the disk.
     """
+    # For writing, which Windows requires of a file that is flushed:
+    # https://learn.microsoft.com/en-us/windows/win32/api/fileapi/nf-fileapi-flushfilebuffers
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 

@@ -95,8 +95,10 @@ def require_tensors(
         BundleError: If they differ.
     """
     for direction, found, specs in (("reads", reads, inputs), ("writes", writes, outputs)):
+        # By name and not in order: engines bind tensors by their names.
         by_name = {name: (dtype, shape) for name, dtype, shape in found}
         if not (
+            # Two tensors of one name would be one entry of the dict.
             len(found) == len(by_name)
             and by_name.keys() == {spec.name for spec in specs}
             and all(spec.agrees_with(*by_name[spec.name]) for spec in specs)

@@ -44,6 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
         warnings.warn(
             f"{folder}: cannot be locked ({cause.strerror}); let no other diver-trt write there",
             RuntimeWarning,
+            # The `with` statement of the caller; contextlib's __enter__ is in between.
             stacklevel=3,
         )
         yield
@@ -99,6 +100,7 @@ def _held(path: Path) -> int:
             # EACCES is what some network drives return for a lock that is held.
             if cause.errno in (errno.EAGAIN, errno.EACCES):
                 raise BlockingIOError(cause.errno, cause.strerror) from cause
+            # This open may have made it, and a folder without a lock keeps no lock file.
             with suppress(OSError):
                 path.unlink()
             raise

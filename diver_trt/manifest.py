@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 CONTACT_SHEET = "contact_sheet.png"
 TOOL = "diver-trt"
 
+# https://github.com/pytorch/vision/blob/main/torchvision/datasets/folder.py (IMG_EXTENSIONS)
 _READ_BY_TRAINERS = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for an image."""
 _RESTORE = "run the command that wrote the folder again, which restores it"
@@ -43,8 +44,8 @@ class RecoveredImages:
         indices: The class of each in the dataset's order.
         labels: The model's class of each index.
         own_names: The name that a class map's file gave to each index, where it gave one.
-        soft_labels: Whether the dataset has soft labels, which are not among these.
-        unlisted: Which images in its folders are not of it, in words, or None.
+        soft_labels: Whether the dataset has soft labels; they are not read.
+        unlisted: A note naming images in its folders that the manifest does not list, or None.
     """
 
     class_map: str
@@ -60,6 +61,8 @@ def is_recovered(root: Path) -> bool:
     """Return whether a folder has a manifest of ours, even a damaged one."""
     if not (root / MANIFEST).is_file():
         return False
+    # A web app's manifest.json is not one of ours; of a damaged one nobody can tell, and whoever
+    # reads it gets the reason.
     try:
         fields = Document.read(root / MANIFEST, DatasetError).fields
     except DatasetError:
@@ -83,6 +86,7 @@ def unlisted_images(root: Path, listed: Collection[str]) -> list[str]:
     return [
         name
         for name in files_in(root)
+        # ImageFolder takes folders for classes and ignores the files beside them.
         if "/" in name and name.lower().endswith(_READ_BY_TRAINERS) and name not in listed
     ]
 
@@ -92,11 +96,11 @@ def _files(manifest: Manifest) -> tuple[Companion | Recovered, ...]:
 
 
 def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | None:
-    """Return which images in a recovered dataset's folders are not of it, in words, or None.
+    """Return a note naming images in a dataset's folders that it does not list, or None.
 
     Args:
         root: The dataset.
-        listed: The images that are; None reads them from the manifest.
+        listed: The images that it lists; None reads the manifest.
 
     Raises:
         DatasetError: If the manifest is damaged or of another schema.
@@ -127,6 +131,7 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
     manifest = folder.manifest
     labels = {}
     for entry in manifest.classes:
+        # The wnid too: of two models with a thousand classes only one may have ImageNet's.
         if entry.label >= bundle.num_classes or entry.wnid != wnid_of(entry.label, bundle):
             raise DatasetError(
                 f"{root}: has class {entry.label} of another model; expected one with the classes "
@@ -190,6 +195,7 @@ def listed_file(root: Path, name: str) -> Path:
     path = root / name
     if not path.is_file():
         raise DatasetError(f"{path}: missing, but the manifest lists it; {_RESTORE}")
+    # The file and its folders within the root; the root itself may be a symlink.
     steps = (path, *path.parents)[: len(Path(name).parts)]
     if any(step.is_symlink() for step in steps) and not path.resolve().is_relative_to(
         root.resolve()

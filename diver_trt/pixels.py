@@ -50,7 +50,9 @@ def from_network(
     image: NDArray[np.float32],
 ) -> Pixels:  # [3, H, W] float32 in [-1, 1] => [H, W, 3] uint8
     """Return a decoder's output as 8-bit pixels, rounded to the nearest level."""
+    # The cast to uint8 truncates, which would darken the image by half a level on average.
     levels: NDArray[np.float32] = np.rint(
         (image.transpose(1, 2, 0) + np.float32(1)) * np.float32(127.5)
     )
+    # Clipped first: C leaves the cast of a float beyond the integer's range undefined.
     return levels.clip(0, 255).astype(np.uint8)

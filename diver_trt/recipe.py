@@ -83,6 +83,7 @@ class Recipe:
     inherit_step: int | None = _setting(
         25, "Noise level t_f the distilled latent is lifted to", paper=True
     )
+    # Noisier than t_f on purpose: the paper samples from a higher step than it lifts latents to.
     start_step: int = _setting(
         50, "Step t_r sampling starts at, or matched (= the inherit step)", paper=True
     )
@@ -111,6 +112,7 @@ class Recipe:
         for name in STEP_RANGES:
             if isinstance(value := getattr(self, name), tuple):
                 object.__setattr__(self, name, tuple(map(_plain, value)))
+        # After the numbers are plain: the checks below refuse every type but Python's own.
         self._check_ranges()
         self._check_windows()
         if self.inherit_step is None and self.start_step != self.steps:
@@ -127,6 +129,7 @@ class Recipe:
         if self.inherit_step is not None:
             _require_int("inherit_step", self.inherit_step, 1, self.steps, hint)
         if self.cfg_channels is not None:
+            # The upper limit is the model's, so `method.schedule` checks it.
             _require_int("cfg_channels", self.cfg_channels, 1, None)
         _require_float("cfg_scale", self.cfg_scale, 1.0, MAX_SCALE)
         _require_float("gamma", self.gamma, 0.0, MAX_SCALE)
@@ -161,6 +164,7 @@ class Recipe:
             )
         return high, low
 
+    # A function and no text: PRESETS does not exist while its own recipes are checked.
     def _proportions_hint(self) -> str:
         """Return the paper's settings, which are steps of 50, at the same fractions of `steps`."""
         paper = PRESETS["paper"].scaled_to(self.steps)
@@ -227,6 +231,7 @@ class Recipe:
                 f"{', '.join(sorted(known))}."
             )
         ranges = {
+            # JSON has no tuples.
             name: tuple(settings[name])
             for name in STEP_RANGES
             if isinstance(settings.get(name), list)

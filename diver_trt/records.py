@@ -126,10 +126,10 @@ class Shard:
         ]
 
     def check(self) -> None:
-        """Compare both, when they have been read.
+        """Compare the two numbers after they have been read.
 
         Raises:
-            Invalid: If there are fewer shards.
+            Invalid: If the part's number is larger than the number of parts.
         """
         if self.number > self.of:
             raise Invalid(
@@ -165,10 +165,12 @@ class Head:
             recovered into this one.
     """
 
+    # Written in this order, which a resumed run compares as well.
     schema: int = MANIFEST_SCHEMA
     tool: Tool
     bundle: Model
     recipe: Mapping[str, Any]
+    # 64 bits, as `method.noise.checked_seed` takes them.
     seed: Annotated[int, whole(-(2**63))]
     copies: Count = 1
     source: Source
@@ -300,7 +302,7 @@ def _require_consistent(
     # so does the order.
     last = (-1, -1)
     for number, entry in enumerate(entries):
-
+        # A default binds this round's number; a closure would see the last one (ruff's B023).
         def bad(name: str, problem: str, number: int = number) -> Invalid:
             return Invalid(problem, part, number, name)
 

@@ -25,7 +25,7 @@ def name_of(path: Path) -> str:
 
 def imported(path: Path, modules: dict[str, Path]) -> set[str]:
     """Return the modules that a file imports anywhere; `from a import b` may be `a.b` or of `a`."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

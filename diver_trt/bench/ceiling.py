@@ -27,7 +27,9 @@ COPY_SECONDS, PRODUCT_SECONDS = 0.03, 0.5
 """How long one copy or product is repeated; the fastest one counts."""
 LEAST_REPEATS = 3
 MAX_COPY_BYTES = 512 * 1024**2
-"""Of more bytes the time is extrapolated: no cache holds them, so the rate is the memory's."""
+"""The time of a larger copy is extrapolated from this one: no cache holds it, so its rate is the
+memory's.
+"""
 
 Bound = Literal["compute", "memory"]
 
@@ -123,6 +125,7 @@ def measure_product() -> float:
     left, right = np.random.default_rng(0).standard_normal(
         (2, MATRIX_SIDE, MATRIX_SIDE), dtype=np.float32
     )
+    # Allocated once: pages that are new to the process would cost time that is not the product's.
     result = np.empty_like(left)
     seconds = fastest(lambda: np.matmul(left, right, out=result), PRODUCT_SECONDS)
     return FLOPS_PER_MULTIPLY_ADD * MATRIX_SIDE**3 / seconds
@@ -136,6 +139,8 @@ def measure_copy(moved_bytes: int, threads: int) -> float:
         threads: How many threads share it.
     """
     half = max(1, moved_bytes // 2)
+    # Ones, not zeros: the system maps zeros that were never written to one page, which stays in the
+    # cache.
     source, target = np.ones(half, np.uint8), np.empty(half, np.uint8)
     alone = fastest(lambda: np.copyto(target, source), COPY_SECONDS)
     # One core of a server cannot use the whole bandwidth of its memory; for a few kilobytes the
@@ -162,4 +167,6 @@ def fastest(work: Callable[[], object], seconds: float) -> float:
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)
+    # The fastest: other processes can only make a run slower
+    # (https://docs.python.org/3/library/timeit.html#timeit.Timer.repeat).
     return min(times)

@@ -74,7 +74,9 @@ class Contestant(Protocol):
 
 
 _ACCELERATORS = ("-cuda", "-gpu", "-npu")
-"""How the names of engines end whose backend computes on the host too."""
+"""Endings of the names of engines that compute on a device, where their backend has one for the
+host too.
+"""
 
 
 class EngineContestant:
@@ -98,6 +100,7 @@ class EngineContestant:
         session = open_session(self.name, self._bundle, placement).session
         try:
             return _WithSession(open_network(session, name, self._bundle, work), session)
+        # Ctrl-C too: a benchmark that is interrupted continues with its table and its files.
         except BaseException:
             session.close()
             raise
@@ -130,6 +133,8 @@ class _WithSession:
 
     def close(self) -> None:
         try:
+            # In this order: networks are closed before their session
+            # (`runtime.engine.Session.close`).
             self._network.close()
         finally:
             self._session.close()
@@ -156,6 +161,7 @@ class TorchContestant:
         """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
         from diver_trt.bench.torch_side import TorchNetwork
 
+        # diffusers computes the embeddings in every block, so there is no network to compare.
         return None if name == "conditioner" else TorchNetwork(self._model, name, work)
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
@@ -271,6 +277,7 @@ def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contest
         EngineError: If an engine cannot run here.
         MissingExtraError: If an engine's package is not installed.
     """
+    # Without duplicates: auto may choose an engine that is named as well.
     names = dict.fromkeys(
         _first_that_opens(bundle) if name == AUTO else engine_names(name, bundle)[0]
         for name in engines
@@ -281,6 +288,7 @@ def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contest
 
 
 def _first_that_opens(bundle: Bundle) -> str:
+    # The last one is not tried: whoever opens it next reports why it does not work.
     *others, last = engine_names(AUTO, bundle)
     for name in others:
         with suppress(EngineError, MissingExtraError):

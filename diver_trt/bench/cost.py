@@ -73,6 +73,7 @@ def _count(graph: Graph, size: int) -> Cost:
     sizes = _sizes_bytes(graph, shapes)
     flops = moved = 0
     for operator in graph.operators:
+        # A stored weight is counted where a product reads it.
         if operator.kind in FREE or _is_stored_weight(operator, graph):
             continue
         tensors = [name for name in (*operator.inputs, *operator.outputs) if name]
@@ -83,6 +84,7 @@ def _count(graph: Graph, size: int) -> Cost:
         if operator.kind in PRODUCTS:
             flops += PRODUCTS[operator.kind](operator, shapes)
         moved += sum(sizes[name] for name in _touched(operator, tensors))
+    # Intermediate tensors may stay in caches, so they are not part of the least.
     outside = sum(sizes.get(name, 0) for name in (*graph.inputs, *graph.outputs))
     return Cost(flops, outside + _weight_bytes(graph, sizes), moved, dict(uncounted))
 
@@ -103,6 +105,7 @@ def _sizes_bytes(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, int]:
                 bits[name] = _result_bits(operator, first, bits)
     for name, shape in shapes.items():
         if (width := bits.get(name)) is not None:
+            # Rounded up: values of four bits are packed by twos.
             sizes[name] = -(-math.prod(shape) * width // 8)
     for operator in graph.operators:
         if _is_stored_weight(operator, graph) and operator.inputs[0] in sizes:
@@ -118,6 +121,7 @@ def _result_bits(
         return bits.get(operator.inputs[1])  # it has its scale's type
     if operator.kind in ("QuantizeLinear", "DynamicQuantizeLinear"):
         return 8
+    # Integer products are int32 (https://onnx.ai/onnx/operators/onnx__MatMulInteger.html).
     return 32 if operator.kind in ("MatMulInteger", "ConvInteger") else first
 
 
@@ -144,6 +148,7 @@ def _touched(operator: Operator, tensors: list[str]) -> list[str]:
 
 
 def _matmul(operator: Operator, shapes: Mapping[str, Shape]) -> int:
+    # […, m, k] times […, k, n]: each of the results is a sum of k products.
     (result,), depth = operator.outputs, shapes[operator.inputs[0]][-1]
     return FLOPS_PER_MULTIPLY_ADD * math.prod(shapes[result]) * depth
 

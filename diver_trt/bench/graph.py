@@ -44,7 +44,7 @@ _BITS = {
 
 _INT64 = 7
 _MAX_SHAPE_VALUES = 64
-"""A tensor of whole numbers with no more of them may be a shape, and is read."""
+"""Tensors of at most so many whole numbers are read: they may be shapes, axes or indices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,7 @@ def _read_into(graph: Graph, data: Buffer, span: Span) -> None:
         if number == _GRAPH_NODE:
             operator = _operator(data, (first, last))
             graph.operators.append(operator)
+            # A constant is written as a node or as an initializer; to the count both are weights.
             if operator.kind == "Constant":
                 for attribute in _spans(data, (first, last), _NODE_ATTRIBUTE):
                     for tensor in _spans(data, attribute, _ATTRIBUTE_TENSOR):
@@ -166,6 +167,7 @@ def _read_weight(graph: Graph, data: Buffer, span: Span, name: str) -> None:
     element = next(_integers(data, span, _TENSOR_ELEMENT), 0)
     graph.weights[name] = Value(_BITS.get(element), dims)
     if element == _INT64 and math.prod(dims) <= _MAX_SHAPE_VALUES:
+        # Values are in `raw_data` or in `int64_data`, never in both (onnx.proto, TensorProto).
         raw = b"".join(data[first:last] for first, last in _spans(data, span, _TENSOR_RAW))
         stored = struct.unpack(f"<{len(raw) // 8}q", raw) if len(raw) % 8 == 0 else ()
         graph.integers[name] = stored or tuple(_integers(data, span, _TENSOR_INT64))
@@ -183,6 +185,7 @@ def _value(data: Buffer, span: Span) -> tuple[str, Value]:
 
 def _dim(data: Buffer, span: Span) -> Dim:
     size = next(_integers(data, span, _DIM_VALUE), None)
+    # "?" is not an expression of the dynamic axis, so that the shape stays unknown.
     return _text(data, span, _DIM_PARAM) or "?" if size is None else size
 
 
@@ -195,6 +198,7 @@ def _spans(data: Buffer, span: Span, wanted: int) -> Iterator[Span]:
 
 def _texts(data: Buffer, span: Span, wanted: int) -> Iterator[str]:
     for first, last in _spans(data, span, wanted):
+        # A hostile graph's names need not be UTF-8.
         yield data[first:last].decode("utf-8", "backslashreplace")
 
 
@@ -207,6 +211,8 @@ def _integers(data: Buffer, span: Span, wanted: int) -> Iterator[int]:
     for number, kind, first, last in fields_of(data, *span):
         if number == wanted and kind in (VARINT, BYTES):
             value = shift = 0
+            # Writers may pack repeated numbers or not, and readers have to take both:
+            # https://protobuf.dev/programming-guides/encoding/#packed
             for byte in data[first:last]:
                 value |= (byte & 0x7F) << shift
                 shift += 7

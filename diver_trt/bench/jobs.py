@@ -164,6 +164,8 @@ class DenoiserJob:
             )
             self._run, self._left = self._denoiser.run(), self._steps
         started = time.perf_counter()
+        # A step that was computed ahead is done before it is asked for: only the whole run can be
+        # timed.
         if not self._denoiser.ahead:
             next(self._run)
             self._left -= 1

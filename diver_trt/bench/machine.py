@@ -17,6 +17,7 @@ from diver_trt.runtime.cores import available_cores
 BUSY_PER_CORE = 0.25
 """Load average per core from which times are taken to be too long: a quarter of the machine."""
 
+# NumPy's BLAS and torch follow these; ONNX Runtime and OpenVINO have settings of their own.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -50,7 +51,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return what this machine is now.
+    """Return this machine, its load and its versions as they are now.
 
     Call it before the benchmark begins, whose own work would raise the load average.
     """
@@ -61,6 +62,7 @@ def this_machine() -> Machine:
         gpu=None if gpu is None else f"{gpu.name}, driver for CUDA {gpu.driver}",
         cores=available_cores(),
         threads={name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        # Windows has no load average.
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         versions=_versions(),
     )
@@ -73,6 +75,8 @@ def let_threads_sleep() -> None:
     up to forty times as long. ONNX Runtime's threads sleep on a busy machine.
     """
     for name, value in (("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "0")):
+        # What the user has set stays:
+        # https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
         os.environ.setdefault(name, value)
 
 
@@ -82,6 +86,7 @@ def _processor() -> str:
     if listing.exists():
         for line in listing.read_text(errors="replace").splitlines():
             key, _, name = line.partition(":")
+            # x86 has `model name`; the kernel of some ARM boards has `Model`, the board's name.
             if key.strip() in ("model name", "Model") and name.strip():
                 return name.strip()
     return platform.processor() or "unknown processor"

@@ -43,7 +43,7 @@ class Peaks:
 
     Attributes:
         host_bytes: Resident memory of the process, weights and Python included; empty on Windows.
-        device_bytes: What the device had less free than before; empty without one.
+        device_bytes: By how much the free memory of the device fell; empty without a device.
     """
 
     host_bytes: dict[str, int]
@@ -67,8 +67,10 @@ def measure_peaks(specification: Specification) -> Peaks:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
     )
     if child.returncode != 0:
+        # Warnings of libraries come before the message.
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"the process that measures memory failed: {shown(last)}")
+    # Libraries may print lines of their own above.
     found = json.loads(child.stdout.splitlines()[-1])
     return Peaks(found["host_bytes"], found["device_bytes"])
 
@@ -78,6 +80,7 @@ class _Meter:
 
     def __init__(self, *, device: bool) -> None:
         self.peaks = Peaks({}, {})
+        # None without an NVIDIA GPU: CUDA reports no other device's memory.
         self._device = _open_device() if device else None
         self._free = self._device.memory()[0] if self._device else 0
 
@@ -151,6 +154,7 @@ def run_child(specification: Specification) -> Peaks:
     schedule = Schedule(bundle.process, recipe, bundle.layout)
     work = work_for(bundle, *distilled_batch(bundle, batch), schedule)
     meter = _Meter(device=contestant.on_device)
+    # One network after the other, so that each mark is that of one network.
     for name in NETWORKS:
         meter.measure(name, partial(_run_alone, contestant, name, work))
     with tempfile.TemporaryDirectory() as folder:
@@ -171,6 +175,7 @@ def main() -> None:
     """Read a specification from standard input and print the peaks as JSON."""
     given = json.loads(sys.stdin.read())
     if given["model"] is not None:
+        # JSON has no tuples.
         given["model"] = tuple(given["model"])
     try:
         peaks = run_child(Specification(**given))

@@ -39,6 +39,7 @@ class Record:
         try:
             yield
         finally:
+            # list.append is atomic: https://docs.python.org/3/faq/library.html
             self.intervals.append((name, started, time.perf_counter()))
 
 
@@ -55,6 +56,8 @@ def seconds_by_phase(intervals: Sequence[Interval]) -> dict[str, float]:
         edges[end].append((phase, -1))
     running = dict.fromkeys(PHASES, 0)
     seconds = dict.fromkeys(PHASES, 0.0)
+    # Between two borders the same phases run throughout: the first of them in `PHASES` gets the
+    # time.
     for border, following in pairwise(borders):
         for phase, change in edges[border]:
             running[phase] += change
@@ -158,6 +161,8 @@ class _TimedDenoiser(_Wrapped):
         steps = self._inner.run()
         while True:
             with self._record.phase("denoiser"):
+                # The engine's own share of a step: what the caller does between two steps is
+                # outside.
                 k = next(steps, None)
             if k is None:
                 return

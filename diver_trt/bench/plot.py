@@ -69,6 +69,7 @@ def _plot(subject: str, rows: Sequence[Row], contestants: Sequence[str]) -> Plot
     limits = {row.batch: row.images / row.limit.seconds for row in rows if row.limit}
     rates = [row.images_per_second for row in rows] + list(limits.values())
     low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
+    # One power of ten at least: `place` divides by the difference.
     high = max(high, low + 1)
     batches = sorted({row.batch for row in rows})
     first, last = math.log2(batches[0]), math.log2(batches[-1])

@@ -70,6 +70,8 @@ def write_input(folder: Path, bundle: Bundle, count: int) -> dict[str, tuple[Pat
         path = folder / f"{label}" / f"{in_class[label]:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
+        # The key that a recovery gives the image: it names the output and decides the noise, so
+        # torch's loop makes the same image.
         files[f"{label:05d}/{in_class[label]:05d}"] = path, label
         in_class[label] += 1
     return files
@@ -105,6 +107,7 @@ def recover_once(
             output,
             bundle=bundle,
             recipe=recipe,
+            # `write_input` numbers its folders as the model's classes
             classes="model",
             engine=engine,
             batch=batch,
@@ -114,6 +117,7 @@ def recover_once(
             on_progress=on_progress,
         )
         seconds = time.perf_counter() - started
+    # Images are checked outside the engine: only the progress shows this phase.
     record.intervals.append(("reading", checking[0], checking[-1]))
     return Recovered(seconds, phases_of(record, seconds), recovery.images)
 

@@ -134,6 +134,7 @@ class _Run:
         self._share_s = self._plan.seconds / shares
         self._done, self._parts = 0, len(self._plan.batches) * (len(NETWORKS) + 2)
         for name, graph in self._graphs.items():
+            # Which operators are unknown does not depend on the size.
             for kind, number in count(graph, 1).uncounted.items():
                 result.notes.append(
                     f"{name}: the work of {number} operators {kind} is not counted, so its limit "
@@ -150,6 +151,8 @@ class _Run:
         for contestant in plan.contestants:
             try:
                 specification = contestant.specification(batch, plan.images_in(batch), plan.recipe)
+                # In a child, and first: what fails or is killed there is left out, and the others
+                # are measured.
                 peaks[contestant.name] = measure_peaks(specification)
             except EngineError as error:
                 reason = first_line(error)
@@ -182,6 +185,7 @@ class _Run:
             for contestant in contestants:
                 if (network := self._open(contestant, name, work)) is not None:
                     networks[contestant.name] = network
+                    # All stay open together: rounds alternate between them.
                     stack.callback(network.close)
             if not networks:
                 return
@@ -321,8 +325,10 @@ class _Run:
         limits: dict[tuple[str, NetworkName], Limit],
     ) -> Limit | None:
         """Return the limit of a recovery: of every network, as often as it runs."""
+        # A batch that is not full has as many steps.
         batches = -(-images // batch)
         times = {
+            # The limits are those of the rows above, of `batch` images or classes.
             "encoder": images / batch,
             "conditioner": classes / batch,
             "denoiser": batches * self._plan.recipe.start_step,
@@ -354,6 +360,7 @@ def largest_difference(one: Path, other: Path, keys: Sequence[str]) -> int | Non
     differences = []
     for pair in ([folder / f"{key}.png" for folder in (one, other)] for key in keys):
         if all(path.exists() for path in pair):
+            # Differences of uint8 would wrap around.
             ours, theirs = (np.asarray(Image.open(path)).astype(int) for path in pair)
             differences.append(int(np.abs(ours - theirs).max()))
     return max(differences, default=None)

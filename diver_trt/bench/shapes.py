@@ -25,6 +25,7 @@ def shapes_in(graph: Graph, size: int) -> dict[str, Shape]:
         graph: The graph.
         size: Size of its dynamic axis, images or conditions.
     """
+    # A graph of the exporter has one dynamic axis: images, or conditions.
     axes = {
         dim: size for value in graph.inputs.values() for dim in value.shape if isinstance(dim, str)
     }
@@ -80,6 +81,8 @@ def _compute_integers(
 
 
 def _sliced(inputs: list[Shape]) -> Shape:
+    # Inputs are data, starts, ends, axes and steps; a list has one axis only
+    # (https://onnx.ai/onnx/operators/onnx__Slice.html).
     values, starts, ends = inputs[:3]
     (step,) = inputs[4] if len(inputs) > 4 else (1,)
     return values[starts[0] : ends[0] : step]
@@ -134,6 +137,7 @@ def broadcast(*shapes: Shape) -> Shape:
     """Return the shape that elementwise operators give, by NumPy's rules."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    # An axis of 0 beside one of 1 gives 0, which max would miss.
     return tuple(0 if 0 in sizes else max(sizes) for sizes in zip(*padded, strict=True))
 
 

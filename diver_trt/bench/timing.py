@@ -97,10 +97,12 @@ def alternate(
         The timing of each job, all with the same number of rounds.
     """
     warm_ups = [_warm_up(job) for job in jobs]
+    # At least 1e-9, since a coarse clock may have measured 0.
     blocks = [
         max(1, min(MAX_BLOCK, int(BLOCK_SECONDS / max(estimate, 1e-9)))) for _, estimate in warm_ups
     ]
     rounds: list[list[tuple[float, ...]]] = [[] for _ in jobs]
+    # Of the clock and not of the jobs: a job may leave out much of what it does.
     end, done = clock() + seconds, 0
     while done < LEAST_ROUNDS or clock() < end:
         order = range(len(jobs)) if done % 2 == 0 else reversed(range(len(jobs)))

@@ -65,6 +65,8 @@ class TorchModel:
         for part in self._model.parts if changes else ():
             part.to(device, self.dtype)
             if compiled:
+                # In place, so that the model's own code calls the compiled modules:
+                # https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html
                 part.compile(mode=COMPILE_MODE)
 
     @contextmanager
@@ -125,9 +127,11 @@ class TorchModel:
         row: torch.Tensor,
     ) -> torch.Tensor:
         channels, layout = latent.shape[1], self._model.layout
+        # [n, c, h, w] => [2 n, c, h, w]: for the class, then for the null class.
         twice = torch.cat([latent, latent]).to(self.dtype)
         prediction = self._model.original_predict(twice, when, pair).float()
         by_class, by_null = prediction.chunk(2)
+        # In float32, as a bundle's step is whatever its networks compute in.
         following: torch.Tensor = guided_step(
             latent,
             anchor,
@@ -249,6 +253,7 @@ class GpuCeiling:
         left = torch.randn(side, side, device="cuda", dtype=dtype)
 
         def product() -> None:
+            # Launches return at once; only `synchronize` waits for the result.
             torch.matmul(left, left)
             torch.cuda.synchronize()
 

@@ -31,6 +31,8 @@ def _program() -> None:
     app()
 
 
+# An import at the top would load Typer and every command before `main` has set up signals
+# (https://peps.python.org/pep-0562/).
 def __getattr__(name: str) -> object:
     """Import the Typer application on first access."""
     if name == "app":

@@ -37,6 +37,7 @@ def refuse_empty(args: Sequence[str]) -> None:
     Raises:
         typer.BadParameter: If one is empty, and not the value of an option that may be.
     """
+    # The message names the option in front of an empty argument.
     for before, argument in pairwise(["", *args]):
         option, equals, value = argument.partition("=")
         if argument == "":
@@ -54,6 +55,7 @@ def completed(args: Sequence[str]) -> Iterator[str]:
     only_positional = False
     for argument, following in zip_longest(args, args[1:]):
         yield argument
+        # Behind `--` everything is positional, and `--ray` is the name of a file.
         only_positional |= argument == "--"
         if argument == "--ray" and not only_positional:
             # Not above: other commands, and every help, do without it.

@@ -113,6 +113,8 @@ def bench(
     from diver_trt.bench.machine import let_threads_sleep, this_machine
 
     machine = this_machine()  # before anything here loads the machine
+    # OpenMP reads these variables once, as torch loads it:
+    # https://gcc.gnu.org/onlinedocs/libgomp/Environment-Variables.html
     if machine.busy:
         let_threads_sleep()
     batches = _batches(batch)
@@ -125,6 +127,7 @@ def bench(
     from diver_trt.bench.run import benchmark
     from diver_trt.html_page import import_jinja
 
+    # A benchmark takes minutes; a missing package would otherwise show at its end.
     if report:
         import_jinja()
     check_files("bench", report, json_file, OWN_FIELDS)
@@ -149,6 +152,7 @@ def bench(
     _print_result(result)
     _write(result, json_file, report)
     if result.interrupted:
+        # What was measured is kept, but a script must not take it for the whole: exit code 130.
         raise KeyboardInterrupt
 
 
@@ -170,6 +174,7 @@ def _batches(text: str) -> list[int]:
     batches = [positive("--batch", part.strip()) for part in text.split(",")]
     if (largest := max(batches)) > MAX_BATCH:
         raise typer.BadParameter(f"--batch has {largest}; expected at most {MAX_BATCH:,}")
+    # Ascending: the report draws each line through the rows in their order.
     return sorted(set(batches))
 
 
@@ -184,7 +189,9 @@ def _contestants(
     model, revision, vae = source
     if model is None:
         return found, None
+    # torch follows the engines: on a GPU as soon as one of them computes there.
     on_gpu = any(contestant.on_device for contestant in found) and cuda_works()
+    # On a CPU engines compute float16 bundles in float32 too (docs/benchmarking.md, "The limit").
     half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(
         bundle,
@@ -197,6 +204,7 @@ def _contestants(
     )
     ceiling = None
     if on_gpu:
+        # NumPy cannot measure a GPU; torch can, and is installed where this is reached.
         from diver_trt.bench.torch_side import GpuCeiling
 
         ceiling = GpuCeiling(half=half)
@@ -208,6 +216,7 @@ def _write(result: Result, json_file: Path | None, report: Path | None) -> None:
     from diver_trt.bench.facts import result_facts
     from diver_trt.bench.report import render
 
+    # The page contains the same JSON.
     facts = result_facts(result)
     if json_file:
         write_json(json_file, facts)

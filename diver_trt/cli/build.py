@@ -63,6 +63,7 @@ def build(
     """Compile a bundle to TensorRT engines, each with a sidecar of its target and memory."""
     chosen = choice("--backend", backend, ("rtx", "trt"))
     sms = [_parse_capability(text) for text in sm or []]
+    # Here, for the time that every `--help` takes: a test limits what commands import.
     import shlex
 
     from diver_trt.bundle import NETWORKS
@@ -115,6 +116,7 @@ def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:
         "networks": {
             name: {
                 "batches": str(target.profile(name)),
+                # An estimate: some weights stay float32 in every bundle (docs/precision.md).
                 "weights_bytes": width * bundle.networks[name].parameters,
                 "io_bytes": io_bytes(bundle.networks[name], target.profile(name).maximum),
             }

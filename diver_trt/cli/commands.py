@@ -38,6 +38,7 @@ app = typer.Typer(
 )
 # Every example works with nothing but the wheel: on the digits that it contains, or after the
 # examples above it.
+# The order is that of `--help`.
 COMMANDS: dict[Callable[..., None], str] = {
     recover.recover: "diver-trt recover digits recovered",
     merge.merge: "diver-trt merge part1 part2 part3 recovered",

@@ -108,9 +108,11 @@ def compare(
     from diver_trt.comparison.verdict import compare_lineup
     from diver_trt.method.noise import checked_seed
 
+    # The seeds that `recover` takes, so that what is compared can also be recovered.
     seed = checked_seed(seed)
     _check_packages_and_report(report)
     opened = tuple(open_bundle(bundle) for bundle in bundles)
+    # The first bundle stands for all: `line_up` refuses bundles of different models.
     loaded = _load_reference_model(model, opened[0], revision, vae) if model else None
     inputs = _read_inputs(opened[0], samples, images, classes, seed, random=random)
     lineup = _line_up(opened, loaded, engine or [], batch, as_json=as_json)
@@ -119,6 +121,7 @@ def compare(
     say(f"{inputs.origin}; reference {lineup.reference.name}, compared with it: {others}")
     with progress("comparing", steps_in(1 + len(lineup.others), inputs, recipe, batch)) as advance:
         reference, comparisons, absent = compare_lineup(lineup, inputs, recipe, advance)
+    # Those that failed while running; the others are on the terminal already.
     _note_absent(absent[len(lineup.absent) :])
     result = Result(
         reference=lineup.reference.name,
@@ -207,6 +210,7 @@ def _line_up(
     try:
         return line_up(bundles, model, engines, batch)
     except NothingToCompareError as error:
+        # With --json a script gets an object in this case too, with each engine's reason.
         if as_json:
             print_json(
                 passed=False,
@@ -242,6 +246,7 @@ def _load_reference_model(
 
         from diver_trt.models.exported import load_exported
 
+        # First as the source itself suggests, so that a difference from the bundle can be reported.
         loaded = load_exported(bundle, source, options)
     except MissingExtraError:  # of a package that this one model needs
         raise
@@ -271,6 +276,7 @@ def _print_comparison(comparison: Comparison) -> None:
 
     worst = comparison.figures.worst_step
     print(f"{comparison.name}: {comparison.verdict}")
+    # bfloat16 has no limits, but its figures are of interest.
     if not comparison.checks:
         psnr = mean_psnr(comparison.figures.images)
         print(

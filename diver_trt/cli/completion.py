@@ -78,6 +78,9 @@ def _bundles_of_hub(incomplete: str) -> Iterator[str]:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         for folder in _folders(Path(HF_HUB_CACHE)):
+            # The cache names a folder `models--OWNER--NAME`, and a repository's name has no `--` of
+            # its own:
+            # https://huggingface.co/docs/huggingface_hub/guides/manage-cache
             kind, _, name = folder.name.partition("--")
             found = f"hf://{name.replace('--', '/')}"
             if not (kind == "models" and found.startswith(incomplete)):
@@ -87,11 +90,13 @@ def _bundles_of_hub(incomplete: str) -> Iterator[str]:
 
 
 def _bundles_here(incomplete: str) -> list[str]:
+    # The shell passes the word as it is typed, with its tilde.
     typed = Path(incomplete).expanduser()
     folder, start = (typed, "") if incomplete.endswith("/") else (typed.parent, typed.name)
     found = []
     for entry in _folders(folder):
         if entry.name.startswith(start):
+            # One level further down, so that `eng` is completed to `engines/digits`.
             inside = () if _is_bundle(entry) else _folders(entry)
             found += [str(path) for path in (entry, *inside) if _is_bundle(path)]
     return found

@@ -31,17 +31,21 @@ T = TypeVar("T")
 def reporting(command: Callable[P, T]) -> Callable[P, T]:
     """Turn this package's errors, warnings and signals into one line and an exit code."""
 
+    # Typer reads the options from the command's own signature.
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         # Without the file and line of the code that warns, which mean nothing to a user.
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         try:
             with stopping_signals_interrupt():
+                # Before the command imports numpy, when a SIGINT of OpenBLAS would look like
+                # Ctrl-C.
                 import_numpy()
                 result = command(*args, **kwargs)
             # Here, so that a full device is reported as an error of the command.
             sys.stdout.flush()
             return result
+        # Everything else is a defect of this package and keeps its traceback.
         except (DiverError, OSError, MemoryError, KeyboardInterrupt) as error:
             # `run_program` prints that the command was interrupted.
             code = 130 if is_interruption(error) else _report(error)
@@ -53,6 +57,7 @@ def reporting(command: Callable[P, T]) -> Callable[P, T]:
 def _report(error: BaseException) -> int:
     """Print an error, and return the command's exit code."""
     if isinstance(error, DiverError):
+        # Lines after the first are remedies or lists; only the first is the error.
         reason, *remedies = str(error).splitlines()
         say(f"error: {reason}")
         for remedy in remedies:
@@ -106,6 +111,7 @@ def _shown(value: object) -> str:
         return "none"
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    # True is an int too, and would be printed as 1.
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

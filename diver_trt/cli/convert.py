@@ -86,6 +86,8 @@ def convert(
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     if is_recovery(source):
         _refuse_for_recovered(source, output, given, zca_reference)
+    # With an option that only recovered datasets take, `_convert_recovered` reports that the input
+    # is not one.
     elif layout is None and side is None and not overwrite:
         _convert_tensors(source, output, given, zca_reference, as_json=as_json)
         return
@@ -182,7 +184,9 @@ def _convert_tensors(
     options = options_beside(file, given)
     converted = read_to_convert(file, options, zca_reference)
     tensors = converted.tensors
+    # What the user states, else what the file states, else what the method usually does.
     factor = options.collage or tensors.collage or tensors.format.default_collage(tensors.side)
+    # A subset that only the path names would be lost: the new file may lie anywhere.
     classes = tensors.classes or options.classes or subset_of_path(tensors.path)
     write_converted(converted, factor, classes, output)
     whitening = converted.whitened.value if converted.whitened else None

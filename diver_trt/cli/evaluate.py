@@ -149,11 +149,14 @@ def evaluate(
     from diver_trt.html_page import import_report_packages
 
     chosen = find_protocol(protocol) if flip else find_protocol(protocol).without_flip()
+    # Names are checked before images are read, which takes minutes; `plan_evaluation` does so again
+    # for other callers.
     for name in architecture or ():
         find_architecture(name)
     if distilled_with is not None:
         find_architecture(distilled_with, "--distilled-with")
     paths = _named(train)
+    # torch alone: which architectures are trained may depend on the size of the images.
     require_packages(())
     if report:
         import_report_packages()
@@ -181,7 +184,9 @@ def _named(texts: list[str]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
+        # A path may have = in its own name.
         if not equals or Path(text).exists():
+            # `.` and `/` have no last part.
             name, path = Path(text).name or text, text
         if not (name and path):
             raise typer.BadParameter(f"TRAIN is {text!r}; expected PATH or NAME=PATH")
@@ -242,6 +247,7 @@ def _run(plan: Plan, output: Path | None) -> Evaluation:
     )
 
     total, done = steps_of(plan), 0
+    # Closed at once when Ctrl-C leaves the loop, so that the folder is no longer held.
     with progress("training", total) as bar, closing(evaluation_events(plan, output)) as events:
         for event in events:
             if isinstance(event, RunStarts):
@@ -267,6 +273,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         say(f"note: {printable(note)}")
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("training set")
+    # None is the average, as in `Evaluation.summary`.
     columns: list[str | None] = [*evaluation.architectures]
     if evaluation.others:
         columns.append(None)

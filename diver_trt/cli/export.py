@@ -117,11 +117,13 @@ def export(
         else None
     )
     stated = choice("--base", base, tuple(BASES)) if base else None
+    # None, and not the default prompts: a model whose classes are built in refuses any.
     prompts = (
         None
         if (classes, prompt, prompt_file, negative_prompt) == (None,) * 4
         else prompts_from_options(classes, prompt, prompt_file, negative_prompt)
     )
+    # A typed `hf://OWNER/NAME` would become a folder of this name.
     if HubName.parse(bundle):
         raise typer.BadParameter(
             "BUNDLE is a name on the hub; export into a folder, then `diver-trt push` it"
@@ -169,6 +171,7 @@ def _say_assumptions(loaded: BaseModel) -> None:
 def _print_exported(exported: Sequence[ExportedNetwork], bundle: Path, *, as_json: bool) -> None:
     from diver_trt.bundle import Bundle
 
+    # What is printed is what a device will read.
     written = Bundle.open(bundle)
     if as_json:
         errors = {item.network.name: item.error for item in exported}

@@ -71,6 +71,7 @@ def inspect(
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
     path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
+    # An engine, a sidecar and a file beside recovered images each stand for their folder.
     folder = _engines_of(path) or recovered_folder(path) or path
     _refuse_parts(path)
     kind = _kind_of(folder)
@@ -169,12 +170,14 @@ def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | No
     if not plain.get("not_listed"):
         plain.pop("not_listed", None)
     if prompts := plain.get("prompts"):
+        # The null class's prompt is the last one (`diver_trt.models.prompts.stored_prompts`).
         *texts, negative = map(repr, prompts)
         more = f", … ({len(texts)} classes)" if len(texts) > _FEW_PROMPTS else ""
         plain["prompts"] = f"{', '.join(texts[:_FEW_PROMPTS])}{more}; negative: {negative}"
     if "licence" in plain:
         plain["licence"] = plain["licence"] or "not stated"
     print_facts(plain)
+    # A folder of engines is one plan; a bundle has one for each kind of GPU.
     engines = {folder: facts["memory"]} if "memory" in facts else facts.get("engines", {})
     for name, memory in engines.items():
         _print_memory(name, memory)
@@ -186,15 +189,18 @@ def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | No
 
 
 def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
+    # Here, for the time that every `--help` takes: a test limits what commands import.
     import shlex
 
     from diver_trt.bundle import NETWORKS, Bundle
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
     from diver_trt.runtime.backends.tensorrt.plans import Plan, StrayFoldersError, read_plans
 
+    # First, so that a budget that cannot be parsed is refused even if there are no engines.
     budget = None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget")
     bundle = Bundle.open(path)
     for name in NETWORKS:
+        # Hashed, so that a damaged file is found here and not on a device.
         bundle.verified(name)
     facts = bundle_facts(bundle)
     found = list(read_plans(bundle))
@@ -208,6 +214,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
             if isinstance(error, StrayFoldersError):
                 say(f"warning: {error}")
     if budget is not None:
+        # `recover` refuses engines of another export, so none of them can be chosen.
         plans = [plan for plan in plans if plan.is_of(bundle)]
         if not plans:
             raise EngineError(
@@ -234,6 +241,7 @@ def _inspect_distilled(
     from diver_trt.recovered.job import mean_clipped
 
     if contact_sheet:
+        # Before the images are checked, which takes minutes for a large set.
         require_place(contact_sheet, path)
     model = open_bundle(bundle)
     dataset = read_dataset(path, model, options)
@@ -257,6 +265,7 @@ def _inspect_distilled(
         "soft_labels": origin.soft_labels,
         "class_map": dataset.classes,
         "model": f"{model.model_id} {model.precision}",
+        # Texts, since the names in a JSON object are.
         "labels": {str(index): label for index, label in dataset.labels.items()},
         "notes": list(origin.notes),
     }

@@ -19,6 +19,7 @@ from typing import Any, TextIO, cast
 
 from diver_trt.errors import printable
 
+# Windows has no SIGHUP: https://docs.python.org/3/library/signal.html#signal.SIGHUP
 STOPPING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -36,12 +37,16 @@ def run_program(program: Callable[[], None]) -> int:
             program()
         code = 0
     except BaseException as end:
+        # SIGINT too, which the block above leaves to Python's own handler.
         _ignore_stopping_signals()
         if is_interruption(end):
             _forget_interruption()
             say("interrupted")
+            # What shells report for a program that Ctrl-C ended: 128 + SIGINT.
             code = 130
         elif isinstance(end, SystemExit):
+            # None is success, any other object a failure:
+            # https://docs.python.org/3/library/sys.html#sys.exit
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         elif isinstance(end, OSError):  # such as --help into a full device
             say(f"error: {where(end)}: {end.strerror or end}")
@@ -50,6 +55,7 @@ def run_program(program: Callable[[], None]) -> int:
             raise
     _ignore_stopping_signals()
     try:
+        # Here: at the interpreter's end a full device would change the exit code to 120.
         sys.stdout.flush()
     except OSError as error:
         say(f"error: {where(error)}: {error.strerror or error}")
@@ -62,6 +68,7 @@ def is_interruption(error: BaseException) -> bool:
     # Native code that calls Python may raise its own error in place of the interrupt: a module that
     # pybind11 initialises (ImportError), torch's writer of zip files (RuntimeError), and Python
     # 3.11 itself around __set_name__.
+    # `__context__` can be set to anything, so that a chain may lead back to itself.
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -70,6 +77,7 @@ def is_interruption(error: BaseException) -> bool:
             return True
         if one is not None and id(one) not in seen:
             seen.add(id(one))
+            # Both: `raise … from None` hides the context and keeps it.
             pending += [one.__cause__, one.__context__]
     return False
 
@@ -128,10 +136,12 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
     """
     asked: list[int] = []
     before: dict[int, Any] = {}
+    # In another thread nothing is watched: only the main one may set handlers.
     watching = threading.current_thread() is not threading.main_thread()
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
+        # First, so that the next signal interrupts, whatever the batch does.
         for kept, handler in before.items():
             signal.signal(kept, handler)
         say("finishing the current batch; press Ctrl-C again to stop now")
@@ -175,6 +185,7 @@ def import_numpy() -> None:
     if sent is None:
         return
     if sent.si_pid != os.getpid():
+        # A user's Ctrl-C, which was held back; it is delivered now that nothing blocks it.
         signal.raise_signal(signal.SIGINT)
         return
     raise MemoryError(
@@ -195,9 +206,12 @@ def open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     stdout, stderr = (
+        # None if its descriptor was closed at the start:
+        # https://docs.python.org/3/library/sys.html#sys.__stdout__
         cast(TextIO, stream or open(os.devnull, "w"))  # noqa: PTH123, SIM115
         for stream in (sys.stdout, sys.stderr)
     )
+    # Another handler of errors is the user's choice (PYTHONIOENCODING), or the C locale's.
     if getattr(stdout, "errors", "") == "strict" and hasattr(stdout, "reconfigure"):
         stdout.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = cast(TextIO, _Results(stdout)), cast(TextIO, _Notes(stderr))

@@ -36,7 +36,9 @@ _BY_RATIO = {
         "nearest steps.",
     ),
 }
-"""Settings that name a level by its step: the option that names it by its ratio."""
+"""Settings that name a noise level by its step: the option that names it by its signal-to-noise
+ratio, the option's type and its help.
+"""
 
 _OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
 """Settings that are one of a few words: what a shell offers for each."""
@@ -96,10 +98,13 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         source = "paper" if setting.metadata["paper"] else "default"
         text = f"{setting.metadata['help']} ({source}: {shown})."
         words = _WORDS.get(setting.name)
+        # A setting whose default is None, the model's own, is a whole number if it is not a text.
         kind = str if words or setting.name in _OFFERED else type(default or 1)
         offered = _OFFERED.get(setting.name)
         if words:
+            # Bound as a default: a closure would see the words of the last setting.
             offered = completion.values(lambda words=words: words)  # type: ignore[misc]
+        # None means not given: only then a preset decides, or another number of steps.
         yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
         if setting.name in _BY_RATIO:
             option, number, text = _BY_RATIO[setting.name]
@@ -121,6 +126,7 @@ def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[s
         )
     if window is not None and settings["window"]:
         raise RecipeError("--window-snr contradicts --window; give one of them")
+    # Any bundle of `compare` will do: it refuses bundles of different processes.
     path = given["bundle"] if "bundle" in given else given["bundles"][0]
     preset = PRESETS[choice("--preset", settings["preset"], tuple(PRESETS))]
     process, steps = open_bundle(path).process, settings["steps"] or preset.steps
@@ -164,6 +170,7 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
     """
     base = PRESETS[choice("--preset", preset, tuple(PRESETS))]
     settings = {name: given[name] for name in given if name not in _OFF and given[name] is not None}
+    # Before the given settings are put in, whose steps count among the new ones already.
     of, base = base.steps, base.scaled_to(settings.get("steps", base.steps))
     for flag, (name, value, _) in _OFF.items():
         if not given.get(flag):
@@ -199,9 +206,10 @@ def _start_step(text: str, settings: dict[str, Any], base: Recipe) -> int:
 
 
 def _followed(settings: dict[str, Any], base: Recipe) -> tuple[str, int] | None:
-    """Return the setting that follows the one given, of a preset that starts where it inherits.
+    """Return the start step or the inherit step, if it has to follow the other one, and its value.
 
-    Only one of them moved, sampling would start with more or less noise than its first step takes.
+    It does where a preset starts at the level that it inherits and only one of the two was given.
+    Otherwise sampling would start with more or less noise than its first step expects.
     """
     pair = {"inherit_step": "start_step", "start_step": "inherit_step"}
     given = [name for name in pair if name in settings]

@@ -198,6 +198,7 @@ def recover(
         say("interrupted: all images are done, but not the gallery; the same command writes it")
         raise typer.Exit(130)
     _print_recovery(recovery, as_json=as_json)
+    # The dataset is written, but not all of its images: a script should notice.
     if recovery.skipped:
         raise typer.Exit(1)
 

@@ -86,6 +86,7 @@ def print_table(table: Table) -> None:
     """Print a table of results, as wide on any terminal."""
     from rich.console import Console
 
+    # Names of sets and engines are shown as they are: rich would read `[red]` as a style.
     Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
 
 

@@ -87,6 +87,7 @@ class GraphProbe:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
         )
+        # On the CPU for every engine: what is looked into is its graph, and not the engine.
         self._session: Any = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -99,6 +100,7 @@ class GraphProbe:
             "latent": latent,
             "anchor": latent,
             "noise": latent,
+            # fp16 bundles read float16; that rounding is part of their error.
             "condition": condition.astype(self._condition_dtype),
             # Guidance and DDIM run too, on coefficients of 0; their output is not read.
             "coefficients": self._row,
@@ -107,6 +109,7 @@ class GraphProbe:
             value.astype(np.float32)
             for value in self._session.run(list(self._taps.values()), inputs)
         )
+        # => [2, n, c or 2 c, h, w]
         prediction = prediction.reshape(2, len(latent), -1, *latent.shape[2:])
         return Stages(dict(zip(list(self._taps)[:-1], stream, strict=True)), prediction)
 
@@ -152,6 +155,7 @@ def compare_stages(found: Stages, expected: Stages, tolerance: float) -> list[St
 
 def first_beyond(stages: Sequence[StageDifference], tolerance: float) -> StageDifference | None:
     """Return the first place whose relative L2 exceeds the tolerance, or None."""
+    # Written with `not`, so that NaN exceeds every tolerance.
     return next((stage for stage in stages if not stage.difference.relative_l2 <= tolerance), None)
 
 
@@ -163,6 +167,7 @@ def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference
     grown = [
         (error / before, stage)
         for (_, before), (stage, error) in itertools.pairwise(errors)
+        # A place that equals the reference's gives no ratio.
         if before > 0
     ]
     factor, stage = max(grown, key=lambda pair: pair[0], default=(0.0, None))

@@ -104,6 +104,7 @@ def _image_checks(figures: Figures, tolerances: Tolerances, keys: Sequence[str])
     images = figures.images
     lowest = min(range(len(images)), key=lambda i: images[i].psnr_db)
     most = max(range(len(images)), key=lambda i: images[i].max_levels)
+    # Each precision limits some of these: fp32 the levels, the others the PSNR.
     measured = {
         "max_levels": (
             "largest difference in 8-bit levels",

@@ -134,11 +134,14 @@ def _compare_networks(trial: Trial, reference: Recording) -> dict[str, Differenc
 def _compare_steps(trial: Trial, reference: Recording) -> tuple[StepDifference, ...]:
     start_step = len(trial.teacher_forced)
     return tuple(
+        # `latents[i]` is what this step reads, and `latents[i + 1]` what it makes.
         StepDifference(
             k=start_step - i,
             forced=difference(trial.teacher_forced[i], reference.latents[i + 1]),
             free=difference(trial.recording.latents[i + 1], reference.latents[i + 1]),
             channel=worst_channel(trial.teacher_forced[i], reference.latents[i + 1]),
+            # Both changes start from one latent, so the error is that of `forced`, over a smaller
+            # norm.
             change=difference(
                 trial.teacher_forced[i] - reference.latents[i],
                 reference.latents[i + 1] - reference.latents[i],
@@ -160,6 +163,7 @@ def _compare_blocks(
         posinf=np.inf,
         neginf=np.inf,
     )
+    # A list, so that indexing keeps the axis of the images.
     worst = [int(np.abs(gaps).max(axis=(1, 2, 3)).argmax())]
     latent = reference.recording.latents[i, worst]
     pair = reference.condition_pair(inputs, k, worst)

@@ -71,6 +71,7 @@ def distilled_inputs(
     root = find_source(folder) if folder else default_images()
     options = ReadOptions(classes=classes if folder else None)
     try:
+        # The digits' labels are classes of the digits model, whatever model is compared.
         dataset = read_dataset(root, bundle if folder else Bundle.open(default_bundle()), options)
     except DatasetError as cause:
         if not any(option in str(cause) for option in _CONVERTED_WITH):

@@ -152,11 +152,12 @@ def _require_different(bundles: Sequence[Bundle]) -> None:
 def _entrants(
     bundles: Sequence[Bundle], model: BaseModel | None, engines: Sequence[str], batch: int
 ) -> list[Participant | Absent]:
-    """Return every engine of the lineup but the reference in torch, in the order of their names."""
+    """Return every engine but the reference in torch, as requested or as in `ENGINE_NAMES`."""
     entrants: list[Participant | Absent] = []
     whole: list[Bundle] = []
     for bundle in bundles:
         if reason := _damage(bundle):
+            # The user named this bundle, so its absence is a failure.
             entrants.append(Absent(str(bundle.path), reason, asked=True))
         else:
             whole.append(bundle)
@@ -168,6 +169,7 @@ def _entrants(
             entrants.append(_torch_entrant(name, model, bundles[0], batch, bool(engines)))
             continue
         for bundle in whole:
+            # Among all bundles, so that a damaged one does not change the names of the others.
             called = _called(name, bundle, bundles)
             if reason := _obstacle(name, bundle, batch):
                 entrants.append(Absent(called, reason, bool(engines)))
@@ -193,6 +195,7 @@ def _torch_entrant(
 
 def _distance_from_reference(one: Participant) -> tuple[bool, bool]:
     """Rank participants as a reference: float32 first, ONNX Runtime's CPU engine next."""
+    # min takes the least, and False comes before True.
     return one.precision != "fp32", one.name.split()[0] != "onnx"
 
 

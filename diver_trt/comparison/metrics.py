@@ -62,6 +62,7 @@ def difference(found: Values, expected: Values) -> Difference:
         relative_l2=apart / norm if norm else (math.inf if apart else 0.0),
         cosine=float(ours @ theirs / (norm * own_norm))
         if norm and own_norm
+        # Two arrays of zeros agree; zeros and anything else have no angle.
         else float(norm == own_norm),
         within_fp16=float((gap <= fp16_spacing(theirs)).mean()),
         finite=True,
@@ -81,6 +82,7 @@ def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def worst_channel(found: Values, expected: Values) -> int:
     """Return the channel of [n, c, h, w] arrays with the largest L2 difference."""
+    # A channel that overflows is the worst one.
     gap = np.nan_to_num(found.astype(np.float64) - expected.astype(np.float64), nan=np.inf)
     return int(np.argmax((gap**2).sum(axis=(0, 2, 3))))
 

@@ -39,6 +39,7 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
             first, last = recipe.guided_steps[0], recipe.guided_steps[-1]
             axes.axvspan(last - 0.5, first + 0.5, color="#888888", alpha=0.14, lw=0)
         _make_logarithmic(axes)
+        # From left to right as a recovery runs: steps count down.
         axes.set_xlim(recipe.start_step + 0.5, 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom, top = left.get_ylim()[0], max(axes.get_ylim()[1] for axes in (left, right))
@@ -120,6 +121,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
         gaps = comparison.gaps[np.isfinite(comparison.gaps)]
         # Equal values have no place on a logarithmic axis: they count in its first bin.
         counts, _ = np.histogram(gaps.clip(edges[0], edges[-1]), edges)
+        # Of all values: those that are not finite are in no bin, and are missing from the sum.
         shares = 100 * counts / comparison.gaps.size
         label = _label(comparison)
         left.stairs(shares, edges, color=colour, label=label, fill=True, alpha=0.25)
@@ -138,6 +140,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
     )
     _make_logarithmic(right)
     right.set_ylim(top=200)
+    # Images that do not differ have one point, at 0; the axis shows whole levels all the same.
     right.set_xlim(-0.3, max(1.3, right.get_xlim()[1]))
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
     return to_svg(figure, "How differences are spread")

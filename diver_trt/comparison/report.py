@@ -48,6 +48,7 @@ def render(result: Result) -> str:
                 (one, lowest_psnr(one.figures.images), mean_psnr(one.figures.images))
                 for one in comparisons
             ],
+            # Without comparisons every engine failed while it ran, and there is nothing to plot.
             steps_plot=steps_plot(comparisons, result.recipe) if comparisons else "",
             blocks_plot=blocks_plot(comparisons) if comparisons else "",
             spread_plot=spread_plot(comparisons, result.reference_images) if comparisons else "",

@@ -175,14 +175,18 @@ def _run(
     """Return an engine's recording and, given a reference, its forced steps and decoded images."""
     # One network is open at a time, so that the largest one alone decides the memory.
     with closing(participant.open()) as session:
+        # Encode
         with closing(session.open("encoder")) as encoder:
             anchor = encoded(encoder, inputs.images, participant.bundle.image_size)
+        # Condition; the start is each engine's own, from its own anchor
         schedule = participant.schedule(recipe)
         conditions, classes = _condition(session, participant, inputs, schedule.times)
         start = schedule.start(anchor, inputs.noise)
         with closing(session.open_denoiser(schedule.table, recipe.start_step)) as denoiser:
+            # The engine's own run
             batches = _batches(session, participant, inputs, start, anchor, conditions)
             free = [_free_run(denoiser, batch, session.batch, on_step) for batch in batches]
+            # Joined along the images: axis 1 of latents over steps, whose axis 0 is time.
             latents, final = (
                 np.concatenate([path for path, _ in free], axis=1),
                 np.concatenate([last for _, last in free]),
@@ -198,6 +202,7 @@ def _run(
                     [_forced_steps(denoiser, batch, session.batch, on_step) for batch in batches],
                     axis=1,
                 )
+        # Decode, its own latents and the reference's
         decoded = _decode(session, final)
         recording = Recording(anchor, conditions, classes, latents, final, decoded)
         return recording, None if reference is None or forced is None else (
@@ -229,6 +234,7 @@ def _batches(
     for first in range(0, len(inputs), session.batch):
         part = slice(first, first + session.batch)
         tables = [conditions[label] for label in inputs.labels[part]]
+        # The images are the fourth axis from the end, behind that of the steps where there is one.
         yield _Batch(latents[..., part, :, :, :], anchor[part], inputs.noise[part], tables, null)
 
 
@@ -258,6 +264,8 @@ def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float
 def _decode(session: Session, latents: Latents) -> Float32:
     with closing(session.open("decoder")) as decoder:
         images = []
+        # One at a time, as in a recovery: on a GPU the activations of several would be the largest
+        # thing there.
         for latent in latents:
             decoder.write("latent", latent[None])
             decoder.run()
@@ -297,6 +305,7 @@ def _forced_steps(
     results = []
     for done in range(steps):
         results.append(
+            # Entry 0 is the start, which the first step, number `steps`, reads.
             denoiser.step(steps - done, _padded(batch.latents[done], size))[:count].copy()
         )
         on_step()

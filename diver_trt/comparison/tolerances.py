@@ -156,5 +156,6 @@ TOLERANCES["int8-fp16"] = TOLERANCES["int8"]
 
 def tolerances_for(*precisions: str) -> Tolerances | None:
     """Return the limits of the coarsest of some precisions, or None if it is bfloat16."""
+    # From the finest to the coarsest
     coarsest = max(precisions, key=("fp32", "fp16", "int8", "int8-fp16", "bf16").index)
     return TOLERANCES.get(coarsest)

@@ -65,6 +65,7 @@ class TorchSession:
         # was exported from.
         precision = precision or ("fp16" if bundle.precision in HALF_PRECISIONS else "fp32")
         self._model, self.batch = model, batch
+        # bfloat16 too gets float32 inputs and outputs: NumPy has no bfloat16.
         borders: Precision = "fp16" if precision == "fp16" else "fp32"
         self._tensors = contract(
             bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, borders
@@ -136,12 +137,14 @@ def check_reference(model: BaseModel, bundle: Bundle) -> None:
         (1, 3, bundle.image_size, bundle.image_size), generator=draw
     )
     time = torch.from_numpy(bundle.process.times(2)[1:]).expand(2)
+    # A class, and the null class, whose label follows the last one.
     label = torch.tensor([0, model.num_classes])
     # A row of the step table in which every number matters: a different guidance scale for each
     # channel, a, b, four weights of semantic guidance, and two bounds of the variance.
     scales = [1 + 0.5 * channel for channel in range(bundle.latent_shape[0])]
     row = torch.tensor([*scales, 0.9, 0.2, 0.1, 0.05, -0.1, -0.07, -3.0, -2.0])
     ours = build_networks(model, torch.float32)
+    # [2, M] => [2, 1, M]: of one image, for the class, then for the null class.
     condition = ours["conditioner"](time, label)[:, None]
     found = {
         "encoder": ours["encoder"](image),
@@ -200,6 +203,7 @@ class TorchEngine:
         with torch.no_grad():
             result = self._module(*(torch.from_numpy(values) for values in self._inputs.values()))
         (output,) = self._outputs.values()
+        # Into the buffer that `read` returns; `copy_` converts to its type.
         torch.from_numpy(output).copy_(result)
         if self._carry is not None:
             np.copyto(self._inputs[self._carry[1]], self._outputs[self._carry[0]])

@@ -72,6 +72,7 @@ def compare_lineup(
     """
     # First, since every engine's trial needs the reference's values.
     recording = record(lineup.reference, inputs, recipe, on_step)
+    # One probe for all engines: opening it reads the whole denoiser.
     reference = Reference(lineup.reference, recording, lineup.reference.probe())
     if (where := _first_overflow(reference, inputs)) is not None:
         raise EngineError(
@@ -144,6 +145,7 @@ def compare_engine(
     """
     started = time.monotonic()
     trial = try_against(reference.recording, participant, inputs, recipe, on_step)
+    # Of both: an fp16 reference is itself as far from the model as float16 allows.
     tolerances = tolerances_for(participant.precision, reference.participant.precision)
     # bfloat16 is not judged: without a limit, no place counts as swapped.
     place_tolerance = tolerances.place.value if tolerances else np.inf

@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.brightness import brightness
+from diver_trt.distilled.image_array import channels_last, sample_images
 from diver_trt.distilled.labels import Labels, read_labels
 from diver_trt.distilled.methods import find_method
 from diver_trt.distilled.methods.base import Kind, Method, Stored
 from diver_trt.distilled.normalisation import Normalisation, find_normalisation, implausible
 from diver_trt.distilled.options import ReadOptions, require_count
-from diver_trt.distilled.sampling import sample_images
-from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array
 from diver_trt.distilled.structure import TensorStructure, read_structure
 from diver_trt.distilled.value_range import contradiction, read_range, recognise
 from diver_trt.distilled.whitening import (
-    brightness,
     convert_command,
     is_taken_as_whitened,
     refusal,

@@ -36,6 +36,7 @@ from diver_trt.distilled.left_out import (
     is_system_file,
     is_system_folder,
 )
+from diver_trt.distilled.natural_order import natural
 from diver_trt.errors import DatasetError
 
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
@@ -399,14 +400,3 @@ def _leads_inside(link: Path, root: Path) -> bool:
     # https://docs.python.org/3/library/pathlib.html#pathlib.Path.resolve
     except (OSError, RuntimeError):
         return False
-
-
-def natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts names with their numbers as numbers: `2.png` before `10.png`."""
-    parts = re.findall(r"\d+|\D+", path.name)
-    # The flag keeps numbers and texts from being compared; `isascii`, because `int` reads digits of
-    # other scripts, and `isdigit` accepts superscripts, which it does not.
-    return [
-        (True, int(part), part) if part.isascii() and part.isdigit() else (False, 0, part)
-        for part in parts
-    ]

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.image_array import channels_last
 from diver_trt.distilled.image_file import (
     check_image,
     decoding_bytes,
@@ -26,7 +27,6 @@ from diver_trt.distilled.image_file import (
     quiet,
     read_image,
 )
-from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.normalisation import Normalisation, implausible, pixels_from_values
 from diver_trt.distilled.stored_array import Array
 from diver_trt.errors import DatasetError
@@ -221,31 +221,6 @@ class StoredImages:
         values = row.transpose(2, 0, 1) if self._channels_last else row
         colour = np.repeat(values, 3 // len(values), axis=0)  # grey images become three channels
         return pixels_from_values(self._normalisation.denormalise(colour))
-
-
-def channels_last(path: Path, array: Array) -> bool:
-    """Return whether images are [n, H, W, c] instead of [n, c, H, W].
-
-    Raises:
-        DatasetError: If the array does not hold images, or the axis of its channels is ambiguous.
-    """
-    shape = array.shape
-    plain = array.dtype == np.uint8 or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)
-    if len(shape) == 4 and 0 not in shape and plain:
-        # The file does not state the order of axes, so the axis of one or three values is the
-        # channels'.
-        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-        if first and last:
-            raise DatasetError(
-                f"{path}: images are {describe_array(array)}, whose channels may come first or "
-                "last; expected images of more than 3 pixels, [n, 3, H, W] or [n, H, W, 3]"
-            )
-        if first or last:
-            return last
-    raise DatasetError(
-        f"{path}: images are {describe_array(array)}; expected float16, float32, float64 or uint8, "
-        "[n, 3, H, W] or [n, H, W, 3]"
-    )
 
 
 def _row_sha256(row: NDArray[Any]) -> str:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from diver_trt.distilled.array_file import open_stored
+from diver_trt.distilled.brightness import looks_whitened
 from diver_trt.distilled.class_map import imagenet_subsets
+from diver_trt.distilled.image_array import channels_last, sample_images
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.methods import METHODS, names_of, recognise
 from diver_trt.distilled.methods.base import Found, Kind, Method, Structure
@@ -151,7 +153,10 @@ def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
 def _method_of(
     structure: Structure, path: Path, images: Array, labels: Array, name: str = ""
 ) -> Method:
-    return recognise(Found(structure, path, path.parent, name, images, labels))
+    def whitened() -> bool:
+        return looks_whitened(sample_images(images, last=channels_last(path, images)))
+
+    return recognise(Found(structure, path, path.parent, name, images, labels, whitened))
 
 
 # FRePo writes the singular, KIP and `convert` the plural.

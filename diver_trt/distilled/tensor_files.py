@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diver_trt.distilled.array_file import SUFFIXES
 from diver_trt.distilled.folder_names import require_printable
-from diver_trt.distilled.folders import holds_images, natural
+from diver_trt.distilled.folders import holds_images
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.methods import (
     are_parts,
@@ -23,6 +23,7 @@ from diver_trt.distilled.methods import (
 )
 from diver_trt.distilled.methods.base import Series
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
+from diver_trt.distilled.natural_order import natural
 from diver_trt.distilled.regular_file import require_file_or_folder
 from diver_trt.distilled.structure import may_hold_images
 from diver_trt.errors import DatasetError

@@ -11,29 +11,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.brightness import brightness, looks_whitened
 from diver_trt.distilled.methods.base import Kind, Method, Stored
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.structure import TensorStructure
-from diver_trt.distilled.value_range import contradiction, recognise
+from diver_trt.distilled.value_range import contradiction
 
 SIDE = 64
 """Largest side of a square that is whitened as a whole, in pixels."""
 # Its transform is a matrix of 12,288 x 12,288: 604 MB of float32.
-
-_WHITENED = 0.05
-"""Share of the energy in the brightness of images below which they look whitened."""
-# Natural and distilled images have a fifth and more of their energy in the means of the channels.
-# Whitening makes all directions alike, and those three are then among many hundreds: a hundredth of
-# the energy, measured on DM's CIFAR-10 images and on photographs.
-
-_GREY = 0.95
-"""Least correlation between the channels of grey images, whatever was done to each channel."""
-# Handwritten digits are equally bright before anything is done to them, so they have a hundredth of
-# their energy there, too; no method whitens those. Whitened photographs correlate below 0.5.
 
 
 def seen_whitening(
@@ -88,41 +77,6 @@ def is_taken_as_whitened(
 def normalises_first(method: Method) -> bool:
     """Return whether a method normalises its images before it whitens them."""
     return method.whitens is not None and method.whitens.kind is Kind.FREPO
-
-
-def looks_whitened(images: NDArray[Any]) -> bool:
-    """Return whether images [n, C, H, W] have lost their brightness, as whitening makes them."""
-    # `not <`, so that NaN, the share of images without energy, counts as not whitened.
-    if images.shape[1] != 3 or not brightness_share(images) < _WHITENED:
-        return False
-    # Dark pictures on -1 to 1 have little brightness too. Whitened values keep to no range.
-    if recognise(images) is not None:
-        return False
-    with np.errstate(all="ignore"):  # huge values are reported when their range is checked
-        values = images.astype(np.float32)
-        # [n, 3, H, W] => [3, n * H * W] => correlations [3, 3]
-        return not float(np.corrcoef(values.transpose(1, 0, 2, 3).reshape(3, -1)).min()) > _GREY
-
-
-def brightness_share(images: NDArray[Any]) -> float:
-    """Return which share of the energy of images is in the means of their channels.
-
-    Args:
-        images: [n, C, H, W].
-
-    Returns:
-        A fraction; NaN for images without energy.
-    """
-    with np.errstate(all="ignore"):
-        values = images.astype(np.float32)
-        means = np.mean(np.square(values.mean(axis=(2, 3))))
-        return float(means / np.mean(np.square(values)))
-
-
-def brightness(images: NDArray[Any]) -> str:
-    """Return the share of the energy that is brightness, as messages print it."""
-    share = brightness_share(images)
-    return f"{share:.1%} of their energy is brightness, of photographs' 20% and more"
 
 
 def can_be_undone(kind: Kind, size: tuple[int, ...]) -> bool:

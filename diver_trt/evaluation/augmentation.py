@@ -40,6 +40,7 @@ def augment(images: Tensor, protocol: EvaluationProtocol, generator: Generator) 
     """Apply a protocol's augmentations to a batch: all in order, or one of them."""
     names = protocol.augmentations
     if names and protocol.one_of:
+        # One for the whole batch, as DSA's aug_mode "S" draws it.
         names = (names[int(torch.randint(len(names), (), generator=generator))],)
     for name in names:
         images = AUGMENTATIONS[name](images, generator)
@@ -65,10 +66,13 @@ def cut_mix(
     )
     mixed = images.clone()
     mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    # Of what was really replaced: the border may have cut the rectangle.
     return mixed, order, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _span(centre: int, length: int, size: int) -> tuple[int, int]:
+    # Half on each side and cut at the border, as CutMix' own rand_bbox does:
+    # https://github.com/clovaai/CutMix-PyTorch/blob/master/train.py
     return max(0, centre - length // 2), min(size, centre + length // 2)
 
 
@@ -123,6 +127,7 @@ def colour(images: Tensor, generator: Generator) -> Tensor:
 def crop(images: Tensor, generator: Generator) -> Tensor:
     """Shift by whole pixels, up to an eighth of the side; 0 comes in from outside (DSA)."""
     n, _, height, width = images.shape
+    # Rounded half up, as DSA's rand_crop has it; int(size * _CUTOUT + 0.5) below likewise.
     most = int(height * _CROP + 0.5), int(width * _CROP + 0.5)
     padded = F.pad(images, (most[1], most[1], most[0], most[0]))
     down, across = (
@@ -143,6 +148,7 @@ def cutout(images: Tensor, generator: Generator) -> Tensor:
     for axis in (2, 3):
         size = images.shape[axis]
         length = int(size * _CUTOUT + 0.5)
+        # Squares of an even length have one more place for their centre (DSA's rand_cutout).
         centre = torch.randint(0, size + 1 - length % 2, (len(images), 1), generator=generator)
         offset = torch.arange(size) - (centre - length // 2)
         inside.append(((offset >= 0) & (offset < length)).to(images.device))
@@ -163,7 +169,9 @@ def resized_crop(images: Tensor, generator: Generator) -> Tensor:
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = width, height
+    # The middle of the part, which stays within the image, whose grid spans -1 to 1.
     theta[:, 0, 2], theta[:, 1, 2] = (2 * across - 1) * (1 - width), (2 * down - 1) * (1 - height)
+    # Not zeros: bilinear samples at the very edge would be mixed with them.
     return _warped(images, theta, "border")
 
 
@@ -175,6 +183,7 @@ def jitter(images: Tensor, generator: Generator) -> Tensor:
     luma = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
     for which in torch.randperm(3, generator=generator).tolist():
         grey = (images * luma).sum(dim=1, keepdim=True)
+        # Brightness: black; contrast: the image's mean grey; saturation: each pixel's own grey.
         towards = (torch.zeros_like(grey), grey.mean(dim=(2, 3), keepdim=True), grey)[which]
         images = images + (towards - images) * _uniform(images, generator, -_JITTER, _JITTER)
     return images
@@ -184,6 +193,7 @@ def lighting(images: Tensor, generator: Generator) -> Tensor:
     """Add ImageNet's principal colours, with deviation 0.1 times their own (Minimax)."""
     drawn = torch.randn(len(images), 3, generator=generator) * _LIGHTING_STD
     shift = drawn * torch.tensor(_LIGHTING_VALUES) @ torch.tensor(_LIGHTING_VECTORS).T
+    # [n, 3] => [n, 3, 1, 1]: one colour for a whole image.
     return images + shift.to(images.device)[:, :, None, None]
 
 

@@ -76,8 +76,10 @@ class ImageSet:
 
     def sha256(self) -> str:
         """Return a hash of the images in their order, and of the class of each."""
+        # The shape too: the same bytes can be other images.
         digest = hashlib.sha256(f"{self.images.shape}\n".encode())
         digest.update(np.ascontiguousarray(self.images).data)
+        # Of one type and byte order, so that every machine gets the same hash.
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -104,11 +106,13 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
     if train.names is not None and test.names is not None:
         ours, theirs = _occurring(train), _occurring(test)
         _require_same(name, [*ours.values()], [*theirs.values()])
+        # The same names of the same numbers: two classes of one name are then no contradiction.
         if ours == theirs:
             return replace(train, names=test.names)
         _require_distinct(name, ours)
         _require_distinct("the test set", theirs)
         number = {plain_name(class_name): i for i, class_name in enumerate(test.names)}
+        # -1 for a name without images, whose label never occurs.
         renumbered = np.array([number.get(plain_name(one), -1) for one in train.names], np.int64)
         return replace(train, labels=renumbered[train.labels], names=test.names)
     _require_known_order(name, train, test)

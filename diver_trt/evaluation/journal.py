@@ -20,6 +20,7 @@ from diver_trt.lock import locked
 from diver_trt.structs import Invalid, Sha256, Size, dump, parse
 
 JOURNAL = "runs.jsonl"
+# Far more than a line of ours: a longer one is read in parts, and none of them is an outcome.
 _MAX_LINE_BYTES = 4096
 _MAX_TEXT = 100
 
@@ -82,6 +83,7 @@ class Journal:
                     file.write(b"\n")
             file.write(json.dumps(dump(outcome)).encode() + b"\n")
             file.flush()
+            # A training may have taken hours; a power failure should not cost it.
             os.fsync(file.fileno())
 
 

@@ -26,9 +26,9 @@ def are_wnids(names: Collection[str]) -> bool:
 
 
 def namings(candidates: Iterable[Mapping[int, str | None]]) -> tuple[Names, ...]:
-    """Return the usable ones of some namings, each with the name of every index that occurs.
+    """Return the usable ones of some namings, each as a name for every index.
 
-    Names that are missing name nothing, and neither do numbers that only repeat the index.
+    A naming that lacks a name is not usable, and neither is one that only repeats the indices.
     """
     found = []
     for names in candidates:
@@ -45,6 +45,7 @@ def folder_names(manifest: Manifest) -> dict[int, str | None]:
     folders: dict[int, set[PurePosixPath]] = {}
     for entry in (*manifest.samples, *manifest.skipped):
         folders.setdefault(entry.index, set()).add(PurePosixPath(entry.source).parent)
+    # A folder that holds several classes names none of them.
     uses = Counter(folder for found in folders.values() for folder in found)
     own: dict[int, str | None] = {}
     for index, found in folders.items():
@@ -62,6 +63,7 @@ def shared(ours: Sequence[Names], theirs: Names) -> Names | None:
     known = _plain(theirs)
     for names in ours:
         found = _plain(names)
+        # Other names have to be all of them: a class that is missing is an error to report.
         if found == known or (are_wnids(names) and found <= known):
             return names
     return None

@@ -111,12 +111,15 @@ MINIMAX = EvaluationProtocol(
     milestones=(2 / 3, 5 / 6),
     factor=0.2,
     batch=64,
+    # argument.py, ipc_epoch
     epochs=((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500)),
     epochs_beyond=300,
     many_classes=2 / 3,
     normalisation="imagenet",
+    # In the order of data.py, transform_imagenet
     augmentations=("resized_crop", "flip", "jitter", "lighting"),
     of_pixels=True,
+    # For every batch, with Beta(1, 1): mix_p and beta of argument.py.
     cutmix=True,
 )
 DSA = EvaluationProtocol(

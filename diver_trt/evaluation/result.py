@@ -120,7 +120,8 @@ class Evaluation:
         """Return the summary of a training set and an architecture, or its average.
 
         Returns:
-            The summary; None if there is none, as the average where no architecture is another.
+            The summary, or None. There is no average if all images were distilled with the only
+            architecture.
         """
         for one in self.summaries:
             if (one.training_set, one.architecture) == (training_set, architecture):
@@ -147,6 +148,7 @@ def summarise(runs: Iterable[Run], averaged: Sequence[str]) -> tuple[Summary, ..
     for training_set in dict.fromkeys(key[0] for key in found):
         columns = [found[training_set, name] for name in averaged]
         if columns:
+            # For each seed first, so that the deviation is over seeds, as in every other column.
             means = [statistics.fmean(one[seed] for one in columns) for seed in columns[0]]
             summaries.append(_summary(training_set, None, means))
     return tuple(summaries)

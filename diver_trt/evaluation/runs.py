@@ -147,6 +147,7 @@ def plan_evaluation(
         raise UsageError(f"--seeds {seeds}: expected a whole number, 1 or more")
     if distilled_with is not None:
         find_architecture(distilled_with, "--distilled-with")
+    # What is named twice is trained once.
     found = tuple(find_architecture(name) for name in dict.fromkeys(architectures))
     require_packages(found)
     for architecture in found:
@@ -173,6 +174,7 @@ def require_packages(architectures: Sequence[Architecture]) -> None:
     Raises:
         MissingExtraError: If torch, or what an architecture needs, is not installed.
     """
+    # Reversed, so that the first architecture that needs a package is named: the last entry stays.
     needed = {one.package: one.name for one in reversed(architectures) if one.package}
     for package, purpose in {"torch": "evaluating", **needed}.items():
         required(package, "evaluate", purpose)
@@ -285,6 +287,7 @@ def _events(plan: Plan, journal: Journal) -> Iterator[Event]:
                 run = _run(plan, name, architecture, seed, finished)
                 runs[name, architecture.name, seed] = run
                 yield RunDone(run, resumed)
+    # By training set, then architecture, then seed, as the document has them.
     ordered = [
         runs[name, architecture.name, seed]
         for name in plan.train
@@ -309,6 +312,7 @@ def _trained(
                 net, loss = end.value
                 break
             yield StepDone(step)
+    # Only after the last step: the best of several would be chosen on the test images.
     correct = count_correct(net, plan.test, plan.protocol)
     return Outcome(key=key, steps=step, correct=correct, diverged=not math.isfinite(loss))
 
@@ -338,6 +342,7 @@ def _key(plan: Plan, train: str, test: str, architecture: Architecture, seed: in
         "architecture": architecture.name,
         "seed": seed,
         "teacher": plan.teacher.sha256 if plan.teacher else None,
+        # Another version draws other numbers, or rounds differently.
         "versions": installed(_PACKAGES),
         "device": _device_name(),
     }

@@ -103,6 +103,7 @@ def read_sets(
     wanted = side or min(one.side for one in listed.values())
     if not 1 <= wanted <= MAX_SIDE:
         raise UsageError(f"--image-size {wanted}: expected a whole number from 1 to {MAX_SIDE}")
+    # Only the class map: the other options are stated of the training sets.
     listed, tested = _agreed(listed, list_set(test, ReadOptions(options.classes)))
     known = {name for one in listed.values() for name in one.names or ()}
     left_out = _left_out(tested, known)
@@ -167,6 +168,7 @@ def _listed(path: Path, options: ReadOptions, numbers: Classes) -> ListedSet:
     """List a set with numbered classes, whose class map `options` may name."""
     if options.classes is None:
         return ListedSet(read_dataset(path, numbers, options))
+    # As classes of ImageNet, whose labels give the wnids.
     dataset = read_dataset(path, _IMAGENET, options)
     wnids = imagenet_wnids()
     of_map = load_class_map(options.classes, _IMAGENET).names
@@ -187,6 +189,7 @@ def _list_recovered(path: Path, classes: str | None) -> ListedSet:
     # The manifest has every class of the model that occurs, and that is all that is needed here.
     of_imagenet = any(entry.wnid for entry in manifest.classes)
     dataset = read_dataset(path, _IMAGENET if of_imagenet else Classes(MAX_CLASSES))
+    # In the order of preference; a map that the user states comes before all.
     found = [
         {entry.index: entry.wnid or entry.name for entry in manifest.classes},
         {entry.index: entry.own_name for entry in manifest.classes},
@@ -201,7 +204,7 @@ def _list_recovered(path: Path, classes: str | None) -> ListedSet:
 def _agreed(
     listed: Mapping[str, ListedSet], tested: ListedSet
 ) -> tuple[dict[str, ListedSet], ListedSet]:
-    """Return the sets with the one naming each by which they agree with the test set, if any."""
+    """Return the sets, each with the one naming that the test set shares, where there is one."""
     if not tested.namings:
         return {**listed}, tested
 
@@ -211,6 +214,7 @@ def _agreed(
     def all_agree(theirs: Names) -> bool:
         return all(names or not listed[name].namings for name, names in found(theirs).items())
 
+    # Where none suits every set, the refusal names the classes in the preferred way.
     theirs = next(filter(all_agree, tested.namings), tested.namings[0])
     chosen = {
         name: replace(listed[name], namings=(names,)) if names else listed[name]
@@ -221,6 +225,8 @@ def _agreed(
 
 def _left_out(tested: ListedSet, known: Collection[str]) -> set[int]:
     """Return the indices of a test set's wnids that no training set has."""
+    # A training class that the test images lack is an error to report, and no reason to leave test
+    # images out.
     if not known or not are_wnids(tested.names or ()) or not {*known} <= {*(tested.names or ())}:
         return set()
     return {i for i, name in enumerate(tested.names or ()) if name and name not in known}
@@ -241,6 +247,7 @@ def _load(
 ) -> ImageSet:
     dataset, names = listed.dataset, listed.names
     samples = [sample for sample in dataset.samples if sample.index not in left_out]
+    # One array, filled image by image: a list of arrays would be in memory a second time.
     images = np.empty((len(samples), side, side, 3), np.uint8)
     for i, sample in enumerate(samples):
         pixels = dataset.images.read(sample.position)

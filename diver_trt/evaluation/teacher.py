@@ -56,6 +56,7 @@ class Teacher:
                 f"({reason}). Export the teacher again, without external data."
             ) from cause
         self._input = self._checked_input(side)
+        # Tried before any training: a wrong teacher would otherwise show hours later.
         noise = np.random.default_rng(0).standard_normal((2, 3, side, side), np.float32)
         found = self.logits(noise)
         if found.shape != (2, classes):

@@ -61,8 +61,10 @@ def train(
     place = device()
     generator = torch.Generator().manual_seed(seed)
     with _seeded(place, seed):
+        # Built on the CPU: every device starts from the same weights.
         net = architecture.build(images.classes, images.side).to(place).train()
     optimiser = _optimiser(net, protocol)
+    # [n, side, side, 3] => [n, 3, side, side], still uint8: a quarter of the memory of float32.
     pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(images.labels)
     steps, loss = protocol.total_steps(len(labels), images.classes), math.nan
@@ -83,6 +85,7 @@ def train(
             error.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         if step == steps - 1:
+            # Only the last: reading a loss waits for the GPU.
             loss = float(error.detach())
         yield step + 1
     return net.eval(), loss
@@ -113,6 +116,8 @@ def _seeded(place: torch.device, seed: int) -> Iterator[None]:
     devices = [torch.cuda.current_device()] if place.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),
+        # benchmark=True would choose algorithms by their time, which differs between runs:
+        # https://docs.pytorch.org/docs/stable/notes/randomness.html
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
     ):
         torch.manual_seed(seed)
@@ -143,6 +148,7 @@ def _loss(
     if teacher is None:
         own = F.cross_entropy(logits, labels) * share
         return own + F.cross_entropy(logits, others) * (1 - share)
+    # What the network sees, augmented and mixed, in the teacher's normalisation.
     shown = _normalised(_pixels(images, protocol.normalisation), TEACHERS)
     taught = torch.from_numpy(teacher.logits(shown.cpu().numpy())).to(logits)
     # Without the factor temperature squared, as SRe2L trains (arXiv 2306.13092, train_FKD.py).

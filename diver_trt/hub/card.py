@@ -117,6 +117,7 @@ def _front_matter(bundle: Bundle, licence: str) -> Iterator[str]:
     yield "---"
     yield f"license: {json.dumps(licence)}"
     yield 'library_name: "diver-trt"'
+    # A folder on the exporting machine is not a model that the hub could link to.
     if is_repository(bundle.model_id):
         yield f"base_model: {json.dumps(bundle.model_id)}"
     yield f'tags: ["dataset-distillation", "diver", "onnx", {json.dumps(bundle.precision)}]'

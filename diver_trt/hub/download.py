@@ -69,6 +69,7 @@ def downloaded(
     hub = import_hub(f"reading {name}")
     manifest = _find_manifest(name, listing, on_note)
     where = f"{name}: {listing.name}"
+    # The blob itself: the cache's file is a symlink out of its folder, which `read` refuses.
     document = Document.read(
         Path(os.path.realpath(manifest)), BundleError, listing.limits, where=where
     )
@@ -121,6 +122,7 @@ def _find_manifest(name: HubName, listing: Listing, on_note: Callable[[str], Non
         raise
     except Exception as cause:  # the client's HTTP library has a class of its own for each failure
         failure = hub_failure(cause, revision)
+        # A revision that is gone is no reason to use an old copy; a hub that does not answer is.
         if isinstance(cause, errors.RevisionNotFoundError) or not cached:
             raise BundleError(f"{name}: {failure}") from cause
         if not isinstance(cause, errors.OfflineModeIsEnabled):
@@ -169,6 +171,7 @@ class _Download:
                 for record in missing:
                     self._stage(record, Path(staging) / record.name, transfer)
                 folder.mkdir(exist_ok=True)
+                # All are whole and hashed before the first gets its name.
                 for record in missing:
                     (Path(staging) / record.name).replace(folder / record.name)
         except OSError as cause:
@@ -192,6 +195,7 @@ class _Download:
                 raise self._damaged(
                     record, f"has {file.size:,} bytes, {self.listing} lists {record.size_bytes:,}"
                 )
+            # The hub lists a SHA-256 of large files only; small ones are hashed when they are here.
             if file.lfs and file.lfs.sha256 != record.sha256:
                 raise self._changed(record, file.lfs.sha256)
 
@@ -254,6 +258,7 @@ def _is_there(folder: Path, record: FileRecord, *, hashed: bool) -> bool:
 def _linked(source: Path, path: Path) -> str:
     """Hard-link a file, or copy it, in the place of an earlier one; return its SHA-256 in hex."""
     path.unlink(missing_ok=True)
+    # A link to the symlink in the cache would be a symlink again.
     real = os.path.realpath(source)
     try:
         os.link(real, path)

@@ -48,6 +48,7 @@ def hub_failure(cause: Exception, revision: str | None = None, *, upload: bool =
             "is not whole in the hub's cache, and HF_HUB_OFFLINE forbids to download it. Unset "
             "HF_HUB_OFFLINE."
         )
+    # Before the class below, which this one is a kind of.
     if isinstance(cause, errors.GatedRepoError):
         return f"is gated on the hub. Accept its conditions on its page, then {_LOGIN}."
     if isinstance(cause, errors.RepositoryNotFoundError):
@@ -59,6 +60,7 @@ def hub_failure(cause: Exception, revision: str | None = None, *, upload: bool =
         return f"has no revision {revision or 'main'} on the hub. Correct the revision."
     if isinstance(cause, errors.HFValidationError):
         return "is not a name that a repository on the hub could have. Correct the name."
+    # Failures of the network may be OSErrors too, but name no file.
     if isinstance(cause, OSError) and (cause.filename or cause.errno in _LOCAL):
         return _local_failure(cause)
     return _answer(cause) or f"the hub cannot be reached, or failed ({reason(cause)}). {_retry()}"
@@ -100,7 +102,7 @@ def _answer(cause: Exception) -> str | None:
     # The hub states its reason beside the status.
     if status and (stated := getattr(cause, "server_message", None)):
         return f"the hub refuses the request (HTTP {status}: {shown(' '.join(stated.split()))})."
-    # Named, since the client took another HTTP library in its versions 0.x and 2.x.
+    # By name, since the client changes its HTTP library: requests before 1.0, httpx2 since 2.0.
     kind = type(cause).__name__
     if kind in ("UnsupportedProtocol", "InvalidURL", "MissingSchema", "InvalidSchema"):
         return (
@@ -128,5 +130,7 @@ def _retry() -> str:
     return f"Try again, or correct HF_ENDPOINT, {shown(endpoint)}." if endpoint else "Try again."
 
 
+# Request Timeout, Too Early, Too Many Requests:
+# https://www.iana.org/assignments/http-status-codes/http-status-codes.xhtml
 _BUSY = (408, 425, 429)
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)

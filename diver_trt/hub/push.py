@@ -78,7 +78,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
 
     Args:
         upload: What `prepare` returned.
-        private: Whether others must not see it.
+        private: Whether the repository must be private.
         on_note: Receives what is uploaded, in lines of text.
 
     Raises:
@@ -98,7 +98,10 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
                 "HF_TOKEN."
             )
         api = hub.HfApi()
+        # None, since an organisation's repositories may be private by default:
+        # https://huggingface.co/docs/huggingface_hub/package_reference/hf_api
         api.create_repo(repository, private=private or None, exist_ok=True)
+        # It may have existed, with other files and another visibility.
         found = api.model_info(repository)
         _require_fit(
             repository,
@@ -108,6 +111,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
         seen = "private" if found.private else "public"
         on_note(f"uploading {upload}, to {repository}, which is {seen}")
         message = f"Upload the bundle {upload.bundle.sha256[:12]}"
+        # One commit: a connection that is lost leaves the repository as it was.
         commit = api.create_commit(repository, additions, commit_message=message)
     except DiverError:
         raise

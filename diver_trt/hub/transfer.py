@@ -33,9 +33,12 @@ class Transfer:
             """A bar that draws nothing."""
 
             def __init__(self, *arguments: Any, **settings: Any) -> None:
+                # A tqdm, since the client calls more of it than `update`; disabled, it draws
+                # nothing.
                 super().__init__(*arguments, **{**settings, "disable": True})
 
             def update(self, n: float | None = 1) -> None:
+                # May be negative: a download that starts anew takes back what it had counted.
                 count(int(n or 0))
 
             def update_transfer(self, n: int) -> None:
@@ -54,4 +57,5 @@ class Transfer:
 
     def _show(self) -> None:
         done = min(self._before + self._now, self._total)
+        # Rounded up, so that a small file is not 0 of 0 MB.
         self._on_progress(PHASE, *(-(-size // 1_000_000) for size in (done, self._total)))

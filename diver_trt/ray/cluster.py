@@ -97,6 +97,7 @@ def connected(address: str) -> Iterator[Any]:
         EngineError: If no cluster answers at the address, or Ray cannot be started.
     """
     ray = import_ray()
+    # Here `ray.init` would raise, and our shutdown would end the caller's own connection.
     if ray.is_initialized():
         yield ray
         return
@@ -127,11 +128,13 @@ def _connect(ray: Any, address: str) -> None:
     if address != LOCAL:
         ray.init(address=address, **quiet)
         return
+    # SECURITY.md promises it: https://docs.ray.io/en/latest/cluster/usage-stats.html
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Without this, Ray announces a future change of its own on every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
         address=LOCAL,
+        # Ray itself does not look at the cores to which this process is restricted (its affinity).
         num_cpus=available_cores(),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
@@ -141,6 +144,7 @@ def _connect(ray: Any, address: str) -> None:
 
 def nodes_of(ray: Any) -> Sequence[Mapping[str, float]]:
     """Return the resources of each node that is alive."""
+    # Nodes that died stay in Ray's list.
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -148,6 +152,7 @@ def _require_reachable(address: str) -> None:
     """Check that a server of Ray's protocol answers, which Ray would wait for during minutes."""
     host, _, port = address.rpartition(":")
     try:
+        # A HOST may be an IPv6 address in brackets.
         with socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S) as connection:
             connection.sendall(HTTP2_GREETING)
             answer = connection.recv(9)
@@ -156,6 +161,8 @@ def _require_reachable(address: str) -> None:
             f"Ray at {address}: cannot be reached ({shown(str(cause))}); start it there with "
             f"`ray start --head --port {port}`, and this command on one of its nodes"
         ) from cause
+    # A frame's type is its fourth byte (RFC 9113, section 4.1). With TLS the greeting in clear text
+    # is not answered by one.
     if not os.environ.get("RAY_USE_TLS") and answer[3:4] != SETTINGS:
         raise EngineError(
             f"Ray at {address}: another server answers there; expected the address that "

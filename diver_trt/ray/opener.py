@@ -65,6 +65,7 @@ class RayOpener:
             plan = plan_workers(self._placement.engine, self._workers, nodes_of(ray))
             self._say(f"Ray: {plan}")
             images = self._placement.images
+            # A worker's share of the images: no batch is larger than that.
             placement = replace(
                 self._placement, images=None if images is None else -(-images // plan.count)
             )
@@ -76,6 +77,7 @@ class RayOpener:
                 plan,
                 stopping=self._stopping,
                 say=self._say,
+                # Not at the end of this block: the pool closes the connection when it is closed.
                 disconnect=connection.pop_all().close,
             )
 

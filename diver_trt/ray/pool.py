@@ -125,6 +125,7 @@ class WorkerPool:
             num_gpus=plan.gpus,
             max_restarts=0,
             max_task_retries=0,
+            # Over all nodes: https://docs.ray.io/en/latest/ray-core/scheduling/index.html#spread
             scheduling_strategy="SPREAD",
         )
         self._members: list[_Member] = []
@@ -135,6 +136,7 @@ class WorkerPool:
             for _ in range(plan.count):
                 self._start()
             while not (first := self._first_ready()):
+                # Nothing but openings is under way, so there are no images.
                 for _ in self._answers():
                     pass
         except BaseException:
@@ -181,6 +183,7 @@ class WorkerPool:
         """
         unread = iter(samples)
         yield BatchStarts()
+        # A run that is asked to stop still waits for the batches that workers have begun.
         while not self._stopping() or self._under_way():
             if self._stopping():
                 self._withdraw_waiting()
@@ -189,6 +192,7 @@ class WorkerPool:
             if not self._lost and not self._under_way():
                 break
             for images in self._answers():
+                # A task may be several batches, and progress counts the steps of batches.
                 for _ in range(self.steps_per_batch * -(-len(images) // self.batch)):
                     yield StepDone()
                 yield from images
@@ -218,6 +222,7 @@ class WorkerPool:
         """Take back the tasks that no worker has begun."""
         for member in self._members:
             while len(member.calls) > 1:
+                # From the end: the first call may have begun.
                 call, task = member.calls.pop()
                 self._ray.cancel(call)
                 if task:
@@ -229,13 +234,16 @@ class WorkerPool:
         Raises:
             DiverError: What a worker reported.
         """
+        # The oldest call of each: Ray runs the calls of an actor in order.
         waiting = {member.calls[0][0]: member for member in self._members if member.calls}
+        # With a time limit, so that a request to stop is noticed and long waiting is reported.
         ready, _ = self._ray.wait(list(waiting), timeout=_POLL_S)
         self._note_waiting()
         for call in ready:
             member = waiting[call]
             try:
                 answer = self._ray.get(call)
+            # First, since it is a RayError too: the worker lives, and its code raised something.
             except self._ray.exceptions.RayTaskError as error:
                 raise EngineError(f"a worker failed: {shown(first_line(error.cause))}") from error
             except self._ray.exceptions.RayError as error:
@@ -260,6 +268,7 @@ class WorkerPool:
     def _start(self) -> None:
         """Add a worker, which starts as soon as the cluster has room for it."""
         member = _Member(self._actor.remote())
+        # Answered before `open`, so that another version is reported and not what it breaks there.
         member.calls.append((member.actor.version.remote(), None))
         opening = member.actor.open.remote(
             self._bundle.path.resolve(), self._bundle.sha256, self._recipe, self._placement
@@ -275,6 +284,7 @@ class WorkerPool:
                 f"engine auto is {first.engine} on {first.node} and {ready.engine} on "
                 f"{ready.node}; choose one that runs on both with --engine"
             )
+        # Workers that start later open this engine, whatever `auto` would be on their nodes.
         self._placement = replace(self._placement, engine=ready.engine)
         member.ready = ready
 
@@ -298,6 +308,7 @@ class WorkerPool:
         reason = f"a worker on {node} died ({shown(first_line(error))})"
         self._deaths_in_a_row += 1
         if tasks:
+            # Only the first was being recovered; the second waited behind it.
             tasks[0].deaths += 1
         if tasks and tasks[0].deaths >= MOST_DEATHS:
             first = shown(tasks[0].samples[0].key)

@@ -119,6 +119,7 @@ class RecoverBatch:
             )
         )
         side = self._recoverer.bundle.image_size
+        # Filled one by one: numpy.stack refuses an empty batch.
         images = np.zeros((len(results), side, side, 3), np.uint8)
         for number, result in enumerate(results):
             images[number] = result.image
@@ -133,6 +134,7 @@ def limit_cores_to_assigned() -> None:
 
     Outside Ray nothing is limited.
     """
+    # Not imported: without Ray the class is a plain callable, and in an actor Ray is loaded.
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return

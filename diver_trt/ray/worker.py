@@ -107,6 +107,7 @@ class Worker:
     def _open(self, bundle: Path, sha256: str, recipe: Recipe, placement: Placement) -> Ready:
         limit_cores_to_assigned()
         with _reported() as texts:
+            # Here, since `Bundle.open` would advise to export the model on this machine.
             if not bundle.is_dir():
                 raise BundleError(
                     f"{bundle}: is not on this machine; every machine needs the bundle of this run "
@@ -121,6 +122,7 @@ class Worker:
             self._opener = ModelOpener(model, recipe, placement)
             self._recoverer = self._opener.open()
         memory, batch = self._recoverer.memory, self._recoverer.batch
+        # Networks that take turns on the device are loaded once per task: it is a whole chunk.
         resident = memory is None or memory.residency == "resident"
         return Ready(
             node=socket.gethostname(),
@@ -138,12 +140,14 @@ class Worker:
     def _recover(self, samples: list[Sample]) -> Recovered:
         done: dict[str, RecoveredSample] = {}
         with _reported() as texts:
+            # What was done before memory ran out is not done again.
             while missing := [sample for sample in samples if sample.key not in done]:
                 try:
                     for event in self._recoverer.events(missing):
                         if isinstance(event, RecoveredSample):
                             done[event.key] = event
                 except DeviceMemoryError as shortage:
+                    # Before the next one is opened: there is not enough memory for one.
                     self._recoverer.close()
                     self._opener.halve(shortage)
                     self._recoverer = self._opener.open()

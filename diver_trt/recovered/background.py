@@ -29,8 +29,9 @@ class Background(Generic[T]):
         self._failed = False
 
     def add(self, task: Callable[[], T]) -> None:
-        """Run a task after those that were added before; wait while very many are unfinished."""
+        """Run a task after those added before it; first wait while very many are unfinished."""
         if len(self._tasks) >= MOST_WAITING:
+            # Not the oldest: tasks that are done stay in the deque until `finished` yields them.
             wait([self._tasks[-MOST_WAITING]])
         self._tasks.append(self._executor.submit(self._run, task))
 

@@ -21,6 +21,7 @@ def recipe_options(recipe: Recipe) -> list[str]:
         names = [field.name for field in fields(Recipe)]
         return [name for name in names if getattr(preset, name) != getattr(recipe, name)]
 
+    # Of two that are equally near the first is taken, so `paper` comes before the others.
     preset = min(PRESETS, key=lambda name: len(differing(PRESETS[name])))
     names = differing(PRESETS[preset])
     # The presets' step numbers belong to their number of steps; the command line scales those that
@@ -63,6 +64,7 @@ def reading_options(head: Mapping[str, Any], classes: Sequence[Mapping[str, Any]
         options += ["--classes", class_map]
     if source["normalisation"] is not None:
         options += ["--normalisation", source["normalisation"]]
+    # Even 1 is stated where the method's files may be collages: without it they would be cut.
     if source["collage"] != 1 or method.may_be_collages:
         options += ["--collage", str(source["collage"])]
     return options
@@ -90,11 +92,13 @@ def recover_command(
         options += ["--copies", str(copies)]
     if layout["name"] != "index":
         options += ["--layout", layout["name"]]
+    # Not by the size alone: the model's own side is the default and needs no option.
     if layout.get("resampling") is not None:
         options += ["--size", str(layout["size"])]
     if shard:
         options += ["--shard", f"{shard['number']}/{shard['of']}"]
     if left_out:
+        # Without it the command would end at the images that this run left out.
         options += ["--on-error", "skip"]
     return shlex.join(["diver-trt", "recover", *options])
 

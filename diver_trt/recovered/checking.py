@@ -59,6 +59,7 @@ def check_images(
     Raises:
         DatasetError: If an image cannot be read; with `skip_bad` its problem is in the result.
     """
+    # A dataset that is one file is named by its path.
     files = dataset.origin.files if dataset.root.is_dir() else ()
     where = f"{dataset.root} ({', '.join(files)})" if files else str(dataset.root)
     notes.info(f"{where}: {dataset.summary}; model {model.model_id} {model.precision}")

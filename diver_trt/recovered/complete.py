@@ -27,6 +27,7 @@ def complete(job: Job, writer: DatasetWriter) -> Contents:
     """
     good, skipped, rows = [], [], Rows()
     for sample in job.samples:
+        # From the journal, since a resumed run has not seen the images of the earlier ones.
         entry = writer.entry(sample.key)
         rows.add(entry)
         skipped.append(entry) if "problem" in entry else good.append(sample)
@@ -48,6 +49,7 @@ def complete(job: Job, writer: DatasetWriter) -> Contents:
         skipped=skipped,
         classes=classes,
         keys=[sample.key for sample in good],
+        # The writer's head, since `job.head()` hashes the whole input again.
         contact_sheet=recovered_sheet(job, writer.head, writer.root, good),
     )
     return Contents(manifest, rows)

@@ -59,6 +59,7 @@ class ContactSheet:
     def draw(self) -> Image.Image:
         """Return the sheet."""
         shown = list(self._classes.values())
+        # Measure first: blocks are as wide as the class with the most samples.
         widest = max((len(entry.columns) for entry in shown), default=1)
         tallest = max((len(column) for entry in shown for column in entry.columns), default=1)
         block_width = widest * (self.tile + GAP) - GAP
@@ -67,6 +68,7 @@ class ContactSheet:
         rows = -(-len(shown) // per_row)
         font = ImageFont.load_default(size=12)
         grid_width = per_row * (block_width + MARGIN) + MARGIN
+        # The title gives way to what the legend says about missing images.
         left_out = self._left_out()
         room = max(grid_width - 2 * MARGIN, MAX_TITLE_WIDTH)
         legend = f"{_fitted(self.title, font, room - int(font.getlength(left_out)))}{left_out}"
@@ -82,6 +84,7 @@ class ContactSheet:
                 MARGIN + column * (block_width + MARGIN),
                 MARGIN + CAPTION + MARGIN // 2 + row * (block_height + MARGIN),
             )
+            # Class by class from the left: a name, and below it a column for each sample.
             pen.text((left, top), _fitted(entry.name, font, block_width), MUTED, font)
             for i, images in enumerate(entry.columns):
                 for j, image in enumerate(images):

@@ -63,7 +63,7 @@ class Conversion:
 
 
 def is_recovery(path: Path) -> bool:
-    """Return whether a path is a folder of this project's, even an unfinished or damaged one."""
+    """Return whether a folder holds a recovery, even an unfinished or damaged one."""
     return is_recovered(path) or (path / JOURNAL).is_file()
 
 
@@ -102,7 +102,9 @@ def convert_recovered(
     _check_output(output, source, target)
     if gallery:
         require_place(output)
+    # Soft labels are read and compared here, before anything is written.
     dataset = _copies(folder, head, target)
+    # Every image before the first is copied: a damaged one must not leave half a folder.
     for number, sample in enumerate(folder.manifest.samples):
         require_image(source, sample, folder.manifest.layout.size)
         on_progress("checking", number + 1, len(dataset.samples))
@@ -116,6 +118,7 @@ def convert_recovered(
     with opening as writer:
         if not writer.finished:
             _write(folder, dataset, writer, on_progress)
+        # Also for a folder that is finished already: its gallery may be missing or out of date.
         copy_galleries([folder], dataset.recipe, output, wanted=gallery)
     return Conversion(
         layout=target.name,
@@ -152,6 +155,7 @@ def _open_whole(source: Path) -> RecoveredFolder:
             "`diver-trt merge` first"
         )
     require_laid_out(folder)
+    # A manifest that lists too few is consistent in itself; only this number shows it.
     found, expected = len(manifest.samples) + len(manifest.skipped), manifest.source.images
     if found != expected:
         raise DatasetError(
@@ -262,6 +266,7 @@ def _write(
                 writer.record(entry)
             else:
                 path = writer.add(entry["file"], square(read_image(image), size))
+                # The file is a new one, whose hash is known only now.
                 writer.record({**entry, "sha256": file_sha256(path)})
         on_progress("converting", number + 1, len(dataset.samples))
     what = f"recovered images, converted from layout {old.name}, {old.size} px"

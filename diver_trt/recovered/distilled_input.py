@@ -45,6 +45,7 @@ class DistilledInput:
         finish a dataset without them.
         """
         images, checked = self._job.dataset.images, self._job.checked
+        # It was bad at the check already, when the rest could be read.
         if checked[unreadable.position].problem:
             return False
         others = (
@@ -54,6 +55,7 @@ class DistilledInput:
         )
         for position in islice(others, _TRIED):
             with suppress(DatasetError):
+                # One that can still be read shows that the input is there.
                 images.sha256(position)
                 return False
         return True

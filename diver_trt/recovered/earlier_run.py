@@ -57,6 +57,7 @@ def first_difference(
     prefix: str = "",
 ) -> FirstDifference | None:
     """Return the first field of `wanted` that differs in `found`, or None; skip `ignored` paths."""
+    # Fields of `found` alone do not count: a journal's head also has inputs, a manifest samples.
     for name, value in wanted.items():
         path, old = f"{prefix}{name}", found.get(name)
         if path in ignored:
@@ -74,6 +75,7 @@ def with_names_of(head: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
 
     Recorded values that are not printable strings are not taken.
     """
+    # A deep copy, since the names are set in nested objects.
     named: dict[str, Any] = json.loads(json.dumps(head))
     for path in NAMES:
         *outer, name = path.split(" ")
@@ -157,6 +159,7 @@ def listed_inputs(samples: Entries) -> Iterator[list[Any]]:
 def inputs_of_journal(head: Mapping[str, Any], entries: Iterable[object]) -> RecordedInputs:
     """Return the distilled images that a journal's first line lists, else those with an entry."""
     done = {image.key: image for image in inputs_of_entries(entries)}
+    # The list is missing where it would have made the line too long (`journal._write_head`).
     values, found = head.get("inputs"), []
     for value in values if isinstance(values, list) else ():
         if isinstance(value, list) and len(value) == 6:
@@ -226,9 +229,11 @@ def require_same_run(
         # The shard's part has moved within the input, so that its images do not compare.
         changes = f"{quoted(count)} images, now {expected}"
     else:
+        # An incomplete record does not show which images are new, so only those in it are compared.
         keys = samples.keys() if recorded.complete else {image.key for image in recorded.images}
         current = [entry for key, entry in samples.items() if key in keys]
         changes = describe_changes(recorded.images, inputs_of_entries(current))
+    # The inputs differ somewhere in what the record does not hold.
     if not changes and not recorded.complete:
         before, now = (printable(str(source.get("sha256"))[:12]) for source in (old, new))
         changes = f"source sha256 {before}…, now {now}…"
@@ -247,6 +252,7 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
     """
     now = {image.key: image for image in current}
     same = {image.key for image in recorded if image.key in now and _is_same(image, now[image.key])}
+    # What is left is compared by name: an image that is removed renumbers the later ones.
     before = {image.source: image for image in recorded if image.key not in same}
     after = {image.source: image for image in current if image.key not in same}
     both = [(before[name], after[name]) for name in before if name in after]

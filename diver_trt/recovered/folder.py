@@ -58,6 +58,7 @@ def open_output(
         OutputError: If the folder holds something else, or an earlier run that differs; if another
             process is writing there; or if it cannot be written.
     """
+    # A folder made for a run that fails before its first image is removed again.
     made = not root.exists()
     with reported(root, "made"):
         root.mkdir(parents=True, exist_ok=True)
@@ -139,11 +140,13 @@ class _Opening:
         manifest = Document.read(self.root / MANIFEST, OutputError)
         values = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
         recorded = RecordedInputs(inputs_of_entries(values), complete=True)
+        # Before the images are hashed, which takes long.
         same_input = self._require_same(manifest.fields, recorded)
         found = verify(self.root, values, self.samples, same_input=same_input)
         notes = self._notes(manifest.fields, found, same_input=same_input)
         if (
             len(found.kept) == len(self.samples)
+            # The manifest has no hash of the sheet: it only has to be there.
             and (self.root / CONTACT_SHEET).is_file()
             and (companions := self._whole_companions(manifest, found.kept)) is not None
             and _is_same_json(manifest.fields, self._manifest(manifest, found.kept, companions))
@@ -200,6 +203,8 @@ class _Opening:
             sum("file" in entry for entry in kept.values()),
             self.names.soft_labels,
         )
+        # Optional soft labels: the file without its entry is damage, and the entry without its
+        # file.
         wanted = {
             *self.names.companions(images),
             *([soft_labels] if soft_labels and (self.root / soft_labels).exists() else []),
@@ -229,6 +234,7 @@ class _Opening:
 
     def _notes(self, head: Mapping[str, Any], found: Verified, *, same_input: bool) -> list[str]:
         notes = []
+        # `require_same_run` has refused versions of other images.
         if (version := head["tool"]["version"]) != self.head["tool"]["version"]:
             notes.append(f"was begun with version {version}, which makes the same images")
         if not same_input:

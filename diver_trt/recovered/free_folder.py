@@ -19,6 +19,7 @@ def require_usable(root: Path) -> None:
         OutputError: If it is a file, a folder that cannot be listed, or a folder that is not empty
             and holds no file that runs leave.
     """
+    # `require_free` meets the same error, and reports it.
     with suppress(OSError):
         if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
             return  # `open_output` looks closer
@@ -60,6 +61,7 @@ def require_apart(output: Path, other: Path, name: str) -> None:
     Raises:
         OutputError: If the two overlap.
     """
+    # Through symlinks: two paths may be one folder.
     written, read = resolved(output), resolved(other)
     if written == read or written in read.parents or read in written.parents:
         raise OutputError(

@@ -107,6 +107,7 @@ class Job:
             seed=self.seed,
             copies=dataset.copies,
             source=Source(
+                # Resolved: `.` has no name.
                 name=dataset.root.resolve().name,
                 format=origin.format.name,
                 files=origin.files,
@@ -127,6 +128,7 @@ class Job:
             class_map=dataset.classes,
             shard=self.shard,
         )
+        # As it will be stored, since a resumed run compares it with the stored one.
         return storable(dump(head))  # type: ignore[no-any-return]
 
     def entry(self, sample: Sample) -> dict[str, Any]:
@@ -168,6 +170,7 @@ class Job:
         # Machines that recover shards mount the dataset in different places, and their manifests
         # have to be equal.
         problem = problem.removeprefix(f"{self.base}/")
+        # Not the root of a file system, whose removal would take every slash.
         for base in {self.base.absolute(), self.base.resolve()} - {Path(self.base.anchor)}:
             problem = problem.replace(f"{base}/", "")
         source = self.dataset.images.name(sample.position)

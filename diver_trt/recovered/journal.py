@@ -23,6 +23,7 @@ from diver_trt.files import file_sha256, is_inside, sync_file, writing
 from diver_trt.structs import Sha256
 
 JOURNAL = "journal.jsonl"
+# Also the most that is read at once from a file of this name that is not a journal.
 MAX_LINE_BYTES = 16 * 1024**2
 MAX_TEXT = 4096
 """Characters of one text in a journal or a manifest.
@@ -90,6 +91,7 @@ class Journal:
             OSError: If it cannot be written.
         """
         self.entries = {}
+        # Until this file is whole and on disk, an earlier journal stays the one that counts.
         with writing(self.path) as file:
             offset = _write_head(file, head, inputs)
             for entry in entries:
@@ -134,6 +136,7 @@ class Journal:
         Raises:
             OSError: If it cannot be written.
         """
+        # Not flushed to the disk here: `DatasetWriter.sync` does that, after the images.
         with self.path.open("ab") as file:
             offset = file.tell()
             file.write(_line(entry))
@@ -150,6 +153,7 @@ class Journal:
     def entry(self, key: str) -> dict[str, Any]:
         """Return what was written of a sample."""
         with self.path.open("rb") as file:
+            # From the disk: entries take more memory than all else that is kept of an image.
             file.seek(self.entries[key])
             value: dict[str, Any] = json.loads(file.readline())
         return value
@@ -190,6 +194,7 @@ def verify(
             source is recorded to be the same.
     """
     kept: dict[str, dict[str, Any]] = {}
+    # Sets, since a damaged journal may have several lines of one image.
     named, retried, ignored = set[str](), set[str](), 0
     for value in recorded:
         try:
@@ -205,8 +210,10 @@ def verify(
             outcome = entry.load(Outcome)
             if _can_be_retried(outcome, known, same):
                 retried.add(key)
+            # What was left out has no image that another source could contradict.
             elif (same or outcome.problem) and (found := _verified(root, outcome, known)):
                 kept[key] = found
+    # A later line of the same image may have held.
     retried -= kept.keys()
     lost = len(named - kept.keys() - retried)
     return Verified(kept, lost, len(retried), ignored)
@@ -227,6 +234,7 @@ def _can_be_retried(outcome: Outcome, known: Mapping[str, Any], same: bool) -> b
 
 def _verified(root: Path, outcome: Outcome, known: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the verified entry of a sample, or None if what was recorded does not hold."""
+    # Unreadable now: only the record that it was left out can hold, without a file.
     if "problem" in known:
         kept = {name: value for name, value in known.items() if name != "file"}
         return kept if outcome.left_out else None
@@ -248,6 +256,7 @@ def is_there(root: Path, name: str, sha256: str) -> bool:
     path = root / name
     try:
         return (
+            # A symlink does not count: an image is made again in its place, its target untouched.
             is_inside(name)
             and path.is_file()
             and not path.is_symlink()
@@ -274,6 +283,7 @@ def storable(value: Any) -> Any:
 
 
 def _line(value: Mapping[str, Any]) -> bytes:
+    # json.dumps escapes line breaks within texts, so a line is a value.
     return json.dumps(value).encode() + b"\n"
 
 
@@ -283,6 +293,7 @@ def _write_head(file: BinaryIO, head: Mapping[str, Any], inputs: Iterable[Sequen
     Returns:
         Where the next line begins.
     """
+    # The object is left open: the list is its last field.
     file.write(json.dumps(head).removesuffix("}").encode())
     # Image by image: a list of them all takes several times the memory of its text.
     before = ', "inputs": ['

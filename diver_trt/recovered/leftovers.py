@@ -129,6 +129,7 @@ def _delete_finished(root: Path) -> None:
         {name: value for name, value in manifest.fields.items() if name not in derived}
     )
     (root / MANIFEST).unlink()
+    # The manifest is deleted already; its name also stands for its temporary file.
     ours = {*files, *companions, CONTACT_SHEET, *names.layout.scratch, MANIFEST}
     _delete(root, lambda name: name in ours or is_gallery_file(root, name, names.images))
 

@@ -97,6 +97,7 @@ def merge_shards(
                         writer.record(dump(sample))
             what = f"recovered images, merged from {len(shards)} shards"
             complete_copies(dataset, writer, what)
+        # Also for a folder that is finished already: its gallery may be missing or out of date.
         copy_galleries(shards, recipe, output, wanted=gallery)
     return Merged(len(dataset.samples), tuple(dataset.skipped))
 

@@ -49,6 +49,7 @@ class Monitor:
 
     def _opened(self, event: Opened) -> None:
         self.engine, self.batch = event.engine, event.batch
+        # From 0 again: after memory ran out, the batches are smaller and more.
         self._step, self._steps = 0, event.batches * event.steps_per_batch
         self.on_progress("recovering", 0, self._steps)
         self.notes.info(

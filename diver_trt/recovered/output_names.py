@@ -40,6 +40,7 @@ class OutputNames:
         """
         # Not the whole head: --overwrite also deletes a run whose other fields are damaged.
         name = head.take(Annotated[str, one_of(tuple(LAYOUTS))], "layout", "name")
+        # Missing and null both mean a whole dataset.
         shard = head.fields.get("shard") and head.take(Shard, "shard")
         return cls(LAYOUTS[name], bool(shard), head.take(Size, "source", "images"))
 
@@ -79,6 +80,7 @@ class OutputNames:
         patterns = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
         folders = [root]
         for pattern in patterns:
+            # Level by level, so that a symlink is found before anything below it is listed.
             below = [folder for parent in folders for folder in parent.iterdir()]
             folders = []
             for folder in below:

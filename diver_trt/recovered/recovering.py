@@ -52,11 +52,13 @@ def recover_job(job: Job, writer: DatasetWriter, opener: Opener) -> Generator[Ev
         EngineError: If the engine fails, or an image is unusable and bad ones are not skipped.
     """
     run = _Run(job, writer)
+    # Once, or again with half the batch each time that memory runs out.
     while run.remaining:
         with opener.open() as recoverer:
             try:
                 yield from run.recover(recoverer)
             except DeviceMemoryError as error:
+                # Raises if the batch is a single image already.
                 opener.halve(error)
     contents = None if writer.finished else complete(job, writer)
     yield Finished(writer.root / MANIFEST, contents)
@@ -98,6 +100,7 @@ class _Run:
                 # After the last sample the recoverer finds out that none is left: not a batch.
                 elif isinstance(event, StepDone) or unread or taken:
                     yield event
+            # The events of the last images come before `Finished`.
             self._background.wait()
             yield from self._background.finished()
             yield from self._newly_skipped()
@@ -116,10 +119,13 @@ class _Run:
             except DatasetError as error:
                 if self._distilled.is_gone(sample):
                     raise
+                # Kept for later: the recoverer pulls samples from here, so no event can be yielded.
                 self._skipped.append(self._skip_unread(sample, error))
                 continue
             taken[sample.key] = sample
+            # From the key alone, so that batches, shards and resuming never change it.
             noise = sample_noise(self._job.seed, sample.key, bundle.latent_shape)
+            # image [H, W, 3] uint8 => [S, S, 3] uint8, the side S that the model takes
             yield ModelSample(sample.key, sample.label, square(image, bundle.image_size), noise)
 
     def _newly_skipped(self) -> Iterator[Skipped]:
@@ -138,6 +144,7 @@ class _Run:
         self._background.add(partial(self._write_image, sample, result.image, engine))
 
     def _write_image(self, sample: Sample, image: Pixels, engine: str) -> ImageDone:
+        # image [S, S, 3] uint8 => [side, side, 3] uint8, where `--size` asks for another side
         path = self._writer.add(self._job.files[sample.key], square(image, self._job.side))
         self._writer.record(
             {

@@ -162,6 +162,7 @@ def recover(
         EngineError: If no engine can run.
         MissingExtraError: If a package that an argument asks for is not installed.
     """
+    # Anything may come from Python: other types would raise TypeErrors deep within.
     for name, path in (("source", source), ("output", output)):
         _require_type(name, path, _PATHS, "a path")
     _require_type("bundle", bundle, (Bundle, *_PATHS, _NONE), "a Bundle, a path or None")
@@ -175,6 +176,7 @@ def recover(
     for name, called in (("on_progress", on_progress), ("stopping", stopping)):
         _require_type(name, called, (Callable,), "a function")
     monitor = Monitor(Notes(on_note), on_progress)
+    # Arguments before files: a misspelt one must not wait for a bundle's download.
     laid_out = find_layout(layout)
     _require_choice("on_error", on_error, ("fail", "skip"))
     require_side(size)
@@ -215,6 +217,7 @@ def recover(
         shard=part,
         skip_bad=skip_bad,
     )
+    # No batch is larger than there are images.
     placement = replace(placement, images=len(job.samples))
     opener: Opener = ModelOpener(model, settings, placement)
     if ray is not None:
@@ -253,6 +256,7 @@ def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout
     require_apart(output, dataset.root, "the input")
     require_apart(output, bundle.path, "the bundle")
     layout.require()
+    # Raises for folders by wnid if the model's classes are not ImageNet's.
     layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle))
 
 
@@ -289,6 +293,7 @@ def _recover(
         done, skipped = writer.totals()
         page = _gallery(job, output, monitor, stopping, asked=gallery) if writer.finished else None
     if done == count:
+        # From the job: a manifest read again takes memory for every image.
         left_out = {entry["key"] for entry in skipped}
         listed = {job.files[sample.key] for sample in job.samples if sample.key not in left_out}
         if note := unlisted_note(output, listed):
@@ -316,6 +321,7 @@ def _gallery(
     """
     if not asked:
         with reported(output):
+            # A gallery that still shows this dataset stays, although this run writes none.
             delete_stale(output, len(job.dataset.samples))
         return None
     if not is_current(output):

@@ -39,6 +39,7 @@ class SecondTry:
         """
         try:
             if not self._looked_for_twin:
+                # Set first: a bundle that cannot be opened is warned of once, not for every image.
                 self._looked_for_twin = True
                 twin = find_fp32_twin(self._job.bundle)
                 # On the CPU, one image at a time: the model in use has the device's memory, and
@@ -49,11 +50,13 @@ class SecondTry:
             if self._twin is None:
                 return None
             image = self._distilled.read(sample)
+            # `keep_bad`: a second bad image is a result with its problem, not an EngineError.
             return next(
                 self._twin(
                     [image], [sample.label], keys=[sample.key], seed=self._job.seed, keep_bad=True
                 )
             )
+        # A second try that fails costs this image, not the run.
         except (DiverError, OSError) as error:
             if isinstance(error, DatasetError) and self._distilled.is_gone(sample):
                 raise
@@ -76,6 +79,7 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
     if bundle.precision == "fp32":
         return None
     same = attrgetter("model.weights_sha256", "scaling_factor", "process", "timestep_frequencies")
+    # In order, so that of several the same one is taken each time.
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
         try:
             if not (folder / "bundle.json").is_file():

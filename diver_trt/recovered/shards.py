@@ -117,6 +117,7 @@ def _misfit(manifest: Manifest) -> str | None:
         for number, entry in enumerate(manifest.classes):
             if entry.wnid is None:
                 return f"classes[{number}].wnid: found null, expected a text, by layout {name}"
+    # Also keeps a file of another place from being copied.
     image = re.compile(f"{layout.folder}/[0-9]{{5,9}}[.]png")
     for number, sample in enumerate(manifest.samples):
         if not image.fullmatch(sample.file):
@@ -145,6 +146,7 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
             )
         by_number[number] = shard
     if missing := expected - len(by_number):
+        # The number of shards comes from a file and may be a billion: only the first few are made.
         numbers = (number for number in range(1, expected + 1) if number not in by_number)
         absent = [f"{number}/{expected}" for number in islice(numbers, _NAMED)]
         raise DatasetError(
@@ -161,6 +163,7 @@ def _part(shard: RecoveredFolder) -> Shard:
 def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, common: Entry) -> None:
     both = f"{first.root} and {shard.root}"
     found = shared_fields(shard)
+    # Settings before the input, since what to do about each differs.
     if different := first_difference(found, common, (*NAMES, *OF_INPUT)):
         raise DatasetError(
             f"{both}: belong to different recoveries, which differ in their {different.name}; name "
@@ -273,6 +276,7 @@ def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> str:
     for key in keys:
         index, number = position_of(key)
         numbers.setdefault(index, []).append(number)
+    # By arithmetic: a key may have the number 999,999,999.
     counts = {
         index: max(found) + 1 - len(found) if found else 1 for index, found in numbers.items()
     }

@@ -87,6 +87,7 @@ class DatasetWriter:
                 entry for key in self.done if "problem" in (entry := self.entry(key))
             ]
         manifest = open_recovered(self.root).manifest
+        # Kept: to read the manifest of a large dataset takes up to two gigabytes.
         self._totals = len(manifest.skipped) + len(manifest.samples), dump(manifest.skipped)
         return self._totals
 
@@ -127,6 +128,7 @@ class DatasetWriter:
         """
         with reported(self.root / JOURNAL):
             self._journal.append(
+                # Everything else in an entry is storable already, see `Job.entry`.
                 {**entry, "problem": storable(entry["problem"])} if "problem" in entry else entry
             )
         if perf_counter() >= self._sync_again:
@@ -176,6 +178,7 @@ class DatasetWriter:
         Raises:
             OutputError: If a file cannot be written.
         """
+        # Images and journal are on disk before the manifest that replaces the journal.
         self.sync()
         with reported(self.root / CONTACT_SHEET), writing(self.root / CONTACT_SHEET) as file:
             # Level 6, the default, takes six times as long for a tenth less, while no engine runs.
@@ -189,6 +192,7 @@ class DatasetWriter:
             "classes": classes,
         }
         path = self.root / MANIFEST
+        # The object is left open: the samples are its last field.
         head = json.dumps(manifest, indent=1).removesuffix("\n}")
         with reported(path):
             # Entry by entry from the journal: ImageNet at 100 images per class has 100,000 of them.
@@ -199,6 +203,7 @@ class DatasetWriter:
                 file.write(b"\n ]\n}\n")
             (self.root / JOURNAL).unlink()
         self.finished = True
+        # Without the samples, which take the most memory; the gallery has rows of its own.
         whole = Document({**manifest, "samples": []}, str(path), OutputError)
         self._totals = len(keys) + len(skipped), [dict(entry) for entry in skipped]
         return whole.load(Manifest)

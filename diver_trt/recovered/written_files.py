@@ -36,6 +36,7 @@ def require_image(root: Path, entry: Recovered, side: int) -> None:
         DatasetError: If it is not, or cannot be read.
     """
     path = listed_file(root, entry.file)
+    # The size too: whoever wrote the manifest chose the hash.
     require_written(path, entry.sha256)
     with reported(path, "read", DatasetError), path.open("rb") as file:
         head = file.read(24)
@@ -60,6 +61,7 @@ def soft_labels_of_shards(shards: Sequence[RecoveredFolder]) -> SoftLabels | Non
         if rows is not None:
             parts.append(rows)
         elif shard.manifest.samples:
+            # Has no columns, so that it differs below from shards that have soft labels.
             parts.append(np.empty((0, 0), np.float32))
     if len({part.shape[1] for part in parts}) > 1:
         raise DatasetError(
@@ -91,6 +93,7 @@ def soft_labels_in(folder: RecoveredFolder, name: str) -> SoftLabels | None:
     path = listed_file(folder.root, name)
     require_written(path, hashes[name])
     count = len(manifest.samples)
+    # Layouts `pt` and `npz` keep them in their own files.
     rows = read_soft_labels(path, count) if path.suffix == ".npy" else _of_tensors(path, count)
     if rows is not None:
         _require_rows(path, rows, manifest)

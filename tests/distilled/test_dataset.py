@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt.bundle import Bundle
+from diver_trt.distilled.brightness import brightness_share
 from diver_trt.distilled.class_map import imagenet_subsets
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.distilled.whitening import brightness_share
 from diver_trt.errors import DatasetError, UsageError
 from tests.distilled import methods
 

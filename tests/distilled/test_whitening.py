@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
+from diver_trt.distilled.brightness import looks_whitened
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.methods.base import Kind
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.distilled.whitening import can_be_undone, looks_whitened
+from diver_trt.distilled.whitening import can_be_undone
 from diver_trt.errors import DatasetError
 from tests.cli.command import run
 from tests.distilled import methods

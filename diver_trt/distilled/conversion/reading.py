@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 from diver_trt.distilled.array_file import open_stored
 from diver_trt.distilled.arrays import Examined, Tensors, examine, understand
+from diver_trt.distilled.brightness import brightness
 from diver_trt.distilled.conversion.flax_checkpoint import open_flax_checkpoint
 from diver_trt.distilled.conversion.reference import read_reference
 from diver_trt.distilled.conversion.zca import Whitening, whitened_rows
+from diver_trt.distilled.image_array import channels_last
 from diver_trt.distilled.methods.base import Kind
 from diver_trt.distilled.methods.frepo import is_flax_checkpoint
 from diver_trt.distilled.normalisation import Normalisation, find_normalisation
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.distilled.structure import structure_of
-from diver_trt.distilled.whitening import brightness, can_be_undone, normalises_first
+from diver_trt.distilled.whitening import can_be_undone, normalises_first
 from diver_trt.errors import DatasetError
 
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from diver_trt.distilled.array_file import open_stored
 from diver_trt.distilled.conversion.zca import Whitening, fit_whitening
 from diver_trt.distilled.folders import image_files_below
+from diver_trt.distilled.image_array import channels_last
 from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.labels import describe_array
 from diver_trt.distilled.methods.base import Kind
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.distilled.regular_file import require_file_or_folder
-from diver_trt.distilled.source import channels_last
 from diver_trt.distilled.stored_array import Array, Content, is_array
 from diver_trt.errors import DatasetError
 

@@ -8,6 +8,7 @@ reads the method's attributes and never branches on its name.
 
 from __future__ import annotations
 
+import copyreg
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -46,6 +47,14 @@ METHODS: dict[str, Method] = {
         ARRAYS,
     )
 }
+
+
+def _registered(name: str) -> Method:
+    return METHODS[name]
+
+
+# Pickled by name, since functions such as those of `stems` cannot be pickled.
+copyreg.pickle(Method, lambda method: (_registered, (method.name,)))
 
 
 def names_of(holds: Holds) -> list[str]:

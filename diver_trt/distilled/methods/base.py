@@ -42,6 +42,7 @@ class Found:
         name: The name of the images among named arrays, else empty.
         images: The images of tensors, [n, c, H, W] or [n, H, W, c].
         labels: Their labels, [n] or [n, classes].
+        looks_whitened: Returns whether those images look ZCA-whitened.
     """
 
     structure: Structure
@@ -50,6 +51,9 @@ class Found:
     name: str = ""
     images: Array | None = None
     labels: Array | None = None
+    # A function, since it reads images; from outside, since it compares their values with the
+    # normalisations of all methods.
+    looks_whitened: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +200,6 @@ class Method:
     remark: Callable[[Path], str | None] = no_remark
     advice: str | None = None
 
-    def __reduce__(self) -> tuple[Callable[[str], Method], tuple[str]]:
-        """Pickle the method by its name, since functions such as those of `stems` cannot be."""
-        return _registered, (self.name,)
-
     @property
     def holds(self) -> Holds:
         """The kind of their output: image files in folders, or tensors in a file."""
@@ -222,13 +222,6 @@ class Method:
                 if match := re.search(self.collage_names, part):
                     return int(match[1])
         return None
-
-
-def _registered(name: str) -> Method:
-    # That module imports this one.
-    from diver_trt.distilled.methods import METHODS
-
-    return METHODS[name]
 
 
 def latest(files: Sequence[Path]) -> Path:

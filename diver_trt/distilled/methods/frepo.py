@@ -52,7 +52,7 @@ def is_flax_checkpoint(path: Path) -> bool:
 def _are_regression_targets(found: Found) -> bool:
     # Here and below, not at the top: `diver-trt --help` imports this module, and must not load
     # numpy.
-    from diver_trt.distilled.source import channels_last
+    from diver_trt.distilled.image_array import channels_last
 
     assert found.images is not None and found.labels is not None, "tensors have both"
     return (
@@ -76,19 +76,12 @@ def _is_frepos(found: Found) -> bool:
 def _is_kips(found: Found) -> bool:
     if found.name != "images":
         return False
-    targets = _are_regression_targets(found)
     # KIP's published names: `kip_cifar10_ConvNet3_ssize500_zca_nol_noaug_ckpt1000.npz`.
     if re.search(r"^kip_|_ssize\d+_", found.path.stem):
         return True
-    if not targets:
-        return False
-    from diver_trt.distilled.sampling import sample_images
-    from diver_trt.distilled.whitening import looks_whitened
-
-    assert found.images is not None, "tensors have images"
     # Under another name, it is only KIP's if it is whitened: other sets are floats called `images`
     # and `labels`, with the channels last, too.
-    return looks_whitened(sample_images(found.images, last=True))
+    return _are_regression_targets(found) and found.looks_whitened()
 
 
 def _frepo_statistics(stored: Stored) -> str:

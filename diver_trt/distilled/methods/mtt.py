@@ -21,6 +21,7 @@ from diver_trt.distilled.methods.base import (
     latest,
     stems,
 )
+from diver_trt.distilled.natural_order import natural
 
 _UNWHITENED = "images_zca_"
 _TINY_IMAGENET_CLASSES = 200
@@ -39,8 +40,6 @@ def _unwhitened(path: Path) -> str:
 
 
 def _numbered(folder: Path, suffix: str) -> list[Path]:
-    from diver_trt.distilled.folders import natural
-
     return sorted(folder.glob(f"{_UNWHITENED}*{suffix}"), key=natural)
 
 

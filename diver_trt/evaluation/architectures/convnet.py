@@ -28,4 +28,5 @@ def build(name: str, classes: int, side: int) -> nn.Module:
             nn.ReLU(),
             nn.AvgPool2d(2),
         ]
+    # Every block halves the side, rounding down.
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (side >> depth) ** 2, classes))

@@ -32,8 +32,10 @@ def build(name: str, classes: int, _: int) -> nn.Module:
 
 
 def _use_instance_norm(network: nn.Module) -> None:
+    # A list, since modules are replaced on the way.
     for module in list(network.modules()):
         for child_name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 channels = child.num_features
+                # One group per channel is instance normalisation with an affine map.
                 setattr(module, child_name, nn.GroupNorm(channels, channels))

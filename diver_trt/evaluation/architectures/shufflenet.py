@@ -76,6 +76,7 @@ def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Mo
 
 def _depthwise(channels: int, stride: int) -> nn.Module:
     return nn.Sequential(
+        # Without a ReLU (figure 3).
         nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
         nn.BatchNorm2d(channels),
     )

@@ -48,6 +48,7 @@ class Rows:
             folder, _, name = entry["file"].rpartition("/")
             self.folders.setdefault(index, folder)
             self.engines[entry["engine"]] += 1
+            # A Counter keeps the order in which engines came, which is that of the page's list.
             row += [name, list(self.engines).index(entry["engine"])]
         else:
             self.left_out += 1
@@ -80,6 +81,7 @@ class Contents:
     def of(cls, manifest: Manifest) -> Contents:
         """Return the contents of a dataset with this manifest."""
         rows = Rows()
+        # A page lists the images that were left out in their places among the others.
         entries = (*manifest.samples, *manifest.skipped)
         for entry in sorted(entries, key=lambda entry: position_of(entry.key)):
             rows.add(dump(entry))

@@ -23,6 +23,7 @@ _STAMP = re.compile(
     rb'<meta name="diver-trt-gallery" content="'
     rb'([0-9]{1,9}) ([0-9a-f]{64}) ([0-9]{1,5}) (png|jpg)">'
 )
+# The stamp comes right after the charset, at the top of page.html.
 _HEAD_BYTES = 1024
 _SHEET = re.compile(r"gallery_([0-9]{5,7})\.(?:png|jpg)")
 
@@ -33,7 +34,7 @@ def sheet_name(number: int, suffix: str) -> str:
 
 
 def is_gallery_file(root: Path, name: str, images: int) -> bool:
-    """Return whether a name in a folder is one of its gallery's, and not of somebody else's page.
+    """Return whether a file in a folder belongs to its gallery, and is not somebody else's page.
 
     Args:
         root: The folder.
@@ -42,6 +43,7 @@ def is_gallery_file(root: Path, name: str, images: int) -> bool:
     """
     if name == PAGE:
         return not is_foreign(root)
+    # No dataset has more sheets than images: others are somebody else's files.
     match = _SHEET.fullmatch(name)
     return match is not None and int(match[1]) < images
 

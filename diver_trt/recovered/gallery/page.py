@@ -57,6 +57,7 @@ def render(view: View, stamp: Stamp) -> str:
         stamp: What it states about itself.
     """
     manifest, rows = view.contents.manifest, view.contents.rows
+    # string.Template, since a device that recovers does not have Jinja (the extra `compare`).
     page = Template((_PARTS / "page.html").read_text(encoding="utf-8"))
     source, model = shown(manifest.source.name), shown(manifest.bundle.model)
     size, classes = manifest.layout.size, len(manifest.classes)
@@ -70,6 +71,7 @@ def render(view: View, stamp: Stamp) -> str:
         command=COMMAND,
         title=html.escape(source),
         style=STYLE.read_text(encoding="utf-8") + (_PARTS / "page.css").read_text(encoding="utf-8"),
+        # Whole multiples: interpolation would blur the pixels that a small image is looked at for.
         side=size * max(1, _SHOWN_SIDE // size) if size < _SHOWN_SIDE else _SHOWN_SIDE,
         heading=f"{counted(rows.recovered, 'image')} recovered from {html.escape(source)}",
         summary=html.escape(summary),
@@ -185,6 +187,7 @@ def _data(view: View) -> str:
                 "label": entry.label,
                 "wnid": entry.wnid,
                 "name": entry.own_name or entry.name,
+                # The model's own name, where a class map's file has another one.
                 "drawn": entry.name if entry.own_name else None,
                 "folder": view.contents.rows.folders.get(entry.index),
             }

@@ -67,6 +67,7 @@ def write_sheets(root: Path, images: Iterable[Pixels | None], side: int) -> Iter
         OutputError: If a sheet cannot be written.
     """
     images, number = iter(images), 0
+    # A sheet at a time, so that a hundred images are in memory and not the whole dataset.
     while some := list(islice(images, PER_SHEET)):
         name = sheet_name(number, suffix_of(side))
         with reported(root / name), writing(root / name) as file:
@@ -81,6 +82,7 @@ def write_sheets(root: Path, images: Iterable[Pixels | None], side: int) -> Iter
 
 
 def _drawn(images: Sequence[Pixels | None], side: int) -> Image.Image:
+    # images [H, W, 3] uint8 => sheet [rows * side, COLUMNS * side, 3] uint8
     rows = -(-len(images) // COLUMNS)
     sheet = np.full((rows * side, COLUMNS * side, 3), MISSING, np.uint8)
     for number, image in enumerate(images):
@@ -117,7 +119,9 @@ def sheets_of_folder(root: Path, samples: int) -> FolderSheets | None:
         if stamp is None or stamp.sheets != -(-samples // PER_SHEET) or not is_current(root):
             return None
         sides = set()
+        # The page finds a thumbnail by its place, so a sheet of another size would show wrong ones.
         for name, count in zip(stamp.names, _counts(samples), strict=True):
+            # Refuses a symlink out of the folder, and anything but a regular file.
             open_contained(root / name, root, DatasetError).close()
             width, height = image_size(root / name)
             sides.add(width // COLUMNS)

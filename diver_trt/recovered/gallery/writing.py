@@ -94,6 +94,7 @@ def copy_galleries(
     found = [
         sheets_of_folder(folder.root, count) for folder, count in zip(folders, counts, strict=True)
     ]
+    # A page has thumbnails of one side: sheets of another are left out.
     side = next((sheets.side for sheets in found if sheets), 0)
     usable = [sheets if sheets and sheets.side == side else None for sheets in found]
     made = copy_sheets(root, list(zip(usable, counts, strict=True)))

@@ -61,6 +61,7 @@ class Written:
         """Yield the soft label of each image, [classes] float32, if there are any."""
         if self.soft_labels is not None:
             for position in range(len(self.files)):
+                # Contiguous, because rows are written as bytes.
                 yield np.ascontiguousarray(self.soft_labels(position), np.float32)
 
     @contextmanager
@@ -84,7 +85,7 @@ class Numbered:
     Attributes:
         stem: Name of each file before its number of six digits.
         suffix: Name of each file after its number.
-        images: Most images of one file.
+        images: Maximum number of images in a file.
     """
 
     stem: str
@@ -115,6 +116,7 @@ class Numbered:
 
 def by_index(index: int, number: int, wnid: str | None) -> str:  # noqa: ARG001
     """Return the path of an image in a folder named by its class's index."""
+    # Padded, so that a trainer that sorts folders by name gets the classes in index order.
     return f"{index:05d}/{number:05d}.png"
 
 
@@ -160,6 +162,7 @@ class Layout:
         Raises:
             OutputError: If a package that it needs is not installed.
         """
+        # Looked for and not imported: torch takes seconds to load.
         for package in self.requires:
             if importlib.util.find_spec(package) is None:
                 raise OutputError(
@@ -199,6 +202,7 @@ def class_name(entry: Mapping[str, Any]) -> str:
     """Return the name of a class in a manifest, else its wnid, else its number in the model."""
     if own_name := entry.get("own_name"):
         return str(own_name)
+    # ImageNet's names are lists of synonyms: "tench, Tinca tinca".
     return str(entry["name"].split(",")[0] if entry["name"] else entry["wnid"] or entry["label"])
 
 

@@ -25,6 +25,8 @@ def write(written: Written, _: Normalisation | None) -> list[str]:
     with written.companion(METADATA) as file:
         for name, index in zip(written.files, written.indices, strict=True):
             row = {
+                # Relative to the metadata file:
+                # https://huggingface.co/docs/datasets/image_dataset#imagefolder
                 "file_name": name.removeprefix("train/"),
                 "label": index,
                 "model_class": labels[index],

@@ -48,11 +48,13 @@ def write_npz(written: Written, normalisation: Normalisation | None) -> list[str
     others: dict[str, Any] = {"labels": _labels(written)}
     if (soft := written.logits) is not None:
         others["soft_labels"] = soft
+    # What a reader would otherwise have to detect: docs/datasets.md.
     facts = {"format": "mtt", "normalisation": normalisation.name, "collage": "1"}
     others |= {name: np.array(text) for name, text in facts.items()}
 
     def save(images: Array) -> None:
         with written.companion("dataset.npz") as file:
+            # Not compressed, so that readers can take row by row.
             np.savez(file, images=images, **others)
 
     _with_stacked(written, normalisation, save)
@@ -113,12 +115,14 @@ def _with_stacked(
     path = written.root / STACKED
     try:
         with reported(path):
+            # As in `files.replacing`: an earlier file may be a symlink.
             path.unlink(missing_ok=True)
             # Written in full before it is mapped: storing into a mapped file on a full disk raises
             # SIGBUS, which kills the process: https://man7.org/linux/man-pages/man2/mmap.2.html
             with path.open("xb") as file:
                 write_header(file, (len(written.files), 3, written.size, written.size))
                 for name in written.files:
+                    # [size, size, 3] uint8 => [3, size, size] float32
                     file.write(normalisation.normalise(read_image(written.root / name)).data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -88,6 +88,7 @@ def _members(
         "name": class_name(entry),
     }
     yield f"{name}.json", json.dumps(facts).encode()
+    # In the sample too, since the tars have another order than the rows of `soft_labels.npy`.
     if written.soft_labels is not None:
         row = np.asarray(written.soft_labels(position), np.float32)
         array = BytesIO()
