@@ -64,6 +64,7 @@ def check_against_module(
         with torch.no_grad():
             tensors = (torch.from_numpy(array) for array in arrays.values())
             expected = reference(
+                # Conditions of an fp16 bundle are float16, and the module's weights are float32.
                 *(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)
             ).numpy()
         for spec, array in zip(outputs, found, strict=True):
@@ -93,7 +94,9 @@ def _frugal() -> onnxruntime.SessionOptions:
     The torch model is in memory too, and a UNet's attention maps take gigabytes.
     """
     options = onnxruntime.SessionOptions()
+    # Prepacking copies weights into the layout of a kernel, out of the mapped file.
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # An arena keeps freed memory for the next run.
     options.enable_cpu_mem_arena = False
     return options
 

@@ -75,6 +75,7 @@ def export_bundle(
             yield exported
         _bundle(model, staging, networks, precision).write()
         staging.chmod(0o755)  # mkdtemp makes it unreadable to others
+        # This replaces an empty folder too: https://man7.org/linux/man-pages/man2/rename.2.html
         staging.replace(path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -87,6 +88,7 @@ def _export_networks(
     networks: dict[NetworkName, Any] = (
         build_networks(model, torch.float16) if precision in HALF_PRECISIONS else references
     )
+    # Measured, since no configuration states it: it follows from the conditioner's layers.
     width = _condition_width(references["conditioner"])
     tensors = contract(model.image_size, model.latent_shape, model.layout, width, precision)
     for name in NETWORKS:

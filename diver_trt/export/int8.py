@@ -33,6 +33,7 @@ def quantise_weights(graph: onnx_ir.Graph) -> None:
         graph: A graph whose weights are initializers, float32 or float16.
     """
     quantised: dict[tuple[str, int], onnx_ir.Value] = {}
+    # A list, since the loop inserts nodes.
     for node in list(graph):
         axis = output_axis(node)
         weight = node.inputs[1] if axis is not None else None
@@ -42,9 +43,11 @@ def quantise_weights(graph: onnx_ir.Graph) -> None:
         if values.size < MIN_VALUES:
             continue
         name = str(weight.name)
+        # Once for all nodes that read a weight along one axis; another axis has other scales.
         if (name, axis) not in quantised:
             quantised[name, axis] = _dequantised(graph, node, name, values, axis)
         node.replace_input_with(1, quantised[name, axis])
+        # Else a node that keeps it in float reads it too.
         if not weight.uses():
             del graph.initializers[name]
 
@@ -58,6 +61,7 @@ def output_axis(node: onnx_ir.Node) -> int | None:
             return 0 if node.attributes.get_int("transB", 0) else 1
         case "MatMul":
             weight = node.inputs[1]
+            # A weight of more axes is a batch of matrices: no single axis counts the outputs.
             return 1 if weight is not None and weight.shape and len(weight.shape) == 2 else None
     return None
 
@@ -91,6 +95,8 @@ def quantise(
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
     # A channel of zeros has no scale of its own, and any gives zeros.
+    # In the weight's type: DequantizeLinear writes the type of its scale
+    # (https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html).
     scale = np.where(largest > 0, largest / _LARGEST, 1).astype(values.dtype)
     # Divided by the scale as it is stored, so that its own rounding is not an error of the product.
     integers = np.rint(values.astype(np.float32) / scale.astype(np.float32))

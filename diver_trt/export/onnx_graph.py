@@ -20,8 +20,8 @@ from diver_trt.export.int8 import quantise_weights
 from diver_trt.tensors import TensorSpec
 
 OPSET = 20
-"""torch's own opset for this exporter; TensorRT 10.3 parses up to 20, and the fused Attention node
-only exists from 23 on.
+"""What TensorRT 10.3 parses at most, and the default of torch 2.13; the fused Attention node exists
+from 23 on.
 """
 
 EMBED_LIMIT_BYTES = 64 * 1024**2
@@ -67,6 +67,7 @@ def graph_from_network(
         for value in model.graph.initializers.values()
         if (tensor := value.const_value) is not None
     )
+    # Named after the graph: a bundle lists no other file for its weights.
     weights = path.with_name(f"{path.name}.data") if size > EMBED_LIMIT_BYTES else None
     onnx_ir.save(model, path, external_data=weights.name if weights else None)
     _check_graph(path, inputs, outputs)
@@ -96,6 +97,8 @@ def traced(
     network: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> onnx_ir.Model:
     """Return the graph that torch makes of a network, as torch makes it."""
+    # Two of each, since torch.export takes a size of 0 or 1 for a constant:
+    # https://docs.pytorch.org/docs/main/compile/dynamic_shapes_zero_one_specialization.html
     arrays = random_inputs(inputs, size=2, seed=0)
     # diffusers' Upsample2D takes another (equal) path from 64 images on; the graph has no such
     # limit.
@@ -161,6 +164,7 @@ def _fold_known_shapes(graph: onnx_ir.Graph) -> None:
         # A Shape with `start` or `end` gives only some of the sizes.
         if known is None or source.shape != [len(known)]:
             continue
+        # A Reshape infers one size only.
         if sum(not isinstance(size, int) for size in known) > 1:
             continue
         sizes = np.array([size if isinstance(size, int) else -1 for size in known], np.int64)
@@ -188,6 +192,7 @@ def _check_graph(
     path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> None:
     try:
+        # By path, which alone works for more than 2 GiB: https://onnx.ai/onnx/api/checker.html
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
         raise ExportError(f"{path.name}: not a valid ONNX graph: {first_line(cause)}") from cause

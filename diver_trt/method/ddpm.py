@@ -36,6 +36,7 @@ MIN_BETA = 1e-12
 
 def _are_betas(betas: tuple[float, ...]) -> bool:
     return (
+        # Only the last may be 1, which leaves no signal: zero terminal SNR, arXiv 2305.08891.
         2 <= len(betas) <= MAX_TIMESTEPS
         and all(0 < beta <= 1 for beta in betas)
         and 1 not in betas[:-1]
@@ -115,6 +116,7 @@ class Ddpm:
         sigma = np.sqrt(1 - abar)
         # The root of the quotient, since the quotient of two roots would round once more.
         a = np.sqrt(abar[:-1] / abar[1:])
+        # The noise of level k - 1, less that in a_k z_k: Eq. 12 with x_0 written out by Eq. 9.
         return a, sigma[:-1] - a * sigma[1:]
 
     def clean_estimate(self, steps: int) -> tuple[Float64, Float64]:
@@ -137,9 +139,14 @@ class Ddpm:
         if sigma == "marginal":
             fixed = np.log(1 - now)
             return fixed, fixed
+        # Of the respaced chain, not of the trained one, as in DiT's SpacedDiffusion:
+        # https://github.com/facebookresearch/DiT/blob/main/diffusion/respace.py
         beta = 1 - now / before
         posterior = beta * (1 - before) / (1 - now)
         if self.set_alpha_to_one:
+            # The last step ends without noise: its posterior variance is 0, which has no logarithm.
+            # DiT clips it in the same way (posterior_log_variance_clipped):
+            # https://github.com/facebookresearch/DiT/blob/main/diffusion/gaussian_diffusion.py
             posterior[0] = posterior[1]
         low = np.log(posterior)
         return low, (np.log(beta) if sigma in (None, "learned") and learned else low)
@@ -171,6 +178,7 @@ class Ddpm:
         timesteps = self._timesteps(steps)
         trained = self.alphas_cumprod()
         end = 1.0 if self.set_alpha_to_one else trained[0]
+        # [T] => [K + 1]: where the last step ends, then the level of each step
         abar = np.concatenate([[end], trained[timesteps]])
         if abar[-1] < MIN_ABAR:
             raise RecipeError(
@@ -190,6 +198,7 @@ class Ddpm:
                 f"steps is {steps}, but the model was trained with {self.train_timesteps} "
                 "timesteps; use at most that many."
             )
+        # The stride is rounded down, as in diffusers: 30 steps of 1,000 begin at 957, not at 999.
         timesteps = np.arange(steps, dtype=np.int64) * (self.train_timesteps // steps)
         timesteps += self.steps_offset
         if timesteps[-1] >= self.train_timesteps:
@@ -231,6 +240,8 @@ class Ddpm:
                 "beta_end < 1",
                 "beta_start",
             )
+        # Computed, since the ends do not show it: a very small beta vanishes in `1 - beta`, and the
+        # product of many large ones underflows.
         abar = self.alphas_cumprod()
         falls = np.diff(abar, prepend=1.0) < 0
         if not falls.all() or abar[-1] < MIN_SIGNAL:

@@ -42,6 +42,7 @@ class Flow:
     def times(self, steps: int) -> NDArray[np.float32]:
         """Return the time at the start of each step, in [0, 1]."""
         _, noise = self.levels(steps)
+        # [K + 1] levels => [K] steps: a step starts at the noisier of its two levels
         share = noise[1:]
         return (share if self.time_rises_to == "noise" else 1 - share).astype(np.float32)
 
@@ -76,6 +77,7 @@ class Flow:
                 "marginal, its default."
             )
         _, noise = self.levels(steps)
+        # Without level 0, which has no noise and so no logarithm, and is not a step.
         fixed = 2 * np.log(noise[1:])
         return fixed, fixed
 

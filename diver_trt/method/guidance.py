@@ -79,5 +79,6 @@ def guidance_weights(process: Process, recipe: Recipe) -> Float64:
     """
     # Semantic guidance acts at steps t_h >= k > t_l (DIVER, semantic fusion).
     gamma = np.where(steps_within(recipe.window, recipe.steps), recipe.gamma, 0.0)
+    # [4, K] => [K, 4], a row for each step
     weights: Float64 = (gamma * GUIDES[recipe.guide](process, recipe.steps)).T
     return weights

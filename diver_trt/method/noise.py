@@ -45,9 +45,11 @@ def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.floa
         key: Name of the sample within the dataset, such as `"00003/00007"`.
         shape: Shape of one latent, `(c, h, w)`.
     """
+    # A seed has no slash in it, so no other seed and key give the same text.
     # 16 bytes of it: numpy's SeedSequence, which Philox is seeded through, pools 128 bits.
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     # Philox is counter-based and the same on every platform; numpy keeps a bit generator's stream:
     # https://numpy.org/neps/nep-0019-rng-policy.html
     generator = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+    # numpy draws float32 by an algorithm of its own: rounded float64 draws are other noise.
     return generator.standard_normal(shape, dtype=np.float32)

@@ -42,6 +42,7 @@ class Schedule:
     def __post_init__(self) -> None:
         # Rounded once, here: every engine gets the same float32 numbers.
         table = step_table(self.process, self.recipe, self.layout).astype(np.float32)
+        # Only of the steps that run: the conditioner computes a condition for each of these times.
         times = self.process.times(self.recipe.steps)[: self.recipe.start_step]
         # object.__setattr__, because the dataclass is frozen.
         object.__setattr__(self, "table", table)
@@ -62,6 +63,8 @@ class Schedule:
         if k is None:
             return noise
         alpha, sigma = self.process.levels(self.recipe.steps)
+        # float32 factors: since numpy 2 a float64 scalar makes the product float64
+        # (https://numpy.org/neps/nep-0050-scalar-promotion.html).
         lifted: Float32 = np.float32(alpha[k]) * anchor + np.float32(sigma[k]) * noise
         return lifted
 
@@ -107,6 +110,7 @@ def nearest_step(process: Process, steps: int, ratio: float) -> int:
     # A straight path ends in pure noise: that level has the ratio 0 and the logarithm -inf.
     with np.errstate(divide="ignore"):
         distances = np.abs(np.log(noise_ratios(process, steps)) - np.log(ratio))
+    # Entry k - 1 is step k.
     return int(np.argmin(distances)) + 1
 
 

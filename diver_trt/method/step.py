@@ -88,7 +88,7 @@ def guided_step(
         exp: Elementwise exponential for these arrays: `np.exp`, `torch.exp`.
     """
     # Guided prediction (classifier-free guidance, arXiv 2207.12598, Eq. 6, with w - 1 for its w).
-    # Written as a difference, so that a scale of 1 leaves the class's prediction to rounding.
+    # Written as a difference: a scale of 1 gives the class's prediction, up to rounding.
     scale = row[: layout.channels].reshape(1, layout.channels, 1, 1)
     guided = by_null + scale * (by_class - by_null)
     # DDIM update (arXiv 2010.02502, Eq. 12, sigma = 0), or that of any other process: only the

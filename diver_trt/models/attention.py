@@ -35,6 +35,7 @@ class SelfAttention(nn.Module):
         query, key, value = torch.split(heads.transpose(1, 2), self.heads, dim=1)
         # The weights of the query already hold the division by sqrt(d).
         attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
+        # [n, heads, T, d] => [n, T, D]
         projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return projected
 
@@ -60,6 +61,7 @@ class CrossAttention(nn.Module):
         pairs = self.key_value(context).reshape(*context.shape[:2], 2 * self.heads, -1)
         key, value = torch.split(pairs.transpose(1, 2), self.heads, dim=1)
         attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
+        # [n, heads, T, d] => [n, T, D]
         projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return projected
 

@@ -132,6 +132,7 @@ def weights_sha256(model: BaseModel) -> str:
     # By name, since the order of a module's parameters may change with diffusers' version.
     for part in model.parts:
         for name, parameter in sorted(part.named_parameters()):
+            # With the shape, since the same bytes in another shape are another weight.
             digest.update(f"{name} {list(parameter.shape)}\n".encode())
             digest.update(parameter.numpy().data)  # the bytes of float32, without a copy
     return digest.hexdigest()

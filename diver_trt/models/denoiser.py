@@ -51,7 +51,9 @@ class Denoiser(nn.Module):
         channels = self.layout.channels
         # Class-conditional and unconditional prediction in one run: one pass over the weights,
         # which at small batches takes most of the time.
+        # latent [n, c, h, w] twice, condition [2, n, M] => prediction [2 n, c or 2 c, h, w]
         prediction = self.predictor(torch.cat([latent, latent]), condition.flatten(0, 1))
+        # => [2, n, c or 2 c, h, w]
         prediction = prediction.reshape(2, -1, *prediction.shape[1:])
         # Indexed, not unpacked: each half is then one Gather, and not a Slice and a Squeeze.
         by_class, by_null = prediction[0], prediction[1]

@@ -113,6 +113,7 @@ DitT = TypeVar("DitT", bound=Dit)
 
 def stage_names(blocks: int) -> list[str]:
     """Return the places of the residual stream: `"patch embedding"`, `"block 1, attention"`, ..."""
+    # What a norm reads is named after the layer that wrote it: block 1 first reads the patches.
     parts = ("attention", "MLP")
     return [
         "patch embedding",
@@ -201,6 +202,7 @@ def load_checkpoint(
         ExportError: See `load_model`.
     """
     transformer, notes = load_dit_checkpoint(path, training, stated=stated)
+    # Such a file holds the transformer alone.
     autoencoder, vae_notes = load_autoencoder(ModelFiles.at(vae))
     check_fit(autoencoder, transformer.config.in_channels, vae)
     chosen, reason = _frequencies(frequencies, "dit", "the file is in DiT's own layout")
@@ -222,7 +224,9 @@ def _from_pipeline(
     index = pipeline_index(files, DIT_PIPELINE)
     kind = component_class(index, "scheduler", None, files)
     component_class(index, "transformer", TRANSFORMERS, files)
+    # The network
     transformer, notes = load_transformer(files.within("transformer"))
+    # A VAE that the user names replaces the pipeline's, whose class then does not matter.
     if vae is None:
         component_class(index, "vae", AUTOENCODERS, files)
     vae_files = files.within("vae") if vae is None else ModelFiles.at(vae)

@@ -81,20 +81,26 @@ def load_dit_checkpoint(
         raise ExportError(
             f"{where}: holds a {type(held).__name__}, expected a {training.title}'s state dict"
         )
+    # What the file states of its training, which is stored beside the network
     args = training_args(held)
     assumed = check_base(args, path, training, stated=stated)
+    # The network's tensors, all of them and no others
     state, notes = network_state(held, where)
     state, dropped = _without_projectors(state, training, where)
     notes += dropped
     check_tensors(state, where)
     sizes = _sizes(state, args, training, where)
+    # By DiT's own names, so that a message names the tensors as the file does.
     compare_shapes(_expected_shapes(sizes), state, where, f"a {training.title} of its size")
     notes += _doubts(sizes, args, training, where)
+    # SiT with `learn_sigma` drops the second half of its outputs in `forward`:
+    # https://github.com/willisma/SiT/blob/main/models.py
     if training.is_flow and sizes.outputs == 2 * sizes.channels:
         state, sizes = _first_half(state, sizes), replace(sizes, outputs=sizes.channels)
         notes.append("the second half of its outputs, which its own sampler drops, is left out")
     classes, doubts = count_classes(sizes.rows, args, where)
     notes += doubts
+    # diffusers' module with the file's weights
     transformer = _transformer(sizes, classes)
     load_weights(transformer, diffusers_state(state), where, f"a {training.title} of its size")
     notes += use_position_embedding(transformer, state["pos_embed"], where)
@@ -155,6 +161,7 @@ def _sizes(
             f"{where}: pos_embed has {tokens} tokens, which is not a square number. Export a model "
             "of square images."
         )
+    # A gap in the numbers shows later, as a block whose tensors are missing.
     blocks = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
     return _Sizes(
         width=width,
@@ -201,8 +208,10 @@ def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
     for i in range(sizes.blocks):
         layers[f"blocks.{i}.attn.qkv"] = (3 * d, d)
         layers[f"blocks.{i}.attn.proj"] = (d, d)
+        # DiT's mlp_ratio of 4
         layers[f"blocks.{i}.mlp.fc1"] = (4 * d, d)
         layers[f"blocks.{i}.mlp.fc2"] = (d, 4 * d)
+        # Shift, scale and gate, of the attention and of the MLP
         layers[f"blocks.{i}.adaLN_modulation.1"] = (6 * d, d)
     shapes: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, sizes.grid**2, d),
@@ -304,6 +313,7 @@ def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         if match := re.match(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", key):
+            # qkv [3 D, D] => three times [D, D], in the order of timm's Attention, which DiT takes
             for name, part in zip(("to_q", "to_k", "to_v"), value.chunk(3), strict=True):
                 renamed[f"transformer_blocks.{match[1]}.attn1.{name}.{match[2]}"] = part
         elif prefix := next((prefix for prefix in _EMBEDDER if key.startswith(prefix)), None):

@@ -51,6 +51,7 @@ class Conditioner(nn.Module):
             if known is None:
                 known = len(embedders)
                 embedders.append(embedder)
+            # Only neighbours are joined, since the predictor reads the vectors block by block.
             if sections and sections[-1][0] == known:
                 sections[-1][1].append(layer)
             else:
@@ -152,6 +153,7 @@ class Predictor(nn.Module):
             tokens = block(tokens, vectors[first : first + len(BLOCK_VECTORS)])
         # Final layer
         shift, scale = (vector.float() for vector in vectors[-len(FINAL_VECTORS) :])
+        # tokens [n, T, D] => outputs [n, T, p p c']
         outputs = self.final_projection(
             (self.final_norm(tokens) * scale + shift).to(self.dtype)
         ).float()

@@ -47,6 +47,7 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
             raise ExportError(
                 f"{where}: {name} is {shown(repr(value))}, expected a whole number, 1 or more"
             )
+    # The defaults here and below are those of diffusers' class.
     if config.get("sample_size", 32) % (patch := config.get("patch_size", 2)):
         raise ExportError(
             f"{where}: sample_size is {config['sample_size']}, expected a multiple of patch_size "
@@ -56,8 +57,10 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
     state, prefix = unwrapped(state, "proj_out_2.weight")
     notes += [f"{files.where()}: the prefix {prefix!r} is taken off the names"] if prefix else []
     _check_blocks(config, state, where)
+    # diffusers computes this table and does not store it, but a file may hold it.
     position = state.pop(_POSITION, None)
     transformer: Any = build_module(DiTTransformer2DModel, config, where)
+    # Before the comparison of shapes, which would only report a row too few.
     _check_null_class(config.get("num_embeds_ada_norm", 1000), state, files.where())
     load_weights(transformer, state, files.where(), "config.json")
     if position is not None:

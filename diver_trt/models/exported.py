@@ -29,6 +29,7 @@ def load_exported(bundle: Bundle, source: str, options: ModelOptions) -> BaseMod
             f"expected one of {', '.join(BASES)}. Update diver-trt."
         )
     base = BASES[bundle.model.base]
+    # Its own prompts, since other prompts are other weights; the default would be ImageNet's.
     prompts = stored_prompts(bundle.class_names, bundle.prompts)
     return base.load().load_model(source, replace(options, base=base.name, prompts=prompts))
 

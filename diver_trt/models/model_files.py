@@ -66,6 +66,7 @@ class ModelFiles:
                 source, revision, None, frozenset(list_repo_files(source, revision=revision))
             )
         except Exception as cause:  # httpx and the hub's client have no base class in common
+            # These are answers; the cache is for a hub that gives none.
             refused = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
             if not isinstance(cause, refused) and (copy := _cached(source, revision)):
                 return cls(source, revision, copy, None)
@@ -125,6 +126,7 @@ class ModelFiles:
         """
         path = self.need(name, purpose)
         try:
+            # Some editors begin a file with a byte order mark, which json refuses in a text.
             value = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError, RecursionError) as cause:
             raise ExportError(f"{self.where(name)}: is not valid JSON ({cause})") from cause
@@ -144,6 +146,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 def _hub_failure(cause: Exception, revision: str | None) -> str:
     """Return what went wrong on the hub, and what to do."""
     here = "no such file or folder here"
+    # First, since it is a RepositoryNotFoundError too.
     if isinstance(cause, GatedRepoError):
         return "is gated on the hub. Accept its conditions on its page, then run `hf auth login`."
     if isinstance(cause, RepositoryNotFoundError):

@@ -22,6 +22,7 @@ HOLDERS = (
     *("model", "model_state_dict", "state_dict", "module"),
 )
 """Where trainers put the network's state dict, the averaged one first."""
+# ema and swa not inside a word, such as `schema` or `swap`.
 _AVERAGED = re.compile(
     r"(?<![a-z])ema(?![a-z])|averag|shadow|(?<![a-z])swa(?![a-z])", re.IGNORECASE
 )
@@ -53,6 +54,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
         ExportError: If no DiT is there, or several are; if it is another family's network; or if
             its averaged weights are in a form that is not a state dict.
     """
+    # Averaged weights first: a trainer samples with them, and their images are better.
     found = sorted(_state_dicts(held, ()), key=lambda pair: _preference(pair[0]))
     if not found:
         names = [
@@ -122,6 +124,7 @@ def _averages_without_weights(
     if any(map(_AVERAGED.search, path)):
         return notes
     level: Any = held
+    # Averages lie beside the weights, or beside a dictionary that holds them.
     for part in path:
         for key, value in level.items():
             if not _AVERAGED.search(str(key)):
@@ -155,6 +158,7 @@ def _refuse_other_families(names: Iterable[str], where: str) -> None:
     """
     for name in names:
         for mark, family in FAMILIES.items():
+            # Behind the prefix of a wrapper too.
             if name.startswith(mark) or f".{mark}" in name:
                 raise ExportError(
                     f"{where}: has {shown(name)}, as {family}; expected a DiT, a SiT or a REPA "

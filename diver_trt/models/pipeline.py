@@ -41,10 +41,12 @@ def component_class(
     index: Mapping[str, Any], name: str, classes: tuple[str, ...] | None, files: ModelFiles
 ) -> str:
     """Return the class of a component; `classes` lists those accepted, None accepts any."""
+    # diffusers writes [library, class].
     library, kind = (
         entry if isinstance(entry := index.get(name), list) and len(entry) == 2 else (None, None)
     )
     expected = " or ".join(classes[:1]) if classes else "one of diffusers'"
+    # A class of the model's own library would be code, which is not run (SECURITY.md).
     if library != "diffusers" or not isinstance(kind, str) or (classes and kind not in classes):
         found = f"{library}.{kind}" if kind else "missing"
         raise ExportError(
@@ -133,6 +135,7 @@ def unknown_fields(kind: Any, config: Mapping[str, Any], where: str) -> list[str
         for name, value in config.items()
         if name not in known
         and not name.startswith("_")
+        # Published configurations hold empty fields of the class that wrote them.
         and value not in (None, False, 0, "", [], {})
     ]
     # A field of Transformer2DModel, which was diffusers' class of a DiT before it had its own.

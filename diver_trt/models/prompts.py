@@ -129,6 +129,7 @@ def _class_names(stated: str) -> tuple[str, ...]:
         return imagenet_names()
     if (path := Path(stated)).is_file():
         return _lines(path)
+    # One name alone is taken for a mistyped file.
     if "," not in stated:
         raise UsageError(
             f"--classes is {shown(repr(stated))}: no such file; expected {IMAGENET}, a file with a "

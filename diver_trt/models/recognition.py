@@ -38,6 +38,7 @@ def recognised_base(source: str, revision: str | None = None) -> str:
     if not isinstance(held, Mapping):
         return DEFAULT_BASE
     args = training_args(held)
+    # Tensors before settings: a file of REPA's weights alone has no settings.
     if any("projectors." in name for name in _names(held, depth=4)):
         return "repa"
     if not states_velocity(args):

@@ -31,6 +31,8 @@ class Repa(Dit):
     """A loaded SiT of REPA; its own sampler guides all channels."""
 
     base: ClassVar[str] = "repa"
+    # Its samplers guide the whole velocity:
+    # https://github.com/sihyun-yu/REPA/blob/main/samplers.py
     guided_channels: ClassVar[int] = 4
 
 

@@ -35,6 +35,7 @@ from diver_trt.method.ddpm import MAX_TIMESTEPS, Ddpm
 from diver_trt.models.model_files import one_line
 from diver_trt.models.pipeline import unknown_fields
 
+# beta_start, beta_end and beta_schedule of diffusers' classes where they are not given
 _DDPM = (1e-4, 0.02, "linear")
 _LATENT = (0.00085, 0.012, "linear")
 _LATENT_SCALED = (0.00085, 0.012, "scaled_linear")
@@ -156,6 +157,7 @@ def _chain(chain: dict[str, Any], where: str) -> Ddpm:
         raise ExportError(
             f"{where}: diffusers cannot compute its betas: {one_line(cause)}"
         ) from cause
+    # Zero terminal SNR ends with a beta of 1.
     if not all(_is_fraction(beta) for beta in betas[:-1]) or not 0 < betas[-1] <= 1:
         raise ExportError(f"{where}: its betas are not all between 0 and 1")
     return Ddpm.listed(betas)
@@ -170,6 +172,7 @@ def _check_chain(chain: dict[str, Any], where: str) -> None:
     timesteps, kind, trained = (
         chain[key] for key in ("num_train_timesteps", "beta_schedule", "trained_betas")
     )
+    # `type`, since True is an instance of int.
     if type(timesteps) is not int or not 2 <= timesteps <= MAX_TIMESTEPS:
         raise ExportError(
             f"{where}: num_train_timesteps is {shown(repr(timesteps))}, expected 2 to "
@@ -213,6 +216,7 @@ def _notes(config: Mapping[str, Any], kind: str, *, own_steps: bool) -> list[str
     if not kind.startswith(_FAMILY):
         return [f"of its {kind} only the betas are used; DIVER samples with DDIM"]
     notes = []
+    # Where the configuration omits a field, diffusers' default counts.
     clips = {
         "clip_sample": config.get("clip_sample", True),
         "thresholding": config.get("thresholding", False),

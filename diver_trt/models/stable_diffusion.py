@@ -122,9 +122,11 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
     index = pipeline_index(files, STABLE_DIFFUSION)
     scheduler_kind = component_class(index, "scheduler", None, files)
     component_class(index, "unet", UNETS, files)
+    # Network, VAE and chain
     unet, notes = load_unet(files.within("unet"))
     autoencoder, vae_notes = _vae(files, index, options.vae)
     process, process_notes = _process(files.within("scheduler"), scheduler_kind)
+    # Prompts => table [classes + 1, S E]
     chosen = options.prompts or prompts_from_options(None, None, None, None)
     table, tokens, text_notes = embedded_prompts(
         files.within("text_encoder"), files.within("tokenizer"), chosen
@@ -142,6 +144,7 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
         class_names=chosen.names,
         prompts=chosen.stored,
         process=process,
+        # As many outputs as latent channels are the noise alone.
         learned_variance=False,
         notes=(*notes, *process_notes, *vae_notes, *text_notes),
         unet=unet.float().eval().requires_grad_(False),
@@ -174,7 +177,8 @@ def _process(files: ModelFiles, kind: str) -> tuple[Ddpm, list[str]]:
         raise ExportError(
             f"{files.where(name)}: set_alpha_to_one is {shown(repr(last))}, expected true or false"
         )
-    # The pipeline replaces any other steps_offset by 1, and so do its published images.
+    # The pipeline replaces any other steps_offset by 1 (`steps_offset!=1` in its __init__):
+    # https://github.com/huggingface/diffusers/blob/main/src/diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py
     return replace(process, steps_offset=1, set_alpha_to_one=last), notes
 
 

@@ -60,6 +60,7 @@ def embedded_prompts(
     texts = prompts.stored
     for first in range(0, len(texts), _AT_ONCE):
         some = list(texts[first : first + _AT_ONCE])
+        # Not truncated: a prompt that was cut would be another one, and nobody would notice.
         coded = tokenizer(some, padding="max_length", max_length=tokens)
         for label, (text, ids) in enumerate(zip(some, coded["input_ids"], strict=True), first):
             if len(ids) > tokens:
@@ -77,6 +78,7 @@ def embedded_prompts(
         # Some encoders were trained with the padding masked, which their configuration states.
         masked = getattr(encoder.config, "use_attention_mask", False)
         mask = torch.tensor(coded["attention_mask"]) if masked else None
+        # The last layer's states [k, S, E], as the pipeline takes them without clip_skip
         states = encoder(torch.tensor(coded["input_ids"]), attention_mask=mask)[0]
         rows.append(states.flatten(1))
     values = torch.cat(rows)
@@ -118,6 +120,7 @@ def _load_encoder(files: ModelFiles) -> tuple[Any, list[str]]:
     # Position numbers, which older files store beside the weights.
     state, notes = stored_weights(files, _STEMS, without="position_ids")
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in encoder.state_dict()) else ""
+    # Under the names that the installed transformers has, whichever of them the file has.
     state = {f"{prefix}{name.removeprefix(_PREFIX)}": value for name, value in state.items()}
     load_weights(encoder, state, files.where(), "config.json")
     return encoder.eval().float(), notes

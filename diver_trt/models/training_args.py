@@ -41,6 +41,8 @@ _PREDICTIONS = (
 )
 _FLOWS = ("path_type", "flow", "use_flow", "use_flow_matching", "flow_matching", "rectified_flow")
 _NOT_A_FLOW = (False, "", "none", "None")
+# SiT's class of the straight path is ICPlan, and flow matching (arXiv 2210.02747) calls it OT:
+# https://github.com/willisma/SiT/blob/main/transport/path.py
 _STRAIGHT = ("linear", "true", "yes", "1", "ot", "icplan", "rectified", "rectified_flow")
 _MODELS = ("model", "model_name", "model_type", "arch")
 _SWITCHES = (
@@ -50,6 +52,7 @@ _SWITCHES = (
 )
 _SCHEDULES = ("noise_schedule", "beta_schedule", "schedule_name")
 _LENGTHS = ("diffusion_steps", "num_train_timesteps", "train_timesteps", "num_diffusion_steps")
+# DiT's, as in `diver_trt.models.dit.DIT_PROCESS`.
 _NUMBERS = {"beta_start": 1e-4, "beta_end": 0.02}
 _OPTION = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)[ =]([^\s-][^\s]*)")
 _LONGEST = 1000
@@ -58,6 +61,7 @@ _DROPOUTS = (
     *("class_dropout_prob", "class_drop_prob", "label_dropout_prob", "label_drop_prob"),
     *("cfg_prob", "cfg_dropout", "uncond_prob", "p_uncond", "cond_drop_prob"),
 )
+# Whole words, so that `transit` is not taken for a SiT.
 _OTHER_MODELS = re.compile(
     r"(?<![a-z])(sit|repa|(?:lightning|light|u|fast|flow|mask|sd|m)-?dit|mdt(?:v2)?|fit|u-?vit|mar"
     r"|edm2?|jit|dim|pixart|sana)(?![a-z])",
@@ -111,6 +115,7 @@ def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
 
 def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
+        # A command line may be stored word by word, as sys.argv is.
         words = [item for item in value if isinstance(item, str)]
         yield from _options(" ".join(words))
         for item in value:
@@ -268,6 +273,7 @@ def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> tuple
         "class_dropout_prob above 0"
     )
     for key in _DROPOUTS:
+        # In a command line that was stored, numbers are texts.
         if any(value in (0, "0", "0.0") for value in args.get(key, [])):
             raise ExportError(
                 f"{where}: was trained with {key}=0, so it has no trained null class; {no_null}."

@@ -63,6 +63,7 @@ def _check_fields(config: Mapping[str, Any], where: str) -> None:
                 f"{where}: {name} is {shown(repr(channels))}, expected {CHANNELS}: a UNet "
                 "that reads a latent and nothing else, not one for inpainting, depth or upscaling"
             )
+    # Blocks that `diver_trt.models.unet_networks` has
     for name, kinds in _BLOCKS.items():
         blocks = config.get(name, [])
         if not isinstance(blocks, list) or any(kind not in kinds for kind in blocks):

@@ -40,6 +40,7 @@ class Conditioner(nn.Module):
     def forward(self, time: Tensor, label: Tensor) -> Tensor:
         # Computed in float32, since float16 represents whole numbers only up to 2,048.
         sinusoids = self.time_proj(time).to(self.dtype)
+        # diffusers applies this SiLU in every residual block, before its own projection.
         shifts = self.shifts(F.silu(self.time_embedding(sinusoids)))
         return torch.cat([self.prompts(label), shifts], dim=1)
 
@@ -57,6 +58,7 @@ class Predictor(nn.Module):
         self.dtype, self.tokens = dtype, tokens
         self.widths = [
             tokens * unet.config.cross_attention_dim,
+            # In the order in which the blocks run, as the conditioner joins their shifts.
             *(block.conv1.out_channels for block in residual_blocks(unet)),
         ]
         self.first = in_dtype(unet.conv_in, dtype)
@@ -73,6 +75,7 @@ class Predictor(nn.Module):
         self.last = in_dtype(unet.conv_out, dtype)
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
+        # condition [n, M] => text [n, S E], and a shift [n, C'] for each residual block
         text, *rest = torch.split(condition, self.widths, dim=1)
         context = text.reshape(-1, self.tokens, self.widths[0] // self.tokens)
         shifts = iter(rest)
@@ -95,6 +98,7 @@ class Predictor(nn.Module):
                 maps = block(torch.cat([maps, kept.pop()], dim=1), next(shifts))
                 maps = transformer(maps, context)
             if level.has_resampling:
+                # As diffusers' Upsample2D: nearest neighbours, then a convolution
                 maps = level.resampling(F.interpolate(maps, scale_factor=2.0, mode="nearest"))
         prediction: Tensor = self.last(F.silu(self.last_norm(maps))).float()
         return prediction
@@ -128,6 +132,7 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(block, dtype) for block in level.resnets)
         self.transformers = nn.ModuleList(
             Transformer(transformer, dtype) if transformer is not None else WithoutAttention()
+            # DownBlock2D and UpBlock2D have no attention.
             for transformer in getattr(level, "attentions", [None] * len(level.resnets))
         )
         resamplers = getattr(level, "downsamplers", None) or getattr(level, "upsamplers", None)
@@ -153,7 +158,9 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if shortcut is None else in_dtype(shortcut, dtype)
 
     def forward(self, maps: Tensor, shift: Tensor) -> Tensor:
+        # shift [n, C'] => [n, C', 1, 1], the same at every position
         inner = self.first(F.silu(self.first_norm(maps))) + shift[:, :, None, None]
+        # diffusers' dropout before the convolution does nothing in eval mode.
         outer: Tensor = self.second(F.silu(self.second_norm(inner)))
         maps_out: Tensor = self.shortcut(maps) + outer
         return maps_out
@@ -172,9 +179,11 @@ class Transformer(nn.Module):
         self.leave = in_dtype(_as_linear(transformer.proj_out), dtype)
 
     def forward(self, maps: Tensor, context: Tensor) -> Tensor:
+        # maps [n, C, h, w] => tokens [n, h w, D]
         tokens = self.enter(self.norm(maps).flatten(2).transpose(1, 2))
         for block in self.blocks:
             tokens = block(tokens, context)
+        # => [n, C, h, w]
         added: Tensor = self.leave(tokens).transpose(1, 2).reshape(maps.shape)
         return added + maps
 
@@ -226,6 +235,7 @@ def _as_linear(layer: Any) -> nn.Linear:
     if isinstance(layer, nn.Linear):
         return layer
     linear = nn.Linear(layer.in_channels, layer.out_channels, device="meta")
+    # [D, C, 1, 1] => [D, C]
     linear.weight = nn.Parameter(layer.weight.flatten(1), requires_grad=False)
     linear.bias = layer.bias
     return linear

@@ -162,6 +162,7 @@ class Encoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.channels = dtype, vae.config.latent_channels
+        # The quant convolution is float32 in every precision (docs/precision.md).
         self.encoder, self.quant = lean(vae.encoder, dtype), vae.quant_conv
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
@@ -171,6 +172,7 @@ class Encoder(nn.Module):
         moments = self.encoder(image.to(self.dtype)).float()
         if self.quant is not None:
             moments = self.quant(moments)
+        # moments [n, 2 c, h, w]: the mean, then the log-variance
         latent: Tensor = (moments[:, : self.channels] - self.shift) * self.scale
         return latent
 
@@ -187,6 +189,7 @@ class Decoder(nn.Module):
     def __init__(self, vae: AutoencoderKL, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
+        # The quant convolution is float32 in every precision (docs/precision.md).
         self.decoder, self.post_quant = lean(vae.decoder, dtype), vae.post_quant_conv
         self.register_buffer("shift", _latent_shift(vae))
         self.register_buffer("scale", _latent_scale(vae))
@@ -221,6 +224,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:  # noqa: ARG002
         # `temb` is what diffusers' blocks pass on; a VAE has none.
+        # maps [n, C, H, W] => tokens [n, H W, C]
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         attended: Tensor = self.attention(tokens).transpose(1, 2).reshape(x.shape)
         # Dividing by 1, as every VAE does, would be a node.

@@ -51,6 +51,8 @@ def read_torch_file(path: Path) -> Any:
             return load_file(path)
         # A file of torch before 1.6 is not an archive, and cannot be mapped into memory.
         mapped = zipfile.is_zipfile(path)
+        # DiT's trainer stores its settings as a Namespace, which holds data alone:
+        # https://github.com/facebookresearch/DiT/blob/main/train.py
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as cause:  # UnpicklingError, RuntimeError, EOFError, SafetensorError and more
@@ -92,6 +94,7 @@ def stored_weights(
         ExportError: If the folder has no weights, a file is damaged, or a tensor is not finite.
     """
     notes: list[str] = []
+    # Precision first: a .bin file of float32 is read before safetensors of float16.
     for variant in ("", *VARIANTS):
         dotted = f".{variant}" if variant else ""
         for kind, stem in stems.items():
@@ -138,6 +141,7 @@ def _read_all(files: ModelFiles, paths: Mapping[str, Path], without: str) -> dic
             )
         if without:
             found = {key: value for key, value in found.items() if not str(key).endswith(without)}
+        # File by file, so that a message names the shard.
         check_tensors(found, files.where(name))
         if twice := sorted(state.keys() & found.keys()):
             raise ExportError(f"{files.where(name)}: {few(twice)} is in another shard already")
@@ -167,6 +171,7 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
             raise ExportError(
                 f"{called} has {tensor.numel():,} values, but fewer are stored. Save a copy of it."
             )
+        # In float32, as the model will hold it: a float64 beyond its range becomes infinite.
         values = tensor.float()
         if not bool(torch.isfinite(values).all()):
             kind = "NaN" if bool(torch.isnan(values).any()) else "infinite"
@@ -246,4 +251,5 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], where: str, source
     """Copy tensors into a module, after `compare_shapes`."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     compare_shapes(shapes, state, where, source)
+    # Copies into the module's float32 parameters, in whatever type they are stored.
     module.load_state_dict(state)

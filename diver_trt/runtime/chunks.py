@@ -32,12 +32,14 @@ def chunks(
     """
     chunk: Chunk = []
     classes: set[int] = set()
+    # Before anything is read, so that a caller can stop without having read an image.
     yield BatchStarts()
     while part := list(islice(samples, batch)):
         if resident:
             yield [part]
         else:
             new = {sample.label for sample in part}
+            # A full chunk, or one that would get too many classes, ends before this batch.
             if chunk and (len(chunk) * batch >= CHUNK_IMAGES or len(classes | new) > CHUNK_CLASSES):
                 yield chunk
                 chunk, classes = [], set()

@@ -57,5 +57,6 @@ def class_conditions(conditioner: Engine, times: NDArray[np.float32], label: int
         conditioner.write("time", np.resize(part, conditioner.batch))
         conditioner.write("label", np.full(conditioner.batch, label, np.int64))
         conditioner.run()
+        # A copy, since the next run overwrites the engine's buffer.
         parts.append(conditioner.read("condition")[: len(part)].copy())
     return np.concatenate(parts)

@@ -42,6 +42,8 @@ def available_cores() -> int:
 
     Engines would otherwise count all cores of the machine.
     """
+    # os.cpu_count also counts the cores that taskset or a container's cpuset takes away. On macOS
+    # and Windows Python cannot ask for them.
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -69,4 +71,6 @@ def _limited(quota: Path) -> bool:
         text = quota.read_text()
     except OSError:
         return False
+    # Unlimited is `max PERIOD` in version 2 and -1 in version 1:
+    # https://docs.kernel.org/admin-guide/cgroup-v2.html
     return not text.startswith(("max", "-1"))

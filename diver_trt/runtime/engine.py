@@ -84,8 +84,8 @@ class Placement:
 class Engine(Protocol):
     """One network of a bundle, opened for a fixed batch, its buffers allocated then.
 
-    A protocol and not a base class: ONNX Runtime's and TensorRT's engines implement it here,
-    torch's only in comparisons, and they share no code.
+    A protocol and not a base class: the engines have nothing in common but these methods, and
+    torch's, which a comparison runs, must not be imported here.
     """
 
     batch: int

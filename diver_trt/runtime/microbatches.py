@@ -39,6 +39,7 @@ def microbatch_size(batch: int, cores: int) -> int:
     """
     if batch < cores:
         return batch
+    # As few rounds as `LARGEST` allows, and then all equally full.
     rounds = math.ceil(batch / (cores * LARGEST))
     return math.ceil(batch / (cores * rounds))
 
@@ -77,6 +78,7 @@ class MicrobatchedDenoiser:
         self._pairs = [bundle.condition_pair.allocate(size) for _ in engines]
         self._tables: Sequence[Conditions] = ()
         self._null: Conditions = self._pairs[0][:0]
+        # No threads: before the first run there is nothing to stop.
         self._lanes = _Lanes(0, 0, lambda *_: None)
 
     def load(
@@ -88,6 +90,7 @@ class MicrobatchedDenoiser:
         null: Conditions,
     ) -> None:
         """Take a batch."""
+        # The threads of a run that was left half-way still use these buffers.
         self._lanes.stop()
         for buffer, values in (
             (self._latents[0], start),
@@ -135,6 +138,7 @@ class MicrobatchedDenoiser:
     def _step(self, lane: int, first: int, done: int) -> None:
         """Run a lane's images through the step that comes after `done` others."""
         engine, pair, k = self._engines[lane], self._pairs[lane], first - done
+        # The latents are a ring: a step reads one place and writes the next.
         source, target = (self._latents[(done + i) % len(self._latents)] for i in (0, 1))
         pair[1] = self._null[k - 1]
         engine.write("coefficients", self._table[k - 1])
@@ -187,6 +191,7 @@ class _Lanes:
             EngineError: If the threads were stopped: steps that they had run ahead are void.
         """
         with self._changed:
+            # The slowest thread decides: the caller is shown a step of the whole batch.
             self._changed.wait_for(lambda: self._stopped or min(self._done) > self.taken)
             if self._stopped:
                 raise self._failure or EngineError(

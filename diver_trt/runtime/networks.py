@@ -29,6 +29,8 @@ class Networks:
         self._engines: dict[NetworkName, Engine] = {}
         self._denoiser: Denoiser | None = None
         try:
+            # In phases at least the first, so that `auto` can fall back: whether an engine works
+            # only shows when it opens a network.
             for name in NETWORKS if self.resident else ("encoder",):
                 self.denoiser() if name == "denoiser" else self.open(name)
         except BaseException:
@@ -66,6 +68,7 @@ class Networks:
         return self._session
 
     def _close_networks(self) -> None:
+        # Forgotten first, so that a network whose close fails is not closed again.
         engines, self._engines = self._engines, {}
         denoiser, self._denoiser = self._denoiser, None
         for engine in engines.values():
@@ -106,6 +109,7 @@ def open_networks(
             # on most machines.
             if BACKENDS[name].compiled:
                 warnings.warn(f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3)
+    # Not in the loop: where no engine works, the error of the last one is raised.
     opened = open_session(last, bundle, placement)
     return Networks(opened, schedule), opened.memory
 

@@ -48,7 +48,7 @@ class Ports:
         """Check that the engine is open and has an input.
 
         Raises:
-            EngineError: If it is closed, or does not have this input or output.
+            EngineError: If it is closed, or does not have this input.
         """
         self._require(name, self.inputs, "input")
 
@@ -56,7 +56,7 @@ class Ports:
         """Check that the engine is open and has an output.
 
         Raises:
-            EngineError: If it is closed, or does not have this input or output.
+            EngineError: If it is closed, or does not have this output.
         """
         self._require(name, self.outputs, "output")
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Weak, so that a Recoverer that nobody refers to any more is freed.
 _OPENED: WeakSet[Recoverer] = WeakSet()
 
 
@@ -86,9 +87,9 @@ class Recoverer:
         bundle: The exported model.
         recipe: The method's settings; the paper's by default.
         engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
-        batch: Images per batch, 1 or more; None leaves it to the memory plan, or is at most eight.
-            On ONNX Runtime it is never more than there are images. It changes speed and memory; on
-            the CPU never the result.
+        batch: Images per batch, 1 or more. None leaves it to TensorRT's memory plan; other engines
+            take eight, or in ONNX Runtime one for each core of the CPU if there are more, but never
+            more than `images`. It changes speed and memory; on the CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
         trust: Whether TensorRT engines that were not built on this machine may run; they are
@@ -131,6 +132,7 @@ class Recoverer:
         self.bundle, self.recipe = bundle, recipe or Recipe()
         # Reentrant: a chunk holds the lock, and encodes and denoises through the public methods.
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
+        # Before the engines: a recipe that does not fit the model is refused before anything loads.
         self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
         # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry both.
         with within_host_memory():
@@ -146,6 +148,8 @@ class Recoverer:
             self.engine: str = self._networks.engine
             self.batch: int = self._networks.batch
             try:
+                # Engines take full batches only. In one that is not full, the last slots keep
+                # older values, and nobody reads their images.
                 self._start, self._anchor, self._noise = np.zeros(
                     (3, self.batch, *bundle.latent_shape), np.float32
                 )
@@ -256,9 +260,13 @@ class Recoverer:
         self, batches: list[list[Sample]]
     ) -> Generator[StepDone, None, list[list[tuple[Pixels, str | None]]]]:
         """Return the image of every sample, and what is wrong with it."""
+        # Phase by phase over all batches, since each phase may load its network and free another.
+        # Encode: images [n, S, S, 3] uint8 => anchors [n, c, h, w] float32
         anchors = [self.encode([sample.image for sample in batch]) for batch in batches]
+        # Condition: labels => conditions [K, M] for each class
         with self._taking_turns():
             self._conditions.compute({sample.label for batch in batches for sample in batch})
+        # Denoise: anchors and noise => final latents, each [n, c, h, w] float32
         finals = []
         for batch, anchor in zip(batches, anchors, strict=True):
             noise = np.stack([sample.noise for sample in batch])
@@ -268,9 +276,11 @@ class Recoverer:
             for _ in steps:
                 yield StepDone()
             with self._taking_turns():
+                # Another thread may have loaded its own batch since the last step.
                 self._require_turn(turn)
                 finals.append(self.latent[: len(batch)].copy())
         with self._taking_turns():
+            # Decode, all at once while the lock is held: latents => images [S, S, 3] uint8
             return [list(self._decoded(final)) for final in finals]
 
     @contextmanager
@@ -327,6 +337,7 @@ class Recoverer:
 
     def _steps(self, run: Iterator[int], turn: object) -> Iterator[int]:
         """Run the steps of a loaded batch, yielding each one's number."""
+        # Locked step by step, since the lock is never held at a yield.
         while True:
             with self._taking_turns():
                 self._require_turn(turn)

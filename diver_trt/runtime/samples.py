@@ -72,11 +72,13 @@ def checked_samples(
         name: given for name, given in (("keys", keys), ("noise", noise)) if given is not None
     }
     iterators = {name: _iterator(name, values) for name, values in present.items()}
+    # One image alone would be iterated by its rows.
     if (ndim := getattr(images, "ndim", 4)) != 4:
         raise DatasetError(
             f"images: got an array of {ndim} dimensions, expected uint8[n, H, W, 3]; one image "
             "alone is image[None]"
         )
+    # What has no length, such as a generator, is counted as it is read (`_samples`).
     if isinstance(images, Sized):
         for name, values in present.items():
             if isinstance(values, Sized) and len(values) != len(images):
@@ -114,11 +116,13 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
         )
         yield Sample(key, label, _pixels(image, number, bundle.image_size), own)
     for name, iterator in iterators.items():
+        # The dictionary is the sentinel, an object that no caller can have put in.
         if next(iterator, iterators) is not iterators:
             raise DatasetError(f"there are {count} images but more {name}; expected one per image")
 
 
 def _iterator(name: str, values: Any) -> Iterator[Any]:
+    # A text would be iterated by its characters.
     if isinstance(values, (str, bytes)):
         raise DatasetError(f"{name} is the text {shown_value(values)}; expected one per image")
     # A mapping yields its keys, and a set no order of ours.
@@ -147,6 +151,7 @@ def _label(value: Any, number: int, num_classes: int) -> int:
     # was not meant as a class.
     is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
+        # Takes the whole numbers of numpy and torch too, and no float.
         label = None if is_bool else operator.index(value)
     except (TypeError, ValueError):
         label = None
@@ -201,6 +206,7 @@ def _upright_rgb(image: Any, name: str) -> Any:
         # The first picture of a phone's JPEG with several (MPO) is taken, as from a file.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         transparent = image.has_transparency_data
+        # Pillow decodes on first use; here, damage is reported with the image's number.
         image.load()
     except Exception as cause:  # Pillow raises much more than OSError on damage
         raise DatasetError(

@@ -28,6 +28,7 @@ def encoded(encoder: Engine, images: Sequence[Pixels], size: int) -> Latents:
     """
     latents = []
     for image in images:
+        # [H, W, 3] uint8 => [1, 3, S, S] float32
         encoder.write("image", to_network(square(image, size))[None])
         encoder.run()
         latents.append(encoder.read("latent").astype(np.float32))
@@ -45,9 +46,11 @@ def decoded(decoder: Engine, latents: Latents, hint: str) -> Iterator[tuple[Pixe
     for latent in latents:
         decoder.write("latent", latent[None])
         decoder.run()
+        # image [1, 3, S, S] => values [3, S, S] float32
         values = decoder.read("image")[0].astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             yield (
+                # The cast of NaN to uint8 is undefined, and numpy warns of it.
                 from_network(np.nan_to_num(values)),
                 f"the decoded image holds NaN or infinite values{hint}",
             )

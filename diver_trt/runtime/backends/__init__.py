@@ -94,6 +94,8 @@ _TENSORRT = "diver_trt.runtime.backends.tensorrt.backend"
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
+    # Compiled engines first: whoever built them expects them to run. ONNX Runtime on the CPU last:
+    # where nothing works, its error is the one that is raised, and names the default install.
     for backend in (
         Backend(
             name="rtx",

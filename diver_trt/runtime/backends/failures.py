@@ -39,8 +39,8 @@ def reported(runtime: str, deed: str) -> Iterator[None]:
         yield
     except DiverError:
         raise
-    # ONNX Runtime has one class per status code with RuntimeError as their only common base, and
-    # the Python bindings of both raise TypeError and ValueError too.
+    # ONNX Runtime has one class per status code, with Exception as their only common base, and the
+    # Python bindings of both raise TypeError and ValueError too.
     except Exception as cause:
         reason = _reason(cause)
         if isinstance(cause, MemoryError) or OUT_OF_MEMORY.search(str(cause)):

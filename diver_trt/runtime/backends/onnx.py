@@ -139,10 +139,13 @@ class OnnxSession:
         if size == self.batch:
             engine = OnnxEngine(self.bundle, "denoiser", self.batch, CARRY, self.device)
             return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
+        # One session for all cores, which is safe to run from several threads, so that weights are
+        # loaded once. One thread each: a core runs its images on the thread that calls it.
         network = _open_session(import_onnxruntime(), self.bundle, "denoiser", "cpu", threads=1)
         # Closed if a buffer does not fit: a smaller batch is tried next.
         with ExitStack() as on_failure:
             engines = []
+            # No engine for a core that gets no images.
             for _ in range(min(cores, math.ceil(self.batch / size))):
                 engines.append(OnnxEngine(self.bundle, "denoiser", size, session=network))
                 on_failure.callback(engines[-1].close)
@@ -199,6 +202,7 @@ class OnnxEngine:
             self._bindings = [self._bind(self._buffers)]
             if carry is not None:
                 output, source = carry
+                # The same buffers with output and input swapped, for every other run.
                 self._bindings.append(
                     self._bind(
                         {
@@ -236,6 +240,7 @@ class OnnxEngine:
         """Free the session and the buffers."""
         self._ports.close()
         self._session = None
+        # The bindings before the buffers that they refer to.
         self._bindings.clear()
         self._buffers.clear()
 
@@ -261,6 +266,7 @@ class _Buffer:
         self._host = spec.allocate(batch)
         self._on_host = device == "cpu"
         self.value = (
+            # Refers to the array's memory, and keeps the array alive.
             runtime.OrtValue.ortvalue_from_numpy(self._host)
             if self._on_host
             else runtime.OrtValue.ortvalue_from_shape_and_type(
@@ -312,6 +318,7 @@ def _open_session(
     )
     declared = bundle.networks[network]
     require_tensors(graph, reads, writes, declared.inputs, declared.outputs)
+    # Where the provider's libraries do not load, ONNX Runtime continues on the CPU.
     if provider not in session.get_providers():
         raise EngineError(
             f"ONNX Runtime lists {provider} but cannot load it (CUDA or cuDNN libraries missing?)"

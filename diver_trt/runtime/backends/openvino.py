@@ -197,6 +197,7 @@ class OpenVinoEngine:
     def read(self, name: str) -> NDArray[np.generic]:
         """Return the last run's output."""
         self._ports.require_output(name)
+        # The turn before the next one ran last; index -1 is the other one, or the only one.
         return self._turns[self._next - 1][name]
 
     def close(self) -> None:

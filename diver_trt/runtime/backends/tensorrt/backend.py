@@ -38,9 +38,11 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     plans = _usable(name, bundle, machine, placement)
     device = cuda.Cuda(api)
     try:
+        # What is free is always a limit: a plan that exceeds it would only fail while it is loaded.
         free, _ = device.memory()
         budget = min(placement.memory_budget or free, free)
         memory = choose_memory_plan(plans, budget, placement.images)
+        # Before the session, which looks every engine up in the list again.
         if placement.trust:
             memory.plan.trust()
         session = TrtSession(
@@ -99,6 +101,7 @@ def _usable(name: str, bundle: Bundle, machine: Machine, placement: Placement) -
     plans = _plans(name, bundle)
     if not plans:
         raise EngineError(f"{bundle.path}: has no engines for {name}; build them with {build}`")
+    # Machine, batch, trust: the error names the first condition that no plan meets.
     misfits = [plan.misfit(bundle, machine) for plan in plans]
     usable = [plan for plan, misfit in zip(plans, misfits, strict=True) if misfit is None]
     if not usable:

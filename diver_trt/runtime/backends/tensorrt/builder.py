@@ -54,7 +54,9 @@ def build_plan(
         raise OutputError(f"{folder}: cannot be made ({cause.strerror})") from cause
     # Without hashes: to find out before hours of compiling whether the list can be written.
     register()
+    # A lock for this target alone: others in the same folder may be built meanwhile.
     with _locked(folder.parent / f".{folder.name}.lock"):
+        # Beside the target, and hidden, so that `read_plans` does not take it for one.
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             for name in NETWORKS:
@@ -103,6 +105,7 @@ def _build_engine(
     except OSError as cause:
         raise OutputError(f"{path}: cannot be written ({cause.strerror})") from cause
     engine = FileRecord.of(path)
+    # It was built here, so it may run here.
     register([engine.sha256])
     return Sidecar(
         network=name,

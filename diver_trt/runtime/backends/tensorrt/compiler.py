@@ -90,6 +90,7 @@ def compile_graph(
     module = import_tensorrt(target.backend)
     started = time.monotonic()
     log = logger(module)
+    # The compiler calls Python, for its log and its progress.
     with interrupts_held() as interrupted:
         parsed = _parse(module, log, path)
         _check_tensors(module, parsed[1], path, network)
@@ -123,6 +124,7 @@ def _parse(module: Any, log: Any, path: Path) -> tuple[Any, Any, Any]:
     if not parser.parse_from_file(str(path)):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{path.name}: TensorRT's parser refuses the graph: {reasons}")
+    # The parser too, since the network refers to weights that the parser owns.
     return builder, definition, parser
 
 
@@ -179,6 +181,7 @@ def _configure(
 ) -> Any:
     polygraphy = _polygraphy(target.backend)
     profiles = [polygraphy.Profile()]
+    # A static network needs no entries: polygraphy takes the sizes of its inputs.
     if not profile.static:
         for spec in network.inputs:
             if any(isinstance(dim, str) for dim in spec.shape):
@@ -230,6 +233,7 @@ def _compile(
     try:
         return bytes(polygraphy.EngineBytesFromNetwork(parsed, config, save_timing_cache=save)())
     except polygraphy.PolygraphyException as cause:
+        # The reason is in TensorRT's log; polygraphy only reports that there is no engine.
         errors = " ".join("; ".join(log.errors).split()) or first_line(cause)
         raise EngineError(
             f"{network.name}: TensorRT could not build the engine: {errors}"

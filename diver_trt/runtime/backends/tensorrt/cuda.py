@@ -58,13 +58,14 @@ def import_cuda() -> Any:
     """Import the CUDA runtime bindings.
 
     Raises:
-        MissingExtraError: cuda-bindings is not installed.
+        MissingExtraError: If cuda-bindings is not installed.
     """
     return required("cuda.bindings.runtime", "rtx", "running a TensorRT engine", "cuda-bindings")
 
 
 def find_gpu(api: Any) -> Gpu | None:
     """Return the first CUDA device, or None without a device or a working driver."""
+    # Not through `_check`: that there is no GPU is an answer here, and not an error.
     error, count = api.cudaGetDeviceCount()
     if int(error) != 0 or count < 1:
         return None
@@ -77,6 +78,7 @@ def find_gpu(api: Any) -> Gpu | None:
         else str(properties.name)
     )
     driver, cuda = (
+        # CUDA writes 12.6 as 12060.
         f"{version // 1000}.{version % 1000 // 10}"
         for _, version in (api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion())
     )
@@ -158,6 +160,7 @@ class Cuda:
             size_bytes,
         )
         self._releases[int(pointer)] = ("cudaFreeHost", pointer)
+        # The array borrows the block: it must not be read after `free`.
         memory = memoryview((ctypes.c_byte * size_bytes).from_address(int(pointer))).cast("B")
         array: NDArray[np.generic] = np.frombuffer(
             memory, dtype=kind, count=math.prod(shape)
@@ -262,6 +265,7 @@ class Cuda:
     def _check(
         self, call: str, result: tuple[Any, ...], size_bytes: int | None = None
     ) -> tuple[Any, ...]:
+        # cuda-bindings return the error first, then the values.
         error, *values = result
         if int(error) == 0:
             return tuple(values)

@@ -42,8 +42,10 @@ class TrtDenoiser:
         self._row_bytes = width * np.dtype(pair.dtype).itemsize
         self._classes = cuda.allocate_host((self._batch, steps, width), pair.dtype)
         self._null = cuda.allocate_host((steps, width), pair.dtype)
+        # A row is bound where it lies in the table, so each begins at an aligned address.
         self._stride = aligned(table.shape[1] * table.itemsize)
         self._rows = cuda.allocate_host((steps, self._stride // table.itemsize), "float32")
+        # [K, C] => [K, stride]: each row padded to the alignment
         self._rows[:, : table.shape[1]] = table[:steps]
         self._table = cuda.allocate(self._rows.nbytes)
         cuda.upload(self._table, self._rows)
@@ -69,7 +71,8 @@ class TrtDenoiser:
         # Copies of the batch before may still read the page-locked tables that are written now.
         self._cuda.synchronize()
         for slot, table in enumerate(tables):
-            # Neighbouring batches mostly share their classes.
+            # Neighbouring batches mostly share their classes. Identity is enough: a table that
+            # `_loaded` refers to cannot be freed, and another be at its address.
             if slot >= len(self._loaded) or self._loaded[slot] is not table:
                 self._classes[slot] = table[: self._steps]
         if self._loaded_null is not null:
@@ -99,6 +102,7 @@ class TrtDenoiser:
 
     def step(self, k: int, latent: Latents) -> Latents:
         """Enqueue step k alone on another latent; the captured graph keeps its own addresses."""
+        # Where step k reads in a run, since `_enqueue_step` binds it by its number.
         source = self._latents[(self._steps - k) % 2]
         self._engine.place("latent", latent, source)
         self._enqueue_step(k)
@@ -137,6 +141,8 @@ class TrtDenoiser:
         self._cuda.copy_rows_to_device(
             pair, self._classes.ctypes.data + offset, stride, self._row_bytes, self._batch
         )
+        # One row into every slot. A strided copy cannot do this: cudaMemcpy2DAsync refuses a source
+        # pitch that is smaller than a row.
         for slot in range(self._batch):
             self._cuda.copy_to_device(
                 pair + (self._batch + slot) * self._row_bytes,

@@ -74,6 +74,7 @@ class TrtEngine:
         self._releases: list[int] = []
         sidecar = started.plan.sidecars[network]
         needed = sidecar.memory.activation_bytes
+        # TensorRT calls the logger meanwhile, and drops an interrupt that is raised there.
         with interrupts_held():
             self._engine: Any = self._deserialize()
             self._kernels = (
@@ -119,6 +120,8 @@ class TrtEngine:
         if self._kernels is not None:
             self._kernels.keep()
         self._ports.close()
+        # What was made by the engine goes before the engine:
+        # https://docs.nvidia.com/deeplearning/tensorrt/latest/architecture/how-trt-works.html
         self._context = self._kernels = None
         self._engine = None
         for address in self._releases:
@@ -148,7 +151,7 @@ class TrtEngine:
         """Copy values of exactly an input's type and shape to a device address.
 
         Raises:
-            EngineError: Their type or shape differs, or the engine is closed.
+            EngineError: If their type or shape differs, or the engine is closed.
         """
         self._ports.require_open()
         self._cuda.synchronize()  # an earlier copy may still read the page-locked array
@@ -183,6 +186,7 @@ class TrtEngine:
 
     def _deserialize(self) -> Any:
         started = self._started
+        # Here, and not only where a plan is chosen, since a session may be opened by itself.
         if reason := started.plan.distrusted():
             raise EngineError(reason)
         data = started.plan.read(self._name)
@@ -202,6 +206,7 @@ class TrtEngine:
         engine = started.runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(f"TensorRT cannot load the {self._name} engine: {started.log.last}")
+        # A name that the engine does not have gets the mode NONE, and no error.
         modes = started.module.TensorIOMode
         for specs, mode in ((self._ports.inputs, modes.INPUT), (self._ports.outputs, modes.OUTPUT)):
             for name in specs:
@@ -231,6 +236,7 @@ class TrtEngine:
                 stacklevel=2,
             )
             address, size_bytes = self._own(self._cuda.allocate(needed)), needed
+        # Else TensorRT would allocate scratch memory for each context, and none could be shared.
         strategy = self._started.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._kernels is None:
             context = self._engine.create_execution_context(strategy)

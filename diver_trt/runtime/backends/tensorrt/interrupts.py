@@ -15,16 +15,17 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
 
     A handler runs wherever Python code happens to run: within TensorRT, in its logger and its
     progress monitor. An interrupt that is raised there is printed and dropped, or becomes an error
-    of the compiler. So it is raised here, in place of whatever the block returned or raised. The
-    block may ask whether one is held back, in order to end early.
-
-    Only signals that raise KeyboardInterrupt are held back, and only in the main thread, where
-    Python runs signal handlers.
+    of the compiler. So it is raised here, at the end of the block, which may ask whether one is
+    held back, in order to end early. Outside the main thread nothing is held back.
     """
     held: list[int] = []
     before: dict[int, Any] = {}
+    # Python runs signal handlers in the main thread, and lets no other thread set them:
+    # https://docs.python.org/3/library/signal.html#signals-and-threads
     if threading.current_thread() is threading.main_thread():
         for number in signal.valid_signals():
+            # The handler that raises KeyboardInterrupt; a signal that is ignored or handled in
+            # another way stays so.
             if (handler := signal.getsignal(number)) is signal.default_int_handler:
                 before[number] = handler
                 signal.signal(number, lambda number, _: held.append(number))
@@ -33,5 +34,6 @@ def interrupts_held() -> Iterator[Callable[[], bool]]:
     finally:
         for held_back, handler in before.items():
             signal.signal(held_back, handler)
+        # In place of whatever the block returned or raised.
         if held:
             raise KeyboardInterrupt

@@ -43,6 +43,7 @@ class KernelCache:
         """Write what was compiled since the file was read."""
         if self._path and (kernels := self._cache.serialize()) is not None:
             compiled = bytes(kernels)
+            # Mostly nothing was compiled, and the file already has these bytes.
             if compiled != self._kept:
                 write_cached(self._path, compiled)
                 self._kept = compiled

@@ -78,6 +78,7 @@ def plan_memory(plan: Plan, residency: Residency) -> MemoryPlan:
         )
         for name in NETWORKS
     )
+    # The sidecars' figures are those of the largest batch.
     return MemoryPlan(plan, plan.batches.maximum, residency, phases)
 
 
@@ -123,6 +124,7 @@ def _smaller(smallest: MemoryPlan) -> str:
     """Return the command that builds engines which need less memory, as a clause."""
     if smallest.batch == 1:
         return ", or export the model in fewer bits, with --precision fp16, int8 or int8-fp16"
+    # BUNDLE/plans/TARGET => BUNDLE
     bundle = shlex.quote(str(smallest.plan.folder.parent.parent))
     backend = " --backend trt" if smallest.plan.backend == "trt" else ""
     return f", or build for a smaller batch with `diver-trt build {bundle}{backend} --batch 1`"
@@ -139,6 +141,7 @@ def _phase(
         scratch_bytes=alive[name].memory.activation_bytes
         if scratch_bytes is None
         else scratch_bytes,
+        # Not shared, unlike scratch memory: every network keeps its own buffers.
         io_bytes=sum(memory.io_bytes for memory in memories),
     )
 
@@ -164,6 +167,7 @@ def parse_bytes(text: str, name: str = "the size") -> int:
         "gib": 2**30,
         "tib": 2**40,
     }
+    # The letters of all units, taken off the end, leave the number.
     number = text.strip().lower().rstrip("bgikmt ")
     unit = text.strip().lower()[len(number) :].strip()
     try:

@@ -17,6 +17,7 @@ MODULES: dict[Backend, str] = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
 EXTRAS: dict[Backend, str] = {"rtx": "rtx", "trt": "tensorrt"}
 SUPPORTED: dict[Backend, tuple[tuple[int, int], tuple[int, int]]] = {
     "rtx": ((1, 0), (2, 0)),
+    # JetPack 6.2 has 10.3.
     "trt": ((10, 3), (12, 0)),
 }
 """First supported version and the first that is not."""
@@ -92,6 +93,8 @@ def logger(module: Any) -> Any:
         def last(self) -> str:
             return self.errors[-1] if self.errors else "no reason given"
 
+        # TensorRT calls it from threads of its own too; appending to a list needs no lock:
+        # https://docs.nvidia.com/deeplearning/tensorrt/latest/architecture/how-trt-works.html
         def log(self, severity: Any, message: str) -> None:
             self.lines.append(message)
             if severity <= module.ILogger.Severity.ERROR:

@@ -62,6 +62,7 @@ class Plan:
     @property
     def batches(self) -> Profile:
         """Batches of images that the plan was built for."""
+        # The other networks' sizes do not follow the batch (`diver_trt.bundle.run_size`).
         return self.sidecars["denoiser"].profile
 
     @property
@@ -142,6 +143,7 @@ class Plan:
                 continue
             try:
                 with self._open(network) as file:
+                    # Hashed by blocks: unlike `read`, a check needs no engine in memory.
                     if stream_sha256(file) != sidecar.engine.sha256:
                         yield self._changed(network)
             except EngineError as error:
@@ -156,6 +158,7 @@ class Plan:
             raise EngineError(
                 f"{path}: missing ({cause.strerror}); build the engines again"
             ) from cause
+        # Before the hash, since `read` takes the whole file into memory.
         if os.fstat(file.fileno()).st_size != record.size_bytes:
             file.close()
             raise self._changed(network)
@@ -186,7 +189,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 class StrayFoldersError(EngineError):
-    """Folders beside those of engines that hold none."""
+    """Folders in `plans` that hold no engines."""
 
 
 def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
@@ -202,6 +205,7 @@ def read_plans(bundle: Bundle) -> Iterator[Plan | EngineError]:
         yield error
         return
     for folder in folders:
+        # A dangling symlink is a damaged target, and not a folder without engines.
         if not any(os.path.lexists(folder / f"{name}.json") for name in NETWORKS):
             others.append(printable(folder.name))
             continue

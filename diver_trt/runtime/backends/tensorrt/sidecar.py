@@ -59,6 +59,7 @@ class Profile:
         """
         # re.ASCII: \d also matches the digits of other scripts. Six of them are 999,999.
         found = re.fullmatch(r"(\d{1,6})(?::(\d{1,6}):(\d{1,6}))?", text, re.ASCII)
+        # 8 => [8, 8, 8]; a text that does not match => [0], which is refused below
         sizes = [int(size or found[1]) for size in found.groups()] if found else [0]
         if sizes[0] < 1 or sizes != sorted(sizes):
             raise UsageError(
@@ -209,11 +210,13 @@ class Sidecar:
             return (
                 f"it was built by version {shown(built.version)}, and {here.version} is installed"
             )
+        # After what is wrong in any case: an engine that only lacks a GPU is not called broken.
         if here.compute_capability is None:
             return NO_GPU
         if here.compute_capability not in self.compute_capabilities:
             targets = shown(", ".join(self.compute_capabilities))
             return f"it is for {targets}, and this GPU is {here.compute_capability}"
+        # TensorRT proper chose its kernels by measuring them on the GPU that it built on.
         if built.backend == "trt" and built.gpu != here.gpu:
             return f"it was built on {shown(str(built.gpu))}, and this GPU is {here.gpu}"
         if built.driver and here.driver and _numbers(built.driver) > _numbers(here.driver):

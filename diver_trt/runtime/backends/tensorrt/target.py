@@ -45,6 +45,7 @@ class Target:
         """Timing cache of the next build here; None for TensorRT-RTX, or without a home."""
         if self.backend == "rtx" or (folder := cache_folder()) is None:
             return None
+        # Measurements hold for one release of TensorRT and one kind of GPU.
         return folder / f"timing-{self.machine.version}-{'-'.join(self.compute_capabilities)}.cache"
 
     @property
@@ -87,6 +88,7 @@ def resolve_target(
     """
     module = import_tensorrt(backend)
     try:
+        # TensorRT-RTX builds without a GPU, and so without CUDA's bindings.
         gpu = find_gpu(import_cuda())
     except MissingExtraError:
         gpu = None
@@ -120,6 +122,7 @@ def _rtx_capabilities(module: Any, machine: Machine, sms: Sequence[int]) -> tupl
     Raises:
         EngineError: If it does not compile for one of them.
     """
+    # From the installed package, since releases differ.
     known = sorted(
         int(name[2:]) for name in dir(module.ComputeCapability) if re.fullmatch(r"SM\d+", name)
     )

@@ -37,10 +37,7 @@ def register_path() -> Path:
 def register(hashes: Iterable[str] = ()) -> None:
     """Enter engines; without any, only make sure that they could be entered.
 
-    A line is added in one write, so that several processes may enter engines at once, and none is
-    glued to the remains of another. Where the list seems to end in such remains, a line break goes
-    first; if another process was only in the middle of its write (a file system may show the half
-    of it), that leaves an empty line, which is ignored like any line that is not a hash.
+    Several processes may enter engines at once.
 
     Args:
         hashes: SHA-256 of each engine, in hex.
@@ -57,12 +54,15 @@ def register(hashes: Iterable[str] = ()) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            # A process that was killed in the middle of a write leaves half a line.
+            # A process that was killed in the middle of a write leaves half a line, which a line
+            # break ends. If another process was only in the middle of its write, the break makes an
+            # empty line, which is ignored like any line that is not a hash.
             cut = (
                 os.lseek(file, 0, os.SEEK_END)
                 and os.pread(file, 1, os.lseek(file, 0, os.SEEK_END) - 1) != b"\n"
             )
             text = (b"\n" if cut else b"") + b"".join(line + b"\n" for line in lines)
+            # One write in append mode, so that no line of another process gets in between.
             if lines and os.write(file, text) != len(text):
                 raise OutputError(f"{path}: could not be written to its end; is the disk full?")
         finally:
@@ -90,6 +90,7 @@ def _read() -> set[bytes]:
     path = register_path()
     try:
         with path.open("rb") as file:
+            # Of the open file, not of the path, which may name another file by now.
             if not is_own(os.fstat(file.fileno())):
                 raise EngineError(
                     f"{path}: can be written by others, so it proves nothing; make it your own "
