@@ -114,9 +114,7 @@ def test_kips_whitening_is_undone_except_for_brightness_and_contrast(
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     whitened = (rows @ tenth_of_the_mean(rows))[:20].reshape(20, 3, 16, 16).transpose(0, 2, 3, 1)
     path = save_kip(tmp_path, whitened, "kip_cifar10_ConvNet3_ssize20_zca_nol_noaug_ckpt1000.npz")
-    with pytest.raises(
-        DatasetError, match="looks ZCA-whitened .brightness is 0.6% of"
-    ):
+    with pytest.raises(DatasetError, match=r"looks ZCA-whitened .brightness is 0.6% of"):
         read(path, imagenet)
     for image, original in zip(undone(path, imagenet, training), photographs[:20], strict=True):
         inside = (image > 0) & (image < 255)
