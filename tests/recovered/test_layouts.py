@@ -273,8 +273,8 @@ def test_layouts_that_cannot_be_written_are_refused_before_any_work(
 
 
 def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits: Bundle) -> None:
-    (tmp_path / "map.txt").write_text("emu 9\ncat 7\n3 2\n")
-    for name in ("emu", "cat", "3"):
+    (tmp_path / "map.txt").write_text("emu 9\n🐈 7\n3 2\n", encoding="utf-8")
+    for name in ("emu", "🐈", "3"):
         (tmp_path / "in" / name).mkdir(parents=True)
         Image.fromarray(known_images(1, 16)[0]).save(tmp_path / "in" / name / "0.png")
     names = tmp_path / "map.txt"
@@ -282,9 +282,9 @@ def test_names_of_a_class_map_are_those_that_trainers_see(tmp_path: Path, digits
         tmp_path / "in", tmp_path / "out", digits, classes=names, layout="huggingface"
     )
     classes = [(entry["name"], entry.get("own_name")) for entry in manifest["classes"]]
-    assert classes == [("9", "emu"), ("7", "cat"), ("2", None)]
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "'0': \"emu\"\n          '1': \"cat\"\n          '2': \"2\"\n" in card
+    assert classes == [("9", "emu"), ("7", "🐈"), ("2", None)]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "'0': \"emu\"\n          '1': \"🐈\"\n          '2': \"2\"\n" in card
     page = (tmp_path / "out" / "index.html").read_text()
     assert '"name":"emu","drawn":"9"' in page
     assert '"name":"2","drawn":null' in page

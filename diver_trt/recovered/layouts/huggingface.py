@@ -62,7 +62,11 @@ def _card(names: list[str]) -> str:
         "    dtype:",
         "      class_label:",
         "        names:",
-        *(f"          '{index}': {json.dumps(name)}" for index, name in enumerate(names)),
+        # Not in ASCII: JSON escapes an emoji as two surrogates, which YAML does not join.
+        *(
+            f"          '{index}': {json.dumps(name, ensure_ascii=False)}"
+            for index, name in enumerate(names)
+        ),
         "  - name: model_class",
         "    dtype: int64",
         "---",
