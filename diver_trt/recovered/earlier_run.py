@@ -251,7 +251,12 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
     name, since an image that is removed renumbers those after it.
     """
     now = {image.key: image for image in current}
-    same = {image.key for image in recorded if image.key in now and _is_same(image, now[image.key])}
+    names = {image.source for image in recorded}
+    same = {
+        image.key
+        for image in recorded
+        if image.key in now and _is_same(image, now[image.key], names)
+    }
     # What is left is compared by name: an image that is removed renumbers the later ones.
     before = {image.source: image for image in recorded if image.key not in same}
     after = {image.source: image for image in current if image.key not in same}
@@ -269,11 +274,13 @@ def describe_changes(recorded: Sequence[Input], current: Sequence[Input]) -> str
     return "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in kinds.items() if names)
 
 
-def _is_same(old: Input, new: Input) -> bool:
+def _is_same(old: Input, new: Input, names: Collection[str]) -> bool:
     if old.label != new.label:
         return False
     if old.left_out or (new.left_out and not old.made):
-        return True  # no image was recovered from it, or will be
+        # No image was recovered from it, or will be. Without an image to compare, the name shows
+        # whether a later one has moved into its place.
+        return new.source == old.source or new.source not in names
     return (old.sha256, old.soft_label_sha256) == (new.sha256, new.soft_label_sha256)
 
 

@@ -233,6 +233,14 @@ def test_changes_are_described_image_by_image(after: list[dict[str, Any]], expec
     assert describe_changes(inputs_of_entries(BEFORE), inputs_of_entries(after)) == expected
 
 
+def test_a_left_out_image_that_was_deleted_is_the_one_that_is_missing() -> None:
+    left_out = {"key": "00000/00000", "source": "0/0.png", "label": 0, "source_sha256": ""}
+    before = [{**left_out, "problem": "is damaged"}, *BEFORE[1:3]]
+    after = [{**image, "key": f"00000/0000{n}"} for n, image in enumerate(BEFORE[1:3])]
+    found = describe_changes(inputs_of_entries(before), inputs_of_entries(after))
+    assert found == "1 removed: 0/0.png"
+
+
 # Versions
 
 
