@@ -114,6 +114,9 @@ class Recipe:
                 object.__setattr__(self, name, tuple(map(_plain, value)))
         # After the numbers are plain: the checks below refuse every type but Python's own.
         self._check_ranges()
+        for name in ("cfg_scale", "gamma"):
+            # 4 equals 4.0, but JSON writes them differently.
+            object.__setattr__(self, name, float(getattr(self, name)))
         self._check_windows()
         if self.inherit_step is None and self.start_step != self.steps:
             raise RecipeError(

@@ -67,6 +67,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
         Recipe(steps=-(10**5000))
 
 
+def test_equal_recipes_are_written_alike() -> None:
+    integers, floats = Recipe(cfg_scale=4, gamma=0), Recipe(cfg_scale=4.0, gamma=0.0)
+    assert json.dumps(integers.to_json()) == json.dumps(floats.to_json())
+
+
 def test_an_unknown_setting_is_named() -> None:
     with pytest.raises(RecipeError, match="unknown settings strength"):
         Recipe.from_json({"strength": 1})
