@@ -144,7 +144,13 @@ class Recipe:
     def _check_windows(self) -> None:
         high, low = self._checked_range("window", self.window)
         if self.cfg_window is not None:
-            self._checked_range("cfg_window", self.cfg_window)
+            first, last = self._checked_range("cfg_window", self.cfg_window)
+            if self.cfg_scale > 1 and last >= self.start_step:
+                raise RecipeError(
+                    f"cfg_window is {first}:{last} but sampling starts at step {self.start_step}, "
+                    "so classifier-free guidance would never act. Set its last step below "
+                    f"{self.start_step}, or cfg_scale to 1."
+                )
         if self.gamma > 0 and low >= self.start_step:
             # 0.4 is 10 of 25, where the window of `matched` ends.
             raise RecipeError(
@@ -201,18 +207,18 @@ class Recipe:
         inherit = None if self.inherit_step is None else max(1, scaled(self.inherit_step))
         start = max(1, scaled(self.start_step))
 
-        # With few steps, both ends may round to the same step, and a window would be empty.
+        # With few steps, both ends may round to the same step, or the lower one to the start: such
+        # a window would be empty, or never act.
         def scaled_range(steps: tuple[int, int]) -> tuple[int, int]:
             high = max(1, scaled(steps[0]))
-            return high, min(scaled(steps[1]), high - 1)
+            return high, min(scaled(steps[1]), high - 1, start - 1)
 
-        high, low = scaled_range(self.window)
         return replace(
             self,
             steps=steps,
             inherit_step=inherit,
             start_step=start,
-            window=(high, min(low, start - 1)),
+            window=scaled_range(self.window),
             cfg_window=None if self.cfg_window is None else scaled_range(self.cfg_window),
         )
 

@@ -109,6 +109,10 @@ def test_an_unknown_setting_is_named() -> None:
             "window is 40:25 but sampling starts at step 25.*Set the window to 25:10",
         ),
         (
+            {"start_step": 25, "window": (25, 10), "cfg_window": (50, 25)},
+            "cfg_window is 50:25 but sampling starts at step 25, .* Set its last step below 25",
+        ),
+        (
             {"inherit_step": None, "start_step": 40},
             "inheritance is off: the model expects pure noise at step 50 only",
         ),
@@ -121,6 +125,7 @@ def test_contradictory_settings_are_refused(settings: dict[str, Any], message: s
 
 def test_without_guidance_the_window_does_not_matter() -> None:
     assert list(Recipe(start_step=25, gamma=0).guided_steps) == []
+    assert Recipe(start_step=25, gamma=0, cfg_scale=1, cfg_window=(50, 30)).cfg_window == (50, 30)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +156,8 @@ def test_every_preset_scales_to_every_number_of_steps() -> None:
                 (scaled.window[0], preset.window[0]),
             ):
                 assert 2 * abs(ours * preset.steps - theirs * steps) <= preset.steps
+            # Raises if it would never act.
+            replace(preset, cfg_window=(50, preset.start_step - 1)).scaled_to(steps)
 
 
 def test_without_inheritance_it_stays_off_when_scaled() -> None:
