@@ -166,7 +166,11 @@ class Recipe:
         high, low = steps
         _require_int(f"{name}'s first step", high, 1, self.steps, self._proportions_hint)
         _require_int(f"{name}'s last step", low, 0, self.steps)
-        if low >= high:
+        if low == high:
+            raise RecipeError(
+                f"{name} is {high}:{low}, which holds no step; expected a last step below {high}."
+            )
+        if low > high:
             raise RecipeError(
                 f"{name} is {high}:{low}; it runs downwards, so expected the larger step first, "
                 f"{low}:{high}."
@@ -176,6 +180,8 @@ class Recipe:
     # A function and no text: PRESETS does not exist while its own recipes are checked.
     def _proportions_hint(self) -> str:
         """Return the paper's settings, which are steps of 50, at the same fractions of `steps`."""
+        if self.steps == PRESETS["paper"].steps:
+            return ""
         paper = PRESETS["paper"].scaled_to(self.steps)
         high, low = paper.window
         return (

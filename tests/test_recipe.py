@@ -102,7 +102,8 @@ def test_an_unknown_setting_is_named() -> None:
             {"window": (25, 40)},
             "window is 25:40; it runs downwards, so expected the larger step first, 40:25",
         ),
-        ({"window": (60, 25)}, "window's first step is 60"),
+        ({"window": (30, 30)}, "window is 30:30, which holds no step; expected a last step below"),
+        ({"window": (60, 25)}, "window's first step is 60; expected a whole number from 1 to 50.$"),
         ({"window": 40}, "window is 40; expected two steps"),
         (
             {"start_step": 25},
