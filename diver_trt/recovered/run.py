@@ -200,11 +200,7 @@ def recover(
     _check_output(dataset, model, target, laid_out)
     if gallery:
         require_place(target)
-    if dataset.soft_label and laid_out.soft_labels is None:
-        monitor.notes.warn(
-            f"note: layout {laid_out.name} does not hold soft labels, so those of the input are "
-            "dropped"
-        )
+    _warn_of_dropped_labels(dataset, laid_out, monitor.notes)
     skip_bad = on_error == "skip"
     job = Job(
         dataset=dataset,
@@ -242,6 +238,15 @@ def _warn_of_noise(recipe: Recipe, notes: Notes) -> None:
             f"warning: distilled latents are lifted to the level of step {recipe.inherit_step}, "
             f"but sampling starts at step {recipe.start_step}, which takes less noise: the rest "
             "may stay in the images"
+        )
+
+
+def _warn_of_dropped_labels(dataset: Dataset, layout: Layout, notes: Notes) -> None:
+    """Warn of soft labels that the layout does not hold."""
+    if dataset.soft_label and layout.soft_labels is None:
+        notes.warn(
+            f"note: layout {layout.name} does not hold soft labels, so those of the input are "
+            "dropped"
         )
 
 

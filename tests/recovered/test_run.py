@@ -101,15 +101,18 @@ def test_bad_images_are_skipped_or_end_it(tmp_path: Path) -> None:
 def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
     values = np.full((10, 3, 32, 32), 1.5, np.float32)
     values[:, :, ::2] = 0
-    np.savez(tmp_path / "a.npz", images=values, labels=np.arange(10), normalisation="none")
+    labels = np.eye(10, dtype=np.float32)
+    np.savez(tmp_path / "a.npz", images=values, labels=labels, normalisation="none")
     with pytest.warns(UserWarning) as record:
-        recover(tmp_path / "a.npz", tmp_path / "out", recipe=QUICK)
+        recover(tmp_path / "a.npz", tmp_path / "out", recipe=QUICK, layout="idc")
+    assert {warning.filename for warning in record} == {__file__}
     doubts = [str(warning.message) for warning in record]
+    assert any("layout idc does not hold soft labels" in doubt for doubt in doubts)
     assert any("is --normalisation none right?" in doubt for doubt in doubts)
     assert any("50.0% of the values lie outside the range" in doubt for doubt in doubts)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recover(tmp_path / "a.npz", tmp_path / "out", recipe=QUICK, on_note=lambda _: None)
+        recover(tmp_path / "a.npz", tmp_path / "quiet", recipe=QUICK, on_note=lambda _: None)
 
 
 @pytest.mark.parametrize(
