@@ -73,7 +73,7 @@ class Source:
     collage: Count = 1
     soft_labels: str | None = None
     clipped: float = 0.0
-    images: Size
+    images: Count
     sha256: Sha256
 
 

@@ -239,6 +239,11 @@ def unfinished(folder: Path) -> None:
     (folder / "manifest.json").rename(folder / "journal.jsonl")
 
 
+def emptied(folder: Path) -> None:
+    in_manifest(folder, set_in("source", "images", to=0))
+    in_manifest(folder, lambda manifest: manifest.update(classes=[], samples=[], skipped=[]))
+
+
 def linked(folder: Path) -> None:
     image = folder / "00004" / "00001.png"
     image.rename(folder.parent / "secret.png")
@@ -265,6 +270,7 @@ def linked(folder: Path) -> None:
             lambda folder: in_manifest(folder, set_in("skipped", to=[])),
             "manifest.json: lists 9 images, expected 10",
         ),
+        (emptied, "source.images: found 0, expected a whole number, 1 or more"),
         (
             lambda folder: in_manifest(folder, set_in("layout", "name", to="zip")),
             'layout.name: found "zip", expected one of index',
