@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -91,7 +92,9 @@ class _Run:
             memory=recoverer.memory,
         )
         self._background = Background[ImageDone]()
-        try:
+        # Closed however the run ends: the background first, which keeps what the engine has
+        # finished, and the second try even if that fails.
+        with closing(self._second_try), closing(self._background):
             for event in recoverer.events(self._read(unread, taken)):
                 yield from self._background.finished()
                 yield from self._newly_skipped()
@@ -104,10 +107,6 @@ class _Run:
             self._background.wait()
             yield from self._background.finished()
             yield from self._newly_skipped()
-        finally:
-            # What the engine has finished is kept, however the run ends.
-            self._background.close()
-            self._second_try.close()
 
     def _read(self, unread: deque[Sample], taken: dict[str, Sample]) -> Iterator[ModelSample]:
         """Yield the samples that can be read, moving each from `unread` to `taken`."""

@@ -14,7 +14,8 @@ from benchmarks.crash import different
 from diver_trt import Bundle, Recipe
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.errors import DeviceMemoryError, EngineError
+from diver_trt.errors import DeviceMemoryError, EngineError, OutputError
+from diver_trt.recovered.background import Background
 from diver_trt.recovered.events import (
     BatchStarts,
     Event,
@@ -27,6 +28,7 @@ from diver_trt.recovered.events import (
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.recovering import recover_job
+from diver_trt.recovered.second_try import SecondTry
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.runtime.engine import Placement
@@ -136,6 +138,23 @@ def test_a_caller_may_stop_between_chunks_of_phases(
         assert len(writer.done) == BATCH
     events_of(job, out)
     assert different(whole, out) == []
+
+
+def test_the_second_model_is_freed_although_the_last_image_cannot_be_written(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[SecondTry] = []
+    close = Background.close
+
+    def failing(self: Background[ImageDone]) -> None:
+        close(self)
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(Background, "close", failing)
+    monkeypatch.setattr(SecondTry, "close", lambda self: closed.append(self))
+    with pytest.raises(OutputError, match="the disk is full"):
+        events_of(job, tmp_path / "out")
+    assert len(closed) == 1
 
 
 def test_closing_frees_the_model(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
