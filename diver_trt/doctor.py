@@ -62,7 +62,10 @@ def _gpu() -> Iterator[Finding]:
         # docs/jetson.md.
         jetson = "pip install cuda-bindings polygraphy, before 13 on JetPack 6"
         remedy = jetson if cuda.on_jetson() else error.command if cuda.has_driver() else None
-        yield Finding("CUDA", "missing", "not installed", remedy)
+        if error.problem:
+            yield Finding("CUDA", "broken", error.problem, remedy)
+        else:
+            yield Finding("CUDA", "missing", "not installed", remedy)
         return
     except DiverError as error:
         yield Finding("CUDA", "broken", str(error))

@@ -9,7 +9,7 @@
     ├── ExportError          a model that cannot be exported, or a graph that fails its checks
     ├── EngineError          an engine that cannot be built, opened, fed or run
     │   └── DeviceMemoryError    there is not enough memory on the device
-    └── MissingExtraError    an optional package is not installed; the message is the install line
+    └── MissingExtraError    an optional package is missing; the message is the install line
 
 A message states what was found, what was expected, and what to do. Text that it quotes from a file
 goes through `shown`.
@@ -96,12 +96,19 @@ def first_line(cause: BaseException) -> str:
 
 
 class MissingExtraError(DiverError, ImportError):
-    """An optional package is not installed; the message names the command that installs it.
+    """An optional package is missing; the message names the command that installs it.
 
     Attributes:
         command: That command.
+        problem: Why an installed package cannot be imported, or None if it is not installed.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, problem: str | None = None) -> None:
         self.command = f"pip install 'diver-trt[{extra}]'"
-        super().__init__(f"{purpose} needs {package}, which is not installed; run `{self.command}`")
+        self.problem = problem
+        found = (
+            f"is installed but cannot be imported ({problem}); reinstall it with"
+            if problem
+            else "is not installed; run"
+        )
+        super().__init__(f"{purpose} needs {package}, which {found} `{self.command}`")

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from diver_trt.errors import MissingExtraError
+from diver_trt.errors import MissingExtraError, first_line, shown
 
 
 def required(module: str, extra: str, purpose: str, package: str | None = None) -> ModuleType:
@@ -20,12 +20,15 @@ def required(module: str, extra: str, purpose: str, package: str | None = None) 
         package: Its package, where that has another name.
 
     Raises:
-        MissingExtraError: If it is not installed.
+        MissingExtraError: If it is not installed, or cannot be imported.
     """
     try:
         return import_module(module)
     except ImportError as cause:
-        raise MissingExtraError(package or module, extra, purpose) from cause
+        # A package that is installed may lack a library, or a module of another package.
+        absent = isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}.")
+        problem = None if absent else shown(first_line(cause))
+        raise MissingExtraError(package or module, extra, purpose, problem) from cause
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:

@@ -216,6 +216,17 @@ def test_a_driver_older_than_the_bindings_is_found(
     assert finding.remedy == "update the driver, or pip install 'cuda-bindings<13'"
 
 
+def test_bindings_that_cannot_be_imported_are_broken(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise MissingExtraError("cuda-bindings", "rtx", "an engine", "libcuda.so.1: not found")
+
+    monkeypatch.setattr(cuda_module, "import_cuda", fails)
+    finding = findings(digits)["CUDA"]
+    assert (finding.state, finding.detail) == ("broken", "libcuda.so.1: not found")
+
+
 def test_a_missing_driver_is_reported_without_alarm(digits: Bundle, gpu: StandInCuda) -> None:
     gpu.no_driver = True
     assert findings(digits)["CUDA"].state == "missing"
