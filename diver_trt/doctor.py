@@ -96,7 +96,8 @@ def _gpu() -> Iterator[Finding]:
 def _jetson() -> Iterator[Finding]:
     if not cuda.on_jetson():
         return
-    yield Finding("Jetson", "note", cuda.JETSON_RELEASE.read_text(errors="replace").splitlines()[0])
+    release = cuda.JETSON_RELEASE.read_text(errors="replace").splitlines()
+    yield Finding("Jetson", "note", release[0] if release else f"{cuda.JETSON_RELEASE} is empty")
     # A virtual environment hides system packages unless it was made with --system-site-packages.
     in_environment = sys.prefix != sys.base_prefix
     hidden = in_environment and not any(Path(entry) == SYSTEM_PACKAGES for entry in sys.path)

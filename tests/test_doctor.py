@@ -258,6 +258,15 @@ def test_a_jetson_environment_that_hides_tensorrt_is_found(
     assert "JetPack's TensorRT" not in findings(digits)
 
 
+def test_an_empty_release_file_of_a_jetson_is_a_note(
+    digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = tmp_path / "nv_tegra_release"
+    release.touch()
+    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", release)
+    assert findings(digits)["Jetson"].detail == f"{release} is empty"
+
+
 def test_the_command_prints_every_finding_and_its_remedy() -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
