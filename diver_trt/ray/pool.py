@@ -320,12 +320,15 @@ class WorkerPool:
         self._start()
 
     def _note_waiting(self) -> None:
-        """Report once that the cluster has no room for any worker."""
+        """Report once that no worker is ready: none has started, or all still open the model."""
         if self._first_ready():
             self._alone_since, self._waiting_noted = time.monotonic(), False
         elif not self._waiting_noted and time.monotonic() - self._alone_since > PATIENCE_S:
             self._waiting_noted = True
-            self._say(f"waiting for Ray to start {self._plan}")
+            # A worker that has reported its version runs, and only its `open` is unanswered.
+            started = any(len(member.calls) == 1 for member in self._members)
+            what = "a worker to open the model" if started else f"Ray to start {self._plan}"
+            self._say(f"waiting for {what}")
 
 
 def _require_same_version(node: str, version: str) -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.errors import BundleError, DeviceMemoryError, EngineError
 from diver_trt.method.noise import sample_noise
+from diver_trt.ray import pool as pool_module
 from diver_trt.ray.plan import WorkerPlan
 from diver_trt.ray.pool import WorkerPool
 from diver_trt.ray.worker import Failure, Ready, Recovered, Worker
@@ -73,6 +75,7 @@ def pool(
     *,
     workers: int = 2,
     stopping: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
     disconnect: Callable[[], None] = lambda: None,
 ) -> WorkerPool:
     placement = Placement(engine="onnx", batch=3)
@@ -84,7 +87,7 @@ def pool(
         placement,
         plan,
         stopping=stopping,
-        say=lambda _: None,
+        say=say,
         disconnect=disconnect,
     )
 
@@ -107,6 +110,19 @@ def test_workers_recover_the_images_of_a_single_recoverer(digits: Bundle) -> Non
     assert len(found) == 7
     for result in expected:
         np.testing.assert_array_equal(found[result.key].image, result.image)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "what"),
+    [((0, 31), "Ray to start 1 worker with 1 core"), ((0, 0, 31), "a worker to open the model")],
+)
+def test_long_waiting_is_reported_with_its_reason(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: tuple[int, ...], what: str
+) -> None:
+    notes, clock = list[str](), iter(seconds)
+    monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pool(Ray(lambda _: Echo()), digits, workers=1, say=notes.append):
+        assert notes == [f"waiting for {what}"]
 
 
 def test_a_task_of_a_worker_that_died_is_done_by_another(digits: Bundle) -> None:
