@@ -16,7 +16,7 @@ class WorkerPlan:
 
     Attributes:
         count: Number of workers.
-        cpus: Cores of each.
+        cpus: Cores of each; 0 for workers with a GPU where a node has more GPUs than cores.
         gpus: GPUs of each, 0 or 1.
     """
 
@@ -64,7 +64,9 @@ def plan_workers(
             f"at most {most}"
         )
     if on_gpus:
-        return WorkerPlan(count, 1, 1)
+        # With a core each, some workers would never start on a node with fewer cores than GPUs.
+        enough = all(node.get("CPU", 0) >= node.get("GPU", 0) for node in nodes)
+        return WorkerPlan(count, 1 if enough else 0, 1)
     # The largest share of which `count` fit: a worker cannot have cores of two nodes.
     share = next(
         share for share in range(max(cores), 0, -1) if sum(node // share for node in cores) >= count

@@ -15,6 +15,8 @@ GPUS = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}]
     [
         ("auto", None, GPUS, 3, 1, 1),
         ("rtx", 2, GPUS, 2, 1, 1),
+        ("rtx", None, [{"CPU": 1.0, "GPU": 8.0}, {"CPU": 4.0}], 8, 0, 1),
+        ("auto", None, [{"GPU": 2.0}], 2, 0, 1),
         ("onnx", 4, GPUS, 4, 4, 0),
         ("onnx", 5, GPUS, 5, 4, 0),
         ("onnx", 6, GPUS, 6, 3, 0),
