@@ -19,7 +19,6 @@ flushed, in any order, so a later run trusts no line without hashing its image.
 from __future__ import annotations
 
 import json
-import posixpath
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,7 +145,9 @@ class DatasetWriter:
                 sync_file(self.root / name)
             # fsync of a file does not flush its name, which is in the directory:
             # https://man7.org/linux/man-pages/man2/fsync.2.html
-            for folder in {"", *map(posixpath.dirname, self._unsynced)}:
+            # A new folder's own name is in its parent.
+            parents = (parent for name in self._unsynced for parent in Path(name).parents)
+            for folder in {Path(), *parents}:
                 sync_folder(self.root / folder)
             # The journal comes last, so that its lines on disk have their images there.
             self._journal.sync()

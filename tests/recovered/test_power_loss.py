@@ -134,16 +134,25 @@ def test_manifest_and_journal_are_flushed_before_the_other_is_deleted(
     )
 
 
+@pytest.mark.parametrize(
+    ("layout", "folders"), [("index", ["00000", "out"]), ("huggingface", ["00000", "train", "out"])]
+)
 def test_images_are_flushed_before_their_lines(
-    out: Path, monkeypatch: pytest.MonkeyPatch, operations: list[str]
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operations: list[str],
+    layout: str,
+    folders: list[str],
 ) -> None:
     monkeypatch.setattr(writer, "SYNC_EVERY", 0)
-    recover(out, 4)
+    recover(out, 4, layout=layout)
     for number in (0, 1, 2):
         assert in_order(
             operations, f"name 0000{number}.png", f"sync 0000{number}.png", "sync journal.jsonl"
         )
-        assert in_order(operations, f"name 0000{number}.png", "sync 00000", "sync journal.jsonl")
+        for folder in folders:
+            name = f"name 0000{number}.png"
+            assert in_order(operations, name, f"sync {folder}", "sync journal.jsonl")
 
 
 def test_merged_images_are_flushed_before_the_manifest(
