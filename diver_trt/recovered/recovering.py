@@ -26,7 +26,7 @@ from diver_trt.recovered.events import (
     StepDone,
 )
 from diver_trt.recovered.job import Job
-from diver_trt.recovered.second_try import SECOND_ENGINE, SecondTry
+from diver_trt.recovered.second_try import SecondTry, second_engine
 from diver_trt.recovered.writer import DatasetWriter
 from diver_trt.runtime.opener import Opener, OpenModel
 from diver_trt.runtime.recoverer import RecoveredSample
@@ -139,7 +139,7 @@ class _Run:
             if again is None or again.problem:
                 yield self._skip_unusable(sample, engine, result.problem)
                 return
-            result, engine = again, SECOND_ENGINE
+            result, engine = again, second_engine(self._job.bundle.precision)
         self._background.add(partial(self._write_image, sample, result.image, engine))
 
     def _write_image(self, sample: Sample, image: Pixels, engine: str) -> ImageDone:

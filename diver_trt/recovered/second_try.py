@@ -1,19 +1,25 @@
-"""A second try in fp32 for images that came out unusable in fp16."""
+"""A second try in fp32 for images that came out unusable in another precision."""
 
 from __future__ import annotations
 
 import warnings
 from operator import attrgetter
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import Bundle, Precision
 from diver_trt.distilled.dataset import Sample
 from diver_trt.errors import BundleError, DatasetError, DiverError
 from diver_trt.recovered.distilled_input import DistilledInput
 from diver_trt.recovered.job import Job
 from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
 
-SECOND_ENGINE = "onnx fp32 (fallback: the fp16 image was unusable)"
-"""What a manifest records as the engine of an image from the second try."""
+
+def second_engine(precision: Precision) -> str:
+    """Return what a manifest records as the engine of an image from the second try.
+
+    Args:
+        precision: That of the bundle whose image was unusable.
+    """
+    return f"onnx fp32 (fallback: the {precision} image was unusable)"
 
 
 class SecondTry:

@@ -89,7 +89,8 @@ def test_an_overflow_in_fp16_is_retried_in_fp32(
     decode_badly(monkeypatch, np.nan, "fp16")
     out = recovered(few, tmp_path / "out", *half)
     samples = manifest_of(out)["samples"]
-    again = [sample for sample in samples if sample["engine"].startswith("onnx fp32")]
+    engine = "onnx fp32 (fallback: the fp16 image was unusable)"
+    again = [sample for sample in samples if sample["engine"] == engine]
     assert [sample["key"] for sample in again] == ["00002/00000", "00003/00000", "00003/00003"]
     for sample in again:
         assert (out / sample["file"]).read_bytes() == (in_fp32 / sample["file"]).read_bytes()
@@ -97,6 +98,10 @@ def test_an_overflow_in_fp16_is_retried_in_fp32(
     assert "NaN or infinite values; the model may overflow in fp16, use its fp32 bundle" in fails(
         recover(few, tmp_path / "alone", *half)
     )
+
+
+def test_the_record_of_a_second_try_names_the_precision_of_the_first() -> None:
+    assert "the int8-fp16 image was unusable" in second_try.second_engine("int8-fp16")
 
 
 BAD_OF_SEVEN = ["00002/00000", "00003/00000", "00003/00003"]
