@@ -58,8 +58,8 @@ def open_output(
         OutputError: If the folder holds something else, or an earlier run that differs; if another
             process is writing there; or if it cannot be written.
     """
-    # A folder made for a run that fails before its first image is removed again.
-    made = not root.exists()
+    # Folders made for a run that fails before its first image are removed again.
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     with reported(root, "made"):
         root.mkdir(parents=True, exist_ok=True)
     try:
@@ -83,9 +83,9 @@ def open_output(
                     if not writer.done:
                         _leave_nothing(root)
     finally:
-        if made:
-            with suppress(OSError):  # rmdir fails if anything is in it, and then it stays
-                root.rmdir()
+        with suppress(OSError):  # rmdir fails if anything is in one, and then it stays
+            for folder in made:
+                folder.rmdir()
 
 
 def _leave_nothing(root: Path) -> None:

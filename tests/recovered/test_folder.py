@@ -35,6 +35,12 @@ def test_a_run_that_stopped_anywhere_ends_as_if_undisturbed(whole: Path, tmp_pat
     assert inspect_recovered(whole)["images"] == 5
 
 
+def test_a_run_that_wrote_no_image_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    recover(tmp_path / "there" / "new" / "out", 0)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
 CHANGES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "another sample's key": lambda entries: entries[1].update(key=entries.pop(4)["key"]),
     "no sample's key": lambda entries: entries[1].update(key="00007/00000"),
