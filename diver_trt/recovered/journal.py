@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -123,12 +124,11 @@ class Journal:
         Raises:
             OSError: If it cannot be read.
         """
-        for number, line in enumerate(_lines(self.path)):
+        for line in islice(_lines(self.path), 1, None):
             value = None
             with suppress(ValueError, RecursionError):
                 value = json.loads(line)
-            if number:
-                yield value
+            yield value
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add a sample that is on disk, or that was left out.
