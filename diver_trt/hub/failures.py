@@ -102,9 +102,9 @@ def _answer(cause: Exception) -> str | None:
     # The hub states its reason beside the status.
     if status and (stated := getattr(cause, "server_message", None)):
         return f"the hub refuses the request (HTTP {status}: {shown(' '.join(stated.split()))})."
-    # By name, since the client changes its HTTP library: requests before 1.0, httpx2 since 2.0.
+    # By name, since the client changes its HTTP library: httpx before 2.0, and then httpx2.
     kind = type(cause).__name__
-    if kind in ("UnsupportedProtocol", "InvalidURL", "MissingSchema", "InvalidSchema"):
+    if kind in ("UnsupportedProtocol", "InvalidURL"):
         return (
             f"HF_ENDPOINT is {os.environ.get('HF_ENDPOINT', '')!r}, expected an address such as "
             "https://huggingface.co. Correct or unset it."
