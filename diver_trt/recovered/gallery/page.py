@@ -17,7 +17,7 @@ from string import Template
 from diver_trt.counted import counted
 from diver_trt.errors import printable, shown
 from diver_trt.html_page import STYLE
-from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe
+from diver_trt.recipe import PRESETS, Recipe, setting_text
 from diver_trt.records import Manifest
 from diver_trt.recovered.caption import recover_command
 from diver_trt.recovered.gallery.contents import Contents
@@ -60,9 +60,9 @@ def render(view: View, stamp: Stamp) -> str:
     # string.Template, since a device that recovers does not have Jinja (the extra `compare`).
     page = Template((_PARTS / "page.html").read_text(encoding="utf-8"))
     source, model = shown(manifest.source.name), shown(manifest.bundle.model)
-    size, classes = manifest.layout.size, len(manifest.classes)
+    size = manifest.layout.size
     summary = (
-        f"{classes:,} {'class' if classes == 1 else 'classes'}, with {model} "
+        f"{counted(len(manifest.classes), 'class')}, with {model} "
         f"{shown(manifest.bundle.precision)}. Left: the distilled image as the model was given it. "
         "Right: the recovered one."
     )
@@ -154,8 +154,7 @@ def _recipe(recipe: Recipe) -> str:
     for field in fields(recipe):
         value = getattr(recipe, field.name)
         if value is not None:
-            text = f"{value[0]}:{value[1]}" if field.name in STEP_RANGES else str(value)
-            settings.append(f"{field.name.replace('_', ' ')} {text}")
+            settings.append(f"{field.name.replace('_', ' ')} {setting_text(value)}")
         elif field.name == "inherit_step":
             settings.append("no inheritance")
     return ": ".join([*preset, ", ".join(settings)])
