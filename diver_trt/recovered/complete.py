@@ -30,7 +30,10 @@ def complete(job: Job, writer: DatasetWriter) -> Contents:
         # From the journal, since a resumed run has not seen the images of the earlier ones.
         entry = writer.entry(sample.key)
         rows.add(entry)
-        skipped.append(entry) if "problem" in entry else good.append(sample)
+        if "problem" in entry:
+            skipped.append(entry)
+        else:
+            good.append(sample)
     classes, soft_label = job.classes(), job.dataset.soft_label
     written = Written(
         root=writer.root,

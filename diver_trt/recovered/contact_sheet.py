@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diver_trt.pixels import Pixels
 
 PER_CLASS = 10
-MAX_CLASSES = 100
+SHOWN_CLASSES = 100
 TILES_PER_ROW = 20
 GAP, MARGIN, CAPTION = 2, 16, 18
 MAX_TITLE_WIDTH = 2000
@@ -42,7 +42,7 @@ class ContactSheet:
         # Whole multiples: interpolation would blur the pixels that a small image is looked at for.
         self.tile = image_size * max(1, 64 // image_size) if image_size < 128 else 128
         self._counts = counts
-        self._classes = {index: _Class() for index in sorted(counts)[:MAX_CLASSES]}
+        self._classes = {index: _Class() for index in sorted(counts)[:SHOWN_CLASSES]}
 
     def wants(self, index: int) -> bool:
         """Return whether the sheet has room for another sample of this class."""

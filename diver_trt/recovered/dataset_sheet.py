@@ -70,8 +70,8 @@ def recovered_sheet(
             except DatasetError:
                 continue  # It vanished after it was recovered, which is no reason to fail now.
             recovered = read_image(root / files[sample.key])
-            title = _class_title(job.dataset, job.bundle, sample)
-            sheet.add(sample.index, title, distilled, recovered)
+            name = _class_title(job.dataset, job.bundle, sample)
+            sheet.add(sample.index, name, distilled, recovered)
     return sheet.draw()
 
 

@@ -62,7 +62,7 @@ def recipe_of(folder: RecoveredFolder) -> Recipe:
     """
     try:
         return Recipe.from_json(dict(folder.manifest.recipe))
-    except (RecipeError, TypeError) as cause:
+    except RecipeError as cause:
         raise DatasetError(f"{folder.root / MANIFEST}: recipe: {shown(str(cause))}") from cause
 
 
