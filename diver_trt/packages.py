@@ -26,8 +26,8 @@ def required(module: str, extra: str, purpose: str, package: str | None = None) 
         return import_module(module)
     except ImportError as cause:
         # A package that is installed may lack a library, or a module of another package.
-        absent = isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}.")
-        problem = None if absent else shown(first_line(cause))
+        absent = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        problem = None if f"{module}.".startswith(f"{absent}.") else shown(first_line(cause))
         raise MissingExtraError(package or module, extra, purpose, problem) from cause
 
 
