@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from diver_trt.errors import shown
 
@@ -11,6 +12,12 @@ def counted(number: int, noun: str) -> str:
     """Return a number and its noun: `1 training`, `5,000 images`, `2 batches`."""
     plural = "es" if noun.endswith(("s", "ch")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def counted_with(number: int, noun: str, verb: Literal["is", "was"]) -> str:
+    """Return a number, its noun and the verb in agreement: `1 image was`, `5,000 images are`."""
+    plural = "are" if verb == "is" else "were"
+    return f"{counted(number, noun)} {verb if number == 1 else plural}"
 
 
 def few(names: Sequence[str], most: int = 3, count: int | None = None) -> str:

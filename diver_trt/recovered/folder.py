@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diver_trt.counted import counted_with
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError
 from diver_trt.files import reported
@@ -241,15 +242,12 @@ class _Opening:
             other = " or belong to other shards" if self.head.get("shard") else ""
             notes.append(f"the input differs only in images that were left out{other}")
         if found.retried:
-            notes.append(f"{_images(found.retried)} left out before and can be read now")
+            images = counted_with(found.retried, "image", "was")
+            notes.append(f"{images} left out before and can be read now")
         if found.ignored:
-            count = "1 record is" if found.ignored == 1 else f"{found.ignored} records are"
-            notes.append(f"{count} not of an image of this run, and ignored")
+            records = counted_with(found.ignored, "record", "is")
+            notes.append(f"{records} not of an image of this run, and ignored")
         return notes
-
-
-def _images(count: int) -> str:
-    return "1 image was" if count == 1 else f"{count} images were"
 
 
 def _listed(manifest: Document, part: str) -> list[object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.bundle import Bundle
+from diver_trt.counted import counted_with
 from diver_trt.digits import default_bundle, find_source
 from diver_trt.distilled.class_map import wnid_of
 from diver_trt.distilled.copies import with_copies
@@ -344,7 +345,7 @@ def _note_earlier(writer: DatasetWriter, output: Path, count: int, notes: Notes)
     for note in writer.notes:
         notes.info(f"{output}: {note}")
     if writer.lost:
-        images = "1 image is" if writer.lost == 1 else f"{writer.lost} images are"
+        images = counted_with(writer.lost, "image", "is")
         notes.info(f"{output}: {images} not on disk as recorded, to be recovered again")
     if writer.finished or writer.done:
         done, skipped = writer.totals()

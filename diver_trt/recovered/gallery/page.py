@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from string import Template
 
-from diver_trt.counted import counted
+from diver_trt.counted import counted, counted_with
 from diver_trt.errors import printable, shown
 from diver_trt.html_page import STYLE
 from diver_trt.recipe import PRESETS, Recipe, setting_text
@@ -93,8 +93,8 @@ def _fact(name: str, text: str) -> str:
 def _note(count: int) -> str:
     if not count:
         return ""
-    were = "1 image was" if count == 1 else f"{count:,} images were"
-    return f'<p class="doubt"><a href="#class=left-out">{were} left out</a></p>'
+    images = counted_with(count, "image", "was")
+    return f'<p class="doubt"><a href="#class=left-out">{images} left out</a></p>'
 
 
 def _for_script(json_text: str) -> str:
