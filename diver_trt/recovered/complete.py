@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.recipe import Recipe
 from diver_trt.records import ClassEntry, Head
 from diver_trt.recovered.dataset_sheet import copied_sheet, recovered_sheet
+from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.gallery.contents import Contents, Rows
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
@@ -77,6 +80,19 @@ class Copied:
     samples: Sequence[Mapping[str, Any]]
     skipped: Sequence[Mapping[str, Any]]
     soft_labels: SoftLabels | None
+
+
+def open_copies(
+    dataset: Copied, output: Path, *, overwrite: bool
+) -> AbstractContextManager[DatasetWriter]:
+    """Lock the output folder of copied images, see `open_output`."""
+    return open_output(
+        output,
+        dump(dataset.head),
+        samples={entry["key"]: entry for entry in (*dataset.samples, *dataset.skipped)},
+        classes=dump(dataset.classes),
+        overwrite=overwrite,
+    )
 
 
 def complete_copies(dataset: Copied, writer: DatasetWriter, what: str) -> None:

@@ -27,8 +27,7 @@ from diver_trt.records import (
     Recovered,
     position_of,
 )
-from diver_trt.recovered.complete import Copied, complete_copies
-from diver_trt.recovered.folder import open_output
+from diver_trt.recovered.complete import Copied, complete_copies, open_copies
 from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.gallery.files import require_place
 from diver_trt.recovered.gallery.writing import copy_galleries
@@ -108,14 +107,7 @@ def convert_recovered(
     for number, sample in enumerate(folder.manifest.samples):
         require_image(source, sample, folder.manifest.layout.size)
         on_progress("checking", number + 1, len(dataset.samples))
-    opening = open_output(
-        output,
-        dump(head),
-        samples={entry["key"]: entry for entry in (*dataset.samples, *dataset.skipped)},
-        classes=dump(dataset.classes),
-        overwrite=overwrite,
-    )
-    with opening as writer:
+    with open_copies(dataset, output, overwrite=overwrite) as writer:
         if not writer.finished:
             _write(folder, dataset, writer, on_progress)
         # Also for a folder that is finished already: its gallery may be missing or out of date.

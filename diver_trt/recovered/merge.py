@@ -14,8 +14,7 @@ from pathlib import Path
 
 from diver_trt.errors import DatasetError, OutputError
 from diver_trt.manifest import open_recovered
-from diver_trt.recovered.complete import Copied, complete_copies
-from diver_trt.recovered.folder import open_output
+from diver_trt.recovered.complete import Copied, complete_copies, open_copies
 from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.gallery.files import require_place
 from diver_trt.recovered.gallery.writing import copy_galleries
@@ -81,14 +80,7 @@ def merge_shards(
         skipped=[dump(entry) for shard in shards for entry in shard.manifest.skipped],
         soft_labels=soft_labels,
     )
-    opening = open_output(
-        output,
-        dump(dataset.head),
-        samples={entry["key"]: entry for entry in (*dataset.samples, *dataset.skipped)},
-        classes=dump(dataset.classes),
-        overwrite=overwrite,
-    )
-    with opening as writer:
+    with open_copies(dataset, output, overwrite=overwrite) as writer:
         if not writer.finished:
             for shard in shards:
                 for sample in shard.manifest.samples:
