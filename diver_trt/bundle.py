@@ -31,6 +31,7 @@ from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.hub.name import HubName
 from diver_trt.method.process import StoredProcess
 from diver_trt.method.step import StepLayout
+from diver_trt.progress import OnProgress
 from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, OMITTED, Count, Invalid, Sha256, dump, whole
 from diver_trt.tensors import TensorSpec
@@ -165,7 +166,7 @@ class Bundle:
         path: str | os.PathLike[str],
         *,
         on_note: Callable[[str], None] = lambda _: None,
-        on_progress: Callable[[str, int, int], None] = lambda *_: None,
+        on_progress: OnProgress = lambda *_: None,
     ) -> Bundle:
         """Read a bundle's manifest and check that its files are there with the right sizes.
 
@@ -174,7 +175,7 @@ class Bundle:
         Args:
             path: The bundle's directory, or its name on the Hugging Face hub,
                 `hf://OWNER/NAME[@REVISION]`: it is then downloaded, unless it has been already.
-            on_note: Receives what is downloaded, in lines of text.
+            on_note: Receives notes, one line of text each.
             on_progress: Receives how much of it is there: a phase, the MB done, and all its MB.
 
         Raises:

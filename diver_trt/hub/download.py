@@ -26,7 +26,8 @@ from diver_trt.errors import BundleError, OutputError, shown
 from diver_trt.files import FileRecord, file_sha256
 from diver_trt.hub.failures import hub_failure, import_hub
 from diver_trt.hub.name import HubName
-from diver_trt.hub.transfer import OnProgress, Transfer
+from diver_trt.hub.transfer import Transfer
+from diver_trt.progress import OnProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def downloaded(
     Args:
         name: The bundle.
         listing: Which of its files lists the others.
-        on_note: Receives what is downloaded, in lines of text.
+        on_note: Receives notes, one line of text each.
         on_progress: Receives how many MB of it are there.
 
     Raises:
@@ -138,7 +139,7 @@ class _Download:
         name: The bundle.
         listing: The name of the file that lists the others.
         commit: The commit that this file is of.
-        on_note: Receives what is downloaded.
+        on_note: Receives notes, one line of text each.
         on_progress: Receives how many MB of it are there.
     """
 

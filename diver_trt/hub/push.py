@@ -79,7 +79,7 @@ def push(upload: Upload, *, private: bool, on_note: Callable[[str], None]) -> st
     Args:
         upload: What `prepare` returned.
         private: Whether the repository must be private.
-        on_note: Receives what is uploaded, in lines of text.
+        on_note: Receives notes, one line of text each.
 
     Raises:
         OutputError: If no token is set, or the hub rejects a request or fails; if the repository
@@ -133,8 +133,8 @@ def _require_fit(repository: str, files: set[str], *, public: bool) -> None:
         )
     if MANIFEST not in files and (others := sorted(files - _NEW)):
         raise OutputError(
-            f"{repository}: holds something else than a bundle, such as {shown(others[0])}. Choose "
-            "a new repository: its model card would be replaced."
+            f"{repository}: holds something other than a bundle, such as {shown(others[0])}. "
+            "Choose a new repository: its model card would be replaced."
         )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-OnProgress = Callable[[str, int, int], None]
-"""Receives a phase, how much of it is done, and of how much."""
+from diver_trt.progress import OnProgress
 
 PHASE = "MB downloaded"
 

@@ -9,16 +9,11 @@ from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import Dataset
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError
+from diver_trt.progress import OnProgress
 from diver_trt.recovered.job import mean_clipped
 
 Note = Callable[[str], None]
 """Receives one line of text."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Receives a phase, how much of it is done, and of how much: `"MB downloaded"` for a bundle that
-comes from the hub, then `"checking"`, in images, `"recovering"`, in denoising steps of batches, and
-`"gallery"`, in images.
-"""
 
 
 class Notes:

@@ -8,7 +8,7 @@ the source's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from diver_trt.errors import DatasetError, UsageError
 from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST, RecoveredFolder, is_recovered, open_recovered
 from diver_trt.pixels import square
+from diver_trt.progress import OnProgress
 from diver_trt.records import (
     ConvertedFrom,
     Head,
@@ -74,7 +75,7 @@ def convert_recovered(
     size: int | None = None,
     gallery: bool = True,
     overwrite: bool = False,
-    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Conversion:
     """Write a recovered dataset into a new folder, in another layout or size.
 
@@ -245,7 +246,7 @@ def _write(
     folder: RecoveredFolder,
     dataset: Copied,
     writer: DatasetWriter,
-    on_progress: Callable[[str, int, int], None],
+    on_progress: OnProgress,
 ) -> None:
     """Write the images that are not there yet, and everything that stands beside them."""
     old, size = folder.manifest.layout, dataset.head.layout.size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from diver_trt.counted import counted
-from diver_trt.recovered.checking import Notes, OnProgress
+from diver_trt.progress import OnProgress
+from diver_trt.recovered.checking import Notes
 from diver_trt.recovered.events import Event, Finished, Opened, StepDone
 from diver_trt.recovered.gallery.contents import Contents
 from diver_trt.runtime.backends.tensorrt.memory import format_bytes

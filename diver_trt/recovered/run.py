@@ -21,11 +21,12 @@ from diver_trt.files import reported
 from diver_trt.manifest import CONTACT_SHEET, unlisted_note
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
+from diver_trt.progress import OnProgress
 from diver_trt.ray.cluster import check_ray
 from diver_trt.ray.opener import RayOpener
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.records import Shard
-from diver_trt.recovered.checking import Note, Notes, OnProgress, check_images
+from diver_trt.recovered.checking import Note, Notes, check_images
 from diver_trt.recovered.events import BatchStarts
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.free_folder import require_apart, require_usable
@@ -148,9 +149,11 @@ def recover(
         gallery: Whether to write `index.html`, a page with every distilled image and its recovered
             one.
         overwrite: Whether to delete what an earlier run left, and begin again.
-        on_note: Receives what is found and what happens, in lines of text. Without it, doubts
-            about the dataset become Python warnings, and everything else is dropped.
-        on_progress: Receives the progress of each phase, see `OnProgress`.
+        on_note: Receives notes, one line of text each. Without it, doubts about the dataset become
+            Python warnings, and everything else is dropped.
+        on_progress: Receives a phase, how much of it is done, and of how much: `"MB downloaded"`
+            for a bundle that comes from the hub, then `"checking"`, in images, `"recovering"`, in
+            denoising steps of batches, and `"gallery"`, in images.
         stopping: Called before every batch, and while the gallery is written; once it returns
             true, the call returns. The batches before that are on disk.
 

@@ -98,7 +98,7 @@ def test_nothing_is_sent_by_a_dry_run(
     ("options", "message"),
     [
         (("me/digits", "--private"), "me/digits: exists and is public, and --private does not"),
-        (("me/weights",), "me/weights: holds something else than a bundle, such as config.json"),
+        (("me/weights",), "me/weights: holds something other than a bundle, such as config.json"),
         (("you/new",), "the hub refuses this token, or a request without one (HTTP 403)"),
     ],
 )
