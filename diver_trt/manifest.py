@@ -81,7 +81,7 @@ def open_recovered(root: Path) -> RecoveredFolder:
     return RecoveredFolder(root, document.load(Manifest), document.sha256)
 
 
-def unlisted_images(root: Path, listed: Collection[str]) -> list[str]:
+def _unlisted_images(root: Path, listed: Collection[str]) -> list[str]:
     """Return images in a dataset's folders that a trainer would read but that are not listed."""
     return [
         name
@@ -107,7 +107,7 @@ def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | No
     """
     if listed is None:
         listed = _listed_images(open_recovered(root).manifest)
-    names = unlisted_images(root, listed)
+    names = _unlisted_images(root, listed)
     if not names:
         return None
     return (
@@ -182,7 +182,7 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
         "seed": manifest.seed,
         "recipe": manifest.recipe,
         "tool": f"{tool.name} {tool.version}",
-        "not_listed": unlisted_images(root, _listed_images(manifest)),
+        "not_listed": _unlisted_images(root, _listed_images(manifest)),
     }
 
 

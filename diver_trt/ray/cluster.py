@@ -20,16 +20,16 @@ from diver_trt.runtime.cores import available_cores
 LOCAL, RUNNING = "local", "auto"
 """Addresses: Ray is started for this run, or the cluster that runs on this machine is used."""
 
-OBJECT_STORE_BYTES = 256 << 20
+_OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a Ray that is started here. The pool keeps a few batches in it; Ray's own
 default is a third of the machine's memory.
 """
 
-REACHABLE_S = 5.0
+_REACHABLE_S = 5.0
 """How long an address may take to answer; Ray itself would try for longer."""
 
-HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-SETTINGS = b"\4"
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+_SETTINGS = b"\4"
 """How a connection of gRPC begins on both sides (RFC 9113, section 3.4): each sends a frame of
 type 4.
 """
@@ -137,7 +137,7 @@ def _connect(ray: Any, address: str) -> None:
         # Ray itself does not look at the cores to which this process is restricted (its affinity).
         num_cpus=available_cores(),
         include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=_OBJECT_STORE_BYTES,
         **quiet,
     )
 
@@ -153,8 +153,8 @@ def _require_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         # A HOST may be an IPv6 address in brackets.
-        with socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S) as connection:
-            connection.sendall(HTTP2_GREETING)
+        with socket.create_connection((host.strip("[]"), int(port)), _REACHABLE_S) as connection:
+            connection.sendall(_HTTP2_GREETING)
             answer = connection.recv(9)
     except (OSError, OverflowError) as cause:
         raise EngineError(
@@ -163,7 +163,7 @@ def _require_reachable(address: str) -> None:
         ) from cause
     # A frame's type is its fourth byte (RFC 9113, section 4.1). With TLS the greeting in clear text
     # is not answered by one.
-    if not os.environ.get("RAY_USE_TLS") and answer[3:4] != SETTINGS:
+    if not os.environ.get("RAY_USE_TLS") and answer[3:4] != _SETTINGS:
         raise EngineError(
             f"Ray at {address}: another server answers there; expected the address that "
             "`ray start --head` prints, not that of Ray's dashboard"

@@ -31,23 +31,23 @@ from diver_trt.runtime.events import BatchStarts, StepDone
 from diver_trt.runtime.recoverer import RecoveredSample
 from diver_trt.runtime.samples import Sample
 
-TASKS_PER_WORKER = 2
+_TASKS_PER_WORKER = 2
 """One that is computed, and one that waits there, so that no worker waits for this process."""
 
-MOST_DEATHS = 3
+_MOST_DEATHS = 3
 """Workers that may die of one task, and per worker of the pool in a row without a result.
 
 A higher number is not chance: the images, the model or the machine would kill every later worker
 as well.
 """
 
-PATIENCE_S = 30.0
+_PATIENCE_S = 30.0
 """After so long without any worker a note says what is being waited for."""
 
-CANNOT_START = "error raised in its creation task"
+_CANNOT_START = "error raised in its creation task"
 """What Ray reports of a worker whose class cannot be loaded or made, before a traceback."""
 
-SEE_LOGS = "Ray's logs on that node have more, in /tmp/ray/session_latest/logs"
+_SEE_LOGS = "Ray's logs on that node have more, in /tmp/ray/session_latest/logs"
 
 _POLL_S = 0.5
 
@@ -203,7 +203,7 @@ class WorkerPool:
 
     def _hand_out(self, unread: Iterator[Sample]) -> None:
         """Give tasks to workers that have room for one, the least busy first."""
-        for busy in range(TASKS_PER_WORKER):
+        for busy in range(_TASKS_PER_WORKER):
             for member in self._members:
                 if member.ready is None or len(member.calls) > busy:
                     continue
@@ -298,7 +298,7 @@ class WorkerPool:
         # It may be alive behind a broken connection.
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(member.actor)
-        if CANNOT_START in str(error):
+        if _CANNOT_START in str(error):
             raise EngineError(
                 f"a worker cannot start ({shown(str(error).splitlines()[-1])}); install diver-trt "
                 f"{__version__} and the extra of its engine on every machine of the cluster"
@@ -310,11 +310,13 @@ class WorkerPool:
         if tasks:
             # Only the first was being recovered; the second waited behind it.
             tasks[0].deaths += 1
-        if tasks and tasks[0].deaths >= MOST_DEATHS:
+        if tasks and tasks[0].deaths >= _MOST_DEATHS:
             first = shown(tasks[0].samples[0].key)
-            raise EngineError(f"{reason}, the third one on the batch of {first}; {SEE_LOGS}")
-        if self._deaths_in_a_row >= MOST_DEATHS * self._plan.count:
-            raise EngineError(f"{reason}, as did {self._deaths_in_a_row - 1} before it; {SEE_LOGS}")
+            raise EngineError(f"{reason}, the third one on the batch of {first}; {_SEE_LOGS}")
+        if self._deaths_in_a_row >= _MOST_DEATHS * self._plan.count:
+            raise EngineError(
+                f"{reason}, as did {self._deaths_in_a_row - 1} before it; {_SEE_LOGS}"
+            )
         warnings.warn(f"{reason}; another does its images", RuntimeWarning, stacklevel=2)
         self._lost.extend(tasks)
         self._start()
@@ -323,7 +325,7 @@ class WorkerPool:
         """Report once that no worker is ready: none has started, or all still open the model."""
         if self._first_ready():
             self._alone_since, self._waiting_noted = time.monotonic(), False
-        elif not self._waiting_noted and time.monotonic() - self._alone_since > PATIENCE_S:
+        elif not self._waiting_noted and time.monotonic() - self._alone_since > _PATIENCE_S:
             self._waiting_noted = True
             # A worker that has reported its version runs, and only its `open` is unanswered.
             started = any(len(member.calls) == 1 for member in self._members)

@@ -205,7 +205,7 @@ def verify(
             ignored += 1
             continue
         named.add(key)
-        same = same_input or has_same_source(entry.fields, known)
+        same = same_input or _has_same_source(entry.fields, known)
         with suppress(OutputError):  # a damaged record: its image is made again
             outcome = entry.load(Outcome)
             if _can_be_retried(outcome, known, same):
@@ -219,7 +219,7 @@ def verify(
     return Verified(kept, lost, len(retried), ignored)
 
 
-def has_same_source(recorded: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+def _has_same_source(recorded: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """Return whether two entries are of the same image, class and soft label."""
     names = ("source_sha256", "soft_label_sha256", "label")
     return all(recorded.get(name) == known.get(name) for name in names)

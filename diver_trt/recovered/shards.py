@@ -45,7 +45,7 @@ def open_shards(folders: Sequence[Path]) -> list[RecoveredFolder]:
     return _in_order([_open_shard(folder) for folder in folders])
 
 
-def shared_fields(shard: RecoveredFolder) -> dict[str, Any]:
+def _shared_fields(shard: RecoveredFolder) -> dict[str, Any]:
     """Return the fields of a shard's manifest that all shards of a recovery have in common."""
     return {
         field.name: dump(getattr(shard.manifest, field.name))
@@ -128,7 +128,7 @@ def _misfit(manifest: Manifest) -> str | None:
 
 def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
     first = shards[0]
-    common = shared_fields(first)
+    common = _shared_fields(first)
     expected = _part(first).of
     by_number: dict[int, RecoveredFolder] = {}
     for shard in shards:
@@ -162,7 +162,7 @@ def _part(shard: RecoveredFolder) -> Shard:
 
 def _require_same_recovery(first: RecoveredFolder, shard: RecoveredFolder, common: Entry) -> None:
     both = f"{first.root} and {shard.root}"
-    found = shared_fields(shard)
+    found = _shared_fields(shard)
     # Settings before the input, since what to do about each differs.
     if different := first_difference(found, common, (*NAMES, *OF_INPUT)):
         raise DatasetError(

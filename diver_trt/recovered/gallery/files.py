@@ -42,7 +42,7 @@ def is_gallery_file(root: Path, name: str, images: int) -> bool:
         images: How many images the whole dataset has, which limits the number of sheets.
     """
     if name == PAGE:
-        return not is_foreign(root)
+        return not _is_foreign(root)
     # No dataset has more sheets than images: others are somebody else's files.
     match = _SHEET.fullmatch(name)
     return match is not None and int(match[1]) < images
@@ -93,7 +93,7 @@ def is_current(root: Path) -> bool:
     )
 
 
-def is_foreign(root: Path) -> bool:
+def _is_foreign(root: Path) -> bool:
     """Return whether something that no gallery wrote has the page's name in a folder."""
     return os.path.lexists(root / PAGE) and not is_page(root / PAGE, COMMAND)
 
@@ -104,7 +104,7 @@ def require_place(root: Path) -> None:
     Raises:
         OutputError: If it is.
     """
-    if is_foreign(root):
+    if _is_foreign(root):
         raise OutputError(
             f"{root / PAGE}: is not a page of diver-trt {COMMAND}, and the gallery would replace "
             "it; move it elsewhere, or add --no-gallery"

@@ -93,7 +93,7 @@ def _drawn(images: Sequence[Pixels | None], side: int) -> Image.Image:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderSheets:
+class _FolderSheets:
     """The sheets in the gallery of a recovered folder.
 
     Attributes:
@@ -107,7 +107,7 @@ class FolderSheets:
     side: int
 
 
-def sheets_of_folder(root: Path, samples: int) -> FolderSheets | None:
+def sheets_of_folder(root: Path, samples: int) -> _FolderSheets | None:
     """Return the sheets of a folder, or None if it has no complete gallery of its manifest.
 
     Args:
@@ -134,10 +134,10 @@ def sheets_of_folder(root: Path, samples: int) -> FolderSheets | None:
         return None
     side = sides.pop() if len(sides) == 1 else 0
     fits = 0 < side <= MAX_SIDE and stamp.suffix == suffix_of(side)
-    return FolderSheets(root, stamp.names, side) if fits else None
+    return _FolderSheets(root, stamp.names, side) if fits else None
 
 
-def copy_sheets(root: Path, folders: Sequence[tuple[FolderSheets | None, int]]) -> Iterator[Sheet]:
+def copy_sheets(root: Path, folders: Sequence[tuple[_FolderSheets | None, int]]) -> Iterator[Sheet]:
     """Copy the sheets of all folders that a dataset was made of, yielding each when it is on disk.
 
     Args:

@@ -19,17 +19,17 @@ from diver_trt.errors import shown
 from diver_trt.files import reported
 from diver_trt.recovered.layouts.base import Array, Layout, Written, write_header
 
-STACKED = ".images.stacked"
+_STACKED = ".images.stacked"
 """The images of all files in one array, while the tensor files are written."""
 
-SHARED = ("cifar10", "cifar100-dc", "cifar100-dwa", "svhn", "mnist", "fashionmnist")
+_SHARED = ("cifar10", "cifar100-dc", "cifar100-dwa", "svhn", "mnist", "fashionmnist")
 """Statistics of sources that their trainers use too.
 
 GLaD's are not among them: its mean belongs to its decoder, not to its trainer.
 """
 
 
-def write_pt(written: Written, normalisation: Normalisation | None) -> list[str]:
+def _write_pt(written: Written, normalisation: Normalisation | None) -> list[str]:
     """Write `images.pt`, `labels.pt` and, with soft labels, `soft_labels.pt`."""
     others = {"labels.pt": _labels(written)}
     if (soft := written.logits) is not None:
@@ -42,7 +42,7 @@ def write_pt(written: Written, normalisation: Normalisation | None) -> list[str]
     return ["images.pt", *others]
 
 
-def write_npz(written: Written, normalisation: Normalisation | None) -> list[str]:
+def _write_npz(written: Written, normalisation: Normalisation | None) -> list[str]:
     """Write `dataset.npz`: images, labels, soft labels, and texts that describe them."""
     assert normalisation is not None, "a tensor layout is always normalised"
     others: dict[str, Any] = {"labels": _labels(written)}
@@ -61,7 +61,7 @@ def write_npz(written: Written, normalisation: Normalisation | None) -> list[str
     return ["dataset.npz"]
 
 
-def write_idc(written: Written, normalisation: Normalisation | None) -> list[str]:
+def _write_idc(written: Written, normalisation: Normalisation | None) -> list[str]:
     """Write `data.pt`: a list of images in [0, 1] and labels, which IDC and NCFM load."""
     labels = _tensor(_labels(written))
     _with_stacked(
@@ -70,9 +70,9 @@ def write_idc(written: Written, normalisation: Normalisation | None) -> list[str
     return ["data.pt"]
 
 
-def trainers_normalisation(source: str | None, size: int) -> Normalisation:
+def _trainers_normalisation(source: str | None, size: int) -> Normalisation:
     """Return the source's statistics if trainers share them, else those of the image size."""
-    if source in SHARED:
+    if source in _SHARED:
         return find_normalisation(source)
     return find_normalisation("cifar10" if size == 32 else "imagenet")
 
@@ -112,7 +112,7 @@ def _with_stacked(
     """Call with one array of all images, [n, 3, size, size] float32, mapped from a scratch file."""
     # On disk, because the images of a whole dataset may exceed the memory of an edge device.
     assert normalisation is not None, "a tensor layout is always normalised"
-    path = written.root / STACKED
+    path = written.root / _STACKED
     try:
         with reported(path):
             # As in `files.replacing`: an earlier file may be a symlink.
@@ -137,29 +137,29 @@ def _with_stacked(
 PT = Layout(
     name="pt",
     help="MTT, DATM, DD-Ranking",
-    write=write_pt,
+    write=_write_pt,
     companions=("images.pt", "labels.pt"),
     soft_labels="soft_labels.pt",
-    scratch=(STACKED,),
-    normalisation=trainers_normalisation,
+    scratch=(_STACKED,),
+    normalisation=_trainers_normalisation,
     requires=("torch",),
 )
 NPZ = Layout(
     name="npz",
     help="numpy, without torch",
-    write=write_npz,
+    write=_write_npz,
     companions=("dataset.npz",),
     soft_labels="dataset.npz",
-    scratch=(STACKED,),
-    normalisation=trainers_normalisation,
+    scratch=(_STACKED,),
+    normalisation=_trainers_normalisation,
 )
 IDC = Layout(
     name="idc",
     help="IDC, DREAM, NCFM",
-    write=write_idc,
+    write=_write_idc,
     companions=("data.pt",),
     soft_labels=None,
-    scratch=(STACKED,),
+    scratch=(_STACKED,),
     normalisation=_identity,
     requires=("torch",),
 )
