@@ -112,7 +112,7 @@ def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | No
         return None
     return (
         f"{root}: {few(names)}: not of this recovery, but a trainer that reads the folders "
-        "takes it too; delete it if it does not belong there"
+        "reads every image; delete what does not belong there"
     )
 
 

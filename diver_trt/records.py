@@ -1,4 +1,4 @@
-"""What a recovery writes of itself: `manifest.json`, and the journal that precedes it.
+"""What a recovery records about itself: `manifest.json`, and the journal that precedes it.
 
 Both begin with the same head and hold the same entries. While a recovery runs they are lines of the
 journal; when it is finished the manifest replaces the journal.

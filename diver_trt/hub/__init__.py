@@ -1,4 +1,4 @@
 """Bundles on the Hugging Face hub: `hf://OWNER/NAME` is downloaded, `push` uploads.
 
-Nothing here is imported unless a bundle is named so: the hub's client is the extra `hub`.
+Only `name` is imported unless a bundle is named so: the hub's client is the extra `hub`.
 """

@@ -45,7 +45,7 @@ def hub_failure(cause: Exception, revision: str | None = None, *, upload: bool =
         if upload:
             return "cannot be uploaded while HF_HUB_OFFLINE is set. Unset HF_HUB_OFFLINE."
         return (
-            "is not whole in the hub's cache, and HF_HUB_OFFLINE forbids to download it. Unset "
+            "is incomplete in the hub's cache, and HF_HUB_OFFLINE forbids downloading it. Unset "
             "HF_HUB_OFFLINE."
         )
     # Before the class below, which this one is a kind of.
@@ -112,7 +112,7 @@ def _answer(cause: Exception) -> str | None:
     if status:
         got = f"HTTP {status}"
     elif kind == "TooManyRedirects":
-        got = "redirects without end"
+        got = "endless redirects"
     elif isinstance(cause, (errors.FileMetadataError, json.JSONDecodeError)):
         got = "something else"
     else:

@@ -41,10 +41,10 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> HubName | None:
-        """Return the name that a text is, or None if it does not begin with `hf:/`.
+        """Return the name that a text is, or None if it neither is `hf:` nor begins with `hf:/`.
 
         Raises:
-            UsageError: If it begins so, but is not such a name.
+            UsageError: If it has this scheme, but is not a name on the hub.
         """
         text = text.as_posix() if isinstance(text, PurePath) else os.fspath(text)
         if not (scheme := _SCHEME.match(text)):

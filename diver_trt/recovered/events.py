@@ -63,7 +63,7 @@ class ImageDone:
     """An image is recovered and on disk.
 
     Attributes:
-        sample: The distilled image that it was made of.
+        sample: The distilled image that it was made from.
         path: The recovered image.
         engine: What recovered it, as the manifest records it.
     """

@@ -89,7 +89,7 @@ class OutputNames:
                 if folder.is_symlink():
                     raise OutputError(
                         f"{folder}: is a symlink, and images are only written inside the output "
-                        "folder; delete it to resume"
+                        "folder; delete it, or choose another folder"
                     )
                 if folder.is_dir():
                     folders.append(folder)

@@ -133,7 +133,7 @@ def read_soft_labels(path: Path, rows: int) -> SoftLabels:
     """Read a `.npy` file of soft labels, [rows, classes] float32.
 
     Raises:
-        DatasetError: If it holds something else than such an array of finite numbers.
+        DatasetError: If it holds something other than such an array of finite numbers.
     """
     with reported(path, "read", DatasetError), path.open("rb") as file:
         try:

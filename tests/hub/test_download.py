@@ -132,7 +132,7 @@ def test_a_half_downloaded_bundle_is_not_opened_offline(
     hub.cut["decoder.onnx"] = 1000
     assert "decoder.onnx: the hub cannot be reached" in refused()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "is not whole in the hub's cache" in refused()
+    assert "is incomplete in the hub's cache" in refused()
     assert files_below(bundles) == set()
 
 
@@ -326,7 +326,7 @@ def test_a_file_that_was_cut_off_here_comes_again(
     os.truncate(bundle.path / "decoder.onnx", 1000)
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert "decoder.onnx: is not whole in the hub's cache" in refused()
+        assert "decoder.onnx: is incomplete in the hub's cache" in refused()
     Bundle.open(NAME).verified("decoder")
 
 

@@ -17,7 +17,7 @@ ANSWERS = [
     ("451", "got HTTP 451 in place of the hub's answer"),
     ("429", "the hub failed, or is busy (HTTP 429). Try again"),
     ("500", "the hub failed, or is busy (HTTP 500). Try again"),
-    ("loop", "got redirects without end in place of the hub's answer"),
+    ("loop", "got endless redirects in place of the hub's answer"),
     ("page", "got something else in place of the hub's answer"),
 ]
 

@@ -146,7 +146,7 @@ def test_a_folder_of_images_that_is_a_symlink_is_refused(
     complaint = refused(out, layout=layout, overwrite=overwrite)
     assert complaint == (
         f"{out / name}: is a symlink, and images are only written inside the output folder; "
-        "delete it to resume"
+        "delete it, or choose another folder"
     )
     assert sorted((tmp_path / "elsewhere").rglob("*")) == before
     assert sorted(out.rglob("*")) == ours
