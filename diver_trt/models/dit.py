@@ -247,7 +247,7 @@ def _from_pipeline(
         autoencoder,
         process=process,
         class_names=names,
-        model_id=Path(files.source).name if files.is_local else files.source,
+        model_id=files.model_id,
         revision=files.revision,
         licence=licence(files),
         timestep_frequencies=chosen,
