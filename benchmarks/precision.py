@@ -52,7 +52,7 @@ from diver_trt.models.layers import InFloat32
 from diver_trt.models.vae import Decoder, Encoder
 from diver_trt.pixels import to_network
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends.onnx import import_onnxruntime
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.runtime.backends.tensorrt.target import resolve_target
 

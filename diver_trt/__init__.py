@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from diver_trt.recipe import Recipe as Recipe
     from diver_trt.recovered.run import Recovery as Recovery
     from diver_trt.recovered.run import recover as recover
-    from diver_trt.runtime.recoverer import RecoveredSample as RecoveredSample
+    from diver_trt.runtime.events import RecoveredSample as RecoveredSample
     from diver_trt.runtime.recoverer import Recoverer as Recoverer
 
 __all__ = [
@@ -47,7 +47,7 @@ _HOMES = {
     "Bundle": "diver_trt.bundle",
     "PRESETS": "diver_trt.recipe",
     "Recipe": "diver_trt.recipe",
-    "RecoveredSample": "diver_trt.runtime.recoverer",
+    "RecoveredSample": "diver_trt.runtime.events",
     "Recoverer": "diver_trt.runtime.recoverer",
     "Recovery": "diver_trt.recovered.run",
     "recover": "diver_trt.recovered.run",

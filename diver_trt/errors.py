@@ -8,7 +8,7 @@
     ├── OutputError          a place that cannot or must not be written
     ├── ExportError          a model that cannot be exported, or a graph that fails its checks
     ├── EngineError          an engine that cannot be built, opened, fed or run
-    │   └── DeviceMemoryError    there is not enough memory on the device
+    │   └── DeviceMemoryError    there is not enough memory on the device or the host
     └── MissingExtraError    an optional package is missing; the message is the install line
 
 A message states what was found, what was expected, and what to do. Text that it quotes from a file
@@ -58,7 +58,14 @@ class EngineError(DiverError):
 
 
 class DeviceMemoryError(EngineError):
-    """There is not enough memory on the device, or no plan fits the budget."""
+    """There is not enough memory on the device or the host, or no plan fits the budget.
+
+    Attributes:
+        engine: The engine that `auto` had chosen, so that a smaller batch is tried on the same one;
+            None if the engine was named.
+    """
+
+    engine: str | None = None
 
 
 def printable(foreign: str) -> str:

@@ -1,4 +1,4 @@
-"""One process per output folder: a file lock that the system releases when its holder ends."""
+"""One process per folder: a file lock that the system releases when its holder ends."""
 
 from __future__ import annotations
 
@@ -19,11 +19,20 @@ LOCK = ".diver-trt.lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for the time of the block.
+def locked(
+    folder: Path,
+    name: str = LOCK,
+    busy: str = "another diver-trt is writing there; wait for it, or choose another folder",
+) -> Iterator[None]:
+    """Hold a folder, or a part of it, for the time of the block.
 
     Where that is impossible (some network drives, folders that cannot be written) a warning is
     raised instead. On Windows nothing is held.
+
+    Args:
+        folder: The folder.
+        name: The lock file in it, one for each part that is held alone.
+        busy: What to do if another process holds it, for the message.
 
     Raises:
         OutputError: If another process holds it, or if something that is not a regular file has the
@@ -32,14 +41,12 @@ def locked(folder: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    path = folder / LOCK
+    path = folder / name
     _require_file(path)
     try:
         descriptor = _held(path)
     except BlockingIOError as cause:
-        raise OutputError(
-            f"{folder}: another diver-trt is writing there; wait for it, or choose another folder"
-        ) from cause
+        raise OutputError(f"{folder}: {busy}") from cause
     except OSError as cause:
         warnings.warn(
             f"{folder}: cannot be locked ({cause.strerror}); let no other diver-trt write there",

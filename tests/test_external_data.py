@@ -19,8 +19,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 from diver_trt.bundle import Bundle
 from diver_trt.errors import BundleError
 from diver_trt.external_data import GraphError, external_locations
-from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from tests.cli.command import fails, run
 
 SECRET = np.arange(16, dtype=np.float32)
@@ -367,7 +367,7 @@ def test_onnx_runtime_itself_reads_unlisted_files(tmp_path: Path) -> None:
     """The reason for the check: it silently reads a file of the folder that nothing lists."""
     (tmp_path / "unlisted").write_bytes(SECRET.tobytes())
     (tmp_path / "a.onnx").write_bytes(WHERE["initializer"]("unlisted").SerializeToString())
-    session = onnx_engine.import_onnxruntime().InferenceSession(
+    session = import_onnxruntime().InferenceSession(
         tmp_path / "a.onnx", providers=["CPUExecutionProvider"]
     )
     np.testing.assert_array_equal(session.run(None, {"x": np.zeros(16, np.float32)})[0], SECRET)

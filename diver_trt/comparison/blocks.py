@@ -24,7 +24,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.metrics import Difference, difference
 from diver_trt.errors import BundleError
 from diver_trt.packages import required
-from diver_trt.runtime.backends.onnx import import_onnxruntime
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 
 Float32 = NDArray[np.float32]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diver_trt._version import __version__
 from diver_trt.bundle import (
     EIGHT_BIT_PRECISIONS,
     HALF_PRECISIONS,
@@ -27,7 +28,7 @@ from diver_trt.bundle import (
 from diver_trt.errors import OutputError
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.onnx_graph import graph_from_network
-from diver_trt.files import FileRecord
+from diver_trt.files import FileRecord, resolved
 from diver_trt.models.base import BaseModel, weights_sha256
 from diver_trt.models.denoiser import build_networks
 
@@ -58,6 +59,8 @@ def export_bundle(
         OutputError: If the directory holds something, or cannot be made.
         ExportError: If a graph fails its checks.
     """
+    # A folder cannot be renamed to `.` or over a symlink, which would only show at the end.
+    path = resolved(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(
             f"{path}: already exists; choose another folder for the bundle, or remove this one"
@@ -145,13 +148,17 @@ def _bundle(
         prompts=model.prompts,
         process=model.process,
         learned_variance=model.learned_variance,
-        guided_channels=model.guided_channels,
+        guided_channels=model.layout.guided_channels,
         timestep_frequencies=model.timestep_frequencies,
         # the graph is searched for the same places
         places=tuple(model.probe_points(probed)),
         networks=networks,
         exported_with={
-            package: version(package)
-            for package in ("diver-trt", "torch", "diffusers", "onnx", "onnxscript")
+            # Not of the installed package, which a checkout need not be.
+            "diver-trt": __version__,
+            **{
+                package: version(package)
+                for package in ("torch", "diffusers", "onnx", "onnxscript")
+            },
         },
     )

@@ -95,9 +95,13 @@ def quantise(
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values.astype(np.float32)).max(axis=others, keepdims=True)
     # A channel of zeros has no scale of its own, and any gives zeros.
+    exact = np.where(largest > 0, largest / _LARGEST, 1)
     # In the weight's type: DequantizeLinear writes the type of its scale
     # (https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html).
-    scale = np.where(largest > 0, largest / _LARGEST, 1).astype(values.dtype)
+    scale = exact.astype(values.dtype)
+    # Rounded up: float16 rounds the scales of very small weights to 0, or so far down that the
+    # largest weights would be clipped.
+    scale = np.where(scale < exact, np.nextafter(scale, np.inf, dtype=values.dtype), scale)
     # Divided by the scale as it is stored, so that its own rounding is not an error of the product.
     integers = np.rint(values.astype(np.float32) / scale.astype(np.float32))
     return np.clip(integers, -_LARGEST, _LARGEST).astype(np.int8), scale.reshape(-1)

@@ -85,7 +85,9 @@ class BaseModel(ABC):
     @property
     def layout(self) -> StepLayout:
         """Columns of the step table for this model."""
-        return StepLayout(self.latent_shape[0], self.learned_variance, self.guided_channels)
+        channels = self.latent_shape[0]
+        guided = min(self.guided_channels, channels)
+        return StepLayout(channels, self.learned_variance, guided)
 
     @property
     @abstractmethod

@@ -224,11 +224,11 @@ def _from_pipeline(
     index = pipeline_index(files, DIT_PIPELINE)
     kind = component_class(index, "scheduler", None, files)
     component_class(index, "transformer", TRANSFORMERS, files)
-    # The network
-    transformer, notes = load_transformer(files.within("transformer"))
     # A VAE that the user names replaces the pipeline's, whose class then does not matter.
     if vae is None:
         component_class(index, "vae", AUTOENCODERS, files)
+    # The network
+    transformer, notes = load_transformer(files.within("transformer"))
     vae_files = files.within("vae") if vae is None else ModelFiles.at(vae)
     scheduler = files.within("scheduler")
     process, process_notes = ddpm_process(
@@ -247,7 +247,7 @@ def _from_pipeline(
         autoencoder,
         process=process,
         class_names=names,
-        model_id=Path(files.source).name if files.is_local else files.source,
+        model_id=files.model_id,
         revision=files.revision,
         licence=licence(files),
         timestep_frequencies=chosen,

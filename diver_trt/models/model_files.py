@@ -49,6 +49,8 @@ class ModelFiles:
         Raises:
             ExportError: If it is none of them, or the hub cannot be read.
         """
+        if not source:  # Path("") would be the current folder
+            raise ExportError("the model's name is empty; give a folder or a hub name")
         path = Path(source)
         if path.is_dir():
             if revision is not None:
@@ -76,6 +78,12 @@ class ModelFiles:
     def is_local(self) -> bool:
         """Whether the source is a folder here."""
         return self.root == Path(self.source)
+
+    @property
+    def model_id(self) -> str:
+        """The name that a bundle has for the model: the repository's, or that of the folder."""
+        # Resolved, since `.` has no name.
+        return Path(self.source).resolve().name if self.is_local else self.source
 
     def within(self, folder: str) -> ModelFiles:
         """Return the files of a folder inside this one."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -134,7 +133,7 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
     _check_text_width(table, tokens, unet, files)
     side = unet.config.sample_size
     return StableDiffusion(
-        model_id=Path(files.source).name if files.is_local else files.source,
+        model_id=files.model_id,
         revision=files.revision,
         licence=licence(files),
         image_size=decoded_side(autoencoder, side),

@@ -27,8 +27,7 @@ from diver_trt.ray.plan import WorkerPlan
 from diver_trt.ray.worker import Failure, Ready, Recovered, Worker
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.engine import Placement
-from diver_trt.runtime.events import BatchStarts, StepDone
-from diver_trt.runtime.recoverer import RecoveredSample
+from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
 from diver_trt.runtime.samples import Sample
 
 _TASKS_PER_WORKER = 2

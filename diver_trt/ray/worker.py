@@ -27,8 +27,9 @@ from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
 from diver_trt.runtime.chunks import CHUNK_IMAGES
 from diver_trt.runtime.engine import Placement
+from diver_trt.runtime.events import RecoveredSample
 from diver_trt.runtime.opener import ModelOpener
-from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import Sample
 
 T = TypeVar("T")

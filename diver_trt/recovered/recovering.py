@@ -28,8 +28,8 @@ from diver_trt.recovered.events import (
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.second_try import SecondTry, second_engine
 from diver_trt.recovered.writer import DatasetWriter
+from diver_trt.runtime.events import RecoveredSample
 from diver_trt.runtime.opener import Opener, OpenModel
-from diver_trt.runtime.recoverer import RecoveredSample
 from diver_trt.runtime.samples import Sample as ModelSample
 
 

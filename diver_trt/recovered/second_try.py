@@ -10,7 +10,8 @@ from diver_trt.distilled.dataset import Sample
 from diver_trt.errors import BundleError, DatasetError, DiverError
 from diver_trt.recovered.distilled_input import DistilledInput
 from diver_trt.recovered.job import Job
-from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.events import RecoveredSample
+from diver_trt.runtime.recoverer import Recoverer
 
 
 def second_engine(precision: Precision) -> str:

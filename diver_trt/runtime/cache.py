@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def write_cached(path: Path, payload: bytes) -> None:
             return
         # Two processes that compiled the same network would write to the same temporary file.
         with locked(path.parent), writing(path, durable=False) as file:
+            if sys.platform != "win32":
+                # A umask of 002 lets the group write it, and then `is_own` would refuse it.
+                os.fchmod(file.fileno(), 0o600)
             # The readers of these files check little: OpenVINO 2026.4 loads a cached model with
             # flipped bits without an error, and computes other images with it.
             file.write(hashlib.sha256(payload).digest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -47,7 +48,9 @@ def available_cores() -> int:
     count = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return count if _limit is None else max(1, min(count, _limit))
+    # Threads beyond a quota only make the container stop more often.
+    limits = [math.ceil(quota) for path in QUOTAS if (quota := _quota(path)) is not None]
+    return max(1, min([count, *limits, *([] if _limit is None else [_limit])]))
 
 
 def cores_are_idle() -> bool:
@@ -57,7 +60,7 @@ def cores_are_idle() -> bool:
     that ended a minute ago, and a process that has the cores to itself.
     """
     # A thread that spins uses up the quota, and then all threads of the container are stopped.
-    if any(_limited(path) for path in QUOTAS):
+    if any(_quota(path) is not None for path in QUOTAS):
         return False
     try:
         found = re.match(r"some avg10=([0-9]+\.[0-9]+)", PRESSURE.read_text())
@@ -66,11 +69,13 @@ def cores_are_idle() -> bool:
     return found is not None and float(found[1]) < IDLE_PERCENT
 
 
-def _limited(quota: Path) -> bool:
+def _quota(path: Path) -> float | None:
+    """Return how many cores' time a container may use, or None without a limit."""
     try:
-        text = quota.read_text()
-    except OSError:
-        return False
-    # Unlimited is `max PERIOD` in version 2 and -1 in version 1:
-    # https://docs.kernel.org/admin-guide/cgroup-v2.html
-    return not text.startswith(("max", "-1"))
+        # Version 2 has `QUOTA PERIOD` in one file, version 1 a file for each. Unlimited is `max` in
+        # version 2 and -1 in version 1: https://docs.kernel.org/admin-guide/cgroup-v2.html
+        quota, *period = path.read_text().split()
+        period = period or [path.with_name("cpu.cfs_period_us").read_text()]
+        return int(quota) / int(period[0]) if int(quota) > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

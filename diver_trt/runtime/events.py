@@ -1,8 +1,10 @@
-"""What a `Recoverer` reports between two recovered images: `Recoverer.events` yields these."""
+"""What `Recoverer.events` yields: the recovered images, and what happens between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from diver_trt.pixels import Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +19,22 @@ class BatchStarts:
 @dataclass(frozen=True, slots=True)
 class StepDone:
     """A denoising step of a whole batch is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredSample:
+    """One recovered image.
+
+    Attributes:
+        key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of
+            class 3.
+        label: Its class in the model.
+        image: Pixels, [H, W, 3] uint8.
+        problem: Why the image is unusable (not finite, or of a single colour), or None. Only with
+            `keep_bad`.
+    """
+
+    key: str
+    label: int
+    image: Pixels
+    problem: str | None = None

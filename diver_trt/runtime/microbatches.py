@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
-from diver_trt.runtime.engine import Conditions, Engine, Latents
+from diver_trt.runtime.engine import Conditions, Engine, Latents, copy_checked
 
 LARGEST = 8
 """Maximum number of images in a microbatch.
@@ -92,12 +92,12 @@ class MicrobatchedDenoiser:
         """Take a batch."""
         # The threads of a run that was left half-way still use these buffers.
         self._lanes.stop()
-        for buffer, values in (
-            (self._latents[0], start),
-            (self._anchor, anchor),
-            (self._noise, noise),
+        for name, values, buffer in (
+            ("latent", start, self._latents[0]),
+            ("anchor", anchor, self._anchor),
+            ("noise", noise, self._noise),
         ):
-            buffer[: self._batch] = values
+            copy_checked(name, values, buffer[: self._batch])
         self._tables, self._null = tables, null
 
     def run(self) -> Iterator[int]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
-from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import AUTO, BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
@@ -104,6 +104,10 @@ def open_networks(
         try:
             opened = open_session(name, bundle, placement)
             return Networks(opened, schedule), opened.memory
+        except DeviceMemoryError as shortage:
+            # The engine works. A slower one, on the CPU perhaps, would take over in silence.
+            shortage.engine = name
+            raise
         except (EngineError, MissingExtraError) as reason:
             # Whoever built engines expects them to run; the other engines are simply not installed
             # on most machines.

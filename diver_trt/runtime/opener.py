@@ -12,8 +12,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import DeviceMemoryError, EngineError
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.engine import DEFAULT_BATCH, Placement
-from diver_trt.runtime.events import BatchStarts, StepDone
-from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
+from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import Sample
 
 if TYPE_CHECKING:
@@ -110,9 +110,11 @@ class ModelOpener:
             try:
                 recoverer = self._open()
             except DeviceMemoryError as error:
+                if error.engine:
+                    self._placement = replace(self._placement, engine=error.engine)
                 # --batch may be far larger than the dataset: halving starts at what would run.
-                largest = max(1, self._placement.images or 1)
-                self._limit(min(self._placement.batch or DEFAULT_BATCH, largest))
+                batch, images = self._placement.batch or DEFAULT_BATCH, self._placement.images
+                self._limit(batch if images is None else min(batch, max(1, images)))
                 self.halve(error)
             except EngineError as error:
                 # TensorRT engines are built for some batches only: a shortage is the real reason

@@ -10,7 +10,6 @@ import ctypes
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -19,17 +18,17 @@ from weakref import WeakSet
 import numpy as np
 
 from diver_trt.bundle import HALF_PRECISIONS, Bundle
-from diver_trt.errors import BundleError, EngineError, RecipeError, shown
+from diver_trt.errors import BundleError, EngineError, RecipeError, UsageError, shown
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.chunks import chunks
 from diver_trt.runtime.conditions import ClassConditions
-from diver_trt.runtime.engine import Latents, Placement, within_host_memory
-from diver_trt.runtime.events import BatchStarts, StepDone
+from diver_trt.runtime.engine import Latents, Placement, copy_checked, within_host_memory
+from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
 from diver_trt.runtime.networks import open_networks
-from diver_trt.runtime.samples import Sample, checked_samples
+from diver_trt.runtime.samples import Sample, checked_label, checked_samples
 from diver_trt.runtime.vae import decoded, encoded
 
 if TYPE_CHECKING:
@@ -50,25 +49,6 @@ def _keep_engines() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_keep_engines)
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveredSample:
-    """One recovered image.
-
-    Attributes:
-        key: The sample's name, which its noise follows from: `"00003/00007"` is the eighth image of
-            class 3.
-        label: Its class in the model.
-        image: Pixels, [H, W, 3] uint8.
-        problem: Why the image is unusable (not finite, or of a single colour), or None. Only with
-            `keep_bad`.
-    """
-
-    key: str
-    label: int
-    image: Pixels
-    problem: str | None = None
 
 
 class Recoverer:
@@ -311,7 +291,7 @@ class Recoverer:
         return self._networks.denoiser().latent()
 
     def encode(self, images: Sequence[Pixels]) -> Latents:
-        """Return z_0 of images, [n, c, h, w] float32."""
+        """Return z_0 of one or more images, [n, c, h, w] float32."""
         with self._taking_turns():
             return encoded(self._networks.open("encoder"), images, self.bundle.image_size)
 
@@ -327,9 +307,19 @@ class Recoverer:
             labels: The model's class of each, [n].
 
         Raises:
-            EngineError: If another batch has used the denoiser since the last step, from this
-                thread or another.
+            UsageError: If the numbers of these differ, or are more than a batch, or a label is not
+                a class of the model.
+            EngineError: If an array has another type or shape, or another batch has used the
+                denoiser since the last step, from this thread or another.
         """
+        if not len(start) == len(anchor) == len(noise) == len(labels) <= self.batch:
+            raise UsageError(
+                f"got {len(start)} starts, {len(anchor)} anchors, {len(noise)} noises and "
+                f"{len(labels)} labels; expected the same number of each, at most {self.batch}"
+            )
+        labels = [
+            checked_label(label, i, self.bundle.num_classes) for i, label in enumerate(labels)
+        ]
         with self._taking_turns():
             run = self._load_batch(start, anchor, noise, labels)
             self._turn = turn = object()  # a token: no other batch has the same object
@@ -358,8 +348,12 @@ class Recoverer:
     ) -> Iterator[int]:
         """Load a batch into the denoiser and return its run."""
         tables, null = self._conditions.of(labels)
-        self._start[: len(start)], self._anchor[: len(anchor)] = start, anchor
-        self._noise[: len(noise)] = noise
+        for name, values, buffer in (
+            ("start", start, self._start),
+            ("anchor", anchor, self._anchor),
+            ("noise", noise, self._noise),
+        ):
+            copy_checked(name, values, buffer[: len(labels)])
         denoiser = self._networks.denoiser()
         denoiser.load(self._start, self._anchor, self._noise, tables, null)
         return denoiser.run()
@@ -379,11 +373,8 @@ class Recoverer:
 
     def _decoded(self, latents: Latents) -> Iterator[tuple[Pixels, str | None]]:
         """Yield images and why they are unusable."""
-        hint = (
-            "; the model may overflow in fp16, use its fp32 bundle"
-            if self.bundle.precision in HALF_PRECISIONS
-            else ""
-        )
+        half = self.bundle.precision in HALF_PRECISIONS
+        hint = "; the model may overflow in fp16, use its fp32 bundle" if half else ""
         return decoded(self._networks.open("decoder"), latents, hint)
 
 

@@ -96,7 +96,7 @@ def _samples(bundle: Bundle, seed: int, iterators: dict[str, Iterator[Any]]) -> 
     for count, image in enumerate(images, 1):
         number = count - 1
         values = {name: _next(name, iterator, number) for name, iterator in iterators.items()}
-        label = _label(values["labels"], number, bundle.num_classes)
+        label = checked_label(values["labels"], number, bundle.num_classes)
         if "keys" in values:
             key = _key(values["keys"], number)
             if key in seen:
@@ -128,7 +128,7 @@ def _iterator(name: str, values: Any) -> Iterator[Any]:
     # A mapping yields its keys, and a set no order of ours.
     if isinstance(values, (Mapping, set, frozenset)):
         raise DatasetError(
-            f"{name} is a {type(values).__name__}; expected one per image, in the images' order"
+            f"{name} is a {type(values).__name__}; expected a sequence, with one entry per image"
         )
     try:
         return iter(values)
@@ -146,7 +146,17 @@ def _next(name: str, values: Iterator[Any], number: int) -> Any:
     )
 
 
-def _label(value: Any, number: int, num_classes: int) -> int:
+def checked_label(value: Any, number: int, num_classes: int) -> int:
+    """Return the label of an image as an int.
+
+    Args:
+        value: What was given.
+        number: The image's number, for messages.
+        num_classes: How many classes the model has.
+
+    Raises:
+        DatasetError: If it is not a whole number, or not a class.
+    """
     # A bool is an int in Python, and one of torch's has __index__; both come of a comparison that
     # was not meant as a class.
     is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from diver_trt.errors import UsageError
 from diver_trt.pixels import Pixels, from_network, square, to_network
 from diver_trt.runtime.engine import Engine, Latents
 
@@ -25,7 +26,12 @@ def encoded(encoder: Engine, images: Sequence[Pixels], size: int) -> Latents:
         encoder: The encoder.
         images: The images, [H, W, 3] uint8 each.
         size: Side of the model's images in pixels.
+
+    Raises:
+        UsageError: If there are no images.
     """
+    if not len(images):
+        raise UsageError("got no images; expected one or more")
     latents = []
     for image in images:
         # [H, W, 3] uint8 => [1, 3, S, S] float32

@@ -228,6 +228,16 @@ def test_a_graph_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> Non
         check_against_module(tmp_path / "overflows.onnx", Adds(), SPECS, OUT, "fp16")
 
 
+def test_a_module_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> None:
+    class Undefined(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a + b) * torch.nan
+
+    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+    with pytest.raises(ExportError, match="a relative nan away from torch at batch 1"):
+        check_against_module(tmp_path / "adds.onnx", Undefined(), SPECS, OUT, "fp32")
+
+
 def test_outputs_of_zero_are_compared(tmp_path: Path) -> None:
     class Cancels(nn.Module):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -251,6 +261,16 @@ def test_nothing_is_left_of_an_export_that_fails(
     with pytest.raises(ExportError, match="as planned"):
         list(export_bundle(load_model(str(random_pipeline)), tmp_path / "bundle"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("traced_once")
+def test_an_empty_folder_behind_a_symlink_receives_the_bundle(
+    random_pipeline: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    list(export_bundle(load_model(str(random_pipeline)), tmp_path / "link"))
+    assert Bundle.open(tmp_path / "link").model_id == Bundle.open(tmp_path / "there").model_id
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(

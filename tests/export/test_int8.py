@@ -47,6 +47,15 @@ def test_multiples_of_a_scale_and_channels_of_zeros_are_exact() -> None:
     assert scale.tolist() == [0.5, 1.0, 2.0]
 
 
+@pytest.mark.parametrize("largest", [1e-4, 1e-5, 1e-6])
+def test_weights_too_small_for_a_float16_scale_are_not_clipped(largest: float) -> None:
+    values = (np.linspace(-1, 1, 101) * largest).astype(np.float16)[None]
+    integers, scale = quantise(values, 0)
+    error = integers * scale.astype(np.float64)[:, None] - values.astype(np.float64)
+    # Half of the smallest step of float16, or of the scale if that is larger.
+    assert np.abs(error).max() <= max(float(scale[0]), 2.0**-24) * 0.51
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_large_weight_of_a_network_is_behind_a_dequantizelinear(
     name: str, digits: Bundle, tmp_path: Path

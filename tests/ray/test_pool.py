@@ -20,8 +20,8 @@ from diver_trt.ray.pool import WorkerPool
 from diver_trt.ray.worker import Failure, Ready, Recovered, Worker
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.engine import Placement
-from diver_trt.runtime.events import BatchStarts, StepDone
-from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
+from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import Sample
 from tests.ray.stand_in import ActorDiedError, Ray
 

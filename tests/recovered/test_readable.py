@@ -36,7 +36,7 @@ from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.recovering import recover_job
-from diver_trt.runtime.recoverer import RecoveredSample
+from diver_trt.runtime.events import RecoveredSample
 from diver_trt.structs import dump
 from tests.cli.command import run
 from tests.conftest import DISTILLED

@@ -29,8 +29,8 @@ from diver_trt.errors import (
 )
 from diver_trt.method.noise import sample_noise
 from diver_trt.recipe import PRESETS, Recipe
-from diver_trt.runtime.events import BatchStarts, StepDone
-from diver_trt.runtime.recoverer import RecoveredSample, Recoverer
+from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
+from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import checked_samples
 
 Images = NDArray[np.uint8]
@@ -201,7 +201,7 @@ ONE, TWO = (np.zeros((count, 32, 32, 3), np.uint8) for count in (1, 2))
         (ONE, [1], {"noise": [np.zeros((4, 8, 8))]}, r"noise of image 0: got float64"),
         (ONE, [1], {"keys": []}, "there are 1 images but 0 keys"),
         (ONE[0], [3], {}, r"an array of 3 dimensions, expected uint8\[n, H, W, 3"),
-        (dict(enumerate(TWO)), [1, 2], {}, "images is a dict; expected one per image"),
+        (dict(enumerate(TWO)), [1, 2], {}, "images is a dict; expected a sequence"),
         (
             [Image.new("RGBA", (32, 32))],
             [1],
@@ -315,6 +315,30 @@ def test_steps_of_two_batches_are_not_mixed(digits: Bundle, images: Images) -> N
         assert list(recoverer.denoise(anchor, anchor, anchor, [3, 4])) == [5, 4, 3, 2, 1]
         with pytest.raises(EngineError, match="another batch has used the denoiser"):
             next(first)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([1], UsageError, "got 2 starts, 2 anchors, 2 noises and 1 labels; expected the same"),
+        ([1, 99], DatasetError, "image 1 has label 99; the model has classes 0 to 9"),
+        ([-1, 1], DatasetError, "image 0 has label -1"),
+    ],
+)
+def test_latents_are_denoised_with_a_class_each(
+    digits: Bundle, labels: list[int], error: type[DiverError], message: str
+) -> None:
+    latents = np.zeros((2, *digits.latent_shape), np.float32)
+    with Recoverer(digits, QUICK, batch=2) as recoverer:
+        with pytest.raises(error, match=message):
+            recoverer.denoise(latents, latents, latents, labels)
+        three = np.zeros((3, *digits.latent_shape), np.float32)
+        with pytest.raises(UsageError, match=r"got 3 starts, .*, at most 2"):
+            recoverer.denoise(three, three, three, [1, 2, 3])
+        with pytest.raises(EngineError, match=r"noise: got float64\[2, 4, 8, 8\]"):
+            recoverer.denoise(latents, latents, latents.astype(np.float64), [1, 2])
+        with pytest.raises(UsageError, match="got no images"):
+            recoverer.encode([])
 
 
 def test_events_are_the_steps_and_the_results_of_a_call(digits: Bundle, images: Images) -> None:
@@ -550,12 +574,8 @@ NOISE = np.zeros((2, 4, 8, 8), np.float32)
             "image 0 has label a number of 16,610 bits; the model has classes 0 to 9",
         ),
         ("12", {}, "labels is the text '12'"),
-        (
-            {1: "one", 2: "two"},
-            {},
-            "labels is a dict; expected one per image, in the images' order",
-        ),
-        ({1, 2}, {}, "labels is a set; expected one per image"),
+        ({1: "one", 2: "two"}, {}, "labels is a dict; expected a sequence, with one entry per"),
+        ({1, 2}, {}, "labels is a set; expected a sequence"),
         ([1, 2], {"keys": {"a": 0, "b": 1}}, "keys is a dict"),
         ([1, 2], {"noise": frozenset({1, 2})}, "noise is a frozenset"),
     ],

@@ -16,7 +16,7 @@ from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported
-from diver_trt.runtime.backends.onnx_package import import_onnxruntime as import_onnxruntime
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
 from diver_trt.runtime.engine import DEFAULT_BATCH, Denoiser, Opened, Placement, copy_checked

@@ -40,8 +40,7 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
     try:
         # What is free is always a limit: a plan that exceeds it would only fail while it is loaded.
         free, _ = device.memory()
-        budget = min(placement.memory_budget or free, free)
-        memory = choose_memory_plan(plans, budget, placement.images)
+        memory = choose_memory_plan(plans, placement.memory_budget, placement.images, free)
         # Before the session, which looks every engine up in the list again.
         if placement.trust:
             memory.plan.trust()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from diver_trt._version import __version__
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.contained_file import resolved_inside
 from diver_trt.errors import EngineError, OutputError
 from diver_trt.files import FileRecord
+from diver_trt.lock import locked
 from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
@@ -50,12 +51,15 @@ def build_plan(
     folder = target.folder(bundle)
     try:
         folder.parent.mkdir(exist_ok=True)
+        # A bundle may come from anyone: where its links point, nothing is written or deleted.
+        resolved_inside(folder.parent, bundle.path, OutputError, "the bundle")
     except OSError as cause:
         raise OutputError(f"{folder}: cannot be made ({cause.strerror})") from cause
     # Without hashes: to find out before hours of compiling whether the list can be written.
     register()
     # A lock for this target alone: others in the same folder may be built meanwhile.
-    with _locked(folder.parent / f".{folder.name}.lock"):
+    busy = "another process is building this target; wait for it, or stop it"
+    with locked(folder.parent, f".{folder.name}.lock", busy):
         # Beside the target, and hidden, so that `read_plans` does not take it for one.
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -72,21 +76,6 @@ def build_plan(
         finally:
             with interrupts_held():
                 shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; it is freed by the system if this process dies."""
-    import fcntl
-
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as cause:
-            raise OutputError(
-                f"{path.parent}: another process is building this target; wait for it, or stop it"
-            ) from cause
-        yield
 
 
 def _build_engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -237,6 +238,30 @@ def test_a_second_builder_of_the_same_target_is_refused(half: Bundle) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another process is building this target"):
             next(build_plan(half, target))
+
+
+@pytest.mark.parametrize("link", ["plans", "plans/.rtx.lock"])
+def test_nothing_is_written_or_deleted_where_a_bundles_links_point(
+    digits: Bundle, tmp_path: Path, link: str
+) -> None:
+    """As the links of a bundle from a stranger."""
+    bundle = Bundle.open(shutil.copytree(digits.path, tmp_path / "bundle"))
+    target = resolve_target("rtx", [86], STATIC)
+    outside = tmp_path / "outside"
+    if link == "plans":
+        (outside / target.name).mkdir(parents=True)
+        kept = outside / target.name / "mine.txt"
+        place, message = bundle.path / "plans", "is a link out of the bundle"
+    else:
+        kept = outside
+        (bundle.path / "plans").mkdir()
+        place = bundle.path / "plans" / f".{target.name}.lock"
+        message = "is a symlink, expected the lock file"
+    kept.write_text("keep")
+    place.symlink_to(outside)
+    with pytest.raises(OutputError, match=message):
+        next(build_plan(bundle, target))
+    assert kept.read_text() == "keep"
 
 
 def test_without_a_gpu_the_default_is_ampere_and_later() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def test_the_second_start_compiles_nothing(cache: Path, start: Start) -> None:
     written = kept.stat().st_mtime_ns
     assert start() == []
     assert kept.stat().st_mtime_ns == written  # what is there already is not written again
+
+
+def test_kernels_are_found_again_whatever_the_umask(cache: Path, start: Start) -> None:
+    before = os.umask(0o002)  # of users who are alone in their group
+    try:
+        assert (start(), start()) == (["decoder"], [])
+    finally:
+        os.umask(before)
 
 
 def test_kernels_that_tensorrt_refuses_are_compiled_and_replaced(

@@ -94,6 +94,18 @@ def test_few_images_do_not_want_a_large_batch() -> None:
     assert choose_memory_plan([plan(4), plan(8)], None, images=80).batch == 8
 
 
+@pytest.mark.parametrize(("images", "batch"), [(1, 1), (10, 1), (101, 8), (1001, 8)])
+def test_a_single_image_more_does_not_end_large_batches(images: int, batch: int) -> None:
+    assert choose_memory_plan([plan(1), plan(8)], None, images=images).batch == batch
+
+
+def test_the_limit_that_is_short_is_named() -> None:
+    with pytest.raises(DeviceMemoryError, match="nothing fits the device's free memory, 400 MB"):
+        choose_memory_plan([plan(1)], 500 * MB, free_bytes=400 * MB)
+    with pytest.raises(DeviceMemoryError, match="nothing fits a memory budget of 500 MB"):
+        choose_memory_plan([plan(1)], 500 * MB, free_bytes=600 * MB)
+
+
 def test_the_smallest_budget_that_would_do_is_named_and_does() -> None:
     plans = [plan(1), plan(8)]
     with pytest.raises(
