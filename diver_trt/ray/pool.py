@@ -321,7 +321,7 @@ class WorkerPool:
         self._start()
 
     def _note_waiting(self) -> None:
-        """Report once that no worker is ready: none has started, or all still open the model."""
+        """Report once, after a while, that no worker has started or has opened the model."""
         if self._first_ready():
             self._alone_since, self._waiting_noted = time.monotonic(), False
         elif not self._waiting_noted and time.monotonic() - self._alone_since > _PATIENCE_S:
