@@ -31,12 +31,13 @@ from diver_trt.files import FileRecord
 # waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Each worker of pytest-xdist keeps to one core, and so do the processes that it starts: with as
-# many workers as cores, an engine's second thread takes a quarter more processor time and no less
-# wall time. A test about threads takes `ALL_CORES`.
+# A process of tests keeps to one core, and so do the processes that it starts: with as many workers
+# of pytest-xdist as cores, an engine's second thread takes a quarter more processor time and no
+# less wall time, and on more cores batches are cut into other microbatches. A test about threads
+# takes `ALL_CORES`.
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-if ALL_CORES and "PYTEST_XDIST_WORKER" in os.environ:
-    worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+if ALL_CORES:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     os.sched_setaffinity(0, {ALL_CORES[worker % len(ALL_CORES)]})
 
 ROOT = Path(__file__).parent.parent
