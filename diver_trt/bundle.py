@@ -235,6 +235,15 @@ class Bundle:
         Raises:
             Invalid: If they contradict each other.
         """
+        self.check_facts()
+        self._check_contract()
+
+    def check_facts(self) -> None:
+        """Compare the fields that are known before the networks.
+
+        Raises:
+            Invalid: If they contradict each other.
+        """
         # Each side is within MAX_SIDE, but three such sides are a buffer of 275 GB per image.
         if (values := math.prod(self.latent_shape)) > (most := 3 * self.image_size**2):
             raise Invalid(
@@ -266,7 +275,6 @@ class Bundle:
                 "after the classes",
                 "null_label",
             )
-        self._check_contract()
 
     def _check_contract(self) -> None:
         # Only the width M of a condition is the model's own choice: the other shapes follow from

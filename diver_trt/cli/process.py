@@ -211,8 +211,13 @@ def open_streams() -> None:
         cast(TextIO, stream or open(os.devnull, "w"))  # noqa: PTH123, SIM115
         for stream in (sys.stdout, sys.stderr)
     )
-    # Another handler of errors is the user's choice (PYTHONIOENCODING), or the C locale's.
-    if getattr(stdout, "errors", "") == "strict" and hasattr(stdout, "reconfigure"):
+    # Python's own handlers, the second one in the C locale; another is the user's choice
+    # (PYTHONIOENCODING). The undecodable bytes of a file's name, which surrogateescape would write
+    # as they were, are escaped in our messages anyway.
+    # https://docs.python.org/3/using/cmdline.html#envvar-PYTHONUTF8
+    if getattr(stdout, "errors", "") in ("strict", "surrogateescape") and hasattr(
+        stdout, "reconfigure"
+    ):
         stdout.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = cast(TextIO, _Results(stdout)), cast(TextIO, _Notes(stderr))
 

@@ -198,8 +198,8 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
         notes.append(doubt)
     if (folders := len(set(found.classes))) != len(found.class_map):
         notes.append(
-            f"it has {folders} class folders, but {found.class_map.owner} {len(found.class_map)} "
-            "classes: is --classes right?"
+            f"it has {counted(folders, 'class folder')}, but {found.class_map.owner} "
+            f"{counted(len(found.class_map), 'class')}: is --classes right?"
         )
     labels = dict(enumerate(found.class_map.labels))
     origin = Origin(method, collage=collage, notes=tuple(notes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 from diver_trt.distilled.methods import METHODS
@@ -59,10 +60,11 @@ class ReadOptions:
             # A file may state it, too, and then the file is at fault: hence two classes.
             except DatasetError as cause:
                 raise UsageError(str(cause)) from cause
-        if self.collage is not None and not (
-            # bool is a subclass of int, and True is not a factor.
-            type(self.collage) is int and 1 <= self.collage <= MAX_COLLAGE
-        ):
-            raise UsageError(
-                f"--collage {self.collage}: expected a whole number from 1 to {MAX_COLLAGE}"
-            )
+        if self.collage is not None:
+            # numpy's integers too; bool is a subclass of int, and True is not a factor.
+            whole = hasattr(self.collage, "__index__") and not isinstance(self.collage, bool)
+            if not (whole and 1 <= self.collage <= MAX_COLLAGE):
+                raise UsageError(
+                    f"--collage {self.collage}: expected a whole number from 1 to {MAX_COLLAGE}"
+                )
+            object.__setattr__(self, "collage", index(self.collage))

@@ -25,12 +25,13 @@ from diver_trt.bundle import (
     Precision,
     contract,
 )
-from diver_trt.errors import OutputError
+from diver_trt.errors import ExportError, OutputError
 from diver_trt.export.checks import check_against_module
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.files import FileRecord, resolved
 from diver_trt.models.base import BaseModel, weights_sha256
 from diver_trt.models.denoiser import build_networks
+from diver_trt.structs import Invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def export_bundle(
 
     Raises:
         OutputError: If the directory holds something, or cannot be made.
-        ExportError: If a graph fails its checks.
+        ExportError: If the model's facts contradict each other, or a graph fails its checks.
     """
     # A folder cannot be renamed to `.` or over a symlink, which would only show at the end.
     path = resolved(path)
@@ -65,6 +66,7 @@ def export_bundle(
         raise OutputError(
             f"{path}: already exists; choose another folder for the bundle, or remove this one"
         )
+    _require_facts(model, precision)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, since a rename is atomic only inside one file system.
@@ -76,12 +78,26 @@ def export_bundle(
         for exported in _export_networks(model, staging, precision):
             networks[exported.network.name] = exported.network
             yield exported
-        _bundle(model, staging, networks, precision).write()
+        _bundle(model, staging, networks, precision, weights_sha256(model)).write()
         staging.chmod(0o755)  # mkdtemp makes it unreadable to others
         # This replaces an empty folder too: https://man7.org/linux/man-pages/man2/rename.2.html
         staging.replace(path)
+    except OSError as cause:  # ONNX's own does not name the file
+        raise OutputError(f"{path}: cannot be written ({cause.strerror or cause})") from cause
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _require_facts(model: BaseModel, precision: Precision) -> None:
+    """Refuse a model that no bundle can hold, before its networks take minutes.
+
+    Raises:
+        ExportError: If its facts contradict each other.
+    """
+    try:
+        _bundle(model, Path(), {}, precision, weights="").check_facts()
+    except Invalid as problem:
+        raise ExportError(f"{model.model_id}: cannot be exported: {problem}") from None
 
 
 def _export_networks(
@@ -125,7 +141,11 @@ def _condition_width(conditioner: nn.Module) -> int:
 
 
 def _bundle(
-    model: BaseModel, path: Path, networks: Mapping[NetworkName, Network], precision: Precision
+    model: BaseModel,
+    path: Path,
+    networks: Mapping[NetworkName, Network],
+    precision: Precision,
+    weights: str,
 ) -> Bundle:
     probed = model.modules(torch.float32).predictor
     return Bundle(
@@ -136,7 +156,7 @@ def _bundle(
             id=model.model_id,
             revision=model.revision,
             licence=model.licence,
-            weights_sha256=weights_sha256(model),
+            weights_sha256=weights,
         ),
         precision=precision,
         image_size=model.image_size,

@@ -57,7 +57,8 @@ class BaseModel(ABC):
         prompts: The prompt of each class, then the null class's, of a text-conditional model.
         process: The process that it was trained on.
         learned_variance: Whether it predicts its variance.
-        guided_channels: How many latent channels, from the first, its own sampler guides.
+        guided_channels: How many latent channels, from the first, its own sampler guides; None is
+            all of them.
         timestep_frequencies: `"dit"`, 10000^(-i/128), or `"diffusers"`, 10000^(-i/127); None if the
             model has no such choice.
         frequencies_reason: Why those, in words.
@@ -65,7 +66,7 @@ class BaseModel(ABC):
     """
 
     base: ClassVar[str]
-    guided_channels: ClassVar[int]
+    guided_channels: ClassVar[int | None]
 
     model_id: str
     revision: str | None = None
@@ -86,7 +87,8 @@ class BaseModel(ABC):
     def layout(self) -> StepLayout:
         """Columns of the step table for this model."""
         channels = self.latent_shape[0]
-        guided = min(self.guided_channels, channels)
+        # A VAE may have fewer channels than the sampler guides of its own.
+        guided = channels if self.guided_channels is None else min(self.guided_channels, channels)
         return StepLayout(channels, self.learned_variance, guided)
 
     @property

@@ -66,7 +66,7 @@ class Dit(BaseModel):
     base: ClassVar[str] = "dit"
     # DiT's `forward_with_cfg` guides three channels of four "for exact reproducibility":
     # https://github.com/facebookresearch/DiT/blob/main/models.py
-    guided_channels: ClassVar[int] = 3
+    guided_channels: ClassVar[int | None] = 3
 
     transformer: DiTTransformer2DModel
     vae: AutoencoderKL

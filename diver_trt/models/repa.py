@@ -33,7 +33,7 @@ class Repa(Dit):
     base: ClassVar[str] = "repa"
     # Its samplers guide the whole velocity:
     # https://github.com/sihyun-yu/REPA/blob/main/samplers.py
-    guided_channels: ClassVar[int] = 4
+    guided_channels: ClassVar[int | None] = None
 
 
 def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Repa:

@@ -206,19 +206,15 @@ def _is_fraction(value: object) -> bool:
 
 def _notes(config: Mapping[str, Any], kind: str, *, own_steps: bool) -> list[str]:
     """Return what the scheduler would do otherwise than DIVER."""
-    if own_steps:
-        spacing = config.get("timestep_spacing", "leading")
-        return (
-            []
-            if spacing == "leading"
-            else [f"its scheduler sets timestep_spacing={spacing}; DIVER's steps are leading"]
-        )
-    if not kind.startswith(_FAMILY):
-        return [f"of its {kind} only the betas are used; DIVER samples with DDIM"]
     notes = []
-    # Where the configuration omits a field, diffusers' default counts.
+    if not kind.startswith((*_FAMILY, "PNDM") if own_steps else _FAMILY):
+        notes.append(f"of its {kind} only the betas are used; DIVER samples with DDIM")
+        if not own_steps:
+            return notes
+    # Where the configuration omits a field, diffusers' default counts. The pipelines whose steps
+    # are read set clip_sample to false by themselves.
     clips = {
-        "clip_sample": config.get("clip_sample", True),
+        "clip_sample": config.get("clip_sample", True) and not own_steps,
         "thresholding": config.get("thresholding", False),
     }
     if set_ones := [field for field, value in clips.items() if value]:
@@ -226,6 +222,12 @@ def _notes(config: Mapping[str, Any], kind: str, *, own_steps: bool) -> list[str
             f"its scheduler sets {' and '.join(set_ones)}, which DIVER does not apply: it does not "
             "clip what the model predicts"
         )
+    if own_steps:
+        if (spacing := config.get("timestep_spacing", "leading")) != "leading":
+            notes.append(
+                f"its scheduler sets timestep_spacing={spacing}; DIVER's steps are leading"
+            )
+        return notes
     own = {"timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": True}
     if others := [
         f"{field}={config[field]}"

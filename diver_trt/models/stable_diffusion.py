@@ -55,7 +55,7 @@ class StableDiffusion(BaseModel):
     """
 
     base: ClassVar[str] = "sd"
-    guided_channels: ClassVar[int] = CHANNELS  # all of them, as in diffusers' pipeline
+    guided_channels: ClassVar[int | None] = None  # all of them, as in diffusers' pipeline
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL

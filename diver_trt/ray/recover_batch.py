@@ -99,6 +99,11 @@ class RecoverBatch:
                 does not fit the model.
             EngineError: If the engine fails, or an image is unusable and `keep_bad` is not set.
         """
+        if not isinstance(batch, Mapping) and not hasattr(batch, "keys"):
+            raise DatasetError(
+                f"the batch is a {type(batch).__name__}; expected columns of numpy arrays, which "
+                'map_batches gives with batch_format="numpy"'
+            )
         if missing := [name for name in COLUMNS if name not in batch]:
             raise DatasetError(
                 f"the batch has the columns {shown_value(sorted(batch))}; expected also "

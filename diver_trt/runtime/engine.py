@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -62,6 +63,9 @@ class Placement:
                     f"{name} is {shown_value(value)}; expected a whole number, {least} or more, "
                     "or None"
                 )
+            if value is not None:
+                # An int from here on: numpy's cannot be written as JSON.
+                object.__setattr__(self, name, index(value))
         if not isinstance(self.trust, bool):  # a text such as "no" would count as true
             raise UsageError(f"trust is {shown_value(self.trust)}; expected True or False")
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,16 @@ def test_a_bundle_has_the_facts_of_its_base(base: str, bundle: Bundle) -> None:
     assert not bundle.learned_variance
     assert bundle.guided_channels == (3 if base == "sit" else 4)
     assert bundle.timestep_frequencies == "dit"
+
+
+@pytest.mark.parametrize(("channels", "guided"), [(2, (2, 2)), (4, (3, 4)), (16, (3, 16))])
+def test_repa_guides_all_channels_and_sit_the_first_three(
+    base: str, file: Path, random_pipeline: Path, channels: int, guided: tuple[int, int]
+) -> None:
+    options = ModelOptions(vae=str(random_pipeline / "vae"))
+    model = BASES[base].load().load_model(str(file), options)
+    of_channels = replace(model, latent_shape=(channels, 8, 8))
+    assert of_channels.layout.guided_channels == guided[base == "repa"]
 
 
 @torch.no_grad()

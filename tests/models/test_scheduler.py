@@ -104,6 +104,24 @@ def test_what_a_scheduler_would_do_otherwise_is_noted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("PNDMScheduler", {"set_alpha_to_one": False, "steps_offset": 1}, []),
+        ("DDIMScheduler", {"clip_sample": True}, []),  # the pipeline sets it to false
+        ("DDIMScheduler", {"thresholding": True}, ["its scheduler sets thresholding, which"]),
+        ("PNDMScheduler", {"timestep_spacing": "trailing"}, ["its scheduler sets timestep_spac"]),
+        ("EulerDiscreteScheduler", {}, ["of its EulerDiscreteScheduler only the betas are used"]),
+    ],
+)
+def test_what_is_set_aside_is_noted_where_the_schedulers_own_steps_are_read(
+    kind: str, fields: dict[str, Any], expected: list[str]
+) -> None:
+    _, notes = ddpm_process(fields, kind, "there", learned_variance=False, own_steps=True)
+    assert len(notes) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
+
+
+@pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [
         ("DDIMScheduler", {"prediction_type": "v_prediction"}, "predicts 'v_prediction', expected"),
@@ -150,7 +168,7 @@ def test_listed_betas_come_back_from_a_bundle(
 
     process, _ = read(rescale_betas_zero_snr=True)
     model = replace(load_model(str(random_pipeline)), process=process)
-    stored = dump(_bundle(model, tmp_path, random_bundle.networks, "fp32").process)
+    stored = dump(_bundle(model, tmp_path, random_bundle.networks, "fp32", weights="").process)
     for network in random_bundle.networks.values():
         for record in network.files:
             shutil.copy(random_bundle.path / record.name, tmp_path)
