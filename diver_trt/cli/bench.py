@@ -83,7 +83,8 @@ Samples = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Images of a whole recovery (default: 8, or one batch where that is more).",
+        help="Images of a whole recovery, at least one batch (default: 8, or one batch where that "
+        "is more).",
         show_default=False,
     ),
 ]
@@ -118,6 +119,11 @@ def bench(
     if machine.busy:
         let_threads_sleep()
     batches = _batches(batch)
+    if samples is not None and samples < batches[-1]:
+        # The engine would be opened for a smaller batch than the row names.
+        raise typer.BadParameter(
+            f"--samples is {samples}, expected at least the largest --batch, {batches[-1]}"
+        )
     if not math.isfinite(seconds):
         raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")
     _check_opponent(against, model)
