@@ -111,6 +111,14 @@ def _doubts(machine: Machine) -> Iterator[str]:
             )
 
 
+class _RecoveryError(EngineError):
+    """A recovery that failed, with the contestant whose it was."""
+
+    def __init__(self, contestant: Contestant, reason: str) -> None:
+        super().__init__(reason)
+        self.contestant = contestant
+
+
 class _Run:
     """The benchmark on its way: ceilings, graphs, and rows so far.
 
@@ -240,7 +248,7 @@ class _Run:
     def _python_seconds(
         self, contestant: Contestant, name: NetworkName, work: Work
     ) -> float | None:
-        if name != "denoiser" or contestant.is_torch or not contestant.steps_in_python:
+        if name != "denoiser" or not contestant.steps_in_python:
             return None
         job = python_overhead(self._plan.bundle, work, len(work.labels))
         (timing,) = alternate([job], seconds=0)
@@ -258,7 +266,16 @@ class _Run:
         with tempfile.TemporaryDirectory(prefix="diver-trt-bench-") as folder:
             files = write_input(Path(folder) / "distilled", plan.bundle, images)
             outputs = {one.name: Path(folder) / f"{i}" for i, one in enumerate(contestants)}
-            timings, middles = self._time_recoveries(contestants, files, outputs, batch)
+            try:
+                timings, middles = self._time_recoveries(contestants, files, outputs, batch)
+            except _RecoveryError as error:
+                failed = error.contestant
+                reason = first_line(error)
+                self._result.absent.append(f"{failed.name}, recovery, batch {batch}: {reason}")
+                # Again without it: rounds in alternation need every contestant.
+                if others := [one for one in contestants if one is not failed]:
+                    self._measure_recovery(batch, others, peaks, limits)
+                return
             differences = {
                 name: largest_difference(outputs[name], outputs[first], list(files))
                 for name in outputs
@@ -295,13 +312,20 @@ class _Run:
         outputs: dict[str, Path],
         batch: int,
     ) -> tuple[dict[str, Timing], dict[str, Recovered]]:
-        """Recover in alternation; return each one's timing, and its recovery of median duration."""
+        """Recover in alternation; return each one's timing, and its recovery of median duration.
+
+        Raises:
+            _RecoveryError: If a contestant cannot recover.
+        """
         runs: dict[str, list[Recovered]] = {one.name: [] for one in contestants}
 
         def job_of(contestant: Contestant) -> Job:
             def job() -> float:
                 output = outputs[contestant.name]
-                done = contestant.recover(files, output, self._plan.recipe, batch)
+                try:
+                    done = contestant.recover(files, output, self._plan.recipe, batch)
+                except EngineError as error:
+                    raise _RecoveryError(contestant, str(error)) from error
                 runs[contestant.name].append(done)
                 return done.after_start_up
 
@@ -312,8 +336,9 @@ class _Run:
         middles = {}
         for name, timing in timings.items():
             # The last ones: `alternate` does not count those that warm up.
-            counted = sorted(runs[name][-len(timing.seconds) :], key=lambda one: one.after_start_up)
-            middles[name] = counted[len(counted) // 2]
+            measured = runs[name][-len(timing.seconds) :]
+            measured.sort(key=lambda one: one.after_start_up)
+            middles[name] = measured[len(measured) // 2]
         return timings, middles
 
     def _recovery_limit(

@@ -17,7 +17,7 @@ from diver_trt.bench.machine import Machine, let_threads_sleep
 from diver_trt.bench.peaks import Peaks
 from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
 from diver_trt.bench.recovery import Recovered
-from diver_trt.bench.result import Plan, Result
+from diver_trt.bench.result import RECOVERY, Plan, Result
 from diver_trt.bench.run import benchmark, largest_difference
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import EngineError
@@ -56,6 +56,8 @@ class Contestant:
         return Network(self._seconds)
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
+        if self._lacks == RECOVERY:
+            raise EngineError("no room for a recovery")
         for key in files:
             (output / key).parent.mkdir(parents=True, exist_ok=True)
             level = round(1000 * self._seconds)
@@ -131,6 +133,19 @@ def test_what_fails_is_left_out_with_its_reason(digits: Bundle) -> None:
     ]
     with pytest.raises(EngineError, match="nothing could be measured"):
         result_of(digits, Contestant("crashes", 0.01))
+
+
+def test_a_recovery_that_fails_costs_only_its_own_row(digits: Bundle) -> None:
+    fails = Contestant("fails", 0.01, lacks=RECOVERY)
+    result = result_of(digits, fails, Contestant("whole", 0.01))
+    rows = [(row.subject, row.batch, row.contestant) for row in result.rows]
+    assert [row for row in rows if row[0] == RECOVERY] == [
+        (RECOVERY, batch, "whole") for batch in (1, 4)
+    ]
+    assert ("decoder", 4, "fails") in rows
+    assert result.absent == [
+        f"fails, recovery, batch {batch}: no room for a recovery" for batch in (1, 4)
+    ]
 
 
 class Interrupted(Contestant):
