@@ -133,6 +133,7 @@ class _Run:
     ) -> None:
         self._result, self._plan = result, result.plan
         self._host, self._device, self._on_progress = host, device, on_progress
+        self._first = self._plan.contestants[0].name
         bundle = self._plan.bundle
         self._schedule = Schedule(bundle.process, self._plan.recipe, bundle.layout)
         self._graphs: dict[NetworkName, Graph] = {
@@ -200,24 +201,22 @@ class _Run:
             timings = dict(
                 zip(networks, alternate(list(networks.values()), self._share_s), strict=True)
             )
-        first = next(iter(timings))
         for contestant in contestants:
             if contestant.name not in networks:
                 continue
             cost, limit = self._limit(contestant, name, networks[contestant.name])
             if limit is not None:
                 limits[contestant.name, name] = limit
-            own = timings[contestant.name]
             self._result.rows.append(
                 Row(
                     subject=name,
                     batch=batch,
                     contestant=contestant.name,
-                    timing=own,
+                    timing=timings[contestant.name],
                     images=batch,
                     cost=cost,
                     limit=limit,
-                    ratio=_ratio(own, timings, contestant.name, first),
+                    ratio=self._ratio(timings, contestant.name),
                     python_s=self._python_seconds(contestant, name, work),
                     host_bytes=peaks[contestant.name].host_bytes.get(name),
                     device_bytes=peaks[contestant.name].device_bytes.get(name),
@@ -262,7 +261,6 @@ class _Run:
         limits: dict[tuple[str, NetworkName], Limit],
     ) -> None:
         plan, images = self._plan, self._plan.images_in(batch)
-        first = contestants[0].name
         with tempfile.TemporaryDirectory(prefix="diver-trt-bench-") as folder:
             files = write_input(Path(folder) / "distilled", plan.bundle, images)
             outputs = {one.name: Path(folder) / f"{i}" for i, one in enumerate(contestants)}
@@ -277,13 +275,13 @@ class _Run:
                     self._measure_recovery(batch, others, peaks, limits)
                 return
             differences = {
-                name: largest_difference(outputs[name], outputs[first], list(files))
+                name: largest_difference(outputs[name], outputs[self._first], list(files))
                 for name in outputs
-                if name != first
+                if self._first in outputs and name != self._first
             }
         classes = len({label for _, label in files.values()}) + 1  # the null class too
         for contestant in contestants:
-            own, middle = timings[contestant.name], middles[contestant.name]
+            middle = middles[contestant.name]
             if (lost := images - middle.images) > 0:
                 self._result.notes.append(
                     f"{contestant.name}, batch {batch}: {lost} of {images} images were in a single "
@@ -294,10 +292,10 @@ class _Run:
                     subject=RECOVERY,
                     batch=batch,
                     contestant=contestant.name,
-                    timing=own,
+                    timing=timings[contestant.name],
                     images=images,
                     limit=self._recovery_limit(contestant, batch, images, classes, limits),
-                    ratio=_ratio(own, timings, contestant.name, first),
+                    ratio=self._ratio(timings, contestant.name),
                     host_bytes=peaks[contestant.name].host_bytes.get(RECOVERY),
                     device_bytes=peaks[contestant.name].device_bytes.get(RECOVERY),
                     phases=middle.phases,
@@ -366,9 +364,11 @@ class _Run:
         ]
         return sum_of_limits(parts) if len(parts) == len(NETWORKS) else None
 
-
-def _ratio(own: Timing, timings: dict[str, Timing], name: str, first: str) -> Ratio | None:
-    return None if name == first else speed_ratio(own, timings[first])
+    def _ratio(self, timings: dict[str, Timing], name: str) -> Ratio | None:
+        """Return a contestant's speed against the first's, which may lack this network."""
+        if name == self._first or self._first not in timings:
+            return None
+        return speed_ratio(timings[name], timings[self._first])
 
 
 def largest_difference(one: Path, other: Path, keys: Sequence[str]) -> int | None:
