@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diver_trt.bench.jobs import OpenNetwork, Work, open_network
 from diver_trt.bench.recovery import Recovered, recover_once
@@ -20,6 +20,9 @@ from diver_trt.runtime.session import engine_names, open_session
 
 if TYPE_CHECKING:
     from diver_trt.bench.torch_side import TorchModel
+
+Processor = Literal["cpu", "cuda", "other"]
+"""What a contestant computes on: the host, an NVIDIA GPU, or another accelerator."""
 
 Files = Mapping[str, tuple[Path, int]]
 """The file and the label of each image by its key, as `recovery.write_input` returns them."""
@@ -47,7 +50,7 @@ class Specification:
     recipe: dict[str, Any]
     engine: str | None = None
     model: tuple[str, str | None, str | None] | None = None
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     half: bool = False
     compiled: bool = False
 
@@ -56,8 +59,8 @@ class Contestant(Protocol):
     """One engine, or torch."""
 
     name: str
-    on_device: bool
-    """Whether it computes on a GPU."""
+    processor: Processor
+    """What it computes on."""
     is_torch: bool
     """Whether it is the model in torch, and not the bundle."""
     steps_in_python: bool
@@ -73,10 +76,8 @@ class Contestant(Protocol):
         """Return what another process needs to run the same."""
 
 
-_ACCELERATORS = ("-cuda", "-gpu", "-npu")
-"""Endings of the names of engines that compute on a device, where their backend has one for the
-host too.
-"""
+_ENDINGS: dict[str, Processor] = {"cuda": "cuda", "gpu": "other", "npu": "other"}
+"""Processors by the endings of the names of engines whose backend has one for the host too."""
 
 
 class EngineContestant:
@@ -92,7 +93,9 @@ class EngineContestant:
     def __init__(self, engine: str, bundle: Bundle) -> None:
         self.name, self._bundle = engine, bundle
         self.steps_in_python = not BACKENDS[engine].compiled
-        self.on_device = BACKENDS[engine].compiled or engine.endswith(_ACCELERATORS)
+        self.processor: Processor = (
+            "cuda" if BACKENDS[engine].compiled else _ENDINGS.get(engine.rpartition("-")[2], "cpu")
+        )
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork:
         """Open one network in a session of its own."""
@@ -155,7 +158,7 @@ class TorchContestant:
         self, model: TorchModel, bundle: Bundle, source: tuple[str, str | None, str | None]
     ) -> None:
         self.name, self._model, self._bundle, self._source = model.name, model, bundle, source
-        self.on_device = model.device != "cpu"
+        self.processor: Processor = model.device
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
         """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
@@ -213,7 +216,7 @@ def torch_contestants(
     revision: str | None,
     vae: str | None,
     *,
-    device: str,
+    device: Literal["cpu", "cuda"],
     half: bool,
     modes: tuple[bool, ...],
 ) -> list[TorchContestant]:

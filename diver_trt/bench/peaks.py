@@ -153,7 +153,7 @@ def run_child(specification: Specification) -> Peaks:
     contestant = contestant_for(specification, bundle)
     schedule = Schedule(bundle.process, recipe, bundle.layout)
     work = work_for(bundle, *distilled_batch(bundle, batch), schedule)
-    meter = _Meter(device=contestant.on_device)
+    meter = _Meter(device=contestant.processor == "cuda")
     # One network after the other, so that each mark is that of one network.
     for name in NETWORKS:
         meter.measure(name, partial(_run_alone, contestant, name, work))

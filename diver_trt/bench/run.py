@@ -53,8 +53,8 @@ def benchmark(
     Args:
         plan: What to measure.
         machine: The machine, as inspected before measuring.
-        device_ceiling: The GPU's ceilings, or None where they cannot be measured: what runs there
-            then gets no limit.
+        device_ceiling: The NVIDIA GPU's ceilings, or None where they cannot be measured: what runs
+            there then gets no limit.
         on_progress: Receives how far it has come.
 
     Raises:
@@ -83,14 +83,18 @@ def benchmark(
             f"the rate of the matrix product changed by {drift:+.0%} from the beginning to the "
             "end: the machine was not steady, and percentages of the limit are off by as much"
         )
-    on_device = any(contestant.on_device for contestant in plan.contestants)
-    on_host = any(not contestant.on_device for contestant in plan.contestants)
-    result.ceilings.extend([host.description] if on_host else [])
+    processors = {contestant.processor for contestant in plan.contestants}
+    result.ceilings.extend([host.description] if "cpu" in processors else [])
     result.ceilings.extend([device_ceiling.description] if device_ceiling else [])
-    if on_device and device_ceiling is None:
+    if "cuda" in processors and device_ceiling is None:
         result.notes.append(
             "no ceiling was measured on the GPU, so what runs there gets no limit; "
             "`--against torch` measures them"
+        )
+    if "other" in processors:
+        result.notes.append(
+            "no ceiling can be measured on a GPU or NPU that is not NVIDIA's, so what runs there "
+            "gets no limit"
         )
     return result
 
@@ -132,7 +136,8 @@ class _Run:
         self, result: Result, host: Ceiling, device: Ceiling | None, on_progress: OnProgress
     ) -> None:
         self._result, self._plan = result, result.plan
-        self._host, self._device, self._on_progress = host, device, on_progress
+        self._ceilings = {"cpu": host, "cuda": device}
+        self._on_progress = on_progress
         self._first = self._plan.contestants[0].name
         bundle = self._plan.bundle
         self._schedule = Schedule(bundle.process, self._plan.recipe, bundle.layout)
@@ -240,7 +245,7 @@ class _Run:
         if contestant.is_torch:
             return None, None
         cost = count(self._graphs[name], network.run_size)
-        ceiling = self._device if contestant.on_device else self._host
+        ceiling = self._ceilings.get(contestant.processor)
         limit = None if ceiling is None else limit_of(cost, ceiling).times(network.runs)
         return cost.times(network.runs), limit
 

@@ -195,8 +195,8 @@ def _contestants(
     model, revision, vae = source
     if model is None:
         return found, None
-    # torch follows the engines: on a GPU as soon as one of them computes there.
-    on_gpu = any(contestant.on_device for contestant in found) and cuda_works()
+    # torch follows the engines: on an NVIDIA GPU as soon as one of them computes there.
+    on_gpu = any(contestant.processor == "cuda" for contestant in found) and cuda_works()
     # On a CPU engines compute float16 bundles in float32 too (docs/benchmarking.md, "The limit").
     half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(

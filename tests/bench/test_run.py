@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diver_trt.bench import ceiling, run
-from diver_trt.bench.contestants import Files, Specification
+from diver_trt.bench.contestants import EngineContestant, Files, Processor, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
 from diver_trt.bench.machine import Machine, let_threads_sleep
 from diver_trt.bench.peaks import Peaks
@@ -46,9 +46,9 @@ class Contestant:
     is_torch = steps_in_python = False
 
     def __init__(
-        self, name: str, seconds: float, *, on_device: bool = False, lacks: str = ""
+        self, name: str, seconds: float, *, processor: Processor = "cpu", lacks: str = ""
     ) -> None:
-        self.name, self._seconds, self.on_device, self._lacks = name, seconds, on_device, lacks
+        self.name, self._seconds, self.processor, self._lacks = name, seconds, processor, lacks
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
         if name == self._lacks:
@@ -144,7 +144,7 @@ def test_a_recovery_that_fails_costs_only_its_own_row(digits: Bundle) -> None:
     recoveries = [row for row in result.rows if row.subject == RECOVERY]
     assert [row.contestant for row in recoveries] == ["a", "b", "a", "b"]
     # Every ratio and difference is against the first contestant.
-    assert all(row.ratio is row.largest_difference is None for row in recoveries)
+    assert {(row.ratio, row.largest_difference) for row in recoveries} == {(None, None)}
     assert result.absent == [
         f"fails, recovery, batch {batch}: no room for a recovery" for batch in (1, 4)
     ]
@@ -182,9 +182,28 @@ def test_a_benchmark_that_has_measured_nothing_is_only_interrupted(digits: Bundl
 
 
 def test_a_gpu_without_a_ceiling_has_no_limits(digits: Bundle) -> None:
-    result = result_of(digits, Contestant("gpu", 0.01, on_device=True))
+    result = result_of(digits, Contestant("gpu", 0.01, processor="cuda"))
     assert all(row.limit is None for row in result.rows)
     assert any("no ceiling was measured on the GPU" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "processor"),
+    [("rtx", "cuda"), ("trt", "cuda"), ("onnx-cuda", "cuda"), ("onnx", "cpu"), ("openvino", "cpu")]
+    + [("openvino-gpu", "other"), ("openvino-npu", "other")],
+)
+def test_only_engines_on_nvidia_s_gpus_have_the_ceilings_of_cuda(
+    digits: Bundle, engine: str, processor: str
+) -> None:
+    assert EngineContestant(engine, digits).processor == processor
+
+
+def test_another_accelerator_gets_no_limit(digits: Bundle) -> None:
+    other = Contestant("openvino-gpu", 0.01, processor="other")
+    plan = Plan(bundle=digits, recipe=Recipe(), contestants=[other], batches=[1], seconds=0)
+    result = benchmark(plan, IDLE, ceiling.HostCeiling())  # stands for a GPU's
+    assert all(row.limit is None for row in result.rows)
+    assert any("that is not NVIDIA's" in note for note in result.notes)
 
 
 def test_a_machine_that_is_busy_or_unsteady_is_noted(
