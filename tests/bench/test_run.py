@@ -252,3 +252,20 @@ def test_plots_lie_within_their_frame_with_the_limit_above(digits: Bundle) -> No
         # Upwards is a smaller y: the faster one lies higher.
         assert all(a[1] > b[1] for a, b in zip(slow.points, fast.points, strict=True))
         assert [label for _, label in plot.batches] == ["1", "4"]
+
+
+def test_engines_with_different_ceilings_have_limits_of_their_own(digits: Bundle) -> None:
+    contestants = [
+        Contestant(name, 0.01, processor=processor)
+        for name, processor in (("onnx", "cpu"), ("openvino", "cpu"), ("onnx-cuda", "cuda"))
+    ]
+    plan = Plan(bundle=digits, recipe=Recipe(), contestants=contestants, batches=[1, 4], seconds=0)
+    faster = ceiling.HostCeiling()
+    faster.flops_per_second *= 10
+    names = [one.name for one in contestants]
+    for plot in plots_of(benchmark(plan, IDLE, faster).rows, names):
+        *limits, _, _, gpu = plot.lines
+        assert [line.dashed for line in limits] == [True, True]
+        # Upwards is a smaller y.
+        assert limits[0].points[0][1] > limits[1].points[0][1]
+        assert limits[1].colour == gpu.colour
