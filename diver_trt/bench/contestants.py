@@ -14,7 +14,7 @@ from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends import AUTO, BACKENDS
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import engine_names, open_session
 
@@ -281,22 +281,18 @@ def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contest
         MissingExtraError: If an engine's package is not installed.
     """
     # Without duplicates: auto may choose an engine that is named as well.
-    names = dict.fromkeys(
-        _first_that_opens(bundle) if name == AUTO else engine_names(name, bundle)[0]
-        for name in engines
-    )
-    for name in names:
-        _open_once(name, bundle)
+    names = dict.fromkeys(_first_that_opens(engine_names(name, bundle), bundle) for name in engines)
     return [EngineContestant(name, bundle) for name in names]
 
 
-def _first_that_opens(bundle: Bundle) -> str:
-    # The last one is not tried: whoever opens it next reports why it does not work.
-    *others, last = engine_names(AUTO, bundle)
+def _first_that_opens(engines: list[str], bundle: Bundle) -> str:
+    *others, last = engines
     for name in others:
         with suppress(EngineError, MissingExtraError):
             _open_once(name, bundle)
             return name
+    # Where none works, the error is that of the last one.
+    _open_once(last, bundle)
     return last
 
 

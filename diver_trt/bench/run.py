@@ -110,8 +110,8 @@ def _doubts(machine: Machine) -> Iterator[str]:
     for name, number in machine.threads.items():
         if number != str(machine.cores):
             yield (
-                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it "
-                "holds for the matrix product and for torch, and not for every engine"
+                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: NumPy "
+                "and torch follow it, but not every engine does"
             )
 
 

@@ -77,7 +77,11 @@ Model = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=0.0, help="Time to measure for in all; every row gets at least three rounds."),
+    typer.Option(
+        min=0.0,
+        help="Measuring time in seconds, for all rows together; every row gets at least three "
+        "rounds.",
+    ),
 ]
 Samples = Annotated[
     int | None,

@@ -189,8 +189,14 @@ def test_a_gpu_without_a_ceiling_has_no_limits(digits: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "processor"),
-    [("rtx", "cuda"), ("trt", "cuda"), ("onnx-cuda", "cuda"), ("onnx", "cpu"), ("openvino", "cpu")]
-    + [("openvino-gpu", "other"), ("openvino-npu", "other")],
+    [
+        ("rtx", "cuda"),
+        ("onnx-cuda", "cuda"),
+        ("onnx", "cpu"),
+        ("openvino", "cpu"),
+        ("openvino-gpu", "other"),
+        ("openvino-npu", "other"),
+    ],
 )
 def test_only_engines_on_nvidia_s_gpus_have_the_ceilings_of_cuda(
     digits: Bundle, engine: str, processor: str
