@@ -17,6 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.facts import environment, result_facts
 from diver_trt.comparison.figure_text import show_decibels, show_figure
 from diver_trt.comparison.lineup import Absent
+from diver_trt.comparison.plots import blocks_plot
 from diver_trt.comparison.report import render
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
@@ -137,6 +138,21 @@ def test_a_dollar_in_a_name_is_not_a_formula(result: Result) -> None:
     named = replace(result, comparisons=(replace(result.comparisons[0], name="onnx fp32 (a$b$c)"),))
     plots = "".join(re.findall(r"<figure>(.*?)</figure>", render(named), flags=re.DOTALL))
     assert "onnx fp32 (a$b$c)" in plots
+
+
+def test_blocks_are_labelled_where_their_first_place_is(result: Result) -> None:
+    figures = result.comparisons[0].figures
+    places = [
+        *(f"{block}, {part}" for block in ("down 1.1", "middle", "up 1.1") for part in "abc"),
+        "final layer",
+    ]
+    stages = tuple(replace(figures.stages[0], place=place) for place in places)
+    plot = blocks_plot([replace(result.comparisons[0], figures=replace(figures, stages=stages))])
+    found = {
+        label: float(x) for x, label in re.findall(r'<text [^>]*x="([\d.]+)".*>(.*)</text>', plot)
+    }
+    at = [found[label] for label in ("down 1.1", "middle", "up 1.1", "final layer")]
+    assert np.diff(at) == pytest.approx([(at[-1] - at[0]) / 3] * 3)
 
 
 def test_the_plots_take_the_page_s_own_colour(page: str) -> None:
