@@ -262,8 +262,9 @@ def test_plots_lie_within_their_frame_with_the_limit_above(digits: Bundle) -> No
 
 def test_engines_with_different_ceilings_have_limits_of_their_own(digits: Bundle) -> None:
     contestants = [
-        Contestant(name, 0.01, processor=processor)
-        for name, processor in (("onnx", "cpu"), ("openvino", "cpu"), ("onnx-cuda", "cuda"))
+        Contestant("onnx", 0.01),
+        Contestant("openvino", 0.01),
+        Contestant("onnx-cuda", 0.01, processor="cuda"),
     ]
     plan = Plan(bundle=digits, recipe=Recipe(), contestants=contestants, batches=[1, 4], seconds=0)
     faster = ceiling.HostCeiling()
