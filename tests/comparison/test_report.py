@@ -224,6 +224,11 @@ def test_the_environment_names_no_machine() -> None:
     assert platform.node() not in " ".join(environment().values()).split()
 
 
+def test_the_environment_counts_the_cores_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diver_trt.comparison.facts.available_cores", lambda: 3)
+    assert environment()["machine"].endswith(", 3 cores")
+
+
 def test_figures_as_text() -> None:
     texts = {0.0: "0", 2.56e-4: "2.6e-04", 0.25: "0.25", 1.0: "1", 12345.0: "1.2e+04"}
     assert {figure: show_figure(figure) for figure in texts} == texts
