@@ -97,7 +97,12 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     *blocks, last = ticks
     labels = [*blocks[:: max(1, round(len(blocks) / 14))], last]
     axes.set_xticks(
-        [ticks[label] for label in labels], labels, rotation=0 if len(labels) <= 11 else 45
+        [ticks[label] for label in labels],
+        labels,
+        rotation=30,
+        rotation_mode="anchor",
+        ha="right",
+        va="top",
     )
     _make_logarithmic(axes)
     return to_svg(figure, "Error through the denoiser, block by block")

@@ -148,11 +148,12 @@ def test_blocks_are_labelled_where_their_first_place_is(result: Result) -> None:
     ]
     stages = tuple(replace(figures.stages[0], place=place) for place in places)
     plot = blocks_plot([replace(result.comparisons[0], figures=replace(figures, stages=stages))])
-    found = {
-        label: float(x) for x, label in re.findall(r'<text [^>]*x="([\d.]+)".*>(.*)</text>', plot)
-    }
-    at = [found[label] for label in ("down 1.1", "middle", "up 1.1", "final layer")]
-    assert np.diff(at) == pytest.approx([(at[-1] - at[0]) / 3] * 3)
+    ticks = re.findall(
+        r'id="xtick_\d+".*?<use [^>]*x="([\d.]+)".*?>([^<>]+)</text>', plot, flags=re.DOTALL
+    )
+    assert [label for _, label in ticks] == ["down 1.1", "middle", "up 1.1", "final layer"]
+    gaps = np.diff([float(x) for x, _ in ticks])
+    assert gaps == pytest.approx([gaps.mean()] * 3)
 
 
 def test_the_plots_take_the_page_s_own_colour(page: str) -> None:
