@@ -202,7 +202,7 @@ def planned_participant(model: Dit, bundle: Bundle, batch: int, plan: Plan) -> P
         return PlannedSession(model, bundle, size, plan)
 
     return Participant(
-        plan.name, "fp16", bundle, model.process, open_session, lambda: open_session(1)
+        plan.name, "fp16", bundle, model.process, open_session, lambda: open_session(1), batch
     )
 
 

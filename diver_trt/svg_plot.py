@@ -39,6 +39,15 @@ def new_axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
+def legend_label(name: str) -> str:
+    """Return a label that appears in a legend as the name."""
+    # matplotlib leaves a label that begins with an underscore out of the legend, and reads text
+    # between two dollar signs as a formula:
+    # https://matplotlib.org/stable/api/legend_api.html
+    # https://matplotlib.org/stable/users/explain/text/mathtext.html
+    return f"{' ' if name.startswith('_') else ''}{name}".replace("$", r"\$")
+
+
 def to_svg(figure: Any, title: str) -> str:
     """Return a figure as inline SVG in the page's text colour, with its legend below."""
     from matplotlib import rc_context

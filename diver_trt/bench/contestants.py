@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diver_trt.bench.jobs import OpenNetwork, Work, open_network
 from diver_trt.bench.recovery import Recovered, recover_once
@@ -14,12 +14,15 @@ from diver_trt.bundle import Bundle, NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
-from diver_trt.runtime.backends import AUTO, BACKENDS
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.engine import Placement, Session
 from diver_trt.runtime.session import engine_names, open_session
 
 if TYPE_CHECKING:
     from diver_trt.bench.torch_side import TorchModel
+
+Processor = Literal["cpu", "cuda", "other"]
+"""What a contestant computes on: the host, an NVIDIA GPU, or another accelerator."""
 
 Files = Mapping[str, tuple[Path, int]]
 """The file and the label of each image by its key, as `recovery.write_input` returns them."""
@@ -47,7 +50,7 @@ class Specification:
     recipe: dict[str, Any]
     engine: str | None = None
     model: tuple[str, str | None, str | None] | None = None
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     half: bool = False
     compiled: bool = False
 
@@ -56,8 +59,8 @@ class Contestant(Protocol):
     """One engine, or torch."""
 
     name: str
-    on_device: bool
-    """Whether it computes on a GPU."""
+    processor: Processor
+    """What it computes on."""
     is_torch: bool
     """Whether it is the model in torch, and not the bundle."""
     steps_in_python: bool
@@ -73,10 +76,8 @@ class Contestant(Protocol):
         """Return what another process needs to run the same."""
 
 
-_ACCELERATORS = ("-cuda", "-gpu", "-npu")
-"""Endings of the names of engines that compute on a device, where their backend has one for the
-host too.
-"""
+_ENDINGS: dict[str, Processor] = {"cuda": "cuda", "gpu": "other", "npu": "other"}
+"""Processors by the endings of the names of engines whose backend has one for the host too."""
 
 
 class EngineContestant:
@@ -92,7 +93,9 @@ class EngineContestant:
     def __init__(self, engine: str, bundle: Bundle) -> None:
         self.name, self._bundle = engine, bundle
         self.steps_in_python = not BACKENDS[engine].compiled
-        self.on_device = BACKENDS[engine].compiled or engine.endswith(_ACCELERATORS)
+        self.processor: Processor = (
+            "cuda" if BACKENDS[engine].compiled else _ENDINGS.get(engine.rpartition("-")[2], "cpu")
+        )
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork:
         """Open one network in a session of its own."""
@@ -155,7 +158,7 @@ class TorchContestant:
         self, model: TorchModel, bundle: Bundle, source: tuple[str, str | None, str | None]
     ) -> None:
         self.name, self._model, self._bundle, self._source = model.name, model, bundle, source
-        self.on_device = model.device != "cpu"
+        self.processor: Processor = model.device
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
         """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
@@ -213,7 +216,7 @@ def torch_contestants(
     revision: str | None,
     vae: str | None,
     *,
-    device: str,
+    device: Literal["cpu", "cuda"],
     half: bool,
     modes: tuple[bool, ...],
 ) -> list[TorchContestant]:
@@ -278,22 +281,18 @@ def engine_contestants(engines: tuple[str, ...], bundle: Bundle) -> list[Contest
         MissingExtraError: If an engine's package is not installed.
     """
     # Without duplicates: auto may choose an engine that is named as well.
-    names = dict.fromkeys(
-        _first_that_opens(bundle) if name == AUTO else engine_names(name, bundle)[0]
-        for name in engines
-    )
-    for name in names:
-        _open_once(name, bundle)
+    names = dict.fromkeys(_first_that_opens(engine_names(name, bundle), bundle) for name in engines)
     return [EngineContestant(name, bundle) for name in names]
 
 
-def _first_that_opens(bundle: Bundle) -> str:
-    # The last one is not tried: whoever opens it next reports why it does not work.
-    *others, last = engine_names(AUTO, bundle)
+def _first_that_opens(engines: list[str], bundle: Bundle) -> str:
+    *others, last = engines
     for name in others:
         with suppress(EngineError, MissingExtraError):
             _open_once(name, bundle)
             return name
+    # Where none works, the error is that of the last one.
+    _open_once(last, bundle)
     return last
 
 

@@ -42,6 +42,8 @@ _BITS = {
 }
 """Bits of a value by its number in onnx.proto's TensorProto.DataType."""
 
+_VARINT_BITS = 70
+"""Ten bytes of seven bits hold the 64 bits of a number; protobuf allows no more."""
 _INT64 = 7
 _MAX_SHAPE_VALUES = 64
 """Tensors of at most so many whole numbers are read: they may be shapes, axes or indices."""
@@ -214,6 +216,8 @@ def _integers(data: Buffer, span: Span, wanted: int) -> Iterator[int]:
             # Writers may pack repeated numbers or not, and readers have to take both:
             # https://protobuf.dev/programming-guides/encoding/#packed
             for byte in data[first:last]:
+                if shift == _VARINT_BITS:
+                    raise GraphError("a number does not end")
                 value |= (byte & 0x7F) << shift
                 shift += 7
                 if byte < 0x80:

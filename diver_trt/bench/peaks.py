@@ -1,6 +1,6 @@
 """Peak memory, measured in a process of its own for each contestant and batch.
 
-    python -m diver_trt.bench.peaks < specification.json
+    python -m diver_trt.bench.peaks PEAKS.json < specification.json
 
 The benchmark itself holds several contestants at once, and memory that one of them has freed may
 stay with the process. So a child opens one network after the other, alone, and recovers as many
@@ -34,6 +34,7 @@ from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, find_gpu, import_cuda
 
 _LOOK_SECONDS = 0.002
+_SIGKILL = 9  # Windows' `signal` has no SIGKILL
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -58,21 +59,38 @@ def measure_peaks(specification: Specification) -> Peaks:
     """
     # The child must find this package where its parent did, which may be a checkout.
     places = [str(Path(diver_trt.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    child = subprocess.run(
-        [sys.executable, "-m", "diver_trt.bench.peaks"],
-        input=json.dumps(asdict(specification)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
-    )
+    # A file, since libraries print lines of their own on standard output.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peaks.json"
+        child = subprocess.run(
+            [sys.executable, "-m", "diver_trt.bench.peaks", str(path)],
+            input=json.dumps(asdict(specification)),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+        )
+        _require_success(child)
+        found = json.loads(path.read_bytes())
+    return Peaks(found["host_bytes"], found["device_bytes"])
+
+
+def _require_success(child: subprocess.CompletedProcess[str]) -> None:
+    """Refuse a child that failed.
+
+    Raises:
+        EngineError: If it did; the message is its own.
+    """
+    if child.returncode < 0:
+        # https://docs.python.org/3/library/subprocess.html#subprocess.CompletedProcess.returncode
+        number = -child.returncode
+        # Linux' OOM killer sends SIGKILL, and the process has no time for a message.
+        cause = ", probably for lack of memory" if number == _SIGKILL else ""
+        raise EngineError(f"the process that measures memory was killed by signal {number}{cause}")
     if child.returncode != 0:
         # Warnings of libraries come before the message.
         last = (child.stderr.strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"the process that measures memory failed: {shown(last)}")
-    # Libraries may print lines of their own above.
-    found = json.loads(child.stdout.splitlines()[-1])
-    return Peaks(found["host_bytes"], found["device_bytes"])
 
 
 class _Meter:
@@ -153,7 +171,7 @@ def run_child(specification: Specification) -> Peaks:
     contestant = contestant_for(specification, bundle)
     schedule = Schedule(bundle.process, recipe, bundle.layout)
     work = work_for(bundle, *distilled_batch(bundle, batch), schedule)
-    meter = _Meter(device=contestant.on_device)
+    meter = _Meter(device=contestant.processor == "cuda")
     # One network after the other, so that each mark is that of one network.
     for name in NETWORKS:
         meter.measure(name, partial(_run_alone, contestant, name, work))
@@ -172,7 +190,7 @@ def _run_alone(contestant: Contestant, name: NetworkName, work: Work) -> None:
 
 
 def main() -> None:
-    """Read a specification from standard input and print the peaks as JSON."""
+    """Read a specification from standard input, and write the peaks to a file as JSON."""
     given = json.loads(sys.stdin.read())
     if given["model"] is not None:
         # JSON has no tuples.
@@ -181,7 +199,7 @@ def main() -> None:
         peaks = run_child(Specification(**given))
     except DiverError as error:
         sys.exit(printable(first_line(error)))
-    os.write(1, (json.dumps(asdict(peaks)) + "\n").encode())
+    Path(sys.argv[1]).write_text(json.dumps(asdict(peaks)))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from diver_trt.bench.result import Row
+from diver_trt.svg_plot import COLOURS
 
 WIDTH, HEIGHT = 340, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 """Margins of a plot, which hold its axes' labels, in the SVG's units."""
-COLOURS = ("#3987d6", "#e08a1e", "#2ba37a", "#c765a6", "#8a7fe0", "#d4573b")
-"""Mid tones that can be distinguished on white and on black."""
 
 Point = tuple[float, float]
 
@@ -66,8 +65,17 @@ def plots_of(rows: Sequence[Row], contestants: Sequence[str]) -> Iterator[Plot]:
 
 
 def _plot(subject: str, rows: Sequence[Row], contestants: Sequence[str]) -> Plot:
-    limits = {row.batch: row.images / row.limit.seconds for row in rows if row.limit}
-    rates = [row.images_per_second for row in rows] + list(limits.values())
+    names = list(dict.fromkeys(row.contestant for row in rows))
+    colours = {name: COLOURS[contestants.index(name) % len(COLOURS)] for name in names}
+    limits: dict[tuple[tuple[int, float], ...], str] = {}
+    for name in names:
+        own_rows = [row for row in rows if row.contestant == name]
+        points = tuple((row.batch, row.images / row.limit.seconds) for row in own_rows if row.limit)
+        # Engines on one processor mostly have the same limit.
+        if points:
+            limits.setdefault(points, colours[name])
+    rates = [row.images_per_second for row in rows]
+    rates += [rate for points in limits for _, rate in points]
     low, high = math.floor(math.log10(min(rates))), math.ceil(math.log10(max(rates)))
     # One power of ten at least: `place` divides by the difference.
     high = max(high, low + 1)
@@ -82,15 +90,22 @@ def _plot(subject: str, rows: Sequence[Row], contestants: Sequence[str]) -> Plot
             HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
         )
 
-    lines = [Line(tuple(place(*point) for point in sorted(limits.items())), "currentColor", True)]
-    for name in dict.fromkeys(row.contestant for row in rows):
+    lines = [
+        Line(
+            tuple(place(*point) for point in points),
+            colour if len(limits) > 1 else "currentColor",
+            dashed=True,
+        )
+        for points, colour in limits.items()
+    ]
+    for name in names:
         own = tuple(
             place(row.batch, row.images_per_second) for row in rows if row.contestant == name
         )
-        lines.append(Line(own, COLOURS[contestants.index(name) % len(COLOURS)], False))
+        lines.append(Line(own, colours[name], dashed=False))
     return Plot(
         subject,
-        tuple(line for line in lines if line.points),
+        tuple(lines),
         tuple((place(batch, 10**low)[0], f"{batch}") for batch in batches),
         tuple(
             (place(batches[0], 10**power)[1], f"{10.0**power:,g}") for power in range(low, high + 1)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.bench import words
-from diver_trt.bench.plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
+from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
 from diver_trt.bench.result import Result
 from diver_trt.html_page import environment
+from diver_trt.svg_plot import COLOURS
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

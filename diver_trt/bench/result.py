@@ -31,13 +31,14 @@ class Row:
         images: Images in one job; of a step, those of the batch.
         cost: The work of one job, or None for torch.
         limit: The least time for it, or None where no ceiling was measured.
-        ratio: How many times faster it is than the first contestant; None for the first itself.
+        ratio: How many times faster it is than the first contestant; None for the first itself,
+            and where the first was not measured.
         python_s: For a denoiser's step, seconds that the package's own loop takes of it.
         host_bytes: Peak memory of a process that does only this, or None if unknown.
         device_bytes: Peak memory on the device, or None without one.
         phases: For a recovery, seconds by phase of its median run, `"opening"` included.
         largest_difference: For a recovery, the largest difference of a pixel value from the first
-            contestant's images, in levels of 255; None for the first itself.
+            contestant's images, in levels of 255; None as for `ratio`.
     """
 
     subject: str

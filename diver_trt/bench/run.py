@@ -53,8 +53,8 @@ def benchmark(
     Args:
         plan: What to measure.
         machine: The machine, as inspected before measuring.
-        device_ceiling: The GPU's ceilings, or None where they cannot be measured: what runs there
-            then gets no limit.
+        device_ceiling: The NVIDIA GPU's ceilings, or None where they cannot be measured: what runs
+            there then gets no limit.
         on_progress: Receives how far it has come.
 
     Raises:
@@ -83,14 +83,18 @@ def benchmark(
             f"the rate of the matrix product changed by {drift:+.0%} from the beginning to the "
             "end: the machine was not steady, and percentages of the limit are off by as much"
         )
-    on_device = any(contestant.on_device for contestant in plan.contestants)
-    on_host = any(not contestant.on_device for contestant in plan.contestants)
-    result.ceilings.extend([host.description] if on_host else [])
+    processors = {contestant.processor for contestant in plan.contestants}
+    result.ceilings.extend([host.description] if "cpu" in processors else [])
     result.ceilings.extend([device_ceiling.description] if device_ceiling else [])
-    if on_device and device_ceiling is None:
+    if "cuda" in processors and device_ceiling is None:
         result.notes.append(
             "no ceiling was measured on the GPU, so what runs there gets no limit; "
             "`--against torch` measures them"
+        )
+    if "other" in processors:
+        result.notes.append(
+            "no ceiling can be measured on a GPU or NPU that is not NVIDIA's, so what runs there "
+            "gets no limit"
         )
     return result
 
@@ -106,9 +110,17 @@ def _doubts(machine: Machine) -> Iterator[str]:
     for name, number in machine.threads.items():
         if number != str(machine.cores):
             yield (
-                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: it "
-                "holds for the matrix product and for torch, and not for every engine"
+                f"{name} is {number}, but the machine has {counted(machine.cores, 'core')}: NumPy "
+                "and torch follow it, but not every engine does"
             )
+
+
+class _RecoveryError(EngineError):
+    """A recovery that failed, with the contestant whose it was."""
+
+    def __init__(self, contestant: Contestant, reason: str) -> None:
+        super().__init__(reason)
+        self.contestant = contestant
 
 
 class _Run:
@@ -124,7 +136,9 @@ class _Run:
         self, result: Result, host: Ceiling, device: Ceiling | None, on_progress: OnProgress
     ) -> None:
         self._result, self._plan = result, result.plan
-        self._host, self._device, self._on_progress = host, device, on_progress
+        self._ceilings = {"cpu": host, "cuda": device}
+        self._on_progress = on_progress
+        self._first = self._plan.contestants[0].name
         bundle = self._plan.bundle
         self._schedule = Schedule(bundle.process, self._plan.recipe, bundle.layout)
         self._graphs: dict[NetworkName, Graph] = {
@@ -192,24 +206,22 @@ class _Run:
             timings = dict(
                 zip(networks, alternate(list(networks.values()), self._share_s), strict=True)
             )
-        first = next(iter(timings))
         for contestant in contestants:
             if contestant.name not in networks:
                 continue
             cost, limit = self._limit(contestant, name, networks[contestant.name])
             if limit is not None:
                 limits[contestant.name, name] = limit
-            own = timings[contestant.name]
             self._result.rows.append(
                 Row(
                     subject=name,
                     batch=batch,
                     contestant=contestant.name,
-                    timing=own,
+                    timing=timings[contestant.name],
                     images=batch,
                     cost=cost,
                     limit=limit,
-                    ratio=_ratio(own, timings, contestant.name, first),
+                    ratio=self._ratio(timings, contestant.name),
                     python_s=self._python_seconds(contestant, name, work),
                     host_bytes=peaks[contestant.name].host_bytes.get(name),
                     device_bytes=peaks[contestant.name].device_bytes.get(name),
@@ -233,14 +245,14 @@ class _Run:
         if contestant.is_torch:
             return None, None
         cost = count(self._graphs[name], network.run_size)
-        ceiling = self._device if contestant.on_device else self._host
+        ceiling = self._ceilings.get(contestant.processor)
         limit = None if ceiling is None else limit_of(cost, ceiling).times(network.runs)
         return cost.times(network.runs), limit
 
     def _python_seconds(
         self, contestant: Contestant, name: NetworkName, work: Work
     ) -> float | None:
-        if name != "denoiser" or contestant.is_torch or not contestant.steps_in_python:
+        if name != "denoiser" or not contestant.steps_in_python:
             return None
         job = python_overhead(self._plan.bundle, work, len(work.labels))
         (timing,) = alternate([job], seconds=0)
@@ -254,19 +266,27 @@ class _Run:
         limits: dict[tuple[str, NetworkName], Limit],
     ) -> None:
         plan, images = self._plan, self._plan.images_in(batch)
-        first = contestants[0].name
         with tempfile.TemporaryDirectory(prefix="diver-trt-bench-") as folder:
             files = write_input(Path(folder) / "distilled", plan.bundle, images)
             outputs = {one.name: Path(folder) / f"{i}" for i, one in enumerate(contestants)}
-            timings, middles = self._time_recoveries(contestants, files, outputs, batch)
+            try:
+                timings, middles = self._time_recoveries(contestants, files, outputs, batch)
+            except _RecoveryError as error:
+                failed = error.contestant
+                reason = first_line(error)
+                self._result.absent.append(f"{failed.name}, recovery, batch {batch}: {reason}")
+                # Again without it: rounds in alternation need every contestant.
+                if others := [one for one in contestants if one is not failed]:
+                    self._measure_recovery(batch, others, peaks, limits)
+                return
             differences = {
-                name: largest_difference(outputs[name], outputs[first], list(files))
+                name: largest_difference(outputs[name], outputs[self._first], list(files))
                 for name in outputs
-                if name != first
+                if self._first in outputs and name != self._first
             }
         classes = len({label for _, label in files.values()}) + 1  # the null class too
         for contestant in contestants:
-            own, middle = timings[contestant.name], middles[contestant.name]
+            middle = middles[contestant.name]
             if (lost := images - middle.images) > 0:
                 self._result.notes.append(
                     f"{contestant.name}, batch {batch}: {lost} of {images} images were in a single "
@@ -277,10 +297,10 @@ class _Run:
                     subject=RECOVERY,
                     batch=batch,
                     contestant=contestant.name,
-                    timing=own,
+                    timing=timings[contestant.name],
                     images=images,
                     limit=self._recovery_limit(contestant, batch, images, classes, limits),
-                    ratio=_ratio(own, timings, contestant.name, first),
+                    ratio=self._ratio(timings, contestant.name),
                     host_bytes=peaks[contestant.name].host_bytes.get(RECOVERY),
                     device_bytes=peaks[contestant.name].device_bytes.get(RECOVERY),
                     phases=middle.phases,
@@ -295,13 +315,20 @@ class _Run:
         outputs: dict[str, Path],
         batch: int,
     ) -> tuple[dict[str, Timing], dict[str, Recovered]]:
-        """Recover in alternation; return each one's timing, and its recovery of median duration."""
+        """Recover in alternation; return each one's timing, and its recovery of median duration.
+
+        Raises:
+            _RecoveryError: If a contestant cannot recover.
+        """
         runs: dict[str, list[Recovered]] = {one.name: [] for one in contestants}
 
         def job_of(contestant: Contestant) -> Job:
             def job() -> float:
                 output = outputs[contestant.name]
-                done = contestant.recover(files, output, self._plan.recipe, batch)
+                try:
+                    done = contestant.recover(files, output, self._plan.recipe, batch)
+                except EngineError as error:
+                    raise _RecoveryError(contestant, str(error)) from error
                 runs[contestant.name].append(done)
                 return done.after_start_up
 
@@ -312,8 +339,9 @@ class _Run:
         middles = {}
         for name, timing in timings.items():
             # The last ones: `alternate` does not count those that warm up.
-            counted = sorted(runs[name][-len(timing.seconds) :], key=lambda one: one.after_start_up)
-            middles[name] = counted[len(counted) // 2]
+            measured = runs[name][-len(timing.seconds) :]
+            measured.sort(key=lambda one: one.after_start_up)
+            middles[name] = measured[len(measured) // 2]
         return timings, middles
 
     def _recovery_limit(
@@ -341,9 +369,11 @@ class _Run:
         ]
         return sum_of_limits(parts) if len(parts) == len(NETWORKS) else None
 
-
-def _ratio(own: Timing, timings: dict[str, Timing], name: str, first: str) -> Ratio | None:
-    return None if name == first else speed_ratio(own, timings[first])
+    def _ratio(self, timings: dict[str, Timing], name: str) -> Ratio | None:
+        """Return a contestant's speed against the first's, which may lack this network."""
+        if name == self._first or self._first not in timings:
+            return None
+        return speed_ratio(timings[name], timings[self._first])
 
 
 def largest_difference(one: Path, other: Path, keys: Sequence[str]) -> int | None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class TorchModel:
     def __init__(
         self,
         model: BaseModel,
-        device: str = "cpu",
+        device: Literal["cpu", "cuda"] = "cpu",
         *,
         half: bool = False,
         compiled: bool = False,

@@ -77,13 +77,18 @@ Model = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=0.0, help="Time to measure for in all; every row gets at least three rounds."),
+    typer.Option(
+        min=0.0,
+        help="Measuring time in seconds, for all rows together; every row gets at least three "
+        "rounds.",
+    ),
 ]
 Samples = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Images of a whole recovery (default: 8, or one batch where that is more).",
+        help="Images of a whole recovery, at least one batch (default: 8, or one batch where that "
+        "is more).",
         show_default=False,
     ),
 ]
@@ -118,6 +123,11 @@ def bench(
     if machine.busy:
         let_threads_sleep()
     batches = _batches(batch)
+    if samples is not None and samples < batches[-1]:
+        # The engine would be opened for a smaller batch than the row names.
+        raise typer.BadParameter(
+            f"--samples is {samples}, expected at least the largest --batch, {batches[-1]}"
+        )
     if not math.isfinite(seconds):
         raise typer.BadParameter(f"--seconds is {seconds}; expected a finite number, 0 or more")
     _check_opponent(against, model)
@@ -189,8 +199,8 @@ def _contestants(
     model, revision, vae = source
     if model is None:
         return found, None
-    # torch follows the engines: on a GPU as soon as one of them computes there.
-    on_gpu = any(contestant.on_device for contestant in found) and cuda_works()
+    # torch follows the engines: on an NVIDIA GPU as soon as one of them computes there.
+    on_gpu = any(contestant.processor == "cuda" for contestant in found) and cuda_works()
     # On a CPU engines compute float16 bundles in float32 too (docs/benchmarking.md, "The limit").
     half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(

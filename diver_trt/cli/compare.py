@@ -119,7 +119,8 @@ def compare(
     _note_absent(lineup.absent)
     others = ", ".join(one.name for one in lineup.others)
     say(f"{inputs.origin}; reference {lineup.reference.name}, compared with it: {others}")
-    with progress("comparing", steps_in(1 + len(lineup.others), inputs, recipe, batch)) as advance:
+    steps = steps_in(lineup.reference, lineup.others, inputs, recipe)
+    with progress("comparing", steps) as advance:
         reference, comparisons, absent = compare_lineup(lineup, inputs, recipe, advance)
     # Those that failed while running; the others are on the terminal already.
     _note_absent(absent[len(lineup.absent) :])

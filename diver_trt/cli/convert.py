@@ -88,7 +88,7 @@ def convert(
         _refuse_for_recovered(source, output, given, zca_reference)
     # With an option that only recovered datasets take, `_convert_recovered` reports that the input
     # is not one.
-    elif layout is None and side is None and not overwrite:
+    elif layout is None and side is None and gallery and not overwrite:
         _convert_tensors(source, output, given, zca_reference, as_json=as_json)
         return
     _convert_recovered(
@@ -212,4 +212,6 @@ def _convert_tensors(
         f"{counted(len(tensors.images), 'image')}, {tensors.format.title}, "
         f"normalisation {tensors.normalisation.name}, collage {factor}"
     )
-    print(f"wrote {output}: {found}{f', classes as in {classes}' if classes else ''}")
+    print(
+        f"wrote {printable(str(output))}: {found}{f', classes as in {classes}' if classes else ''}"
+    )

@@ -169,6 +169,9 @@ def _say_assumptions(loaded: BaseModel) -> None:
 
 
 def _print_exported(exported: Sequence[ExportedNetwork], bundle: Path, *, as_json: bool) -> None:
+    # Here, for the time that every `--help` takes.
+    import shlex
+
     from diver_trt.bundle import Bundle
 
     # What is printed is what a device will read.
@@ -184,4 +187,7 @@ def _print_exported(exported: Sequence[ExportedNetwork], bundle: Path, *, as_jso
             f"  {item.network.name:<12} {item.network.parameters:>13,} parameters   relative "
             f"L2 to torch {item.error:.1e}"
         )
-    print(f"wrote {bundle}; next: diver-trt recover DISTILLED RECOVERED --bundle {bundle}")
+    print(
+        f"wrote {printable(str(bundle))}; next: diver-trt recover DISTILLED RECOVERED --bundle "
+        f"{printable(shlex.quote(str(bundle)))}"
+    )

@@ -311,9 +311,9 @@ def _memory_facts(plan: Plan) -> dict[str, Any]:
 
 def _print_memory(name: str, facts: dict[str, Any]) -> None:
     """Print a plan's phases, one line each: the total and its parts."""
-    from diver_trt.runtime.backends.tensorrt.memory import format_sum
+    from diver_trt.runtime.backends.tensorrt.memory import RESIDENCIES, format_sum
 
-    for residency in ("resident", "phased"):
+    for residency in RESIDENCIES:
         peak, _ = format_sum([facts[residency]["peak_bytes"]])
         print(f"{name}, {residency}: peak {peak}")
         for network, phase in facts[residency].items():

@@ -10,7 +10,7 @@ import typer
 from diver_trt.cli.console import print_json, say
 from diver_trt.cli.options import Gallery, Json, Overwrite
 from diver_trt.counted import counted
-from diver_trt.errors import shown
+from diver_trt.errors import printable, shown
 
 
 def merge(
@@ -41,7 +41,7 @@ def merge(
             say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
         print(
             f"merged {counted(len(shards), 'shard')} with {counted(merged.images, 'image')} into "
-            f"{output}"
+            f"{printable(str(output))}"
         )
     if merged.skipped:  # as `recover` exits: the dataset is written, but not all of its images
         raise typer.Exit(1)

@@ -60,11 +60,12 @@ def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     del parameters["recipe"]
     hints = get_type_hints(command, include_extras=True)
     options = {name: (hints[name], parameter.default) for name, parameter in parameters.items()}
-    options |= dict(_recipe_options())
+    recipe_options = dict(_recipe_options())
+    options |= recipe_options
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        settings = {name: given.pop(name) for name in dict(_recipe_options())}
+        settings = {name: given.pop(name) for name in recipe_options}
         ratios = {name: settings.pop(option) for name, (option, _, _) in _BY_RATIO.items()}
         if any(ratio is not None for ratio in ratios.values()):
             _take_ratios(ratios, settings, given)
@@ -120,11 +121,13 @@ def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[s
     from diver_trt.method.schedule import nearest_step
 
     inherited, window = ratios["inherit_step"], ratios["window"]
-    if inherited is not None and (settings["inherit_step"] or settings["no_inheritance"]):
+    # A step of 0 is given too, although it is out of range.
+    step_given = settings["inherit_step"] is not None or settings["no_inheritance"]
+    if inherited is not None and step_given:
         raise RecipeError(
             "--inherit-snr contradicts --inherit-step and --no-inheritance; give one of them"
         )
-    if window is not None and settings["window"]:
+    if window is not None and settings["window"] is not None:
         raise RecipeError("--window-snr contradicts --window; give one of them")
     # Any bundle of `compare` will do: it refuses bundles of different processes.
     path = given["bundle"] if "bundle" in given else given["bundles"][0]

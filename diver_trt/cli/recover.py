@@ -99,8 +99,8 @@ Part = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
-        help="Recover on the workers of Ray: local, or no value, starts it, auto is the cluster of "
-        "this machine, else HOST:PORT.",
+        help="Recover on Ray workers: local, or no value, starts Ray here; auto joins this "
+        "machine's cluster; HOST:PORT joins that one.",
         metavar="[ADDRESS]",
         show_default=False,
         autocompletion=completion.values(lambda: ["local", "auto"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from diver_trt.comparison.verdict import Comparison
 from diver_trt.counted import counted
 from diver_trt.packages import installed
 from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.cores import available_cores
 
 PACKAGES = (
     "numpy",
@@ -72,7 +72,7 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         # The kind of machine, never its host name: reports are published.
         "machine": f"{platform.system()} {platform.machine()}, "
-        f"{counted(os.cpu_count() or 1, 'core')}",
+        f"{counted(available_cores(), 'core')}",
         **installed(PACKAGES),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
+from diver_trt.counted import counted
 from diver_trt.digits import default_bundle, default_images, find_source
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
@@ -94,7 +95,7 @@ def distilled_inputs(
     )
     chosen = [sample for _, _, sample in rounds[:count]]
     return Inputs(
-        origin=f"{len(chosen)} distilled image{'s' if len(chosen) > 1 else ''}"
+        origin=counted(len(chosen), "distilled image")
         + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
         keys=tuple(sample.key for sample in chosen),
         # Modulo: the digits serve models with fewer than ten classes too.
@@ -113,7 +114,7 @@ def random_pixels(bundle: Bundle, count: int, *, seed: int = 0) -> Inputs:
     size = bundle.image_size
     keys = [f"random/{number:05d}" for number in range(count)]
     return Inputs(
-        origin=f"{count} image{'s' if count > 1 else ''} of random pixels",
+        origin=f"{counted(count, 'image')} of random pixels",
         keys=tuple(keys),
         labels=tuple(int(label) for label in generator.integers(0, bundle.num_classes, count)),
         images=tuple(generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)),

@@ -23,7 +23,6 @@ from diver_trt.errors import (
     BundleError,
     DiverError,
     EngineError,
-    MissingExtraError,
     UsageError,
     first_line,
 )
@@ -124,7 +123,6 @@ def line_up(
     _check_same_model(bundles)
     if model is not None:
         _check_exported_from(bundles[0], model)
-    if model is not None:
         # Imported here: two bundles are compared without torch.
         from diver_trt.comparison.torch_engine import check_reference
 
@@ -171,10 +169,12 @@ def _entrants(
         for bundle in whole:
             # Among all bundles, so that a damaged one does not change the names of the others.
             called = _called(name, bundle, bundles)
-            if reason := _obstacle(name, bundle, batch):
-                entrants.append(Absent(called, reason, bool(engines)))
+            try:
+                own_batch = _batch_of(name, bundle, batch)
+            except DiverError as error:
+                entrants.append(Absent(called, first_line(error), bool(engines)))
                 continue
-            entrants.append(bundle_participant(called, name, bundle, batch))
+            entrants.append(bundle_participant(called, name, bundle, own_batch))
             if bundle in idle:
                 idle.remove(bundle)
     # A bundle that nothing ran was not compared, even though no engine was requested by name.
@@ -212,6 +212,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
         bundle.process,
         open_bundle,
         lambda: GraphProbe(bundle),
+        batch,
     )
 
 
@@ -233,7 +234,9 @@ def torch_participant(
     def probe() -> Probe:
         return TorchSession(model, bundle, 1, precision)
 
-    return Participant(f"torch {precision}", precision, bundle, model.process, open_model, probe)
+    return Participant(
+        f"torch {precision}", precision, bundle, model.process, open_model, probe, batch
+    )
 
 
 def _called(engine: str, bundle: Bundle, bundles: Sequence[Bundle]) -> str:
@@ -256,18 +259,17 @@ def _damage(bundle: Bundle) -> str | None:
     return None
 
 
-def _obstacle(engine: str, bundle: Bundle, batch: int) -> str | None:
-    """Return why an engine cannot run a bundle here, or None."""
+def _batch_of(engine: str, bundle: Bundle, batch: int) -> int:
+    """Open a bundle on an engine, and return the batch that the engine has.
+
+    Raises:
+        DiverError: If the engine cannot run it here.
+    """
     # A package that is installed may not load, and a provider that is listed may not start: only
     # opening a network shows it. The encoder is the smallest.
-    try:
-        with closing(_open(engine, bundle, batch)) as session:
-            session.open("encoder").close()
-    except MissingExtraError as reason:
-        return str(reason)
-    except DiverError as reason:
-        return first_line(reason)
-    return None
+    with closing(_open(engine, bundle, batch)) as session:
+        session.open("encoder").close()
+        return session.batch
 
 
 _SHARED = (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diver_trt.comparison.verdict import Comparison
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
-from diver_trt.svg_plot import COLOURS, INK, new_axes, to_svg
+from diver_trt.svg_plot import COLOURS, INK, legend_label, new_axes, to_svg
 
 
 def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
@@ -32,7 +32,7 @@ def steps_plot(comparisons: Sequence[Comparison], recipe: Recipe) -> str:
                 [step.k for step in comparison.figures.steps],
                 _drawable(errors),
                 color=COLOURS[i % len(COLOURS)],
-                label=_label(comparison),
+                label=legend_label(comparison.name),
                 lw=1.8,
             )
         if recipe.guided_steps:
@@ -75,11 +75,11 @@ def _draw_step_limits(axes: Any, comparisons: Sequence[Comparison]) -> float:
 
 
 def blocks_plot(comparisons: Sequence[Comparison]) -> str:
-    """Return the error after every attention and MLP of the worst step as SVG."""
+    """Return the error at every place of the denoiser, in the worst step, as SVG."""
     figure, (axes,) = new_axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
     for i, comparison in enumerate(comparisons):
         errors = [stage.difference.relative_l2 for stage in comparison.figures.stages]
-        label = f"{_label(comparison)}, step {comparison.figures.stage_step}"
+        label = f"{legend_label(comparison.name)}, step {comparison.figures.stage_step}"
         axes.plot(
             range(len(errors)),
             _drawable(errors),
@@ -89,17 +89,20 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
             lw=1.5,
             label=label,
         )
-    # Two places per block, between the patch embedding and the final layer.
-    places = [stage.place for stage in comparisons[0].figures.stages]
-    blocks = (len(places) - 2) // 2
-    every = max(1, round(blocks / 14))
-    ticks = [
-        (0, "patches"),
-        *((2 * block, f"block {block}") for block in range(every, blocks + 1, every)),
-        (len(places) - 1, "final"),
-    ]
+    # The places of a block follow each other, and its label stands at the first one:
+    # "block 1" for "block 1, attention" and "block 1, MLP".
+    ticks: dict[str, int] = {}
+    for at, stage in enumerate(comparisons[0].figures.stages):
+        ticks.setdefault(stage.place.rpartition(",")[0] or stage.place, at)
+    *blocks, last = ticks
+    labels = [*blocks[:: max(1, round(len(blocks) / 14))], last]
     axes.set_xticks(
-        [at for at, _ in ticks], [label for _, label in ticks], rotation=0 if blocks <= 10 else 45
+        [ticks[label] for label in labels],
+        labels,
+        rotation=30,
+        rotation_mode="anchor",
+        ha="right",
+        va="top",
     )
     _make_logarithmic(axes)
     return to_svg(figure, "Error through the denoiser, block by block")
@@ -123,7 +126,7 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
         counts, _ = np.histogram(gaps.clip(edges[0], edges[-1]), edges)
         # Of all values: those that are not finite are in no bin, and are missing from the sum.
         shares = 100 * counts / comparison.gaps.size
-        label = _label(comparison)
+        label = legend_label(comparison.name)
         left.stairs(shares, edges, color=colour, label=label, fill=True, alpha=0.25)
         left.stairs(shares, edges, color=colour, lw=1.4)
         levels = np.abs(np.stack(comparison.recovered).astype(int) - np.stack(list(reference)))
@@ -144,13 +147,6 @@ def spread_plot(comparisons: Sequence[Comparison], reference: Sequence[Pixels]) 
     right.set_xlim(-0.3, max(1.3, right.get_xlim()[1]))
     right.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=2))
     return to_svg(figure, "How differences are spread")
-
-
-def _label(comparison: Comparison) -> str:
-    """Return an engine's name for a legend."""
-    # matplotlib reads text between two dollar signs as a formula:
-    # https://matplotlib.org/stable/users/explain/text/mathtext.html
-    return comparison.name.replace("$", r"\$")
 
 
 def _make_logarithmic(axes: Any) -> None:

@@ -12,7 +12,7 @@ Axis 0 of latents over steps is time: entry 0 is the start, entry i the latent a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ class Participant:
         process: Its diffusion process: the bundle's, or the model's own.
         open: Opens a session on it.
         probe: Opens its denoiser for reading intermediate values.
+        batch: Images per batch of its sessions.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Participant:
     process: Process
     open: Callable[[], Session]
     probe: Callable[[], Probe]
+    batch: int
 
     def schedule(self, recipe: Recipe) -> Schedule:
         """Return the steps of its process under a recipe."""
@@ -159,10 +161,13 @@ def try_against(
     return Trial(recording, *forced)
 
 
-def steps_in(participants: int, inputs: Inputs, recipe: Recipe, batch: int) -> int:
+def steps_in(
+    reference: Participant, others: Sequence[Participant], inputs: Inputs, recipe: Recipe
+) -> int:
     """Return how often `on_step` is called for a reference and the engines compared with it."""
     # The reference runs once, every other engine twice.
-    return (2 * participants - 1) * recipe.start_step * -(-len(inputs) // batch)
+    runs = [reference, *others, *others]
+    return recipe.start_step * sum(-(-len(inputs) // one.batch) for one in runs)
 
 
 def _run(

@@ -68,6 +68,17 @@ _SUMMATION = (
     "float32 sums in another order differ by some 1e-6; a wrong weight, axis or coefficient is far "
     "above 1e-5"
 )
+_IMAGES = {
+    "mean_psnr_db": Limit(
+        40, "a root mean square of 2.5 levels in 255, which is invisible", at_least=True
+    ),
+    "min_psnr_db": Limit(
+        30,
+        "below it, an image has visibly changed; one bad image must not hide in a good average",
+        at_least=True,
+    ),
+}
+"""Limits on the final images of a bundle that rounds."""
 
 TOLERANCES: dict[str, Tolerances] = {
     "fp32": Tolerances(
@@ -107,17 +118,7 @@ TOLERANCES: dict[str, Tolerances] = {
             "the stream is float32 and rounding adds little at each place: up to 1.3e-3 on the "
             "digits",
         ),
-        images={
-            "mean_psnr_db": Limit(
-                40, "a root mean square of 2.5 levels in 255, which is invisible", at_least=True
-            ),
-            "min_psnr_db": Limit(
-                30,
-                "below it, an image has visibly changed; one bad image must not hide in a good "
-                "average",
-                at_least=True,
-            ),
-        },
+        images=_IMAGES,
     ),
     "int8": Tolerances(
         networks=dict.fromkeys(("encoder", "conditioner", "decoder"), Limit(2e-2, _EIGHT_BITS)),
@@ -135,17 +136,7 @@ TOLERANCES: dict[str, Tolerances] = {
             "each product adds half a percent, and the stream sums them up: 3e-2 on the digits, "
             "at the final layer",
         ),
-        images={
-            "mean_psnr_db": Limit(
-                40, "a root mean square of 2.5 levels in 255, which nobody sees", at_least=True
-            ),
-            "min_psnr_db": Limit(
-                30,
-                "below it, a picture has visibly changed: one bad image must not hide in a good "
-                "average",
-                at_least=True,
-            ),
-        },
+        images=_IMAGES,
     ),
 }
 

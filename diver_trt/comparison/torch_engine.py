@@ -9,14 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diver_trt.bundle import (
-    HALF_PRECISIONS,
-    Bundle,
-    NetworkName,
-    Precision,
-    contract,
-    run_size,
-)
+from diver_trt.bundle import Bundle, NetworkName, Precision, contract, run_size
 from diver_trt.comparison.blocks import Stages
 from diver_trt.errors import EngineError
 from diver_trt.method.step import guided_step
@@ -48,9 +41,8 @@ class TorchSession:
         model: The loaded model.
         bundle: A bundle of it, for the shapes of the networks' inputs and outputs.
         batch: Images per batch.
-        precision: Precision of the networks, as the exporter builds them; None is the bundle's,
-            and float32 for int8. Conditions are float16 for `"fp16"` and float32 otherwise,
-            independent of the bundle's.
+        precision: Precision of the networks, as the exporter builds them. Conditions are float16
+            for `"fp16"` and float32 otherwise, independent of the bundle's.
 
     Attributes:
         networks: The modules by name.
@@ -59,11 +51,8 @@ class TorchSession:
     name: Any = "torch"  # not an EngineName: only a comparison opens it
 
     def __init__(
-        self, model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision | None = None
+        self, model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision
     ) -> None:
-        # torch has no eight-bit weights: such a bundle is compared with the float32 model that it
-        # was exported from.
-        precision = precision or ("fp16" if bundle.precision in HALF_PRECISIONS else "fp32")
         self._model, self.batch = model, batch
         # bfloat16 too gets float32 inputs and outputs: NumPy has no bfloat16.
         borders: Precision = "fp16" if precision == "fp16" else "fp32"

@@ -49,13 +49,18 @@ class Journal:
         path: The file, or None to remember them in memory only.
 
     Raises:
-        OutputError: If the file cannot be read.
+        OutputError: If the file cannot be read, or is not a regular one.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self.outcomes: dict[str, Outcome] = {}
         if path is not None and path.exists():
+            # Opening a FIFO would wait for a writer.
+            if not path.is_file():
+                raise OutputError(
+                    f"{path}: is not a regular file, expected finished runs. Rename it."
+                )
             with reported(path, "read"), path.open("rb") as file:
                 for line in iter(partial(file.readline, _MAX_LINE_BYTES), b""):
                     self._read(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diver_trt.evaluation.result import Evaluation
 from diver_trt.evaluation.words import average_title
-from diver_trt.svg_plot import COLOURS, INK, new_axes, to_svg
+from diver_trt.svg_plot import COLOURS, INK, legend_label, new_axes, to_svg
 
 _GROUP = 0.8
 """Width of a group of bars; the distance of two groups is 1."""
@@ -29,9 +29,7 @@ def accuracy_plot(evaluation: Evaluation) -> str:
             color=COLOURS[i % len(COLOURS)],
             ecolor=INK,
             capsize=2.5,
-            # matplotlib reads text between two dollar signs as a formula, and leaves a label that
-            # begins with an underscore out of the legend.
-            label=name.replace("$", r"\$").lstrip("_"),
+            label=legend_label(name),
         )
     axes.axhline(100 / evaluation.test.classes, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6)
     titles = [

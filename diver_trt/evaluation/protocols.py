@@ -102,7 +102,7 @@ class EvaluationProtocol:
 
 MINIMAX = EvaluationProtocol(
     name="minimax",
-    title="hard labels of IDC, Minimax, IGD and MGD3",
+    title="as IDC, Minimax, IGD and MGD3 evaluate",
     # https://github.com/vimar-gu/MinimaxDiffusion, train.py and argument.py, as IDC's before it.
     optimiser="sgd",
     learning_rate=0.01,
@@ -114,6 +114,7 @@ MINIMAX = EvaluationProtocol(
     # argument.py, ipc_epoch
     epochs=((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500)),
     epochs_beyond=300,
+    # Not as there from 100 classes on: docs/evaluating.md, "Departures".
     many_classes=2 / 3,
     normalisation="imagenet",
     # In the order of data.py, transform_imagenet

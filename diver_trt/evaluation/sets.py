@@ -95,11 +95,14 @@ def read_sets(
 
     Raises:
         DatasetError: If a set cannot be read.
-        UsageError: If the size is out of range, or the class map is unknown.
+        UsageError: If there is no training set, the size is out of range, or the class map is
+            unknown.
     """
+    if not train:
+        raise UsageError("found no training set; expected one or more")
     options = options or ReadOptions()
     listed = {name: list_set(path, options) for name, path in train.items()}
-    wanted = side or min(one.side for one in listed.values())
+    wanted = min(one.side for one in listed.values()) if side is None else side
     if not 1 <= wanted <= MAX_SIDE:
         raise UsageError(f"--image-size {wanted}: expected a whole number from 1 to {MAX_SIDE}")
     # Only the class map: the other options are stated of the training sets.

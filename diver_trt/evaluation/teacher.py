@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.distilled.regular_file import open_regular
 from diver_trt.errors import DatasetError, MissingExtraError, first_line, printable
-from diver_trt.files import file_sha256, reported
+from diver_trt.files import reported
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 
 NORMALISATION = "imagenet"
@@ -41,10 +43,10 @@ class Teacher:
         except MissingExtraError as cause:
             raise MissingExtraError("onnxruntime", "cpu", "a teacher") from cause
         self._where = printable(str(path))
-        with reported(path, "read", DatasetError):
+        with reported(path, "read", DatasetError), open_regular(path, "an ONNX graph") as file:
             # The bytes and not the path: a graph cannot name files beside it as its weights then.
-            graph = path.read_bytes()
-            self.sha256 = file_sha256(path)
+            graph = file.read()
+        self.sha256 = hashlib.sha256(graph).hexdigest()
         try:
             self._session = onnxruntime.InferenceSession(
                 graph, providers=onnxruntime.get_available_providers()

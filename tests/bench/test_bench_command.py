@@ -279,6 +279,7 @@ def test_the_report_is_one_page_with_plots_and_the_facts(
         (("--seconds", "nan"), 2, "--seconds"),
         (("--seconds", "inf"), 2, "--seconds is inf; expected a finite number"),
         (("--samples", "0"), 2, "--samples"),
+        (("--samples", "8"), 2, "--samples is 8, expected at least the largest --batch, 32"),
         (("--against", "jax"), 2, "--against is 'jax'; expected one of torch"),
         (("--against", "torch"), 2, "--against torch needs --model"),
         (("--model", "somewhere"), 2, "--model is for --against torch"),
@@ -335,7 +336,7 @@ def test_measuring_against_torch_needs_it(monkeypatch: pytest.MonkeyPatch, packa
     for name in [name for name in sys.modules if name.startswith("diver_trt.models.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    message = fails(bench("--against", "torch", "--model", DIGITS_MODEL, *QUICK))
+    message = fails(bench("--batch", 1, "--against", "torch", "--model", DIGITS_MODEL, *QUICK))
     assert f"measuring against torch needs {package}, which is not installed" in message
     assert "run `pip install 'diver-trt[compare]'`" in message
 
@@ -347,5 +348,5 @@ def test_a_report_needs_jinja(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_another_model_is_refused(digits: Bundle, random_pipeline: Path) -> None:
-    message = fails(bench("--against", "torch", "--model", random_pipeline, *QUICK))
+    message = fails(bench("--batch", 1, "--against", "torch", "--model", random_pipeline, *QUICK))
     assert "was exported from weights with SHA-256" in message

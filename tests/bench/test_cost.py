@@ -138,6 +138,23 @@ def test_a_transposed_convolution_spreads_every_input_value(graph_of: Callable[.
     assert count(graph, 1).flops == 2 * (6 * 4 * 4) * (5 * 2 * 2)
 
 
+def test_a_number_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    def message(field: int, content: bytes) -> bytes:  # fewer than 128 bytes
+        return bytes([field << 3 | 2, len(content)]) + content
+
+    dims, weight, graph = 1, 5, 7  # field numbers of onnx.proto
+    path = tmp_path / "graph.onnx"
+
+    def write(number: bytes) -> None:
+        path.write_bytes(message(graph, message(weight, message(dims, number))))
+
+    write(b"\x80" * 9 + b"\x01")
+    assert read_graph(path).weights[""].shape == (-(2**63),)
+    write(b"\x80" * 10 + b"\x01")
+    with pytest.raises(BundleError, match="does not end"):
+        read_graph(path)
+
+
 def test_a_fused_attention_is_its_two_products(graph_of: Callable[..., Graph]) -> None:
     graph = graph_of(
         [helper.make_node("Attention", ["q", "k", "v"], ["y"])],

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from diver_trt.bench import ceiling, run
-from diver_trt.bench.contestants import Files, Specification
+from diver_trt.bench.contestants import EngineContestant, Files, Processor, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
 from diver_trt.bench.machine import Machine, let_threads_sleep
 from diver_trt.bench.peaks import Peaks
 from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
 from diver_trt.bench.recovery import Recovered
-from diver_trt.bench.result import Plan, Result
+from diver_trt.bench.result import RECOVERY, Plan, Result
 from diver_trt.bench.run import benchmark, largest_difference
 from diver_trt.bundle import NETWORKS, Bundle, NetworkName
 from diver_trt.errors import EngineError
@@ -46,9 +46,9 @@ class Contestant:
     is_torch = steps_in_python = False
 
     def __init__(
-        self, name: str, seconds: float, *, on_device: bool = False, lacks: str = ""
+        self, name: str, seconds: float, *, processor: Processor = "cpu", lacks: str = ""
     ) -> None:
-        self.name, self._seconds, self.on_device, self._lacks = name, seconds, on_device, lacks
+        self.name, self._seconds, self.processor, self._lacks = name, seconds, processor, lacks
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
         if name == self._lacks:
@@ -56,6 +56,8 @@ class Contestant:
         return Network(self._seconds)
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
+        if self._lacks == RECOVERY:
+            raise EngineError("no room for a recovery")
         for key in files:
             (output / key).parent.mkdir(parents=True, exist_ok=True)
             level = round(1000 * self._seconds)
@@ -133,6 +135,21 @@ def test_what_fails_is_left_out_with_its_reason(digits: Bundle) -> None:
         result_of(digits, Contestant("crashes", 0.01))
 
 
+def test_a_recovery_that_fails_costs_only_its_own_row(digits: Bundle) -> None:
+    fails = Contestant("fails", 0.01, lacks=RECOVERY)
+    result = result_of(digits, fails, Contestant("a", 0.01), Contestant("b", 0.01))
+    assert [row.contestant for row in result.rows if row.subject == "decoder"] == [
+        "fails", "a", "b", "fails", "a", "b"
+    ]  # fmt: skip
+    recoveries = [row for row in result.rows if row.subject == RECOVERY]
+    assert [row.contestant for row in recoveries] == ["a", "b", "a", "b"]
+    # Every ratio and difference is against the first contestant.
+    assert {(row.ratio, row.largest_difference) for row in recoveries} == {(None, None)}
+    assert result.absent == [
+        f"fails, recovery, batch {batch}: no room for a recovery" for batch in (1, 4)
+    ]
+
+
 class Interrupted(Contestant):
     """Ctrl-C is pressed when a network is opened, or when a recovery begins."""
 
@@ -165,9 +182,34 @@ def test_a_benchmark_that_has_measured_nothing_is_only_interrupted(digits: Bundl
 
 
 def test_a_gpu_without_a_ceiling_has_no_limits(digits: Bundle) -> None:
-    result = result_of(digits, Contestant("gpu", 0.01, on_device=True))
+    result = result_of(digits, Contestant("gpu", 0.01, processor="cuda"))
     assert all(row.limit is None for row in result.rows)
     assert any("no ceiling was measured on the GPU" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("engine", "processor"),
+    [
+        ("rtx", "cuda"),
+        ("onnx-cuda", "cuda"),
+        ("onnx", "cpu"),
+        ("openvino", "cpu"),
+        ("openvino-gpu", "other"),
+        ("openvino-npu", "other"),
+    ],
+)
+def test_only_engines_on_nvidia_s_gpus_have_the_ceilings_of_cuda(
+    digits: Bundle, engine: str, processor: str
+) -> None:
+    assert EngineContestant(engine, digits).processor == processor
+
+
+def test_another_accelerator_gets_no_limit(digits: Bundle) -> None:
+    other = Contestant("openvino-gpu", 0.01, processor="other")
+    plan = Plan(bundle=digits, recipe=Recipe(), contestants=[other], batches=[1], seconds=0)
+    result = benchmark(plan, IDLE, ceiling.HostCeiling())  # stands for a GPU's
+    assert all(row.limit is None for row in result.rows)
+    assert any("that is not NVIDIA's" in note for note in result.notes)
 
 
 def test_a_machine_that_is_busy_or_unsteady_is_noted(
@@ -216,3 +258,21 @@ def test_plots_lie_within_their_frame_with_the_limit_above(digits: Bundle) -> No
         # Upwards is a smaller y: the faster one lies higher.
         assert all(a[1] > b[1] for a, b in zip(slow.points, fast.points, strict=True))
         assert [label for _, label in plot.batches] == ["1", "4"]
+
+
+def test_engines_with_different_ceilings_have_limits_of_their_own(digits: Bundle) -> None:
+    contestants = [
+        Contestant("onnx", 0.01),
+        Contestant("openvino", 0.01),
+        Contestant("onnx-cuda", 0.01, processor="cuda"),
+    ]
+    plan = Plan(bundle=digits, recipe=Recipe(), contestants=contestants, batches=[1, 4], seconds=0)
+    faster = ceiling.HostCeiling()
+    faster.flops_per_second *= 10
+    names = [one.name for one in contestants]
+    for plot in plots_of(benchmark(plan, IDLE, faster).rows, names):
+        *limits, _, _, gpu = plot.lines
+        assert [line.dashed for line in limits] == [True, True]
+        # Upwards is a smaller y.
+        assert limits[0].points[0][1] > limits[1].points[0][1]
+        assert limits[1].colour == gpu.colour

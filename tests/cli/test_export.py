@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diver_trt.bundle import Bundle
+from diver_trt.cli.export import _print_exported
 from diver_trt.errors import ExportError
 from tests.cli.command import QUICK, fails, run
 
@@ -42,6 +45,14 @@ def test_an_export_prints_the_timestep_frequencies_it_assumes(
     assert fails(result) == "diver-trt: error: as planned"
     note = "timestep frequencies of diffusers (taken to be trained with diffusers' class)"
     assert note in result.stderr
+
+
+def test_the_next_command_is_one_to_paste(
+    digits: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = shutil.copytree(digits.path, tmp_path / "my bundle")
+    _print_exported([], bundle, as_json=False)
+    assert shlex.split(capsys.readouterr().out)[-2:] == ["--bundle", str(bundle)]
 
 
 def test_export_of_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

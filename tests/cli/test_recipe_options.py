@@ -92,6 +92,7 @@ def test_every_setting_reaches_the_manifest(
             "--no-guidance and --gamma 0.2 contradict each other",
         ),
         (("--no-inheritance", "--start-step", "matched"), "no level is inherited that"),
+        (("--inherit-step", "0", "--inherit-snr", "0.3"), "--inherit-snr contradicts"),
         (("--window-snr", "0.32:0.325"), "both levels are nearest to step 25 of 50"),
     ],
 )

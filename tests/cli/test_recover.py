@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -240,6 +241,30 @@ def test_one_image_is_one_image(few: Path, tmp_path: Path) -> None:
     assert "in 1 batch of up to 1, 6 steps each" in result.stderr
     convert = ("convert", tmp_path / "out", tmp_path / "cv", "--layout", "npz")
     assert "converted 1 image into" in run(*convert).stdout
+
+
+@pytest.fixture
+def tensors(tmp_path: Path) -> Path:
+    """A file of tensors with one image."""
+    path = tmp_path / "tensors.npz"
+    np.savez(path, images=np.zeros((1, 8, 8, 3), np.uint8), labels=[0])
+    return path
+
+
+def test_paths_are_printed_without_control_characters(
+    few: Path, tensors: Path, tmp_path: Path
+) -> None:
+    for shard in (1, 2):
+        run("recover", few, tmp_path / f"{shard}", "--shard", f"{shard}/2", *QUICK)
+    merged = run("merge", tmp_path / "1", tmp_path / "2", tmp_path / "\x1b[2J")
+    converted = run("convert", tensors, tmp_path / "\x1b[2J.npz")
+    for result in (merged, converted):
+        assert (result.exit_code, result.stdout.rstrip("\n").isprintable()) == (0, True)
+
+
+def test_tensors_have_no_gallery_to_leave_out(tensors: Path, tmp_path: Path) -> None:
+    result = run("convert", tensors, tmp_path / "new.npz", "--no-gallery")
+    assert "is not a recovered dataset" in fails(result)
 
 
 def test_workers_name_the_option_that_they_are_for(few: Path, tmp_path: Path) -> None:

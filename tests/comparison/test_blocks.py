@@ -58,7 +58,7 @@ def test_the_graph_and_torch_pass_through_the_same_places(
     digits: Bundle, digits_model: Dit
 ) -> None:
     found = GraphProbe(digits).stages(*values(digits))
-    expected = TorchSession(digits_model, digits, 2).stages(*values(digits))
+    expected = TorchSession(digits_model, digits, 2, "fp32").stages(*values(digits))
     compared = compare_stages(found, expected, 1e-5)
     assert [stage.place for stage in compared] == [*stage_names(6), PREDICTION]
     assert first_beyond(compared, 1e-5) is None

@@ -11,9 +11,14 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import distilled_inputs, random_pixels
 from diver_trt.comparison.lineup import Lineup, line_up
+from diver_trt.comparison.runs import steps_in
+from diver_trt.comparison.verdict import compare_lineup
 from diver_trt.digits import default_images
 from diver_trt.errors import BundleError, DatasetError, EngineError, UsageError
 from diver_trt.models.dit import Dit, load_model
+from diver_trt.recipe import Recipe
+from diver_trt.runtime.engine import Opened, Placement
+from diver_trt.runtime.session import open_session
 from tests.cli.command import fails
 from tests.comparison.command import compare, refused
 from tests.comparison.faults import plant
@@ -67,6 +72,25 @@ def test_bundles_of_one_folder_name_are_named_by_their_paths(
     ]
     with pytest.raises(UsageError, match="is given twice; give each bundle once"):
         line_up([digits, other, digits], None, ["onnx"], 4)
+
+
+def test_the_progress_counts_the_batches_that_engines_have(
+    digits: Bundle, digits_model: Dit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TensorRT engine keeps the batch that it was built for, and here ONNX Runtime does too."""
+
+    def of_three(name: str, bundle: Bundle, placement: Placement) -> Opened:
+        return open_session(name, bundle, replace(placement, batch=3))
+
+    monkeypatch.setattr("diver_trt.comparison.lineup.open_session", of_three)
+    found = line_up([digits], digits_model, ["onnx"], 4)
+    recipe = Recipe(steps=2, inherit_step=1, start_step=2, window=(2, 1))
+    inputs = distilled_inputs(digits, 10)
+    done: list[None] = []
+    compare_lineup(found, inputs, recipe, lambda: done.append(None))
+    # Ten images are three batches of torch, and twice four of three images.
+    assert len(done) == 2 * (3 + 2 * 4)
+    assert steps_in(found.reference, found.others, inputs, recipe) == len(done)
 
 
 def test_engines_that_cannot_take_part_are_listed_with_reasons(

@@ -17,6 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.facts import environment, result_facts
 from diver_trt.comparison.figure_text import show_decibels, show_figure
 from diver_trt.comparison.lineup import Absent
+from diver_trt.comparison.plots import blocks_plot
 from diver_trt.comparison.report import render
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
@@ -139,6 +140,22 @@ def test_a_dollar_in_a_name_is_not_a_formula(result: Result) -> None:
     assert "onnx fp32 (a$b$c)" in plots
 
 
+def test_blocks_are_labelled_where_their_first_place_is(result: Result) -> None:
+    figures = result.comparisons[0].figures
+    places = [
+        *(f"{block}, {part}" for block in ("down 1.1", "middle", "up 1.1") for part in "abc"),
+        "final layer",
+    ]
+    stages = tuple(replace(figures.stages[0], place=place) for place in places)
+    plot = blocks_plot([replace(result.comparisons[0], figures=replace(figures, stages=stages))])
+    ticks = re.findall(
+        r'id="xtick_\d+".*?<use [^>]*x="([\d.]+)".*?>([^<>]+)</text>', plot, flags=re.DOTALL
+    )
+    assert [label for _, label in ticks] == ["down 1.1", "middle", "up 1.1", "final layer"]
+    gaps = np.diff([float(x) for x, _ in ticks])
+    assert gaps == pytest.approx([gaps.mean()] * 3)
+
+
 def test_the_plots_take_the_page_s_own_colour(page: str) -> None:
     assert "#123456" not in page
     assert page.count("currentColor") > 50
@@ -206,6 +223,11 @@ def test_the_environment_names_no_machine() -> None:
     import platform
 
     assert platform.node() not in " ".join(environment().values()).split()
+
+
+def test_the_environment_counts_the_cores_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diver_trt.comparison.facts.available_cores", lambda: 3)
+    assert environment()["machine"].endswith(", 3 cores")
 
 
 def test_figures_as_text() -> None:

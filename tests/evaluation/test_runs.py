@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +244,9 @@ def test_a_file_in_place_of_the_journal_is_refused(
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file, expected a folder"):
         evaluate({"a": train}, held_out, architectures=["mlp"], journal=tmp_path / "file")
+    os.mkfifo(tmp_path / JOURNAL)
+    with pytest.raises(OutputError, match=f"{JOURNAL}: is not a regular file, expected finished"):
+        evaluate({"a": train}, held_out, architectures=["mlp"], journal=tmp_path)
 
 
 def test_gaps_between_numbers_are_not_classes(train: ImageSet, held_out: ImageSet) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.options import ReadOptions
-from diver_trt.errors import DatasetError
+from diver_trt.errors import DatasetError, UsageError
 from diver_trt.evaluation.image_set import matched
 from diver_trt.evaluation.sets import list_set, read_sets
 from tests.cli.command import QUICK, run
@@ -172,6 +172,13 @@ def test_names_that_repeat_the_number_are_numbers(tmp_path: Path) -> None:
     few = digit_folder(tmp_path / "few", dict.fromkeys(range(10), 10))
     run("recover", few, tmp_path / "out", *QUICK)
     assert read_sets({"recovered": tmp_path / "out"}, DISTILLED).notes == ()
+
+
+def test_a_size_of_0_and_no_training_set_are_refused() -> None:
+    with pytest.raises(UsageError, match="--image-size 0: expected a whole number from 1"):
+        read_sets({"digits": DISTILLED}, DISTILLED, side=0)
+    with pytest.raises(UsageError, match="found no training set; expected one or more"):
+        read_sets({}, DISTILLED)
 
 
 def test_what_is_missing_or_empty_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
         Teacher(tmp_path / "teacher.onnx", 10, 16)
     with pytest.raises(DatasetError, match=r"absent.onnx: cannot be read \(No such file"):
         Teacher(tmp_path / "absent.onnx", 10, 16)
+    os.mkfifo(tmp_path / "fifo.onnx")
+    with pytest.raises(DatasetError, match=r"fifo.onnx: is not a regular file, expected an ONNX"):
+        Teacher(tmp_path / "fifo.onnx", 10, 16)
 
 
 def test_a_teacher_is_refused_for_an_error_without_a_message(

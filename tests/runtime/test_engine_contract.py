@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle
+from diver_trt.bundle import HALF_PRECISIONS, Bundle
 from diver_trt.errors import EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS
@@ -46,7 +46,9 @@ def torch(bundle: Bundle, tmp_path: Path) -> Session:
     from diver_trt.comparison.torch_engine import TorchSession
     from diver_trt.models.dit import load_model
 
-    session: Any = TorchSession(load_model(str(DIGITS_MODEL)), bundle, BATCH)
+    # torch has no eight-bit weights.
+    precision: Any = "fp16" if bundle.precision in HALF_PRECISIONS else "fp32"
+    session: Any = TorchSession(load_model(str(DIGITS_MODEL)), bundle, BATCH, precision)
     return session  # type: ignore[no-any-return]
 
 
