@@ -158,9 +158,12 @@ def bench(
             bar.show(done, total)
 
         result = benchmark(plan, machine, ceiling, show)
-    # The table first: it must not be lost if a file cannot be written.
-    _print_result(result)
-    _write(result, json_file, report)
+    # The table first: it must not be lost if a file cannot be written, nor the files if it cannot
+    # be printed, as into a pipe that is closed.
+    try:
+        _print_result(result)
+    finally:
+        _write(result, json_file, report)
     if result.interrupted:
         # What was measured is kept, but a script must not take it for the whole: exit code 130.
         raise KeyboardInterrupt

@@ -174,9 +174,12 @@ def evaluate(
         teacher=teacher,
     )
     evaluation = _run(plan, output)
-    # The table first: it must not be lost if a file cannot be written.
-    _print_evaluation(evaluation)
-    _write(evaluation, json_file, report)
+    # The table first: it must not be lost if a file cannot be written, nor the files if it cannot
+    # be printed, as into a pipe that is closed.
+    try:
+        _print_evaluation(evaluation)
+    finally:
+        _write(evaluation, json_file, report)
 
 
 def _named(texts: list[str]) -> dict[str, Path]:

@@ -14,9 +14,9 @@ from diver_trt.errors import UsageError, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-_WIDTH = 125
-"""Columns of the table on any terminal: a narrower one wraps whole lines, where rich would wrap
-every cell for itself.
+_UNBOUNDED = 100_000
+"""Columns of the table's terminal. A real one wraps whole lines, where rich would wrap every cell
+for itself, and cut names until two of them look alike.
 """
 
 JsonFile = Annotated[
@@ -83,11 +83,15 @@ def write_page(path: Path, page: str, *, silent: bool = False) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table of results, as wide on any terminal."""
+    """Print a table of results, as wide as its text needs."""
     from rich.console import Console
 
     # Names of sets and engines are shown as they are: rich would read `[red]` as a style.
-    Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False).print(table)
+    console = Console(file=sys.stdout, width=_UNBOUNDED, markup=False, highlight=False)
+    with console.capture() as text:
+        console.print(table)
+    # Not by rich, which ends the process without a word if the pipe is closed.
+    print(text.get(), end="")
 
 
 def _write(path: Path, text: str) -> None:

@@ -271,9 +271,10 @@ def _events(plan: Plan, journal: Journal) -> Iterator[Event]:
             for architecture in plan.architectures:
                 key = _key(plan, hashes[name], test, architecture, seed)
                 outcome = journal.outcomes.get(key)
-                if resumed := outcome is not None:
-                    finished = outcome
+                if outcome is not None and _is_possible(plan, images, outcome):
+                    finished, resumed = outcome, True
                 else:
+                    resumed = False
                     yield RunStarts(
                         training_set=name,
                         architecture=architecture.name,
@@ -295,6 +296,11 @@ def _events(plan: Plan, journal: Journal) -> Iterator[Event]:
         for seed in plan.seeds
     ]
     yield Finished(_evaluation(plan, hashes, test, ordered))
+
+
+def _is_possible(plan: Plan, images: ImageSet, outcome: Outcome) -> bool:
+    """Return whether a run can have ended so: its line may have been edited by hand."""
+    return outcome.correct <= len(plan.test.labels) and outcome.steps == plan.steps(images)
 
 
 def _trained(

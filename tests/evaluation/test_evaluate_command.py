@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -12,8 +13,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from rich.table import Table
 from typer.testing import Result
 
+from diver_trt.cli.result_files import print_table
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError
 from diver_trt.evaluation.image_set import ImageSet
@@ -84,6 +87,27 @@ def test_the_table_the_json_and_the_page_agree(folder: Path, tmp_path: Path) -> 
     resumed = Document.read(tmp_path / "e.json", DatasetError).load(Evaluation)
     assert {*resumed.runs} <= {*found.runs}
     assert len((tmp_path / "runs" / "runs.jsonl").read_text().splitlines()) == 8
+
+
+def test_the_files_are_written_though_the_table_cannot_be_printed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_: object) -> None:
+        raise OSError(errno.EPIPE, "Broken pipe", "standard output")
+
+    monkeypatch.setattr("diver_trt.cli.evaluate.print_table", closed)
+    result = evaluate(folder, "--seeds", 1, "--json", tmp_path / "e.json")
+    assert "error: standard output: Broken pipe" in fails(result)
+    assert json.loads((tmp_path / "e.json").read_text())["runs"]
+
+
+def test_names_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("set", *(f"architecture-{number}" for number in range(20)))
+    table.add_row("a" * 100)
+    print_table(table)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert all(text in printed for text in ("a" * 100, "architecture-19"))
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path) -> None:

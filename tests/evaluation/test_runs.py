@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import closing
 from dataclasses import replace
@@ -142,6 +143,29 @@ def test_a_resumed_evaluation_equals_an_undisturbed_one(
     assert short(train, other, held_out, tmp_path) == undisturbed
     lines = (tmp_path / JOURNAL).read_bytes().splitlines()
     assert len(lines) == 13
+
+
+@pytest.mark.parametrize(("field", "value"), [("correct", 10**6), ("steps", 3)])
+def test_an_outcome_that_cannot_be_is_not_reused(
+    train: ImageSet, held_out: ImageSet, tmp_path: Path, field: str, value: int
+) -> None:
+    """As where somebody has edited the journal."""
+    protocol = replace(SHORT, steps=1)
+
+    def once() -> Evaluation:
+        return evaluate(
+            {"a": train},
+            held_out,
+            architectures=["mlp"],
+            seeds=1,
+            protocol=protocol,
+            journal=tmp_path,
+        )
+
+    expected = once()
+    line = json.loads((tmp_path / JOURNAL).read_text())
+    (tmp_path / JOURNAL).write_text(json.dumps({**line, field: value}) + "\n")
+    assert once() == expected
 
 
 @pytest.mark.parametrize("change", ["train", "test", "protocol", "seed"])
