@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diver_trt.bundle import Network, NetworkName
+from diver_trt.bundle import Network
+from diver_trt.contract import NetworkName
 from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile

@@ -23,7 +23,8 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from benchmarks.compiling import compile_alone
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph

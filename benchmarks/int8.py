@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from diver_trt import recover
-from diver_trt.bundle import PRECISIONS, Bundle, Precision
+from diver_trt.bundle import Bundle
+from diver_trt.contract import PRECISIONS, Precision
 from diver_trt.export.exporter import export_bundle
 from diver_trt.models.dit import load_model
 

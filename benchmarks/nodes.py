@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnx
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 
 
 def block_nodes(graph: onnx.GraphProto) -> Counter[str]:

@@ -32,7 +32,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from benchmarks.compiling import compile_alone
-from diver_trt.bundle import Bundle, NetworkName, contract
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.figures import mean_psnr
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import torch_participant
@@ -40,6 +40,7 @@ from diver_trt.comparison.metrics import difference
 from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import Comparison, compare_engine
+from diver_trt.contract import NetworkName, contract
 from diver_trt.digits import default_bundle
 from diver_trt.export.onnx_graph import graph_from_network
 from diver_trt.method.schedule import Schedule

@@ -27,7 +27,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor
 
-from diver_trt.bundle import NETWORKS, Bundle, Precision
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS, Precision
 from diver_trt.export.checks import relative_l2
 from diver_trt.export.exporter import export_bundle
 from diver_trt.method.schedule import Schedule

@@ -27,11 +27,12 @@ from typing import Any
 import onnx
 import torch
 
-from diver_trt.bundle import Bundle, NetworkName, Precision
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
+from diver_trt.contract import NetworkName, Precision
 from diver_trt.digits import default_bundle
 from diver_trt.export.exporter import export_bundle
 from diver_trt.models import ModelOptions

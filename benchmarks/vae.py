@@ -19,7 +19,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName
 from diver_trt.digits import default_bundle
 from diver_trt.runtime.backends import onnx, openvino
 

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnxruntime
 
-from diver_trt.bundle import Bundle, run_size
+from diver_trt.bundle import Bundle
+from diver_trt.contract import run_size
 from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.plans import PLANS, Plan, read_plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Memory, Profile, Sidecar

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.errors import BundleError, RecipeError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.declared_tensors import declared_tensors
 from diver_trt.external_data import GraphError
 

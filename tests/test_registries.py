@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
 from diver_trt.cli import app
+from diver_trt.contract import NetworkName
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.methods.base import Found, Method

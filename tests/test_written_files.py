@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diver_trt.bundle import NETWORKS
+from diver_trt.contract import NETWORKS
 from tests.conftest import DISTILLED, ROOT
 
 IPC1 = DISTILLED.parent / "ipc1"

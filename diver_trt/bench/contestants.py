@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diver_trt.bench.jobs import OpenNetwork, Work, open_network
 from diver_trt.bench.recovery import Recovered, recover_once
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.bench.timing import Job
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, to_network

@@ -27,7 +27,8 @@ from diver_trt.bench.contestants import Contestant, Specification, contestant_fo
 from diver_trt.bench.jobs import Work, work_for
 from diver_trt.bench.recovery import distilled_batch, write_input
 from diver_trt.bench.result import RECOVERY
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import DiverError, EngineError, first_line, printable, shown
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe

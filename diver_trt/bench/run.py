@@ -28,7 +28,7 @@ from diver_trt.bench.peaks import Peaks, measure_peaks
 from diver_trt.bench.recovery import Recovered, distilled_batch, write_input
 from diver_trt.bench.result import RECOVERY, Plan, Result, Row
 from diver_trt.bench.timing import Job, Ratio, Timing, alternate, speed_ratio
-from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.counted import counted
 from diver_trt.errors import EngineError, first_line
 from diver_trt.method.schedule import Schedule

@@ -26,7 +26,8 @@ from diver_trt.bench.cost import FLOPS_PER_MULTIPLY_ADD
 from diver_trt.bench.jobs import Work
 from diver_trt.bench.phases import Record
 from diver_trt.bench.recovery import Recovered, phases_of
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.method.step import guided_step

@@ -196,7 +196,7 @@ def _contestants(
 ) -> tuple[list[Contestant], Ceiling | None]:
     """Return what is measured, and a GPU's ceilings where torch can measure them."""
     from diver_trt.bench.contestants import cuda_works, engine_contestants, torch_contestants
-    from diver_trt.bundle import HALF_PRECISIONS
+    from diver_trt.contract import HALF_PRECISIONS
 
     found = engine_contestants(engines, bundle)
     model, revision, vae = source

@@ -66,7 +66,7 @@ def build(
     # Here, for the time that every `--help` takes: a test limits what commands import.
     import shlex
 
-    from diver_trt.bundle import NETWORKS
+    from diver_trt.contract import NETWORKS
     from diver_trt.runtime.backends.tensorrt.builder import build_plan
     from diver_trt.runtime.backends.tensorrt.memory import parse_bytes
     from diver_trt.runtime.backends.tensorrt.sidecar import Profile, sidecar_facts
@@ -106,7 +106,7 @@ def build(
 
 def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:
     """Return what is known of the engines before they are compiled."""
-    from diver_trt.bundle import NETWORKS
+    from diver_trt.contract import NETWORKS
     from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
 
     width = {"fp32": 4, "fp16": 2, "int8": 1, "int8-fp16": 1}[bundle.precision]

@@ -125,7 +125,7 @@ def _kind_of(folder: Path) -> Kind:
 
 def _engines_of(path: Path) -> Path | None:
     """Return the folder of an engine or its sidecar, or None if a path is neither."""
-    from diver_trt.bundle import NETWORKS
+    from diver_trt.contract import NETWORKS
 
     is_sidecar = path.suffix == ".json" and path.stem in NETWORKS
     is_engine = path.suffix == ".engine" and path.exists()
@@ -192,7 +192,8 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     # Here, for the time that every `--help` takes: a test limits what commands import.
     import shlex
 
-    from diver_trt.bundle import NETWORKS, Bundle
+    from diver_trt.bundle import Bundle
+    from diver_trt.contract import NETWORKS
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
     from diver_trt.runtime.backends.tensorrt.plans import Plan, StrayFoldersError, read_plans
 

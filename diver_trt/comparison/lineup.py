@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import GraphProbe, Probe
 from diver_trt.comparison.runs import Participant
+from diver_trt.contract import NETWORKS
 from diver_trt.counted import counted
 from diver_trt.errors import (
     BundleError,

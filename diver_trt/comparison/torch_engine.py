@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, Precision, contract, run_size
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import Stages
+from diver_trt.contract import NetworkName, Precision, contract, run_size
 from diver_trt.errors import EngineError
 from diver_trt.method.step import guided_step
 from diver_trt.models.base import BaseModel

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from diver_trt.bundle import Precision
+from diver_trt.contract import Precision
 from diver_trt.errors import ExportError
 from diver_trt.export.onnx_graph import random_inputs
 from diver_trt.tensors import TensorSpec

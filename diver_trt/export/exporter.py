@@ -14,13 +14,11 @@ import torch
 from torch import nn
 
 from diver_trt._version import __version__
-from diver_trt.bundle import (
+from diver_trt.bundle import Bundle, Model, Network
+from diver_trt.contract import (
     EIGHT_BIT_PRECISIONS,
     HALF_PRECISIONS,
     NETWORKS,
-    Bundle,
-    Model,
-    Network,
     NetworkName,
     Precision,
     contract,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diver_trt.bundle import MANIFEST, NETWORKS, Bundle
+from diver_trt.bundle import MANIFEST, Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.counted import counted, megabytes
 from diver_trt.errors import DiverError, OutputError, UsageError, shown
 from diver_trt.hub.card import CARD, Compared, model_card

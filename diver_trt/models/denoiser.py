@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diver_trt.bundle import NetworkName
+from diver_trt.contract import NetworkName
 from diver_trt.method.step import StepLayout, guided_step
 from diver_trt.models.base import BaseModel
 

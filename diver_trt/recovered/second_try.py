@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from operator import attrgetter
 
-from diver_trt.bundle import Bundle, Precision
+from diver_trt.bundle import Bundle
+from diver_trt.contract import Precision
 from diver_trt.distilled.dataset import Sample
 from diver_trt.errors import BundleError, DatasetError, DiverError
 from diver_trt.recovered.distilled_input import DistilledInput

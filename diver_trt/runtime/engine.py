@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import NetworkName
+from diver_trt.contract import NetworkName
 from diver_trt.errors import DeviceMemoryError, EngineError, UsageError, shown_value
 from diver_trt.tensors import describe
 
@@ -159,7 +159,7 @@ class Session(Protocol):
     batch: int
 
     def open(self, network: NetworkName) -> Engine:
-        """Open the encoder, conditioner or decoder for one run (`diver_trt.bundle.run_size`)."""
+        """Open the encoder, conditioner or decoder for one run (`diver_trt.contract.run_size`)."""
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:
         """Open the denoiser for steps `steps` down to 1 of a step table, [K, C] float32."""

@@ -6,7 +6,8 @@ import shlex
 import warnings
 from collections.abc import Sequence
 
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import AUTO, BACKENDS

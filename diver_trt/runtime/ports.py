@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from diver_trt.bundle import NetworkName
+from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError
 from diver_trt.tensors import TensorSpec
 

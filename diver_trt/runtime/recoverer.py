@@ -17,7 +17,8 @@ from weakref import WeakSet
 
 import numpy as np
 
-from diver_trt.bundle import HALF_PRECISIONS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import HALF_PRECISIONS
 from diver_trt.errors import BundleError, EngineError, RecipeError, UsageError, shown
 from diver_trt.method.noise import checked_seed
 from diver_trt.method.schedule import Schedule

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import Result
 
 from diver_trt.bench.facts import SCHEMA
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.counted import counted
 from tests.cli.command import fails, run
 from tests.comparison.command import refused

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from diver_trt.bench.cost import count
 from diver_trt.bench.graph import Graph, read_graph
 from diver_trt.bench.shapes import shapes_in
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.errors import BundleError
 
 FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8

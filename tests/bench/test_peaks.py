@@ -10,7 +10,8 @@ import pytest
 from diver_trt.bench.contestants import EngineContestant
 from diver_trt.bench.peaks import measure_peaks
 from diver_trt.bench.result import RECOVERY
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.errors import EngineError
 from diver_trt.recipe import Recipe
 

@@ -19,7 +19,8 @@ from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_
 from diver_trt.bench.recovery import Recovered
 from diver_trt.bench.result import RECOVERY, Plan, Result
 from diver_trt.bench.run import benchmark, largest_difference
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError
 from diver_trt.recipe import Recipe
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.files import file_sha256
 from tests.cli.command import QUICK, fails, run
 from tests.conftest import DISTILLED

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import Inputs, distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Participant, Reference, record
 from diver_trt.comparison.verdict import Comparison, compare_engine
+from diver_trt.contract import NETWORKS
 from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
 from tests.comparison.faults import judged_as_fp16, plant, round_weights

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.errors import ExportError, OutputError
 from diver_trt.export import exporter, onnx_graph
 from diver_trt.export.checks import check_against_module

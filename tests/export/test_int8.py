@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import GraphProbe
+from diver_trt.contract import NETWORKS
 from diver_trt.export import int8
 from diver_trt.export.checks import TOLERANCES, relative_l2
 from diver_trt.export.int8 import MIN_VALUES, quantise, quantise_weights

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.errors import BundleError, DiverError, MissingExtraError, UsageError
 from diver_trt.hub.name import HubName
 from tests.hub.server import Files, Hub, Repository

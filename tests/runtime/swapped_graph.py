@@ -6,7 +6,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName
 from diver_trt.files import FileRecord
 from tests.edited_json import json_file
 

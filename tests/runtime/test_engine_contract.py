@@ -17,7 +17,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from diver_trt.bundle import HALF_PRECISIONS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import HALF_PRECISIONS
 from diver_trt.errors import EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS

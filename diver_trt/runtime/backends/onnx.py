@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends import BACKENDS, Finding

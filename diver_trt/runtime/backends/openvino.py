@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import EIGHT_BIT_PRECISIONS, Bundle, NetworkName, run_size
+from diver_trt.bundle import Bundle
+from diver_trt.contract import EIGHT_BIT_PRECISIONS, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.graph_file import Found, require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding

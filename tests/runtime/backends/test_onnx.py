@@ -16,7 +16,8 @@ import onnxruntime
 import pytest
 
 from diver_trt import packages
-from diver_trt.bundle import NETWORKS, Bundle
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS
 from diver_trt.errors import (
     BundleError,
     DeviceMemoryError,

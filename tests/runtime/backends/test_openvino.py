@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import BundleError, DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.run import recover

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diver_trt._version import __version__
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
 from diver_trt.contained_file import resolved_inside
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError, OutputError
 from diver_trt.files import FileRecord
 from diver_trt.lock import locked

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diver_trt.bundle import Network, NetworkName
+from diver_trt.bundle import Network
+from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError, first_line
 from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held

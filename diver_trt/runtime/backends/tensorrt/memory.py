@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError, UsageError, shown
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar

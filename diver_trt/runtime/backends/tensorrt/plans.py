@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from diver_trt.bundle import NETWORKS, Bundle, NetworkName
+from diver_trt.bundle import Bundle
 from diver_trt.contained_file import open_contained, resolved_inside
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError, printable, shown
 from diver_trt.files import stream_sha256
 from diver_trt.runtime.backends.tensorrt.sidecar import (
@@ -62,7 +63,7 @@ class Plan:
     @property
     def batches(self) -> Profile:
         """Batches of images that the plan was built for."""
-        # The other networks' sizes do not follow the batch (`diver_trt.bundle.run_size`).
+        # The other networks' sizes do not follow the batch (`diver_trt.contract.run_size`).
         return self.sidecars["denoiser"].profile
 
     @property

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.bundle import Bundle, NetworkName, run_size
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName, run_size
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
 from diver_trt.runtime.backends.tensorrt.engine import Started, TrtEngine

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from diver_trt.bundle import Bundle, NetworkName
+from diver_trt.bundle import Bundle
+from diver_trt.contract import NetworkName
 from diver_trt.documents import Document, Limits
 from diver_trt.errors import EngineError, UsageError, shown
 from diver_trt.files import FileRecord

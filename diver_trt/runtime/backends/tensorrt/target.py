@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diver_trt.bundle import HALF_PRECISIONS, Bundle, NetworkName, run_size
+from diver_trt.bundle import Bundle
+from diver_trt.contract import HALF_PRECISIONS, NetworkName, run_size
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.runtime.backends.tensorrt.cuda import find_gpu, import_cuda
 from diver_trt.runtime.backends.tensorrt.module import import_tensorrt, this_machine

@@ -14,7 +14,8 @@ from typing import Any
 import onnx
 import pytest
 
-from diver_trt.bundle import NETWORKS, Bundle, Network, contract
+from diver_trt.bundle import Bundle, Network
+from diver_trt.contract import NETWORKS, contract
 from diver_trt.errors import BundleError, EngineError, MissingExtraError, OutputError
 from diver_trt.runtime.backends.tensorrt import builder as engine_builder
 from diver_trt.runtime.backends.tensorrt import compiler as engine_compiler

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diver_trt.bundle import NETWORKS, NetworkName
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError, UsageError
 from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.tensorrt.memory import (
