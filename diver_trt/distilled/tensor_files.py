@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diver_trt.distilled.array_file import SUFFIXES
 from diver_trt.distilled.folder_names import require_printable
-from diver_trt.distilled.folders import holds_images
+from diver_trt.distilled.folder_tree import holds_images
 from diver_trt.distilled.left_out import is_system_file, is_system_folder
 from diver_trt.distilled.methods import (
     are_parts,

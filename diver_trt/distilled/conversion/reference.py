@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diver_trt.distilled.array_file import open_stored
 from diver_trt.distilled.conversion.zca import Whitening, fit_whitening
-from diver_trt.distilled.folders import image_files_below
+from diver_trt.distilled.folder_tree import image_files_below
 from diver_trt.distilled.image_array import channels_last
 from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.labels import describe_array
