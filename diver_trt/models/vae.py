@@ -238,16 +238,21 @@ def lean(network: ModuleT, dtype: torch.dtype) -> ModuleT:
     """
     # deepcopy takes what its memo holds as copied already.
     shared = {id(weight): weight for weight in network.parameters()}
-    copied = in_dtype(copy.deepcopy(network, shared), dtype)
+    copied = copy.deepcopy(network, shared)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Attention) and _is_plain(child):
                 setattr(parent, name, SpatialAttention(child, dtype))
-    # A second walk: the norms of the attention that the first one put in are among them.
+    if dtype == torch.float32:
+        return copied
+    # A second walk: the norms of the attention that the first one put in are among them. Layer by
+    # layer, so that the norms keep their float32 weights.
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.GroupNorm) and dtype != torch.float32:
+            if isinstance(child, nn.GroupNorm):
                 setattr(parent, name, InFloat32(child))
+            elif not list(child.children()):
+                setattr(parent, name, in_dtype(child, dtype))
     return copied
 
 

@@ -18,6 +18,7 @@ from diver_trt.errors import ExportError
 from diver_trt.models import ModelOptions
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
+from diver_trt.models.vae import lean
 from tests.edited_json import json_file
 
 State = dict[str, Tensor]
@@ -373,3 +374,18 @@ def test_a_scheduler_of_another_kind_is_refused_whole(pipeline: Path) -> None:
     assert "the scheduler is FlowMatchEulerDiscreteScheduler, expected one" in refusal(pipeline)
     shutil.rmtree(pipeline / "scheduler")
     assert "has no scheduler_config.json" in refusal(pipeline)
+
+
+def test_the_norms_of_an_fp16_vae_keep_their_float32_weights(random_pipeline: Path) -> None:
+    vae = load_model(str(random_pipeline)).vae
+    for network in (vae.encoder, vae.decoder):
+        own = dict(network.named_parameters())
+        kept = {
+            name.replace(".norm.weight", ".weight"): parameter
+            for name, parameter in lean(network, torch.float16).named_parameters()
+            if parameter.dtype == torch.float32
+        }
+        norms = [name for name in own if "norm" in name and name.endswith(".weight")]
+        # The attention's norm has another name in the fused module.
+        assert sum(name in kept for name in norms) == len(norms) - 1 > 0
+        assert all(kept[name] is own[name] for name in norms if name in kept)
