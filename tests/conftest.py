@@ -31,18 +31,26 @@ from diver_trt.files import FileRecord
 # waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A process of tests keeps to one core, and so do the processes that it starts: with as many workers
-# of pytest-xdist as cores, an engine's second thread takes a quarter more processor time and no
-# less wall time, and on more cores batches are cut into other microbatches. A test about threads
-# takes `ALL_CORES`.
+# Before `pytest_configure`, which leaves one of them.
 ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-if ALL_CORES:
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {ALL_CORES[worker % len(ALL_CORES)]})
 
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a process that runs tests to one core, and so the processes that it starts.
+
+    A test about threads takes `ALL_CORES`.
+    """
+    # With as many workers of pytest-xdist as cores, an engine's second thread takes a quarter more
+    # processor time and no less wall time; and on more cores, batches are cut into other
+    # microbatches. The process that starts the workers keeps its cores: they would inherit one.
+    runs_tests = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
+    if ALL_CORES and runs_tests:
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        os.sched_setaffinity(0, {ALL_CORES[worker % len(ALL_CORES)]})
 
 
 def digit_folder(folder: Path, counts: dict[int, int]) -> Path:
