@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 import sys
 import types
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
@@ -191,7 +192,16 @@ def _simple(
 
 
 def _is_text(value: object, limit: int) -> bool:
-    return isinstance(value, str) and len(value) <= limit and value.isprintable()
+    return (
+        isinstance(value, str)
+        and len(value) <= limit
+        # A document of a newer Python may have characters that this one's Unicode lacks ("Cn").
+        and (value.isprintable() or all(map(_is_printable_or_new, value)))
+    )
+
+
+def _is_printable_or_new(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Cn"
 
 
 _PLAIN: dict[Any, _Kind] = {

@@ -156,7 +156,7 @@ def progress(what: str, total: int) -> Iterator[Progress]:
     from rich import progress as rich
     from rich.console import Console
 
-    description = rich.TextColumn("{task.description}")
+    description = rich.TextColumn("{task.description}", markup=False)
     columns = (
         description,
         rich.BarColumn(),

@@ -234,7 +234,7 @@ def _plan(
         first_seed=seed,
         distilled_with=distilled_with,
         teacher=teacher,
-        test_name=test.name or str(test),
+        test_name=printable(test.name or str(test)),
     )
 
 

@@ -24,6 +24,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.metrics import Difference, difference
 from diver_trt.errors import BundleError
 from diver_trt.packages import required
+from diver_trt.runtime.backends.failures import reported
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 
 Float32 = NDArray[np.float32]
@@ -88,9 +89,10 @@ class GraphProbe:
             "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
         )
         # On the CPU for every engine: what is looked into is its graph, and not the engine.
-        self._session: Any = runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        with reported("ONNX Runtime", "cannot open the denoiser with its places"):
+            self._session: Any = runtime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         self._condition_dtype = bundle.condition_pair.dtype
         self._row = np.zeros(bundle.layout.width, np.float32)
 

@@ -254,7 +254,7 @@ def _condition(
 
 def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
     """Return the first P conditions of every label, the null label last, [classes + 1, P]."""
-    labels = np.arange(bundle.null_label + 1)
+    labels = np.arange(bundle.null_label + 1, dtype=np.int64)  # on Windows int32 before numpy 2
     rows = []
     for first in range(0, len(labels), conditioner.batch):
         part = labels[first : first + conditioner.batch]

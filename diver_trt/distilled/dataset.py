@@ -18,6 +18,7 @@ from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.methods import find_method, recognise
 from diver_trt.distilled.methods.base import Found, Method
+from diver_trt.distilled.methods.plain import RECOVERED
 from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
@@ -28,11 +29,6 @@ from diver_trt.recovered.journal import JOURNAL
 
 _MAX_TRIES = 1000
 """How many images to try before giving up on finding a readable one."""
-
-_RECOVERED = Method(
-    name="recovered", title="images recovered by diver-trt", structures=("folders",)
-)
-"""The format of our own output, which `--format` does not list: its manifest states it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +209,7 @@ def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
     notes = ["its soft labels are not read: they are dropped"] if found.soft_labels else []
     if found.unlisted:
         notes.append(found.unlisted)
-    origin, images = Origin(_RECOVERED, notes=tuple(notes)), ImageFiles(path, found.files)
+    origin, images = Origin(RECOVERED, notes=tuple(notes)), ImageFiles(path, found.files)
     return _assemble(
         path, origin, images, found.indices, found.class_map, found.labels, found.own_names
     )

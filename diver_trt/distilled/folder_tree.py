@@ -25,7 +25,7 @@ from diver_trt.errors import DatasetError
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
 """Folders around the class folders, of RDED, torchvision's convention and MGD3."""
 
-_NESTED = "images"
+NESTED = "images"
 """The folder within a class folder that holds the images of Tiny-ImageNet."""
 
 _SEARCHED = 1000
@@ -100,7 +100,7 @@ def _require_images(root: Path, folders: Sequence[Path]) -> None:
         if any(Path(name).parts[0] in indices for name in deeper):
             raise DatasetError(
                 f"{root}: its class folders hold no images, but folders in them do; expected "
-                f"CLASS/IMAGE or CLASS/{_NESTED}/IMAGE. Move the images up."
+                f"CLASS/IMAGE or CLASS/{NESTED}/IMAGE. Move the images up."
             )
         raise DatasetError(
             f"{root}: holds no images itself; name a set in it, perhaps {' or '.join(deeper)}"
@@ -117,7 +117,7 @@ def may_be_class(folder: Path) -> bool:
 
 def holds_images(folder: Path) -> bool:
     """Return whether image files lie directly in a folder, or in a folder `images` in it."""
-    return _holds(folder, SUFFIXES) or _holds(folder / _NESTED, SUFFIXES)
+    return _holds(folder, SUFFIXES) or _holds(folder / NESTED, SUFFIXES)
 
 
 def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
@@ -156,7 +156,7 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
         DatasetError: If there are none, or a symlink leads out of the tree.
     """
     images, folders = _listed(folder, left_out)
-    nested = folder / _NESTED
+    nested = folder / NESTED
     # Only if there are no others: beside images, such a folder holds something else.
     if not images and nested in folders:
         folders.remove(nested)

@@ -117,7 +117,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with quiet(), _header(path) as (image, _):
         width, height = image.size
-        return (height, width) if _orientation(image) in _SWAPPED else (width, height)
+        # Pillow would decode a PNG to find EXIF data behind its pixels.
+        stated = image.format != "PNG" or "exif" in image.info
+        return (height, width) if stated and _orientation(image) in _SWAPPED else (width, height)
 
 
 def decoding_bytes(path: Path) -> int:

@@ -111,7 +111,8 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
             return replace(train, names=test.names)
         _require_distinct(name, ours)
         _require_distinct("the test set", theirs)
-        number = {plain_name(class_name): i for i, class_name in enumerate(test.names)}
+        # Only of classes that occur, which have different names.
+        number = {plain_name(class_name): i for i, class_name in theirs.items()}
         # -1 for a name without images, whose label never occurs.
         renumbered = np.array([number.get(plain_name(one), -1) for one in train.names], np.int64)
         return replace(train, labels=renumbered[train.labels], names=test.names)

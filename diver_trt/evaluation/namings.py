@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from diver_trt.distilled.class_map import WNID, plain_name
 from diver_trt.distilled.folder_names import is_index
+from diver_trt.distilled.folder_tree import NESTED
 from diver_trt.records import Manifest
 
 Names = tuple[str, ...]
@@ -44,7 +45,10 @@ def folder_names(manifest: Manifest) -> dict[int, str | None]:
     """
     folders: dict[int, set[PurePosixPath]] = {}
     for entry in (*manifest.samples, *manifest.skipped):
-        folders.setdefault(entry.index, set()).add(PurePosixPath(entry.source).parent)
+        folder = PurePosixPath(entry.source).parent
+        # CLASS/images/IMAGE, as in Tiny-ImageNet.
+        folder = folder.parent if folder.name == NESTED else folder
+        folders.setdefault(entry.index, set()).add(folder)
     # A folder that holds several classes names none of them.
     uses = Counter(folder for found in folders.values() for folder in found)
     own: dict[int, str | None] = {}

@@ -17,7 +17,13 @@ from diver_trt.bundle import MAX_CLASSES, MAX_SIDE
 from diver_trt.counted import counted
 from diver_trt.digits import find_source
 from diver_trt.distilled.arrays import read_tensors
-from diver_trt.distilled.class_map import IMAGENET_CLASSES, Classes, imagenet_wnids, load_class_map
+from diver_trt.distilled.class_map import (
+    IMAGENET_CLASSES,
+    Classes,
+    imagenet_subsets,
+    imagenet_wnids,
+    load_class_map,
+)
 from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.dataset import Dataset, read_dataset
 from diver_trt.distilled.folders import own_classes
@@ -107,11 +113,11 @@ def read_sets(
         raise UsageError(f"--image-size {wanted}: expected a whole number from 1 to {MAX_SIDE}")
     # Only the class map: the other options are stated of the training sets.
     listed, tested = _agreed(listed, list_set(test, ReadOptions(options.classes)))
-    known = {name for one in listed.values() for name in one.names or ()}
+    known = {name for one in listed.values() for name in one.names or () if name}
     left_out = _left_out(tested, known)
     notes = [
         f"{path}: {note}"
-        for path, one in ((train[name], one) for name, one in listed.items())
+        for path, one in (*((train[name], one) for name, one in listed.items()), (test, tested))
         for note in one.dataset.origin.notes
     ]
     if left_out:
@@ -169,7 +175,9 @@ def _listed(path: Path, options: ReadOptions, numbers: Classes) -> ListedSet:
     # As classes of ImageNet, whose labels give the wnids.
     dataset = read_dataset(path, _IMAGENET, options)
     wnids = imagenet_wnids()
-    of_map = load_class_map(options.classes, _IMAGENET).names
+    # A subset as it was read, since some methods have an order of their own.
+    subset = dataset.classes in imagenet_subsets()
+    of_map = load_class_map(dataset.classes if subset else options.classes, _IMAGENET).names
     return ListedSet(
         dataset,
         namings(
@@ -187,15 +195,16 @@ def _list_recovered(path: Path, classes: str | None) -> ListedSet:
     # The manifest has every class of the model that occurs, and that is all that is needed here.
     of_imagenet = any(entry.wnid for entry in manifest.classes)
     dataset = read_dataset(path, _IMAGENET if of_imagenet else Classes(MAX_CLASSES))
-    # In the order of preference; a map that the user states comes before all.
+    # In the order of preference.
     found = [
         {entry.index: entry.wnid or entry.name for entry in manifest.classes},
         {entry.index: entry.own_name for entry in manifest.classes},
         folder_names(manifest),
     ]
-    if classes is not None:
+    # Behind the manifest's own names: the map is that of sets whose classes are numbers.
+    if classes is not None and not of_imagenet:
         of_map = dict(enumerate(load_class_map(classes, Classes(MAX_CLASSES)).names))
-        found.insert(0, {index: of_map.get(index) for index in dataset.labels})
+        found.append({index: of_map.get(index) for index in dataset.labels})
     return ListedSet(dataset, namings(found))
 
 

@@ -118,7 +118,13 @@ def _seeded(place: torch.device, seed: int) -> Iterator[None]:
         torch.random.fork_rng(devices),
         # benchmark=True would choose algorithms by their time, which differs between runs:
         # https://docs.pytorch.org/docs/stable/notes/randomness.html
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+        torch.backends.cudnn.flags(
+            enabled=True,
+            benchmark=False,
+            deterministic=True,
+            # Else it is switched on for the block.
+            allow_tf32=torch.backends.cudnn.allow_tf32,
+        ),
     ):
         torch.manual_seed(seed)
         yield

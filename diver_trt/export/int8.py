@@ -71,14 +71,16 @@ def _dequantised(
 ) -> onnx_ir.Value:
     """Add a weight in eight bits to a graph, and return the value that dequantises it."""
     integers, scale = quantise(values, axis)
+    # Names of its own for a weight that is read along another axis, too.
+    stem = f"{name}/axis{axis}" if f"{name}/int8" in graph.initializers else name
     constants = []
     for suffix, array in (("int8", integers), ("scale", scale)):
-        tensor = onnx_ir.tensor(array, name=f"{name}/{suffix}")
+        tensor = onnx_ir.tensor(array, name=f"{stem}/{suffix}")
         constants.append(onnx_ir.Value(name=tensor.name, const_value=tensor))
         graph.register_initializer(constants[-1])
     node = onnx_ir.node("DequantizeLinear", inputs=constants, attributes={"axis": axis})
     (output,) = node.outputs
-    output.name = f"{name}/dequantised"
+    output.name = f"{stem}/dequantised"
     graph.insert_before(before, node)
     return output
 

@@ -281,7 +281,9 @@ def use_position_embedding(
         return []
     del transformer.pos_embed.pos_embed
     # A parameter, unlike the table, is hashed into the model's identity.
-    transformer.pos_embed.pos_embed = nn.Parameter(stored.float().clone(), requires_grad=False)
+    # Contiguous, which a resized table often is not.
+    own = stored.float().clone(memory_format=torch.contiguous_format)
+    transformer.pos_embed.pos_embed = nn.Parameter(own, requires_grad=False)
     return [
         f"its position embedding is not the sine table (up to {difference:.2g} off); it is used"
     ]

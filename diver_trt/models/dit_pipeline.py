@@ -48,10 +48,10 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
                 f"{where}: {name} is {shown(repr(value))}, expected a whole number, 1 or more"
             )
     # The defaults here and below are those of diffusers' class.
-    if config.get("sample_size", 32) % (patch := config.get("patch_size", 2)):
+    side, patch = config.get("sample_size", 32), config.get("patch_size", 2)
+    if side % patch:
         raise ExportError(
-            f"{where}: sample_size is {config['sample_size']}, expected a multiple of patch_size "
-            f"{patch}"
+            f"{where}: sample_size is {side}, expected a multiple of patch_size {patch}"
         )
     state, notes = stored_weights(files)
     state, prefix = unwrapped(state, "proj_out_2.weight")

@@ -76,7 +76,8 @@ class Predictor(nn.Module):
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         # condition [n, M] => text [n, S E], and a shift [n, C'] for each residual block
-        text, *rest = torch.split(condition, self.widths, dim=1)
+        # In another type than the graph's, `compare` gives the reference's condition.
+        text, *rest = torch.split(condition.to(self.dtype), self.widths, dim=1)
         context = text.reshape(-1, self.tokens, self.widths[0] // self.tokens)
         shifts = iter(rest)
         # Down: every map is kept for the way up

@@ -81,6 +81,11 @@ class RayOpener:
                 disconnect=connection.pop_all().close,
             )
 
+    def close(self) -> None:
+        """Close a model that was prepared and not opened since, and with it Ray."""
+        if self._ready is not None:
+            self._ready.close()
+
     def halve(self, shortage: DeviceMemoryError) -> None:
         """Raise the shortage: each worker has halved its own batch already."""
         raise shortage

@@ -60,7 +60,8 @@ class ContactSheet:
         """Return the sheet."""
         shown = list(self._classes.values())
         # Measure first: blocks are as wide as the class with the most samples.
-        widest = max((len(entry.columns) for entry in shown), default=1)
+        # At least 1, although no distilled image may be readable any more.
+        widest = max([1, *(len(entry.columns) for entry in shown)])
         tallest = max((len(column) for entry in shown for column in entry.columns), default=1)
         block_width = widest * (self.tile + GAP) - GAP
         per_row = max(1, min(len(shown), TILES_PER_ROW // widest))

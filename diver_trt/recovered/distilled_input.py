@@ -48,10 +48,11 @@ class DistilledInput:
         # It was bad at the check already, when the rest could be read.
         if checked[unreadable.position].problem:
             return False
+        # Not by sample: copies of one image would be tried in place of others.
         others = (
-            sample.position
-            for sample in self._job.samples
-            if sample is not unreadable and not checked[sample.position].problem
+            position
+            for position in dict.fromkeys(sample.position for sample in self._job.samples)
+            if position != unreadable.position and not checked[position].problem
         )
         for position in islice(others, _TRIED):
             with suppress(DatasetError):

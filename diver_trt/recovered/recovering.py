@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from diver_trt.distilled.dataset import Sample
-from diver_trt.errors import DatasetError, DeviceMemoryError
+from diver_trt.errors import DatasetError, DeviceMemoryError, EngineError
 from diver_trt.files import file_sha256
 from diver_trt.manifest import MANIFEST
 from diver_trt.method.noise import sample_noise
@@ -157,7 +157,7 @@ class _Run:
 
     def _skip_unusable(self, sample: Sample, engine: str, problem: str) -> Skipped:
         if not self._job.skip_bad:
-            raise DatasetError(f"{sample.key}: {problem}")
+            raise EngineError(f"{sample.key}: {problem}")
         try:
             self._distilled.read(sample)
         except DatasetError as error:

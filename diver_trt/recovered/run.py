@@ -163,7 +163,8 @@ def recover(
         DatasetError: If the images cannot be read as asked.
         BundleError: If the bundle is missing or damaged.
         OutputError: If the output folder holds something else, is in use, or cannot be written.
-        EngineError: If no engine can run.
+        EngineError: If no engine can run, or an image comes out unusable and `on_error` is
+            `"fail"`.
         MissingExtraError: If a package that an argument asks for is not installed.
     """
     # Anything may come from Python: other types would raise TypeErrors deep within.
@@ -283,13 +284,14 @@ def _recover(
     if (part := job.shard) and not count:
         images = len(job.dataset.samples)
         notes.info(f"shard {part.number}/{part.of} has no images: the input has {images}")
-    if overwrite:
+    if overwrite and count:
         # Nothing is deleted before it is certain that something can come in its place.
         opener.prepare()
     opening = open_output(
         output, job.head(), samples=job.entries(), classes=job.classes(), overwrite=overwrite
     )
-    with opening as writer:
+    # The opener is closed too, since the folder may be refused while a model is ready.
+    with closing(opener), opening as writer:
         _note_earlier(writer, output, count, notes)
         # Closed at once and not by the garbage collector: closing frees the device.
         with closing(recover_job(job, writer, opener)) as events:

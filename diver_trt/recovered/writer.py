@@ -19,7 +19,6 @@ flushed, in any order, so a later run trusts no line without hashing its image.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +27,7 @@ from typing import Any
 from PIL import Image
 
 from diver_trt.documents import Document
-from diver_trt.errors import OutputError
+from diver_trt.errors import DatasetError, OutputError
 from diver_trt.files import file_sha256, replacing, reported, sync_file, sync_folder, writing
 from diver_trt.manifest import CONTACT_SHEET, MANIFEST, open_recovered
 from diver_trt.pixels import Pixels
@@ -110,13 +109,17 @@ class DatasetWriter:
         """Copy one image from another recovered dataset.
 
         Raises:
-            OutputError: If it cannot be read or written.
+            DatasetError: If it cannot be read.
+            OutputError: If it cannot be written.
         """
         path = self.root / name
+        # An image is small, and read whole so that each failure has its own file.
+        with reported(source, "read", DatasetError):
+            data = source.read_bytes()
         with reported(path):
             path.parent.mkdir(exist_ok=True, parents=True)
             with replacing(path) as temporary:
-                shutil.copyfile(source, temporary)
+                temporary.write_bytes(data)
         self._unsynced.append(name)
 
     def record(self, entry: Mapping[str, Any]) -> None:

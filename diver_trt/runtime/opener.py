@@ -71,6 +71,9 @@ class Opener(Protocol):
     def halve(self, shortage: DeviceMemoryError) -> None:
         """Halve the batch of the next `open`, or raise if that is impossible."""
 
+    def close(self) -> None:
+        """Close a model that was prepared and not opened since."""
+
 
 class ModelOpener:
     """Opens the model of a job, with half the batch each time that memory runs out.
@@ -158,6 +161,11 @@ class ModelOpener:
             warnings.warn(
                 "out of memory: continuing in smaller batches", RuntimeWarning, stacklevel=2
             )
+
+    def close(self) -> None:
+        """Close a model that was prepared and not opened since."""
+        if self._ready is not None:
+            self._ready.close()
 
     def _limit(self, batch: int) -> None:
         self._placement = replace(self._placement, batch=batch)

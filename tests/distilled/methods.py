@@ -137,7 +137,8 @@ def listed(name: str) -> Any:
 def frepo(
     folder: Path, images: Images, classes: Sequence[int], statistics: str = "frepo-cifar10"
 ) -> Path:
-    centred = (one_hot(classes, 10) - 0.1) / np.sqrt(10 / 10)
+    count = max(10, max(classes) + 1)
+    centred = (one_hot(classes, count) - 1 / count) / np.sqrt(count / 10)
     values = normalised(images, statistics).numpy().transpose(0, 2, 3, 1)
     np.savez(folder / "step500000.npz", image=values, label=centred.astype(np.float32))
     return folder / "step500000.npz"

@@ -17,6 +17,9 @@ from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DatasetError
+from diver_trt.recipe import Recipe
+from diver_trt.recovered.run import recover
+from tests.conftest import DISTILLED
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, WOOF, as_woof, assert_holds, known_images
 
@@ -381,6 +384,21 @@ def test_a_dataset_reaches_a_process_that_is_spawned(
             np.testing.assert_array_equal(
                 received.soft_label(sample.position), dataset.soft_label(sample.position)
             )
+
+
+def test_a_recovered_dataset_reaches_it_too(tmp_path: Path, digits: Bundle) -> None:
+    recover(DISTILLED.parent / "ipc1", tmp_path / "out", recipe=Recipe().scaled_to(2))
+    dataset = read_dataset(tmp_path / "out", digits)
+    received = pickle.loads(pickle.dumps(dataset))
+    assert received.samples == dataset.samples
+    assert received.origin.format.name == "recovered"
+
+
+def test_the_classes_show_which_cifar_frepo_distilled(tmp_path: Path, imagenet: Bundle) -> None:
+    images = known_images(200, 32)
+    path = methods.frepo(tmp_path, images, [i % 100 for i in range(200)], "frepo-cifar100")
+    options = ReadOptions("imagenet-100", "frepo")
+    assert read_dataset(path, imagenet, options).origin.normalisation == "frepo-cifar100"
 
 
 def test_compressed_arrays_reach_it_too(tmp_path: Path, imagenet: Bundle) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
@@ -82,6 +84,27 @@ def test_numbered_tensors_of_a_subset_are_matched_by_wnid(tmp_path: Path, stated
         assert one.labels.tolist() == order
 
 
+@pytest.mark.parametrize(
+    ("method", "subset"), [("frepo", "imagewoof"), ("ncfm", "imagefruit"), ("arrays", "imagewoof")]
+)
+def test_a_methods_own_order_of_a_subset_decides(tmp_path: Path, method: str, subset: str) -> None:
+    """FRePo has its own ImageWoof, and NCFM a class of its own in ImageFruit."""
+    own = imagenet_subsets().get(f"{subset}@{method}", imagenet_subsets()[subset])
+    wnids = tuple(imagenet_wnids()[label] for label in own)
+    train = write_tensors(tmp_path / "plain.npz", 10)
+    everything = dict.fromkeys((*wnids, *(imagenet_wnids()[i] for i in imagenet_subsets()[subset])))
+    test = write_folders(tmp_path / "val", tuple(everything))
+    options = ReadOptions(subset, method, "none" if method == "arrays" else None, collage=1)
+    if method == "ncfm":
+        # Its files are lists, so that the set is named by its own reader.
+        values = torch.from_numpy(np.load(train)["images"].transpose(0, 3, 1, 2) / 255.0)
+        train = tmp_path / "data_20000.pt"
+        labels = torch.arange(10).repeat_interleave(2)
+        torch.save([values.float(), labels], train)
+    sets = read_sets({"train": train}, test, options=options)
+    assert sets.train["train"].names == wnids
+
+
 def test_numbers_against_wnids_are_refused(tmp_path: Path) -> None:
     train = write_tensors(tmp_path / "mine" / "plain.npz", 10)
     sets = read_sets({"train": train}, write_folders(tmp_path / "val", FRUIT_WNIDS))
@@ -96,6 +119,27 @@ def test_validation_images_of_other_wnids_are_left_out(tmp_path: Path) -> None:
     assert sets.test.names == tuple(sorted(FRUIT_WNIDS[:3]))
     assert sets.notes == (f"{test}: left out 7 classes of no training set",)
     matched("train", sets.train["train"], sets.test)
+
+
+def test_they_are_left_out_for_numbers_with_gaps_too(tmp_path: Path) -> None:
+    """As the tensors of a subset, one class of which has no images."""
+    train = write_tensors(tmp_path / "plain.npz", 10)
+    stored = dict(np.load(train))
+    kept = stored["labels"] != 4
+    np.savez(train, images=stored["images"][kept], labels=stored["labels"][kept])
+    others = imagenet_wnids()[:3]
+    test = write_folders(tmp_path / "val", (*FRUIT_WNIDS, *others))
+    sets = read_sets({"train": train}, test, options=ReadOptions("imagefruit"))
+    matched("train", sets.train["train"], sets.test)
+
+
+def test_what_of_the_test_set_is_not_read_is_noted(tmp_path: Path) -> None:
+    test = write_folders(tmp_path / "test", ("coat", "bag"))
+    (test / "logs").mkdir()
+    (test / "logs" / "log.txt").touch()
+    sets = read_sets({"train": write_folders(tmp_path / "train", ("coat", "bag"))}, test)
+    (note,) = sets.notes
+    assert note.startswith(f"{test}: not read: ")
 
 
 def test_named_classes_that_are_missing_are_not_left_out(tmp_path: Path) -> None:
@@ -132,6 +176,33 @@ def test_a_recovered_set_is_matched_by_the_folders_of_its_distilled_images(tmp_p
     found = {name: matched(name, one, sets.test) for name, one in sets.train.items()}
     assert found["distilled"].labels.tolist() == found["recovered"].labels.tolist()
     assert found["recovered"].names == ("Red_Fox", "cat", "dog")
+
+
+@pytest.mark.parametrize("stated", ["imagefruit", "a file"])
+def test_a_stated_map_is_not_that_of_a_recovered_set(tmp_path: Path, stated: str) -> None:
+    few = digit_folder(tmp_path / "few", {0: 1, 1: 1, 2: 1})
+    run("recover", few, tmp_path / "out", *QUICK)
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    # As a model of ImageNet would have recovered it.
+    for part in ("classes", "samples"):
+        for entry in manifest[part]:
+            entry["wnid"], entry["label"] = FRUIT_WNIDS[entry["index"]], FRUIT[entry["index"]]
+    path.write_text(json.dumps(manifest))
+    lines = [f"{wnid} {i}\n" for i, wnid in enumerate(FRUIT_WNIDS[2::-1])]
+    classes = stated if stated == "imagefruit" else write_map(tmp_path / "map.txt", "".join(lines))
+    test = write_folders(tmp_path / "val", FRUIT_WNIDS[:3])
+    sets = read_sets({"recovered": tmp_path / "out"}, test, options=ReadOptions(classes))
+    assert sets.train["recovered"].names == FRUIT_WNIDS[:3]
+
+
+def test_folders_within_the_class_folders_do_not_name_the_classes(tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for name in ("cat", "dog", "fox"):
+        write_folders(few / name, ("images",))
+    classes = write_map(tmp_path / "classes.txt", "cat 2\ndog 0\nfox 1\n")
+    assert run("recover", few, tmp_path / "out", "--classes", classes, *QUICK).exit_code == 0
+    assert ("cat", "dog", "fox") in list_set(tmp_path / "out").namings
 
 
 def test_a_class_map_has_names_of_its_own(tmp_path: Path) -> None:

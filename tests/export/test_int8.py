@@ -57,6 +57,23 @@ def test_weights_too_small_for_a_float16_scale_are_not_clipped(largest: float) -
     assert np.abs(error).max() <= max(float(scale[0]), 2.0**-24) * 0.51
 
 
+def test_a_weight_that_is_read_along_two_axes_is_stored_for_each() -> None:
+    size = int(MIN_VALUES**0.5)
+    weight = onnx_ir.Value(
+        name="w", const_value=onnx_ir.tensor(np.ones((size, size), np.float32), name="w")
+    )
+    x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([1, size]))
+    product = onnx_ir.node("MatMul", [x, weight])
+    transposed = onnx_ir.node("Gemm", [x, weight], attributes={"transB": 1})
+    graph = onnx_ir.Graph(
+        [x], [*product.outputs, *transposed.outputs], nodes=[product, transposed]
+    )
+    graph.register_initializer(weight)
+    quantise_weights(graph)
+    assert [node.op_type for node in graph].count("DequantizeLinear") == 2
+    assert "w" not in graph.initializers
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_large_weight_of_a_network_is_behind_a_dequantizelinear(
     name: str, digits: Bundle, tmp_path: Path

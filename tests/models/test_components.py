@@ -149,6 +149,7 @@ def test_a_position_embedding_in_the_file_is_used(pipeline: Path, expected: str)
     rewrite(pipeline / "transformer", lambda s: {**s, "pos_embed.pos_embed": table + 1})
     other = load_model(str(pipeline))
     assert "is not the sine table (up to 1 off); it is used" in other.notes[0]
+    weights_sha256(other)
     assert torch.equal(other.transformer.pos_embed.pos_embed, table + 1)
     rewrite(pipeline / "transformer", lambda s: {**s, "pos_embed.pos_embed": torch.ones(1, 9, 24)})
     assert "pos_embed [1, 9, 24] instead of [1, 16, 24]" in refusal(pipeline)

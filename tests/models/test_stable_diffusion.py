@@ -187,6 +187,13 @@ def test_compare_takes_the_prompts_from_the_bundle(bundle: Bundle, pipeline: Pat
     assert result.stdout.splitlines()[-1] == "passed: onnx fp32 stays with torch fp32"
 
 
+def test_compare_runs_torch_in_other_types_too(bundle: Bundle, pipeline: Path) -> None:
+    engines = ("--engine", "torch-fp16", "--engine", "torch-bf16")
+    result = compare(bundle.path, "--model", pipeline, *engines, *QUICK)
+    assert "torch fp16: stays with torch fp32" in result.stdout
+    assert "torch bf16: " in result.stdout
+
+
 def test_other_prompts_are_another_model(pipeline: Path, model: StableDiffusion) -> None:
     other = load_model(
         str(pipeline), ModelOptions(prompts=Prompts(PROMPTS.names, PROMPTS.texts, "a painting"))

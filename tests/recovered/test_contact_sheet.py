@@ -51,6 +51,11 @@ def test_a_cut_title_ends_with_an_ellipsis_and_leaves_the_legend_whole() -> None
     assert ink(long).sum() == pytest.approx(ink(short).sum(), rel=0.1)
 
 
+def test_a_sheet_without_any_image_is_drawn() -> None:
+    """As where the input vanished before the sheet was made."""
+    assert ContactSheet("title", {0: 3, 1: 2}, 32).draw().width > 100
+
+
 def test_a_class_name_stays_within_its_images() -> None:
     for name in ("y" * 1000, "W" * 1_000_000):
         dark = np.asarray(sheet("t", name).convert("L"))[40:56] < 200

@@ -337,3 +337,15 @@ def test_shards_without_galleries_are_merged(shards: list[Path], tmp_path: Path)
     merge_shards(shards, tmp_path / "out")
     assert data_of(tmp_path / "out" / "index.html")["sheets"] == [[None, 6], [None, 6]]
     assert is_current(tmp_path / "out")
+
+
+def test_galleries_that_shards_have_got_since_are_taken_by_the_next_merge(
+    shards: list[Path], tmp_path: Path
+) -> None:
+    page = (shards[1] / "index.html").read_bytes()
+    (shards[1] / "index.html").unlink()
+    merge_shards(shards, tmp_path / "out")
+    assert data_of(tmp_path / "out" / "index.html")["sheets"][2:] == [[None, 6]]
+    (shards[1] / "index.html").write_bytes(page)
+    merge_shards(shards, tmp_path / "out")
+    assert len(data_of(tmp_path / "out" / "index.html")["sheets"]) == 4

@@ -27,7 +27,7 @@ from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import inspect_recovered, open_recovered, read_recovered
-from diver_trt.recipe import MAX_SCALE, PRESETS, SIGMAS, Recipe
+from diver_trt.recipe import GUIDE_KINDS, MAX_SCALE, PRESETS, SIGMAS, Recipe
 from diver_trt.records import Shard
 from diver_trt.recovered.caption import caption, recipe_options, recover_command
 from diver_trt.recovered.events import Finished
@@ -57,7 +57,20 @@ def recipes(draw: st.DrawFn) -> Recipe:
     inherit = draw(st.integers(1, steps))
     low = draw(st.integers(0, start - 1))
     if draw(st.booleans()):
-        return PRESETS[draw(st.sampled_from(sorted(PRESETS)))]
+        # A preset, or a neighbour of one.
+        preset = PRESETS[draw(st.sampled_from(sorted(PRESETS)))]
+        own: dict[str, Any] = draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "inherit_step": st.integers(1, 50),
+                    "start_step": st.integers(preset.window[1] + 1, 50),
+                    "guide": st.sampled_from(GUIDE_KINDS),
+                    "cfg_window": st.just((30, 10)),
+                },
+            )
+        )
+        return replace(preset, **own)
     return Recipe(
         steps=steps,
         inherit_step=inherit if start < steps or draw(st.booleans()) else None,
@@ -67,6 +80,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         gamma=draw(st.floats(0, MAX_SCALE)),
         window=(draw(st.integers(low + 1, steps)), low),
         sigma=draw(st.sampled_from(SIGMAS)),
+        guide=draw(st.sampled_from(GUIDE_KINDS)),
     )
 
 
@@ -254,6 +268,7 @@ def parsed(options: list[str]) -> Recipe:
     """Return the recipe of options as the command line reads them."""
     kinds: dict[str, Any] = {"cfg_scale": float, "gamma": float, "start_step": str}
     kinds |= {"window": str, "sigma": str, "steps": int, "inherit_step": int, "cfg_channels": int}
+    kinds |= {"guide": str, "cfg_window": str}
     given: dict[str, Any] = dict.fromkeys(kinds)
     flags = {"--no-inheritance": False, "--no-guidance": False}
     remaining = iter(options)

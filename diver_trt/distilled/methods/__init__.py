@@ -23,7 +23,7 @@ from diver_trt.distilled.methods.idc import DREAM, IDC
 from diver_trt.distilled.methods.minimax import MINIMAX
 from diver_trt.distilled.methods.mtt import MTT
 from diver_trt.distilled.methods.ncfm import NCFM
-from diver_trt.distilled.methods.plain import ARRAYS, FOLDERS
+from diver_trt.distilled.methods.plain import ARRAYS, FOLDERS, RECOVERED
 from diver_trt.distilled.methods.rded import RDED
 from diver_trt.distilled.methods.sre2l import SRE2L
 from diver_trt.errors import DatasetError
@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
 
 
 def _registered(name: str) -> Method:
-    return METHODS[name]
+    return METHODS.get(name, RECOVERED)
 
 
 # Pickled by name, since functions such as those of `stems` cannot be pickled.

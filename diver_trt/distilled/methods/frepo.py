@@ -85,13 +85,14 @@ def _is_kips(found: Found) -> bool:
 
 
 def _frepo_statistics(stored: Stored) -> str:
-    # At 32 pixels it is CIFAR; ImageNette and ImageWoof share 128.
-    if stored.side != 32:
+    # At 32 pixels it is CIFAR, or a small ImageNet; ImageNette and ImageWoof share 128.
+    names = {10: "frepo-cifar10", 100: "frepo-cifar100"}
+    if stored.side != 32 or stored.num_classes not in names:
         raise DatasetError(
             f"{stored.path}: FRePo normalises each data set with its own statistics; name them, "
             "such as --normalisation frepo-imagenette"
         )
-    return "frepo-cifar10"
+    return names[stored.num_classes]
 
 
 FREPO = Method(
@@ -101,6 +102,7 @@ FREPO = Method(
     recognises=_is_frepos,
     statistics={
         "frepo-cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "frepo-cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
         "frepo-imagenette": ((0.4626, 0.4588, 0.4251), (0.2790, 0.2745, 0.2973)),
         "frepo-imagewoof": ((0.4917, 0.4613, 0.3931), (0.2513, 0.2442, 0.2530)),
     },

@@ -14,3 +14,6 @@ ARRAYS = Method(
     guesses=True,
     whitens=Whitens(kind=Kind.KORNIA, usual=lambda _: True),
 )
+
+RECOVERED = Method(name="recovered", title="images recovered by diver-trt", structures=("folders",))
+"""The format of our own output, which `--format` does not list: its manifest states it."""

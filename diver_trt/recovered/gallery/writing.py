@@ -23,6 +23,7 @@ from diver_trt.recovered.gallery.files import (
     delete_gallery,
     delete_stale,
     is_current,
+    read_stamp,
 )
 from diver_trt.recovered.gallery.page import View, render
 from diver_trt.recovered.gallery.sheets import (
@@ -89,14 +90,16 @@ def copy_galleries(
         with reported(root):
             delete_stale(root, sum(counts))
         return
-    if is_current(root):
-        return
     found = [
         sheets_of_folder(folder.root, count) for folder, count in zip(folders, counts, strict=True)
     ]
     # A page has thumbnails of one side: sheets of another are left out.
     side = next((sheets.side for sheets in found if sheets), 0)
     usable = [sheets if sheets and sheets.side == side else None for sheets in found]
+    # A folder may have got its gallery since the last time.
+    stamp, sheets = read_stamp(root), sum(len(one.names) for one in usable if one)
+    if stamp and is_current(root) and stamp.sheets == sheets:
+        return
     made = copy_sheets(root, list(zip(usable, counts, strict=True)))
     for _ in _write(root, Contents.read(root), recipe, made, side, ()):
         pass

@@ -44,10 +44,14 @@ def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
         # Before the session, which looks every engine up in the list again.
         if placement.trust:
             memory.plan.trust()
+        # The plan is that of its largest batch, so a smaller one fits, too.
+        batch = placement.batch or memory.batch
+        if placement.images:
+            batch = max(memory.plan.batches.minimum, min(batch, placement.images))
         session = TrtSession(
             bundle,
             memory.plan,
-            placement.batch or memory.batch,
+            batch,
             tensorrt,
             device,
             shared_scratch=memory.residency == "resident",
