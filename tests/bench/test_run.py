@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diver_trt.bench import ceiling, run
+from diver_trt.bench import ceiling, run, timing
 from diver_trt.bench.contestants import EngineContestant, Files, Processor, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
 from diver_trt.bench.machine import Machine, let_threads_sleep
@@ -85,6 +85,8 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "measure_product", lambda: 1e12)
     monkeypatch.setattr(ceiling, "measure_product", lambda: 1e12)
     monkeypatch.setattr(ceiling, "measure_copy", lambda *_: 1e-12)
+    # The times are known, and repeats would not change them.
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.0)
 
 
 def result_of(digits: Bundle, *contestants: Contestant, machine: Machine = IDLE) -> Result:
