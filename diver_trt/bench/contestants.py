@@ -65,7 +65,7 @@ class Contestant(Protocol):
     is_torch: bool
     """Whether it is the model in torch, and not the bundle."""
     steps_in_python: bool
-    """Whether `diver_trt.runtime.stepping` runs its steps."""
+    """Whether `diver_trt.runtime.stepping` runs its steps where its denoiser is not ahead."""
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
         """Open one network for a batch, or return None if it has no such network."""
@@ -130,7 +130,7 @@ class _WithSession:
 
     def __init__(self, network: OpenNetwork, session: Session) -> None:
         self._network, self._session = network, session
-        self.runs, self.run_size = network.runs, network.run_size
+        self.runs, self.run_size, self.ahead = network.runs, network.run_size, network.ahead
 
     def __call__(self) -> float:
         return self._network()

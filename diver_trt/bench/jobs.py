@@ -66,6 +66,8 @@ class OpenNetwork(Protocol):
     """How often the network runs in one job."""
     run_size: int
     """Size of its dynamic axis in one run."""
+    ahead: bool
+    """Whether it is a denoiser that computes ahead, so that a job is all steps of a batch."""
 
     def __call__(self) -> float:
         """Run the job once and return its seconds."""
@@ -82,6 +84,8 @@ class StackJob:
         source: Its input, and the values of the whole batch, [n, …] float32.
         output: Its output.
     """
+
+    ahead = False
 
     def __init__(
         self, engine: Engine, source: tuple[str, NDArray[np.float32]], output: str
@@ -109,6 +113,8 @@ class StackJob:
 
 class ConditionerJob:
     """The conditions of every step, for as many classes as there are images in a batch."""
+
+    ahead = False
 
     def __init__(self, engine: Engine, work: Work) -> None:
         self._engine, self._labels, self._times = engine, work.labels, work.schedule.times
@@ -149,6 +155,8 @@ class DenoiserJob:
         null: int,
     ) -> None:
         self._denoiser, self.run_size = denoiser, batch
+        # Now, since a closed denoiser has no CUDA graph.
+        self.ahead = denoiser.ahead
         self._latents = np.resize(work.latents, (batch, *work.latents.shape[1:]))
         self._tables = [conditions[label] for label in work.labels]
         self._null = conditions[null]
@@ -167,7 +175,7 @@ class DenoiserJob:
         started = time.perf_counter()
         # A step that was computed ahead is done before it is asked for: only the whole run can be
         # timed.
-        if not self._denoiser.ahead:
+        if not self.ahead:
             next(self._run)
             self._left -= 1
             return time.perf_counter() - started

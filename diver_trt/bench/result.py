@@ -33,7 +33,8 @@ class Row:
         limit: The least time for it, or None where no ceiling was measured.
         ratio: How many times faster it is than the first contestant; None for the first itself,
             and where the first was not measured.
-        python_s: For a denoiser's step, seconds that the package's own loop takes of it.
+        python_s: For a denoiser's step, seconds that the package's own loop takes of it; None where
+            that loop does not run.
         host_bytes: Peak memory of a process that does only this, or None if unknown.
         device_bytes: Peak memory on the device, or None without one.
         phases: For a recovery, seconds by phase of its median run, `"opening"` included.

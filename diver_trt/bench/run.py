@@ -222,7 +222,9 @@ class _Run:
                     cost=cost,
                     limit=limit,
                     ratio=self._ratio(timings, contestant.name),
-                    python_s=self._python_seconds(contestant, name, work),
+                    python_s=self._python_seconds(
+                        contestant, name, networks[contestant.name], work
+                    ),
                     host_bytes=peaks[contestant.name].host_bytes.get(name),
                     device_bytes=peaks[contestant.name].device_bytes.get(name),
                 )
@@ -250,9 +252,10 @@ class _Run:
         return cost.times(network.runs), limit
 
     def _python_seconds(
-        self, contestant: Contestant, name: NetworkName, work: Work
+        self, contestant: Contestant, name: NetworkName, network: OpenNetwork, work: Work
     ) -> float | None:
-        if name != "denoiser" or not contestant.steps_in_python:
+        # A denoiser that computes ahead has a loop of its own, of which this would be no part.
+        if name != "denoiser" or not contestant.steps_in_python or network.ahead:
             return None
         job = python_overhead(self._plan.bundle, work, len(work.labels))
         (timing,) = alternate([job], seconds=0)

@@ -165,7 +165,7 @@ class TorchNetwork:
         work: The batch.
     """
 
-    runs = 1
+    runs, ahead = 1, False
 
     def __init__(self, model: TorchModel, name: NetworkName, work: Work) -> None:
         self._model, self._name, self._work = model, name, work

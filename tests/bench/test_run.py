@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diver_trt.bench import ceiling, run
+from diver_trt.bench import ceiling, run, timing
 from diver_trt.bench.contestants import EngineContestant, Files, Processor, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
 from diver_trt.bench.machine import Machine, let_threads_sleep
@@ -28,7 +28,7 @@ IDLE = Machine("2026-11-25 12:00", "a machine", None, 2, {}, 0.0, {"Python": "3"
 
 
 class Network:
-    runs, run_size = 1, 1
+    runs, run_size, ahead = 1, 1, False
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -85,6 +85,8 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "measure_product", lambda: 1e12)
     monkeypatch.setattr(ceiling, "measure_product", lambda: 1e12)
     monkeypatch.setattr(ceiling, "measure_copy", lambda *_: 1e-12)
+    # The times are known, and repeats would not change them.
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.0)
 
 
 def result_of(digits: Bundle, *contestants: Contestant, machine: Machine = IDLE) -> Result:
@@ -259,6 +261,19 @@ def test_plots_lie_within_their_frame_with_the_limit_above(digits: Bundle) -> No
         # Upwards is a smaller y: the faster one lies higher.
         assert all(a[1] > b[1] for a, b in zip(slow.points, fast.points, strict=True))
         assert [label for _, label in plot.batches] == ["1", "4"]
+
+
+def test_python_has_no_part_in_steps_that_are_computed_ahead(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A batch of 1 is not cut for two cores, one of 4 is.
+    monkeypatch.setattr("diver_trt.runtime.backends.onnx.available_cores", lambda: 2)
+    onnx = EngineContestant("onnx", digits)
+    recipe = Recipe().scaled_to(4)
+    plan = Plan(bundle=digits, recipe=recipe, contestants=[onnx], batches=[1, 4], seconds=0)
+    rows = {(row.subject, row.batch): row for row in benchmark(plan, IDLE).rows}
+    assert rows["denoiser", 1].python_s is not None
+    assert rows["denoiser", 4].python_s is None
 
 
 def test_engines_with_different_ceilings_have_limits_of_their_own(digits: Bundle) -> None:

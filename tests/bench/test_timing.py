@@ -23,11 +23,13 @@ class FakeTime:
     def __call__(self) -> float:
         return self.now
 
-    def job(self, name: str, seconds: float) -> Callable[[], float]:
+    def job(self, name: str, seconds: float, parts: int = 1) -> Callable[[], float]:
+        """Return a job that takes so long, and gives the time of one of its parts."""
+
         def run() -> float:
             self.now += seconds
             self.ran.append(name)
-            return seconds
+            return seconds / parts
 
         return run
 
@@ -69,6 +71,14 @@ def test_short_jobs_run_in_blocks_and_are_warmed_up_again_in_each() -> None:
     assert [len(timing.rounds) for timing in timings] == [LEAST_ROUNDS] * 2
     assert {len(block) for block in timings[0].rounds} == {4}
     assert clock.ran.count("a") == 2 + LEAST_ROUNDS * (1 + 4)
+
+
+def test_a_run_of_all_steps_is_as_long_as_it_takes_and_not_as_a_step() -> None:
+    clock = FakeTime()
+    jobs = [clock.job("a", 0.25, parts=50), clock.job("b", 2.0, parts=50)]
+    timings = alternate(jobs, seconds=0, clock=clock)
+    assert [timing.rounds for timing in timings] == [((0.005,),) * 3, ((0.04,),) * 3]
+    assert [timing.warm_up for timing in timings] == [2, 1]
 
 
 def test_phases_that_follow_each_other_are_added_up() -> None:
