@@ -59,15 +59,12 @@ def test_weights_too_small_for_a_float16_scale_are_not_clipped(largest: float) -
 
 def test_a_weight_that_is_read_along_two_axes_is_stored_for_each() -> None:
     size = int(MIN_VALUES**0.5)
-    weight = onnx_ir.Value(
-        name="w", const_value=onnx_ir.tensor(np.ones((size, size), np.float32), name="w")
-    )
+    ones = onnx_ir.tensor(np.ones((size, size), np.float32), name="w")
+    weight = onnx_ir.Value(name="w", shape=ones.shape, const_value=ones)
     x = onnx_ir.Value(name="x", shape=onnx_ir.Shape([1, size]))
     product = onnx_ir.node("MatMul", [x, weight])
     transposed = onnx_ir.node("Gemm", [x, weight], attributes={"transB": 1})
-    graph = onnx_ir.Graph(
-        [x], [*product.outputs, *transposed.outputs], nodes=[product, transposed]
-    )
+    graph = onnx_ir.Graph([x], [*product.outputs, *transposed.outputs], nodes=[product, transposed])
     graph.register_initializer(weight)
     quantise_weights(graph)
     assert [node.op_type for node in graph].count("DequantizeLinear") == 2

@@ -53,7 +53,7 @@ def test_a_cut_title_ends_with_an_ellipsis_and_leaves_the_legend_whole() -> None
 
 def test_a_sheet_without_any_image_is_drawn() -> None:
     """As where the input vanished before the sheet was made."""
-    assert ContactSheet("title", {0: 3, 1: 2}, 32).draw().width > 100
+    assert ContactSheet("title", 32, {0: 3, 1: 2}).draw().width > 100
 
 
 def test_a_class_name_stays_within_its_images() -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from diver_trt import recover as recover_folder
 from diver_trt.errors import UsageError
+from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import fails
+from tests.conftest import digit_folder
 from tests.recovered.commands import interrupted_at, merge, recover, recovered
 
 
@@ -56,6 +58,22 @@ def test_an_interrupted_run_and_shards_give_the_same_copies(
     ]
     assert merge(*shards, tmp_path / "merged").exit_code == 0
     assert pictures(tmp_path / "merged") == expected
+
+
+def test_copies_of_a_vanished_image_are_not_the_whole_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = digit_folder(tmp_path / "few", {0: 1, 1: 1})
+    run = OnnxEngine.run
+
+    def removing(self: OnnxEngine) -> None:
+        (few / "0" / "0.png").unlink(missing_ok=True)
+        run(self)
+
+    monkeypatch.setattr(OnnxEngine, "run", removing)
+    result = recover(few, tmp_path / "out", "--copies", 20, "--batch", 2, "--on-error", "skip")
+    assert (result.exit_code, "left out: 0/0.png" in result.stderr) == (1, True)
+    assert len(pictures(tmp_path / "out")) >= 20
 
 
 @pytest.mark.parametrize("copies", [0, -1, 1001, True, 2.0, "2"])

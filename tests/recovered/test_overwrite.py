@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.crash import different
+from diver_trt.lock import locked
+from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.tensors import TensorSpec
 from tests.cli.command import fails
 from tests.conftest import DISTILLED
@@ -46,6 +48,21 @@ def test_overwrite_takes_no_folder_that_is_not_ours(few: Path, tmp_path: Path) -
             "thesis.tex",
             "contact_sheet.png",
         }
+
+
+def test_a_model_that_was_opened_for_a_folder_that_is_refused_is_closed(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, closed, close = recovered(few, tmp_path / "out"), list[Recoverer](), Recoverer.close
+
+    def closing(self: Recoverer) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(Recoverer, "close", closing)
+    with locked(out):
+        assert "another diver-trt is writing there" in fails(recover(few, out, "--overwrite"))
+    assert len(closed) == 1
 
 
 def test_overwrite_deletes_nothing_before_the_engine_works(few: Path, tmp_path: Path) -> None:

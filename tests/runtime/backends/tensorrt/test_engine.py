@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -284,6 +285,22 @@ def test_what_is_free_on_the_device_is_a_budget_too(gpu: Gpu) -> None:
     gpu.api.limit_bytes = 1_000_000
     with pytest.raises(DeviceMemoryError, match="nothing fits the device's free memory, 1 MB"):
         Recoverer(gpu.bundle, QUICK, engine="rtx")
+
+
+@pytest.mark.parametrize(("images", "batch"), [(None, 8), (100, 8), (3, 3), (1, 2)])
+def test_no_batch_of_a_range_is_larger_than_the_images(
+    gpu: Gpu, images: int | None, batch: int
+) -> None:
+    folder = write_stand_in_plan(gpu.bundle, batch=8).folder
+    sidecar = folder / "denoiser.json"
+    fields = json.loads(sidecar.read_text())
+    fields["profile"] = {"minimum": 2, "optimum": 4, "maximum": 8}
+    sidecar.write_text(json.dumps(fields))
+    for path in (gpu.bundle.path / "plans").iterdir():
+        if path != folder:
+            shutil.rmtree(path)
+    with Recoverer(gpu.bundle, QUICK, engine="rtx", images=images) as recoverer:
+        assert recoverer.batch == batch
 
 
 def test_chunks_of_phases_are_whole_batches_with_few_classes(
