@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -32,14 +32,12 @@ from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.counted import counted
 from diver_trt.errors import EngineError, first_line
 from diver_trt.method.schedule import Schedule
+from diver_trt.progress import OnProgress
 
 RECOVERY_SHARE = 2
 """Parts of a batch's time that its recovery gets; each network gets one."""
 DRIFT = 0.1
 """A larger change of the matrix product's rate during the run is noted."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Receives what is measured next, how many parts of the benchmark are done, and of how many."""
 
 
 def benchmark(
@@ -254,7 +252,7 @@ class _Run:
     def _python_seconds(
         self, contestant: Contestant, name: NetworkName, network: OpenNetwork, work: Work
     ) -> float | None:
-        # A denoiser that computes ahead has a loop of its own, of which this would be no part.
+        # A denoiser that computes ahead runs a loop of its own, which this does not measure.
         if name != "denoiser" or not contestant.steps_in_python or network.ahead:
             return None
         job = python_overhead(self._plan.bundle, work, len(work.labels))

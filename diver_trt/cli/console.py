@@ -23,6 +23,7 @@ from diver_trt.cli.process import (
 )
 from diver_trt.cli.process import say as say
 from diver_trt.errors import DiverError, UsageError, printable
+from diver_trt.progress import OnProgress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +112,7 @@ def _shown(value: object) -> str:
         return "none"
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    # True is an int too, and would be printed as 1.
+    # bool is a subclass of int: True would be printed as 1.
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -169,7 +170,7 @@ def progress(what: str, total: int) -> Iterator[Progress]:
 
 
 @contextmanager
-def phases() -> Iterator[Callable[[str, int, int], None]]:
+def phases() -> Iterator[OnProgress]:
     """Show the progress of consecutive phases.
 
     Each call names the phase, how much of it is done, and its total.

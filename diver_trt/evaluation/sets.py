@@ -7,7 +7,7 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from diver_trt.evaluation.image_set import ImageSet
 from diver_trt.evaluation.namings import Names, are_wnids, folder_names, namings, shared
 from diver_trt.manifest import open_recovered
 from diver_trt.pixels import square
+from diver_trt.progress import OnProgress
 
 _IMAGENET = Classes(IMAGENET_CLASSES)
 
@@ -83,7 +84,7 @@ def read_sets(
     *,
     side: int | None = None,
     options: ReadOptions | None = None,
-    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Sets:
     """Read training sets and a test set at one size.
 
@@ -221,7 +222,7 @@ def _agreed(
     def all_agree(theirs: Names) -> bool:
         return all(names or not listed[name].namings for name, names in found(theirs).items())
 
-    # Where none suits every set, the refusal names the classes in the preferred way.
+    # If no naming suits every set, the refusal names the classes in the preferred way.
     theirs = next(filter(all_agree, tested.namings), tested.namings[0])
     chosen = {
         name: replace(listed[name], namings=(names,)) if names else listed[name]
@@ -249,7 +250,7 @@ def _load(
     listed: ListedSet,
     side: int,
     what: str,
-    on_progress: Callable[[str, int, int], None],
+    on_progress: OnProgress,
     left_out: Collection[int] = (),
 ) -> ImageSet:
     dataset, names = listed.dataset, listed.names

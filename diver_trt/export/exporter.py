@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def export_bundle(
         raise OutputError(
             f"{path}: already exists; choose another folder for the bundle, or remove this one"
         )
-    _require_facts(model, precision)
+    facts = _checked_facts(model, precision)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, since a rename is atomic only inside one file system.
@@ -76,9 +76,9 @@ def export_bundle(
         for exported in _export_networks(model, staging, precision):
             networks[exported.network.name] = exported.network
             yield exported
-        _bundle(model, staging, networks, precision, weights_sha256(model)).write()
+        replace(facts, path=staging, networks=networks).write()
         staging.chmod(0o755)  # mkdtemp makes it unreadable to others
-        # This replaces an empty folder too: https://man7.org/linux/man-pages/man2/rename.2.html
+        # rename also replaces an empty folder: https://man7.org/linux/man-pages/man2/rename.2.html
         staging.replace(path)
     except OSError as cause:  # ONNX's own does not name the file
         raise OutputError(f"{path}: cannot be written ({cause.strerror or cause})") from cause
@@ -86,16 +86,18 @@ def export_bundle(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _require_facts(model: BaseModel, precision: Precision) -> None:
-    """Refuse a model that no bundle can hold, before its networks take minutes.
+def _checked_facts(model: BaseModel, precision: Precision) -> Bundle:
+    """Return a model's bundle without its networks, which take minutes to export.
 
     Raises:
-        ExportError: If its facts contradict each other.
+        ExportError: If the model's facts contradict each other, so that no bundle can hold it.
     """
+    facts = _facts(model, precision)
     try:
-        _bundle(model, Path(), {}, precision, weights="").check_facts()
+        facts.check_facts()
     except Invalid as problem:
         raise ExportError(f"{model.model_id}: cannot be exported: {problem}") from None
+    return facts
 
 
 def _export_networks(
@@ -138,23 +140,18 @@ def _condition_width(conditioner: nn.Module) -> int:
     return int(conditioner(torch.zeros(1), torch.zeros(1, dtype=torch.int64)).shape[1])
 
 
-def _bundle(
-    model: BaseModel,
-    path: Path,
-    networks: Mapping[NetworkName, Network],
-    precision: Precision,
-    weights: str,
-) -> Bundle:
+def _facts(model: BaseModel, precision: Precision) -> Bundle:
+    """Return a bundle with everything that is known before it is written."""
     probed = model.modules(torch.float32).predictor
     return Bundle(
-        path=path,
+        path=Path(),
         sha256="",  # known when it is written
         model=Model(
             base=model.base,
             id=model.model_id,
             revision=model.revision,
             licence=model.licence,
-            weights_sha256=weights,
+            weights_sha256=weights_sha256(model),
         ),
         precision=precision,
         image_size=model.image_size,
@@ -170,7 +167,7 @@ def _bundle(
         timestep_frequencies=model.timestep_frequencies,
         # the graph is searched for the same places
         places=tuple(model.probe_points(probed)),
-        networks=networks,
+        networks={},
         exported_with={
             # Not of the installed package, which a checkout need not be.
             "diver-trt": __version__,

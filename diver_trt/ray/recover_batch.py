@@ -99,7 +99,8 @@ class RecoverBatch:
                 does not fit the model.
             EngineError: If the engine fails, or an image is unusable and `keep_bad` is not set.
         """
-        if not isinstance(batch, Mapping) and not hasattr(batch, "keys"):
+        # Not isinstance(batch, Mapping): a pandas DataFrame is accepted.
+        if not hasattr(batch, "keys"):
             raise DatasetError(
                 f"the batch is a {type(batch).__name__}; expected columns of numpy arrays, which "
                 'map_batches gives with batch_format="numpy"'

@@ -36,8 +36,9 @@ def recipe_options(recipe: Recipe) -> list[str]:
     # Where a preset starts at the level that it inherits, the command line lets the one step follow
     # the other unless both are given.
     elif PRESETS[preset].start_step == PRESETS[preset].inherit_step and recipe.inherit_step:
-        pair = ("inherit_step", "start_step")
-        names += [name for name in pair if name not in names and any(map(names.__contains__, pair))]
+        pair = {"inherit_step", "start_step"}
+        if pair & {*names}:
+            names += sorted(pair - {*names})
     options = ["--preset", preset]
     for name in names:
         options += _option(name, getattr(recipe, name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import islice
 
 from diver_trt.distilled.dataset import Sample
 from diver_trt.errors import DatasetError
@@ -48,13 +47,14 @@ class DistilledInput:
         # It was bad at the check already, when the rest could be read.
         if checked[unreadable.position].problem:
             return False
-        # Not by sample: copies of one image would be tried in place of others.
-        others = (
-            position
-            for position in dict.fromkeys(sample.position for sample in self._job.samples)
-            if position != unreadable.position and not checked[position].problem
-        )
-        for position in islice(others, _TRIED):
+        # By position: copies of one image would be tried in place of others.
+        tried = {unreadable.position}
+        for position in (sample.position for sample in self._job.samples):
+            if position in tried or checked[position].problem:
+                continue
+            if len(tried) > _TRIED:
+                break
+            tried.add(position)
             with suppress(DatasetError):
                 # One that can still be read shows that the input is there.
                 images.sha256(position)

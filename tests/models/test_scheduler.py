@@ -16,7 +16,7 @@ import torch
 from diver_trt.bundle import Bundle
 from diver_trt.documents import Document
 from diver_trt.errors import BundleError, ExportError, RecipeError
-from diver_trt.export.exporter import _bundle
+from diver_trt.export.exporter import _facts
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.schedule import Schedule
 from diver_trt.models.dit import load_model
@@ -168,7 +168,7 @@ def test_listed_betas_come_back_from_a_bundle(
 
     process, _ = read(rescale_betas_zero_snr=True)
     model = replace(load_model(str(random_pipeline)), process=process)
-    stored = dump(_bundle(model, tmp_path, random_bundle.networks, "fp32", weights="").process)
+    stored = dump(_facts(model, "fp32").process)
     for network in random_bundle.networks.values():
         for record in network.files:
             shutil.copy(random_bundle.path / record.name, tmp_path)
