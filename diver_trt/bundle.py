@@ -140,7 +140,7 @@ class Bundle:
     places: tuple[str, ...]
     networks: Mapping[NetworkName, Network]
     exported_with: Mapping[str, str]
-    # Left out where there are none, so that other bundles are written as they were before.
+    # Omitted when empty, so that other bundles are written as before.
     prompts: tuple[str, ...] | None = field(default=None, metadata=OMITTED)
 
     @classmethod
@@ -169,7 +169,7 @@ class Bundle:
             MissingExtraError: If the hub's client is needed and not installed.
         """
         if name := HubName.parse(path):
-            # Not above: a bundle in a folder needs none of it.
+            # Imported here, because only a name on the hub needs it.
             from diver_trt.hub.download import Listing, downloaded
 
             listing = Listing(

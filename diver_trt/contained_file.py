@@ -64,7 +64,7 @@ def resolved_inside(
     # Not Path.resolve, which raises RuntimeError for a loop before Python 3.13:
     # https://docs.python.org/3/library/pathlib.html#pathlib.Path.resolve
     real = os.path.realpath(path, strict=True)
-    # The folder is resolved too, since it may itself be reached through a symlink.
+    # The folder is also resolved, since it may itself be reached through a symlink.
     if not Path(real).is_relative_to(os.path.realpath(folder)):
         raise error(
             f"{printable(str(path))}: is a link out of {whole}; copy what it points to into its "

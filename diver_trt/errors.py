@@ -91,14 +91,14 @@ def shown_value(value: object) -> str:
 
 def shown(foreign: str) -> str:
     """Escape untrusted text for a message, and cut it after `MAX_SHOWN` characters."""
-    # Cut before it is escaped: no escape is cut in two, and a text of any length costs no more.
+    # Cut before it is escaped, so that an escape is not split and long texts cost nothing.
     return printable(foreign) if len(foreign) <= MAX_SHOWN else f"{printable(foreign[:MAX_SHOWN])}…"
 
 
 def first_line(cause: BaseException) -> str:
     """Return the first line of an exception's message, or its class's name if it has no message."""
     lines = (line.strip() for line in str(cause).splitlines())
-    # Exceptions of torch, TensorRT's compiler and ONNX Runtime may have no text.
+    # Exceptions of torch, TensorRT's compiler and ONNX Runtime may be empty.
     return next(filter(None, lines), type(cause).__name__)
 
 

@@ -50,7 +50,7 @@ def file_sha256(path: Path) -> str:
 
 def stream_sha256(file: BinaryIO) -> str:
     """Return the SHA-256 in hex of an open file, from its current position to its end."""
-    # Python 3.10 has no file_digest: https://docs.python.org/3/library/hashlib.html#file-hashing
+    # file_digest is new in Python 3.11: https://docs.python.org/3/library/hashlib.html#file-hashing
     if sys.version_info >= (3, 11):
         return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
@@ -119,7 +119,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.open("xb").close()
         yield temporary
         temporary.replace(path)
-    # KeyboardInterrupt too: an interrupted run leaves no temporary files.
+    # BaseException includes KeyboardInterrupt: an interrupted run leaves no temporary files.
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

@@ -101,7 +101,7 @@ def require_own_json(path: Path, command: str, fields: frozenset[str]) -> None:
 
 
 def _require_own(path: Path, kind: str, *, is_own: bool) -> None:
-    # lexists, not exists: a dangling symlink is something in the way too.
+    # lexists and not exists, because a dangling symlink occupies the name.
     if os.path.lexists(path) and not is_own:
         raise OutputError(
             f"{path}: already exists and is not {kind}; choose another name, or remove it"

@@ -107,7 +107,7 @@ def _held(path: Path) -> int:
             # EACCES is what some network drives return for a lock that is held.
             if cause.errno in (errno.EAGAIN, errno.EACCES):
                 raise BlockingIOError(cause.errno, cause.strerror) from cause
-            # This open may have made it, and a folder without a lock keeps no lock file.
+            # This open may have created it, and an unlocked folder must not keep a lock file.
             with suppress(OSError):
                 path.unlink()
             raise

@@ -131,7 +131,7 @@ def read_recovered(root: Path, bundle: ModelClasses) -> RecoveredImages:
     manifest = folder.manifest
     labels = {}
     for entry in manifest.classes:
-        # The wnid too: of two models with a thousand classes only one may have ImageNet's.
+        # Including the wnid: of two models with a thousand classes, only one may have ImageNet's.
         if entry.label >= bundle.num_classes or entry.wnid != wnid_of(entry.label, bundle):
             raise DatasetError(
                 f"{root}: has class {entry.label} of another model; expected one with the classes "

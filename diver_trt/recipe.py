@@ -246,7 +246,7 @@ class Recipe:
                 f"{', '.join(sorted(known))}."
             )
         ranges = {
-            # JSON has no tuples.
+            # JSON turns tuples into lists.
             name: tuple(settings[name])
             for name in STEP_RANGES
             if isinstance(settings.get(name), list)

@@ -104,7 +104,7 @@ class EngineContestant:
         session = open_session(self.name, self._bundle, placement).session
         try:
             return _WithSession(open_network(session, name, self._bundle, work), session)
-        # Ctrl-C too: a benchmark that is interrupted continues with its table and its files.
+        # Including KeyboardInterrupt: an interrupted benchmark goes on to print its table.
         except BaseException:
             session.close()
             raise
@@ -165,7 +165,7 @@ class TorchContestant:
         """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
         from diver_trt.bench.torch_side import TorchNetwork
 
-        # diffusers computes the embeddings in every block, so there is no network to compare.
+        # diffusers computes the embeddings in every block, so it lacks a network to compare.
         return None if name == "conditioner" else TorchNetwork(self._model, name, work)
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
@@ -292,7 +292,7 @@ def _first_that_opens(engines: list[str], bundle: Bundle) -> str:
         with suppress(EngineError, MissingExtraError):
             _open_once(name, bundle)
             return name
-    # Where none works, the error is that of the last one.
+    # If every engine fails, the last one's error is raised.
     _open_once(last, bundle)
     return last
 

@@ -155,7 +155,7 @@ class DenoiserJob:
         null: int,
     ) -> None:
         self._denoiser, self.run_size = denoiser, batch
-        # Now, since a closed denoiser has no CUDA graph.
+        # Recorded here, because closing a denoiser frees its CUDA graph.
         self.ahead = denoiser.ahead
         self._latents = np.resize(work.latents, (batch, *work.latents.shape[1:]))
         self._tables = [conditions[label] for label in work.labels]

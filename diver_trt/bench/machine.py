@@ -62,7 +62,7 @@ def this_machine() -> Machine:
         gpu=None if gpu is None else f"{gpu.name}, driver for CUDA {gpu.driver}",
         cores=available_cores(),
         threads={name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
-        # Windows has no load average.
+        # The load average is not available on Windows.
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         versions=_versions(),
     )

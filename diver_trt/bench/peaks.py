@@ -35,7 +35,7 @@ from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, find_gpu, import_cuda
 
 _LOOK_SECONDS = 0.002
-_SIGKILL = 9  # Windows' `signal` has no SIGKILL
+_SIGKILL = 9  # not defined in `signal` on Windows
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -85,7 +85,7 @@ def _require_success(child: subprocess.CompletedProcess[str]) -> None:
     if child.returncode < 0:
         # https://docs.python.org/3/library/subprocess.html#subprocess.CompletedProcess.returncode
         number = -child.returncode
-        # Linux' OOM killer sends SIGKILL, and the process has no time for a message.
+        # The OOM killer of Linux sends SIGKILL, which a process cannot handle.
         cause = ", probably for lack of memory" if number == _SIGKILL else ""
         raise EngineError(f"the process that measures memory was killed by signal {number}{cause}")
     if child.returncode != 0:
@@ -99,7 +99,7 @@ class _Meter:
 
     def __init__(self, *, device: bool) -> None:
         self.peaks = Peaks({}, {})
-        # None without an NVIDIA GPU: CUDA reports no other device's memory.
+        # None without an NVIDIA GPU: CUDA reports the memory of its own devices only.
         self._device = _open_device() if device else None
         self._free = self._device.memory()[0] if self._device else 0
 
@@ -194,7 +194,7 @@ def main() -> None:
     """Read a specification from standard input, and write the peaks to a file as JSON."""
     given = json.loads(sys.stdin.read())
     if given["model"] is not None:
-        # JSON has no tuples.
+        # JSON turns tuples into lists.
         given["model"] = tuple(given["model"])
     try:
         peaks = run_child(Specification(**given))

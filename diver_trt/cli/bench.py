@@ -204,7 +204,7 @@ def _contestants(
         return found, None
     # torch follows the engines: on an NVIDIA GPU as soon as one of them computes there.
     on_gpu = any(contestant.processor == "cuda" for contestant in found) and cuda_works()
-    # On a CPU engines compute float16 bundles in float32 too (docs/benchmarking.md, "The limit").
+    # On a CPU, engines also compute float16 bundles in float32 (docs/benchmarking.md, "The limit").
     half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(
         bundle,

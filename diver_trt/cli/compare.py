@@ -211,7 +211,7 @@ def _line_up(
     try:
         return line_up(bundles, model, engines, batch)
     except NothingToCompareError as error:
-        # With --json a script gets an object in this case too, with each engine's reason.
+        # With --json, a script also gets an object in this case, with each engine's reason.
         if as_json:
             print_json(
                 passed=False,
@@ -277,7 +277,7 @@ def _print_comparison(comparison: Comparison) -> None:
 
     worst = comparison.figures.worst_step
     print(f"{comparison.name}: {comparison.verdict}")
-    # bfloat16 has no limits, but its figures are of interest.
+    # bfloat16 is reported without limits.
     if not comparison.checks:
         psnr = mean_psnr(comparison.figures.images)
         print(

@@ -189,7 +189,7 @@ def _named(texts: list[str]) -> dict[str, Path]:
         name, equals, path = text.partition("=")
         # A path may have = in its own name.
         if not equals or Path(text).exists():
-            # `.` and `/` have no last part.
+            # The name of `.` and of `/` is empty.
             name, path = Path(text).name or text, text
         if not (name and path):
             raise typer.BadParameter(f"TRAIN is {text!r}; expected PATH or NAME=PATH")
@@ -250,7 +250,7 @@ def _run(plan: Plan, output: Path | None) -> Evaluation:
     )
 
     total, done = steps_of(plan), 0
-    # Closed at once when Ctrl-C leaves the loop, so that the folder is no longer held.
+    # Closed at once when Ctrl-C leaves the loop, so that the folder is unlocked.
     with progress("training", total) as bar, closing(evaluation_events(plan, output)) as events:
         for event in events:
             if isinstance(event, RunStarts):

@@ -197,7 +197,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
     from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan, parse_bytes
     from diver_trt.runtime.backends.tensorrt.plans import Plan, StrayFoldersError, read_plans
 
-    # First, so that a budget that cannot be parsed is refused even if there are no engines.
+    # Parsed first, so that an invalid budget is refused even without engines.
     budget = None if memory_budget is None else parse_bytes(memory_budget, "--memory-budget")
     bundle = Bundle.open(path)
     for name in NETWORKS:
@@ -215,7 +215,7 @@ def _inspect_bundle(path: Path, memory_budget: str | None) -> dict[str, Any]:
             if isinstance(error, StrayFoldersError):
                 say(f"warning: {error}")
     if budget is not None:
-        # `recover` refuses engines of another export, so none of them can be chosen.
+        # `recover` refuses engines of another export, so they are not candidates.
         plans = [plan for plan in plans if plan.is_of(bundle)]
         if not plans:
             raise EngineError(

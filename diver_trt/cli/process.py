@@ -19,7 +19,7 @@ from typing import Any, TextIO, cast
 
 from diver_trt.errors import printable
 
-# Windows has no SIGHUP: https://docs.python.org/3/library/signal.html#signal.SIGHUP
+# SIGHUP is not available on Windows: https://docs.python.org/3/library/signal.html#signal.SIGHUP
 STOPPING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -37,7 +37,7 @@ def run_program(program: Callable[[], None]) -> int:
             program()
         code = 0
     except BaseException as end:
-        # SIGINT too, which the block above leaves to Python's own handler.
+        # Including SIGINT, which the block above leaves to Python's own handler.
         _ignore_stopping_signals()
         if is_interruption(end):
             _forget_interruption()
@@ -141,7 +141,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, _: object) -> None:
         asked.append(number)
-        # First, so that the next signal interrupts, whatever the batch does.
+        # Restored first, so that the next signal interrupts even during a batch.
         for kept, handler in before.items():
             signal.signal(kept, handler)
         say("finishing the current batch; press Ctrl-C again to stop now")

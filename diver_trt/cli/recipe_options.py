@@ -121,7 +121,7 @@ def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[s
     from diver_trt.method.schedule import nearest_step
 
     inherited, window = ratios["inherit_step"], ratios["window"]
-    # A step of 0 is given too, although it is out of range.
+    # 0 counts as given, although it is out of range.
     step_given = settings["inherit_step"] is not None or settings["no_inheritance"]
     if inherited is not None and step_given:
         raise RecipeError(

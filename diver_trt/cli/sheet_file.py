@@ -33,7 +33,7 @@ def require_place(sheet: Path, dataset: Path) -> None:
             f"--contact-sheet {sheet}: lies in a folder within the dataset, as its images do; "
             "choose another place"
         )
-    # lexists, not exists: a dangling symlink is something in the way too.
+    # lexists and not exists, because a dangling symlink occupies the name.
     if os.path.lexists(sheet) and not _is_own(sheet):
         raise OutputError(
             f"--contact-sheet {sheet}: already exists and is not a contact sheet of diver-trt "

@@ -169,7 +169,7 @@ def steepest(stages: Sequence[StageDifference], least: float) -> StageDifference
     grown = [
         (error / before, stage)
         for (_, before), (stage, error) in itertools.pairwise(errors)
-        # A place that equals the reference's gives no ratio.
+        # A place that equals the reference's has an undefined ratio.
         if before > 0
     ]
     factor, stage = max(grown, key=lambda pair: pair[0], default=(0.0, None))

@@ -51,7 +51,7 @@ def _classes(figures: Figures, tolerances: Tolerances) -> list[str]:
     """Return a line if the conditioner is wrong only for classes without an image."""
     limit = tolerances.networks["conditioner"]
     wrong = [name for name, error in figures.classes.items() if not limit.holds(error)]
-    # Where classes of the images are wrong too, `_networks` has named the conditioner.
+    # If classes of the images are also wrong, `_networks` has named the conditioner.
     if not wrong or not limit.holds(figures.networks["conditioner"].relative_l2):
         return []
     return [
@@ -64,7 +64,7 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
     """Return the steps that are wrong, and the first place inside the denoiser that is."""
     compared = f"(compared in step {figures.stage_step})"
     overflowing = [step.k for step in figures.steps if not step.forced.finite]
-    # Everything behind an overflow overflows too, so no other cause can be seen.
+    # Everything after an overflow also overflows, which hides other causes.
     if overflowing:
         place = next((stage.place for stage in figures.stages if not stage.difference.finite), None)
         first_after = f", first after {place}" if place else ""

@@ -62,7 +62,7 @@ def difference(found: Values, expected: Values) -> Difference:
         relative_l2=apart / norm if norm else (math.inf if apart else 0.0),
         cosine=float(ours @ theirs / (norm * own_norm))
         if norm and own_norm
-        # Two arrays of zeros agree; zeros and anything else have no angle.
+        # Two arrays of zeros agree; between zeros and other values the angle is undefined.
         else float(norm == own_norm),
         within_fp16=float((gap <= fp16_spacing(theirs)).mean()),
         finite=True,

@@ -55,7 +55,7 @@ class TorchSession:
         self, model: BaseModel, bundle: Bundle, batch: int, precision: TorchPrecision
     ) -> None:
         self._model, self.batch = model, batch
-        # bfloat16 too gets float32 inputs and outputs: NumPy has no bfloat16.
+        # bfloat16 networks take float32 inputs and outputs, because NumPy lacks bfloat16.
         borders: Precision = "fp16" if precision == "fp16" else "fp32"
         self._tensors = contract(
             bundle.image_size, bundle.latent_shape, bundle.layout, bundle.condition_width, borders

@@ -136,7 +136,7 @@ def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examine
             do not fit.
     """
     for option, unknown in found.unknown.items():
-        # A text that an option overrides is never used, so it does no harm.
+        # A text that an option overrides is never used, so it may be unknown.
         if getattr(options, option) is None:
             raise DatasetError(f"{path}: {unknown}")
     method = find_method(options.method, "tensors") if options.method else found.format
@@ -218,7 +218,7 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
         if not examined.seen:
             reading = read_range(path, method, sample, chosen)
             chosen, doubt = reading.normalisation, reading.note
-    # A single channel has no red, green or blue statistics of its own.
+    # Statistics of red, green and blue do not apply to a single channel.
     if sample.shape[1] == 1 and len({*chosen.mean}) + len({*chosen.std}) > 2:
         raise DatasetError(
             f"{path}: holds grey images, which {chosen.name}, a normalisation of each colour by "

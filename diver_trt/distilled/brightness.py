@@ -26,7 +26,7 @@ def looks_whitened(images: NDArray[Any]) -> bool:
     # `not <`, so that NaN, the share of images without energy, counts as not whitened.
     if images.shape[1] != 3 or not brightness_share(images) < _WHITENED:
         return False
-    # Dark pictures on -1 to 1 have little brightness too. Whitened values keep to no range.
+    # Dark pictures on -1 to 1 also have little brightness. Whitened values are unbounded.
     if recognise(images) is not None:
         return False
     with np.errstate(all="ignore"):  # huge values are reported when their range is checked

@@ -74,7 +74,7 @@ def class_folders(root: Path, left_out: LeftOut) -> tuple[Path, list[Path]]:
 def _folders_in(root: Path, left_out: LeftOut) -> list[Path]:
     """Return the folders of a folder in order, and note its images and system folders."""
     folders = []
-    # `scandir` has no order, and messages and notes must not differ between machines.
+    # The order of `scandir` is arbitrary, and messages must not differ between machines.
     for entry in sorted(_scan(root, left_out.root), key=lambda entry: entry.name):
         if not entry.is_dir():
             if entry.name.lower().endswith(SUFFIXES):
@@ -157,14 +157,14 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
     """
     images, folders = _listed(folder, left_out)
     nested = folder / NESTED
-    # Only if there are no others: beside images, such a folder holds something else.
+    # Only without other images: beside them, such a folder holds something else.
     if not images and nested in folders:
         folders.remove(nested)
         images, deeper = _listed(nested, left_out)
         folders += deeper
     left_out.folders += folders
     if not images:
-        # The images may lie one folder too deep, which the message then names.
+        # The images may be one folder too deep, which the message then names.
         below = [path for path in folders if count_images(path)]
         where = f" itself, but {below[0].name} in it does" if below else ""
         raise DatasetError(

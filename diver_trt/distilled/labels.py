@@ -85,7 +85,7 @@ def read_labels(path: Path, array: Array, images: int, *, centred: bool = False)
     if not plain or not 2 <= array.shape[1] <= MAX_CLASSES:
         raise _other_array(path, array)
     rows = _read_rows(path, array)
-    # First, since such rows also have negative values, as logits have.
+    # Tested first, since such rows have negative values like logits.
     if centred or _is_centred_one_hot(array):
         return Labels("centred one-hot", rows.classes, array.shape[1], None)
     tied = (

@@ -61,7 +61,7 @@ class ReadOptions:
             except DatasetError as cause:
                 raise UsageError(str(cause)) from cause
         if self.collage is not None:
-            # numpy's integers too; bool is a subclass of int, and True is not a factor.
+            # Includes NumPy's integers; bool is a subclass of int, but not a factor.
             whole = hasattr(self.collage, "__index__") and not isinstance(self.collage, bool)
             if not (whole and 1 <= self.collage <= MAX_COLLAGE):
                 raise UsageError(

@@ -65,7 +65,7 @@ def require_whole_png(file: BinaryIO) -> None:
         if kind == b"IDAT" and rows.begun and previous != b"IDAT":
             # Pillow reads the first place only.
             raise ValueError("image data in two places")
-        # Other chunks are consumed too, since their CRC is compared at their end.
+        # Other chunks are also consumed, since the CRC at their end is compared.
         for block in content:
             if kind == b"IDAT":
                 rows.feed(block)

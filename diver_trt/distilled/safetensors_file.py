@@ -63,7 +63,7 @@ def open_safetensors(path: Path) -> Content:
     metadata = header.pop("__metadata__", None) or {}
     content: dict[str, Content] = {name: np.array(value) for name, value in metadata.items()}
     for name, entry in header.items():
-        # numpy has no bfloat16 and no 8-bit floats.
+        # NumPy lacks bfloat16 and 8-bit floats.
         if entry["dtype"] not in _DTYPES:
             raise DatasetError(
                 f"{path}: {shown(name)} is of type {entry['dtype']}; expected {', '.join(_DTYPES)}"

@@ -308,7 +308,7 @@ class Tiles:
         # Rounded up where the factor does not divide a side, as IDC's own decoder does: the last
         # tile is smaller. https://github.com/snu-mllab/Efficient-Dataset-Condensation
         width, height = (-(-side // self._factor) for side in size)
-        # Rounding up leaves nothing for the last tiles if a side has too few pixels.
+        # After rounding up, a side of few pixels may be used up before its last tiles.
         if (self._factor - 1) * height >= size[1] or (self._factor - 1) * width >= size[0]:
             raise DatasetError(
                 f"{self._source.name(collage)}: {size[0]} x {size[1]} pixels is not a collage of "

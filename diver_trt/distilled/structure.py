@@ -252,7 +252,7 @@ def may_hold_images(path: Path) -> bool:
         return False
     candidates: list[Any] = [content]
     if isinstance(content, Mapping):
-        # By name, since the state of a network holds arrays of four axes too.
+        # By name, since the state of a network also holds arrays of four axes.
         candidates = [content.get(name) for name, _ in _NAMES]
         experiments = content.get("data")
         if isinstance(experiments, Sequence) and experiments:
@@ -273,7 +273,7 @@ def _text(value: Content) -> str | None:
     """
     if value is None:
         return None
-    # A StoredArray here is a text too long to be read, or rows.
+    # A StoredArray here is rows, or a text beyond the limit.
     if not isinstance(value, np.ndarray) or value.ndim or not value.nbytes:
         return _describe(value)
     # A collage factor may be a number, as users save it.

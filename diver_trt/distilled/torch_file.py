@@ -114,7 +114,7 @@ def _zipped(path: Path) -> _TorchFile:
         # Not through zipfile, which compares checksums: torch.save may omit them.
         # https://docs.pytorch.org/docs/stable/generated/torch.serialization.set_crc32_options.html
         pickled = read_at(file, *places["data.pkl"])
-        # torch.load takes a file without this record for little-endian, too.
+        # torch.load also takes a file without this record for little-endian.
         order = read_at(file, *places["byteorder"]) if "byteorder" in places else b"little"
     return _TorchFile(TorchPickle(path, io.BytesIO(pickled)).read(), places, _BYTE_ORDERS[order])
 

@@ -227,7 +227,7 @@ class _Machine:
         self.stack.append(value)
 
     def put(self, key: int | None) -> None:
-        # MEMOIZE has no argument: its key is the number of entries so far.
+        # MEMOIZE takes no argument: its key is the number of entries so far.
         self._memo[len(self._memo) if key is None else key] = self.stack[-1]
 
     def get(self, key: int) -> None:

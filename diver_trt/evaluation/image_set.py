@@ -76,7 +76,7 @@ class ImageSet:
 
     def sha256(self) -> str:
         """Return a hash of the images in their order, and of the class of each."""
-        # The shape too: the same bytes can be other images.
+        # Including the shape: the same bytes can be other images.
         digest = hashlib.sha256(f"{self.images.shape}\n".encode())
         digest.update(np.ascontiguousarray(self.images).data)
         # Of one type and byte order, so that every machine gets the same hash.
@@ -106,7 +106,7 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
     if train.names is not None and test.names is not None:
         ours, theirs = _occurring(train), _occurring(test)
         _require_same(name, [*ours.values()], [*theirs.values()])
-        # The same names of the same numbers: two classes of one name are then no contradiction.
+        # With equal names for equal numbers, two classes may share a name.
         if ours == theirs:
             return replace(train, names=test.names)
         _require_distinct(name, ours)

@@ -20,7 +20,7 @@ from diver_trt.lock import locked
 from diver_trt.structs import Invalid, Sha256, Size, dump, parse
 
 JOURNAL = "runs.jsonl"
-# Far more than a line of ours: a longer one is read in parts, and none of them is an outcome.
+# Far longer than our lines: a longer one is read in parts, which do not parse as outcomes.
 _MAX_LINE_BYTES = 4096
 _MAX_TEXT = 100
 

@@ -49,7 +49,7 @@ def folder_names(manifest: Manifest) -> dict[int, str | None]:
         # CLASS/images/IMAGE, as in Tiny-ImageNet.
         folder = folder.parent if folder.name == NESTED else folder
         folders.setdefault(entry.index, set()).add(folder)
-    # A folder that holds several classes names none of them.
+    # A folder that holds several classes does not name a class.
     uses = Counter(folder for found in folders.values() for folder in found)
     own: dict[int, str | None] = {}
     for index, found in folders.items():

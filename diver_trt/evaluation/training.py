@@ -122,7 +122,7 @@ def _seeded(place: torch.device, seed: int) -> Iterator[None]:
             enabled=True,
             benchmark=False,
             deterministic=True,
-            # Else it is switched on for the block.
+            # The default would enable it for the block.
             allow_tf32=torch.backends.cudnn.allow_tf32,
         ),
     ):

@@ -47,7 +47,7 @@ def quantise_weights(graph: onnx_ir.Graph) -> None:
         if (name, axis) not in quantised:
             quantised[name, axis] = _dequantised(graph, node, name, values, axis)
         node.replace_input_with(1, quantised[name, axis])
-        # Else a node that keeps it in float reads it too.
+        # It stays if a node reads it in float.
         if not weight.uses():
             del graph.initializers[name]
 
@@ -61,7 +61,7 @@ def output_axis(node: onnx_ir.Node) -> int | None:
             return 0 if node.attributes.get_int("transB", 0) else 1
         case "MatMul":
             weight = node.inputs[1]
-            # A weight of more axes is a batch of matrices: no single axis counts the outputs.
+            # A weight of more axes is a batch of matrices, whose outputs span several axes.
             return 1 if weight is not None and weight.shape and len(weight.shape) == 2 else None
     return None
 
@@ -71,7 +71,7 @@ def _dequantised(
 ) -> onnx_ir.Value:
     """Add a weight in eight bits to a graph, and return the value that dequantises it."""
     integers, scale = quantise(values, axis)
-    # Names of its own for a weight that is read along another axis, too.
+    # A weight that is read along two axes is stored twice, under different names.
     stem = f"{name}/axis{axis}" if f"{name}/int8" in graph.initializers else name
     constants = []
     for suffix, array in (("int8", integers), ("scale", scale)):

@@ -123,7 +123,7 @@ def _find_manifest(name: HubName, listing: Listing, on_note: Callable[[str], Non
         raise
     except Exception as cause:  # the client's HTTP library has a class of its own for each failure
         failure = hub_failure(cause, revision)
-        # A revision that is gone is no reason to use an old copy; a hub that does not answer is.
+        # An old copy stands in for a hub that does not answer, not for a deleted revision.
         if isinstance(cause, errors.RevisionNotFoundError) or not cached:
             raise BundleError(f"{name}: {failure}") from cause
         if not isinstance(cause, errors.OfflineModeIsEnabled):

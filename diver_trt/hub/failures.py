@@ -60,7 +60,7 @@ def hub_failure(cause: Exception, revision: str | None = None, *, upload: bool =
         return f"has no revision {revision or 'main'} on the hub. Correct the revision."
     if isinstance(cause, errors.HFValidationError):
         return "is not a name that a repository on the hub could have. Correct the name."
-    # Failures of the network may be OSErrors too, but name no file.
+    # Network failures may also be OSErrors, but without a file name.
     if isinstance(cause, OSError) and (cause.filename or cause.errno in _LOCAL):
         return _local_failure(cause)
     return _answer(cause) or f"the hub cannot be reached, or failed ({reason(cause)}). {_retry()}"

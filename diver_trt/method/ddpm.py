@@ -144,7 +144,7 @@ class Ddpm:
         beta = 1 - now / before
         posterior = beta * (1 - before) / (1 - now)
         if self.set_alpha_to_one:
-            # The last step ends without noise: its posterior variance is 0, which has no logarithm.
+            # The last step ends without noise: the logarithm of its variance, 0, is undefined.
             # DiT clips it in the same way (posterior_log_variance_clipped):
             # https://github.com/facebookresearch/DiT/blob/main/diffusion/gaussian_diffusion.py
             posterior[0] = posterior[1]

@@ -77,7 +77,7 @@ class Flow:
                 "marginal, its default."
             )
         _, noise = self.levels(steps)
-        # Without level 0, which has no noise and so no logarithm, and is not a step.
+        # Without level 0, which is free of noise, has an infinite ratio and is not a step.
         fixed = 2 * np.log(noise[1:])
         return fixed, fixed
 

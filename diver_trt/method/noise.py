@@ -45,7 +45,7 @@ def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.floa
         key: Name of the sample within the dataset, such as `"00003/00007"`.
         shape: Shape of one latent, `(c, h, w)`.
     """
-    # A seed has no slash in it, so no other seed and key give the same text.
+    # A seed cannot contain a slash, so each seed and key give a different text.
     # 16 bytes of it: numpy's SeedSequence, which Philox is seeded through, pools 128 bits.
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     # Philox is counter-based and the same on every platform; numpy keeps a bit generator's stream:

@@ -84,7 +84,7 @@ def load_dit_checkpoint(
     # What the file states of its training, which is stored beside the network
     args = training_args(held)
     assumed = check_base(args, path, training, stated=stated)
-    # The network's tensors, all of them and no others
+    # Exactly the network's tensors
     state, notes = network_state(held, where)
     state, dropped = _without_projectors(state, training, where)
     notes += dropped

@@ -68,7 +68,7 @@ class ModelFiles:
                 source, revision, None, frozenset(list_repo_files(source, revision=revision))
             )
         except Exception as cause:  # httpx and the hub's client have no base class in common
-            # These are answers; the cache is for a hub that gives none.
+            # These are answers of the hub; the cache is for a hub that cannot be reached.
             refused = (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)
             if not isinstance(cause, refused) and (copy := _cached(source, revision)):
                 return cls(source, revision, copy, None)
@@ -82,7 +82,7 @@ class ModelFiles:
     @property
     def model_id(self) -> str:
         """The name that a bundle has for the model: the repository's, or that of the folder."""
-        # Resolved, since `.` has no name.
+        # Resolved, since the name of `.` is empty.
         return Path(self.source).resolve().name if self.is_local else self.source
 
     def within(self, folder: str) -> ModelFiles:
@@ -154,7 +154,7 @@ def _cached(source: str, revision: str | None) -> Path | None:
 def _hub_failure(cause: Exception, revision: str | None) -> str:
     """Return what went wrong on the hub, and what to do."""
     here = "no such file or folder here"
-    # First, since it is a RepositoryNotFoundError too.
+    # Tested first, since it is a subclass of RepositoryNotFoundError.
     if isinstance(cause, GatedRepoError):
         return "is gated on the hub. Accept its conditions on its page, then run `hf auth login`."
     if isinstance(cause, RepositoryNotFoundError):

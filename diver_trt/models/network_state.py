@@ -158,7 +158,7 @@ def _refuse_other_families(names: Iterable[str], where: str) -> None:
     """
     for name in names:
         for mark, family in FAMILIES.items():
-            # Behind the prefix of a wrapper too.
+            # Also behind the prefix of a wrapper.
             if name.startswith(mark) or f".{mark}" in name:
                 raise ExportError(
                     f"{where}: has {shown(name)}, as {family}; expected a DiT, a SiT or a REPA "

@@ -133,7 +133,7 @@ class Level(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(block, dtype) for block in level.resnets)
         self.transformers = nn.ModuleList(
             Transformer(transformer, dtype) if transformer is not None else WithoutAttention()
-            # DownBlock2D and UpBlock2D have no attention.
+            # DownBlock2D and UpBlock2D lack attention.
             for transformer in getattr(level, "attentions", [None] * len(level.resnets))
         )
         resamplers = getattr(level, "downsamplers", None) or getattr(level, "upsamplers", None)

@@ -65,7 +65,7 @@ class RayOpener:
             plan = plan_workers(self._placement.engine, self._workers, nodes_of(ray))
             self._say(f"Ray: {plan}")
             images = self._placement.images
-            # A worker's share of the images: no batch is larger than that.
+            # A worker's share of the images, which limits its batch.
             placement = replace(
                 self._placement, images=None if images is None else -(-images // plan.count)
             )

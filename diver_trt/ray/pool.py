@@ -135,7 +135,7 @@ class WorkerPool:
             for _ in range(plan.count):
                 self._start()
             while not (first := self._first_ready()):
-                # Nothing but openings is under way, so there are no images.
+                # Only openings are in progress, so no image can be ready.
                 for _ in self._answers():
                     pass
         except BaseException:

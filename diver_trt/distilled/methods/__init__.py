@@ -114,7 +114,7 @@ def missing_part(folders: Sequence[str]) -> int | None:
     """Return the number of the first part that a set lacks before its last one, or None."""
     for parts in _all_parts():
         if numbers := set(_numbers_of(parts, folders)):
-            # The last part of all may be missing, too, but nothing shows that.
+            # The last part may also be missing, but nothing shows that.
             lacking = next(number for number in count(parts.first) if number not in numbers)
             return lacking if lacking < max(numbers) else None
     return None

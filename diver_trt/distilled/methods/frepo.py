@@ -108,7 +108,7 @@ FREPO = Method(
     },
     normalisation=_frepo_statistics,
     subsets={"imagewoof": (182, 167, 207, 159, 229, 193, 162, 273, 258, 155)},
-    # They may be trained, and then no longer look centred.
+    # Trained labels may not look centred.
     centred_labels=True,
     whitens=Whitens(kind=Kind.FREPO, usual=lambda _: True),
     series=(

@@ -17,7 +17,7 @@ _DATASETS = r"imagenet-(fruits|yellow|cats|birds|[a-e])"
 def _recognises(found: Found) -> bool:
     if found.structure == "experiments":
         return bool(re.match(rf"res_[^_]+_{_DATASETS}_", found.path.stem))
-    # A file `images_best` has no number, but its siblings have.
+    # `images_best` is not numbered, but its siblings are.
     padded = any(
         re.fullmatch(r"images_0\d{4}", sibling.stem)
         for sibling in found.folder.glob("images_0????.*")
