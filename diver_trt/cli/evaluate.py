@@ -42,7 +42,7 @@ TrainingSets = Annotated[
 ]
 TestSet = Annotated[
     Path,
-    typer.Option(metavar="TEST", help="Real images to test on, in the same classes."),
+    typer.Option("--test", metavar="TEST", help="Real images to test on, in the same classes."),
 ]
 ProtocolName = Annotated[
     str,
@@ -105,6 +105,7 @@ Flip = Annotated[
 TeacherFile = Annotated[
     Path | None,
     typer.Option(
+        "--teacher",
         metavar="FILE",
         help="ONNX classifier that labels the training images softly (default: hard labels).",
         show_default=False,
@@ -113,6 +114,7 @@ TeacherFile = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
+        "--output",
         metavar="DIR",
         help="Folder for finished trainings: the same command resumes an interrupted one.",
         show_default=False,

@@ -99,6 +99,7 @@ Part = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
+        "--ray",
         help="Recover on Ray workers: local, or no value, starts Ray here; auto joins this "
         "machine's cluster; HOST:PORT joins that one.",
         metavar="[ADDRESS]",

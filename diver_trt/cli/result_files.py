@@ -24,7 +24,8 @@ JsonFile = Annotated[
     typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
 ]
 Report = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="HTML page to write.", show_default=False)
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="HTML page to write.", show_default=False),
 ]
 
 

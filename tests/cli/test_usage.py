@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from typer.models import OptionInfo
 
 from diver_trt.cli import app
 from diver_trt.cli.console import Progress
@@ -172,3 +175,12 @@ def test_progress_counts_each_call_once(
         "2 of 3",
         "3 of 3",
     ]
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=lambda one: one.callback.__name__)
+def test_an_option_with_a_metavar_is_named(command: Any) -> None:
+    """Typer 0.27 takes the metavar of an option without a name for its name: `--FILE`."""
+    for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(option, OptionInfo) and option.metavar:
+                assert option.param_decls, f"--{parameter.name}"
