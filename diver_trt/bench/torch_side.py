@@ -48,6 +48,7 @@ class TorchModel:
         device: `"cpu"` or `"cuda"`.
         half: Whether the modules compute in float16.
         compiled: Whether `torch.compile` compiles them.
+        mode: How it compiles.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TorchModel:
         *,
         half: bool = False,
         compiled: bool = False,
+        mode: str = COMPILE_MODE,
     ) -> None:
         # In float32 on the CPU the loaded model is used as it is: a copy would double its memory.
         changes = device != "cpu" or half or compiled
@@ -69,7 +71,9 @@ class TorchModel:
             if compiled:
                 # In place, so that the model's own code calls the compiled modules:
                 # https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html
-                part.compile(mode=COMPILE_MODE)
+                # For every batch anew: with a second batch torch would compile for any, which is
+                # slower, and without CUDA graphs.
+                part.compile(mode=mode, dynamic=False)
 
     @contextmanager
     def _making_tensors(self) -> Iterator[None]:

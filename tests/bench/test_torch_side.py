@@ -77,7 +77,7 @@ def test_only_a_compiled_model_is_compiled(
     model: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[str] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: modes.append(mode))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode, dynamic: modes.append(mode))
     assert TorchModel(model).name == "torch eager"
     assert modes == []
     assert TorchModel(model, compiled=True).name == "torch compiled"

@@ -6,6 +6,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from diver_trt.bundle import Bundle
@@ -38,6 +39,12 @@ def rtx_lists_it() -> bool:
 
 needs_gpu = pytest.mark.skipif(
     not rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX compiles for"
+)
+
+
+needs_cuda_provider = pytest.mark.skipif(
+    gpu() is None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="needs a CUDA device, and ONNX Runtime for it",
 )
 
 

@@ -28,7 +28,7 @@ from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.engine import Session
 from tests.conftest import DIGITS_MODEL
-from tests.gpu.device import needs_gpu, rtx_session
+from tests.gpu.device import needs_cuda_provider, needs_gpu, rtx_session
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 BATCH = 2
@@ -37,6 +37,10 @@ TOLERANCE = 2e-4  # engines sum in orders of their own; TF32 and float16 are not
 
 def onnx(bundle: Bundle, tmp_path: Path) -> Session:
     return OnnxSession(bundle, BATCH)
+
+
+def onnx_cuda(bundle: Bundle, tmp_path: Path) -> Session:
+    return OnnxSession(bundle, BATCH, "cuda")
 
 
 def openvino(bundle: Bundle, tmp_path: Path) -> Session:
@@ -65,9 +69,10 @@ def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
         openvino,
         torch,
         stand_in,
+        pytest.param(onnx_cuda, marks=[pytest.mark.gpu, needs_cuda_provider]),
         pytest.param(rtx_session, marks=[pytest.mark.gpu, needs_gpu]),
     ],
-    ids=["onnx", "openvino", "torch", "stand-in", "rtx"],
+    ids=["onnx", "openvino", "torch", "stand-in", "onnx-cuda", "rtx"],
 )
 def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> Iterator[Session]:
     opened = request.param(digits, tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import Any
 
@@ -45,6 +47,11 @@ def import_onnxruntime(extra: str = "cpu") -> Any:
             RuntimeWarning,
             stacklevel=2,
         )
+    if extra == "gpu":
+        # CUDA and cuDNN installed by pip lie where the dynamic linker does not look. It prints what
+        # it does not find, which opening a network reports as an error.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
     return onnxruntime
 
 
