@@ -22,7 +22,7 @@ from diver_trt.bench.recovery import distilled_batch
 from diver_trt.bench.timing import alternate, speed_ratio
 from diver_trt.bench.torch_side import GpuCeiling, TorchModel
 from diver_trt.bundle import Bundle
-from diver_trt.contract import NetworkName
+from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError, first_line
 from diver_trt.method.schedule import Schedule
 from diver_trt.models import ModelOptions
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--model", required=True)
     parser.add_argument("--engine", action="append", required=True)
-    parser.add_argument("--network", action="append", default=[])
+    parser.add_argument("--network", action="append", default=[], choices=NETWORKS)
     parser.add_argument("--batch", default="1,4,8,16")
     parser.add_argument("--seconds", type=float, default=5.0, help="for one network and batch")
     parser.add_argument(
@@ -109,8 +109,9 @@ def main() -> None:
     print(ceiling.description)
     print("| network | batch | engine | median ms | p90 | images/s | of limit | against eager |")
     print("|---|---:|---|---:|---:|---:|---|---:|")
+    names: list[NetworkName] = args.network or ["denoiser"]
     for batch in map(int, args.batch.split(",")):
-        for name in args.network or ("denoiser",):
+        for name in names:
             measure(name, batch, bundle, contestants, ceiling, args.seconds)
 
 

@@ -55,6 +55,11 @@ class Specification:
     half: bool = False
     compiled: bool = False
 
+    @property
+    def processor(self) -> Processor:
+        """What it computes on, known before anything is loaded there."""
+        return self.device if self.engine is None else engine_processor(self.engine)
+
 
 class Contestant(Protocol):
     """One engine, or torch."""
@@ -81,6 +86,13 @@ _ENDINGS: dict[str, Processor] = {"cuda": "cuda", "gpu": "other", "npu": "other"
 """Processors by the endings of the names of engines whose backend has one for the host too."""
 
 
+def engine_processor(engine: str) -> Processor:
+    """Return what an engine of `diver_trt.runtime.backends.BACKENDS` computes on."""
+    if BACKENDS[engine].compiled:
+        return "cuda"
+    return _ENDINGS.get(engine.rpartition("-")[2], "cpu")
+
+
 class EngineContestant:
     """A bundle on one of the runtime's engines.
 
@@ -94,9 +106,7 @@ class EngineContestant:
     def __init__(self, engine: str, bundle: Bundle) -> None:
         self.name, self._bundle = engine, bundle
         self.steps_in_python = not BACKENDS[engine].compiled
-        self.processor: Processor = (
-            "cuda" if BACKENDS[engine].compiled else _ENDINGS.get(engine.rpartition("-")[2], "cpu")
-        )
+        self.processor = engine_processor(engine)
 
     def open(self, name: NetworkName, work: Work) -> OpenNetwork:
         """Open one network in a session of its own."""

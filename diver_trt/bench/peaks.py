@@ -169,10 +169,11 @@ def run_child(specification: Specification) -> Peaks:
     """Open each network alone, recover the images, and return the peaks of each."""
     bundle, batch = Bundle.open(specification.bundle), specification.batch
     recipe = Recipe.from_json(specification.recipe)
+    # Before the contestant: a model in torch is on the device from the moment it is loaded.
+    meter = _Meter(device=specification.processor == "cuda")
     contestant = contestant_for(specification, bundle)
     schedule = Schedule(bundle.process, recipe, bundle.layout)
     work = work_for(bundle, *distilled_batch(bundle, batch), schedule)
-    meter = _Meter(device=contestant.processor == "cuda")
     # One network after the other, so that each mark is that of one network.
     for name in NETWORKS:
         meter.measure(name, partial(_run_alone, contestant, name, work))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from diver_trt.bench.contestants import EngineContestant
-from diver_trt.bench.peaks import measure_peaks
+from diver_trt.bench import peaks
+from diver_trt.bench.contestants import Contestant, EngineContestant, Specification
+from diver_trt.bench.peaks import measure_peaks, run_child
 from diver_trt.bench.result import RECOVERY
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
@@ -47,3 +48,32 @@ def test_how_the_process_ended_is_reported(
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
     with pytest.raises(EngineError, match=f"the process that measures memory {message}$"):
         measure_peaks(EngineContestant("onnx", digits).specification(1, 1, RECIPE))
+
+
+def test_a_model_that_is_loaded_before_its_networks_counts(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch moves all weights to the device as it loads a model, not as a network is opened."""
+    free = [1000]
+
+    class Device:
+        def memory(self) -> tuple[int, int]:
+            return free[0], 1000
+
+    def load(specification: Specification, bundle: Bundle) -> Contestant:
+        free[0] = 400
+        return EngineContestant("onnx", bundle)
+
+    monkeypatch.setattr(peaks, "_open_device", Device)
+    monkeypatch.setattr(peaks, "contestant_for", load)
+    found = run_child(
+        Specification(
+            bundle=str(digits.path),
+            batch=1,
+            images=1,
+            recipe=RECIPE.to_json(),
+            model=("model", None, None),
+            device="cuda",
+        )
+    )
+    assert found.device_bytes == dict.fromkeys((*NETWORKS, RECOVERY), 600)

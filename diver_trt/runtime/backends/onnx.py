@@ -36,11 +36,15 @@ CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",
     "arena_extend_strategy": "kSameAsRequested",
 }
-"""Options of the CUDA provider, of which each differs from its default.
+"""Options of the CUDA provider that differ from its defaults, with the figures of DiT-XL/2 in fp16.
 
-A float32 bundle promises float32, and TF32 rounds factors to 10 bits. A run is captured as one CUDA
-graph, because hundreds of small kernels take longer to launch than to run. Memory grows by what is
-needed and not to the next power of two, which a card of 4 GB has no room for. Source:
+- A float32 bundle promises float32, and TF32 rounds factors to 10 bits.
+- Hundreds of small kernels take longer to launch than to run: one CUDA graph halves a step's time.
+- The exhaustive search, the default, chose kernels for the decoder that took five times as long as
+  those of the heuristic.
+- Memory grows by what is needed, and not to the next power of two: a fifth less at batch 8.
+
+Figures: benchmarks/README.md, "On a GPU". Options:
 https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 """
 
@@ -316,6 +320,10 @@ def _open_session(
             f"{', '.join(runtime.get_available_providers())}); "
             "uninstall onnxruntime and run `pip install 'diver-trt[gpu]'`"
         )
+    if device == "cuda":
+        # cuDNN's frontend reports every plan that it rejects as an error before it finds the one it
+        # takes. What fails in the end is an exception.
+        runtime.set_default_logger_severity(4)  # fatal errors only
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads

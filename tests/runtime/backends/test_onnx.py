@@ -28,8 +28,9 @@ from diver_trt.errors import (
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import onnx as onnx_backend
 from diver_trt.runtime.backends import onnx_package
-from diver_trt.runtime.backends.onnx import Device, OnnxEngine, OnnxSession
+from diver_trt.runtime.backends.onnx import CUDA_OPTIONS, Device, OnnxEngine, OnnxSession
 from diver_trt.runtime.recoverer import Recoverer
+from diver_trt.runtime.stepping import CARRY
 from tests.runtime.swapped_graph import list_again, with_another_graph
 
 
@@ -66,11 +67,59 @@ def test_a_carry_feeds_each_output_to_the_next_run(digits: Bundle) -> None:
     np.testing.assert_array_equal(carried.read("next_latent"), plain.read("next_latent"))
 
 
+def test_the_cuda_provider_is_given_its_options(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def open_network(graph: Path, options: Any, providers: list[str], settings: list[Any]) -> None:
+        given.extend([providers, settings])
+        raise RuntimeError("there is no GPU")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", given.append)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_network)
+    with pytest.raises(EngineError, match="cannot open the decoder: there is no GPU"):
+        OnnxSession(digits, 1, "cuda").open("decoder")
+    assert given == [4, ["CUDAExecutionProvider"], [CUDA_OPTIONS]]
+
+
+def test_each_of_the_alternating_buffers_has_a_cuda_graph_of_its_own(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[str] = []
+    run = onnxruntime.InferenceSession.run_with_iobinding
+
+    def record(session: Any, binding: Any, options: Any) -> None:
+        graphs.append(options.get_run_config_entry("gpu_graph_id"))
+        run(session, binding, options)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", record)
+    engine = OnnxEngine(digits, "denoiser", 1, CARRY)
+    for _ in range(4):
+        engine.run()
+    engine.close()
+    assert graphs == ["1", "2", "1", "2"]
+
+
+def test_the_libraries_of_cuda_are_loaded_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where pip installed them, the dynamic linker does not find them."""
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: sys.stdout.write("Failed to load"))
+    onnx_package.import_onnxruntime("gpu")
+    assert capsys.readouterr().out == ""
+    monkeypatch.delattr(onnxruntime, "preload_dlls")
+    onnx_package.import_onnxruntime("cpu")
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA may work here"
+)
 def test_auto_falls_back_to_the_cpu_where_cuda_does_not_work(
     digits: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
     with Recoverer(digits, engine="auto") as recoverer:
         assert recoverer.engine == "onnx"
     with pytest.raises(
