@@ -18,7 +18,7 @@ from typing import Annotated, BinaryIO, Literal
 from diver_trt.contained_file import open_contained
 from diver_trt.contract import NetworkName, Precision, contract
 from diver_trt.documents import Document, Limits
-from diver_trt.errors import BundleError, shown
+from diver_trt.errors import BundleError, shown, shown_value
 from diver_trt.files import FileRecord, stream_sha256
 from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.hub.name import HubName
@@ -168,6 +168,10 @@ class Bundle:
             OutputError: If the folder of a bundle from the hub cannot be written.
             MissingExtraError: If the hub's client is needed and not installed.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise BundleError(
+                f"the path of the bundle is {shown_value(path)}; expected a text or a Path"
+            )
         if name := HubName.parse(path):
             # Imported here, because only a name on the hub needs it.
             from diver_trt.hub.download import Listing, downloaded

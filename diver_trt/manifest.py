@@ -16,6 +16,7 @@ from diver_trt.records import MANIFEST_SCHEMA, Companion, Manifest, Recovered
 from diver_trt.structs import dump
 
 MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
 CONTACT_SHEET = "contact_sheet.png"
 TOOL = "diver-trt"
 

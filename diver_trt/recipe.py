@@ -52,7 +52,8 @@ class Recipe:
     The module's docstring lists the defaults that are the paper's.
 
     Attributes:
-        steps: DDIM steps `K`, 2 to the model's number of training timesteps.
+        steps: DDIM steps `K`, 2 to the model's number of training timesteps. The other settings
+            keep their steps: `Recipe().scaled_to(100)` scales them, as `--steps 100` does.
         inherit_step: Noise level `t_f` that the distilled latent is lifted to, 1 to `steps`; None
             starts from pure noise (ablation "inheritance off").
         start_step: Step `t_r` at which sampling starts, 1 to `steps`. With `start_step ==
@@ -192,6 +193,24 @@ class Recipe:
         )
 
     @property
+    def doubt(self) -> str | None:
+        """A note where the steps of other settings are still the paper's of 50, or None.
+
+        With fewer steps such a recipe is refused; with more of them it is another method: it
+        inherits and starts at a lower noise level.
+        """
+        paper = PRESETS["paper"]
+        named = ("inherit_step", "start_step", "window")
+        if self.steps == paper.steps or any(
+            getattr(self, name) != getattr(paper, name) for name in named
+        ):
+            return None
+        return (
+            f"steps is {self.steps}, but the settings that name a step are those for "
+            f"{paper.steps}.{self._proportions_hint()}"
+        )
+
+    @property
     def guided_steps(self) -> range:
         """Steps at which semantic guidance acts, noisiest first."""
         high, low = self.window
@@ -239,6 +258,8 @@ class Recipe:
         Raises:
             RecipeError: If a setting is unknown, or out of range.
         """
+        if not isinstance(settings, dict):
+            raise RecipeError(f"settings are {shown_value(settings)}; expected an object of them.")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise RecipeError(

@@ -50,12 +50,12 @@ from diver_trt.errors import DiverError
 from diver_trt.files import file_sha256
 from diver_trt.graph_file import require_declared, require_listed_weights
 from diver_trt.hub.card import Compared, model_card
-from diver_trt.manifest import MANIFEST, inspect_recovered
+from diver_trt.manifest import JOURNAL, MANIFEST, inspect_recovered
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
 from diver_trt.records import MANIFEST_SCHEMA
 from diver_trt.recovered.convert import convert_recovered
-from diver_trt.recovered.journal import JOURNAL, Journal
+from diver_trt.recovered.journal import Journal
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.written_files import read_soft_labels
 from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan

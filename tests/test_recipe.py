@@ -165,3 +165,18 @@ def test_without_inheritance_it_stays_off_when_scaled() -> None:
     assert Recipe(inherit_step=None).scaled_to(20).inherit_step is None
     with pytest.raises(RecipeError, match="steps is 1; expected a whole number, 2 or more"):
         Recipe().scaled_to(1)
+
+
+def test_more_steps_than_the_papers_alone_are_doubted() -> None:
+    """The settings that name a step would mean lower noise levels; with fewer they are refused."""
+    doubt = Recipe(steps=100).doubt
+    assert doubt is not None
+    assert "steps is 100, but the settings that name a step are those for 50" in doubt
+    assert "Recipe().scaled_to(100): --inherit-step 50 --start-step 100 --window 80:50" in doubt
+    for recipe in (*PRESETS.values(), Recipe().scaled_to(100), Recipe(steps=100, start_step=100)):
+        assert recipe.doubt is None
+
+
+def test_settings_that_are_not_an_object_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"settings are \[1\]; expected an object"):
+        Recipe.from_json([1])  # type: ignore[arg-type]

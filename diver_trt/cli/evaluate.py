@@ -82,8 +82,8 @@ Side = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Side of all images in pixels (default: of each training set's first image, the "
-        "smallest).",
+        help="Side of all images in pixels (default: the smallest of the shorter sides of each "
+        "set's first image).",
         show_default=False,
     ),
 ]

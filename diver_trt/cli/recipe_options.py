@@ -27,13 +27,14 @@ _BY_RATIO = {
     "inherit_step": (
         "inherit_snr",
         float,
-        "In its place: the signal-to-noise ratio of that level; the nearest step.",
+        "Instead of --inherit-step: the signal-to-noise ratio of that level; the nearest step is "
+        "taken.",
     ),
     "window": (
         "window_snr",
         str,
-        "In its place: the signal-to-noise ratios of its two levels, such as 0.05:0.32; the "
-        "nearest steps.",
+        "Instead of --window: the signal-to-noise ratios of its two levels, such as 0.05:0.32; "
+        "the nearest steps are taken.",
     ),
 }
 """Settings that name a noise level by its step: the option that names it by its signal-to-noise
@@ -42,6 +43,9 @@ ratio, the option's type and its help.
 
 _OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
 """Settings that are one of a few words: what a shell offers for each."""
+
+_NONE = {"cfg_window": "full"}
+"""What None means for a setting, where it does not mean the model's own value."""
 
 _OFF = {
     "no_inheritance": ("inherit_step", None, "Ablation: start from pure noise."),
@@ -93,7 +97,8 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
     off = {setting: (flag, text) for flag, (setting, _, text) in _OFF.items()}
     for setting in fields(Recipe):
         default = setting.default
-        shown = "the model's own" if default is None else setting_text(default)
+        absent = _NONE.get(setting.name, "the model's own")
+        shown = absent if default is None else setting_text(default)
         # In parentheses: rich reads "[paper: 50]" as a style and prints nothing
         # (https://rich.readthedocs.io/en/stable/markup.html).
         source = "paper" if setting.metadata["paper"] else "default"

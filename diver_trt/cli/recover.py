@@ -37,7 +37,8 @@ Source = Annotated[
     typer.Argument(
         metavar="INPUT",
         help="Distilled images: class folders, or a method's own tensors (.pt, .npz, "
-        ".safetensors); digits are those that come with diver-trt.",
+        ".safetensors); digits are those that come with diver-trt, unless a file or folder here "
+        "has that name.",
     ),
 ]
 Output = Annotated[
@@ -110,7 +111,8 @@ Ray = Annotated[
 Workers = Annotated[
     str,
     typer.Option(
-        help="Workers of Ray, or auto: one for each GPU. On CPUs they share the cores.",
+        help="Workers of Ray, or auto: one for each GPU. Without GPUs, give their number: they "
+        "share the cores.",
         autocompletion=completion.values(lambda: ["auto"]),
     ),
 ]

@@ -24,8 +24,7 @@ from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.distilled.tensor_set import SoftLabel, join_tensors, repeated_labels
 from diver_trt.errors import DatasetError
-from diver_trt.manifest import is_recovered, read_recovered
-from diver_trt.recovered.journal import JOURNAL
+from diver_trt.manifest import JOURNAL, is_recovered, read_recovered
 
 _MAX_TRIES = 1000
 """How many images to try before giving up on finding a readable one."""

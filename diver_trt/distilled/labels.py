@@ -158,11 +158,11 @@ def _form_of_positive(
     wrong = np.abs(totals - 1) > _PROBABILITY
     if not wrong.any():
         return "probabilities", None
-    # DATM's evaluation takes `100 * one_hot` for hard labels.
-    if one_hot:
-        return "logits", None
     # Percentages all have the sum 100; probabilities with some damaged rows mostly have 1.
     scaled, mostly = np.ptp(totals) < _PROBABILITY * totals.max(), np.mean(wrong) < 0.5
+    # DATM's evaluation takes `100 * one_hot` for hard labels.
+    if one_hot and scaled:
+        return "logits", None
     if scaled or mostly:
         raise DatasetError(
             f"{path}: {sums}, so they are neither logits nor probabilities; expected "

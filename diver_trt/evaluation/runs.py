@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from diver_trt._version import __version__
-from diver_trt.errors import UsageError
+from diver_trt.errors import UsageError, shown_value
 from diver_trt.evaluation.architectures import Architecture, find_architecture
 from diver_trt.evaluation.image_set import ImageSet, matched
 from diver_trt.evaluation.journal import Journal, Outcome, opened
@@ -138,6 +138,13 @@ def plan_evaluation(
             fit them.
         MissingExtraError: If torch or transformers is not installed.
     """
+    if isinstance(architectures, str):
+        raise UsageError(
+            f"architectures is {architectures!r}; expected a list of names, such as "
+            f"[{architectures!r}]"
+        )
+    if isinstance(seeds, bool) or not isinstance(seeds, int):
+        raise UsageError(f"seeds is {shown_value(seeds)}; expected how many there are, 1 or more")
     if not train or not architectures:
         raise UsageError(
             f"found {len(train)} training sets and {len(architectures)} architectures; expected "

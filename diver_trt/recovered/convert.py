@@ -16,7 +16,7 @@ from typing import Any
 from diver_trt.distilled.image_file import read_image
 from diver_trt.errors import DatasetError, UsageError
 from diver_trt.files import file_sha256
-from diver_trt.manifest import MANIFEST, RecoveredFolder, is_recovered, open_recovered
+from diver_trt.manifest import JOURNAL, MANIFEST, RecoveredFolder, is_recovered, open_recovered
 from diver_trt.pixels import square
 from diver_trt.progress import OnProgress
 from diver_trt.records import (
@@ -33,7 +33,6 @@ from diver_trt.recovered.free_folder import require_apart, require_usable
 from diver_trt.recovered.gallery.files import require_place
 from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.job import RESAMPLING
-from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS, find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
 from diver_trt.recovered.output_names import ImagePaths

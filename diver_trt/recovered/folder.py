@@ -18,7 +18,7 @@ from diver_trt.documents import Document
 from diver_trt.errors import OutputError
 from diver_trt.files import reported
 from diver_trt.lock import LOCK, locked
-from diver_trt.manifest import CONTACT_SHEET, MANIFEST
+from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST
 from diver_trt.records import Companion, ConvertedFrom
 from diver_trt.recovered.earlier_run import (
     RecordedInputs,
@@ -29,7 +29,7 @@ from diver_trt.recovered.earlier_run import (
     with_names_of,
 )
 from diver_trt.recovered.free_folder import require_free
-from diver_trt.recovered.journal import JOURNAL, Entries, Journal, Verified, is_there, verify
+from diver_trt.recovered.journal import Entries, Journal, Verified, is_there, verify
 from diver_trt.recovered.leftovers import delete_run, images_without_journal, is_without_record
 from diver_trt.recovered.output_names import OutputNames
 from diver_trt.recovered.writer import DatasetWriter

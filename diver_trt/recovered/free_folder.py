@@ -8,8 +8,7 @@ from pathlib import Path
 from diver_trt.errors import OutputError
 from diver_trt.files import resolved, temporary_of
 from diver_trt.lock import LOCK
-from diver_trt.manifest import CONTACT_SHEET, MANIFEST
-from diver_trt.recovered.journal import JOURNAL
+from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST
 
 
 def require_usable(root: Path) -> None:

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 from diver_trt.documents import Document
 from diver_trt.errors import OutputError, printable
 from diver_trt.files import file_sha256, is_inside, sync_file, writing
+from diver_trt.manifest import JOURNAL
 from diver_trt.structs import Sha256
 
-JOURNAL = "journal.jsonl"
 # Also the most that is read at once from a file of this name that is not a journal.
 MAX_LINE_BYTES = 16 * 1024**2
 MAX_TEXT = 4096

@@ -16,9 +16,9 @@ from diver_trt.documents import Document
 from diver_trt.errors import OutputError, shown
 from diver_trt.files import files_in, reported
 from diver_trt.lock import LOCK
-from diver_trt.manifest import CONTACT_SHEET, MANIFEST, TOOL
+from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST, TOOL
 from diver_trt.recovered.gallery.files import is_gallery_file
-from diver_trt.recovered.journal import JOURNAL, Entries, Journal
+from diver_trt.recovered.journal import Entries, Journal
 from diver_trt.recovered.output_names import OutputNames
 
 

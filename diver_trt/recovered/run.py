@@ -119,7 +119,8 @@ def recover(
 
     Args:
         source: Distilled images: class folders, or a method's own tensors (.pt, .npz,
-            .safetensors); `"digits"` is the dataset that is installed with the package.
+            .safetensors); `"digits"` is the dataset that is installed with the package,
+            unless a file or folder of that name is in the current folder.
         output: New or empty folder, or that of the same recovery.
         bundle: The exported model: opened, its folder, or its name on the Hugging Face hub,
             `"hf://OWNER/NAME"`; None is the digits model.
@@ -144,7 +145,8 @@ def recover(
         ray: Recovers on the workers of Ray: `"local"` starts it for this call, `"auto"` is the
             cluster of this machine, else its `"HOST:PORT"`. A process that is connected to Ray
             already uses that. None recovers in this process.
-        workers: Number of Ray's workers; None is one for each GPU. On CPUs they share the cores.
+        workers: Number of Ray's workers; None is one for each GPU. Required without GPUs: they
+            share the cores.
         on_error: `"fail"` ends the run at a bad image, `"skip"` leaves it out.
         gallery: Whether to write `index.html`, a page with every distilled image and its recovered
             one.

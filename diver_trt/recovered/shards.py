@@ -16,11 +16,10 @@ from typing import Any
 from diver_trt.counted import few
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, RecipeError, shown
-from diver_trt.manifest import MANIFEST, RecoveredFolder, open_recovered
+from diver_trt.manifest import JOURNAL, MANIFEST, RecoveredFolder, open_recovered
 from diver_trt.recipe import Recipe
 from diver_trt.records import ClassEntry, LeftOut, Manifest, Recovered, Shard, position_of
 from diver_trt.recovered.earlier_run import NAMES, OF_INPUT, first_difference, makes_same_images
-from diver_trt.recovered.journal import JOURNAL
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.output_names import ImagePaths
 from diver_trt.strict_json import quoted

@@ -29,10 +29,10 @@ from PIL import Image
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError, OutputError
 from diver_trt.files import file_sha256, replacing, reported, sync_file, sync_folder, writing
-from diver_trt.manifest import CONTACT_SHEET, MANIFEST, open_recovered
+from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST, open_recovered
 from diver_trt.pixels import Pixels
 from diver_trt.records import Manifest
-from diver_trt.recovered.journal import JOURNAL, Journal, storable
+from diver_trt.recovered.journal import Journal, storable
 from diver_trt.structs import dump
 
 SYNC_EVERY = 50

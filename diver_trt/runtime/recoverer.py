@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
@@ -69,8 +70,9 @@ class Recoverer:
         recipe: The method's settings; the paper's by default.
         engine: A name of `diver_trt.runtime.backends.BACKENDS`, or `"auto"`.
         batch: Images per batch, 1 or more. None leaves it to TensorRT's memory plan; other engines
-            take eight, or in ONNX Runtime one for each core of the CPU if there are more, but never
-            more than `images`. It changes speed and memory; on the CPU never the result.
+            take at most eight, or in ONNX Runtime one for each core of the CPU if there are more,
+            evenly filled: ten `images` are two batches of five. It changes speed and memory; on the
+            CPU never the result.
         memory_budget: Limit on engine memory in bytes, for TensorRT.
         images: How many images there will be, if that is known; helps to choose the batch.
         trust: Whether TensorRT engines that were not built on this machine may run; they are
@@ -82,7 +84,7 @@ class Recoverer:
         memory: The memory plan that is followed, for TensorRT.
 
     Raises:
-        BundleError: If a network's files have changed since the export.
+        BundleError: If `bundle` is not a Bundle, or its files have changed since the export.
         EngineError: If the engine cannot run here.
         DeviceMemoryError: If the device or the host has no room for such a batch.
         RecipeError: If `recipe` is not a Recipe, or does not fit the model.
@@ -111,6 +113,8 @@ class Recoverer:
                 "such as PRESETS['paper']"
             )
         self.bundle, self.recipe = bundle, recipe or Recipe()
+        if doubt := self.recipe.doubt:
+            warnings.warn(doubt, RuntimeWarning, stacklevel=2)
         # Reentrant: a chunk holds the lock, and encodes and denoises through the public methods.
         self._lock, self._process, self._turn = RLock(), os.getpid(), object()
         # Before the engines: a recipe that does not fit the model is refused before anything loads.
@@ -118,11 +122,7 @@ class Recoverer:
         # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry both.
         with within_host_memory():
             placement = Placement(
-                engine=engine,
-                batch=batch,
-                memory_budget=memory_budget,
-                images=images,
-                trust=trust,
+                engine=engine, batch=batch, memory_budget=memory_budget, images=images, trust=trust
             )
             self._networks, self.memory = open_networks(bundle, self._schedule, placement)
             _OPENED.add(self)
@@ -177,7 +177,7 @@ class Recoverer:
             labels: The model's class of each image, [n] whole numbers.
             seed: Seed of the noise, from -2^63 to 2^63 - 1.
             keys: Name of each sample, which its noise follows from, each once; by default its class
-                and its number within the class.
+                and its number within the class, from 0 in every call.
             noise: The noise itself, float32 [n, c, h, w], instead of the seed's.
             keep_bad: Whether an image that comes out with NaN or infinite values, or all in one
                 colour, is yielded with its `problem` instead of ending the recovery.
@@ -308,8 +308,8 @@ class Recoverer:
             labels: The model's class of each, [n].
 
         Raises:
-            UsageError: If the numbers of these differ, or are more than a batch, or a label is not
-                a class of the model.
+            UsageError: If the numbers of these differ, or are more than a batch.
+            DatasetError: If a label is not a class of the model.
             EngineError: If an array has another type or shape, or another batch has used the
                 denoiser since the last step, from this thread or another.
         """

@@ -246,6 +246,19 @@ def test_wrong_arguments_are_wrong_usage(
         Recoverer(digits, **options)
 
 
+def test_a_recipe_of_more_steps_that_was_not_scaled_is_warned_about(digits: Bundle) -> None:
+    with pytest.warns(RuntimeWarning, match=r"steps is 100, but .*scaled_to"):
+        Recoverer(digits, Recipe(steps=100), engine="onnx").close()
+
+
+@pytest.mark.parametrize("path", [None, b"engines/digits", 3])
+def test_a_bundle_is_opened_from_a_text_or_a_path(path: Any) -> None:
+    with pytest.raises(
+        BundleError, match=r"the path of the bundle is .*; expected a text or a Path"
+    ):
+        Bundle.open(path)
+
+
 def test_a_path_is_not_a_bundle() -> None:
     with pytest.raises(BundleError, match=r"expected a Bundle, from Bundle\.open"):
         Recoverer("engines/digits")  # type: ignore[arg-type]
