@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of, mapped
+from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of, mapped, varint
 from diver_trt.tensors import Dim
 
 Declared = tuple[str, str, tuple[Dim | None, ...]]
@@ -106,7 +106,4 @@ def _text(data: Buffer, span: Span, wanted: int) -> str:
 
 def _number(data: Buffer, span: Span, wanted: int) -> int | None:
     found = _only(data, span, wanted, VARINT)
-    if found is None:
-        return None
-    # Seven bits per byte, lowest first: https://protobuf.dev/programming-guides/encoding/#varints
-    return sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[found[0] : found[1]]))
+    return varint(data, *found)[0] if found else None

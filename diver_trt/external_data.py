@@ -135,12 +135,12 @@ def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int,
         GraphError: If the bytes are not a message.
     """
     while position < end:
-        tag, first = _varint(data, position, end)
+        tag, first = varint(data, position, end)
         number, kind = tag >> 3, tag & 7
         if kind == VARINT:
-            _, last = _varint(data, first, end)
+            _, last = varint(data, first, end)
         elif kind == BYTES:
-            size, first = _varint(data, first, end)
+            size, first = varint(data, first, end)
             last = first + size
         elif kind in (FIXED64, FIXED32):
             last = first + (8 if kind == FIXED64 else 4)
@@ -155,8 +155,12 @@ def fields_of(data: Buffer, position: int, end: int) -> Iterator[tuple[int, int,
         position = last
 
 
-def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
-    """Return a number of seven bits per byte, lowest first, and the position after it."""
+def varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
+    """Return a number of seven bits per byte, lowest first, and the position after it.
+
+    Raises:
+        GraphError: If it does not end.
+    """
     value = 0
     # Ten bytes hold 64 bits; protobuf allows no more.
     for shift in range(0, 70, 7):

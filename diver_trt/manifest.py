@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,11 @@ def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | No
     """
     if listed is None:
         listed = _listed_images(open_recovered(root).manifest)
-    names = _unlisted_images(root, listed)
+    return note_of_unlisted(root, _unlisted_images(root, listed))
+
+
+def note_of_unlisted(root: Path, names: Sequence[str]) -> str | None:
+    """Return the note on images that a dataset does not list, or None without any."""
     if not names:
         return None
     return (

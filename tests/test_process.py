@@ -212,8 +212,8 @@ def test_json_is_valid_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) 
         raise AssertionError(name)
 
     assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
-        "a": "NaN",
-        "b": ["Infinity", {"c": ["-Infinity", 1.5]}],
+        "a": None,
+        "b": [None, {"c": [None, 1.5]}],
         "d": "\udcff\x1b",
     }
 

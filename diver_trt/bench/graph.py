@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diver_trt.errors import BundleError, shown
-from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of, mapped
+from diver_trt.external_data import BYTES, VARINT, Buffer, GraphError, fields_of, mapped, varint
 from diver_trt.tensors import Dim
 
 Span = tuple[int, int]
@@ -42,8 +42,6 @@ _BITS = {
 }
 """Bits of a value by its number in onnx.proto's TensorProto.DataType."""
 
-_VARINT_BITS = 70
-"""Ten bytes of seven bits hold the 64 bits of a number; protobuf allows no more."""
 _INT64 = 7
 _MAX_SHAPE_VALUES = 64
 """Tensors of at most so many whole numbers are read: they may be shapes, axes or indices."""
@@ -212,15 +210,9 @@ def _integers(data: Buffer, span: Span, wanted: int) -> Iterator[int]:
     """Yield the whole numbers of a field, whether each is written alone or all are packed."""
     for number, kind, first, last in fields_of(data, *span):
         if number == wanted and kind in (VARINT, BYTES):
-            value = shift = 0
             # Writers may pack repeated numbers or not, and readers have to take both:
             # https://protobuf.dev/programming-guides/encoding/#packed
-            for byte in data[first:last]:
-                if shift == _VARINT_BITS:
-                    raise GraphError("a number does not end")
-                value |= (byte & 0x7F) << shift
-                shift += 7
-                if byte < 0x80:
-                    # Negative numbers are written in two's complement of 64 bits.
-                    yield value - (1 << 64) if value >> 63 else value
-                    value = shift = 0
+            while first < last:
+                value, first = varint(data, first, last)
+                # Negative numbers are written in two's complement of 64 bits.
+                yield value - (1 << 64) if value >> 63 else value

@@ -10,6 +10,7 @@ import typer
 from diver_trt.cli import completion
 from diver_trt.cli.console import print_facts, print_json, progress, say
 from diver_trt.cli.options import Json, choice, open_bundle
+from diver_trt.errors import printable
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -101,7 +102,10 @@ def build(
         return
     for sidecar in built:
         print(_line(sidecar))
-    print(f"wrote {folder}; next: diver-trt inspect {shlex.quote(bundle)} --memory-budget 2GB")
+    print(
+        f"wrote {printable(str(folder))}; next: diver-trt inspect "
+        f"{printable(shlex.quote(bundle))} --memory-budget 2GB"
+    )
 
 
 def _expected(bundle: Bundle, target: Target) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _out_of_memory(error: BaseException) -> str:
 
 
 def print_json(**values: Any) -> None:
-    """Print one JSON object; NaN and infinities become the strings `"NaN"` and `"Infinity"`."""
+    """Print one JSON object; NaN and infinities become null."""
     # JSON does not have them (RFC 8259, section 6).
     print(json.dumps(_finite(values), indent=1, allow_nan=False))
 
@@ -89,9 +89,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_facts(facts: dict[str, Any], indent: str = "") -> None:

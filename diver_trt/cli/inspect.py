@@ -67,7 +67,7 @@ def inspect(
     from diver_trt.distilled.companion import recovered_folder
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.hub.name import HubName
-    from diver_trt.manifest import inspect_recovered, unlisted_note
+    from diver_trt.manifest import inspect_recovered, note_of_unlisted
     from diver_trt.runtime.backends.tensorrt.plans import read_plan
 
     path = open_bundle(str(path)).path if HubName.parse(path) else find_source(path)
@@ -93,7 +93,7 @@ def inspect(
         facts = _plan_facts(read_plan(folder))
     elif kind == "a recovered dataset":
         facts = inspect_recovered(folder)
-        if note := unlisted_note(folder):
+        if note := note_of_unlisted(folder, facts["not_listed"]):
             say(f"warning: {note}")
     else:
         options = ReadOptions(classes, source_format, normalisation, collage)

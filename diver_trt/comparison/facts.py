@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,28 +34,25 @@ PACKAGES = (
 
 
 def result_facts(result: Result) -> dict[str, Any]:
-    """Return everything as JSON values; infinite figures and NaN become null."""
-    facts: dict[str, Any] = _finite(
-        {
-            "passed": result.passed,
-            "headline": result.headline,
-            "reference": result.reference,
-            "engines": [
-                _comparison_facts(comparison, result.inputs) for comparison in result.comparisons
-            ],
-            "not_compared": absent_facts(result.absent),
-            "inputs": {
-                "origin": result.inputs.origin,
-                "images": len(result.inputs),
-                "seed": result.seed,
-            },
-            "recipe": result.recipe.to_json(),
-            "environment": environment(),
-            "bundles": [bundle_facts(bundle) for bundle in result.bundles],
-            "model": result.model,
-        }
-    )
-    return facts
+    """Return everything as JSON values, but for NaN and infinite figures."""
+    return {
+        "passed": result.passed,
+        "headline": result.headline,
+        "reference": result.reference,
+        "engines": [
+            _comparison_facts(comparison, result.inputs) for comparison in result.comparisons
+        ],
+        "not_compared": absent_facts(result.absent),
+        "inputs": {
+            "origin": result.inputs.origin,
+            "images": len(result.inputs),
+            "seed": result.seed,
+        },
+        "recipe": result.recipe.to_json(),
+        "environment": environment(),
+        "bundles": [bundle_facts(bundle) for bundle in result.bundles],
+        "model": result.model,
+    }
 
 
 def absent_facts(absent: Sequence[Absent]) -> list[dict[str, Any]]:
@@ -135,14 +131,3 @@ def _step_facts(step: StepDifference) -> dict[str, Any]:
         "change": step.change,
         "free_run": asdict(step.free),
     }
-
-
-def _finite(value: Any) -> Any:
-    """Return a value with null for NaN and infinities, which JSON lacks (RFC 8259, section 6)."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

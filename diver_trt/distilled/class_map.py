@@ -56,11 +56,16 @@ class ModelClasses(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """Classes without a model (`ModelClasses`), as an evaluation has those of its own sets."""
+    """Classes without a model (`ModelClasses`), as an evaluation has those of its own sets.
+
+    Attributes:
+        owner: What has them in place of a model (`ClassMap`).
+    """
 
     num_classes: int
     class_names: Sequence[str] | None = None
     model_id: str = "an evaluation"
+    owner: str = "its numbering has"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,13 @@ class ClassMap:
         name: A subset's name, a file's path, or `"model"`.
         labels: The model's class at each index.
         names: The folder name of each index where the map gives one, else None.
+        owner: The owner of the classes and its verb, as messages print them.
     """
 
     name: str
     labels: tuple[int, ...]
     names: tuple[str | None, ...]
+    owner: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,11 +102,6 @@ class ClassMap:
             for index, name in enumerate(self.names)
             if name and number_of(name) is None and not WNID.fullmatch(name)
         }
-
-    @property
-    def owner(self) -> str:
-        """The owner of the classes and its verb, as messages print them."""
-        return "the model has" if self.name == "model" else f"{self.name} has"
 
 
 def number_of(name: str) -> int | None:
@@ -217,7 +219,9 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
     """
     if name == "model":
         count = model.num_classes
-        return ClassMap("model", tuple(range(count)), tuple(model.class_names or [None] * count))
+        owner = model.owner if isinstance(model, Classes) else "the model has"
+        names = tuple(model.class_names or [None] * count)
+        return ClassMap("model", tuple(range(count)), names, owner)
     if name in imagenet_subsets():
         labels = imagenet_subsets()[name]
         # A subset is a list of ImageNet-1K labels, which mean other classes in any other model.
@@ -227,7 +231,8 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
                 f"{other_classes(model)}; expected a model of its 1000"
             )
         # Folders of such a subset are usually named by wnid.
-        return ClassMap(name, labels, tuple(imagenet_wnids()[label] for label in labels))
+        wnids = tuple(imagenet_wnids()[label] for label in labels)
+        return ClassMap(name, labels, wnids, f"{name} has")
     path = Path(name)
     if not path.is_file():
         # Without variants and Comp-DD's sets, which would double the message.
@@ -311,7 +316,8 @@ def _read_class_file(path: Path, model: ModelClasses) -> ClassMap:
     labels = tuple(_label(path, label, model) for _, label in entries)
     # As the option takes it again: a file `model` is not the word, nor `imagenette` the subset.
     known = str(path) == "model" or str(path) in imagenet_subsets()
-    return ClassMap(f"./{path}" if known else str(path), labels, tuple(name for name, _ in entries))
+    name = f"./{path}" if known else str(path)
+    return ClassMap(name, labels, tuple(folder for folder, _ in entries), f"{name} has")
 
 
 def _decoded(data: bytes) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
 
 from diver_trt.distilled.methods import METHODS
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.errors import DatasetError, UsageError, shown
+from diver_trt.whole_number import whole_number
 
 # A file may state any factor, and each tile becomes a sample.
 MAX_COLLAGE = 16
@@ -61,10 +61,9 @@ class ReadOptions:
             except DatasetError as cause:
                 raise UsageError(str(cause)) from cause
         if self.collage is not None:
-            # Includes NumPy's integers; bool is a subclass of int, but not a factor.
-            whole = hasattr(self.collage, "__index__") and not isinstance(self.collage, bool)
-            if not (whole and 1 <= self.collage <= MAX_COLLAGE):
+            factor = whole_number(self.collage)
+            if factor is None or not 1 <= factor <= MAX_COLLAGE:
                 raise UsageError(
                     f"--collage {self.collage}: expected a whole number from 1 to {MAX_COLLAGE}"
                 )
-            object.__setattr__(self, "collage", index(self.collage))
+            object.__setattr__(self, "collage", factor)

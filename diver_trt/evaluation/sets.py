@@ -36,7 +36,7 @@ from diver_trt.manifest import open_recovered
 from diver_trt.pixels import square
 from diver_trt.progress import OnProgress
 
-_IMAGENET = Classes(IMAGENET_CLASSES)
+_IMAGENET = Classes(IMAGENET_CLASSES, owner="ImageNet-1K has")
 
 
 @dataclass(frozen=True, slots=True)

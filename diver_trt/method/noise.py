@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.errors import UsageError, shown_value
+from diver_trt.whole_number import whole_number
 
 MIN_SEED, MAX_SEED = -(2**63), 2**63 - 1
 """Seeds that a manifest can hold: whole numbers of 64 bits, as JSON readers of other languages take
@@ -16,21 +17,21 @@ them.
 
 
 def checked_seed(seed: object) -> int:
-    """Return a seed as a Python integer; numpy's integers are taken too.
+    """Return a seed as a Python integer; those of numpy and torch are taken too.
 
     Raises:
         UsageError: If it is not a whole number from -2^63 to 2^63 - 1. A float or a bool would be
             hashed as text and so give other noise than the integer it equals.
     """
-    is_integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not is_integer or not MIN_SEED <= int(seed) <= MAX_SEED:  # type: ignore[call-overload]
-        kind = "" if is_integer else f" ({type(seed).__name__})"
-        remedy = ". Take it modulo 2^63." if is_integer else ""
+    number = whole_number(seed)
+    if number is None or not MIN_SEED <= number <= MAX_SEED:
+        kind = f" ({type(seed).__name__})" if number is None else ""
+        remedy = "" if number is None else ". Take it modulo 2^63."
         raise UsageError(
             f"seed is {shown_value(seed)}{kind}; expected a whole number from -2^63 to 2^63 - "
             f"1{remedy}"
         )
-    return int(seed)  # type: ignore[call-overload, no-any-return]
+    return number
 
 
 def sample_noise(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -29,8 +29,7 @@ from diver_trt.records import (
     position_of,
 )
 from diver_trt.recovered.complete import Copied, complete_copies, open_copies
-from diver_trt.recovered.free_folder import require_apart, require_usable
-from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.free_folder import require_output
 from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.job import RESAMPLING
 from diver_trt.recovered.layouts import LAYOUTS, find_layout
@@ -98,9 +97,7 @@ def convert_recovered(
     require_side(size)
     folder = _open_whole(source)
     head, target = _new_head(folder, wanted, size)
-    _check_output(output, source, target)
-    if gallery:
-        require_place(output)
+    require_output(output, target, [("the recovered dataset", source)], gallery=gallery)
     # Soft labels are read and compared here, before anything is written.
     dataset = _copies(folder, head, target)
     # Every image before the first is copied: a damaged one must not leave half a folder.
@@ -205,18 +202,6 @@ def _files(layout: Layout, manifest: Manifest) -> ImagePaths:
     entries: Sequence[Recovered | LeftOut] = (*manifest.samples, *manifest.skipped)
     in_order = sorted(entries, key=lambda entry: position_of(entry.key))
     return ImagePaths(layout, ((entry.key, entry.label, entry.wnid) for entry in in_order))
-
-
-def _check_output(output: Path, source: Path, layout: Layout) -> None:
-    """Refuse, before any work, an unusable output folder or a layout that cannot be written.
-
-    Raises:
-        OutputError: If it is a file, holds something else or overlaps the source, or if the layout
-            needs a package that is not installed.
-    """
-    require_usable(output)
-    require_apart(output, source, "the recovered dataset")
-    layout.require()
 
 
 def _soft_labels(folder: RecoveredFolder, layout: Layout) -> SoftLabels | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,10 +10,37 @@ from diver_trt.errors import OutputError
 from diver_trt.files import resolved, temporary_of
 from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST
+from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.layouts.base import Layout
 
 
-def require_usable(root: Path) -> None:
-    """Refuse a path, before any work, that no run can write into.
+def require_output(
+    output: Path, layout: Layout, read: Iterable[tuple[str, Path]], *, gallery: bool
+) -> None:
+    """Refuse, before any work, an unusable output folder or a layout that cannot be written.
+
+    Args:
+        output: The folder.
+        layout: Its layout.
+        read: What is read, each with its name in messages.
+        gallery: Whether it gets a gallery.
+
+    Raises:
+        OutputError: If the folder is a file, holds something else, overlaps what is read, lies in
+            a recovered dataset or has somebody else's page, or if the layout needs a package that
+            is not installed.
+    """
+    _require_usable(output)
+    for name, path in read:
+        _require_apart(output, path, name)
+    _require_outside(output)
+    layout.require()
+    if gallery:
+        require_place(output)
+
+
+def _require_usable(root: Path) -> None:
+    """Refuse a path that no run can write into.
 
     Raises:
         OutputError: If it is a file, a folder that cannot be listed, or a folder that is not empty
@@ -23,6 +51,21 @@ def require_usable(root: Path) -> None:
         if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
             return  # `open_output` looks closer
     require_free(root)
+
+
+def _require_outside(output: Path) -> None:
+    """Refuse an output folder in a recovered dataset, where a trainer would read both.
+
+    Raises:
+        OutputError: If it lies in one.
+    """
+    for folder in resolved(output).parents:
+        # By names alone: other programs write a manifest.json too, and ours may be large.
+        if all((folder / name).is_file() for name in (MANIFEST, CONTACT_SHEET)):
+            raise OutputError(
+                f"{output}: lies in the recovered dataset {folder}, and a trainer would read the "
+                "images of both; choose a folder beside it"
+            )
 
 
 def require_free(root: Path) -> None:
@@ -49,7 +92,7 @@ def _is_beginning(path: Path) -> bool:
     return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)
 
 
-def require_apart(output: Path, other: Path, name: str) -> None:
+def _require_apart(output: Path, other: Path, name: str) -> None:
     """Refuse an output folder that is, lies in, or contains a folder or file that is read.
 
     Args:

@@ -15,8 +15,7 @@ from pathlib import Path
 from diver_trt.errors import DatasetError, OutputError
 from diver_trt.manifest import open_recovered
 from diver_trt.recovered.complete import Copied, complete_copies, open_copies
-from diver_trt.recovered.free_folder import require_apart, require_usable
-from diver_trt.recovered.gallery.files import require_place
+from diver_trt.recovered.free_folder import require_output
 from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.shards import Entry, open_shards, recipe_of, require_samples
@@ -59,14 +58,10 @@ def merge_shards(
     if not overwrite:
         _require_not_shard(output)
     shards = open_shards(folders)
-    for shard in shards:
-        require_apart(output, shard.root, "the shard")
     manifest = shards[0].manifest
     recipe = recipe_of(shards[0])
-    require_usable(output)
-    if gallery:
-        require_place(output)
-    LAYOUTS[manifest.layout.name].require()
+    read = [("the shard", shard.root) for shard in shards]
+    require_output(output, LAYOUTS[manifest.layout.name], read, gallery=gallery)
     require_samples(shards)
     soft_labels = soft_labels_of_shards(shards)
     for shard in shards:

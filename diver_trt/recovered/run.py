@@ -29,8 +29,8 @@ from diver_trt.records import Shard
 from diver_trt.recovered.checking import Note, Notes, check_images
 from diver_trt.recovered.events import BatchStarts
 from diver_trt.recovered.folder import open_output
-from diver_trt.recovered.free_folder import require_apart, require_usable
-from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current, require_place
+from diver_trt.recovered.free_folder import require_output
+from diver_trt.recovered.gallery.files import PAGE, delete_stale, is_current
 from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import find_layout
@@ -204,9 +204,10 @@ def recover(
     monitor.start = _start(Schedule(model.process, settings, model.layout))
     _warn_of_noise(settings, monitor.notes)
     dataset = with_copies(read_dataset(find_source(Path(source)), model, reading), copies)
-    _check_output(dataset, model, target, laid_out)
-    if gallery:
-        require_place(target)
+    read = (("the input", dataset.root), ("the bundle", model.path))
+    require_output(target, laid_out, read, gallery=gallery)
+    # Raises for folders by wnid if the model's classes are not ImageNet's.
+    laid_out.image_path(0, 0, wnid_of(dataset.samples[0].label, model))
     _warn_of_dropped_labels(dataset, laid_out, monitor.notes)
     skip_bad = on_error == "skip"
     job = Job(
@@ -255,21 +256,6 @@ def _warn_of_dropped_labels(dataset: Dataset, layout: Layout, notes: Notes) -> N
             f"note: layout {layout.name} does not hold soft labels, so those of the input are "
             "dropped"
         )
-
-
-def _check_output(dataset: Dataset, bundle: Bundle, output: Path, layout: Layout) -> None:
-    """Refuse, before any work, an unusable output folder or a layout that cannot be written.
-
-    Raises:
-        OutputError: If the folder holds something else or overlaps what is read, or if the layout
-            needs a package that is not installed, or classes that the model does not have.
-    """
-    require_usable(output)
-    require_apart(output, dataset.root, "the input")
-    require_apart(output, bundle.path, "the bundle")
-    layout.require()
-    # Raises for folders by wnid if the model's classes are not ImageNet's.
-    layout.image_path(0, 0, wnid_of(dataset.samples[0].label, bundle))
 
 
 def _recover(

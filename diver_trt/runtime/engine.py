@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import index
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from diver_trt.contract import NetworkName
 from diver_trt.errors import DeviceMemoryError, EngineError, UsageError, shown_value
 from diver_trt.tensors import describe
+from diver_trt.whole_number import whole_number
 
 if TYPE_CHECKING:
     from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
@@ -56,16 +56,16 @@ class Placement:
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("memory_budget", 1), ("images", 0)):
             value = getattr(self, name)
-            # `__index__` takes numpy's integers too; True would pass as 1.
-            whole = hasattr(value, "__index__") and not isinstance(value, bool)
-            if value is not None and not (whole and value >= least):
+            if value is None:
+                continue
+            number = whole_number(value)
+            if number is None or number < least:
                 raise UsageError(
                     f"{name} is {shown_value(value)}; expected a whole number, {least} or more, "
                     "or None"
                 )
-            if value is not None:
-                # An int from here on: numpy's cannot be written as JSON.
-                object.__setattr__(self, name, index(value))
+            # An int from here on: numpy's cannot be written as JSON.
+            object.__setattr__(self, name, number)
         if not isinstance(self.trust, bool):  # a text such as "no" would count as true
             raise UsageError(f"trust is {shown_value(self.trust)}; expected True or False")
 

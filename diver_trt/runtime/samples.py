@@ -5,7 +5,6 @@ The caller's values are read once and never kept: an iterable may yield one buff
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sized
@@ -22,6 +21,7 @@ from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square
 from diver_trt.runtime.engine import Latents
 from diver_trt.tensors import describe
+from diver_trt.whole_number import whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +157,7 @@ def checked_label(value: Any, number: int, num_classes: int) -> int:
     Raises:
         DatasetError: If it is not a whole number, or not a class.
     """
-    # A bool is an int in Python, and one of torch's has __index__; both come of a comparison that
-    # was not meant as a class.
-    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
-    try:
-        # Takes the whole numbers of numpy and torch too, and no float.
-        label = None if is_bool else operator.index(value)
-    except (TypeError, ValueError):
-        label = None
+    label = whole_number(value)
     if label is None:
         raise DatasetError(
             f"label of image {number} is {shown_value(value)} ({type(value).__name__}); expected "

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from diver_trt.bundle import Bundle
+from diver_trt.cli.console import print_json
 from diver_trt.comparison.facts import environment, result_facts
 from diver_trt.comparison.figure_text import show_decibels, show_figure
 from diver_trt.comparison.lineup import Absent
@@ -173,8 +174,9 @@ def test_the_worst_images_come_first(result: Result) -> None:
     assert all(sample.factor * sample.difference.max_levels <= 255 for sample in shown)
 
 
-def test_json_is_json_and_complete(result: Result) -> None:
-    facts = json.loads(json.dumps(result_facts(result), allow_nan=False))
+def test_json_is_complete(result: Result, capsys: pytest.CaptureFixture[str]) -> None:
+    print_json(**result_facts(result))
+    facts = json.loads(capsys.readouterr().out)
     assert facts["passed"] is False
     assert [engine["verdict"] for engine in facts["engines"]] == ["passed", "passed", "failed"]
     assert len(facts["engines"][0]["steps"]) == 50

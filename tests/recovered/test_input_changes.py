@@ -365,6 +365,18 @@ def test_nothing_is_recovered_into_a_bundle(few: Path, tmp_path: Path) -> None:
     assert not (bundle / "plans").exists()
 
 
+def test_nothing_is_recovered_into_a_recovered_dataset(few: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    assert recover(few, outer).exit_code == 0
+    before = sorted(outer.rglob("*"))
+    result = recover(few, outer / "00003" / "inner")
+    assert f"inner: lies in the recovered dataset {outer}, and a trainer would" in result.stderr
+    assert (result.exit_code, sorted(outer.rglob("*"))) == (1, before)
+    # Another program's manifest.json does not mark a dataset.
+    (tmp_path / "manifest.json").write_text("{}")
+    assert recover(few, tmp_path / "beside").exit_code == 0
+
+
 def test_a_job_refuses_such_a_seed(few: Path, digits: Any) -> None:
     from diver_trt.distilled.dataset import read_dataset
     from diver_trt.errors import UsageError
