@@ -103,7 +103,7 @@ def test_softmax_of_the_logits_of_probabilities_is_the_probabilities() -> None:
             0.9 * ONE_HOT + np.array([[0.1 / 3], [0.1 / 3], [0.4], [0.1 / 3]]),
             "sum to 1 to 2.1, so they are neither logits nor probabilities",
         ),
-        (ONE_HOT * np.float32([[1]] * 2 + [[0.9]] + [[1]] * (len(ONE_HOT) - 3)), "Divide"),
+        (ONE_HOT * np.array([[1], [1], [0.9], [1]]), "Divide probabilities by their sum"),
         (100 * (0.9 * ONE_HOT + np.float32(0.1 / 3)), "Divide probabilities by their sum"),
         (np.eye(4, dtype=np.longdouble), r"expected \[n\] integers or \[n, classes\] floats"),
         (0.5 * ONE_HOT + np.float32(0.3), "neither logits nor probabilities"),
