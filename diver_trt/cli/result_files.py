@@ -87,8 +87,9 @@ def print_table(table: Table) -> None:
     """Print a table of results, as wide as its text needs."""
     from rich.console import Console
 
-    # Names of sets and engines are shown as they are: rich would read `[red]` as a style.
-    console = Console(file=sys.stdout, width=_UNBOUNDED, markup=False, highlight=False)
+    # Names of sets and engines are shown as they are: rich would read `[red]` as a style and
+    # `:tiger:` as an emoji.
+    console = Console(file=sys.stdout, width=_UNBOUNDED, markup=False, emoji=False, highlight=False)
     with console.capture() as text:
         console.print(table)
     # Not by rich, which ends the process without a word if the pipe is closed.

@@ -110,6 +110,15 @@ def test_names_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(text in printed for text in ("a" * 100, "architecture-19"))
 
 
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("[red]set[/red]", "[/closed]", ":tiger:")
+    table = Table(*names)
+    table.add_row(*names)
+    print_table(table)
+    printed = capsys.readouterr().out
+    assert [printed.count(name) for name in names] == [2, 2, 2]
+
+
 def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path) -> None:
     result = evaluate(folder, "--seeds", 1)
     assert result.exit_code == 0, result.output
