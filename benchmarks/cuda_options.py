@@ -25,14 +25,14 @@ GRAPH = {**PLAIN, "enable_cuda_graph": "1"}
 SAME = {**GRAPH, "arena_extend_strategy": "kSameAsRequested"}
 HEURISTIC = {**SAME, "cudnn_conv_algo_search": "HEURISTIC"}
 CASES: list[tuple[NetworkName, int, str, dict[str, str]]] = [
-    ("denoiser", 1, "defaults", PLAIN),
+    ("denoiser", 1, "defaults, without TF32", PLAIN),
     ("denoiser", 1, "CUDA graph", GRAPH),
     ("denoiser", 1, "and memory as requested", SAME),
-    ("denoiser", 8, "defaults", PLAIN),
+    ("denoiser", 8, "defaults, without TF32", PLAIN),
     ("denoiser", 8, "CUDA graph", GRAPH),
     ("denoiser", 8, "and memory as requested", SAME),
     ("denoiser", 16, "and memory as requested", SAME),
-    ("decoder", 1, "defaults", PLAIN),
+    ("decoder", 1, "defaults, without TF32", PLAIN),
     ("decoder", 1, "CUDA graph, memory as requested", SAME),
     ("decoder", 1, "and heuristic search", HEURISTIC),
     ("decoder", 1, "and channels last", {**HEURISTIC, "prefer_nhwc": "1"}),

@@ -129,7 +129,7 @@ def test_validation_images_of_other_wnids_are_left_out(tmp_path: Path) -> None:
 
 
 def test_they_are_left_out_for_numbers_with_gaps_too(tmp_path: Path) -> None:
-    """As the tensors of a subset, one class of which has no images."""
+    """Like the tensors of a subset in which one class is empty."""
     train = write_tensors(tmp_path / "plain.npz", 10)
     stored = dict(np.load(train))
     kept = stored["labels"] != 4

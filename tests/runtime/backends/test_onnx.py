@@ -74,12 +74,12 @@ def test_the_cuda_provider_is_given_its_options(
 
     def open_network(graph: Path, options: Any, providers: list[str], settings: list[Any]) -> None:
         given.extend([providers, settings])
-        raise RuntimeError("there is no GPU")
+        raise RuntimeError("CUDA failure 100")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "set_default_logger_severity", given.append)
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_network)
-    with pytest.raises(EngineError, match="cannot open the decoder: there is no GPU"):
+    with pytest.raises(EngineError, match="cannot open the decoder: CUDA failure 100"):
         OnnxSession(digits, 1, "cuda").open("decoder")
     assert given == [4, ["CUDAExecutionProvider"], [CUDA_OPTIONS]]
 
