@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -12,27 +13,37 @@ from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import AUTO, BACKENDS
 from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
-from diver_trt.runtime.engine import Denoiser, Engine, Opened, Placement, Session
+from diver_trt.runtime.engine import Denoiser, Engine, Placement, Session
 from diver_trt.runtime.session import engine_names, open_session
 
 
 class Networks:
-    """The open networks of a session: all four, or in phases, only the last one requested."""
+    """The open networks of a session: all four, or in phases, only the last one requested.
 
-    def __init__(self, opened: Opened, schedule: Schedule) -> None:
-        self._session: Session | None = opened.session
-        self.engine, self.batch, self.resident = (
-            opened.session.name,
-            opened.session.batch,
-            opened.resident,
-        )
+    Args:
+        session: The session; closed with the networks.
+        schedule: The steps that the denoiser runs.
+        resident: Whether all networks stay loaded.
+        first: Networks to open now, all by default; in phases one after the other.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        schedule: Schedule,
+        *,
+        resident: bool,
+        first: Sequence[NetworkName] = NETWORKS,
+    ) -> None:
+        self._session: Session | None = session
+        self.engine, self.batch, self.resident = session.name, session.batch, resident
         self._schedule = schedule
         self._engines: dict[NetworkName, Engine] = {}
         self._denoiser: Denoiser | None = None
         try:
-            # In phases at least the first, so that `auto` can fall back: whether an engine works
-            # only shows when it opens a network.
-            for name in NETWORKS if self.resident else ("encoder",):
+            # In phases, too: whether an engine works and there is room only shows when it opens a
+            # network, and then `auto` can fall back, or the batch be halved.
+            for name in first:
                 self.denoiser() if name == "denoiser" else self.open(name)
         except BaseException:
             self.close()
@@ -103,8 +114,7 @@ def open_networks(
     *others, last = names
     for name in others:
         try:
-            opened = open_session(name, bundle, placement)
-            return Networks(opened, schedule), opened.memory
+            return _open(name, bundle, schedule, placement)
         except DeviceMemoryError as shortage:
             # The engine works. A slower one, on the CPU perhaps, would take over in silence.
             shortage.engine = name
@@ -115,8 +125,29 @@ def open_networks(
             if BACKENDS[name].compiled:
                 warnings.warn(f"engine {name} is skipped: {reason}", RuntimeWarning, stacklevel=3)
     # Not in the loop: where no engine works, the error of the last one is raised.
-    opened = open_session(last, bundle, placement)
-    return Networks(opened, schedule), opened.memory
+    return _open(last, bundle, schedule, placement)
+
+
+def _open(
+    name: str, bundle: Bundle, schedule: Schedule, placement: Placement
+) -> tuple[Networks, MemoryPlan | None]:
+    """Open a bundle on one engine, its networks one at a time where memory is short."""
+    opened = open_session(name, bundle, placement)
+    if opened.memory is not None and not opened.resident:
+        # The plan has counted what fits, so the first network is enough to see that it works.
+        networks = Networks(opened.session, schedule, resident=False, first=NETWORKS[:1])
+        return networks, opened.memory
+    try:
+        return Networks(opened.session, schedule, resident=opened.resident), opened.memory
+    except DeviceMemoryError:
+        if opened.memory is not None:
+            raise
+    # Not in the handler, since the error's traceback keeps alive what its frames have opened.
+    gc.collect()
+    session = open_session(name, bundle, placement).session
+    networks = Networks(session, schedule, resident=False)
+    warnings.warn("out of memory: loading one network at a time", RuntimeWarning, stacklevel=4)
+    return networks, None
 
 
 def _reporting_memory(names: Sequence[str], bundle: Bundle) -> list[str]:

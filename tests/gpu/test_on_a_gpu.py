@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
+from diver_trt.runtime.backends import onnx as onnx_backend
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
 from diver_trt.runtime.backends.tensorrt.denoiser import TrtDenoiser
@@ -24,7 +25,7 @@ from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.runtime.backends.tensorrt.target import resolve_target
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
-from tests.gpu.device import gpu, linked, needs_gpu, rtx_lists_it
+from tests.gpu.device import gpu, linked, needs_cuda_provider, needs_gpu, rtx_lists_it
 
 pytestmark = pytest.mark.gpu
 
@@ -55,6 +56,28 @@ def test_an_engine_recovers_what_the_reference_does(
     assert np.abs(found - expected).mean() < 1
     psnr = 10 * np.log10(255**2 / np.square(found - expected).mean())
     assert psnr >= 40
+
+
+@needs_cuda_provider
+def test_fused_nodes_recover_what_the_graph_does(
+    export_to: Callable[..., Bundle], images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = export_to(DIGITS_MODEL, "fp16")
+    found = recover(half, images, "onnx-cuda").astype(float)
+    monkeypatch.setattr(onnx_backend, "with_fused_nodes", lambda graph, precision: graph)
+    expected = recover(half, images, "onnx-cuda").astype(float)
+    psnr = 10 * np.log10(255**2 / np.square(found - expected).mean())
+    assert psnr >= 40
+
+
+@needs_cuda_provider
+def test_one_network_at_a_time_recovers_the_same(
+    export_to: Callable[..., Bundle], images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = export_to(DIGITS_MODEL, "fp16")
+    expected = recover(half, images, "onnx-cuda")
+    monkeypatch.setattr("diver_trt.runtime.session.Opened.resident", False)
+    np.testing.assert_array_equal(recover(half, images, "onnx-cuda"), expected)
 
 
 @needs_gpu

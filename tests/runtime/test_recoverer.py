@@ -22,6 +22,7 @@ from diver_trt.cli.recover import recover as recover_command
 from diver_trt.errors import (
     BundleError,
     DatasetError,
+    DeviceMemoryError,
     DiverError,
     EngineError,
     RecipeError,
@@ -29,6 +30,7 @@ from diver_trt.errors import (
 )
 from diver_trt.method.noise import sample_noise
 from diver_trt.recipe import PRESETS, Recipe
+from diver_trt.runtime.backends.onnx import OnnxEngine
 from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.samples import checked_samples
@@ -291,6 +293,34 @@ def test_two_threads_get_what_each_would_get_alone(digits: Bundle, images: Image
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(one, range(12)))
     np.testing.assert_array_equal(together, alone)
+
+
+def test_where_memory_is_short_networks_are_loaded_one_at_a_time(
+    digits: Bundle, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Recoverer(digits, QUICK, batch=1) as recoverer:
+        expected = [sample.image for sample in recoverer(images, LABELS)]
+    loaded: set[OnnxEngine] = set()
+    open_engine, close = OnnxEngine.__init__, OnnxEngine.close
+
+    def opening(self: OnnxEngine, *arguments: Any, **options: Any) -> None:
+        if loaded:
+            raise DeviceMemoryError("out of memory: a gigabyte failed")
+        open_engine(self, *arguments, **options)
+        loaded.add(self)
+
+    def closing(self: OnnxEngine) -> None:
+        close(self)
+        loaded.discard(self)
+
+    monkeypatch.setattr(OnnxEngine, "__init__", opening)
+    monkeypatch.setattr(OnnxEngine, "close", closing)
+    with pytest.warns(RuntimeWarning, match="out of memory: loading one network at a time"):
+        recoverer = Recoverer(digits, QUICK, engine="onnx", batch=1)
+    with recoverer:
+        found = [sample.image for sample in recoverer(images, LABELS)]
+    assert not loaded
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_threads_take_turns_batch_by_batch_in_phases_too(

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported
+from diver_trt.runtime.backends.onnx_cuda import CUDA_OPTIONS, UNFIT_OPTIMIZERS, with_fused_nodes
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
@@ -29,24 +31,6 @@ from diver_trt.tensors import TensorSpec
 Device = Literal["cpu", "cuda"]
 
 _DEVICES: dict[str, Device] = {"onnx": "cpu", "onnx-cuda": "cuda"}
-
-CUDA_OPTIONS = {
-    "use_tf32": "0",
-    "enable_cuda_graph": "1",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "arena_extend_strategy": "kSameAsRequested",
-}
-"""Options of the CUDA provider that differ from its defaults, with the figures of DiT-XL/2 in fp16.
-
-- A float32 bundle promises float32, and TF32 rounds factors to 10 bits.
-- Hundreds of small kernels take longer to launch than to run: one CUDA graph halves a step's time.
-- The exhaustive search, the default, chose kernels for the decoder that took five times as long as
-  those of the heuristic.
-- Memory grows by what is needed, and not to the next power of two: a fifth less at batch 8.
-
-Figures: benchmarks/README.md, "On a GPU". Options:
-https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
-"""
 
 SMALL_BYTES = 64 << 20
 """For networks with fewer bytes of weights it matters how the cores wait for each other.
@@ -233,6 +217,11 @@ class OnnxEngine:
                 )
         self._turn = 0
         self._run_options = [_run_options(runtime, turn) for turn in range(len(self._bindings))]
+        if device == "cuda":
+            # The first run takes memory for activations and captures the CUDA graph. Now, so that a
+            # shortage shows before any image is read, and not in the middle of a batch.
+            for _ in self._bindings:
+                self.run()
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
         """Copy values into an input's buffer."""
@@ -291,12 +280,8 @@ class _Buffer:
             # Refers to the array's memory, and keeps the array alive.
             runtime.OrtValue.ortvalue_from_numpy(self._host)
             if self._on_host
-            else runtime.OrtValue.ortvalue_from_shape_and_type(
-                list(self._host.shape),
-                self._host.dtype.type,
-                device,
-                0,  # the first GPU
-            )
+            # Zeros on the first GPU: labels have to be classes in the run that takes the memory.
+            else runtime.OrtValue.ortvalue_from_numpy(self._host, device, 0)
         )
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
@@ -336,9 +321,20 @@ def _open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     graph = bundle.verified(network)
     require_utf8(graph, "ONNX Runtime")
+    model: Path | bytes = graph
+    if device == "cuda":
+        model = with_fused_nodes(graph, bundle.precision)
+        # A model from bytes has no folder in which to look for its external weights.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(graph.parent.resolve())
+        )
     with reported("ONNX Runtime", f"cannot open the {network}"):
         session = runtime.InferenceSession(
-            graph, options, [provider], [CUDA_OPTIONS if device == "cuda" else {}]
+            model,
+            options,
+            [provider],
+            [CUDA_OPTIONS if device == "cuda" else {}],
+            disabled_optimizers=UNFIT_OPTIMIZERS if device == "cuda" else None,
         )
     reads, writes = (
         [(value.name, _dtype(value.type), value.shape) for value in values]

@@ -28,7 +28,8 @@ from diver_trt.errors import (
 from diver_trt.method.schedule import Schedule
 from diver_trt.runtime.backends import onnx as onnx_backend
 from diver_trt.runtime.backends import onnx_package
-from diver_trt.runtime.backends.onnx import CUDA_OPTIONS, Device, OnnxEngine, OnnxSession
+from diver_trt.runtime.backends.onnx import Device, OnnxEngine, OnnxSession
+from diver_trt.runtime.backends.onnx_cuda import CUDA_OPTIONS, UNFIT_OPTIMIZERS
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.stepping import CARRY
 from tests.runtime.swapped_graph import list_again, with_another_graph
@@ -72,8 +73,14 @@ def test_the_cuda_provider_is_given_its_options(
 ) -> None:
     given: list[Any] = []
 
-    def open_network(graph: Path, options: Any, providers: list[str], settings: list[Any]) -> None:
-        given.extend([providers, settings])
+    def open_network(
+        model: Path,
+        options: Any,
+        providers: list[str],
+        settings: list[Any],
+        disabled_optimizers: list[str],
+    ) -> None:
+        given.extend([providers, settings, disabled_optimizers])
         raise RuntimeError("CUDA failure 100")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
@@ -81,7 +88,7 @@ def test_the_cuda_provider_is_given_its_options(
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_network)
     with pytest.raises(EngineError, match="cannot open the decoder: CUDA failure 100"):
         OnnxSession(digits, 1, "cuda").open("decoder")
-    assert given == [4, ["CUDAExecutionProvider"], [CUDA_OPTIONS]]
+    assert given == [4, ["CUDAExecutionProvider"], [CUDA_OPTIONS], UNFIT_OPTIMIZERS]
 
 
 def test_each_of_the_alternating_buffers_has_a_cuda_graph_of_its_own(
@@ -100,6 +107,22 @@ def test_each_of_the_alternating_buffers_has_a_cuda_graph_of_its_own(
         engine.run()
     engine.close()
     assert graphs == ["1", "2", "1", "2"]
+
+
+def test_on_cuda_a_network_takes_its_memory_when_it_is_opened(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime would take it in the first run, and capture a CUDA graph for each buffer."""
+    session = OnnxEngine(digits, "denoiser", 1)._session
+    buffer, runs = onnx_backend._Buffer, []
+    monkeypatch.setattr(
+        onnx_backend,
+        "_Buffer",
+        lambda runtime, spec, batch, device: buffer(runtime, spec, batch, "cpu"),
+    )
+    monkeypatch.setattr(OnnxEngine, "run", lambda self: runs.append(self._name))
+    OnnxEngine(digits, "denoiser", 1, CARRY, "cuda", session)
+    assert runs == ["denoiser", "denoiser"]
 
 
 def test_the_libraries_of_cuda_are_loaded_without_a_word(
@@ -392,7 +415,8 @@ def test_whatever_fails_is_one_line(
         (
             2,  # the batch is cut into microbatches
             "out of memory: ONNX Runtime cannot give the denoiser its buffers",
-            ["conditioner", "denoiser", "denoiser", "encoder"],
+            # All networks together, and then one at a time.
+            2 * ["conditioner", "denoiser", "denoiser", "encoder"],
         ),
     ],
 )
