@@ -1,4 +1,4 @@
-"""What the options of ONNX Runtime's CUDA provider do to a network's time and memory, on a GPU.
+"""What options of ONNX Runtime's CUDA provider and fused nodes do to a network's time and memory.
 
     python -m benchmarks.cuda_options /tmp/real-size/fp16
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
+from diver_trt.runtime.backends.onnx_cuda import UNFIT_OPTIMIZERS, with_fused_nodes
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
 
@@ -24,14 +25,18 @@ PLAIN = {"use_tf32": "0"}
 GRAPH = {**PLAIN, "enable_cuda_graph": "1"}
 SAME = {**GRAPH, "arena_extend_strategy": "kSameAsRequested"}
 HEURISTIC = {**SAME, "cudnn_conv_algo_search": "HEURISTIC"}
+FUSED = "and fused nodes"
 CASES: list[tuple[NetworkName, int, str, dict[str, str]]] = [
     ("denoiser", 1, "defaults, without TF32", PLAIN),
     ("denoiser", 1, "CUDA graph", GRAPH),
     ("denoiser", 1, "and memory as requested", SAME),
+    ("denoiser", 1, FUSED, SAME),
     ("denoiser", 8, "defaults, without TF32", PLAIN),
     ("denoiser", 8, "CUDA graph", GRAPH),
     ("denoiser", 8, "and memory as requested", SAME),
+    ("denoiser", 8, FUSED, SAME),
     ("denoiser", 16, "and memory as requested", SAME),
+    ("denoiser", 16, FUSED, SAME),
     ("decoder", 1, "defaults, without TF32", PLAIN),
     ("decoder", 1, "CUDA graph, memory as requested", SAME),
     ("decoder", 1, "and heuristic search", HEURISTIC),
@@ -41,13 +46,26 @@ WARM_UP, RUNS = 6, 40
 
 
 def measure(
-    runtime: Any, bundle: Bundle, network: NetworkName, batch: int, options: dict[str, str]
+    runtime: Any,
+    bundle: Bundle,
+    network: NetworkName,
+    batch: int,
+    options: dict[str, str],
+    fused: bool,
 ) -> tuple[list[float], list[Any]]:
     """Return the seconds of every run on random inputs, and what holds the device's memory."""
     quiet = runtime.SessionOptions()
     quiet.log_severity_level = 3
+    quiet.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
+    )
+    graph = bundle.path / f"{network}.onnx"
     session = runtime.InferenceSession(
-        bundle.path / f"{network}.onnx", quiet, ["CUDAExecutionProvider"], [options]
+        with_fused_nodes(graph, bundle.precision) if fused else graph,
+        quiet,
+        ["CUDAExecutionProvider"],
+        [options],
+        disabled_optimizers=UNFIT_OPTIMIZERS if fused else None,
     )
     binding, generator = session.io_binding(), np.random.default_rng(0)
     declared = bundle.networks[network]
@@ -80,7 +98,7 @@ def main() -> None:
     print("|---|---:|---|---:|---:|---:|")
     for network, batch, title, options in CASES:
         before, _ = device.memory()
-        seconds, held = measure(runtime, bundle, network, batch, options)
+        seconds, held = measure(runtime, bundle, network, batch, options, title == FUSED)
         used = (before - device.memory()[0]) / 1e6
         median, late = np.percentile(seconds, (50, 90)) * 1e3
         print(f"| {network} | {batch} | {title} | {median:.2f} | {late:.2f} | {used:,.0f} |")
