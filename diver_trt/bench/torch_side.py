@@ -18,8 +18,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from diver_trt.bench.ceiling import COPY_SECONDS, MAX_COPY_BYTES, PRODUCT_SECONDS, fastest
 from diver_trt.bench.cost import FLOPS_PER_MULTIPLY_ADD
@@ -68,12 +70,12 @@ class TorchModel:
         self.name = f"torch {'compiled' if compiled else 'eager'}"
         for part in self._model.parts if changes else ():
             part.to(device, self.dtype)
-            if compiled:
+            for module in _called(part) if compiled else ():
                 # In place, so that the model's own code calls the compiled modules:
                 # https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html
                 # For every batch anew: with a second batch torch would compile for any, which is
                 # slower, and without CUDA graphs.
-                part.compile(mode=mode, dynamic=False)
+                module.compile(mode=mode, dynamic=False)
 
     @contextmanager
     def _making_tensors(self) -> Iterator[None]:
@@ -158,6 +160,13 @@ class TorchModel:
     def _fetched(values: torch.Tensor) -> NDArray[np.float32]:
         fetched: NDArray[np.float32] = values.float().cpu().numpy()
         return fetched
+
+
+def _called(part: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the modules of a model's part that its own code calls."""
+    # `compile` replaces what calling a module runs. `encode` and `decode` call the VAE's networks
+    # and not the VAE, which would stay eager if only the VAE itself were compiled.
+    return (part.encoder, part.decoder) if isinstance(part, AutoencoderKL) else (part,)
 
 
 class TorchNetwork:

@@ -96,7 +96,7 @@ def distilled_inputs(
     chosen = [sample for _, _, sample in rounds[:count]]
     return Inputs(
         origin=counted(len(chosen), "distilled image")
-        + (f" of {root.name}" if folder else ", the digits that come with diver-trt"),
+        + (f" of {root.resolve().name}" if folder else ", the digits that come with diver-trt"),
         keys=tuple(sample.key for sample in chosen),
         # Modulo: the digits serve models with fewer than ten classes too.
         labels=tuple(sample.label % bundle.num_classes for sample in chosen),

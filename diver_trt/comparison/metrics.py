@@ -83,8 +83,9 @@ def fp16_spacing(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def worst_channel(found: Values, expected: Values) -> int:
     """Return the channel of [n, c, h, w] arrays with the largest L2 difference."""
     # A channel that overflows is the worst one.
-    gap = np.nan_to_num(found.astype(np.float64) - expected.astype(np.float64), nan=np.inf)
-    return int(np.argmax((gap**2).sum(axis=(0, 2, 3))))
+    gap = found.astype(np.float64) - expected.astype(np.float64)
+    squares = np.where(np.isfinite(gap), gap**2, np.inf)
+    return int(np.argmax(squares.sum(axis=(0, 2, 3))))
 
 
 @dataclass(frozen=True, slots=True)

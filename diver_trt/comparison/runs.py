@@ -33,8 +33,8 @@ from diver_trt.runtime.vae import encoded
 Float32 = NDArray[np.float32]
 
 _COMPARED = 1024
-"""Conditions of each class that are compared. A wrong row of the label table shows in all of them,
-and all 195,840 of DiT-XL/2 would take 784 MB for its 1,001 labels.
+"""Conditions of each class that are compared, at most. A wrong row of the label table shows in many
+of them, and all 195,840 of DiT-XL/2 would take 784 MB for its 1,001 labels.
 """
 
 
@@ -73,8 +73,8 @@ class Recording:
         anchor: z_0 of every image, [n, c, h, w] float32.
         conditions: By label of the inputs and the null label: the conditions of every step,
             [start_step, M] in the engine's type.
-        classes: The first P conditions of every label of the model, the null label last, at the
-            first step's time, [classes + 1, P] float32.
+        classes: P of the conditions of every label of the model, the null label last, at the first
+            step's time, [classes + 1, P] float32.
         latents: The start and the latent after every step, [start_step + 1, n, c, h, w] float32.
         final: The last latent of a whole run, [n, c, h, w] float32. It differs from `latents[-1]`
             if the engine replays a captured graph: `latents` then come from single steps.
@@ -249,11 +249,11 @@ def _condition(
     with closing(session.open("conditioner")) as conditioner:
         labels = sorted({*inputs.labels, participant.bundle.null_label})
         conditions = {label: class_conditions(conditioner, times, label) for label in labels}
-        return conditions, _every_class(conditioner, participant.bundle, times[-1])
+        return conditions, every_class(conditioner, participant.bundle, times[-1])
 
 
-def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
-    """Return the first P conditions of every label, the null label last, [classes + 1, P]."""
+def every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float32:
+    """Return P of the conditions of every label, the null label last, [classes + 1, P] float32."""
     labels = np.arange(bundle.null_label + 1, dtype=np.int64)  # on Windows int32 before numpy 2
     rows = []
     for first in range(0, len(labels), conditioner.batch):
@@ -262,7 +262,11 @@ def _every_class(conditioner: Engine, bundle: Bundle, time: np.float32) -> Float
         # np.resize repeats the labels until the batch is full.
         conditioner.write("label", np.resize(part, conditioner.batch))
         conditioner.run()
-        rows.append(conditioner.read("condition")[: len(part), :_COMPARED].astype(np.float32))
+        condition = conditioner.read("condition")[: len(part)]
+        # From all over the condition: prompts that begin alike have the same states of their first
+        # tokens, since CLIP's attention is causal.
+        stride = -(-condition.shape[1] // _COMPARED)
+        rows.append(condition[:, ::stride].astype(np.float32))
     return np.concatenate(rows)
 
 

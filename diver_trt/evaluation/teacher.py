@@ -17,6 +17,10 @@ from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 NORMALISATION = "imagenet"
 """Statistics that a teacher's input is normalised with."""
 
+# Not all that are available: TensorRT would compile the graph for every size of a batch, and CoreML
+# may compute in float16.
+_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
 
 class Teacher:
     """A graph with one input [n, 3, side, side] float32, normalised as ImageNet is.
@@ -48,8 +52,9 @@ class Teacher:
             graph = file.read()
         self.sha256 = hashlib.sha256(graph).hexdigest()
         try:
+            available = onnxruntime.get_available_providers()
             self._session = onnxruntime.InferenceSession(
-                graph, providers=onnxruntime.get_available_providers()
+                graph, providers=[name for name in _PROVIDERS if name in available]
             )
         except Exception as cause:  # ONNX Runtime's own exceptions have no common base
             reason = printable(first_line(cause))

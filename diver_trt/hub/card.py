@@ -236,4 +236,6 @@ def _decibels(figure: float | None, ssim: float | None) -> str:
 
 def _code(foreign: str) -> str:
     """Return untrusted text as a code span, which a backtick would end and `|` a table's cell."""
+    if not foreign:
+        return "(empty)"  # Markdown has no empty code span
     return f"`{re.sub('[`|]', ' ', printable(foreign))}`"

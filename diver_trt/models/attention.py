@@ -25,7 +25,8 @@ class SelfAttention(nn.Module):
     def __init__(self, attention: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads: int = attention.heads
-        self.query_key_value = in_dtype(_fused_projection(attention), dtype)
+        projections = [attention.to_q, attention.to_k, attention.to_v]
+        self.query_key_value = in_dtype(joined(projections, [_root(attention), 1.0, 1.0]), dtype)
         self.output = in_dtype(attention.to_out[0], dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -49,8 +50,7 @@ class CrossAttention(nn.Module):
     def __init__(self, attention: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.heads: int = attention.heads
-        root = (attention.to_q.out_features // attention.heads) ** -0.5
-        self.query = in_dtype(joined([attention.to_q], [root]), dtype)
+        self.query = in_dtype(joined([attention.to_q], [_root(attention)]), dtype)
         self.key_value = in_dtype(joined([attention.to_k, attention.to_v]), dtype)
         self.output = in_dtype(attention.to_out[0], dtype)
 
@@ -66,8 +66,6 @@ class CrossAttention(nn.Module):
         return projected
 
 
-def _fused_projection(attention: Any) -> nn.Linear:
-    """Return query, key and value as one layer, [.., D] => [.., 3 D], the query over sqrt(d)."""
-    root = (attention.to_q.out_features // attention.heads) ** -0.5
-    # The division by sqrt(d) is done once, in the weights, before they are rounded to float16.
-    return joined([attention.to_q, attention.to_k, attention.to_v], [root, 1.0, 1.0])
+def _root(attention: Any) -> float:
+    """Return 1 / sqrt(d), which is multiplied into the query's weights before they are rounded."""
+    return float((attention.to_q.out_features // attention.heads) ** -0.5)

@@ -22,9 +22,11 @@ HOLDERS = (
     *("model", "model_state_dict", "state_dict", "module"),
 )
 """Where trainers put the network's state dict, the averaged one first."""
-# ema and swa not inside a word, such as `schema` or `swap`.
+# ema and swa not inside a word, such as `schema` or `swap`; avg only of a network, not of losses.
+_NETWORK = "(?:model|net|network|params|state_dict|weights)"
 _AVERAGED = re.compile(
-    r"(?<![a-z])ema(?![a-z])|averag|shadow|(?<![a-z])swa(?![a-z])", re.IGNORECASE
+    rf"(?<![a-z])(?:ema|swa|avg_?{_NETWORK}|{_NETWORK}_?avg)(?![a-z])|averag|polyak|shadow",
+    re.IGNORECASE,
 )
 _DEEPEST = 4
 

@@ -29,8 +29,9 @@ def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
     Raises:
         DatasetError: If an image cannot be read.
     """
+    name = shown(dataset.root.resolve().name)  # `.` has none
     sheet = ContactSheet(
-        f"{shown(dataset.root.name)}: {printable(dataset.summary)}  ·  diver-trt inspect",
+        f"{name}: {printable(dataset.summary)}  ·  diver-trt inspect",
         bundle.image_size,
         Counter(sample.index for sample in dataset.samples),
     )

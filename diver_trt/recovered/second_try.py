@@ -86,7 +86,14 @@ def find_fp32_twin(bundle: Bundle) -> Bundle | None:
     """Return the fp32 bundle of the same model in the same folder, or None."""
     if bundle.precision == "fp32":
         return None
-    same = attrgetter("model.weights_sha256", "scaling_factor", "process", "timestep_frequencies")
+    same = attrgetter(
+        "model.weights_sha256",
+        "latent_shape",
+        "image_size",
+        "scaling_factor",
+        "process",
+        "timestep_frequencies",
+    )
     # In order, so that of several the same one is taken each time.
     for folder in sorted(bundle.path.resolve().parent.iterdir()):
         try:

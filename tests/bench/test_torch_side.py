@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -81,4 +84,25 @@ def test_only_a_compiled_model_is_compiled(
     assert TorchModel(model).name == "torch eager"
     assert modes == []
     assert TorchModel(model, compiled=True).name == "torch compiled"
-    assert modes == ["max-autotune"] * len(model.parts)
+    assert modes == ["max-autotune"] * 3  # the transformer, and the VAE's encoder and decoder
+
+
+def test_each_network_of_a_compiled_model_runs_compiled(
+    model: BaseModel, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = 0
+
+    def compiled(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def counted(*arguments: Any, **settings: Any) -> Any:
+            nonlocal runs
+            runs += 1
+            return function(*arguments, **settings)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", compiled)  # which takes minutes
+    torch_model = TorchModel(model, compiled=True)
+    for name in ("encoder", "denoiser", "decoder"):
+        before = runs
+        TorchNetwork(torch_model, name, work)()
+        assert runs == before + 1, name

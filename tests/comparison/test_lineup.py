@@ -193,6 +193,13 @@ def test_a_folder_gives_one_image_of_each_class_first(digits: Bundle) -> None:
     assert inputs.origin == "13 distilled images of ipc10"
 
 
+def test_the_current_folder_is_called_by_its_name(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(DISTILLED)
+    assert distilled_inputs(digits, 1, folder=Path()).origin == "1 distilled image of ipc10"
+
+
 def test_the_digits_serve_other_models_as_pictures(random_bundle: Bundle) -> None:
     inputs = distilled_inputs(random_bundle, 10)
     assert max(inputs.labels) < random_bundle.num_classes

@@ -64,8 +64,9 @@ def test_the_worst_channel_is_found() -> None:
     found = expected.copy()
     found[1, 2, 0, 0], found[0, 1, 1, 1] = 0.5, -0.4
     assert worst_channel(found, expected) == 2
-    found[0, 3, 0, 0] = np.nan
-    assert worst_channel(found, expected) == 3
+    for bad in (np.nan, np.inf, -np.inf):
+        found[0, 3, 0, 0] = bad
+        assert worst_channel(found, expected) == 3
 
 
 def test_the_psnr_of_one_level_everywhere() -> None:

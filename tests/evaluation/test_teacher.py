@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -60,6 +62,23 @@ def test_networks_learn_what_the_teacher_sees(
     # Every test image is taken for a 7, and a tenth of them are.
     assert found.runs[0].correct == 20
     assert found.teacher is not None
+
+
+def test_a_teacher_runs_on_cuda_or_the_cpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT would compile for every size of a batch, and CoreML may compute in float16."""
+    listed = [f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CoreML", "CPU")]
+    session, chosen = onnxruntime.InferenceSession, list[list[str]]()
+
+    def opened(graph: bytes, *, providers: list[str]) -> Any:
+        chosen.append(providers)
+        return session(graph, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    Teacher(write_teacher(tmp_path / "teacher.onnx", 7), 10, 16)
+    assert chosen == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
 
 
 @pytest.mark.parametrize(

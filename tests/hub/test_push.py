@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,13 @@ def test_text_of_a_bundle_cannot_add_to_its_card(edited: Edited) -> None:
     assert all(row.count("|") in (3, 5) for row in rows)
     outside_of_code = "".join(card.split("`")[::2])
     assert "<" not in outside_of_code
+
+
+def test_an_empty_negative_prompt_is_stated(digits: Bundle) -> None:
+    """Two backticks would begin a code span that ends wherever the next two are."""
+    prompted = replace(digits, prompts=(*map(str, range(10)), ""))
+    card = model_card(prompted, "me/new", "apache-2.0")
+    assert "| prompts | `0`, …; negative: (empty) |" in card
 
 
 def test_figures_of_another_bundle_are_refused(

@@ -90,6 +90,9 @@ def under(prefix: str, state: State) -> State:
         (lambda s, z: {"params": z, "params_ema": s}, "the weights under params_ema are read"),
         (lambda s, z: {"net": z, "ema": {"shadow": s}}, "the weights under ema.shadow are read"),
         (lambda s, z: {"model": z, "averaged": {"module": s}}, "under averaged.module are read"),
+        (lambda s, z: {"model": z, "avg_model": s}, "the weights under avg_model are read"),
+        (lambda s, z: {"model": z, "polyak": {"net": s}}, "under polyak.net are read"),
+        (lambda s, _: {"model": s, "avg_loss": [], "loss_avg": None}, None),
         (lambda s, _: {"mine": {"weights": s}}, "the weights under mine.weights are read"),
         (
             lambda s, _: {"state_dict": under("model.diffusion_model.", s)},

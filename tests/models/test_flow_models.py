@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diver_trt.bundle import Bundle
-from diver_trt.errors import ExportError
+from diver_trt.comparison.torch_engine import check_reference
+from diver_trt.errors import EngineError, ExportError
 from diver_trt.method.flow import Flow
 from diver_trt.method.schedule import Schedule
 from diver_trt.models import BASES, ModelOptions
+from diver_trt.models.dit_networks import Conditioner
 from diver_trt.models.network_state import FAMILIES
 from diver_trt.models.recognition import recognised_base
 from diver_trt.recipe import Recipe
@@ -276,6 +278,20 @@ def test_compare_holds_the_bundle_against_the_model(
     )
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "passed: onnx fp32 stays with torch fp32"
+
+
+def test_a_conditioner_that_takes_another_time_is_not_a_reference(
+    base: str, bundle: Bundle, file: Path, random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At time 0, where a SiT starts, every sinusoid is the same whatever its frequency."""
+    model = BASES[base].load().load_model(str(file), ModelOptions(vae=str(random_pipeline / "vae")))
+    check_reference(model, bundle)
+    forward = Conditioner.forward
+    monkeypatch.setattr(
+        Conditioner, "forward", lambda self, time, label: forward(self, 2 * time, label)
+    )
+    with pytest.raises(EngineError, match="the exporter's denoiser is a relative"):
+        check_reference(model, bundle)
 
 
 def test_a_recovery_prints_where_it_starts(

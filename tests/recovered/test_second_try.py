@@ -100,6 +100,21 @@ def test_an_overflow_in_fp16_is_retried_in_fp32(
     )
 
 
+def test_the_same_weights_at_another_size_are_not_the_fp32_twin(twins: Path) -> None:
+    """A UNet's size is only in its configuration, so its hash of weights does not show it."""
+    half = Bundle.open(twins / "fp16")
+    assert second_try.find_fp32_twin(half) == Bundle.open(twins / "fp32")
+    with json_file(twins / "fp32" / "bundle.json") as manifest:
+        (channels, side, _), image = manifest["latent_shape"], manifest["image_size"]
+        manifest["image_size"], manifest["latent_shape"] = 2 * image, [channels, 2 * side, 2 * side]
+        for network in manifest["networks"].values():
+            for spec in (*network["inputs"], *network["outputs"]):
+                if len(spec["shape"]) == 4:
+                    spec["shape"][2:] = [2 * size for size in spec["shape"][2:]]
+    assert Bundle.open(twins / "fp32").image_size == 2 * half.image_size
+    assert second_try.find_fp32_twin(half) is None
+
+
 def test_the_record_of_a_second_try_names_the_precision_of_the_first() -> None:
     assert "the int8-fp16 image was unusable" in second_try.second_engine("int8-fp16")
 
