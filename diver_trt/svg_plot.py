@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import Any
 
 COLOURS = ("#3987d6", "#e08a1e", "#2ba37a", "#c765a6", "#8a7fe0", "#d4573b", "#8c8c3a", "#5aa9b5")
 """Mid tones that can be distinguished on white and on black."""
+
+_LEGEND = 110
+"""Characters of a row of a legend, of which the sample before a name takes six."""
+
+_NAME = 80
+"""Characters of a line of a name, few enough for wide letters."""
 
 INK = "#123456"
 """Placeholder for the page's text colour: matplotlib does not accept `currentColor`."""
@@ -40,12 +47,13 @@ def new_axes(count: int, x_label: str, y_label: str) -> tuple[Any, list[Any]]:
 
 
 def legend_label(name: str) -> str:
-    """Return a label that appears in a legend as the name."""
+    """Return a label that appears in a legend as the name, a long one on several lines."""
     # matplotlib leaves a label that begins with an underscore out of the legend, and reads text
     # between two dollar signs as a formula:
     # https://matplotlib.org/stable/api/legend_api.html
     # https://matplotlib.org/stable/users/explain/text/mathtext.html
-    return f"{' ' if name.startswith('_') else ''}{name}".replace("$", r"\$")
+    lines = textwrap.wrap(name, _NAME, replace_whitespace=False, drop_whitespace=False)
+    return f"{' ' if name.startswith('_') else ''}{chr(10).join(lines)}".replace("$", r"\$")
 
 
 def to_svg(figure: Any, title: str) -> str:
@@ -53,11 +61,16 @@ def to_svg(figure: Any, title: str) -> str:
     from matplotlib import rc_context
 
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    columns = min(4, len(labels), max(1, _LEGEND // (longest + 6)))
+    # Legends of many or long names get room of their own, or the axes would shrink away.
+    lines = sum(label.count("\n") + 1 for label in labels) // max(1, columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines - 3))
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(4, len(labels)),
+        ncols=columns,
         frameon=False,
         labelcolor=INK,
     )

@@ -32,25 +32,25 @@ def heading(result: Result) -> Iterator[str]:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time as text, with three digits: `0.934`, `39.6`, `1,204`."""
-    value = seconds * 1e3
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Return a time as text, with at least three digits: `0.880`, `16.0`, `1,204`."""
+    return rate(seconds * 1e3)
 
 
 def rate(per_second: float) -> str:
-    """Return images per second as text."""
-    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+    """Return images per second as text, in the same form."""
+    # From 99.95 on, `#.3g` gives `100.`, with a point at its end.
+    return f"{per_second:,.0f}" if per_second >= 99.95 else f"{per_second:#.3g}"
 
 
 def limit(row: Row) -> str:
-    """Return how much of the limit a row reaches: `61 % of the limit, bound by compute`."""
+    """Return how much of the limit a row reaches: `61% of the limit, bound by compute`."""
     if row.limit is None or row.of_limit is None:
         return NOTHING
-    return f"{100 * row.of_limit:.0f} % of the limit, bound by {row.limit.bound}"
+    return f"{100 * row.of_limit:.0f}% of the limit, bound by {row.limit.bound}"
 
 
 def short_limit(row: Row) -> str:
-    """Return the same for a narrow column: `61 %, compute`."""
+    """Return the same for a narrow column: `61%, compute`."""
     return limit(row).replace(" of the limit, bound by", ",")
 
 

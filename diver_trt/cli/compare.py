@@ -272,7 +272,12 @@ def _load_reference_model(
 
 def _print_comparison(comparison: Comparison) -> None:
     """Print an engine's verdict, a line for each check, and where it diverges."""
-    from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
+    from diver_trt.comparison.figure_text import (
+        show_check,
+        show_decibels,
+        show_figure,
+        show_where,
+    )
     from diver_trt.comparison.figures import mean_psnr
 
     worst = comparison.figures.worst_step
@@ -286,7 +291,7 @@ def _print_comparison(comparison: Comparison) -> None:
         )
     for check in comparison.checks:
         sense = "at least" if check.limit.at_least else "at most"
-        where = f"   {check.where}" if check.where else ""
+        where = f"   {found}" if (found := show_where(check)) else ""
         mark = "ok  " if check.passed else "FAIL"
         print(
             f"  {mark} {check.subject}: {check.measure} {show_check(check)} ({sense} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from diver_trt.cli import completion
 from diver_trt.cli.console import phases, print_json, say
 from diver_trt.cli.options import Collage, Format, Gallery, Json, Normalisation, positive
 from diver_trt.counted import counted
-from diver_trt.errors import DatasetError, OutputError, printable, shown
+from diver_trt.errors import OutputError, UsageError, printable, shown
 
 if TYPE_CHECKING:
     from diver_trt.distilled.options import ReadOptions
@@ -86,7 +87,17 @@ def convert(
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     if is_recovery(source):
         _refuse_for_recovered(source, output, given, zca_reference)
-    # With an option that only recovered datasets take, `_convert_recovered` reports that the input
+    elif source.is_file():
+        given_for_folders = {
+            "--layout": layout is not None,
+            "--size": side is not None,
+            "--no-gallery": not gallery,
+            "--overwrite": overwrite,
+        }
+        _refuse_for_tensors(source, given_for_folders)
+        _convert_tensors(source, output, given, zca_reference, as_json=as_json)
+        return
+    # With an option that only recovered datasets take, `_convert_recovered` reports that the folder
     # is not one.
     elif layout is None and side is None and gallery and not overwrite:
         _convert_tensors(source, output, given, zca_reference, as_json=as_json)
@@ -94,6 +105,16 @@ def convert(
     _convert_recovered(
         source, output, layout, side, gallery=gallery, overwrite=overwrite, as_json=as_json
     )
+
+
+def _refuse_for_tensors(source: Path, options: Mapping[str, bool]) -> None:
+    """Refuse the options of recovered datasets."""
+    for option, given in options.items():
+        if given:
+            raise UsageError(
+                f"{option}: {source} is a file of tensors, and this option is for the folder of a "
+                "recovered dataset; leave it out"
+            )
 
 
 def _refuse_for_recovered(
@@ -110,7 +131,7 @@ def _refuse_for_recovered(
     }
     for name, value in options.items():
         if value is not None:
-            raise DatasetError(
+            raise UsageError(
                 f"--{name}: {source} is a recovered dataset, whose manifest states its format; "
                 "leave it out"
             )

@@ -25,6 +25,14 @@ def show_decibels(figure: float) -> str:
 
 
 def show_check(check: Check) -> str:
-    """Return a check's figure as text, in its unit."""
+    """Return a check's figure as text, without the unit, which its measure names."""
     # Only limits on a PSNR are lower bounds.
-    return show_decibels(check.figure) if check.limit.at_least else show_figure(check.figure)
+    if check.limit.at_least:
+        return show_decibels(check.figure).removesuffix(" dB")
+    return show_figure(check.figure)
+
+
+def show_where(check: Check) -> str:
+    """Return where the figure of a check was found, or nothing if nothing differs."""
+    equal = math.inf if check.limit.at_least else 0.0
+    return "" if check.figure == equal else check.where

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from diver_trt import html_page
 from diver_trt.comparison.facts import bundle_facts, environment
-from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure
+from diver_trt.comparison.figure_text import (
+    show_check,
+    show_decibels,
+    show_figure,
+    show_where,
+)
 from diver_trt.comparison.figures import lowest_psnr, mean_psnr
 from diver_trt.comparison.plots import blocks_plot, spread_plot, steps_plot
 from diver_trt.comparison.result import Result
@@ -33,6 +38,7 @@ def render(result: Result) -> str:
         figure=show_figure,
         decibels=show_decibels,
         shown=show_check,
+        where=show_where,
         coded=_coded,
         percent=lambda share: f"{share:.1%}",
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from diver_trt.evaluation.result import Evaluation
 from diver_trt.evaluation.words import average_title
 from diver_trt.svg_plot import COLOURS, INK, legend_label, new_axes, to_svg
 
 _GROUP = 0.8
 """Width of a group of bars; the distance of two groups is 1."""
+
+_CHARACTERS = 110
+"""Of the titles of groups side by side, at matplotlib's usual size."""
 
 
 def accuracy_plot(evaluation: Evaluation) -> str:
@@ -35,8 +41,16 @@ def accuracy_plot(evaluation: Evaluation) -> str:
     titles = [
         group or average_title(evaluation).replace(" without ", "\nwithout ") for group in groups
     ]
-    axes.set_xticks(range(len(groups)), titles)
+    slanted = {"rotation": 30, "rotation_mode": "anchor", "ha": "right", "va": "top"}
+    axes.set_xticks(range(len(groups)), titles, **({} if _fit(titles) else slanted))
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
     axes.set_ylim(0, 100)
     return to_svg(figure, "Test accuracy by architecture and training set")
+
+
+def _fit(titles: Sequence[str]) -> bool:
+    """Return whether no title of a group reaches the next one's."""
+    widths = [max(map(len, title.split("\n"))) for title in titles]
+    room = 2 * _CHARACTERS / len(titles)  # from the middle of a group to the next one's, twice
+    return all(left + right < room for left, right in pairwise(widths))

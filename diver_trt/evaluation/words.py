@@ -16,10 +16,12 @@ def heading(evaluation: Evaluation) -> Iterator[str]:
     labels = "hard labels" if evaluation.teacher is None else "labels of a teacher"
     mirrored = "" if "flip" in protocol.augmentations else ", no mirror images"
     yield f"protocol {protocol.name}: {protocol.title}; {labels}{mirrored}"
+    # One training has no deviation.
+    trainings = f"mean ± deviation of {len(evaluation.seeds)} trainings"
     yield (
         f"accuracy in % on {counted(test.images, 'image')} of {counted(test.classes, 'class')} "
         f"({test.name}), "
-        f"{evaluation.side} px; mean ± deviation of {counted(len(evaluation.seeds), 'training')}"
+        f"{evaluation.side} px; {trainings if len(evaluation.seeds) > 1 else 'one training each'}"
     )
     versions = ", ".join(f"{name} {number}" for name, number in evaluation.versions.items())
     yield f"{evaluation.device}; {versions}"

@@ -100,7 +100,7 @@ def copied_sheet(
     Raises:
         DatasetError: If an image cannot be read.
     """
-    names = {entry.index: f"{entry.index}: {shown(class_name(dump(entry)))}" for entry in classes}
+    names = {entry.index: _title(entry.index, class_name(dump(entry))) for entry in classes}
     plain = dump(head)
     command = recover_command(plain, recipe, dump(classes), left_out=left_out)
     title = caption(what, plain, command)
@@ -113,11 +113,13 @@ def copied_sheet(
 
 def _class_title(dataset: Dataset, bundle: Bundle, sample: Sample) -> str:
     """Return a class's title: its index, then its name or its number in the model."""
-    if own_name := dataset.own_names.get(sample.index):
-        return f"{sample.index}: {shown(own_name)}"
-    name = (
+    name = dataset.own_names.get(sample.index) or (
         bundle.class_names[sample.label].split(",")[0]
         if bundle.class_names
         else f"class {sample.label}"
     )
-    return name if name == str(sample.index) else f"{sample.index}: {name}"
+    return _title(sample.index, name)
+
+
+def _title(index: int, name: str) -> str:
+    return shown(name) if name == str(index) else f"{index}: {shown(name)}"

@@ -211,8 +211,8 @@ def require_same_run(
         name = different.name
         raise _refusal(
             root,
-            f"a run with {name} {quoted(different.found)}, and this one has {name} "
-            f"{quoted(different.wanted)}",
+            f"a run with {name} {_text(different.found)}, and this one has {name} "
+            f"{_text(different.wanted)}",
         )
     version = found["tool"].get("version")
     if version != head["tool"]["version"] and not makes_same_images(version):
@@ -293,3 +293,12 @@ def _refusal(root: Path, what: str) -> OutputError:
         f"{root}: holds {what}; use the same to resume it, --overwrite to begin again, or choose "
         "another folder"
     )
+
+
+def _text(value: object) -> str:
+    """Return a value of a run's head as a message shows it."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict) and value.keys() == {"number", "of"}:  # a shard
+        return f"{quoted(value['number'])}/{quoted(value['of'])}"
+    return quoted(value)

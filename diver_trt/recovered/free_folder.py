@@ -80,6 +80,10 @@ def require_free(root: Path) -> None:
         )
     except OSError as cause:
         raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
+    if taken and not root.is_dir():
+        raise OutputError(
+            f"{root}: is a file; choose a new or empty folder for the recovered images"
+        )
     if taken:
         raise OutputError(
             f"{root}: already holds something; choose a new or empty folder for the recovered "

@@ -134,6 +134,12 @@ def test_an_output_that_holds_something_else_is_refused(few: Path, tmp_path: Pat
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
+def test_a_file_as_output_is_refused(few: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert "out: is a file; choose a new or" in fails(run("recover", few, tmp_path / "out", *QUICK))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_an_output_inside_the_input_is_refused(few: Path) -> None:
     assert "overlaps the input" in fails(run("recover", few, few / "out", *QUICK))
 
@@ -265,7 +271,7 @@ def test_paths_are_printed_without_control_characters(
 
 def test_tensors_have_no_gallery_to_leave_out(tensors: Path, tmp_path: Path) -> None:
     result = run("convert", tensors, tmp_path / "new.npz", "--no-gallery")
-    assert "is not a recovered dataset" in fails(result)
+    assert "--no-gallery: " in fails(result, 2)
 
 
 def test_workers_name_the_option_that_they_are_for(few: Path, tmp_path: Path) -> None:

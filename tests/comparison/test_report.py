@@ -15,13 +15,15 @@ from PIL import Image
 
 from diver_trt.bundle import Bundle
 from diver_trt.cli.console import print_json
+from diver_trt.comparison.checks import Check
 from diver_trt.comparison.facts import environment, result_facts
-from diver_trt.comparison.figure_text import show_decibels, show_figure
+from diver_trt.comparison.figure_text import show_check, show_decibels, show_figure, show_where
 from diver_trt.comparison.lineup import Absent
 from diver_trt.comparison.plots import blocks_plot
 from diver_trt.comparison.report import render
 from diver_trt.comparison.result import Result
 from diver_trt.comparison.samples import worst_samples
+from diver_trt.comparison.tolerances import Limit
 from diver_trt.recipe import Recipe
 from diver_trt.svg_plot import COLOURS
 from tests.browser import browse, needs_chromium
@@ -237,3 +239,14 @@ def test_figures_as_text() -> None:
     assert {figure: show_figure(figure) for figure in texts} == texts
     assert [show_figure(figure) for figure in (math.inf, math.nan)] == ["not finite"] * 2
     assert [show_decibels(figure) for figure in (41.26, math.inf)] == ["41.3 dB", "no difference"]
+
+
+def test_a_check_names_its_unit_once_and_no_place_where_nothing_differs() -> None:
+    most, least = Limit(0.1, "why"), Limit(40, "why", at_least=True)
+    apart = Check("block by block", "relative L2", 0.25, most, "worst at block 1")
+    assert (show_check(apart), show_where(apart)) == ("0.25", "worst at block 1")
+    assert show_where(replace(apart, figure=0.0)) == ""
+    image = Check("final images", "lowest PSNR in dB", 41.26, least, "image 00000/00000")
+    assert (show_check(image), show_where(image)) == ("41.3", "image 00000/00000")
+    equal = replace(image, figure=math.inf)
+    assert (show_check(equal), show_where(equal)) == ("no difference", "")

@@ -123,7 +123,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path) -> Non
     result = evaluate(folder, "--seeds", 1)
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.output
-    assert "deviation of 1 training\n" in result.stdout
+    assert "px; one training each\n" in result.stdout
 
 
 def test_no_flip_and_the_image_size_reach_the_protocol(folder: Path, tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from diver_trt.errors import DatasetError, DiverError, OutputError, UsageError
 from diver_trt.evaluation.sets import list_set
 from diver_trt.files import file_sha256
 from diver_trt.manifest import open_recovered
+from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
 from diver_trt.records import Shard
+from diver_trt.recovered.contact_sheet import ContactSheet
 from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job
@@ -323,6 +325,25 @@ def test_what_cannot_be_written_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_sheet_titles_classes_as_the_recovery_did(
+    recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    add = ContactSheet.add
+
+    def record(sheet: ContactSheet, index: int, title: str, *images: Pixels) -> None:
+        titles.append(title)
+        add(sheet, index, title, *images)
+
+    monkeypatch.setattr(ContactSheet, "add", record)
+    folder = recovery.run(tmp_path / "recovered", "index")
+    expected = titles.copy()
+    assert expected
+    titles.clear()
+    convert_recovered(folder, tmp_path / "out", layout="npz")
+    assert titles == expected
+
+
 def test_another_recovery_in_the_output_is_kept(
     recovery: Recovery, source: Path, tmp_path: Path
 ) -> None:
@@ -355,11 +376,12 @@ def test_the_command_converts_folders_and_files(source: Path, tmp_path: Path) ->
     assert (report["layout"], report["size"], report["images"]) == ("pt", 16, 9)
     assert run("convert", out / "images.pt", tmp_path / "set.npz").exit_code == 0
     lines = {
-        ("convert", source, tmp_path / "a", "--collage", "2"): "--collage: ",
-        ("convert", source, tmp_path / "a.npz", "--layout", "npz"): "is the name of a file",
-        ("convert", out / "images.pt", tmp_path / "a", "--layout", "npz"): "is not a recovered",
-        ("convert", tmp_path / "distilled", tmp_path / "a", "--size", 8): "is not a recovered",
+        (source, tmp_path / "a", "--collage", "2"): (2, "--collage: "),
+        (source, tmp_path / "a.npz", "--layout", "npz"): (1, "is the name of a file"),
+        (out / "images.pt", tmp_path / "a.npz", "--layout", "npz"): (2, "--layout: "),
+        (out / "images.pt", tmp_path / "a.npz", "--overwrite"): (2, "is a file of tensors"),
+        (tmp_path / "distilled", tmp_path / "a", "--size", 8): (1, "is not a recovered"),
     }
-    for command, message in lines.items():
-        assert message in fails(run(*command))
+    for arguments, (code, message) in lines.items():
+        assert message in fails(run("convert", *arguments), code)
     assert not list(tmp_path.glob("a*"))

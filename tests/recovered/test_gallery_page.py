@@ -190,6 +190,31 @@ def test_untrusted_text_is_shown_as_it_is(page: Path) -> None:
     assert "1 image was left out" in shown
 
 
+def test_no_option_of_the_command_is_broken_after_a_hyphen(page: Path) -> None:
+    script = """
+      const code = document.querySelector("pre code"), range = document.createRange();
+      const broken = [];
+      let options = 0;
+      for (let width = 200; width < 600; width += 20) {
+        code.parentElement.style.width = `${width}px`;
+        const texts = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);
+        for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+          for (const {0: option, index} of text.data.matchAll(/--[a-z-]+/g)) {
+            range.setStart(text, index);
+            range.setEnd(text, index + option.length);
+            const lines = new Set([...range.getClientRects()].map((box) => box.top));
+            if (lines.size > 1) broken.push(`${option} at ${width} px`);
+            options++;
+          }
+        }
+      }
+      return {broken, options};
+    """
+    found = seen(page, script)
+    assert found["options"] >= 20 * 4
+    assert found["broken"] == []
+
+
 def many(manifest: Manifest, count: int) -> Manifest:
     """Return a manifest of as many images."""
     first, per_class = manifest.samples[0], count // len(manifest.classes)

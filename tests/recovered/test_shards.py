@@ -155,6 +155,8 @@ def test_another_merge_in_the_same_folder_is_refused_or_overwritten(
     line = fails(merge(*seeds[1], out))
     assert "out: holds a run with seed 0, and this one has seed 1; " in line
     assert "--overwrite to begin again" in line
+    line = fails(recover(few, out, "--shard", "1/2"))
+    assert "out: holds a run with shard none, and this one has shard 1/2; " in line
     image = seeds[1][1] / "00008" / "00000.png"
     held = image.read_bytes()
     image.write_bytes(b"")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +29,9 @@ from diver_trt.structs import dump
 _PARTS = Path(__file__).parent
 _SHOWN_SIDE = 128
 """Side of an image on the page in pixels; small images are enlarged by whole pixels up to it."""
+
+_OPTION = re.compile(r"(?<= )--[a-z][a-z-]*")
+"""The name of an option, which browsers would break after its hyphens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +80,7 @@ def render(view: View, stamp: Stamp) -> str:
         heading=f"{counted(rows.recovered, 'image')} recovered from {html.escape(source)}",
         summary=html.escape(summary),
         note=_note(rows.left_out),
-        recover=html.escape(_command(view)),
+        recover=_OPTION.sub(r"<span>\g<0></span>", html.escape(_command(view))),
         facts="\n".join(_fact(name, text) for name, text in _facts(view)),
         data=_for_script(_data(view)),
         rows=_for_script(_rows(view)),

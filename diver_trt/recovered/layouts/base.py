@@ -193,9 +193,7 @@ def require_side(size: object) -> None:
     """
     # `type`, because True is an int and would pass as 1.
     if size is not None and (type(size) is not int or not 1 <= size <= MAX_SIDE):
-        raise UsageError(
-            f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}, or None"
-        )
+        raise UsageError(f"size is {shown_value(size)}; expected a whole number, 1 to {MAX_SIDE}")
 
 
 def class_name(entry: Mapping[str, Any]) -> str:
