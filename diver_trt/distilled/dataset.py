@@ -13,6 +13,7 @@ from pathlib import Path
 from diver_trt.counted import counted
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import ModelClasses
+from diver_trt.distilled.class_map_doubts import class_map_doubts
 from diver_trt.distilled.collage import collage_note
 from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.folders import read_class_folders
@@ -22,7 +23,7 @@ from diver_trt.distilled.methods.plain import RECOVERED
 from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
-from diver_trt.distilled.tensor_set import SoftLabel, join_tensors, repeated_labels
+from diver_trt.distilled.tensor_set import SoftLabel, join_tensors
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import JOURNAL, is_recovered, read_recovered
 
@@ -188,7 +189,7 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
     # A method has another factor for ImageNet than for CIFAR, which the size tells apart.
     collage = stated or method.default_collage(min(_first_size(path, images)))
     notes = [method.advice] if method.advice else []
-    notes += [*found.notes, *repeated_labels(found.class_map)]
+    notes += [*found.notes, *class_map_doubts(found.class_map, bundle)]
     if doubt := collage_note(images, collage, stated=stated is not None):
         notes.append(doubt)
     if (folders := len(set(found.classes))) != len(found.class_map):

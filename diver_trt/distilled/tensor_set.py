@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,12 +16,12 @@ from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
     ModelClasses,
-    imagenet_subsets,
     is_imagenet,
     load_class_map,
     subset_needed,
     variant_of,
 )
+from diver_trt.distilled.class_map_doubts import class_map_doubts
 from diver_trt.distilled.labels import Labels
 from diver_trt.distilled.methods import missing_part
 from diver_trt.distilled.source import ImageSource, Joined, StoredImages
@@ -86,7 +85,7 @@ def join_tensors(
         )
     # Parts of one run usually have the same notes.
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-    notes += repeated_labels(class_map)
+    notes += class_map_doubts(class_map, bundle)
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if (missing := missing_part(names)) is not None:
@@ -109,20 +108,6 @@ def join_tensors(
         soft_label=_soft_label(path, parts),
         notes=tuple(notes),
     )
-
-
-def repeated_labels(class_map: ClassMap) -> list[str]:
-    """Return a note if a file of classes gives several indices the same class."""
-    if class_map.name in imagenet_subsets():  # whose authors may have done so on purpose
-        return []
-    repeated = [label for label, count in Counter(class_map.labels).items() if count > 1]
-    if not repeated:
-        return []
-    indices = [i for i, label in enumerate(class_map.labels) if label == repeated[0]]
-    return [
-        f"{class_map.name} gives {len(indices)} indices ({', '.join(map(str, indices[:5]))}) the "
-        f"same class, {repeated[0]}: is that intended?"
-    ]
 
 
 def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:
