@@ -281,3 +281,15 @@ def test_places_without_a_dataset_are_refused(tmp_path: Path, digits: Bundle) ->
     (tmp_path / "3").mkdir()
     with pytest.raises(DatasetError, match="holds no images"):
         read_class_folders(tmp_path, digits)
+
+
+def test_names_that_differ_in_their_suffix_alone_are_noted(
+    tree: Callable[..., Path], digits: Bundle
+) -> None:
+    both = ("0.jpg", "0.png", "1.png", "1b.png")
+    found = read_class_folders(tree("3", "4", files=both), digits)
+    assert len(found.files) == 8
+    assert found.notes == (
+        "the names of 2 images differ from another one's in the suffix alone, such as 3/0.jpg and "
+        "3/0.png, and both are read: is one a copy in another format?",
+    )
