@@ -193,9 +193,11 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
     if doubt := collage_note(images, collage, stated=stated is not None):
         notes.append(doubt)
     if (folders := len(set(found.classes))) != len(found.class_map):
+        missing = min(set(range(len(found.class_map))) - set(found.classes))
         notes.append(
             f"it has {counted(folders, 'class folder')}, but {found.class_map.owner} "
-            f"{counted(len(found.class_map), 'class')}: is --classes right?"
+            f"{counted(len(found.class_map), 'class')} (no folder for class {missing}): is "
+            "--classes right?"
         )
     labels = dict(enumerate(found.class_map.labels))
     origin = Origin(method, collage=collage, notes=tuple(notes))
