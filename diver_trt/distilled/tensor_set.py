@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.counted import counted
 from diver_trt.distilled.arrays import Tensors
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
@@ -92,8 +93,8 @@ def join_tensors(
         notes.append(f"part {missing} was not found: is the set complete?")
     if num_classes != len(class_map):
         notes.append(
-            f"its labels are of {num_classes} classes, but {class_map.owner} {len(class_map)}: is "
-            "--classes right?"
+            f"its labels are of {counted(num_classes, 'class')}, but {class_map.owner} "
+            f"{len(class_map)}: is --classes right?"
         )
     # Labels that begin at 1 leave class 0 empty, and give every image the class after its own.
     if absent := sorted(set(range(num_classes)) - set(indices)):
