@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import Dataset, read_dataset
@@ -219,3 +220,21 @@ def test_images_standardised_one_by_one_are_refused_by_methods_that_never_normal
         read_dataset(path, digits, ReadOptions(collage=collage))
     stated = read_dataset(path, digits, ReadOptions(collage=collage, normalisation="0.5:0.25"))
     assert any("if they are whitened" in note for note in stated.origin.notes)
+
+
+@pytest.mark.parametrize("largest", [1, 16])
+def test_pixels_saved_in_another_scale_are_doubted(
+    tmp_path: Path, digits: Bundle, largest: int
+) -> None:
+    """`(image * 1).astype(np.uint8)` of values in 0 to 1, and scikit-learn's digits as bytes."""
+    images = np.rint(known_images(20, 32) / 255 * largest).astype(np.uint8)
+    doubt = f"its images are nearly black, with pixels of 0 to {largest} in place of 0 to 255: "
+    for number, (image, index) in enumerate(zip(images, CLASSES, strict=True)):
+        (tmp_path / "set" / str(index)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "set" / str(index) / f"{number}.png")
+    np.savez(tmp_path / "set.npz", images=images, labels=CLASSES)
+    for path in (tmp_path / "set", tmp_path / "set.npz"):
+        notes = read_dataset(path, digits).origin.notes
+        assert any(note.startswith(doubt) for note in notes)
+    bright = read_dataset(npz(tmp_path, scaled(32, "none"), CLASSES), digits)
+    assert not bright.origin.notes

@@ -28,7 +28,7 @@ def write_folders(root: Path, names: tuple[str, ...], side: int = 16) -> Path:
         (root / name).mkdir(parents=True)
         for number in range(2):
             image = np.full((side, side, 3), 10 * level, np.uint8)
-            image[0, 0] = number + 1
+            image[0, 0], image[0, 1] = number + 1, 255
             Image.fromarray(image).save(root / name / f"{number}.png")
     return root
 
