@@ -237,6 +237,7 @@ def _inspect_distilled(
 ) -> dict[str, Any]:
     from diver_trt.cli.sheet_file import require_place, save_sheet
     from diver_trt.distilled.dataset import read_dataset
+    from diver_trt.distilled.image_doubts import image_doubts
     from diver_trt.recovered.checking import Notes, check_images
     from diver_trt.recovered.dataset_sheet import distilled_sheet
     from diver_trt.recovered.job import mean_clipped
@@ -268,7 +269,7 @@ def _inspect_distilled(
         "model": f"{model.model_id} {model.precision}",
         # Texts, since the names in a JSON object are.
         "labels": {str(index): label for index, label in dataset.labels.items()},
-        "notes": list(origin.notes),
+        "notes": [*origin.notes, *image_doubts(dataset, checked)],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diver_trt.distilled.image_kinds import HEAD_BYTES, LFS_POINTER, MARKUP, kind_of
 from diver_trt.distilled.npz_file import open_npz
 from diver_trt.distilled.regular_file import open_regular
 from diver_trt.distilled.safetensors_file import open_safetensors
@@ -12,6 +13,13 @@ from diver_trt.distilled.torch_file import open_torch
 from diver_trt.errors import DatasetError
 
 SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
+
+_IN_PLACE_OF_A_FILE = {
+    LFS_POINTER: "Fetch the file with `git lfs pull`.",
+    # Of Google Drive, where many methods publish: it asks before it sends a large file.
+    MARKUP: "It is a page of the website: download the file again.",
+}
+"""What downloads leave under the name of a file, and how to get the file itself."""
 
 
 def open_stored(path: Path) -> Content:
@@ -32,7 +40,12 @@ def open_stored(path: Path) -> Content:
         )
     try:
         # The readers open the file by its path, and would wait for ever for the writer of a FIFO.
-        open_regular(path, "a file of tensors").close()
+        with open_regular(path, "a file of tensors") as file:
+            kind = kind_of(file.read(HEAD_BYTES))
     except OSError as cause:
         raise DatasetError(f"{path}: cannot be read ({cause.strerror})") from cause
+    if kind in _IN_PLACE_OF_A_FILE:
+        raise DatasetError(
+            f"{path}: holds {kind}, expected a file of tensors. {_IN_PLACE_OF_A_FILE[kind]}"
+        )
     return {".npz": open_npz, ".safetensors": open_safetensors}.get(suffix, open_torch)(path)

@@ -23,7 +23,7 @@ from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.stored_array import Array
 from diver_trt.distilled.structure import TensorStructure, read_structure
 from diver_trt.distilled.subset_names import subset_of_path
-from diver_trt.distilled.value_range import contradiction, read_range, recognise
+from diver_trt.distilled.value_range import contradiction, is_mostly_outside, read_range, recognise
 from diver_trt.distilled.whitening import (
     convert_command,
     is_taken_as_whitened,
@@ -218,6 +218,9 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
         if not examined.seen:
             reading = read_range(path, method, sample, chosen)
             chosen, doubt = reading.normalisation, reading.note
+        # As a doubt alone, it would leave black and white in place of the images.
+        elif not examined.whitened and is_mostly_outside(sample, chosen):
+            raise examined.refused(examined.seen, options)
     # Statistics of red, green and blue do not apply to a single channel.
     if sample.shape[1] == 1 and len({*chosen.mean}) + len({*chosen.std}) > 2:
         raise DatasetError(

@@ -77,18 +77,15 @@ def seam_strength(images: Pixels, factor: int) -> float:
     return _strength(_differences(images), factor)
 
 
-def collage_note(images: ImageSource, factor: int, *, stated: bool) -> str | None:
+def collage_note(sample: Pixels, factor: int, *, stated: bool) -> str | None:
     """Return a doubt about a collage factor that the images contradict, or None.
 
     Args:
-        images: The images as stored, uncut.
+        sample: Some images as stored, uncut (`sample_pixels`), [n, H, W, 3].
         factor: Images along a side of each.
         stated: Whether the user, the file or its folder states the factor. Only the seams of
             another grid contradict it then.
     """
-    sample = _sample(images)
-    if sample is None:
-        return None
     seen = find_seams(sample)
     # A stated factor of 1 means that collages stay whole, whatever seams they have.
     if seen and seen.factor != factor and not (stated and factor == 1):
@@ -105,7 +102,7 @@ def collage_note(images: ImageSource, factor: int, *, stated: bool) -> str | Non
     )
 
 
-def _sample(images: ImageSource) -> Pixels | None:
+def sample_pixels(images: ImageSource) -> Pixels | None:  # => [n, H, W, 3] uint8
     """Return some images of the same size from all over a set, or None if all are unreadable."""
     found: list[Pixels] = []
     for position in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).astype(int)):

@@ -13,7 +13,8 @@ from pathlib import Path
 from diver_trt.counted import counted
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import ModelClasses
-from diver_trt.distilled.collage import collage_note
+from diver_trt.distilled.class_map_doubts import class_map_doubts
+from diver_trt.distilled.collage import collage_note, sample_pixels
 from diver_trt.distilled.companion import recovered_folder
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.methods import find_method, recognise
@@ -22,9 +23,12 @@ from diver_trt.distilled.methods.plain import RECOVERED
 from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
 from diver_trt.distilled.tensor_files import find_tensor_files
-from diver_trt.distilled.tensor_set import SoftLabel, join_tensors, repeated_labels
+from diver_trt.distilled.tensor_set import SoftLabel, join_tensors
 from diver_trt.errors import DatasetError
 from diver_trt.manifest import JOURNAL, is_recovered, read_recovered
+
+_DARK = 32
+"""The largest pixel of a set below which its scale is doubted."""
 
 _MAX_TRIES = 1000
 """How many images to try before giving up on finding a readable one."""
@@ -188,13 +192,14 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
     # A method has another factor for ImageNet than for CIFAR, which the size tells apart.
     collage = stated or method.default_collage(min(_first_size(path, images)))
     notes = [method.advice] if method.advice else []
-    notes += [*found.notes, *repeated_labels(found.class_map)]
-    if doubt := collage_note(images, collage, stated=stated is not None):
-        notes.append(doubt)
+    notes += [*found.notes, *class_map_doubts(found.class_map, bundle)]
+    notes += _pixel_notes(images, collage, stated=stated is not None)
     if (folders := len(set(found.classes))) != len(found.class_map):
+        missing = min(set(range(len(found.class_map))) - set(found.classes))
         notes.append(
             f"it has {counted(folders, 'class folder')}, but {found.class_map.owner} "
-            f"{counted(len(found.class_map), 'class')}: is --classes right?"
+            f"{counted(len(found.class_map), 'class')} (no folder for class {missing}): is "
+            "--classes right?"
         )
     labels = dict(enumerate(found.class_map.labels))
     origin = Origin(method, collage=collage, notes=tuple(notes))
@@ -223,8 +228,7 @@ def _from_tensors(
     stated = options.collage or first.collage
     collage = stated or first.format.default_collage(min(first.size))
     notes, soft_label = [*found.notes], found.soft_label
-    if doubt := collage_note(found.images, collage, stated=stated is not None):
-        notes.append(doubt)
+    notes += _pixel_notes(found.images, collage, stated=stated is not None)
     # One label describes a whole collage, and its tiles go to the model one by one.
     if soft_label and collage > 1:
         soft_label = None
@@ -254,6 +258,22 @@ def _from_tensors(
         found.class_map.own_names,
     )
     return replace(dataset, soft_label=soft_label)
+
+
+def _pixel_notes(images: ImageSource, collage: int, *, stated: bool) -> list[str]:
+    """Return the doubts that the pixels of some images raise."""
+    sample = sample_pixels(images)
+    if sample is None:
+        return []
+    doubt = collage_note(sample, collage, stated=stated)
+    notes = [doubt] if doubt else []
+    # Values in 0 to 1 or 0 to 16 that were saved as bytes; plain black images are left alone.
+    if 0 < (largest := int(sample.max())) < _DARK:
+        notes.append(
+            f"its images are nearly black, with pixels of 0 to {largest} in place of 0 to 255: "
+            "were they saved in another scale?"
+        )
+    return notes
 
 
 def _assemble(

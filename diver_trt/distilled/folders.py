@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from diver_trt.counted import counted
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
@@ -88,14 +89,32 @@ def read_class_folders(
         raise DatasetError(numbering_needed(root, found.keys()))
     # Classes in the order of their indices: that of the folders' names is another one for wnids and
     # unpadded numbers.
-    files = {index: image_files(found[index], left_out) for index in sorted(found)}
+    by_class = {index: image_files(found[index], left_out) for index in sorted(found)}
+    files = tuple(path for paths in by_class.values() for path in paths)
     return ClassFolders(
         root,
         class_map,
-        tuple(path for paths in files.values() for path in paths),
-        tuple(index for index, paths in files.items() for _ in paths),
-        left_out.notes(),
+        files,
+        tuple(index for index, paths in by_class.items() for _ in paths),
+        (*left_out.notes(), *_same_names(root, files)),
     )
+
+
+def _same_names(root: Path, files: Sequence[Path]) -> list[str]:
+    """Return a note on images whose names differ in their suffix alone: `0.jpg` and `0.png`."""
+    first: dict[str, Path] = {}
+    twins = []
+    for file in files:
+        other = first.setdefault(str(file.with_suffix("")), file)
+        if other is not file:
+            twins.append((other, file))
+    if not twins:
+        return []
+    names = " and ".join(file.relative_to(root).as_posix() for file in twins[0])
+    return [
+        f"the names of {counted(len(twins), 'image')} differ from another one's in the suffix "
+        f"alone, such as {names}, and both are read: is one a copy in another format?"
+    ]
 
 
 @dataclass(frozen=True, slots=True)

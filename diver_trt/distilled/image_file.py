@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -85,10 +86,13 @@ def read_image(path: Path) -> Pixels:
         return _upright(pixels, image)
 
 
-def check_image(path: Path) -> str:
-    """Check an image at a fraction of the cost of `read_image`, and return the file's SHA-256.
+def check_image(path: Path) -> tuple[str, tuple[int, int]]:
+    """Check an image at a fraction of the cost of `read_image`.
 
     May be called from several threads, but then inside `quiet()`.
+
+    Returns:
+        The file's SHA-256, and its `image_size`.
 
     Raises:
         DatasetError: If `read_image` would refuse the file.
@@ -106,7 +110,7 @@ def check_image(path: Path) -> str:
             _load(path, image)
         # Of the same open file, so that the hash is that of the bytes that were checked.
         file.seek(0)
-        return stream_sha256(file)
+        return stream_sha256(file), _upright_size(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -116,10 +120,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DatasetError: If the header is not that of a supported image.
     """
     with quiet(), _header(path) as (image, _):
-        width, height = image.size
-        # Pillow would decode a PNG to find EXIF data behind its pixels.
-        stated = image.format != "PNG" or "exif" in image.info
-        return (height, width) if stated and _orientation(image) in _SWAPPED else (width, height)
+        return _upright_size(image)
 
 
 def decoding_bytes(path: Path) -> int:
@@ -332,6 +333,20 @@ def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    # Pillow would decode a PNG to find EXIF data behind its pixels.
+    stated = image.format != "PNG" or "exif" in image.info
+    swapped = stated and _orientation(image) in _SWAPPED
+    return _shared_size(height, width) if swapped else _shared_size(width, height)
+
+
+@lru_cache(maxsize=1024)
+def _shared_size(width: int, height: int) -> tuple[int, int]:
+    # One tuple for all images of a size: a set may have a million.
+    return width, height
 
 
 def _orientation(image: Image.Image) -> object:

@@ -33,7 +33,7 @@ SUFFIXES = READ_SUFFIXES + _OTHER_SUFFIXES
 HEAD_BYTES = 64
 """Bytes of a file that `kind_of` needs."""
 
-LFS_POINTER = "a Git LFS pointer"
+LFS_POINTER, MARKUP = "a Git LFS pointer", "a text with markup"
 
 _SIGNATURES = (
     (0, b"%!PS", "PostScript"),
@@ -71,7 +71,7 @@ _SIGNATURES = (
     (0, b"version https://git-lfs", LFS_POINTER),
 )
 # An SVG, or the page of a login or an error that was saved under an image's name.
-_MARKUP = (b"<svg", b"<?xml", b"<!doctype", b"<html")
+_TAGS = (b"<svg", b"<?xml", b"<!doctype", b"<html")
 
 
 def kind_of(head: bytes) -> str | None:
@@ -84,6 +84,6 @@ def kind_of(head: bytes) -> str | None:
         if head.startswith(signature, offset):
             return name
     # Spaces and a byte order mark may come before the first tag.
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_MARKUP):
-        return "a text with markup"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_TAGS):
+        return MARKUP
     return None

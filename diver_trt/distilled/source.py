@@ -46,11 +46,15 @@ class Checked:
         sha256: Of the file, or of the row as it is stored; empty if there is a problem with a file.
         clipped: Fraction of values that lay outside the range of pixels.
         problem: Why it cannot be read, or None.
+        size: Width and height of the image as it is stored, upright; None if there is a problem.
+        blank: Whether all its pixels have one colour; False for files, which are not decoded.
     """
 
     sha256: str
     clipped: float = 0.0
     problem: str | None = None
+    size: tuple[int, int] | None = None
+    blank: bool = False
 
 
 class ImageSource(Protocol):
@@ -162,9 +166,10 @@ def _check_small_file(path: Path) -> Checked | None:
 
 def _check_file(path: Path) -> Checked:
     try:
-        return Checked(check_image(path))
+        sha256, size = check_image(path)
     except DatasetError as error:
         return Checked("", problem=str(error))
+    return Checked(sha256, size=size)
 
 
 class StoredImages:
@@ -205,12 +210,17 @@ class StoredImages:
 
     def check(self) -> Iterator[Checked]:
         """Check every row."""
+        size = self.size(0)
         for position in range(len(self)):
             row = self._array[position]
             try:
-                yield Checked(_row_sha256(row), self._pixels(position, row)[1])
+                pixels, clipped = self._pixels(position, row)
             except DatasetError as error:
                 yield Checked(_row_sha256(row), problem=str(error))
+            else:
+                # One level of tolerance: pixels in 0 to 1 that are read as 0 to 255 have two.
+                blank = int(np.ptp(pixels, axis=(0, 1)).max()) <= 1
+                yield Checked(_row_sha256(row), clipped, size=size, blank=blank)
 
     def _pixels(self, position: int, row: NDArray[Any]) -> tuple[Pixels, float]:
         # Before the normalisation is undone, which would overflow float32.

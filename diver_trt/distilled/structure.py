@@ -99,7 +99,7 @@ def structure_of(path: Path, content: Content) -> TensorStructure:
 
 _EXPECTED = (
     "expected a tensor of images with its labels in a file beside it, a list of images and labels, "
-    "a dictionary with data, or arrays named images and labels"
+    "a dictionary with data, or arrays named images and labels, each as one tensor"
 )
 
 
@@ -292,6 +292,17 @@ def _describe(content: Content) -> str:
     if is_array(content):
         return describe_array(content)
     if isinstance(content, Mapping):
-        keys = ", ".join(shown(str(key)[:30]) for key in list(content)[:8])
-        return f"a dictionary of {keys or 'nothing'}"
-    return f"a list of {len(content)}" if isinstance(content, Sequence) else "no tensors"
+        keys = [shown(str(key)[:30]) + _instead(content, key) for key in list(content)[:8]]
+        return f"a dictionary of {', '.join(keys) or 'nothing'}"
+    if not isinstance(content, Sequence):
+        return "no tensors"
+    if len(content) == 2 and is_array(content[0]):
+        return f"a list of {_describe(content[0])} and {_describe(content[1])}"
+    return f"a list of {len(content)}"
+
+
+def _instead(content: Mapping[Any, Any], key: object) -> str:
+    """Return, in brackets, what a name of images or labels stands for in place of an array."""
+    value = content[key]
+    named = any(key in pair for pair in _NAMES)
+    return "" if not named or is_array(value) else f" ({_describe(value)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,17 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.counted import counted
 from diver_trt.distilled.arrays import Tensors
 from diver_trt.distilled.class_map import (
     IMAGENET_CLASSES,
     ClassMap,
     ModelClasses,
-    imagenet_subsets,
     is_imagenet,
     load_class_map,
     subset_needed,
     variant_of,
 )
+from diver_trt.distilled.class_map_doubts import class_map_doubts
 from diver_trt.distilled.labels import Labels
 from diver_trt.distilled.methods import missing_part
 from diver_trt.distilled.source import ImageSource, Joined, StoredImages
@@ -86,15 +86,15 @@ def join_tensors(
         )
     # Parts of one run usually have the same notes.
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-    notes += repeated_labels(class_map)
+    notes += class_map_doubts(class_map, bundle)
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if (missing := missing_part(names)) is not None:
         notes.append(f"part {missing} was not found: is the set complete?")
     if num_classes != len(class_map):
         notes.append(
-            f"its labels are of {num_classes} classes, but {class_map.owner} {len(class_map)}: is "
-            "--classes right?"
+            f"its labels are of {counted(num_classes, 'class')}, but {class_map.owner} "
+            f"{len(class_map)}: is --classes right?"
         )
     # Labels that begin at 1 leave class 0 empty, and give every image the class after its own.
     if absent := sorted(set(range(num_classes)) - set(indices)):
@@ -109,20 +109,6 @@ def join_tensors(
         soft_label=_soft_label(path, parts),
         notes=tuple(notes),
     )
-
-
-def repeated_labels(class_map: ClassMap) -> list[str]:
-    """Return a note if a file of classes gives several indices the same class."""
-    if class_map.name in imagenet_subsets():  # whose authors may have done so on purpose
-        return []
-    repeated = [label for label, count in Counter(class_map.labels).items() if count > 1]
-    if not repeated:
-        return []
-    indices = [i for i, label in enumerate(class_map.labels) if label == repeated[0]]
-    return [
-        f"{class_map.name} gives {len(indices)} indices ({', '.join(map(str, indices[:5]))}) the "
-        f"same class, {repeated[0]}: is that intended?"
-    ]
 
 
 def _require_alike(path: Path, parts: Sequence[Tensors]) -> None:

@@ -31,6 +31,10 @@ _FILLED = 0.25
 # Normalised photographs have a quarter and more of their values beyond -1 and 1, so a set that
 # fills -1 to 1 and never leaves it is not normalised.
 
+_BYTE_SCALE = 0.4
+"""Fraction of 0 to 255 that values have to reach, to be pixels of this scale."""
+# Lower ones may be on a scale of 0 to 16, as scikit-learn's digits are, or of percentages.
+
 _FEW, _MANY, _MOST = 0.1, 0.25, 0.5
 """Fractions of values outside the range of pixels."""
 # Unclamped optimisation leaves up to a tenth there: 6.8 % in DM's CIFAR-10 images.
@@ -78,7 +82,8 @@ def recognise(values: NDArray[Any]) -> Normalisation | None:
     # A range must be filled as well: normalised values may lie in 0 to 255, pixels in -1 to 1.
     for name, (first, last) in _RANGES.items():
         slack, empty = _TOLERANCE * (last - first), _FILLED * (last - first)
-        if first - slack <= low <= first + empty and last - empty <= high <= last + slack:
+        # Exclusive: -0.5 to 0.5 is a convention of its own, which is not recognised.
+        if first - slack <= low < first + empty and last - empty < high <= last + slack:
             return find_normalisation(name)
     return None
 
@@ -153,6 +158,11 @@ def read_range(path: Path, method: Method, values: NDArray[Any], default: Normal
     return Reading(default, f"{problem}: is --normalisation {default.name} right?")
 
 
+def is_mostly_outside(values: NDArray[Any], normalisation: Normalisation) -> bool:
+    """Return whether most values are outside the range of pixels once a normalisation is undone."""
+    return values.dtype != np.uint8 and outside(values, normalisation) > _MOST
+
+
 def outside(values: NDArray[Any], normalisation: Normalisation) -> float:
     """Return the fraction of values outside the range of pixels once a normalisation is undone."""
     mean, std = _of_channels(normalisation, values.shape[1])
@@ -180,10 +190,11 @@ def _fitting(values: NDArray[Any], default: Normalisation) -> Normalisation | No
     """Return the convention in which unclamped values are pixels of normal contrast."""
     # Not -1 to 1: normalised values of little contrast look the same. No other convention has
     # values of 0 to 255, so a low contrast is enough there.
-    for name, contrast in (("none", _NARROW), ("0to255", _BLANK)):
+    for name, contrast, least in (("none", _NARROW, 0.0), ("0to255", _BLANK, _BYTE_SCALE * 255)):
         convention = find_normalisation(name)
         if (
             not _alike(convention, default)
+            and values.max() >= least
             and outside(values, convention) <= _FEW
             and _deviation(values, convention) >= contrast
         ):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import Dataset
+from diver_trt.distilled.image_doubts import image_doubts
 from diver_trt.distilled.source import Checked
 from diver_trt.errors import DatasetError
 from diver_trt.progress import OnProgress
@@ -62,15 +63,18 @@ def check_images(
         notes.warn(f"note: {note}")
     notes.info("if that is wrong: --format, --classes, --normalisation, --collage")
     checked: list[Checked] = []
-    on_progress("checking", 0, len(dataset.samples))
+    count = len(dataset.images)  # with copies, there are more samples
+    on_progress("checking", 0, count)
     for found in dataset.images.check():
         if found.problem and not skip_bad:
             raise DatasetError(found.problem)
         checked.append(found)
-        on_progress("checking", len(checked), len(dataset.samples))
+        on_progress("checking", len(checked), count)
     if clipped := mean_clipped(checked):
         notes.warn(
             f"{clipped:.1%} of the values lie outside the range of pixels, as unclamped "
             "optimisation leaves them, and are clipped"
         )
+    for doubt in image_doubts(dataset, checked):
+        notes.warn(f"note: {doubt}")
     return checked

@@ -221,6 +221,13 @@ def _upright_rgb(image: Any, name: str) -> Any:
             ".seek(number) and .convert('RGB')"
         )
     plain = image.mode in ("RGB", "L", "1", "P")
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow's own conversion clips such values at 255, and cuts floats to whole numbers:
+        # https://pillow.readthedocs.io/en/stable/handbook/concepts.html#modes
+        raise DatasetError(
+            f"{name}: got a PIL image of mode {image.mode}, expected RGB; scale its values to 0 to "
+            "255 and make it uint8, since .convert('RGB') clips them"
+        )
     if not plain or transparent:
         raise DatasetError(
             f"{name}: got a PIL image of mode {image.mode}{' with transparency' if plain else ''}, "

@@ -323,3 +323,12 @@ def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:
 
 def test_notes_are_printed(dm: Path) -> None:
     assert "note: values lie in" in run("inspect", dm, "--normalisation", "none").stderr
+
+
+def test_doubts_about_single_images_are_printed_and_in_the_json(tmp_path: Path) -> None:
+    shutil.copytree(DISTILLED, tmp_path / "set")
+    shutil.copy(tmp_path / "set/3/0.png", tmp_path / "set/3/0 (1).png")
+    result = run("inspect", tmp_path / "set", "--json")
+    (note,) = json.loads(result.stdout)["notes"]
+    assert note.startswith("1 image is the same as an earlier one, such as 3/0.png and 3/0 (1).png")
+    assert f"note: {note}\n" in result.stderr

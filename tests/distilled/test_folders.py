@@ -11,6 +11,7 @@ from PIL import Image
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
+from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.folders import ClassFolders, read_class_folders
 from diver_trt.errors import DatasetError
 
@@ -281,3 +282,24 @@ def test_places_without_a_dataset_are_refused(tmp_path: Path, digits: Bundle) ->
     (tmp_path / "3").mkdir()
     with pytest.raises(DatasetError, match="holds no images"):
         read_class_folders(tmp_path, digits)
+
+
+def test_names_that_differ_in_their_suffix_alone_are_noted(
+    tree: Callable[..., Path], digits: Bundle
+) -> None:
+    both = ("0.jpg", "0.png", "1.png", "1b.png")
+    found = read_class_folders(tree("3", "4", files=both), digits)
+    assert len(found.files) == 8
+    assert found.notes == (
+        "the names of 2 images differ from another one's in the suffix alone, such as 3/0.jpg and "
+        "3/0.png, and both are read: is one a copy in another format?",
+    )
+
+
+def test_folders_numbered_from_1_are_noted(tree: Callable[..., Path], digits: Bundle) -> None:
+    """Each would be the class after its own; a tenth folder is refused."""
+    found = read_dataset(tree(*map(str, range(1, 10))), digits)
+    assert found.origin.notes == (
+        "it has 9 class folders, but the model has 10 classes (no folder for class 0): is "
+        "--classes right?",
+    )

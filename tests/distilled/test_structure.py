@@ -17,6 +17,8 @@ from diver_trt.errors import DatasetError
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, known_images
 
+IMAGES = torch.zeros(2, 3, 8, 8)
+
 
 def test_a_collage_that_a_file_names_is_held_to_the_limit_of_the_option(
     tmp_path: Path, digits: Bundle
@@ -206,3 +208,49 @@ def test_the_library_that_wrote_a_safetensors_file_is_not_a_method(
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     assert read_dataset(path, digits).origin.format.name == "arrays"
+
+
+@pytest.mark.parametrize("suffix", ["pt", "npz", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "refusal"),
+    [
+        (
+            b"<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title></html>",
+            "holds a text with markup, expected a file of tensors. It is a page of the website: "
+            "download the file again.",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "holds a Git LFS pointer, expected a file of tensors. Fetch the file with "
+            "`git lfs pull`.",
+        ),
+    ],
+)
+def test_what_a_download_left_in_place_of_a_file_is_named(
+    tmp_path: Path, digits: Bundle, suffix: str, content: bytes, refusal: str
+) -> None:
+    path = tmp_path / f"images_best.{suffix}"
+    path.write_bytes(content)
+    for given in (path, tmp_path):
+        with pytest.raises(DatasetError) as raised:
+            read_dataset(given, digits)
+        assert str(raised.value) == f"{path}: {refusal}"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"images": IMAGES, "labels": [0, 1]}, "a dictionary of images, labels (a list of 2)"),
+        ({"image": [*IMAGES, IMAGES[0]], "label": IMAGES}, "image (a list of 3), label;"),
+        ([IMAGES, [0, 1, 2]], "a list of float32[2, 3, 8, 8] and a list of 3"),
+        ({"images": IMAGES, "epoch": 3}, "a dictionary of images, epoch;"),
+    ],
+)
+def test_lists_in_place_of_tensors_are_named(
+    tmp_path: Path, digits: Bundle, content: object, found: str
+) -> None:
+    torch.save(content, tmp_path / "set.pt")
+    with pytest.raises(DatasetError) as raised:
+        read_dataset(tmp_path / "set.pt", digits)
+    assert found in str(raised.value)
+    assert str(raised.value).endswith("named images and labels, each as one tensor")

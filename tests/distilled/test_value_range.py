@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import Dataset, read_dataset
@@ -183,3 +184,57 @@ def test_the_fraction_outside_is_that_of_the_pixels() -> None:
     values = np.array([-0.1, 0, 0.5, 1, 1.01, 2, 2.1, 3], np.float32).reshape(1, 1, 2, 4)
     assert outside(values, find_normalisation("none")) == 4 / 8
     assert outside(values, find_normalisation("minus1to1")) == 3 / 8
+
+
+@pytest.mark.parametrize("largest", [16, 31, 100])
+@pytest.mark.parametrize("method", ["arrays", "mtt", "idc"])
+def test_other_scales_are_not_taken_for_dark_pixels_of_0_to_255(method: str, largest: int) -> None:
+    """scikit-learn's digits have values of 0 to 16."""
+    values = largest * scaled(32, "none").numpy()
+    default = find_normalisation("cifar10" if method == "mtt" else "none")
+    with pytest.raises(DatasetError, match="does not state their normalisation"):
+        read_range(Path("a"), METHODS[method], values, default)
+    # Dark, but beyond any other scale.
+    reading = read_range(Path("a"), METHODS[method], 150 * values / largest, default)
+    assert reading.normalisation.name == "0to255"
+
+
+def test_values_of_minus_a_half_to_a_half_are_not_taken_for_those_of_minus_one_to_one() -> None:
+    values = scaled(32, "none").numpy()
+    assert (values.min(), values.max()) == (0, 1)
+    assert recognise(values - 0.5) is None
+    assert recognise(1.2 * (values - 0.5)) == find_normalisation("minus1to1")
+
+
+@pytest.mark.parametrize(
+    ("save", "collage"), [(methods.listed("data.pt"), 1), (methods.listed("data_20000.pt"), 2)]
+)
+def test_images_standardised_one_by_one_are_refused_by_methods_that_never_normalise(
+    tmp_path: Path, digits: Bundle, save: Any, collage: int
+) -> None:
+    """They look whitened, and read as pixels nearly all of them would be black or white."""
+    images = scaled(32, "none")
+    mean, std = images.mean((1, 2, 3), keepdim=True), images.std((1, 2, 3), keepdim=True)
+    path = save(tmp_path, (images - mean) / std, CLASSES)
+    with pytest.raises(DatasetError, match=r"looks ZCA-whitened .* If it is not whitened, add"):
+        read_dataset(path, digits, ReadOptions(collage=collage))
+    stated = read_dataset(path, digits, ReadOptions(collage=collage, normalisation="0.5:0.25"))
+    assert any("if they are whitened" in note for note in stated.origin.notes)
+
+
+@pytest.mark.parametrize("largest", [1, 16])
+def test_pixels_saved_in_another_scale_are_doubted(
+    tmp_path: Path, digits: Bundle, largest: int
+) -> None:
+    """`(image * 1).astype(np.uint8)` of values in 0 to 1, and scikit-learn's digits as bytes."""
+    images = np.rint(known_images(20, 32) / 255 * largest).astype(np.uint8)
+    doubt = f"its images are nearly black, with pixels of 0 to {largest} in place of 0 to 255: "
+    for number, (image, index) in enumerate(zip(images, CLASSES, strict=True)):
+        (tmp_path / "set" / str(index)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "set" / str(index) / f"{number}.png")
+    np.savez(tmp_path / "set.npz", images=images, labels=CLASSES)
+    for path in (tmp_path / "set", tmp_path / "set.npz"):
+        notes = read_dataset(path, digits).origin.notes
+        assert any(note.startswith(doubt) for note in notes)
+    bright = read_dataset(npz(tmp_path, scaled(32, "none"), CLASSES), digits)
+    assert not bright.origin.notes

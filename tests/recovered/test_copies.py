@@ -44,6 +44,20 @@ def test_the_manifest_says_which_image_each_copy_is_of(few: Path, tmp_path: Path
     assert sources["00003/00007"] == sources["00003/00003"] == "3/3.png"
 
 
+def test_the_check_counts_distilled_images_and_not_copies(few: Path, tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    recover_folder(
+        few,
+        tmp_path / "out",
+        copies=3,
+        on_note=lambda _: None,
+        on_progress=lambda *call: calls.append(call),
+        stopping=lambda: True,
+    )
+    checks = [(done, total) for phase, done, total in calls if phase == "checking"]
+    assert checks == [(done, 10) for done in range(11)]
+
+
 def test_an_interrupted_run_and_shards_give_the_same_copies(
     few: Path, tmp_path: Path, fail_after: Callable[..., None]
 ) -> None:

@@ -210,7 +210,15 @@ ONE, TWO = (np.zeros((count, 32, 32, 3), np.uint8) for count in (1, 2))
             {},
             "image 0: got a PIL image of mode RGBA, expected RGB",
         ),
-        ([Image.new("I", (32, 32))], [1], {}, "image 0: got a PIL image of mode I, expected RGB"),
+        *(
+            (
+                [Image.new(mode, (32, 32))],
+                [1],
+                {},
+                f"image 0: got a PIL image of mode {mode}, .* clips",
+            )
+            for mode in ("I", "I;16", "F")
+        ),
         ([ONE[0, 0]], [1], {}, r"image 0: got uint8\[32, 3\], expected uint8"),
         ([None], [1], {}, "image 0: got object"),
         (["0.png"], [1], {}, "image 0: got"),
