@@ -202,10 +202,19 @@ def copy_checked(name: str, values: NDArray[np.generic], buffer: NDArray[np.gene
     Raises:
         EngineError: If its type or shape differs from the buffer's.
     """
+    require_fit(name, values, buffer)
+    np.copyto(buffer, values)
+
+
+def require_fit(name: str, values: NDArray[np.generic], buffer: NDArray[np.generic]) -> None:
+    """Refuse an array that is not of an input's type and shape.
+
+    Raises:
+        EngineError: If its type or shape differs from the buffer's.
+    """
     # numpy would broadcast a smaller array and cast another type, both silently.
     if values.dtype != buffer.dtype or values.shape != buffer.shape:
         raise EngineError(
             f"{name}: got {describe(values)}, but the engine was opened for {describe(buffer)}; "
             "open it for that batch, or convert"
         )
-    np.copyto(buffer, values)

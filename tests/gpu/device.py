@@ -26,15 +26,16 @@ def gpu() -> Gpu | None:
 
 
 @cache
-def rtx_lists_it() -> bool:
-    """Return whether TensorRT-RTX says that it compiles for this GPU."""
+def rtx_lists_it() -> bool | None:
+    """Return whether TensorRT-RTX says that it compiles for this GPU; None without one of both."""
     found = gpu()
+    if found is None:
+        return None
     try:
-        return found is not None and hasattr(
-            import_tensorrt("rtx").ComputeCapability, found.compute_capability.upper()
-        )
+        capabilities = import_tensorrt("rtx").ComputeCapability
     except DiverError:
-        return False
+        return None
+    return hasattr(capabilities, found.compute_capability.upper())
 
 
 needs_gpu = pytest.mark.skipif(

@@ -25,7 +25,7 @@ from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.runtime.backends.tensorrt.target import resolve_target
 from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL, save_random_pipeline
-from tests.gpu.device import gpu, linked, needs_cuda_provider, needs_gpu, rtx_lists_it
+from tests.gpu.device import linked, needs_cuda_provider, needs_gpu, rtx_lists_it
 
 pytestmark = pytest.mark.gpu
 
@@ -118,7 +118,7 @@ def test_the_device_takes_what_the_plan_says(
 
 
 @pytest.mark.skipif(
-    gpu() is None or rtx_lists_it(), reason="needs a CUDA device that TensorRT-RTX does not list"
+    rtx_lists_it() is not False, reason="needs a CUDA device that TensorRT-RTX does not list"
 )
 def test_a_gpu_that_rtx_does_not_list_is_refused_in_words(digits: Bundle) -> None:
     """For compute capability 9.0 or similar, the builder says so and compiles for no other GPU."""

@@ -22,7 +22,14 @@ from diver_trt.runtime.backends.onnx_cuda import CUDA_OPTIONS, UNFIT_OPTIMIZERS,
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
-from diver_trt.runtime.engine import DEFAULT_BATCH, Denoiser, Opened, Placement, copy_checked
+from diver_trt.runtime.engine import (
+    DEFAULT_BATCH,
+    Denoiser,
+    Opened,
+    Placement,
+    copy_checked,
+    require_fit,
+)
 from diver_trt.runtime.microbatches import MicrobatchedDenoiser, microbatch_size
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
@@ -285,9 +292,11 @@ class _Buffer:
         )
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
-        copy_checked(name, values, self._host)
-        if not self._on_host:
-            self.value.update_inplace(self._host)
+        if self._on_host:
+            copy_checked(name, values, self._host)
+        else:
+            require_fit(name, values, self._host)
+            self.value.update_inplace(np.ascontiguousarray(values))
 
     def read(self) -> NDArray[np.generic]:
         if not self._on_host:
