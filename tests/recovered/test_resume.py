@@ -59,7 +59,7 @@ def test_a_finished_run_has_nothing_left_to_do(few: Path, tmp_path: Path) -> Non
         (("--gamma", 0.02), "recipe gamma 0.1, and this one has recipe gamma 0.02"),
         (("--layout", "npz"), 'layout name "index", and this one has layout name "npz"'),
         (("--size", 16), "layout size 32, and this one has layout size 16"),
-        (("--shard", "1/2"), "shard null, and this one has shard {"),
+        (("--shard", "1/2"), "shard none, and this one has shard 1/2"),
         (("--collage", 2), "source collage 1, and this one has source collage 2"),
     ],
 )

@@ -47,9 +47,7 @@ def with_fused_nodes(graph: Path, precision: Precision) -> Path | bytes:
     try:
         required("onnx_ir", "gpu", "fusing the nodes of a graph", "onnx-ir")
     except MissingExtraError as missing:
-        warnings.warn(
-            f"steps take a quarter longer than necessary: {missing}", RuntimeWarning, stacklevel=2
-        )
+        warnings.warn(f"steps take longer than necessary: {missing}", RuntimeWarning, stacklevel=2)
         return graph
     from diver_trt.runtime.backends.onnx_fusion import fused
 

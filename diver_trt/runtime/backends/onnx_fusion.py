@@ -10,7 +10,7 @@ graph:
 - Layer normalisation, scale and shift (adaLN; DiT, arXiv 2212.09748, section 3.2) become one
   LayerNormalization whose weights are those of an image.
 
-A step of DiT-XL/2 in fp16 takes 0.8 of the time with both: benchmarks/README.md, "On a GPU". The
+A step of DiT-XL/2 in fp16 takes 0.8 of its time with both: benchmarks/README.md, "On a GPU". The
 operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
