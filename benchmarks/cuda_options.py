@@ -18,7 +18,7 @@ import numpy as np
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.runtime.backends.onnx_cuda import UNFIT_OPTIMIZERS, with_fused_nodes
-from diver_trt.runtime.backends.onnx_package import import_onnxruntime
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime, read_weights_from
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda
 
 PLAIN = {"use_tf32": "0"}
@@ -56,9 +56,7 @@ def measure(
     """Return the seconds of every run on random inputs, and what holds the device's memory."""
     quiet = runtime.SessionOptions()
     quiet.log_severity_level = 3
-    quiet.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
-    )
+    read_weights_from(quiet, bundle.path)
     graph = bundle.path / f"{network}.onnx"
     session = runtime.InferenceSession(
         with_fused_nodes(graph, bundle.precision) if fused else graph,

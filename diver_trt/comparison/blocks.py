@@ -25,7 +25,7 @@ from diver_trt.comparison.metrics import Difference, difference
 from diver_trt.errors import BundleError
 from diver_trt.packages import required
 from diver_trt.runtime.backends.failures import reported
-from diver_trt.runtime.backends.onnx_package import import_onnxruntime
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime, read_weights_from
 
 Float32 = NDArray[np.float32]
 
@@ -84,10 +84,7 @@ class GraphProbe:
         )
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors only
-        # A model from bytes has no folder in which to look for its external weights.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(bundle.path.resolve())
-        )
+        read_weights_from(options, bundle.path)
         # On the CPU for every engine: what is looked into is its graph, and not the engine.
         with reported("ONNX Runtime", "cannot open the denoiser with its places"):
             self._session: Any = runtime.InferenceSession(

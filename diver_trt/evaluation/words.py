@@ -16,7 +16,7 @@ def heading(evaluation: Evaluation) -> Iterator[str]:
     labels = "hard labels" if evaluation.teacher is None else "labels of a teacher"
     mirrored = "" if "flip" in protocol.augmentations else ", no mirror images"
     yield f"protocol {protocol.name}: {protocol.title}; {labels}{mirrored}"
-    # One training has no deviation.
+    # The deviation of a single training is undefined.
     trainings = f"mean ± deviation of {len(evaluation.seeds)} trainings"
     yield (
         f"accuracy in % on {counted(test.images, 'image')} of {counted(test.classes, 'class')} "

@@ -237,5 +237,5 @@ def _decibels(figure: float | None, ssim: float | None) -> str:
 def _code(foreign: str) -> str:
     """Return untrusted text as a code span, which a backtick would end and `|` a table's cell."""
     if not foreign:
-        return "(empty)"  # Markdown has no empty code span
+        return "(empty)"  # an empty code span cannot be written in Markdown
     return f"`{re.sub('[`|]', ' ', printable(foreign))}`"

@@ -45,6 +45,11 @@ def recover(bundle: Bundle, images: Any, engine: str) -> NDArray[np.uint8]:
         return np.stack([sample.image for sample in recoverer(images, LABELS)])
 
 
+def psnr(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Return the peak signal-to-noise ratio of all pixels, in dB."""
+    return float(10 * np.log10(255**2 / np.square(found - expected).mean()))
+
+
 @needs_gpu
 def test_an_engine_recovers_what_the_reference_does(
     built: Bundle, digits: Bundle, images: Any
@@ -54,8 +59,7 @@ def test_an_engine_recovers_what_the_reference_does(
         recover(digits, images, "onnx").astype(float),
     )
     assert np.abs(found - expected).mean() < 1
-    psnr = 10 * np.log10(255**2 / np.square(found - expected).mean())
-    assert psnr >= 40
+    assert psnr(found, expected) >= 40
 
 
 @needs_cuda_provider
@@ -66,8 +70,7 @@ def test_fused_nodes_recover_what_the_graph_does(
     found = recover(half, images, "onnx-cuda").astype(float)
     monkeypatch.setattr(onnx_backend, "with_fused_nodes", lambda graph, precision: graph)
     expected = recover(half, images, "onnx-cuda").astype(float)
-    psnr = 10 * np.log10(255**2 / np.square(found - expected).mean())
-    assert psnr >= 40
+    assert psnr(found, expected) >= 40
 
 
 @needs_cuda_provider

@@ -19,7 +19,7 @@ from diver_trt.graph_file import require_tensors, require_utf8
 from diver_trt.runtime.backends import BACKENDS, Finding
 from diver_trt.runtime.backends.failures import reported
 from diver_trt.runtime.backends.onnx_cuda import CUDA_OPTIONS, UNFIT_OPTIMIZERS, with_fused_nodes
-from diver_trt.runtime.backends.onnx_package import import_onnxruntime
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime, read_weights_from
 from diver_trt.runtime.backends.tensorrt.cuda import on_jetson, present_gpu
 from diver_trt.runtime.cores import available_cores, cores_are_idle
 from diver_trt.runtime.engine import (
@@ -333,10 +333,7 @@ def _open_session(
     model: Path | bytes = graph
     if device == "cuda":
         model = with_fused_nodes(graph, bundle.precision)
-        # A model from bytes has no folder in which to look for its external weights.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(graph.parent.resolve())
-        )
+        read_weights_from(options, graph.parent)
     with reported("ONNX Runtime", f"cannot open the {network}"):
         session = runtime.InferenceSession(
             model,

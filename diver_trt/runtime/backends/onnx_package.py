@@ -1,10 +1,11 @@
-"""Importing ONNX Runtime, which two packages install into the same folder."""
+"""ONNX Runtime: importing it, which two packages install into one folder, and models from bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 from diver_trt.errors import EngineError, MissingExtraError
@@ -53,6 +54,18 @@ def import_onnxruntime(extra: str = "cpu") -> Any:
         with contextlib.redirect_stdout(io.StringIO()):
             onnxruntime.preload_dlls()
     return onnxruntime
+
+
+def read_weights_from(options: Any, folder: Path) -> None:
+    """Let a session that is opened from bytes read its external weights from a folder.
+
+    Args:
+        options: The session's options.
+        folder: The folder of the weights, which ONNX Runtime knows only for a model from a file.
+    """
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder.resolve())
+    )
 
 
 def installed_packages() -> list[str]:
