@@ -6,11 +6,13 @@ never tried there.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -225,7 +227,7 @@ class _Compiler:
         self._bundle, self._device = bundle, device
         self._version = str(runtime.__version__)
         with reported("OpenVINO", "cannot start"):
-            self._core: Any = runtime.Core()
+            self._core = _core(runtime)
             devices = list(self._core.available_devices)
         # A machine with two GPUs has GPU.0 and GPU.1; GPU alone is then the first one.
         if device not in {found.partition(".")[0] for found in devices}:
@@ -309,6 +311,19 @@ class _Compiler:
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{network}-{digest[:32]}.blob"
+
+
+@cache
+def _core(runtime: Any) -> Any:
+    """Return the only `Core` of this process, which is never freed."""
+    core = runtime.Core()
+    # On Linux its CPU plugin gives the thread that loads it a stack for signal handlers, and unmaps
+    # that stack when the Core is freed. If another Core was opened meanwhile, or another thread
+    # frees it, signals still use the stack, and the next Ctrl-C is a segmentation fault:
+    # https://github.com/openvinotoolkit/openvino/blob/master/src/plugins/intel_cpu/src/sigstack_manager.cpp
+    # Nor may a forked process free it at its end: it would wait for threads that it does not have.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    return core
 
 
 def _found(ports: Any) -> list[Found]:

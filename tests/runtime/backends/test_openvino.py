@@ -140,8 +140,7 @@ sys.stdout.buffer.write(request.infer({"latent": latent})["image"].tobytes())
 def test_openvino_itself_would_compute_with_a_damaged_network(digits: Bundle, cache: Path) -> None:
     """Why what is kept has a hash: without this, the next test would prove nothing.
 
-    In a process of its own, since the damage also overwrites memory that is not the network's: a
-    worker that had done this died minutes later of the next signal.
+    In a process of its own, which the damage may crash.
     """
     expected = output_of(OpenVinoSession(digits, 1))
     (path,) = cache.iterdir()
@@ -262,6 +261,54 @@ def test_a_broken_package_is_named_with_the_way_out(
         OpenVinoSession(digits, 1)
 
 
+_A_SIGNAL_AFTERWARDS = """
+import gc, os, signal
+from threading import Thread
+from diver_trt.bundle import Bundle
+from diver_trt.digits import default_bundle
+from diver_trt.runtime.backends.openvino import OpenVinoSession
+
+def opened():
+    session = OpenVinoSession(Bundle.open(default_bundle()), 1)
+    return [session, session.open("decoder")]
+
+def free(part):
+    part.pop().close()
+    part.clear()
+    gc.collect()
+
+first, second = opened(), opened()
+{free}
+seen = []
+signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+os.kill(os.getpid(), signal.SIGTERM)
+assert seen == [signal.SIGTERM]
+if os.fork() == 0:
+    raise SystemExit(7)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize(
+    "free",
+    [
+        "free(second); free(first)",
+        "free(first); free(second)",
+        "for part in (first, second): thread = Thread(target=free, args=[part]); thread.start(); "
+        "thread.join()",
+    ],
+    ids=["in reverse order", "in order", "in other threads"],
+)
+def test_signals_and_forks_are_survived_once_sessions_are_freed(free: str) -> None:
+    """A Core that is freed may unmap the stack of signal handlers while it is in use."""
+    code = _A_SIGNAL_AFTERWARDS.format(free=free)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
 def test_auto_takes_it_on_the_cpu_alone(digits: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "available", AVAILABLE)
     with Recoverer(digits, QUICK, engine="auto") as recoverer:
@@ -273,7 +320,7 @@ def test_auto_takes_it_on_the_cpu_alone(digits: Bundle, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["openvino-gpu", "openvino-npu"])
 def test_a_device_that_is_not_here_is_named(digits: Bundle, name: str) -> None:
-    devices = import_openvino().Core().available_devices
+    devices = openvino_engine._core(import_openvino()).available_devices
     if any(found.startswith(openvino_engine.DEVICES[name]) for found in devices):
         pytest.skip("it is here")
     with pytest.raises(
