@@ -80,6 +80,11 @@ def _denoiser(figures: Figures, tolerances: Tolerances) -> list[str]:
         return [f"{where}: {_place(first, figures.stages)} {compared}"]
     if not failing and tolerances.change.holds(figures.median_change):
         return []
+    if not figures.stages:
+        return [
+            f"{where}: the reference runs the same graph, so the fault lies in an engine's "
+            "computation of it; --model compares block by block"
+        ]
     prediction = figures.stages[-1].difference.relative_l2
     return [
         f"{where}: every block holds and the prediction is a relative {prediction:.1e} away "

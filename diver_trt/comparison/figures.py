@@ -58,7 +58,7 @@ class Figures:
         stage_step: The step whose blocks are compared: the teacher-forced step with the largest
             relative L2.
         stages: The places of the denoiser in that step, in order, on the image with the largest
-            difference.
+            difference; empty if the reference runs the same graph.
         images: The final image of every input.
     """
 
@@ -88,14 +88,18 @@ class Figures:
 
 
 def measure(
-    reference: Reference, trial: Trial, probe: Probe, inputs: Inputs, place_tolerance: float
+    reference: Reference,
+    trial: Trial,
+    probe: Probe | None,
+    inputs: Inputs,
+    place_tolerance: float,
 ) -> Figures:
     """Return the figures of an engine.
 
     Args:
         reference: The reference, finite throughout.
         trial: The engine's run on the inputs, and on the reference's own values.
-        probe: The engine's denoiser.
+        probe: The engine's denoiser, or None if the reference runs the same graph.
         inputs: The images that both were given.
         place_tolerance: Relative L2 up to which a place of the denoiser agrees with the reference.
 
@@ -110,7 +114,11 @@ def measure(
         steps=steps,
         replay=_replay_error(trial.recording),
         stage_step=worst,
-        stages=_compare_blocks(reference, trial, probe, inputs, worst, place_tolerance),
+        stages=(
+            _compare_blocks(reference, trial, probe, inputs, worst, place_tolerance)
+            if probe is not None
+            else ()
+        ),
         images=tuple(
             image_difference(ours, theirs)
             for ours, theirs in zip(trial.recording.images, reference.recording.images, strict=True)

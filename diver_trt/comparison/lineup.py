@@ -214,6 +214,7 @@ def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Pa
         open_bundle,
         lambda: GraphProbe(bundle),
         batch,
+        probed=bundle.networks["denoiser"].files,
     )
 
 

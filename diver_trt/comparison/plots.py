@@ -75,9 +75,15 @@ def _draw_step_limits(axes: Any, comparisons: Sequence[Comparison]) -> float:
 
 
 def blocks_plot(comparisons: Sequence[Comparison]) -> str:
-    """Return the error at every place of the denoiser, in the worst step, as SVG."""
+    """Return the error at every place of the denoiser, in the worst step, as SVG.
+
+    Args:
+        comparisons: In the order of their colours. One or more have places, the others are left
+            out.
+    """
     figure, (axes,) = new_axes(1, "Place in the denoiser", "Relative L2 of the residual stream")
-    for i, comparison in enumerate(comparisons):
+    drawn = [(i, one) for i, one in enumerate(comparisons) if one.figures.stages]
+    for i, comparison in drawn:
         errors = [stage.difference.relative_l2 for stage in comparison.figures.stages]
         label = f"{legend_label(comparison.name)}, step {comparison.figures.stage_step}"
         axes.plot(
@@ -92,7 +98,7 @@ def blocks_plot(comparisons: Sequence[Comparison]) -> str:
     # The places of a block follow each other, and its label stands at the first one:
     # "block 1" for "block 1, attention" and "block 1, MLP".
     ticks: dict[str, int] = {}
-    for at, stage in enumerate(comparisons[0].figures.stages):
+    for at, stage in enumerate(drawn[0][1].figures.stages):
         ticks.setdefault(stage.place.rpartition(",")[0] or stage.place, at)
     *blocks, last = ticks
     labels = [*blocks[:: max(1, round(len(blocks) / 14))], last]

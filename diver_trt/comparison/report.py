@@ -56,7 +56,9 @@ def render(result: Result) -> str:
             ],
             # Without comparisons every engine failed while it ran, and there is nothing to plot.
             steps_plot=steps_plot(comparisons, result.recipe) if comparisons else "",
-            blocks_plot=blocks_plot(comparisons) if comparisons else "",
+            blocks_plot=(
+                blocks_plot(comparisons) if any(one.figures.stages for one in comparisons) else ""
+            ),
             spread_plot=spread_plot(comparisons, result.reference_images) if comparisons else "",
             samples={
                 comparison.name: worst_samples(comparison, result) for comparison in comparisons

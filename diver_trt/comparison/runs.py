@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import Probe
 from diver_trt.comparison.inputs import Inputs
+from diver_trt.files import FileRecord
 from diver_trt.method.process import Process
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, from_network
@@ -50,6 +51,7 @@ class Participant:
         open: Opens a session on it.
         probe: Opens its denoiser for reading intermediate values.
         batch: Images per batch of its sessions.
+        probed: The files that `probe` reads; empty for the torch model.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Participant:
     open: Callable[[], Session]
     probe: Callable[[], Probe]
     batch: int
+    probed: tuple[FileRecord, ...] = ()
 
     def schedule(self, recipe: Recipe) -> Schedule:
         """Return the steps of its process under a recipe."""

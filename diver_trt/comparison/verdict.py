@@ -149,7 +149,10 @@ def compare_engine(
     tolerances = tolerances_for(participant.precision, reference.participant.precision)
     # bfloat16 is not judged: without a limit, no place counts as swapped.
     place_tolerance = tolerances.place.value if tolerances else np.inf
-    figures = measure(reference, trial, participant.probe(), inputs, place_tolerance)
+    # Probes run on ONNX Runtime's CPU engine, where one graph equals itself whatever engines do.
+    same_graph = participant.probed == reference.participant.probed != ()
+    probe = None if same_graph else participant.probe()
+    figures = measure(reference, trial, probe, inputs, place_tolerance)
     checks = judge(figures, tolerances, inputs.keys) if tolerances else ()
     passed = all(check.passed for check in checks)
     return Comparison(

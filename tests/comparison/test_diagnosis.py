@@ -105,6 +105,13 @@ def test_a_fault_that_only_the_changes_show_concerns_all_steps() -> None:
     assert cause.startswith("all steps: every block holds")
 
 
+def test_a_fault_between_two_engines_of_one_graph_lies_in_an_engine() -> None:
+    assert diagnose(replace(RIGHT, steps=with_steps(4), stages=()), SINGLE) == (
+        "step 4: the reference runs the same graph, so the fault lies in an engine's computation "
+        "of it; --model compares block by block",
+    )
+
+
 def test_networks_come_in_a_recoverys_order_and_hide_no_step() -> None:
     figures = replace(
         RIGHT,

@@ -159,6 +159,18 @@ def test_blocks_are_labelled_where_their_first_place_is(result: Result) -> None:
     assert gaps == pytest.approx([gaps.mean()] * 3)
 
 
+def test_an_engine_on_the_reference_s_graph_has_no_blocks(result: Result) -> None:
+    without = [
+        replace(one, figures=replace(one.figures, stages=())) for one in result.comparisons[:2]
+    ]
+    page = render(replace(result, comparisons=(without[0], result.comparisons[1])))
+    assert page.count("<figure>") == 3
+    assert page.count("runs the reference's own graph") == 1
+    page = render(replace(result, comparisons=tuple(without)))
+    assert page.count("<figure>") == 2
+    assert page.count("runs the reference's own graph") == 2
+
+
 def test_the_plots_take_the_page_s_own_colour(page: str) -> None:
     assert "#123456" not in page
     assert page.count("currentColor") > 50

@@ -17,7 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison import torch_engine
 from diver_trt.comparison.figures import mean_psnr
 from diver_trt.comparison.inputs import Inputs
-from diver_trt.comparison.lineup import bundle_participant, line_up, torch_participant
+from diver_trt.comparison.lineup import Lineup, bundle_participant, line_up, torch_participant
 from diver_trt.comparison.tolerances import TOLERANCES, Limit
 from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import compare_lineup
@@ -105,6 +105,24 @@ def test_the_batch_changes_no_figure(ten: Held, digits: Bundle) -> None:
     assert [image.max_levels for image in by_four.figures.images] == [
         image.max_levels for image in ten(digits).figures.images
     ]
+
+
+def test_engines_of_one_graph_are_not_compared_block_by_block(
+    digits: Bundle, rounded: Bundle, inputs: Inputs
+) -> None:
+    """The graph would be compared with itself, and never differ."""
+    reference, again, other = (
+        bundle_participant(name, "onnx", bundle, 1)
+        for name, bundle in (("a", digits), ("b", digits), ("c", rounded))
+    )
+    recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
+    _, (same, differs), _ = compare_lineup(
+        Lineup(reference, (again, other), ()), first(inputs, 1), recipe
+    )
+    assert same.verdict == "passed" and same.figures.stages == ()
+    assert "block by block" not in {check.subject for check in same.checks}
+    assert max(stage.difference.relative_l2 for stage in differs.figures.stages) > 1e-5
+    assert "block by block" in failed(differs)
 
 
 def test_rounding_alone_is_not_blamed_on_a_block(
