@@ -34,6 +34,7 @@ from diver_trt.manifest import TOOL
 from diver_trt.packages import installed, required
 from diver_trt.records import Tool
 from diver_trt.structs import dump
+from diver_trt.whole_number import whole_number
 
 SAME_RUNS_SINCE = 2
 """Part of every run's key. A change of the training raises it: earlier runs are then not reused."""
@@ -143,15 +144,12 @@ def plan_evaluation(
             f"architectures is {architectures!r}; expected a list of names, such as "
             f"[{architectures!r}]"
         )
-    if isinstance(seeds, bool) or not isinstance(seeds, int):
-        raise UsageError(f"seeds is {shown_value(seeds)}; expected how many there are, 1 or more")
+    seeds, first_seed = _at_least(1, "seeds", seeds), _at_least(0, "first_seed", first_seed)
     if not train or not architectures:
         raise UsageError(
             f"found {len(train)} training sets and {len(architectures)} architectures; expected "
             "one or more of each"
         )
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: expected a whole number, 1 or more")
     if distilled_with is not None:
         find_architecture(distilled_with, "--distilled-with")
     # What is named twice is trained once.
@@ -173,6 +171,15 @@ def plan_evaluation(
         teacher=None if teacher is None else Teacher(teacher, test.classes, test.side),
         test_name=test_name,
     )
+
+
+def _at_least(least: int, name: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None or number < least:
+        raise UsageError(
+            f"{name} is {shown_value(value)}; expected a whole number, {least} or more"
+        )
+    return number
 
 
 def require_packages(architectures: Sequence[Architecture]) -> None:
