@@ -5,6 +5,8 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
+from diver_trt.errors import UsageError, shown_value
+
 
 def whole_number(value: Any) -> int | None:
     """Return a whole number as an int, or None for anything else: a float, a text, a bool."""
@@ -15,3 +17,23 @@ def whole_number(value: Any) -> int | None:
         return index(value)
     except (TypeError, ValueError):
         return None
+
+
+def at_least(least: int, name: str, value: object, also: str = "") -> int:
+    """Return a whole number as an int.
+
+    Args:
+        least: The smallest that is accepted.
+        name: What messages call it.
+        value: What a caller gave.
+        also: What the caller may give instead, for messages: `", or None"`.
+
+    Raises:
+        UsageError: If it is anything else, or less than that; it begins with the name.
+    """
+    number = whole_number(value)
+    if number is None or number < least:
+        raise UsageError(
+            f"{name} is {shown_value(value)}; expected a whole number, {least} or more{also}"
+        )
+    return number

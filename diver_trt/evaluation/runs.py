@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from diver_trt._version import __version__
-from diver_trt.errors import UsageError, shown_value
+from diver_trt.errors import UsageError
 from diver_trt.evaluation.architectures import Architecture, find_architecture
 from diver_trt.evaluation.image_set import ImageSet, matched
 from diver_trt.evaluation.journal import Journal, Outcome, opened
@@ -33,14 +33,12 @@ from diver_trt.evaluation.teacher import Teacher
 from diver_trt.manifest import TOOL
 from diver_trt.packages import installed, required
 from diver_trt.records import Tool
+from diver_trt.runtime.backends.onnx_package import ONNXRUNTIMES
 from diver_trt.structs import dump
-from diver_trt.whole_number import whole_number
+from diver_trt.whole_number import at_least
 
 SAME_RUNS_SINCE = 2
 """Part of every run's key. A change of the training raises it: earlier runs are then not reused."""
-
-_PACKAGES = ("torch", "transformers")
-"""Packages whose versions a training depends on; without transformers some architectures work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +65,13 @@ class Plan:
     distilled_with: str | None = None
     teacher: Teacher | None = None
     test_name: str = "test"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version of each installed package that the trainings depend on."""
+        # Without transformers some architectures work.
+        runtimes = ONNXRUNTIMES if self.teacher is not None else ()
+        return installed(("torch", "transformers", *runtimes))
 
     def steps(self, images: ImageSet) -> int:
         """Return how many steps of the optimiser a training on a set has."""
@@ -144,7 +149,7 @@ def plan_evaluation(
             f"architectures is {architectures!r}; expected a list of names, such as "
             f"[{architectures!r}]"
         )
-    seeds, first_seed = _at_least(1, "seeds", seeds), _at_least(0, "first_seed", first_seed)
+    seeds, first_seed = at_least(1, "seeds", seeds), at_least(0, "first_seed", first_seed)
     if not train or not architectures:
         raise UsageError(
             f"found {len(train)} training sets and {len(architectures)} architectures; expected "
@@ -171,15 +176,6 @@ def plan_evaluation(
         teacher=None if teacher is None else Teacher(teacher, test.classes, test.side),
         test_name=test_name,
     )
-
-
-def _at_least(least: int, name: str, value: object) -> int:
-    number = whole_number(value)
-    if number is None or number < least:
-        raise UsageError(
-            f"{name} is {shown_value(value)}; expected a whole number, {least} or more"
-        )
-    return number
 
 
 def require_packages(architectures: Sequence[Architecture]) -> None:
@@ -363,7 +359,7 @@ def _key(plan: Plan, train: str, test: str, architecture: Architecture, seed: in
         "seed": seed,
         "teacher": plan.teacher.sha256 if plan.teacher else None,
         # Another version draws other numbers, or rounds differently.
-        "versions": installed(_PACKAGES),
+        "versions": plan.versions,
         "device": _device_name(),
     }
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
@@ -382,7 +378,7 @@ def _evaluation(plan: Plan, hashes: Mapping[str, str], test: str, runs: list[Run
     names = tuple(architecture.name for architecture in plan.architectures)
     return Evaluation(
         tool=Tool(name=TOOL, version=__version__),
-        versions=installed(_PACKAGES),
+        versions=plan.versions,
         device=_device_name(),
         protocol=plan.protocol,
         side=plan.test.side,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diver_trt.contract import NetworkName
 from diver_trt.errors import DeviceMemoryError, EngineError, UsageError, shown_value
 from diver_trt.tensors import describe
-from diver_trt.whole_number import whole_number
+from diver_trt.whole_number import at_least
 
 if TYPE_CHECKING:
     from diver_trt.runtime.backends.tensorrt.memory import MemoryPlan
@@ -58,14 +58,8 @@ class Placement:
             value = getattr(self, name)
             if value is None:
                 continue
-            number = whole_number(value)
-            if number is None or number < least:
-                raise UsageError(
-                    f"{name} is {shown_value(value)}; expected a whole number, {least} or more, "
-                    "or None"
-                )
             # An int from here on: numpy's cannot be written as JSON.
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, at_least(least, name, value, also=", or None"))
         if not isinstance(self.trust, bool):  # a text such as "no" would count as true
             raise UsageError(f"trust is {shown_value(self.trust)}; expected True or False")
 

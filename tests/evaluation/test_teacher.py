@@ -62,6 +62,7 @@ def test_networks_learn_what_the_teacher_sees(
     # Every test image is taken for a 7, and a tenth of them are.
     assert found.runs[0].correct == 20
     assert found.teacher is not None
+    assert "onnxruntime" in {name.removesuffix("-gpu") for name in found.versions}
 
 
 def test_a_teacher_runs_on_cuda_or_the_cpu_alone(

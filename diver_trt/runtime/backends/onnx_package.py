@@ -18,6 +18,10 @@ _REINSTALL = (
 )
 
 
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+"""The packages that have ONNX Runtime, of which one is installed."""
+
+
 def import_onnxruntime(extra: str = "cpu") -> Any:
     """Import ONNX Runtime, and warn where both of its packages are installed over each other.
 
@@ -70,5 +74,5 @@ def read_weights_from(options: Any, folder: Path) -> None:
 
 def installed_packages() -> list[str]:
     """Return the installed packages of ONNX Runtime, each with its version."""
-    found = installed(("onnxruntime", "onnxruntime-gpu"))
+    found = installed(ONNXRUNTIMES)
     return [f"{package} {version}" for package, version in found.items()]
