@@ -175,6 +175,9 @@ class _Reader:
                 for key, item in value.items()
             }
         if isinstance(value, (list, tuple)):
+            # Labels that were saved as Python's numbers, with which no image has to be counted.
+            if value and all(type(item) is int and -(2**63) <= item < 2**63 for item in value):
+                return np.array(value)
             return [self.read(item, depth + 1) for item in value]
         return None
 

@@ -237,12 +237,25 @@ def test_what_a_download_left_in_place_of_a_file_is_named(
         assert str(raised.value) == f"{path}: {refusal}"
 
 
+@pytest.mark.parametrize("labels", [[3, 1], (3, 1)])
+@pytest.mark.parametrize("named", [True, False])
+def test_labels_may_be_a_list_of_numbers(
+    tmp_path: Path, digits: Bundle, labels: object, named: bool
+) -> None:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    content = {"images": images, "labels": labels} if named else [images, labels]
+    torch.save(content, tmp_path / "set.pt")
+    found = read_dataset(tmp_path / "set.pt", digits, ReadOptions(collage=1))
+    assert {sample.position: sample.label for sample in found.samples} == {0: 3, 1: 1}
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ({"images": IMAGES, "labels": [0, 1]}, "a dictionary of images, labels (a list of 2)"),
+        ({"images": IMAGES, "labels": [0, 0.5]}, "a dictionary of images, labels (a list of 2)"),
+        ({"images": [IMAGES[0]] * 3, "labels": [0, 1, 2]}, "images (a list of 3), labels;"),
         ({"image": [*IMAGES, IMAGES[0]], "label": IMAGES}, "image (a list of 3), label;"),
-        ([IMAGES, [0, 1, 2]], "a list of float32[2, 3, 8, 8] and a list of 3"),
+        ([IMAGES, ["cat", "dog"]], "a list of float32[2, 3, 8, 8] and a list of 2"),
         ({"images": IMAGES, "epoch": 3}, "a dictionary of images, epoch;"),
     ],
 )
