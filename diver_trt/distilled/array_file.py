@@ -22,6 +22,19 @@ _IN_PLACE_OF_A_FILE = {
 """What downloads leave under the name of a file, and how to get the file itself."""
 
 
+_ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
+
+_REMEDIES = {
+    **dict.fromkeys(_ARCHIVES, "Unpack the archive, and give what is in it."),
+    ".npy": "Save images and labels in one file: numpy.savez(path, images=..., labels=...).",
+    **dict.fromkeys(
+        (".pkl", ".pickle"),
+        "Loading a pickle may run anything, so save its tensors with torch.save or numpy.savez.",
+    ),
+}
+"""What to do about files that distilled images also come in, by suffix."""
+
+
 def open_stored(path: Path) -> Content:
     """Open a file of arrays.
 
@@ -34,9 +47,10 @@ def open_stored(path: Path) -> Content:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
+        remedy = f". {_REMEDIES[suffix]}" if suffix in _REMEDIES else ""
         raise DatasetError(
             f"{path}: is not a file of tensors; expected {', '.join(SUFFIXES)}, or a folder with "
-            "one folder of images per class"
+            f"one folder of images per class{remedy}"
         )
     try:
         # The readers open the file by its path, and would wait for ever for the writer of a FIFO.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -205,6 +206,23 @@ def test_one_name_for_two_arrays_is_refused(tmp_path: Path) -> None:
         archive.writestr("a/data.pkl", b"\x80\x02N.")
     with pytest.raises(DatasetError, match="holds two records under one name"):
         open_stored(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("a.tar.gz", "Unpack the archive, and give what is in it."),
+        ("a.ZIP", "Unpack the archive, and give what is in it."),
+        ("a.npy", "Save images and labels in one file: numpy.savez(path, images=..., labels=...)."),
+        ("a.pkl", "save its tensors with torch.save or numpy.savez."),
+    ],
+)
+def test_the_way_out_of_other_kinds_of_files_is_named(
+    tmp_path: Path, name: str, remedy: str
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=f"{re.escape(remedy)}$"):
+        open_stored(tmp_path / name)
 
 
 def test_other_files_are_named_as_such(tmp_path: Path) -> None:
