@@ -228,7 +228,8 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
         if not is_imagenet(model):
             raise DatasetError(
                 f"--classes {name} is a subset of ImageNet-1K, but the model has "
-                f"{other_classes(model)}; expected a model of its 1000"
+                f"{other_classes(model)}; expected a model of its 1000, or a file with the model's "
+                "label of each class"
             )
         # Folders of such a subset are usually named by wnid.
         wnids = tuple(imagenet_wnids()[label] for label in labels)
