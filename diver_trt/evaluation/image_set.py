@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,6 +83,24 @@ class ImageSet:
         # Of one type and byte order, so that every machine gets the same hash.
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def count_shared(train: Mapping[str, ImageSet], test: ImageSet) -> dict[str, int]:
+    """Return how many images of each training set are test images too, pixel by pixel.
+
+    Args:
+        train: Training sets by name.
+        test: The test set, of the same side.
+    """
+    digests = {name: [_digest(image) for image in one.images] for name, one in train.items()}
+    known = {digest for found in digests.values() for digest in found}
+    # Those of the test set alone are not kept: it may have 50,000.
+    tested = {digest for image in test.images if (digest := _digest(image)) in known}
+    return {name: sum(digest in tested for digest in found) for name, found in digests.items()}
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
