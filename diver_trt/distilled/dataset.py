@@ -200,7 +200,7 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
         doubt := subset_doubt(subset_of_path(found.root), found.class_map, bundle)
     ):
         notes.append(doubt)
-    notes += _pixel_notes(images, collage, stated=stated is not None)
+    notes += pixel_notes(images, collage, stated=stated is not None)
     if (folders := len(set(found.classes))) != len(found.class_map):
         missing = min(set(range(len(found.class_map))) - set(found.classes))
         notes.append(
@@ -235,7 +235,7 @@ def _from_tensors(
     stated = options.collage or first.collage
     collage = stated or first.format.default_collage(min(first.size))
     notes, soft_label = [*found.notes], found.soft_label
-    notes += _pixel_notes(found.images, collage, stated=stated is not None)
+    notes += pixel_notes(found.images, collage, stated=stated is not None)
     # One label describes a whole collage, and its tiles go to the model one by one.
     if soft_label and collage > 1:
         soft_label = None
@@ -267,8 +267,14 @@ def _from_tensors(
     return replace(dataset, soft_label=soft_label)
 
 
-def _pixel_notes(images: ImageSource, collage: int, *, stated: bool) -> list[str]:
-    """Return the doubts that the pixels of some images raise."""
+def pixel_notes(images: ImageSource, collage: int, *, stated: bool) -> list[str]:
+    """Return the doubts that the pixels of some images raise.
+
+    Args:
+        images: The images as stored, uncut.
+        collage: Images along a side of each.
+        stated: Whether the user, the file or its folder states that factor.
+    """
     sample = sample_pixels(images)
     if sample is None:
         return []
