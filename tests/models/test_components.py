@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiTTransformer2DModel, VQModel
+from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -186,29 +186,6 @@ def test_shards_and_torch_files_are_read(pipeline: Path, expected: str) -> None:
     first = sorted(part.glob("*.safetensors"))[0]
     first.unlink()
     assert f"has no {first.name}" in refusal(pipeline)
-
-
-def test_shards_are_read_before_one_file_as_in_diffusers(pipeline: Path, expected: str) -> None:
-    """`save_pretrained` into a folder leaves what was saved there in one file."""
-    part = pipeline / "transformer"
-    module = load_model(str(pipeline)).transformer
-    rewrite(part, lambda state: {name: tensor + 1 for name, tensor in state.items()})
-    module.save_pretrained(part, max_shard_size="40kB")
-    assert (part / WEIGHTS).is_file()
-    model = load_model(str(pipeline))
-    assert weights_sha256(model) == expected
-    assert model.notes == (
-        f"{part}: has {WEIGHTS} and shards, which may differ; the shards are read, as in diffusers",
-    )
-    library = DiTTransformer2DModel.from_pretrained(part).proj_out_2.weight
-    assert torch.equal(model.transformer.proj_out_2.weight, library)
-    # The other way round it deletes the shards, and leaves their index.
-    module.save_pretrained(part)
-    assert len(list(part.glob("*.safetensors"))) == 1
-    assert (part / f"{WEIGHTS}.index.json").is_file()
-    again = load_model(str(pipeline))
-    assert weights_sha256(again) == expected
-    assert again.notes == ()
 
 
 def test_a_folder_of_the_fp16_variant_alone_is_read_with_a_note(pipeline: Path) -> None:
