@@ -31,6 +31,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WRAPPERS = (
     *("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module"),
     *("diffusion_model", "transformer", "network", "denoiser", "backbone", "shadow"),
+    "online_model",
 )
 """Prefixes that DistributedDataParallel, torch.compile, Lightning and trainers add to names."""
 
