@@ -150,6 +150,36 @@ def test_what_of_the_test_set_is_not_read_is_noted(tmp_path: Path) -> None:
     assert note.startswith(f"{test}: not read: ")
 
 
+COUNTED = tuple(range(11))
+
+
+@pytest.mark.parametrize(
+    ("names", "turn"),
+    [
+        ([f"class_{number}" for number in COUNTED], "class_10 before class_2"),
+        ([f"c{number + 1}" for number in COUNTED], "c11 before c2"),
+        ([f"{number}_cat" for number in COUNTED], "10_cat before 1_cat"),
+        # In the order of the numbers, and numbers that do not count
+        ([f"class_{number:02d}" for number in COUNTED], None),
+        ([f"Boeing {number}7" for number in COUNTED], None),
+        ([f"{chr(97 + number)}" for number in COUNTED], None),
+    ],
+)
+def test_numbers_are_not_matched_with_names_that_count_in_the_order_of_texts(
+    tmp_path: Path, names: list[str], turn: str | None
+) -> None:
+    """`class_10` is the folder after `class_1`, but not the class after 1."""
+    test = write_folders(tmp_path / "test", tuple(sorted(names)))
+    train = write_folders(tmp_path / "train", tuple(map(str, COUNTED)))
+    sets = read_sets({"train": train}, test)
+    if turn is None:
+        found = matched("train", sets.train["train"], sets.test)
+        assert (found.images[:, 8, 8, 0] == 10 * found.labels).all()
+    else:
+        with pytest.raises(DatasetError, match=f"are in the order of texts, {turn}"):
+            matched("train", sets.train["train"], sets.test)
+
+
 def test_training_images_that_are_test_images_are_noted(tmp_path: Path) -> None:
     """Real images for comparison that were taken from the test set."""
     test = write_folders(tmp_path / "test", ("bag", "coat"))
