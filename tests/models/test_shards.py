@@ -1,10 +1,11 @@
-"""Weights in one file and in shards beside it: what the library of the component reads."""
+"""Weights beside those that are read: shards beside one file, and LoRAs."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import DiTTransformer2DModel
 from safetensors.torch import load_file, save_file
@@ -41,3 +42,15 @@ def test_shards_are_read_before_one_file_as_in_diffusers(
     again = load_model(str(pipeline))
     assert weights_sha256(again) == expected
     assert again.notes == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_lora_weights.safetensors", "transformer/adapter_model.bin"]
+)
+def test_a_lora_that_is_not_read_is_noted(random_pipeline: Path, tmp_path: Path, name: str) -> None:
+    pipeline = shutil.copytree(random_pipeline, tmp_path / "model")
+    (pipeline / name).touch()
+    model = load_model(str(pipeline))
+    assert weights_sha256(model) == weights_sha256(load_model(str(random_pipeline)))
+    (note,) = model.notes
+    assert note.startswith(f"{pipeline / name}: is a LoRA and is not read")
