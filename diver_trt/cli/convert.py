@@ -198,6 +198,8 @@ def _convert_tensors(
     from diver_trt.distilled.companion import options_beside
     from diver_trt.distilled.conversion.reading import read_to_convert
     from diver_trt.distilled.conversion.writing import write_converted
+    from diver_trt.distilled.dataset import pixel_notes
+    from diver_trt.distilled.source import StoredImages
     from diver_trt.distilled.tensor_files import find_one_tensor_file
 
     file = find_one_tensor_file(source)
@@ -205,7 +207,13 @@ def _convert_tensors(
     converted = read_to_convert(file, options, zca_reference)
     tensors = converted.tensors
     # What the user states, else what the file states, else what the method usually does.
-    factor = options.collage or tensors.collage or tensors.format.default_collage(min(tensors.size))
+    stated = options.collage or tensors.collage
+    factor = stated or tensors.format.default_collage(min(tensors.size))
+    notes = [*tensors.notes]
+    # The new file states the factor, so that no later command doubts it. Whitened values show none.
+    if not converted.whitened:
+        images = StoredImages(tensors.path, tensors.images, tensors.normalisation)
+        notes += pixel_notes(images, factor, stated=stated is not None)
     # A subset that only the path names would be lost: the new file may lie anywhere.
     classes = options.classes or tensors.subset
     write_converted(converted, factor, classes, output)
@@ -219,16 +227,16 @@ def _convert_tensors(
         "classes": classes,
         "images": len(tensors.images),
     }
+    if whitening:
+        notes.append(
+            f"the values are ZCA-whitened ({whitening}) and written as they are; to recover them, "
+            "convert them with --zca-reference"
+        )
+    for note in notes:
+        say(f"note: {note}")
     if as_json:
         print_json(output=str(output), source=str(tensors.path), **facts)
         return
-    for note in tensors.notes:
-        say(f"note: {note}")
-    if whitening:
-        say(
-            f"note: the values are ZCA-whitened ({whitening}) and written as they are; to recover "
-            "them, convert them with --zca-reference"
-        )
     found = (
         f"{counted(len(tensors.images), 'image')}, {tensors.format.title}, "
         f"normalisation {tensors.normalisation.name}, collage {factor}"

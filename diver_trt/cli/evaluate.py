@@ -222,12 +222,13 @@ def _plan(
 ) -> Plan:
     from diver_trt.evaluation.runs import plan_evaluation
     from diver_trt.evaluation.sets import read_sets
+    from diver_trt.evaluation.teacher_doubts import teacher_doubt
 
     with phases() as show:
         sets = read_sets(paths, test, side=image_size, options=options, on_progress=show)
     for note in sets.notes:
         say(f"note: {printable(note)}")
-    return plan_evaluation(
+    plan = plan_evaluation(
         sets.train,
         sets.test,
         architectures=architectures or default_architectures(sets.test.side),
@@ -238,6 +239,9 @@ def _plan(
         teacher=teacher,
         test_name=printable(test.name or str(test)),
     )
+    if plan.teacher and (doubt := teacher_doubt(plan.teacher, plan.test)):
+        say(f"note: {printable(doubt)}")
+    return plan
 
 
 def _run(plan: Plan, output: Path | None) -> Evaluation:

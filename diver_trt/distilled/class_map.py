@@ -28,6 +28,9 @@ WNID = re.compile(r"n\d{8}", re.ASCII)
 _INDEX = re.compile(r"(new)?(\d{1,9})", re.ASCII)
 """A class index, as SRe2L and its descendants write it too: `new007`."""
 
+_SEPARATORS = str.maketrans(",;:=", "    ")
+"""Between a name and its label, beside spaces, as in a CSV or YAML file."""
+
 _MAX_BYTES = 1 << 24
 """Largest class map that is read; a million classes fit in."""
 
@@ -209,8 +212,9 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
     Args:
         name: `"model"`, the name of an ImageNet subset, or a file. A file is a JSON list of labels,
             a JSON object from folder name to label, or text with one class per line: `LABEL`, or
-            `NAME LABEL`. A label may be a wnid. Names that are numbers are taken in the order of
-            the numbers, so that those from 0 on are the indices themselves.
+            `NAME LABEL`, with a space, comma, colon, semicolon or `=` between. A label may be a
+            wnid. Names that are numbers are taken in the order of the numbers, so that those from 0
+            on are the indices themselves.
         model: The model.
 
     Raises:
@@ -228,7 +232,8 @@ def load_class_map(name: str, model: ModelClasses) -> ClassMap:
         if not is_imagenet(model):
             raise DatasetError(
                 f"--classes {name} is a subset of ImageNet-1K, but the model has "
-                f"{other_classes(model)}; expected a model of its 1000"
+                f"{other_classes(model)}; expected a model of its 1000, or a file with the model's "
+                "label of each class"
             )
         # Folders of such a subset are usually named by wnid.
         wnids = tuple(imagenet_wnids()[label] for label in labels)
@@ -343,9 +348,20 @@ def _json_entries(path: Path, text: str) -> list[tuple[str | None, object]]:
 def _text_entries(text: str) -> list[tuple[str | None, object]]:
     # A comment may follow a class: `n02086240 # Shih-Tzu`.
     lines = (line.split("#")[0].strip() for line in text.splitlines())
-    # From the right, since a name may hold spaces: `Shih-Tzu dog 155`.
-    parts = [line.rsplit(maxsplit=1) for line in lines if line]
-    return [(part[0] if len(part) == 2 else None, part[-1]) for part in parts]
+    return [_name_and_label(line) for line in lines if line]
+
+
+def _name_and_label(line: str) -> tuple[str | None, str]:
+    # Of `0: 217`, the name is the number 0, which decides the order.
+    spaced = line.translate(_SEPARATORS)
+    # From the right, since a name may hold spaces and commas: `Shih-Tzu, a dog 155`.
+    parts = spaced.rsplit(maxsplit=1)
+    if len(parts) < 2 or spaced[-1].isspace():
+        return None, line
+    name = line[: len(parts[0])]
+    # YAML quotes numbers that are texts.
+    quoted = len(name) > 2 and name[0] == name[-1] and name[0] in "'\""
+    return name[1:-1] if quoted else name, parts[1]
 
 
 def _label(path: Path, value: object, model: ModelClasses) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 
 from diver_trt.counted import counted
 from diver_trt.distilled.class_map import (
+    WNID,
     ClassMap,
     ModelClasses,
+    imagenet_names,
     imagenet_subsets,
     imagenet_wnids,
     is_imagenet,
@@ -30,6 +33,48 @@ def class_map_doubts(class_map: ClassMap, model: ModelClasses) -> list[str]:
         return []
     doubts = (_repeated(class_map), _contradicted(class_map, model), _numbered_as_text(class_map))
     return [doubt for doubt in doubts if doubt]
+
+
+def subset_doubt(subset: str | None, class_map: ClassMap, model: ModelClasses) -> str | None:
+    """Return a note if the model's classes are not those of the subset that a set's path names.
+
+    Args:
+        subset: The subset of ImageNet that the path, or a text in the file, names.
+        class_map: The classes of a dataset that are numbers.
+        model: The model, which may be of such a subset itself.
+    """
+    # A model of all ImageNet needs the subset, and a file of classes replaces its order.
+    if subset is None or class_map.name != "model" or is_imagenet(model) or not model.class_names:
+        return None
+    known = _imagenet_labels()
+    wrong = []
+    for index, (label, names) in enumerate(
+        zip(imagenet_subsets()[subset], model.class_names, strict=False)
+    ):
+        # Names that are not ImageNet's do not show which classes these are.
+        labels = set[int]().union(*(known.get(plain_name(one), ()) for one in names.split(",")))
+        if labels and label not in labels:
+            wrong.append((index, label, names))
+    if not wrong:
+        return None
+    index, label, names = wrong[0]
+    there = imagenet_wnids()[label] if WNID.fullmatch(names) else imagenet_names()[label]
+    return (
+        f"its path names {subset}, whose classes are not the model's in this order: class {index} "
+        f"is {there!r} there, and {shown(repr(names))} in the model ({len(wrong)} of "
+        f"{len(imagenet_subsets()[subset])} differ). They are matched by number: is that right? "
+        "--classes FILE states the model's label of each"
+    )
+
+
+@cache
+def _imagenet_labels() -> dict[str, set[int]]:
+    """Return the labels of ImageNet-1K that each of its names and wnids stands for."""
+    known: dict[str, set[int]] = {plain_name(wnid): {i} for i, wnid in enumerate(imagenet_wnids())}
+    for label, names in enumerate(imagenet_names()):
+        for name in names.split(","):
+            known.setdefault(plain_name(name), set()).add(label)
+    return known
 
 
 def _repeated(class_map: ClassMap) -> str | None:

@@ -13,15 +13,17 @@ from pathlib import Path
 from diver_trt.counted import counted
 from diver_trt.distilled.arrays import read_tensors
 from diver_trt.distilled.class_map import ModelClasses
-from diver_trt.distilled.class_map_doubts import class_map_doubts
+from diver_trt.distilled.class_map_doubts import class_map_doubts, subset_doubt
 from diver_trt.distilled.collage import collage_note, sample_pixels
 from diver_trt.distilled.companion import recovered_folder
+from diver_trt.distilled.folder_names import is_index
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.methods import find_method, recognise
 from diver_trt.distilled.methods.base import Found, Method
 from diver_trt.distilled.methods.plain import RECOVERED
 from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.source import ImageFiles, ImageSource, Tiles
+from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.distilled.tensor_set import SoftLabel, join_tensors
 from diver_trt.errors import DatasetError
@@ -193,7 +195,12 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
     collage = stated or method.default_collage(min(_first_size(path, images)))
     notes = [method.advice] if method.advice else []
     notes += [*found.notes, *class_map_doubts(found.class_map, bundle)]
-    notes += _pixel_notes(images, collage, stated=stated is not None)
+    # Folders that are not numbered are matched by their names.
+    if is_index(found.folder_of(0)) and (
+        doubt := subset_doubt(subset_of_path(found.root), found.class_map, bundle)
+    ):
+        notes.append(doubt)
+    notes += pixel_notes(images, collage, stated=stated is not None)
     if (folders := len(set(found.classes))) != len(found.class_map):
         missing = min(set(range(len(found.class_map))) - set(found.classes))
         notes.append(
@@ -228,7 +235,7 @@ def _from_tensors(
     stated = options.collage or first.collage
     collage = stated or first.format.default_collage(min(first.size))
     notes, soft_label = [*found.notes], found.soft_label
-    notes += _pixel_notes(found.images, collage, stated=stated is not None)
+    notes += pixel_notes(found.images, collage, stated=stated is not None)
     # One label describes a whole collage, and its tiles go to the model one by one.
     if soft_label and collage > 1:
         soft_label = None
@@ -260,8 +267,14 @@ def _from_tensors(
     return replace(dataset, soft_label=soft_label)
 
 
-def _pixel_notes(images: ImageSource, collage: int, *, stated: bool) -> list[str]:
-    """Return the doubts that the pixels of some images raise."""
+def pixel_notes(images: ImageSource, collage: int, *, stated: bool) -> list[str]:
+    """Return the doubts that the pixels of some images raise.
+
+    Args:
+        images: The images as stored, uncut.
+        collage: Images along a side of each.
+        stated: Whether the user, the file or its folder states that factor.
+    """
     sample = sample_pixels(images)
     if sample is None:
         return []

@@ -101,9 +101,11 @@ def check_image(path: Path) -> tuple[str, tuple[int, int]]:
         # The rows of a PNG are inflated and counted. A JPEG that was cut short lacks its end
         # marker. Other formats are decoded.
         if image.format == "PNG":
-            require_whole_png(file)
+            follow = require_whole_png(file)
             # Palettes and alpha are only known to be complete and opaque after decoding (`_load`).
-            plain = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
+            opaque = image.mode in ("RGB", "L", "1") and "transparency" not in image.info
+            # Pillow parses chunks behind the image data while it decodes, and refuses odd ones.
+            plain = opaque and not follow
         else:
             plain = image.format in ("JPEG", "MPO") and _ends_with(file, _JPEG_END)
         if not plain:

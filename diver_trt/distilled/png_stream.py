@@ -35,11 +35,14 @@ _ADAM7 = (
 """Left, top, horizontal and vertical step of each pass of an interlaced image (PNG 8.1)."""
 
 
-def require_whole_png(file: BinaryIO) -> None:
+def require_whole_png(file: BinaryIO) -> bool:
     """Check every chunk's CRC, and that the image data inflates to all rows of the image.
 
     Args:
         file: A PNG file, which is read from its start to its `IEND` chunk.
+
+    Returns:
+        Whether chunks lie between the image data and `IEND`. Only a decoder parses them.
 
     Raises:
         ValueError: If a chunk is damaged, missing or misplaced, or rows are missing.
@@ -55,7 +58,7 @@ def require_whole_png(file: BinaryIO) -> None:
     # This also checks the header's length, before its colour type is looked up.
     rows = _Rows(_passes(header))
     needs_palette = header[9] == _INDEXED
-    previous = kind
+    previous, follow = kind, False
     while kind != b"IEND":
         kind, content = _chunk(file)
         if kind == b"PLTE":
@@ -69,8 +72,10 @@ def require_whole_png(file: BinaryIO) -> None:
         for block in content:
             if kind == b"IDAT":
                 rows.feed(block)
+        follow |= rows.begun and kind not in (b"IDAT", b"IEND")
         previous = kind
     rows.require_all()
+    return follow
 
 
 def _chunk(file: BinaryIO) -> tuple[bytes, Iterator[bytes]]:

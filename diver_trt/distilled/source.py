@@ -332,6 +332,16 @@ class Tiles:
 
     def check(self) -> Iterator[Checked]:
         """Check every collage, and yield its result for each of its tiles."""
-        for checked in self._source.check():
+        for collage, found in enumerate(self._source.check()):
+            checked = self._cuttable(collage, found)
             for _ in range(self._factor**2):
                 yield checked
+
+    def _cuttable(self, collage: int, found: Checked) -> Checked:
+        """Return the result of checking a collage, which may be too small to be cut."""
+        if found.size:
+            try:
+                self._tile_size(collage, found.size)
+            except DatasetError as error:
+                return Checked("", problem=str(error))
+        return found

@@ -22,7 +22,7 @@ from diver_trt.distilled.class_map import (
     subset_needed,
     variant_of,
 )
-from diver_trt.distilled.class_map_doubts import class_map_doubts
+from diver_trt.distilled.class_map_doubts import class_map_doubts, subset_doubt
 from diver_trt.distilled.labels import Labels
 from diver_trt.distilled.methods import missing_part
 from diver_trt.distilled.source import ImageSource, Joined, StoredImages
@@ -87,6 +87,8 @@ def join_tensors(
     # Parts of one run usually have the same notes.
     notes = list(dict.fromkeys(note for part in parts for note in part.notes))
     notes += class_map_doubts(class_map, bundle)
+    if doubt := subset_doubt(_subset(parts[0]), class_map, bundle):
+        notes.append(doubt)
     if len(parts) > 1:
         notes.append(f"{len(parts)} parts, one after the other: {', '.join(names)}")
     if (missing := missing_part(names)) is not None:
@@ -142,14 +144,19 @@ def _class_map(
 ) -> ClassMap:
     """Return the classes that the user, the file or its path names, or else the model's own."""
     # Ten numbered classes of a model of a thousand may be any subset, so one must be named.
-    named = classes
-    if named is None and is_imagenet(bundle) and num_classes < IMAGENET_CLASSES:
-        named = tensors.subset
+    if classes is not None:
+        return load_class_map(variant_of(classes, tensors.format.name), bundle)
+    named = None
+    if is_imagenet(bundle) and num_classes < IMAGENET_CLASSES:
+        named = _subset(tensors)
         if named is None:
             raise DatasetError(subset_needed(tensors.path, f"has {num_classes} classes"))
-    return load_class_map(
-        "model" if named is None else variant_of(named, tensors.format.name), bundle
-    )
+    return load_class_map(named or "model", bundle)
+
+
+def _subset(tensors: Tensors) -> str | None:
+    """Return the subset that a file or its path names, as the method that wrote it has it."""
+    return tensors.subset and variant_of(tensors.subset, tensors.format.name)
 
 
 @dataclass(frozen=True, slots=True)

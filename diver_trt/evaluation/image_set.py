@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +87,24 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def count_shared(train: Mapping[str, ImageSet], test: ImageSet) -> dict[str, int]:
+    """Return how many images of each training set are test images too, pixel by pixel.
+
+    Args:
+        train: Training sets by name.
+        test: The test set, of the same side.
+    """
+    digests = {name: [_digest(image) for image in one.images] for name, one in train.items()}
+    known = {digest for found in digests.values() for digest in found}
+    # Those of the test set alone are not kept: it may have 50,000.
+    tested = {digest for image in test.images if (digest := _digest(image)) in known}
+    return {name: sum(digest in tested for digest in found) for name, found in digests.items()}
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
 def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
     """Return a training set with the test set's classes.
 
@@ -123,16 +144,35 @@ def matched(name: str, train: ImageSet, test: ImageSet) -> ImageSet:
 
 
 def _require_known_order(name: str, train: ImageSet, test: ImageSet) -> None:
-    """Refuse numbers on one side and a few of ImageNet's wnids on the other."""
+    """Refuse numbers on one side and names on the other whose order may be another one."""
     # Methods number a subset in an order of their own, which is rarely that of sorted wnids.
     named = train.names or test.names or ()
+    numbered, other = ("training", "test") if train.names is None else ("test", "training")
     if named and len(named) < IMAGENET_CLASSES and all(map(WNID.fullmatch, named)):
-        numbered, other = ("training", "test") if train.names is None else ("test", "training")
         raise DatasetError(
             f"{name}: the {numbered} set's classes are numbers, but the {other} set's are wnids, "
             "and methods number a subset in their own order. State it with --classes (imagenette, "
             "imagewoof, imagefruit, …, or a file)."
         )
+    if turn := _text_order(named):
+        raise DatasetError(
+            f"{name}: the {numbered} set's classes are numbers, but the {other} set's have numbers "
+            f"in their names and are in the order of texts, {shown(turn[0])} before "
+            f"{shown(turn[1])}. Name its folders by the numbers alone, or pad them with zeros."
+        )
+
+
+def _text_order(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return two neighbours of which the larger number is first, if the names count classes."""
+    found = [re.findall("[0-9]+", name) for name in names]
+    # `class_0` to `class_10`, and not the numbers of `Boeing 737` and `A320`.
+    if not all(len(runs) == 1 and len(runs[0]) < 10 for runs in found):
+        return None
+    numbers = [int(runs[0]) for runs in found]
+    if sorted(numbers) not in (list(range(len(names))), list(range(1, len(names) + 1))):
+        return None
+    pairs = zip(pairwise(names), pairwise(numbers), strict=True)
+    return next((pair for pair, (first, second) in pairs if first > second), None)
 
 
 def _occurring(images: ImageSet) -> dict[int, str]:

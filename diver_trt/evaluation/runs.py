@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from diver_trt.evaluation.journal import Journal, Outcome, opened
 from diver_trt.evaluation.protocols import EvaluationProtocol, find_protocol
 from diver_trt.evaluation.result import Evaluation, Run, SetFacts, others, summarise
 from diver_trt.evaluation.teacher import Teacher
+from diver_trt.evaluation.teacher_doubts import teacher_doubt
 from diver_trt.manifest import TOOL
 from diver_trt.packages import installed, required
 from diver_trt.records import Tool
@@ -238,6 +240,8 @@ def evaluate(
         teacher=teacher,
         test_name=test_name,
     )
+    if plan.teacher and (doubt := teacher_doubt(plan.teacher, plan.test)):
+        warnings.warn(doubt, stacklevel=2)
     with closing(evaluation_events(plan, journal)) as events:
         for event in events:
             on_event(event)

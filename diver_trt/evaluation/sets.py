@@ -30,7 +30,7 @@ from diver_trt.distilled.folders import own_classes
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.tensor_files import find_tensor_files
 from diver_trt.errors import DatasetError, UsageError
-from diver_trt.evaluation.image_set import ImageSet
+from diver_trt.evaluation.image_set import ImageSet, count_shared
 from diver_trt.evaluation.namings import Names, are_wnids, folder_names, namings, shared
 from diver_trt.manifest import open_recovered
 from diver_trt.pixels import square
@@ -131,11 +131,15 @@ def read_sets(
         # Those are refused when they are matched.
         and not are_wnids(one.names or tested.names or ())
     ]
-    return Sets(
-        train={name: _load(one, wanted, name, on_progress) for name, one in listed.items()},
-        test=_load(tested, wanted, "test images", on_progress, left_out),
-        notes=tuple(notes),
-    )
+    loaded = {name: _load(one, wanted, name, on_progress) for name, one in listed.items()}
+    test_images = _load(tested, wanted, "test images", on_progress, left_out)
+    notes += [
+        f"{name}: {count:,} of its {len(loaded[name].labels):,} images are test images too, so its "
+        "accuracy is not that on unseen images"
+        for name, count in count_shared(loaded, test_images).items()
+        if count
+    ]
+    return Sets(train=loaded, test=test_images, notes=tuple(notes))
 
 
 def list_set(path: Path, options: ReadOptions | None = None) -> ListedSet:

@@ -32,6 +32,7 @@ from diver_trt.models.pipeline import (
     class_names,
     component_class,
     licence,
+    lora_notes,
     pipeline_index,
 )
 from diver_trt.models.prompts import refuse_prompts
@@ -252,7 +253,7 @@ def _from_pipeline(
         licence=licence(files),
         timestep_frequencies=chosen,
         frequencies_reason=reason,
-        notes=(*notes, *process_notes, *vae_notes),
+        notes=(*notes, *lora_notes(files, "transformer"), *process_notes, *vae_notes),
     )
 
 

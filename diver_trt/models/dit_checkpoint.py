@@ -93,6 +93,9 @@ def load_dit_checkpoint(
     # By DiT's own names, so that a message names the tensors as the file does.
     compare_shapes(_expected_shapes(sizes), state, where, f"a {training.title} of its size")
     notes += _doubts(sizes, args, training, where)
+    # DiT and SiT begin there, so that an untrained network predicts nothing.
+    if not bool(state["final_layer.linear.weight"].any()):
+        notes.append("its final layer is zero throughout, as before any training")
     # SiT with `learn_sigma` drops the second half of its outputs in `forward`:
     # https://github.com/willisma/SiT/blob/main/models.py
     if training.is_flow and sizes.outputs == 2 * sizes.channels:

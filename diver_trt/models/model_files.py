@@ -93,18 +93,22 @@ class ModelFiles:
         """Return a file's place, or the folder's without a name, as a message prints it."""
         return shown(f"{self.source}/{self.folder}{name}".rstrip("/"))
 
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of this name, without downloading it."""
+        inside = f"{self.folder}{name}"
+        return inside in (self.names or ()) if self.root is None else (self.root / inside).is_file()
+
     def find(self, name: str) -> Path | None:
         """Return a file's path, downloaded where need be, or None if there is no such file.
 
         Raises:
             ExportError: If the hub cannot be read.
         """
+        if not self.has(name):
+            return None
         inside = f"{self.folder}{name}"
         if self.root is not None:
-            path = self.root / inside
-            return path if path.is_file() else None
-        if inside not in (self.names or ()):
-            return None
+            return self.root / inside
         try:
             return Path(hf_hub_download(self.source, inside, revision=self.revision))
         except Exception as cause:  # as above

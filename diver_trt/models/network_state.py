@@ -28,6 +28,10 @@ _AVERAGED = re.compile(
     rf"(?<![a-z])(?:ema|swa|avg_?{_NETWORK}|{_NETWORK}_?avg)(?![a-z])|averag|polyak|shadow",
     re.IGNORECASE,
 )
+# `model_no_ema` and `non_ema` are the weights that are not averaged.
+_NOT_AVERAGED = re.compile(
+    r"(?<![a-z])(?:no|non|not|without|wo|pre)[_-]?(?:ema|swa|avg|averag)", re.I
+)
 _DEEPEST = 4
 
 FAMILIES = {
@@ -80,6 +84,11 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
             f"the weights under {shown('.'.join(path))} are read ({others[0]} is not a usual name)"
         )
     tensors = {str(name): tensor for name, tensor in state.items()}
+    # A DiT has no tensor of one value, but averages count their updates beside it.
+    counters = [name for name, tensor in tensors.items() if _is_counter(tensor)]
+    if counters:
+        notes.append(f"its counters are left out: {few(counters)}")
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in counters}
     tensors, prefix = unwrapped(tensors, PROBE)
     if prefix:
         notes.append(f"the prefix {prefix!r} is taken off the names of its tensors")
@@ -111,7 +120,15 @@ def _state_dicts(
 def _preference(path: tuple[str, ...]) -> tuple[bool, int]:
     """Return a key that sorts averaged weights to the front, then names that trainers use."""
     known = [HOLDERS.index(part) for part in path if part in HOLDERS]
-    return not any(map(_AVERAGED.search, path)), min(known, default=len(HOLDERS))
+    return not any(map(_is_averaged, path)), min(known, default=len(HOLDERS))
+
+
+def _is_counter(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 1 and not value.is_floating_point()
+
+
+def _is_averaged(name: str) -> bool:
+    return bool(_AVERAGED.search(name)) and not _NOT_AVERAGED.search(name)
 
 
 def _averages_without_weights(
@@ -123,13 +140,13 @@ def _averages_without_weights(
         ExportError: If averaged weights are there in a form that is not a state dict.
     """
     notes: list[str] = []
-    if any(map(_AVERAGED.search, path)):
+    if any(map(_is_averaged, path)):
         return notes
     level: Any = held
     # Averages lie beside the weights, or beside a dictionary that holds them.
     for part in path:
         for key, value in level.items():
-            if not _AVERAGED.search(str(key)):
+            if not _is_averaged(str(key)):
                 continue
             if value is None or (isinstance(value, (Mapping, list)) and not value):
                 notes.append(

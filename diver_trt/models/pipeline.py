@@ -16,6 +16,13 @@ from diver_trt.models.model_files import ModelFiles, one_line
 INDEX = "model_index.json"
 DIT, STABLE_DIFFUSION = "DiTPipeline", "StableDiffusionPipeline"
 
+_LORAS = tuple(
+    f"{stem}.{ending}"
+    for stem in ("pytorch_lora_weights", "adapter_model")
+    for ending in ("safetensors", "bin")
+)
+"""Names that diffusers and PEFT save a LoRA under."""
+
 
 def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
     """Return the index of a pipeline of a kind.
@@ -35,6 +42,22 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
             f"or a {STABLE_DIFFUSION} with a UNet and one text encoder"
         )
     return index
+
+
+def lora_notes(files: ModelFiles, network: str) -> list[str]:
+    """Return a note on each LoRA in a pipeline's folder or in its network's.
+
+    Args:
+        files: The pipeline's folder.
+        network: The folder of the network in it.
+    """
+    return [
+        f"{place.where(name)}: is a LoRA and is not read; if the model was fine-tuned with it, "
+        "fuse it into the weights before exporting"
+        for place in (files, files.within(network))
+        for name in _LORAS
+        if place.has(name)
+    ]
 
 
 def component_class(

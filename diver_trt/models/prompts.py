@@ -5,6 +5,8 @@ It needs no torch: the command line makes the prompts before a model is loaded.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ NEGATIVE = "cartoon, anime, painting"
 """The negative prompt of D4M (arXiv 2407.15138), whose prompt is the class's name alone."""
 
 _MAX_BYTES = 1 << 24
+_WNID = re.compile(r"(?<![a-zA-Z0-9])n\d{8}(?!\d)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,12 @@ def prompts_from_options(
         if file is not None
         else tuple((template or NAME).replace(NAME, name) for name in names)
     )
+    # A file of wnids, as those of subsets are, would make images of nothing.
+    if wnid := next((text for text in texts if _WNID.search(text)), None):
+        raise UsageError(
+            f"the prompt {shown(repr(wnid))} holds a wnid, which a text encoder does not know; "
+            "name the classes in words, or give their prompts with --prompts"
+        )
     return Prompts(names, texts, NEGATIVE if negative is None else negative)
 
 
@@ -152,6 +161,8 @@ def _lines(path: Path) -> tuple[str, ...]:
         raise UsageError(f"{shown(str(path))}: cannot be read as UTF-8 text ({cause})") from cause
     if len(data) > _MAX_BYTES:
         raise UsageError(f"{shown(str(path))}: has more than {_MAX_BYTES:,} bytes")
+    if _is_json(text):
+        raise UsageError(f"{shown(str(path))}: is JSON, expected a text file with a line per class")
     # Not `splitlines`, which also splits at characters that a name may hold, such as U+2028.
     lines = [line.strip() for line in text.rstrip().replace("\r\n", "\n").split("\n")]
     if "" in lines:
@@ -160,3 +171,11 @@ def _lines(path: Path) -> tuple[str, ...]:
             "expected a text for each class"
         )
     return tuple(lines)
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text is a JSON list or object; a line such as `7` is a class's name."""
+    try:
+        return isinstance(json.loads(text), (list, dict))
+    except (ValueError, RecursionError):
+        return False

@@ -24,8 +24,10 @@ from diver_trt.models.pipeline import (
     STABLE_DIFFUSION,
     component_class,
     licence,
+    lora_notes,
     pipeline_index,
 )
+from diver_trt.models.prompt_doubts import prompt_doubts
 from diver_trt.models.prompts import prompts_from_options
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.text_encoder import embedded_prompts
@@ -145,7 +147,10 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
         process=process,
         # As many outputs as latent channels are the noise alone.
         learned_variance=False,
-        notes=(*notes, *process_notes, *vae_notes, *text_notes),
+        notes=(
+            *(*notes, *lora_notes(files, "unet"), *process_notes, *vae_notes, *text_notes),
+            *prompt_doubts(chosen),
+        ),
         unet=unet.float().eval().requires_grad_(False),
         vae=autoencoder.float().eval().requires_grad_(False),
         table=table,

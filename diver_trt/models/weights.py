@@ -31,6 +31,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 WRAPPERS = (
     *("module", "_orig_mod", "model", "ema", "ema_model", "net", "dit", "_forward_module"),
     *("diffusion_model", "transformer", "network", "denoiser", "backbone", "shadow"),
+    "online_model",
 )
 """Prefixes that DistributedDataParallel, torch.compile, Lightning and trainers add to names."""
 
@@ -82,34 +83,35 @@ def stored_weights(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the tensors of a pipeline's component by name, and notes on where they come from.
 
-    The files are looked for in diffusers' order: safetensors before `.bin`, one file before shards,
-    then the variants of lower precision.
+    The files are looked for in this order: safetensors before `.bin`, then the variants of lower
+    precision. Where one file and shards are both there, the library decides that the component is
+    of: diffusers reads the shards, transformers the one file.
 
     Args:
         files: The component's folder.
-        stems: See `STEMS`.
+        stems: See `STEMS`, which are diffusers'; others are transformers'.
         without: Tensors whose names end in this are left out, if it is not empty.
 
     Raises:
         ExportError: If the folder has no weights, a file is damaged, or a tensor is not finite.
     """
-    notes: list[str] = []
     # Precision first: a .bin file of float32 is read before safetensors of float16.
     for variant in ("", *VARIANTS):
         dotted = f".{variant}" if variant else ""
         for kind, stem in stems.items():
-            single = f"{stem}{dotted}.{kind}"
-            if path := files.find(single):
-                names = {single: path}
-            elif index := files.find(f"{stem}.{kind}.index{dotted}.json"):
-                names = _shards(files, index)
-            else:
+            single, index = f"{stem}{dotted}.{kind}", f"{stem}.{kind}.index{dotted}.json"
+            names, notes = _chosen(files, single, index, shards_first=stems is STEMS)
+            if not names:
                 continue
             if variant:
                 notes.append(
                     f"{files.where()}: only the {variant} weights are there; they are read"
                 )
-            return _read_all(files, names, without), notes
+            paths = {
+                name: files.need(name, "the index of shards lists it; download it")
+                for name in names
+            }
+            return _read_all(files, paths, without), notes
     expected = " or ".join(f"{stem}.{kind}" for kind, stem in stems.items())
     raise ExportError(
         f"{files.where()}: has no {expected}, nor their {' or '.join(VARIANTS)} variants. Save the "
@@ -117,7 +119,29 @@ def stored_weights(
     )
 
 
-def _shards(files: ModelFiles, index: Path) -> dict[str, Path]:
+def _chosen(
+    files: ModelFiles, single: str, index: str, *, shards_first: bool
+) -> tuple[list[str], list[str]]:
+    """Return the names of the files to read, none if there are none, and notes."""
+    alone = [single] if files.has(single) else []
+    if (path := files.find(index)) is None:
+        return alone, []
+    shards = _shards(files, path)
+    if not alone:
+        return shards, []
+    # save_pretrained deletes earlier shards, and leaves their index and an earlier single file.
+    if not all(map(files.has, shards)):
+        return alone, []
+    read, library = ("shards are", "diffusers") if shards_first else ("file is", "transformers")
+    note = (
+        f"{files.where()}: has {single} and shards, which may differ; the {read} read, as in "
+        f"{library}"
+    )
+    return shards if shards_first else alone, [note]
+
+
+def _shards(files: ModelFiles, index: Path) -> list[str]:
+    """Return the names of the shards that an index lists."""
     try:
         listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted(set(listed))
@@ -128,7 +152,7 @@ def _shards(files: ModelFiles, index: Path) -> dict[str, Path]:
         raise ExportError(
             f"{files.where(index.name)}: is not an index of shards ({one_line(cause)})"
         ) from cause
-    return {name: files.need(name, f"{index.name} lists it; download it") for name in names}
+    return names
 
 
 def _read_all(files: ModelFiles, paths: Mapping[str, Path], without: str) -> dict[str, Tensor]:

@@ -50,6 +50,11 @@ def test_the_models_own_classes() -> None:
     [
         ("3\n1\n", (3, 1), (None, None)),
         ("sea lion 3  # a comment\n\nowl 1\n", (3, 1), ("sea lion", "owl")),
+        ("sea lion,3\nowl, 1\n", (3, 1), ("sea lion", "owl")),
+        ("sea lion, a seal: 3\nowl\t1\n", (3, 1), ("sea lion, a seal", "owl")),
+        # Numbers are the indices, whatever order a file of YAML or CSV has them in.
+        ("1: 5\n0: 7\n", (7, 5), ("0", "1")),
+        ("'10': 5\n'2': 7\n", (7, 5), ("2", "10")),
         ("[3, 1]", (3, 1), (None, None)),
         ('{"owl": 1, "sea lion": 3}', (1, 3), ("owl", "sea lion")),
         ('{"9": 1, "owl": 3}', (1, 3), ("9", "owl")),

@@ -99,3 +99,54 @@ def test_folders_and_tensors_both_note_the_doubt(tmp_path: Path) -> None:
     for path in (tmp_path / "set", tmp_path / "set.npz"):
         found = read_dataset(path, ANIMALS, ReadOptions(str(tmp_path / "map.json")))
         assert any("'dog': 0 instead of 1" in note for note in found.origin.notes)
+
+
+WOOF = imagenet_subsets()["imagewoof"]
+SORTED = tuple(imagenet_wnids()[label] for label in sorted(WOOF))
+SWAPPED = tuple(imagenet_names()[label].split(",")[0] for label in (WOOF[1], WOOF[0], *WOOF[2:]))
+
+
+def of_woof(folder: Path, kind: str) -> Path:
+    """Save ten black images, one of each class, where the path names their subset."""
+    run = folder / "imagewoof_ipc1"
+    if kind == "npz":
+        run.mkdir()
+        images, labels = np.zeros((10, 8, 8, 3), np.uint8), np.arange(10)
+        np.savez(run / "set.npz", images=images, labels=labels)
+        return run / "set.npz"
+    for index in range(10):
+        (run / f"{index:05d}").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(run / f"{index:05d}" / "0.png")
+    return run
+
+
+@pytest.mark.parametrize("kind", ["npz", "folders"])
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (SORTED, "class 0 is 'n02096294' there, and 'n02086240' in the model (10 of 10 differ)"),
+        (SWAPPED, "in the model (2 of 10 differ)"),
+        # Their own order, names that are not ImageNet's, and none
+        (tuple(imagenet_wnids()[label] for label in WOOF), None),
+        (tuple(f"breed {index}" for index in range(10)), None),
+        (None, None),
+    ],
+)
+def test_a_model_with_the_classes_of_a_subset_in_another_order_is_noted(
+    tmp_path: Path, kind: str, names: tuple[str, ...] | None, found: str | None
+) -> None:
+    dataset = read_dataset(of_woof(tmp_path, kind), Classes(10, names, "small"))
+    assert dataset.labels == {index: index for index in range(10)}
+    noted = [note for note in dataset.origin.notes if "names imagewoof" in note]
+    assert len(noted) == (found is not None)
+    assert found is None or found in noted[0]
+
+
+def test_a_file_of_labels_settles_the_order(tmp_path: Path) -> None:
+    path = of_woof(tmp_path, "npz")
+    labels = [SORTED.index(imagenet_wnids()[label]) for label in WOOF]
+    (tmp_path / "map.json").write_text(json.dumps(labels))
+    options = ReadOptions(classes=str(tmp_path / "map.json"))
+    dataset = read_dataset(path, Classes(10, SORTED, "small"), options)
+    assert dataset.labels == dict(enumerate(labels))
+    assert not [note for note in dataset.origin.notes if "imagewoof" in note]

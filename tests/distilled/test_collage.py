@@ -16,6 +16,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.distilled.collage import INVISIBLE, VISIBLE, Seams, find_seams, seam_strength
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.errors import DatasetError
 from tests.conftest import DISTILLED
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES
@@ -177,3 +178,21 @@ def test_one_unreadable_image_does_not_hide_the_seams(tmp_path: Path, digits: Bu
     torch.save(torch.tensor(CLASSES), tmp_path / "labels_best.pt")
     (note,) = notes(tmp_path, digits)
     assert "look like 2 x 2 collages" in note
+
+
+def test_an_image_too_small_to_be_cut_is_found_by_the_check(tmp_path: Path, digits: Bundle) -> None:
+    sides = {"0/0.png": 32, "0/1.png": 2, "1/0.png": 32}
+    for name, side in sides.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (side, side), "red").save(tmp_path / name)
+    images = read_dataset(tmp_path, digits, ReadOptions(collage=3)).images
+    checked = list(images.check())
+    assert len(checked) == len(images) == 27
+    for position, found in enumerate(checked):
+        if found.problem:
+            assert "0/1.png: 2 x 2 pixels is not a collage of 3 x 3 images" in found.problem
+            with pytest.raises(DatasetError, match="2 x 2 pixels is not a collage"):
+                images.read(position)
+        else:
+            assert images.read(position).size
+    assert [bool(found.problem) for found in checked] == [False] * 9 + [True] * 9 + [False] * 9

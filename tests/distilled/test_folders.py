@@ -183,13 +183,15 @@ def test_a_name_of_the_map_takes_precedence_over_the_models(
 def test_a_folder_that_a_map_lacks_is_refused_with_the_maps_names(
     tree: Callable[..., Path], digits: Bundle, tmp_path: Path
 ) -> None:
-    root, path = tree("cat"), tmp_path / "map.yaml"
+    path = tmp_path / "map.yaml"
     path.write_text("cat: 3\ndog: 4\n")
+    assert classes(read_class_folders(tree("dog"), digits, str(path))) == {"dog": (1, 4)}
+    root = tree("cow")
     with pytest.raises(DatasetError) as error:
         read_class_folders(root, digits, str(path))
     assert str(error.value) == (
-        f"{root}/cat: 'cat' is not a class index, wnid or known class name; {path} names 'cat:', "
-        "'dog:'. Correct it, or rename the folder. If it is not a class, move it out of the "
+        f"{root}/cow: 'cow' is not a class index, wnid or known class name; {path} names 'cat', "
+        "'dog'. Correct it, or rename the folder. If it is not a class, move it out of the "
         "dataset."
     )
 

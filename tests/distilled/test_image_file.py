@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import warnings
@@ -206,10 +207,25 @@ def short_bmp(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-def png_of(path: Path, data: bytes, *, colour_type: int = 2, palette: bytes = b"") -> None:
-    """Write a PNG of 6 x 8 pixels with this compressed data, and the right checksums."""
+def png_of(
+    path: Path,
+    data: bytes,
+    *,
+    colour_type: int = 2,
+    palette: bytes = b"",
+    behind: tuple[tuple[bytes, bytes], ...] = (),
+) -> None:
+    """Write a PNG of 6 x 8 pixels with this compressed data, and the right checksums.
+
+    Args:
+        path: The file.
+        data: The image data.
+        colour_type: Of the header.
+        palette: The palette, if any.
+        behind: Kind and content of chunks behind the image data.
+    """
     header = struct.pack(">IIBBBBB", 6, 8, 8, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", data), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", data), *behind, (b"IEND", b"")]
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + b"".join(
@@ -226,6 +242,12 @@ def png_of(path: Path, data: bytes, *, colour_type: int = 2, palette: bytes = b"
 def rows_missing(path: Path) -> None:
     """Three of eight rows, which Pillow completes with black."""
     png_of(path, zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS[:3])))
+
+
+def chunk_behind(kind: bytes, content: bytes) -> Callable[[Path], None]:
+    """A chunk behind the image data, which decoders parse last."""
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS))
+    return lambda path: png_of(path, data, behind=((kind, content),))
 
 
 def broken_stream(path: Path) -> None:
@@ -292,6 +314,9 @@ def short_webp(path: Path) -> None:
         (short_bmp, "not an image, or a damaged one"),
         (rows_missing, r"not an image, or a damaged one \(rows are missing at its end\)"),
         (broken_stream, r"not an image, or a damaged one \(damaged image data"),
+        (chunk_behind(b"gAMA", b""), r"not an image, or a damaged one \(Truncated gAMA chunk"),
+        (chunk_behind(b"iCCP", b"x"), r"not an image, or a damaged one \("),
+        (chunk_behind(b"tRNS", PIXELS[0, 0].astype(">u2").tobytes()), "is transparent in places"),
         (colours_missing, r"not an image, or a damaged one \(its palette lacks a colour\)"),
         (thin, "1 x 65536 pixels; expected at most 65,535 along a side"),
         (short_jpeg, "not an image, or a damaged one"),
@@ -310,6 +335,15 @@ def test_other_images_are_refused_in_words(
         with pytest.raises(DatasetError, match=rf"a\.png: {message}") as caught, quiet():
             look(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"tIME"])
+def test_usual_chunks_behind_the_pixels_change_nothing(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "a.png"
+    chunk_behind(kind, b"Comment\0made by hand")(path)
+    with quiet():
+        assert check_image(path) == (hashlib.sha256(path.read_bytes()).hexdigest(), (6, 8))
+    np.testing.assert_array_equal(read_image(path), PIXELS)
 
 
 def test_a_vanished_file_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,6 +73,13 @@ def convert(*arguments: object) -> str:
     result = run("convert", *arguments)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def converted_facts(*arguments: object) -> Any:
+    """Run `diver-trt convert --json`, and return the object that it prints."""
+    result = run("convert", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 def refused(*arguments: object) -> str:

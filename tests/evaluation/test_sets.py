@@ -125,7 +125,7 @@ def test_validation_images_of_other_wnids_are_left_out(tmp_path: Path) -> None:
     test = write_folders(tmp_path / "val", FRUIT_WNIDS)
     sets = read_sets({"train": train}, test)
     assert sets.test.names == tuple(sorted(FRUIT_WNIDS[:3]))
-    assert sets.notes == (f"{test}: left out 7 classes of no training set",)
+    assert sets.notes[0] == f"{test}: left out 7 classes of no training set"
     matched("train", sets.train["train"], sets.test)
 
 
@@ -146,8 +146,53 @@ def test_what_of_the_test_set_is_not_read_is_noted(tmp_path: Path) -> None:
     (test / "logs").mkdir()
     (test / "logs" / "log.txt").touch()
     sets = read_sets({"train": write_folders(tmp_path / "train", ("coat", "bag"))}, test)
-    (note,) = sets.notes
+    note = sets.notes[0]
     assert note.startswith(f"{test}: not read: ")
+
+
+COUNTED = tuple(range(11))
+
+
+@pytest.mark.parametrize(
+    ("names", "turn"),
+    [
+        ([f"class_{number}" for number in COUNTED], "class_10 before class_2"),
+        ([f"c{number + 1}" for number in COUNTED], "c11 before c2"),
+        ([f"{number}_cat" for number in COUNTED], "10_cat before 1_cat"),
+        # In the order of the numbers, and numbers that do not count
+        ([f"class_{number:02d}" for number in COUNTED], None),
+        ([f"Boeing {number}7" for number in COUNTED], None),
+        ([f"{chr(97 + number)}" for number in COUNTED], None),
+    ],
+)
+def test_numbers_are_not_matched_with_names_that_count_in_the_order_of_texts(
+    tmp_path: Path, names: list[str], turn: str | None
+) -> None:
+    """`class_10` is the folder after `class_1`, but not the class after 1."""
+    test = write_folders(tmp_path / "test", tuple(sorted(names)))
+    train = write_folders(tmp_path / "train", tuple(map(str, COUNTED)))
+    sets = read_sets({"train": train}, test)
+    if turn is None:
+        found = matched("train", sets.train["train"], sets.test)
+        assert (found.images[:, 8, 8, 0] == 10 * found.labels).all()
+    else:
+        with pytest.raises(DatasetError, match=f"are in the order of texts, {turn}"):
+            matched("train", sets.train["train"], sets.test)
+
+
+def test_training_images_that_are_test_images_are_noted(tmp_path: Path) -> None:
+    """Real images for comparison that were taken from the test set."""
+    test = write_folders(tmp_path / "test", ("bag", "coat"))
+    drawn = write_folders(tmp_path / "random", ("bag", "coat"))
+    for name in ("bag/0.png", "bag/1.png", "coat/0.png"):
+        Image.new("RGB", (16, 16), f"#0000{len(name):02x}").save(drawn / name)
+    other = write_folders(tmp_path / "other", ("bag", "coat"), side=20)
+    for path in other.glob("*/*.png"):
+        Image.new("RGB", (20, 20), "red").save(path)
+    assert read_sets({"random": drawn, "other": other}, test).notes == (
+        "random: 1 of its 4 images are test images too, so its accuracy is not that on unseen "
+        "images",
+    )
 
 
 def test_named_classes_that_are_missing_are_not_left_out(tmp_path: Path) -> None:

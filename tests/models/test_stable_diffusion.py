@@ -22,7 +22,7 @@ from diver_trt.errors import ExportError, MissingExtraError
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.schedule import Schedule, noise_ratios
 from diver_trt.models import ModelOptions
-from diver_trt.models.prompts import Prompts, prompts_from_options
+from diver_trt.models.prompts import Prompts
 from diver_trt.models.recognition import recognised_base
 from diver_trt.models.stable_diffusion import StableDiffusion, load_model
 from diver_trt.pixels import from_network
@@ -348,20 +348,10 @@ def test_the_command_exports_classes_that_folders_are_named_by(
     assert (tmp_path / "out" / "00001" / "00000.png").exists()
 
 
-def test_the_defaults_are_d4ms() -> None:
-    prompts = prompts_from_options(None, None, None, None)
-    assert len(prompts.names) == 1000
-    assert prompts.texts == prompts.names
-    assert prompts.names[0] == "tench, Tinca tinca"
-    assert (prompts.names[134], prompts.names[517]) == ("crane bird", "construction crane")
-    assert prompts.negative == "cartoon, anime, painting"
-
-
-def test_prompts_come_from_files(tmp_path: Path) -> None:
-    (tmp_path / "names").write_text("\ufeffcat\nred apple\n\n", encoding="utf-8")
-    (tmp_path / "prompts").write_text("one cat, sitting\r\nan apple\r\n")
-    prompts = prompts_from_options(str(tmp_path / "names"), None, tmp_path / "prompts", "")
-    assert prompts == Prompts(("cat", "red apple"), ("one cat, sitting", "an apple"), "")
+def test_doubts_about_prompts_are_notes_of_the_model(pipeline: Path) -> None:
+    named = Prompts(("tench 0", "church 497"), ("a", "b"), "")
+    (note,) = load_model(str(pipeline), ModelOptions(prompts=named)).notes
+    assert "such as 'tench 0'" in note
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from diver_trt.distilled.conversion.flax_checkpoint import open_flax_checkpoint
 from diver_trt.errors import DatasetError, MissingExtraError
 from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES, as_woof, assert_holds, known_images
-from tests.distilled.whitened import convert
+from tests.distilled.whitened import convert, converted_facts
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def test_a_checkpoint_may_be_named_by_its_metric_or_freely(
 
 def test_the_last_checkpoint_is_converted(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint.parent / "checkpoint_90000").write_bytes(checkpoint.read_bytes())
-    facts = json.loads(convert(checkpoint.parent, tmp_path / "set.npz", "--json"))
+    facts = converted_facts(checkpoint.parent, tmp_path / "set.npz")
     assert Path(facts["source"]).name == "checkpoint_500000"
 
 

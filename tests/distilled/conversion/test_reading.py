@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tests.distilled.test_dataset import CLASSES
 from tests.distilled.whitened import (
     FloatImages,
     convert,
+    converted_facts,
     planar,
     read,
     refused,
@@ -186,19 +186,19 @@ def test_the_new_file_states_the_transform_that_was_undone(
     whitened: FloatImages, training: Path, tmp_path: Path, imagenet: Bundle
 ) -> None:
     path, output = save_mtt(tmp_path, whitened), tmp_path / "pixels.npz"
-    facts = json.loads(convert(path, output, "--zca-reference", training, "--json"))
+    facts = converted_facts(path, output, "--zca-reference", training)
     assert (facts["whitening"], facts["normalisation"], facts["format"]) == (None, "none", "mtt")
     dataset = read_dataset(output, imagenet, ReadOptions(classes="imagewoof"))
     assert dataset.origin.whitening == facts["unwhitened"]
     assert "ZCA whitening undone" in dataset.summary
-    again = json.loads(convert(output, tmp_path / "again.safetensors", "--json"))
+    again = converted_facts(output, tmp_path / "again.safetensors")
     assert again["unwhitened"] == facts["unwhitened"]
 
 
 def test_a_text_in_place_of_a_hash_is_ignored(whitened: FloatImages, tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, images=whitened, labels=np.array(CLASSES), unwhitened=np.array("\x1b[2J"))
-    facts = json.loads(convert(path, tmp_path / "b.npz", "--json"))
+    facts = converted_facts(path, tmp_path / "b.npz")
     assert (facts["whitening"], facts["unwhitened"]) == ("kornia", None)
 
 

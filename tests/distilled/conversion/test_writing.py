@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
+from tests.cli.command import run
 from tests.distilled import methods
+from tests.distilled.test_collage import textured
 from tests.distilled.test_dataset import CLASSES, known_images
 from tests.distilled.whitened import convert, refused
 
@@ -137,3 +140,20 @@ def test_either_byte_order_is_read(tmp_path: Path, imagenet: Bundle) -> None:
         np.testing.assert_array_equal(
             [found.images.read(sample.position) for sample in found.samples], images
         )
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_doubt_about_collages_is_noted_before_the_new_file_states_them(
+    tmp_path: Path, digits: Bundle, json_too: bool
+) -> None:
+    """Whole images in IDC's file, whose images are collages unless its folder states otherwise."""
+    source = methods.listed("data.pt")(tmp_path, textured(20, 64), CLASSES)
+    (doubt,) = read_dataset(source, digits).origin.notes
+    assert "do not look like 2 x 2 collages" in doubt
+    result = run("convert", source, tmp_path / "set.npz", *(["--json"] if json_too else []))
+    assert f"note: {doubt}" in " ".join(result.stderr.split())
+    assert not json_too or json.loads(result.stdout)["collage"] == 2
+    # The new file states the factor, so that its own reader has no doubt any more.
+    assert not read_dataset(tmp_path / "set.npz", digits).origin.notes
+    whole = run("convert", source, tmp_path / "whole.npz", "--collage", 1)
+    assert "note:" not in whole.stderr
