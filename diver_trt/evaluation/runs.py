@@ -71,9 +71,7 @@ class Plan:
     @property
     def versions(self) -> dict[str, str]:
         """Version of each installed package that the trainings depend on."""
-        # Without transformers some architectures work.
-        runtimes = ONNXRUNTIMES if self.teacher is not None else ()
-        return installed(("torch", "transformers", *runtimes))
+        return installed(("torch", "transformers", *(ONNXRUNTIMES if self.teacher else ())))
 
     def steps(self, images: ImageSet) -> int:
         """Return how many steps of the optimiser a training on a set has."""
