@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from threading import Condition, Thread
@@ -173,6 +174,7 @@ class _Lanes:
         self._changed = Condition()
         self._stopped = False
         self._failure: BaseException | None = None
+        self._process = os.getpid()
         # A generator that is left half-way keeps its threads waiting; they must not keep the
         # process, but end before the libraries that they run in are unloaded.
         self._threads = [
@@ -204,8 +206,11 @@ class _Lanes:
     def stop(self) -> None:
         """End every thread after the step that it is in.
 
-        Until then it reads and writes buffers that the caller is about to free or to use again.
+        Until then it reads and writes buffers that the caller is about to free or to use again. A
+        forked process has no such threads, and stops nothing.
         """
+        if os.getpid() != self._process:
+            return  # one of them may have held the lock, which nobody would release here
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

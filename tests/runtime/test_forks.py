@@ -49,3 +49,39 @@ def test_a_forked_process_recovers_what_the_first_one_has_recovered(engine: str)
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200
     )
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+_FORKED_WHILE_LOCKED = """
+import os, signal
+from threading import Event, Thread
+from diver_trt.runtime.microbatches import _Lanes
+
+lanes = _Lanes(1, 100, lambda *_: None)
+locked, forked = Event(), Event()
+
+def lock():
+    with lanes._changed:
+        locked.set()
+        forked.wait()
+
+Thread(target=lock).start()
+locked.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    raise SystemExit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+forked.set()
+"""
+
+
+def test_a_process_ends_that_is_forked_while_a_thread_recovers() -> None:
+    """At its end it would wait for a lock that a thread held which it does not have."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED_WHILE_LOCKED],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
