@@ -33,10 +33,14 @@ class ThreadPool:
             Thread(target=self._run, name=f"{name} {number}", daemon=True)
             for number in range(count)
         ]
-        for thread in self._threads:
-            thread.start()
         self._process = os.getpid()
         atexit.register(self.close)
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # Ctrl-C, or a limit on threads: nobody else can end them
+            self.close()
+            raise
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Let a thread call a function."""
@@ -60,7 +64,8 @@ class ThreadPool:
             for _ in self._threads:
                 self._calls.put(None)
             for thread in self._threads:
-                thread.join()
+                if thread.is_alive():  # one that was never started cannot be waited for
+                    thread.join()
         atexit.unregister(self.close)
 
     def _run(self) -> None:

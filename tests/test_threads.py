@@ -55,6 +55,21 @@ def test_closing_waits_for_every_call_and_ends_the_threads() -> None:
     assert threading.active_count() == before
 
 
+def test_no_thread_is_left_of_a_pool_that_is_interrupted_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    monkeypatch.setattr("diver_trt.threads.Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ThreadPool(2, "interrupted")
+    assert threading.active_count() == before
+
+
 _MAIN_ENDS = """
 import sys, threading
 from diver_trt import recover

@@ -183,8 +183,12 @@ class _Lanes:
         ]
         if self._threads:
             atexit.register(self.stop)
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # Ctrl-C, or a limit on threads: nobody else can end them
+            self.stop()
+            raise
 
     def take(self) -> None:
         """Return when every thread has done one step more, or raise what one of them raised.
@@ -215,7 +219,8 @@ class _Lanes:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():  # one that was never started cannot be waited for
+                thread.join()
         atexit.unregister(self.stop)
 
     def _run(self, lane: int) -> None:
