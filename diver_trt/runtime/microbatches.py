@@ -9,7 +9,6 @@ batch?").
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.runtime.engine import Conditions, Engine, Latents, copy_checked
+from diver_trt.runtime.lifetime import stop_at_end, stopped
 
 LARGEST = 8
 """Maximum number of images in a microbatch.
@@ -182,7 +182,7 @@ class _Lanes:
             for lane in range(count)
         ]
         if self._threads:
-            atexit.register(self.stop)
+            stop_at_end(self.stop)
         try:
             for thread in self._threads:
                 thread.start()
@@ -221,7 +221,7 @@ class _Lanes:
         for thread in self._threads:
             if thread.is_alive():  # one that was never started cannot be waited for
                 thread.join()
-        atexit.unregister(self.stop)
+        stopped(self.stop)
 
     def _run(self, lane: int) -> None:
         try:
