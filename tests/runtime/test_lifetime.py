@@ -68,7 +68,9 @@ import numpy as np
 from diver_trt import PRESETS, Bundle, Recoverer
 from diver_trt.digits import default_bundle
 
-recoverer = Recoverer(Bundle.open(default_bundle()), PRESETS["matched"].scaled_to(4), engine="onnx")
+recipe = PRESETS["matched"].scaled_to(4)
+# One image at a time, for which no thread is started: Python 3.12 starts none by then.
+recoverer = Recoverer(Bundle.open(default_bundle()), recipe, engine="onnx", batch=1)
 images = np.zeros((2, 32, 32, 3), np.uint8)
 images[:, ::2] = 255
 atexit.register(lambda: print(len(list(recoverer(images, [0, 1])))))
