@@ -10,7 +10,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -32,6 +32,7 @@ from diver_trt.distilled.stored_array import Array
 from diver_trt.errors import DatasetError
 from diver_trt.files import file_sha256
 from diver_trt.pixels import Pixels
+from diver_trt.threads import ThreadPool
 
 _CHECKED_AT_ONCE = 256
 _LARGE_BYTES = 16 * 1024**2
@@ -136,12 +137,12 @@ class ImageFiles:
 
     def check(self) -> Iterator[Checked]:
         """Check every file, several at once."""
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with closing(ThreadPool(min(4, os.cpu_count() or 1), "diver-trt reader")) as pool:
             for first in range(0, len(self), _CHECKED_AT_ONCE):
                 # In chunks, so that results come before all files are checked, in the files' order.
                 paths = list(map(self._path, range(len(self))[first : first + _CHECKED_AT_ONCE]))
                 with quiet():
-                    found = list(pool.map(_check_small_file, paths))
+                    found = pool.map(_check_small_file, paths)
                     checked = [
                         entry or _check_file(path) for entry, path in zip(found, paths, strict=True)
                     ]

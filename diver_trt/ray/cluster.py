@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import socket
 import threading
@@ -103,10 +104,10 @@ def connected(address: str) -> Iterator[Any]:
         return
     if address not in (LOCAL, RUNNING):
         _require_reachable(address)
-    with _quiet(ray):
+    with _quiet(ray), _restored():
         try:
             try:
-                with _without_side_effects():
+                with _without_side_effects(), _undrawn():
                     _connect(ray, address)
             # Ray raises many classes here, down to its own C++ errors.
             except Exception as cause:
@@ -120,7 +121,8 @@ def connected(address: str) -> Iterator[Any]:
                 raise EngineError(f"Ray at {address}: {reason}") from cause
             yield ray
         finally:
-            ray.shutdown()
+            with _undrawn():
+                ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -189,6 +191,39 @@ def _without_side_effects() -> Iterator[None]:
                 signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             if ours:
                 signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    """Take back what Ray draws: a program that seeded `random` would go on with other numbers."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Undo what a connection leaves: its environment, Ray's own `breakpoint()`, a mute logger."""
+    logger, before = logging.getLogger("ray"), _settings()
+    level = logger.level
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name in _settings().keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _settings() -> dict[str, str]:
+    """Return the variables of the environment that Ray, or `_connect`, sets."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"
+    }
 
 
 @contextmanager

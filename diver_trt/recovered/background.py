@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import Generic, TypeVar
+
+from diver_trt.threads import ThreadPool
 
 T = TypeVar("T")
 
@@ -24,7 +27,7 @@ class Background(Generic[T]):
 
     def __init__(self) -> None:
         # One thread: the journal takes one line at a time, and in the order of the images.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="diver-trt-writer")
+        self._thread = ThreadPool(1, "diver-trt writer")
         self._tasks: deque[Future[T]] = deque()
         self._failed = False
 
@@ -33,7 +36,7 @@ class Background(Generic[T]):
         if len(self._tasks) >= MOST_WAITING:
             # Not the oldest: tasks that are done stay in the deque until `finished` yields them.
             wait([self._tasks[-MOST_WAITING]])
-        self._tasks.append(self._executor.submit(self._run, task))
+        self._tasks.append(self._thread.submit(partial(self._run, task)))
 
     def finished(self) -> Iterator[T]:
         """Yield the results of finished tasks in order, each once.
@@ -66,7 +69,7 @@ class Background(Generic[T]):
             for _ in self.finished():
                 pass
         finally:
-            self._executor.shutdown()
+            self._thread.close()
 
     def _run(self, task: Callable[[], T]) -> T:
         if self._failed:

@@ -9,8 +9,8 @@ batch?").
 
 from __future__ import annotations
 
-import atexit
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from threading import Condition, Thread
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.runtime.engine import Conditions, Engine, Latents, copy_checked
+from diver_trt.runtime.lifetime import stop_at_end, stopped
 
 LARGEST = 8
 """Maximum number of images in a microbatch.
@@ -173,6 +174,7 @@ class _Lanes:
         self._changed = Condition()
         self._stopped = False
         self._failure: BaseException | None = None
+        self._process = os.getpid()
         # A generator that is left half-way keeps its threads waiting; they must not keep the
         # process, but end before the libraries that they run in are unloaded.
         self._threads = [
@@ -180,9 +182,13 @@ class _Lanes:
             for lane in range(count)
         ]
         if self._threads:
-            atexit.register(self.stop)
-        for thread in self._threads:
-            thread.start()
+            stop_at_end(self.stop)
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # Ctrl-C, or a limit on threads: nobody else can end them
+            self.stop()
+            raise
 
     def take(self) -> None:
         """Return when every thread has done one step more, or raise what one of them raised.
@@ -204,14 +210,18 @@ class _Lanes:
     def stop(self) -> None:
         """End every thread after the step that it is in.
 
-        Until then it reads and writes buffers that the caller is about to free or to use again.
+        Until then it reads and writes buffers that the caller is about to free or to use again. A
+        forked process has no such threads, and stops nothing.
         """
+        if os.getpid() != self._process:
+            return  # one of them may have held the lock, which nobody would release here
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
-        atexit.unregister(self.stop)
+            if thread.is_alive():  # one that was never started cannot be waited for
+                thread.join()
+        stopped(self.stop)
 
     def _run(self, lane: int) -> None:
         try:

@@ -6,7 +6,6 @@ and does no arithmetic. Latents are [n, c, h, w] float32, images uint8 [H, W, 3]
 
 from __future__ import annotations
 
-import ctypes
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakSet
 
 import numpy as np
 
@@ -29,6 +27,7 @@ from diver_trt.runtime.chunks import chunks
 from diver_trt.runtime.conditions import ClassConditions
 from diver_trt.runtime.engine import Latents, Placement, copy_checked, within_host_memory
 from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
+from diver_trt.runtime.lifetime import in_use, watch
 from diver_trt.runtime.networks import open_networks
 from diver_trt.runtime.samples import Sample, checked_label, checked_samples
 from diver_trt.runtime.vae import decoded, encoded
@@ -37,20 +36,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-
-# Weak, so that a Recoverer that nobody refers to any more is freed.
-_OPENED: WeakSet[Recoverer] = WeakSet()
-
-
-def _keep_engines() -> None:
-    """Never free engines in a forked process."""
-    # Freeing them would wait for their threads, which a fork does not copy.
-    for recoverer in _OPENED:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(recoverer._networks))
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_keep_engines)
 
 
 class Recoverer:
@@ -120,12 +105,12 @@ class Recoverer:
         # Before the engines: a recipe that does not fit the model is refused before anything loads.
         self._schedule = Schedule(bundle.process, self.recipe, bundle.layout)
         # numpy raises MemoryError where an engine raises DeviceMemoryError; callers retry both.
-        with within_host_memory():
+        with in_use(), within_host_memory():
             placement = Placement(
                 engine=engine, batch=batch, memory_budget=memory_budget, images=images, trust=trust
             )
             self._networks, self.memory = open_networks(bundle, self._schedule, placement)
-            _OPENED.add(self)
+            watch(self._networks)
             self.engine: str = self._networks.engine
             self.batch: int = self._networks.batch
             try:
@@ -153,7 +138,7 @@ class Recoverer:
     def close(self) -> None:
         """Free the engines. In a forked process nothing is freed: they are the parent's."""
         if os.getpid() == self._process:
-            with self._lock:
+            with self._lock, in_use():
                 self._networks.close()
 
     def __call__(
@@ -230,7 +215,7 @@ class Recoverer:
                     continue
                 # The lock is never held at a yield: a generator that is left half-way would keep
                 # it.
-                with self._taking_turns():
+                with self._locked():
                     decoded = _returned(self._recover_chunk(batches), on_step)
                 for result in _in_order(batches, decoded):
                     if result.problem and not keep_bad:
@@ -266,6 +251,12 @@ class Recoverer:
 
     @contextmanager
     def _taking_turns(self) -> Iterator[None]:
+        """Use the engines during the block, and let no other thread do so."""
+        with self._locked(), in_use():
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         """Let no other thread use the engines during the block.
 
         Raises:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
+import os
+import random
 import re
 import shutil
 import socket
@@ -14,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,6 +144,30 @@ def test_a_node_that_is_killed_changes_nothing(
 
 
 @needs_ray
+def test_a_connection_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray draws from `random`, takes over `breakpoint()`, and keeps its settings."""
+
+    def init(**_: object) -> None:
+        random.random()
+        os.environ.update(PYTHONBREAKPOINT="ray.util.rpdb._driver_set_trace", RAY_AUTH_MODE="token")
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=random.random)
+    monkeypatch.setattr(ray_cluster, "import_ray", lambda: fake)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    level, environment = logging.getLogger("ray").level, dict(os.environ)
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    with ray_cluster.connected("local"):
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        os.environ["MINE"] = "kept"
+    assert random.random() == expected
+    assert logging.getLogger("ray").level == level
+    assert os.environ.pop("MINE") == "kept"
+    assert dict(os.environ) == environment
+
+
 def test_an_address_without_ray_is_one_line(tmp_path: Path) -> None:
     source = DISTILLED.parent / "ipc1"
     with socket.create_server(("127.0.0.1", 0)) as server:

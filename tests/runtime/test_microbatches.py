@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
+from diver_trt.runtime import microbatches
 from diver_trt.runtime.backends import onnx
 from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
 from diver_trt.runtime.microbatches import LEAD, MicrobatchedDenoiser, microbatch_size
@@ -159,6 +161,25 @@ def test_what_a_core_raises_is_raised_to_the_caller(
         list(denoiser.run())
     load(denoiser, 4, 4, digits.condition_width)
     assert list(denoiser.run()) == list(range(STEPS, 0, -1))
+
+
+def test_no_thread_is_left_of_a_run_that_is_interrupted_while_it_starts(
+    digits: Bundle, open_denoiser: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C reaches a thread that waits, and starting another one is waiting for it."""
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            raise KeyboardInterrupt
+
+    denoiser = open_denoiser(5, 2)
+    load(denoiser, 5, 5, digits.condition_width)
+    before = threading.active_count()
+    monkeypatch.setattr(microbatches, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(denoiser.run())
+    assert threading.active_count() == before
 
 
 def test_a_process_ends_though_a_run_was_left_half_way() -> None:

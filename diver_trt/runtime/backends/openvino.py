@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -227,7 +228,7 @@ class _Compiler:
         self._bundle, self._device = bundle, device
         self._version = str(runtime.__version__)
         with reported("OpenVINO", "cannot start"):
-            self._core = _core(runtime)
+            self._core, process = _core(runtime)
             devices = list(self._core.available_devices)
         # A machine with two GPUs has GPU.0 and GPU.1; GPU alone is then the first one.
         if device not in {found.partition(".")[0] for found in devices}:
@@ -235,6 +236,7 @@ class _Compiler:
                 f"OpenVINO {self._version.partition('-')[0]} finds no {device} here (only "
                 f"{', '.join(devices)}); install its driver, or use --engine openvino"
             )
+        self._forked = os.getpid() != process
         folder = cache_folder() if keep else None
         self._folder = folder / "openvino" if folder else None
 
@@ -274,8 +276,10 @@ class _Compiler:
         if self._device == "CPU":
             settings |= {
                 # One stream, so that all cores work on one batch; with more streams each core
-                # would need a batch of its own.
-                "NUM_STREAMS": 1,
+                # would need a batch of its own. A stream is a thread that OpenVINO keeps for the
+                # next network, and a fork does not copy threads: a forked process would wait for
+                # one forever. With none it computes on the thread that calls, to the same bytes.
+                "NUM_STREAMS": 0 if self._forked else 1,
                 "INFERENCE_NUM_THREADS": available_cores(),
                 # Pinned threads of two recoveries would share the first cores, and leave the
                 # others idle.
@@ -314,8 +318,11 @@ class _Compiler:
 
 
 @cache
-def _core(runtime: Any) -> Any:
-    """Return the only `Core` of this process, which is never freed."""
+def _core(runtime: Any) -> tuple[Any, int]:
+    """Return the only `Core`, which is never freed, and the process that opened it.
+
+    A process that was forked from that one has the same.
+    """
     core = runtime.Core()
     # On Linux its CPU plugin gives the thread that loads it a stack for signal handlers, and unmaps
     # that stack when the Core is freed. If another Core was opened meanwhile, or another thread
@@ -323,7 +330,7 @@ def _core(runtime: Any) -> Any:
     # https://github.com/openvinotoolkit/openvino/blob/master/src/plugins/intel_cpu/src/sigstack_manager.cpp
     # Nor may a forked process free it at its end: it would wait for threads that it does not have.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
-    return core
+    return core, os.getpid()
 
 
 def _found(ports: Any) -> list[Found]:

@@ -1,0 +1,87 @@
+"""What processes can do that are forked from one that has recovered images."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+
+_OPENED_AGAIN = """
+import os, signal
+import numpy as np
+from diver_trt import PRESETS, Bundle, Recoverer
+from diver_trt.digits import default_bundle
+
+def recovered():
+    bundle = Bundle.open(default_bundle())
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    with Recoverer(bundle, PRESETS["matched"].scaled_to(4), engine={engine!r}) as recoverer:
+        return [sample.image.tobytes() for sample in recoverer(images, [0, 1, 2])]
+
+def fork(work):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # ends a process that waits for threads it does not have
+        work()
+        raise SystemExit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def recover_again():
+    assert recovered() == expected
+
+def recover_and_fork():
+    recover_again()
+    assert fork(recover_again) == 7
+
+expected = recovered()
+print(fork(recover_and_fork))
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_forked_process_recovers_what_the_first_one_has_recovered(engine: str) -> None:
+    """OpenVINO keeps the threads of closed networks for later ones, and a fork has no threads."""
+    code = _OPENED_AGAIN.format(engine=engine)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+_FORKED_WHILE_LOCKED = """
+import os, signal
+from threading import Event, Thread
+from diver_trt.runtime.microbatches import _Lanes
+
+lanes = _Lanes(1, 100, lambda *_: None)
+locked, forked = Event(), Event()
+
+def lock():
+    with lanes._changed:
+        locked.set()
+        forked.wait()
+
+Thread(target=lock).start()
+locked.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(10)
+    raise SystemExit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+forked.set()
+"""
+
+
+def test_a_process_ends_that_is_forked_while_a_thread_recovers() -> None:
+    """At its end it would wait for a lock that a thread held which it does not have."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED_WHILE_LOCKED],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
