@@ -86,7 +86,7 @@ def _after_fork() -> None:
 
 
 def _keep() -> None:
-    for networks in _opened:
+    for networks in tuple(_opened):  # another thread may open some meanwhile
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(networks))
 
 
