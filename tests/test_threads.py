@@ -44,15 +44,19 @@ def test_a_failure_is_raised_and_what_was_not_begun_is_left() -> None:
     assert ran in ([0, 1, 2], [0, 1, 2, 3])
 
 
+def threads_named(start: str) -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith(start)]
+
+
 def test_closing_waits_for_every_call_and_ends_the_threads() -> None:
-    before, gate = threading.active_count(), threading.Event()
+    gate = threading.Event()
     pool = ThreadPool(2, "closing")
     calls = [pool.submit(gate.wait) for _ in range(5)]
     gate.set()
     pool.close()
     pool.close()
     assert [call.result(0) for call in calls] == [True] * 5
-    assert threading.active_count() == before
+    assert not threads_named("closing")
 
 
 def test_no_thread_is_left_of_a_pool_that_is_interrupted_while_it_starts(
@@ -63,11 +67,10 @@ def test_no_thread_is_left_of_a_pool_that_is_interrupted_while_it_starts(
             super().start()
             raise KeyboardInterrupt
 
-    before = threading.active_count()
     monkeypatch.setattr("diver_trt.threads.Thread", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         ThreadPool(2, "interrupted")
-    assert threading.active_count() == before
+    assert not threads_named("interrupted")
 
 
 _MAIN_ENDS = """
