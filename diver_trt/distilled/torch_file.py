@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -152,6 +152,7 @@ class _Reader:
         self._path, self._file = path, file
         self._budget = LoadBudget(path)
         self._nodes: Iterator[int] = iter(range(_MAX_NODES))
+        self._numbers: dict[int, Array] = {}  # by the id of their list, which `file` holds
 
     def read(self, value: Any, depth: int = 0) -> Content:
         """Return the content of a value.
@@ -175,11 +176,19 @@ class _Reader:
                 for key, item in value.items()
             }
         if isinstance(value, (list, tuple)):
-            # Labels that were saved as Python's numbers, with which no image has to be counted.
-            if value and all(type(item) is int and -(2**63) <= item < 2**63 for item in value):
-                return np.array(value)
+            numbers = self._whole_numbers(value)
+            if numbers is not None:
+                return numbers
             return [self.read(item, depth + 1) for item in value]
         return None
+
+    def _whole_numbers(self, values: Sequence[Any]) -> Array | None:
+        """Return a list of whole numbers, as labels are saved, as an array; None for others."""
+        # Each list once: a pickle can refer to a long one thousands of times.
+        found = self._numbers.get(id(values))
+        if found is None and values and all(map(_is_int64, values)):
+            found = self._numbers[id(values)] = np.array(values)
+        return found
 
     def _tensor(self, tensor: SavedTensor) -> Array:
         dtype = np.dtype(tensor.storage.dtype).newbyteorder(self._file.order)
@@ -201,6 +210,10 @@ class _Reader:
             )
         start = offset + tensor.start * dtype.itemsize
         return readable(InPlaceArray(self._path, dtype, shape, tensor.strides, start), self._budget)
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _plain_array(value: str | int | float) -> Array:

@@ -237,6 +237,16 @@ def test_the_offsets_of_tensors_come_from_the_zip_alone(tmp_path: Path, alignmen
     np.testing.assert_array_equal(load(content[1]), VALUES)
 
 
+def test_a_list_of_numbers_is_read_once_however_often_it_occurs(tmp_path: Path) -> None:
+    labels = list(range(1000))
+    torch.save({"labels": labels, "again": [labels] * 2000, "mixed": [1, 0.5]}, tmp_path / "a.pt")
+    content = open_stored(tmp_path / "a.pt")
+    assert isinstance(content, dict)
+    np.testing.assert_array_equal(load(content["labels"]), labels)
+    assert {id(one) for one in content["again"]} == {id(content["labels"])}
+    assert content["mixed"] == [None, None]
+
+
 def test_structures_without_end_are_refused(tmp_path: Path) -> None:
     circle: list[Any] = []
     circle.append(circle)
