@@ -18,8 +18,8 @@ S = TypeVar("S")
 class ThreadPool:
     """Threads that take calls in the order in which they come.
 
-    Not a ThreadPoolExecutor: that one takes no more calls once the main thread has ended, although
-    the other threads of a program go on, and one of them may be recovering images.
+    Not a ThreadPoolExecutor, which takes no more calls once the main thread has ended: another
+    thread of the program may still be recovering images.
 
     Args:
         count: How many threads.
@@ -28,19 +28,14 @@ class ThreadPool:
 
     def __init__(self, count: int, name: str) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        # What is never closed must not keep the process from ending, but what was begun is ended.
+        # A pool that is never closed must not keep the process alive; `close` runs at its end.
         self._threads = [
             Thread(target=self._run, name=f"{name} {number}", daemon=True)
             for number in range(count)
         ]
         self._process = os.getpid()
         atexit.register(self.close)
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException:  # Ctrl-C, or a limit on threads: nobody else can end them
-            self.close()
-            raise
+        start_all(self._threads, self.close)
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Let a thread call a function."""
@@ -63,9 +58,7 @@ class ThreadPool:
         if os.getpid() == self._process:
             for _ in self._threads:
                 self._calls.put(None)
-            for thread in self._threads:
-                if thread.is_alive():  # one that was never started cannot be waited for
-                    thread.join()
+            join_all(self._threads)
         atexit.unregister(self.close)
 
     def _run(self) -> None:
@@ -77,3 +70,20 @@ class ThreadPool:
                 except BaseException as failure:  # whoever asks for the result raises it
                     future.set_exception(failure)
             del entry, future, call  # the image in them is not kept until the next call
+
+
+def start_all(threads: Iterable[Thread], stop: Callable[[], None]) -> None:
+    """Start threads, or stop those that were started and raise what came in between."""
+    try:
+        for thread in threads:
+            thread.start()
+    except BaseException:  # Ctrl-C, or a limit on threads: nobody else can stop them
+        stop()
+        raise
+
+
+def join_all(threads: Iterable[Thread]) -> None:
+    """Wait for threads to end; those that were never started are passed over."""
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()

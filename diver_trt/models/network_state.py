@@ -84,7 +84,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
             f"the weights under {shown('.'.join(path))} are read ({others[0]} is not a usual name)"
         )
     tensors = {str(name): tensor for name, tensor in state.items()}
-    # A DiT has no tensor of one value, but averages count their updates beside it.
+    # No tensor of a DiT has a single integer; averages store the number of their updates so.
     counters = [name for name, tensor in tensors.items() if _is_counter(tensor)]
     if counters:
         notes.append(f"its counters are left out: {few(counters)}")

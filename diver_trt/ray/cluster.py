@@ -195,7 +195,7 @@ def _without_side_effects() -> Iterator[None]:
 
 @contextmanager
 def _undrawn() -> Iterator[None]:
-    """Take back what Ray draws: a program that seeded `random` would go on with other numbers."""
+    """Restore the state of `random`, from which Ray draws; the program may have seeded it."""
     state = random.getstate()
     try:
         yield

@@ -22,6 +22,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import EngineError
 from diver_trt.runtime.engine import Conditions, Engine, Latents, copy_checked
 from diver_trt.runtime.lifetime import stop_at_end, stopped
+from diver_trt.threads import join_all, start_all
 
 LARGEST = 8
 """Maximum number of images in a microbatch.
@@ -183,12 +184,7 @@ class _Lanes:
         ]
         if self._threads:
             stop_at_end(self.stop)
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException:  # Ctrl-C, or a limit on threads: nobody else can end them
-            self.stop()
-            raise
+        start_all(self._threads, self.stop)
 
     def take(self) -> None:
         """Return when every thread has done one step more, or raise what one of them raised.
@@ -218,9 +214,7 @@ class _Lanes:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():  # one that was never started cannot be waited for
-                thread.join()
+        join_all(self._threads)
         stopped(self.stop)
 
     def _run(self, lane: int) -> None:

@@ -18,6 +18,7 @@ from diver_trt.evaluation.image_set import ImageSet
 from diver_trt.evaluation.protocols import QUICK
 from diver_trt.evaluation.runs import evaluate
 from diver_trt.evaluation.teacher import Teacher
+from tests.evaluation.linear_teacher import save_linear_teacher
 
 
 def write_teacher(
@@ -26,25 +27,7 @@ def write_teacher(
     """Write a graph that finds one class in every image, whatever it shows."""
     bias = np.zeros(classes, np.float32)
     bias[favourite] = 200.0
-    weights = [
-        numpy_helper.from_array(np.zeros((3, classes), np.float32), "weight"),
-        numpy_helper.from_array(bias, "bias"),
-    ]
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
-        helper.make_node("Flatten", ["mean"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "teacher",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, side, side])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-    return path
+    return save_linear_teacher(path, np.zeros((3, classes), np.float32), bias, side, batch)
 
 
 def test_networks_learn_what_the_teacher_sees(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.evaluation.image_set import ImageSet
 from diver_trt.evaluation.teacher import Teacher
 from diver_trt.evaluation.teacher_doubts import teacher_doubt
+from tests.evaluation.linear_teacher import save_linear_teacher
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
 
@@ -34,21 +33,7 @@ def teacher_of(path: Path, colours: list[str]) -> Teacher:
     # -|x - c|^2 is 2 c x - |c|^2 but for a term that all classes share.
     weight: NDArray[np.float32] = np.stack([2 * centre for centre in centres], 1)
     bias = np.array([-(centre @ centre) for centre in centres], np.float32)
-    nodes = [
-        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
-        helper.make_node("Flatten", ["mean"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "teacher",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(colours)])],
-        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
-    )
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
-    return Teacher(path, len(colours), 8)
+    return Teacher(save_linear_teacher(path, weight, bias, 8), len(colours), 8)
 
 
 @pytest.mark.parametrize("count", [1, 30])

@@ -43,7 +43,7 @@ print(fork(recover_and_fork))
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_forked_process_recovers_what_the_first_one_has_recovered(engine: str) -> None:
-    """OpenVINO keeps the threads of closed networks for later ones, and a fork has no threads."""
+    """OpenVINO reuses the threads of closed networks, which a fork does not copy."""
     code = _OPENED_AGAIN.format(engine=engine)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200

@@ -153,7 +153,7 @@ def test_a_doubt_about_collages_is_noted_before_the_new_file_states_them(
     result = run("convert", source, tmp_path / "set.npz", *(["--json"] if json_too else []))
     assert f"note: {doubt}" in " ".join(result.stderr.split())
     assert not json_too or json.loads(result.stdout)["collage"] == 2
-    # The new file states the factor, so that its own reader has no doubt any more.
+    # The new file states the factor, so reading it gives no note.
     assert not read_dataset(tmp_path / "set.npz", digits).origin.notes
     whole = run("convert", source, tmp_path / "whole.npz", "--collage", 1)
     assert "note:" not in whole.stderr
