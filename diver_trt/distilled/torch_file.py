@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage
+from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage_reported
 from diver_trt.distilled.stored_array import (
     Array,
     Content,
@@ -74,17 +74,9 @@ def open_torch(path: Path) -> Content:
     """
     if path.stat().st_size == 0:
         raise DatasetError(f"{path}: is empty")
-    try:
+    with damage_reported(f"{path}: not a file of torch.save, or a damaged one"):
         file = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
         return _Reader(path, file).read(file.structure)
-    except DatasetError:
-        raise
-    # zipfile, pickletools and TorchPickle raise BadZipFile, ValueError, IndexError and more on
-    # damaged files.
-    except Exception as cause:
-        raise DatasetError(
-            f"{path}: not a file of torch.save, or a damaged one ({damage(cause)})"
-        ) from cause
 
 
 def _zipped(path: Path) -> _TorchFile:
