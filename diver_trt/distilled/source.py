@@ -30,7 +30,7 @@ from diver_trt.distilled.image_file import (
 from diver_trt.distilled.normalisation import Normalisation, implausible, pixels_from_values
 from diver_trt.distilled.stored_array import Array
 from diver_trt.errors import DatasetError
-from diver_trt.files import file_sha256
+from diver_trt.files import file_sha256, reported
 from diver_trt.pixels import Pixels
 from diver_trt.threads import ThreadPool
 
@@ -130,10 +130,8 @@ class ImageFiles:
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a file."""
         path = self._path(position)
-        try:
+        with reported(path, "read any more", DatasetError):
             return file_sha256(path)
-        except OSError as cause:
-            raise DatasetError(f"{path}: cannot be read any more ({cause.strerror})") from cause
 
     def check(self) -> Iterator[Checked]:
         """Check every file, several at once."""
