@@ -21,7 +21,7 @@ from diver_trt.recipe import Recipe
 from diver_trt.recovered.run import recover
 from tests.conftest import DISTILLED
 from tests.distilled import methods
-from tests.distilled.test_dataset import CLASSES, WOOF, as_woof, assert_holds, known_images
+from tests.distilled.test_dataset import CLASSES, WOOF, as_woof, assert_holds, known_images, named
 
 
 @pytest.mark.parametrize(
@@ -328,17 +328,16 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
         ({"classes": "imagewoof"}, r"classes \(imagenette and imagewoof\)"),
         ({"collage": "2"}, r"collage \(1 and 2\)"),
         ({"unwhitened": "0" * 64}, r"transform that was undone \(none and 0{64}\)"),
-        ({"labels": np.eye(10, dtype=np.float32)}, r"form of labels \(hard and probabilities\)"),
+        ({"labels": np.eye(10)[CLASSES]}, r"form of labels \(hard and probabilities\)"),
     ],
 )
 def test_parts_that_contradict_each_other_are_not_joined(
     tmp_path: Path, imagenet: Bundle, stated: dict[str, Any], message: str
 ) -> None:
-    facts: dict[str, Any] = {"format": "mtt", "normalisation": "none", "classes": "imagenette"}
-    arrays = {"images": known_images(10, 32), "labels": np.arange(10)}
+    facts = {"format": "mtt", "normalisation": "none", "classes": "imagenette"}
     for name, others in (("S1", {}), ("S2", stated)):
         (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "images_best.npz", **{**arrays, **facts, **others})
+        named(tmp_path / name / "images_best.npz", **{**facts, **others})
     with pytest.raises(DatasetError, match=rf"S1.* and .*S2.* differ in their {message}"):
         read_dataset(tmp_path, imagenet, ReadOptions())
 

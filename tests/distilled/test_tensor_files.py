@@ -17,7 +17,14 @@ from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.tensor_files import find_one_tensor_file
 from diver_trt.errors import DatasetError
 from tests.distilled import methods
-from tests.distilled.test_dataset import CLASSES, as_woof, assert_holds, known_images
+from tests.distilled.test_dataset import (
+    CLASSES,
+    as_woof,
+    assert_holds,
+    known_images,
+    named,
+    refusal,
+)
 
 WOOF_IMAGES = known_images(20, 32)
 NETWORK = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 2))
@@ -101,9 +108,7 @@ def test_an_irregular_file_is_refused(tmp_path: Path, digits: Bundle, name: str)
     os.mkfifo(tmp_path / name)
     (tmp_path / "zero.pt").symlink_to("/dev/zero")
     for path in (tmp_path / name, tmp_path / "zero.pt"):
-        with pytest.raises(DatasetError) as raised:
-            read_dataset(path, digits)
-        assert str(raised.value) == (
+        assert refusal(path, digits) == (
             f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a "
             "folder of images or of such files"
         )
@@ -160,7 +165,7 @@ def test_a_set_and_its_converted_twin_are_not_chosen_between(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     methods.mtt(tmp_path, WOOF_IMAGES, CLASSES)
-    np.savez(tmp_path / "images_best.npz", images=WOOF_IMAGES, labels=np.array(CLASSES))
+    named(tmp_path / "images_best.npz")
     with pytest.raises(
         DatasetError, match=r"several kinds \(\.npz, \.pt\); name one of them, such"
     ):

@@ -22,7 +22,7 @@ from diver_trt.distilled.whitening import can_be_undone
 from diver_trt.errors import DatasetError
 from tests.cli.command import run
 from tests.distilled import methods
-from tests.distilled.test_dataset import CLASSES, known_images
+from tests.distilled.test_dataset import CLASSES, known_images, named
 from tests.distilled.whitened import (
     TARGETS,
     FloatImages,
@@ -184,7 +184,7 @@ def test_every_refusal_names_the_options_for_a_file_that_is_not_whitened(
     if name.endswith(".pt"):
         save_mtt(tmp_path, whitened)
     elif name == "mine.npz":
-        np.savez(path, images=whitened, labels=np.array(CLASSES))
+        named(path, images=whitened)
     elif name.startswith("step"):
         save_frepo(tmp_path, channels_last)
     else:
@@ -238,6 +238,6 @@ def test_a_file_that_states_its_whitening_is_refused_whatever_it_looks_like(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     images = methods.normalised(known_images(20, 32), "none").numpy()
-    np.savez(tmp_path / "a.npz", images=images, labels=TARGETS, whitening=np.array("kornia"))
+    path = named(tmp_path / "a.npz", images=images, labels=TARGETS, whitening="kornia")
     with pytest.raises(DatasetError, match=r"a\.npz: is ZCA-whitened\. Run `diver-trt convert "):
-        read(tmp_path / "a.npz", imagenet)
+        read(path, imagenet)
