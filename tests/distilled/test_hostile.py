@@ -23,7 +23,7 @@ from PIL import Image
 from tests.distilled import methods
 from tests.distilled.array_files import Touch, rewritten
 from tests.distilled.test_dataset import CLASSES, known_images
-from tests.distilled.test_png_stream import chunk
+from tests.distilled.test_png_stream import png
 from tests.edited_json import set_in
 from tests.fuzzing import recovered
 from tests.recovered.commands import in_manifest
@@ -203,11 +203,9 @@ def folder_link_out(folder: Path) -> None:
 def huge_png(folder: Path) -> None:
     """20,000 x 20,000 black-and-white pixels: 50 kB on disk, 400 MB as grey, 1.2 GB as RGB."""
     (folder / "3").mkdir()
-    rows = zlib.compress(b"\0" * (20_000 * 2_501))
-    head = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    (folder / "3" / "0.png").write_bytes(png)
-    assert len(png) < 100_000
+    file = png(zlib.compress(b"\0" * (20_000 * 2_501)), size=(20_000, 20_000), depth=1)
+    (folder / "3" / "0.png").write_bytes(file)
+    assert len(file) < 100_000
 
 
 def newline_in_a_name(folder: Path) -> None:
