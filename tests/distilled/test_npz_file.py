@@ -15,7 +15,7 @@ from diver_trt.distilled import npz_file
 from diver_trt.distilled.array_file import open_stored
 from diver_trt.distilled.stored_array import StoredArray, load
 from diver_trt.errors import DatasetError
-from tests.distilled.array_files import VALUES, Touch
+from tests.distilled.array_files import VALUES
 
 
 def test_fortran_order_and_compressed_members_are_read(tmp_path: Path) -> None:
@@ -28,15 +28,6 @@ def test_fortran_order_and_compressed_members_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(content["a"][2], VALUES[2])
         np.testing.assert_array_equal(content["a"][1:3], VALUES[1:3])
         assert str(content.get("text", "idc")) == "idc"
-
-
-def test_object_arrays_are_never_loaded(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", images=np.array([Touch(tmp_path / "executed")], dtype=object))
-    with pytest.raises(
-        DatasetError, match=r"images.npy holds Python objects, which are never loaded"
-    ):
-        open_stored(tmp_path / "a.npz")
-    assert not (tmp_path / "executed").exists()
 
 
 def npz_that_says(
