@@ -208,28 +208,6 @@ def test_averaged_images_have_averaged_labels(tmp_path: Path, imagenet: Bundle) 
     assert_holds(as_woof(tmp_path / "ema_images_best.pt", imagenet), images, CLASSES, WOOF)
 
 
-def test_the_unwhitened_file_of_the_best_iteration_is_read(
-    tmp_path: Path, imagenet: Bundle
-) -> None:
-    for iteration, seed in (("1000", 1), ("5000", 2)):
-        methods.mtt(tmp_path, known_images(20, 32, seed), CLASSES, "cifar10", iteration=iteration)
-        torch.save(
-            torch.zeros(20, 3, 32, 32) + float(iteration) / 1e4,
-            tmp_path / f"images_zca_{iteration}.pt",
-        )
-    methods.mtt(tmp_path, known_images(20, 32, 1), CLASSES, "cifar10")
-    dataset = as_woof(tmp_path, imagenet)
-    assert dataset.origin.files == ("images_zca_1000.pt",)
-    assert not any("best" in note for note in dataset.origin.notes)
-    methods.mtt(tmp_path, known_images(20, 32, 3), CLASSES, "cifar10")
-    dataset = as_woof(tmp_path, imagenet)
-    assert dataset.origin.files == ("images_zca_5000.pt",)
-    assert any(
-        "images_best.pt is whitened and its iteration is unknown" in note
-        for note in dataset.origin.notes
-    )
-
-
 def test_idcs_folders_name_the_collage_factor(tmp_path: Path, imagenet: Bundle) -> None:
     """`argument.py` writes `_factor2` into the folder's name."""
     images = known_images(20, 128)

@@ -19,6 +19,7 @@ from diver_trt.errors import DatasetError
 from tests.distilled import methods
 from tests.distilled.test_dataset import (
     CLASSES,
+    WOOF,
     as_woof,
     assert_holds,
     known_images,
@@ -93,6 +94,42 @@ def test_a_set_with_a_name_of_its_own_is_found(tmp_path: Path, imagenet: Bundle)
         DatasetError, match=r"holds several files of images \(mine.pt, yours.pt\); name one of them"
     ):
         as_woof(tmp_path, imagenet)
+
+
+def test_the_unwhitened_file_of_the_best_iteration_is_read(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    for iteration, seed in (("1000", 1), ("5000", 2)):
+        methods.mtt(tmp_path, known_images(20, 32, seed), CLASSES, "cifar10", iteration=iteration)
+        torch.save(
+            torch.zeros(20, 3, 32, 32) + float(iteration) / 1e4,
+            tmp_path / f"images_zca_{iteration}.pt",
+        )
+    methods.mtt(tmp_path, known_images(20, 32, 1), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_1000.pt",)
+    assert not any("best" in note for note in dataset.origin.notes)
+    methods.mtt(tmp_path, known_images(20, 32, 3), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_5000.pt",)
+    assert any(
+        "images_best.pt is whitened and its iteration is unknown" in note
+        for note in dataset.origin.notes
+    )
+
+
+@pytest.mark.parametrize("name", ["images_best.pt", "images_1000.pt"])
+def test_a_damaged_file_beside_the_unwhitened_one_does_not_keep_it_from_being_read(
+    tmp_path: Path, imagenet: Bundle, name: str
+) -> None:
+    images = known_images(20, 32)
+    for iteration in ("best", "1000"):
+        methods.mtt(tmp_path, images, CLASSES, "cifar10", iteration)
+    path = methods.mtt(tmp_path, images, CLASSES, "none", "zca_1000")
+    (tmp_path / "labels_zca_1000.pt").unlink()
+    (tmp_path / name).write_bytes(b"cut short")
+    for given in (path, tmp_path):
+        assert_holds(as_woof(given, imagenet), images, CLASSES, WOOF)
 
 
 def test_the_error_for_a_folder_without_images_describes_its_file(
