@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -246,10 +244,9 @@ class Joined:
 
     def __init__(self, sources: Sequence[tuple[str, ImageSource]]) -> None:
         self._parts = tuple(sources)
-        self._starts = tuple(accumulate((len(source) for _, source in self._parts), initial=0))
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return sum(len(source) for _, source in self._parts)
 
     def name(self, position: int) -> str:
         """Return the part's name and the image's."""
@@ -277,8 +274,11 @@ class Joined:
             yield from source.check()
 
     def _find(self, position: int) -> tuple[str, ImageSource, int]:
-        part = bisect_right(self._starts, position) - 1
-        return *self._parts[part], position - self._starts[part]
+        for name, source in self._parts:
+            if position < len(source):
+                return name, source, position
+            position -= len(source)
+        raise IndexError(position)
 
 
 class Tiles:
