@@ -170,13 +170,14 @@ def encoded_again_and_again(folder: Path) -> None:
     assert (folder / "data.pt").stat().st_size < 2_000_000
 
 
-def link_out(folder: Path) -> None:
-    (folder / "3").mkdir()
-    (folder / "3" / "0.png").symlink_to("/etc/passwd")
+def link(name: str, target: str) -> Callable[[Path], None]:
+    """A symlink in place of an image or of a class folder."""
 
+    def make(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(target)
 
-def folder_link_out(folder: Path) -> None:
-    (folder / "3").symlink_to("/usr")
+    return make
 
 
 def huge_png(folder: Path) -> None:
@@ -187,29 +188,14 @@ def huge_png(folder: Path) -> None:
     assert len(file) < 100_000
 
 
-def newline_in_a_name(folder: Path) -> None:
-    (folder / "3").mkdir()
-    Image.new("RGB", (8, 8)).save(folder / "3" / "a\nerror: all is well.png")
+def picture(name: str) -> Callable[[Path], None]:
+    """One picture in a class folder."""
 
+    def make(folder: Path) -> None:
+        (folder / name).parent.mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name)
 
-def name_that_is_no_text(folder: Path) -> None:
-    (folder / "3").mkdir()
-    Image.new("RGB", (8, 8)).save(folder / "3" / "0.png")
-    (folder / "3" / "0.png").rename(folder / "3" / os.fsdecode(b"\xff\xfe.png"))
-
-
-def newline_in_a_folder(folder: Path) -> None:
-    (folder / "3\n4").mkdir()
-    Image.new("RGB", (8, 8)).save(folder / "3\n4" / "0.png")
-
-
-def link_to_itself(folder: Path) -> None:
-    (folder / "3").mkdir()
-    (folder / "3" / "0.png").symlink_to("0.png")
-
-
-def folder_link_to_itself(folder: Path) -> None:
-    (folder / "3").symlink_to("3")
+    return make
 
 
 def newline_in_the_name_of_tensors(folder: Path) -> None:
@@ -225,21 +211,14 @@ def newline_in_the_name_of_a_part(folder: Path) -> None:
     methods.mtt(folder / "S\n1", known_images(20, 32), CLASSES)
 
 
-def escape_in_an_array_name(folder: Path) -> None:
-    zipped(folder, "\x1b[2J.npy", npy_header("|u1", "(1,)}") + b"0")
+def member(name: str, data: bytes) -> Callable[[Path], None]:
+    """An `.npz` file with one member."""
 
+    def make(folder: Path) -> None:
+        with zipfile.ZipFile(folder / "set.npz", "w") as archive:
+            archive.writestr(name, data)
 
-def escape_in_an_odd_array(folder: Path) -> None:
-    zipped(folder, "\x1b[2J.npy", npy_header("|O", "(1,)}"))
-
-
-def header_that_does_not_end(folder: Path) -> None:
-    zipped(folder, "images.npy", npy_header("<f4", "(20, 3"))
-
-
-def zipped(folder: Path, name: str, data: bytes) -> None:
-    with zipfile.ZipFile(folder / "set.npz", "w") as archive:
-        archive.writestr(name, data)
+    return make
 
 
 def npy_header(dtype: str, end: str) -> bytes:
@@ -287,28 +266,31 @@ def damaged_late(folder: Path) -> None:
         (sixty_expanded, "holds a list of 60; expected"),
         (zeros_by_call, "holds more than tensors (__builtin__.bytearray)"),
         (encoded_again_and_again, "holds a list of 302; expected"),
-        (link_out, "3/0.png: is a symlink out of the dataset"),
-        (folder_link_out, "3: is a symlink out of the dataset"),
+        (link("3/0.png", "/etc/passwd"), "3/0.png: is a symlink out of the dataset"),
+        (link("3", "/usr"), "3: is a symlink out of the dataset"),
         (huge_png, "expected at most 67,108,864 in all"),
         (
-            newline_in_a_name,
+            picture("3/a\nerror: all is well.png"),
             r"holds a name that cannot be printed, 'a\nerror: all is well.png'; rename it",
         ),
         (
-            name_that_is_no_text,
+            picture("3/" + os.fsdecode(b"\xff\xfe.png")),
             r"holds a name that cannot be printed, '\udcff\udcfe.png'; rename it",
         ),
-        (newline_in_a_folder, r"holds a name that cannot be printed, '3\n4'; rename it"),
-        (link_to_itself, "3/0.png: is a symlink out of the dataset, or a broken one"),
-        (folder_link_to_itself, "3: is a symlink out of the dataset, or a broken one"),
+        (picture("3\n4/0.png"), r"holds a name that cannot be printed, '3\n4'; rename it"),
+        (link("3/0.png", "0.png"), "3/0.png: is a symlink out of the dataset, or a broken one"),
+        (link("3", "3"), "3: is a symlink out of the dataset, or a broken one"),
         (
             newline_in_the_name_of_tensors,
             r"holds a name that cannot be printed, 'a\nerror: all is well.npz'; rename it",
         ),
         (newline_in_the_name_of_a_part, r"holds a name that cannot be printed, 'S\n1'; rename it"),
-        (escape_in_an_array_name, r"holds a dictionary of \x1b[2J; expected"),
-        (escape_in_an_odd_array, r"\x1b[2J.npy holds Python objects"),
-        (header_that_does_not_end, "not an .npz file, or a damaged one"),
+        (
+            member("\x1b[2J.npy", npy_header("|u1", "(1,)}") + b"0"),
+            r"holds a dictionary of \x1b[2J; expected",
+        ),
+        (member("\x1b[2J.npy", npy_header("|O", "(1,)}")), r"\x1b[2J.npy holds Python objects"),
+        (member("images.npy", npy_header("<f4", "(20, 3")), "not an .npz file, or a damaged one"),
         (escape_in_a_pickle, r"holds more than tensors (posix.m\x1b[1m)"),
         (
             escape_in_a_safetensors_header,
