@@ -172,8 +172,7 @@ def test_whole_images_of_a_method_that_writes_collages_are_noticed(
 def test_one_unreadable_image_does_not_hide_the_seams(tmp_path: Path, digits: Bundle) -> None:
     images = methods.normalised(methods.collages(textured(80, 32), 2, 64), "imagenet")
     images[0] = float("nan")
-    torch.save(images, tmp_path / "images_best.pt")
-    torch.save(torch.tensor(CLASSES), tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, images, CLASSES)
     (note,) = notes(tmp_path, digits)
     assert "look like 2 x 2 collages" in note
 

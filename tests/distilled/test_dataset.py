@@ -288,8 +288,7 @@ def test_grey_tensors_are_never_read_with_statistics_of_colours(
     tmp_path: Path, imagenet: Bundle, side: int
 ) -> None:
     grey = known_images(20, side)[..., :1].repeat(3, axis=3)
-    torch.save(methods.normalised(grey, "mnist")[:, :1], tmp_path / "images_best.pt")
-    torch.save(methods.hard(CLASSES), tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, methods.normalised(grey, "mnist")[:, :1], CLASSES)
     with pytest.raises(DatasetError, match=r"holds grey images, which (cifar10|imagenet), a norm"):
         as_woof(tmp_path, imagenet)
     with pytest.raises(DatasetError, match="holds grey images, which svhn"):

@@ -75,23 +75,17 @@ def refused(source: Path, output: Path) -> str:
     return lines[0]
 
 
-def changed(folder: Path, position: tuple[int, ...], value: float) -> None:
-    images = methods.normalised(known_images(20, 32), "cifar10")
-    images[position] = value
-    torch.save(images, folder / "images_best.pt")
-    torch.save(torch.tensor(CLASSES), folder / "labels_best.pt")
-
-
 def nan_where_few_look(folder: Path) -> None:
     """In one pixel of image 7 of 6,000: only a check of every image finds it."""
     images = methods.normalised(known_images(20, 32), "cifar10").repeat(300, 1, 1, 1)
     images[7, 1, 30, 30] = float("nan")
-    torch.save(images, folder / "images_best.pt")
-    torch.save(torch.arange(6000) // 600, folder / "labels_best.pt")
+    methods.mtt(folder, images, [i // 600 for i in range(6000)])
 
 
 def infinite(folder: Path) -> None:
-    changed(folder, (3, 0, 0, 0), float("-inf"))
+    images = methods.normalised(known_images(20, 32), "cifar10")
+    images[3, 0, 0, 0] = float("-inf")
+    methods.mtt(folder, images, CLASSES)
 
 
 def absurd(folder: Path) -> None:
@@ -102,7 +96,7 @@ def absurd(folder: Path) -> None:
 
 
 def code_in_the_labels(folder: Path) -> None:
-    changed(folder, (0,), 0.5)
+    methods.mtt(folder, known_images(20, 32), CLASSES, "cifar10")
     torch.save(Touch(folder / "executed"), folder / "labels_best.pt")
 
 

@@ -168,8 +168,7 @@ def test_no_file_claims_more_images_than_the_limit(tmp_path: Path, digits: Bundl
 
 def test_rows_that_repeat_one_image_are_read(tmp_path: Path, digits: Bundle) -> None:
     image = methods.normalised(WOOF_IMAGES[1:2], "cifar10").expand(20, 3, 32, 32)
-    torch.save(image, tmp_path / "images_best.pt")
-    torch.save(torch.tensor(CLASSES), tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, image, CLASSES)
     dataset = read_dataset(tmp_path, digits)
     for position in range(20):
         np.testing.assert_array_equal(dataset.images.read(position), WOOF_IMAGES[1])
@@ -185,7 +184,6 @@ def test_channels_that_may_come_first_or_last_are_refused(tmp_path: Path, digits
 
 
 def test_classes_without_images_are_counted(tmp_path: Path, digits: Bundle) -> None:
-    torch.save(methods.normalised(WOOF_IMAGES, "cifar10"), tmp_path / "images_best.pt")
     for labels, absent in (
         (
             [max(1, label) for label in CLASSES],
@@ -193,7 +191,7 @@ def test_classes_without_images_are_counted(tmp_path: Path, digits: Bundle) -> N
         ),
         ([0 if label in (3, 4) else label for label in CLASSES], "2 of the 10 classes"),
     ):
-        torch.save(torch.tensor(labels), tmp_path / "labels_best.pt")
+        methods.mtt(tmp_path, WOOF_IMAGES, labels, "cifar10")
         (note,) = read_dataset(tmp_path, digits, ReadOptions()).origin.notes
         assert absent in note
 

@@ -161,8 +161,7 @@ def test_a_thousand_classes_are_not_refused_for_looking_whitened(
 ) -> None:
     """MTT's family whitens CIFAR and Tiny-ImageNet only."""
     values = np.random.default_rng(0).normal(size=(20, 3, 64, 64)).astype(np.float32)
-    torch.save(torch.from_numpy(values), tmp_path / "images_best.pt")
-    torch.save(torch.arange(20) * 50, tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, torch.from_numpy(values), range(0, 1000, 50))
     dataset = read_dataset(tmp_path, imagenet, ReadOptions(classes="model"))
     assert any("look ZCA-whitened" in note for note in dataset.origin.notes)
 
@@ -204,7 +203,7 @@ def test_the_twin_that_is_not_whitened_is_named_and_read(
 ) -> None:
     """MTT does not normalise when it whitens: the inverse transform gives values in [0, 1]."""
     images = planar(photographs)
-    path = save_mtt(tmp_path, whitened, "images_900")
+    path = save_mtt(tmp_path, whitened, "900")
     torch.save(torch.from_numpy(images[:20]), tmp_path / "images_zca_900.pt")
     with pytest.raises(DatasetError, match=r"Or give images_zca_900.pt, which is not whitened"):
         read(path, imagenet)
