@@ -666,7 +666,7 @@ def convert_checkpoint(folder: Path) -> None:
 
 def read_converted(path: Path, options: ReadOptions, reference: Path | None = None) -> None:
     """Read every image of a file as `convert` would write it."""
-    tensors = read_to_convert(path, options, reference).tensors
+    tensors = read_to_convert(path, options, reference)
     for note in tensors.notes:
         assert note.isprintable(), note
     for _ in StoredImages(path, tensors.images, tensors.normalisation).check():

@@ -204,25 +204,24 @@ def _convert_tensors(
 
     file = find_one_tensor_file(source)
     options = options_beside(file, given)
-    converted = read_to_convert(file, options, zca_reference)
-    tensors = converted.tensors
+    tensors = read_to_convert(file, options, zca_reference)
     # What the user states, else what the file states, else what the method usually does.
     stated = options.collage or tensors.collage
     factor = stated or tensors.format.default_collage(min(tensors.size))
     notes = [*tensors.notes]
     # The new file states the factor, so that no later command doubts it. Whitened values show none.
-    if not converted.whitened:
+    if not tensors.whitened:
         images = StoredImages(tensors.path, tensors.images, tensors.normalisation)
         notes += pixel_notes(images, factor, stated=stated is not None)
     # A subset that only the path names would be lost: the new file may lie anywhere.
     classes = options.classes or tensors.subset
-    write_converted(converted, factor, classes, output)
-    whitening = converted.whitened.value if converted.whitened else None
+    write_converted(tensors, factor, classes, output)
+    whitening = tensors.whitened.value if tensors.whitened else None
     facts = {
         "format": tensors.format.name,
         "normalisation": tensors.normalisation.name,
         "whitening": whitening,
-        "unwhitened": converted.unwhitened,
+        "unwhitened": tensors.unwhitened,
         "collage": factor,
         "classes": classes,
         "images": len(tensors.images),

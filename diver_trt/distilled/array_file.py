@@ -11,6 +11,7 @@ from diver_trt.distilled.safetensors_file import open_safetensors
 from diver_trt.distilled.stored_array import Content
 from diver_trt.distilled.torch_file import open_torch
 from diver_trt.errors import DatasetError
+from diver_trt.files import reported
 
 SUFFIXES = (".pt", ".pth", ".npz", ".safetensors")
 
@@ -20,7 +21,6 @@ _IN_PLACE_OF_A_FILE = {
     MARKUP: "It is a page of the website: download the file again.",
 }
 """What downloads leave under the name of a file, and how to get the file itself."""
-
 
 _ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
 
@@ -52,12 +52,9 @@ def open_stored(path: Path) -> Content:
             f"{path}: is not a file of tensors; expected {', '.join(SUFFIXES)}, or a folder with "
             f"one folder of images per class{remedy}"
         )
-    try:
-        # The readers open the file by its path, and would wait for ever for the writer of a FIFO.
-        with open_regular(path, "a file of tensors") as file:
-            kind = kind_of(file.read(HEAD_BYTES))
-    except OSError as cause:
-        raise DatasetError(f"{path}: cannot be read ({cause.strerror})") from cause
+    # The readers open the file by its path, and would wait for ever for the writer of a FIFO.
+    with reported(path, "read", DatasetError), open_regular(path, "a file of tensors") as file:
+        kind = kind_of(file.read(HEAD_BYTES))
     if kind in _IN_PLACE_OF_A_FILE:
         raise DatasetError(
             f"{path}: holds {kind}, expected a file of tensors. {_IN_PLACE_OF_A_FILE[kind]}"

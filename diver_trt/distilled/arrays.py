@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diver_trt.distilled.brightness import brightness
 from diver_trt.distilled.image_array import channels_last, sample_images
 from diver_trt.distilled.labels import Labels, read_labels
 from diver_trt.distilled.methods import find_method
-from diver_trt.distilled.methods.base import Kind, Method, Stored
+from diver_trt.distilled.methods.base import Kind, Method
 from diver_trt.distilled.normalisation import Normalisation, find_normalisation, implausible
 from diver_trt.distilled.options import ReadOptions, require_count
 from diver_trt.distilled.stored_array import Array
@@ -25,6 +23,7 @@ from diver_trt.distilled.structure import TensorStructure, read_structure
 from diver_trt.distilled.subset_names import subset_of_path
 from diver_trt.distilled.value_range import contradiction, is_mostly_outside, read_range, recognise
 from diver_trt.distilled.whitening import (
+    Examined,
     convert_command,
     is_taken_as_whitened,
     refusal,
@@ -43,6 +42,7 @@ class Tensors:
         images: [n, c, H, W] or [n, H, W, c], as stored.
         labels: The class of each image.
         normalisation: The normalisation of the values.
+        whitened: How the values are whitened, as only `convert` takes them; else None.
         unwhitened: SHA-256 of the ZCA transform that `convert` undid, if it did.
         collage: The collage factor that the file states, as converted ones do, or a folder around
             it, as IDC's do.
@@ -55,6 +55,7 @@ class Tensors:
     images: Array
     labels: Labels
     normalisation: Normalisation
+    whitened: Kind | None
     unwhitened: str | None
     collage: int | None
     classes: str | None
@@ -73,39 +74,6 @@ class Tensors:
         return self.classes or subset_of_path(self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """A file before the normalisation of its values is decided.
-
-    Attributes:
-        path: The file.
-        method: The method that wrote it.
-        structure: Its content.
-        sample: Some of its images, [n, c, H, W].
-        labels: The class of each image.
-        seen: The whitening that the images show, or the file states; None without one.
-        whitened: The same, if the images are taken as whitened.
-    """
-
-    path: Path
-    method: Method
-    structure: TensorStructure
-    sample: NDArray[Any]
-    labels: Labels
-    seen: Kind | None
-    whitened: Kind | None
-
-    @property
-    def stored(self) -> Stored:
-        """The facts that a method's defaults depend on."""
-        return Stored(self.path, min(self.sample.shape[2:]), self.labels.num_classes)
-
-    def refused(self, kind: Kind, options: ReadOptions) -> DatasetError:
-        """Return the error for whitened images, with every way to recover them."""
-        named = self.structure.whitening is not None
-        return DatasetError(refusal(self.path, self.method, kind, options, self.sample, named))
-
-
 def read_tensors(path: Path, options: ReadOptions) -> Tensors:
     """Read one file, whose values are pixels or normalised pixels.
 
@@ -118,8 +86,8 @@ def read_tensors(path: Path, options: ReadOptions) -> Tensors:
             whitened; the message is then the command that converts it.
     """
     examined = examine(path, read_structure(path), options)
-    if examined.whitened:
-        raise examined.refused(examined.whitened, options)
+    if examined.taken:
+        raise refusal(examined, options)
     return understand(examined, options)
 
 
@@ -151,10 +119,10 @@ def examine(path: Path, found: TensorStructure, options: ReadOptions) -> Examine
         raise DatasetError(f"{path}: {problem}")
     # The values decide the form of the labels, except where training them has blurred it.
     labels = read_labels(found.label_path, found.labels, count, centred=method.centred_labels)
-    seen = seen_whitening(method, found, path, sample)
-    examined = Examined(path, method, found, sample, labels, seen, whitened=None)
-    taken = seen is not None and is_taken_as_whitened(method, found, options, examined.stored)
-    return replace(examined, whitened=seen) if taken else examined
+    examined = Examined(path, method, found, sample, labels)
+    if (seen := seen_whitening(examined)) is None:
+        return examined
+    return replace(examined, seen=seen, taken=is_taken_as_whitened(examined, options))
 
 
 def understand(examined: Examined, options: ReadOptions) -> Tensors:
@@ -186,6 +154,7 @@ def understand(examined: Examined, options: ReadOptions) -> Tensors:
         images=examined.structure.images,
         labels=labels,
         normalisation=normalisation,
+        whitened=examined.seen if examined.taken else None,
         unwhitened=examined.structure.unwhitened,
         collage=examined.structure.collage or method.collage_in_path(path.parent),
         classes=examined.structure.classes,
@@ -199,7 +168,7 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
     stated = options.normalisation or examined.structure.normalisation
     doubt = None
     # Only FRePo normalises before it whitens.
-    if examined.whitened and examined.whitened is not Kind.FREPO:
+    if examined.taken and examined.seen is not Kind.FREPO:
         return find_normalisation("none"), None
     # `none` may be stated: it is how bytes are read.
     if options.normalisation not in (None, "none") and sample.dtype == np.uint8:
@@ -216,18 +185,17 @@ def _normalisation(examined: Examined, options: ReadOptions) -> tuple[Normalisat
         chosen = find_normalisation(_usual(examined))
         # The range of whitened values shows nothing about the normalisation before them.
         if not examined.seen:
-            reading = read_range(path, method, sample, chosen)
-            chosen, doubt = reading.normalisation, reading.note
+            chosen, doubt = read_range(path, method, sample, chosen)
         # As a doubt alone, it would leave black and white in place of the images.
-        elif not examined.whitened and is_mostly_outside(sample, chosen):
-            raise examined.refused(examined.seen, options)
+        elif not examined.taken and is_mostly_outside(sample, chosen):
+            raise refusal(examined, options)
     # Statistics of red, green and blue do not apply to a single channel.
     if sample.shape[1] == 1 and len({*chosen.mean}) + len({*chosen.std}) > 2:
         raise DatasetError(
             f"{path}: holds grey images, which {chosen.name}, a normalisation of each colour by "
             "itself, would tint. Set --normalisation, such as mnist, fashionmnist or 0.5:0.5."
         )
-    if examined.whitened:
+    if examined.taken:
         return chosen, None
     if examined.seen:
         command = convert_command(path, options, examined.seen)

@@ -155,11 +155,8 @@ def other_classes(model: ModelClasses) -> str:
 
 @cache
 def _are_imagenets(names: tuple[str, ...]) -> bool:
-    def known_by(name: str) -> set[str]:
-        return {plain_name(synonym) for synonym in name.split(",")}
-
     same = [
-        bool(known_by(name) & {*known_by(imagenet_names()[label]), imagenet_wnids()[label]})
+        bool(synonyms(name) & {*synonyms(imagenet_names()[label]), imagenet_wnids()[label]})
         for label, name in enumerate(names)
         # Names such as `LABEL_7` say nothing about which classes these are.
         if not re.fullmatch(rf"\D*0*{label}", name)
@@ -180,6 +177,11 @@ def plain_name(name: str) -> str:
     # Case folding may decompose again:
     # https://docs.python.org/3/howto/unicode.html#comparing-strings
     return unicodedata.normalize("NFC", composed)
+
+
+def synonyms(name: str) -> set[str]:
+    """Return the synonyms in a class's name, "tench, Tinca tinca", as names are compared."""
+    return {plain_name(synonym) for synonym in name.split(",")} - {""}
 
 
 def imagenet_subsets() -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from diver_trt.distilled.class_map import (
     is_imagenet,
     number_of,
     plain_name,
+    synonyms,
 )
 from diver_trt.errors import shown
 
@@ -52,7 +54,7 @@ def subset_doubt(subset: str | None, class_map: ClassMap, model: ModelClasses) -
         zip(imagenet_subsets()[subset], model.class_names, strict=False)
     ):
         # Names that are not ImageNet's do not show which classes these are.
-        labels = set[int]().union(*(known.get(plain_name(one), ()) for one in names.split(",")))
+        labels = set[int]().union(*(known.get(synonym, ()) for synonym in synonyms(names)))
         if labels and label not in labels:
             wrong.append((index, label, names))
     if not wrong:
@@ -70,10 +72,15 @@ def subset_doubt(subset: str | None, class_map: ClassMap, model: ModelClasses) -
 @cache
 def _imagenet_labels() -> dict[str, set[int]]:
     """Return the labels of ImageNet-1K that each of its names and wnids stands for."""
-    known: dict[str, set[int]] = {plain_name(wnid): {i} for i, wnid in enumerate(imagenet_wnids())}
-    for label, names in enumerate(imagenet_names()):
-        for name in names.split(","):
-            known.setdefault(plain_name(name), set()).add(label)
+    return _labels_of(imagenet_names()) | _labels_of(imagenet_wnids())
+
+
+def _labels_of(names: Sequence[str]) -> dict[str, set[int]]:
+    """Return the labels that each synonym in the names of classes stands for."""
+    known: dict[str, set[int]] = {}
+    for label, name in enumerate(names):
+        for synonym in synonyms(name):
+            known.setdefault(synonym, set()).add(label)
     return known
 
 
@@ -92,7 +99,9 @@ def _repeated(class_map: ClassMap) -> str | None:
 def _contradicted(class_map: ClassMap, model: ModelClasses) -> str | None:
     """Return a note if a name is that of another class of the model than its label."""
     # torchvision's `class_to_idx` has the form of a class map, but numbers the dataset's classes.
-    known = _labels_of_names(model)
+    known = _labels_of(model.class_names or ())
+    if is_imagenet(model):
+        known |= _labels_of(imagenet_wnids())
     wrong = [
         (name, label, labels)
         for name, label in zip(class_map.names, class_map.labels, strict=True)
@@ -108,17 +117,6 @@ def _contradicted(class_map: ClassMap, model: ModelClasses) -> str | None:
         f"for that name, the first of them {shown(repr(name))}: {label} instead of {min(labels)}: "
         "are its numbers the model's labels?"
     )
-
-
-def _labels_of_names(model: ModelClasses) -> dict[str, set[int]]:
-    known: dict[str, set[int]] = {}
-    for label, names in enumerate(model.class_names or ()):
-        # ImageNet's names are lists of synonyms: "tench, Tinca tinca".
-        for name in names.split(","):
-            known.setdefault(plain_name(name), set()).add(label)
-    if is_imagenet(model):
-        known |= {wnid: {label} for label, wnid in enumerate(imagenet_wnids())}
-    return known
 
 
 def _numbered_as_text(class_map: ClassMap) -> str | None:

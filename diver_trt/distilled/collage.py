@@ -11,8 +11,6 @@ neighbouring lines of pixels differ more than elsewhere, in every collage at the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,27 +37,14 @@ _SAMPLED, _SAMPLED_BYTES = 48, 1 << 25
 """Maximum numbers of images, and of their bytes, that are examined."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seams:
-    """The grid that images show.
-
-    Attributes:
-        factor: Tiles along a side.
-        strength: Its `seam_strength`.
-    """
-
-    factor: int
-    strength: float
-
-
-def find_seams(images: Pixels) -> Seams | None:
-    """Return the grid that images [n, H, W, 3] show, or None without one."""
+def seen_factor(images: Pixels) -> int | None:
+    """Return the tiles along a side of the grid that images [n, H, W, 3] show, or None."""
     lines = _differences(images)
     # The finest grid first: a 4 x 4 collage has seams at the halves, too.
     for factor in range(MAX_COLLAGE, 1, -1):
-        if (strength := _strength(lines, factor)) > VISIBLE:
+        if _strength(lines, factor) > VISIBLE:
             # Larger factors are still tried first: their lines include those of their divisors.
-            return Seams(factor, strength) if factor <= _LARGEST else None
+            return factor if factor <= _LARGEST else None
     return None
 
 
@@ -86,13 +71,13 @@ def collage_note(sample: Pixels, factor: int, *, stated: bool) -> str | None:
         stated: Whether the user, the file or its folder states the factor. Only the seams of
             another grid contradict it then.
     """
-    seen = find_seams(sample)
+    seen = seen_factor(sample)
     # A stated factor of 1 means that collages stay whole, whatever seams they have.
-    if seen and seen.factor != factor and not (stated and factor == 1):
+    if seen and seen != factor and not (stated and factor == 1):
         return (
-            f"its images look like {seen.factor} x {seen.factor} collages: the lines where their "
-            f"tiles would meet are {seen.strength:.1f} times as strong as others; to cut them, "
-            f"--collage {seen.factor}"
+            f"its images look like {seen} x {seen} collages: the lines where their tiles would "
+            f"meet are {seam_strength(sample, seen):.1f} times as strong as others; to cut them, "
+            f"--collage {seen}"
         )
     if seen or stated or factor == 1 or (strength := seam_strength(sample, factor)) >= INVISIBLE:
         return None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from diver_trt.distilled.dataset import Dataset, Sample
 from diver_trt.distilled.options import require_count
 from diver_trt.errors import UsageError, shown_value
+from diver_trt.whole_number import whole_number
 
 MAX_COPIES = 1000
 """More images of one distilled image than any trainer wants, so that a typo is refused."""
@@ -24,12 +25,12 @@ def with_copies(dataset: Dataset, copies: int) -> Dataset:
         UsageError: If `copies` is not such a number.
         DatasetError: If there would be too many images.
     """
-    # `bool` is a subclass of `int`, and True is not a count.
-    if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= MAX_COPIES:
+    count = whole_number(copies)
+    if count is None or not 1 <= count <= MAX_COPIES:
         raise UsageError(
             f"copies is {shown_value(copies)}; expected a whole number from 1 to {MAX_COPIES:,}"
         )
-    require_count(dataset.root, len(dataset.samples) * copies)
+    require_count(dataset.root, len(dataset.samples) * count)
     classes: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in dataset.samples:
         classes[sample.index].append(sample)
@@ -37,10 +38,10 @@ def with_copies(dataset: Dataset, copies: int) -> Dataset:
         replace(sample, key=copy_key(index, number, copy, len(members)))
         for index, members in classes.items()
         # Copy by copy, so that the samples of a class are in the order of their keys.
-        for copy in range(copies)
+        for copy in range(count)
         for number, sample in enumerate(members)
     ]
-    return replace(dataset, samples=tuple(samples), copies=copies)
+    return replace(dataset, samples=tuple(samples), copies=count)
 
 
 def copy_key(index: int, number: int, copy: int, members: int) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -208,11 +208,8 @@ def _from_folders(path: Path, bundle: ModelClasses, options: ReadOptions) -> Dat
             f"{counted(len(found.class_map), 'class')} (no folder for class {missing}): is "
             "--classes right?"
         )
-    labels = dict(enumerate(found.class_map.labels))
-    origin = Origin(method, collage=collage, notes=tuple(notes))
-    return _assemble(
-        path, origin, images, found.classes, found.class_map.name, labels, found.class_map.own_names
-    )
+    origin, named = Origin(method, collage=collage, notes=tuple(notes)), found.class_map
+    return _assemble(path, origin, images, found.classes, named.name, named.labels, named.own_names)
 
 
 def _from_recovered(path: Path, bundle: ModelClasses) -> Dataset:
@@ -254,17 +251,17 @@ def _from_tensors(
         soft_labels=None if first.labels.form == "hard" else first.labels.form,
         notes=tuple(notes),
     )
-    labels = dict(enumerate(found.class_map.labels))
-    dataset = _assemble(
+    named = found.class_map
+    return _assemble(
         path,
         origin,
         found.images,
         found.classes,
-        found.class_map.name,
-        labels,
-        found.class_map.own_names,
+        named.name,
+        named.labels,
+        named.own_names,
+        soft_label,
     )
-    return replace(dataset, soft_label=soft_label)
 
 
 def pixel_notes(images: ImageSource, collage: int, *, stated: bool) -> list[str]:
@@ -295,19 +292,20 @@ def _assemble(
     images: ImageSource,
     classes: Iterable[int],
     class_map: str,
-    labels: Mapping[int, int],
+    labels: Mapping[int, int] | Sequence[int],
     own_names: Mapping[int, str],
+    soft_label: Callable[[int], SoftLabel] | None = None,
 ) -> Dataset:
     """Cut collages, and number the images of each class in the order they are stored."""
     if not len(images):
         raise DatasetError(f"{path}: holds no images")
     # Each tile becomes a sample.
-    require_count(path, len(images) * origin.collage**2)
+    tiles = origin.collage**2
+    require_count(path, len(images) * tiles)
     if origin.collage > 1:
         images = Tiles(images, origin.collage)
     # The size comes before the numbers: a collage that cannot be cut may claim millions of tiles.
     size = _first_size(path, images)
-    tiles = origin.collage**2
     by_class: dict[int, list[int]] = {}
     for position, index in enumerate(classes):
         by_class.setdefault(index, []).extend(range(position * tiles, (position + 1) * tiles))
@@ -324,7 +322,7 @@ def _assemble(
         samples=samples,
         images=images,
         origin=replace(origin, image_size=size),
-        soft_label=None,
+        soft_label=soft_label,
         own_names=own_names,
     )
 

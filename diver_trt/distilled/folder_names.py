@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
 from diver_trt.distilled.class_map import (
@@ -14,6 +13,7 @@ from diver_trt.distilled.class_map import (
     number_of,
     other_classes,
     plain_name,
+    synonyms,
     without_bom,
 )
 from diver_trt.errors import DatasetError, shown
@@ -36,14 +36,6 @@ def require_printable(path: Path) -> None:
 def is_index(folder: PurePath) -> bool:
     """Return whether a folder's name is a class index."""
     return number_of(folder.name) is not None
-
-
-def are_indices(folders: Sequence[Path], holds_images: Callable[[Path], bool]) -> bool:
-    """Return whether folders are named by index: all that hold images are, and one at least."""
-    # A folder of previews or logs beside the classes must not turn indices into names.
-    return any(map(is_index, folders)) and not any(
-        holds_images(folder) for folder in folders if not is_index(folder)
-    )
 
 
 def index_of(folder: Path) -> int:
@@ -90,9 +82,7 @@ class ClassNames:
         for index, (name, label) in enumerate(zip(class_map.names, class_map.labels, strict=True)):
             if name:
                 own.setdefault(plain_name(name), []).append(index)
-            # ImageNet's names are lists of synonyms: "tench, Tinca tinca".
-            synonyms = bundle.class_names[label].split(",") if bundle.class_names else []
-            for synonym in {plain_name(synonym) for synonym in synonyms} - {""}:
+            for synonym in synonyms(bundle.class_names[label]) if bundle.class_names else ():
                 models.setdefault(synonym, []).append(index)
         # The map takes precedence over the model's own name.
         self._indices = {**models, **own}

@@ -21,6 +21,7 @@ from diver_trt.distilled.left_out import (
 )
 from diver_trt.distilled.natural_order import natural
 from diver_trt.errors import DatasetError
+from diver_trt.files import reported
 
 _WRAPPERS = re.compile(r"syn_data|train|dataset_\d+")
 """Folders around the class folders, of RDED, torchvision's convention and MGD3."""
@@ -200,11 +201,8 @@ def _scan(folder: Path, root: Path) -> Sequence[os.DirEntry[str]]:
     Raises:
         DatasetError: If a name cannot be printed, or a symlink leads out of the tree.
     """
-    try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not is_system_file(entry.name)]
-    except OSError as cause:
-        raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
+    with reported(folder, "listed", DatasetError), os.scandir(folder) as found:
+        entries = [entry for entry in found if not is_system_file(entry.name)]
     for entry in entries:
         require_printable(Path(entry))
         if entry.is_symlink() and not _leads_inside(Path(entry), root):

@@ -16,13 +16,7 @@ from diver_trt.distilled.class_map import (
     numbering_needed,
     subset_needed,
 )
-from diver_trt.distilled.folder_names import (
-    ClassNames,
-    are_indices,
-    class_of_index,
-    index_of,
-    is_index,
-)
+from diver_trt.distilled.folder_names import ClassNames, class_of_index, index_of, is_index
 from diver_trt.distilled.folder_tree import class_folders, image_files, may_be_class
 from diver_trt.distilled.left_out import LeftOut
 from diver_trt.errors import DatasetError
@@ -74,7 +68,7 @@ def read_class_folders(
     """
     left_out = LeftOut(path)
     root, folders = class_folders(path, left_out)
-    numbers = are_indices(folders, may_be_class)
+    numbers = _are_indices(folders)
     numbered = [folder for folder in folders if is_index(folder)]
     # Ten folders `0` to `9` may be any subset: each method has an order of its own.
     if numbers and classes is None and is_imagenet(bundle) and len(numbered) < IMAGENET_CLASSES:
@@ -97,6 +91,14 @@ def read_class_folders(
         files,
         tuple(index for index, paths in by_class.items() for _ in paths),
         (*left_out.notes(), *_same_names(root, files)),
+    )
+
+
+def _are_indices(folders: Sequence[Path]) -> bool:
+    """Return whether folders are named by index: all that hold images are, and one at least."""
+    # A folder of previews or logs beside the classes must not turn indices into names.
+    return any(map(is_index, folders)) and not any(
+        may_be_class(folder) for folder in folders if not is_index(folder)
     )
 
 
@@ -140,7 +142,7 @@ def own_classes(path: Path) -> OwnClasses:
     classes = [folder for folder in folders if may_be_class(folder)]
     if not classes:
         raise DatasetError(f"{root}: its folders hold no images; expected one folder per class")
-    if are_indices(folders, may_be_class):
+    if _are_indices(folders):
         return OwnClasses(max(map(index_of, classes)) + 1, None)
     return OwnClasses(len(classes), tuple(folder.name for folder in classes))
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diver_trt.distilled.array_damage import damage
+from diver_trt.distilled.array_damage import damage_reported
 from diver_trt.distilled.stored_array import (
     MAX_VALUE_BYTES,
     Array,
@@ -42,26 +44,16 @@ def open_npz(path: Path) -> Content:
     Raises:
         DatasetError: If it is damaged, holds Python objects, or uses an unusual compression.
     """
-    try:
-        with open_zip(path) as (file, archive):
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            # The dictionary holds the last of them; the others would be dropped in silence.
-            if len(members) < len(archive.infolist()):
-                raise DatasetError(
-                    f"{path}: holds an array twice under one name; save it again with numpy.savez"
-                )
-            budget = LoadBudget(path)
-            return {
-                name: _member(path, file, archive, info, budget) for name, info in members.items()
-            }
-    except DatasetError:
-        raise
-    # zipfile and numpy's header parser raise BadZipFile, TokenError, SyntaxError and more on
-    # damaged files.
-    except Exception as cause:
-        raise DatasetError(
-            f"{path}: not an .npz file, or a damaged one ({damage(cause)})"
-        ) from cause
+    problem = f"{path}: not an .npz file, or a damaged one"
+    with damage_reported(problem), open_zip(path) as (file, archive):
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        # The dictionary holds the last of them; the others would be dropped in silence.
+        if len(members) < len(archive.infolist()):
+            raise DatasetError(
+                f"{path}: holds an array twice under one name; save it again with numpy.savez"
+            )
+        budget = LoadBudget(path)
+        return {name: _member(path, file, archive, info, budget) for name, info in members.items()}
 
 
 def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -137,31 +129,33 @@ def _verify(path: Path, info: zipfile.ZipInfo) -> None:
     Raises:
         DatasetError: If they differ.
     """
-    try:
-        with open_zip(path) as (_, archive), archive.open(info) as member:
-            # zipfile compares the checksum at the end of a member; rows are read past zipfile.
-            while member.read(_CHUNK_BYTES):
-                pass
-    except Exception as cause:  # BadZipFile, or whatever a file that changed meanwhile raises
-        raise DatasetError(
-            f"{path}: {shown(info.filename)} is damaged ({damage(cause)})"
-        ) from cause
+    with _opened(path, info) as member:
+        # zipfile compares the checksum at the end of a member; rows are read past zipfile.
+        while member.read(_CHUNK_BYTES):
+            pass
 
 
 def _decompressed(
     array: StoredArray, info: zipfile.ZipInfo, header: int, fortran: bool
 ) -> NDArray[Any]:
     values = np.empty(array.nbytes, np.uint8)
-    try:
-        with open_zip(array.path) as (_, archive), archive.open(info) as member:
-            member.read(header)
-            # Piece by piece, so that a bomb never inflates to more than the array's stated size.
-            for first in range(0, len(values), _CHUNK_BYTES):
-                piece = values[first : first + _CHUNK_BYTES]
-                piece[:] = np.frombuffer(member.read(len(piece)), np.uint8, len(piece))
+    with _opened(array.path, info) as member:
+        member.read(header)
+        # Piece by piece, so that a bomb never inflates to more than the array's stated size.
+        for first in range(0, len(values), _CHUNK_BYTES):
+            piece = values[first : first + _CHUNK_BYTES]
+            # numpy raises a ValueError if the data is too short.
+            piece[:] = np.frombuffer(member.read(len(piece)), np.uint8, len(piece))
         return values.view(array.dtype).reshape(array.shape, order="F" if fortran else "C")
-    # BadZipFile and zlib.error on damage, ValueError from numpy if the data is too short.
-    except Exception as cause:
-        raise DatasetError(
-            f"{array.path}: {shown(info.filename)} is damaged ({damage(cause)})"
-        ) from cause
+
+
+@contextmanager
+def _opened(path: Path, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    """Open a member again, when its values are requested."""
+    # The file may also have changed since.
+    with (
+        damage_reported(f"{path}: {shown(info.filename)} is damaged"),
+        open_zip(path) as (_, archive),
+        archive.open(info) as member,
+    ):
+        yield member

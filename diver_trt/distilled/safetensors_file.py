@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage
+from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage_reported
 from diver_trt.distilled.stored_array import (
     Content,
     InPlaceArray,
@@ -39,7 +39,7 @@ def open_safetensors(path: Path) -> Content:
     Raises:
         DatasetError: If it is damaged, or holds an array of a type that numpy lacks.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -49,14 +49,12 @@ def open_safetensors(path: Path) -> Content:
                 f"{path}: has a header of {length:,} bytes; expected at most {MAX_METADATA_BYTES:,}"
             )
         text = file.read(length)
-    try:
-        # This validates the header: no overlaps, no gaps, nothing beyond the file's end.
-        with safe_open(path, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as cause:
-        raise DatasetError(
-            f"{path}: not a safetensors file, or a damaged one ({damage(cause)})"
-        ) from cause
+    # This validates the header: no overlaps, no gaps, nothing beyond the file's end.
+    with (
+        damage_reported(f"{path}: not a safetensors file, or a damaged one"),
+        safe_open(path, framework="numpy"),
+    ):
+        pass
     header = json.loads(text)
     budget = LoadBudget(path)
     # Some writers store null here.

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +28,7 @@ from diver_trt.distilled.image_file import (
 from diver_trt.distilled.normalisation import Normalisation, implausible, pixels_from_values
 from diver_trt.distilled.stored_array import Array
 from diver_trt.errors import DatasetError
-from diver_trt.files import file_sha256
+from diver_trt.files import file_sha256, reported
 from diver_trt.pixels import Pixels
 from diver_trt.threads import ThreadPool
 
@@ -130,10 +128,8 @@ class ImageFiles:
     def sha256(self, position: int) -> str:
         """Return the SHA-256 of a file."""
         path = self._path(position)
-        try:
+        with reported(path, "read any more", DatasetError):
             return file_sha256(path)
-        except OSError as cause:
-            raise DatasetError(f"{path}: cannot be read any more ({cause.strerror})") from cause
 
     def check(self) -> Iterator[Checked]:
         """Check every file, several at once."""
@@ -248,10 +244,9 @@ class Joined:
 
     def __init__(self, sources: Sequence[tuple[str, ImageSource]]) -> None:
         self._parts = tuple(sources)
-        self._starts = tuple(accumulate((len(source) for _, source in self._parts), initial=0))
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return sum(len(source) for _, source in self._parts)
 
     def name(self, position: int) -> str:
         """Return the part's name and the image's."""
@@ -279,8 +274,11 @@ class Joined:
             yield from source.check()
 
     def _find(self, position: int) -> tuple[str, ImageSource, int]:
-        part = bisect_right(self._starts, position) - 1
-        return *self._parts[part], position - self._starts[part]
+        for name, source in self._parts:
+            if position < len(source):
+                return name, source, position
+            position -= len(source)
+        raise IndexError(position)
 
 
 class Tiles:

@@ -133,19 +133,24 @@ def _bare(path: Path, images: Array) -> TensorStructure:
 
 
 def _named(path: Path, content: Mapping[Any, Any]) -> TensorStructure:
-    experiments = content.get("data")
-    if isinstance(experiments, Sequence) and experiments:
-        pair = experiments[-1]  # DC's code evaluates each experiment and appends it
-        if isinstance(pair, Sequence) and len(pair) == 2 and all(map(is_array, pair)):
-            count = len(experiments)
-            notes = (f"it holds {count} experiments, of which the last is read",)
-            images, labels = pair
-            method = _method_of("experiments", path, images, labels)
-            return TensorStructure(images, labels, path, method, notes=notes if count > 1 else ())
+    pair = _last_experiment(content)
+    if len(pair) == 2 and all(map(is_array, pair)):
+        images, labels = pair
+        method, count = _method_of("experiments", path, images, labels), len(content["data"])
+        notes = (f"it holds {count} experiments, of which the last is read",) if count > 1 else ()
+        return TensorStructure(images, labels, path, method, notes=notes)
     for name, label_name in _NAMES:
         if is_array(content.get(name)) and is_array(content.get(label_name)):
             return _with_texts(path, content, name, content[name], content[label_name])
     raise DatasetError(f"{path}: holds {_describe(content)}; {_EXPECTED}")
+
+
+def _last_experiment(content: Mapping[Any, Any]) -> Sequence[Any]:
+    """Return the last list in a list `data`, or nothing."""
+    # DC's code evaluates each experiment and appends it.
+    experiments = content.get("data")
+    last = experiments[-1] if isinstance(experiments, Sequence) and experiments else ()
+    return last if isinstance(last, Sequence) else ()
 
 
 def _method_of(
@@ -253,12 +258,7 @@ def may_hold_images(path: Path) -> bool:
     candidates: list[Any] = [content]
     if isinstance(content, Mapping):
         # By name, since the state of a network also holds arrays of four axes.
-        candidates = [content.get(name) for name, _ in _NAMES]
-        experiments = content.get("data")
-        if isinstance(experiments, Sequence) and experiments:
-            candidates += [
-                pair[0] for pair in experiments[-1:] if isinstance(pair, Sequence) and pair
-            ]
+        candidates = [*(content.get(name) for name, _ in _NAMES), *_last_experiment(content)[:1]]
     elif isinstance(content, Sequence) and len(content) == 2:
         candidates = [content[0]]
     return any(is_array(array) and len(array.shape) == 4 for array in candidates)

@@ -9,24 +9,12 @@ from pathlib import Path
 _SUBSET_NAMES = {
     "imagefruits": "imagefruit",
     "imagenetfruits": "imagefruit",
-    "imagenetfruit": "imagefruit",
-    "imagenetyellow": "imageyellow",
     "imagenetcats": "imagemeow",
-    "imagenetmeow": "imagemeow",
     "imagenetbirds": "imagesquawk",
-    "imagenetsquawk": "imagesquawk",
-    "imagenetnette": "imagenette",
-    "imagenetwoof": "imagewoof",
     **{
-        name: name
-        for name in (
-            "imagenette",
-            "imagewoof",
-            "imagefruit",
-            "imageyellow",
-            "imagemeow",
-            "imagesquawk",
-        )
+        f"{start}{end}": f"image{end}"
+        for start in ("image", "imagenet")
+        for end in ("nette", "woof", "fruit", "yellow", "meow", "squawk")
     },
     **{f"imagenet{letter}": f"imagenet-{letter}" for letter in "abcde"},
     **{f"imagenet{count}": f"imagenet-{count}" for count in (10, 100)},

@@ -27,6 +27,7 @@ from diver_trt.distilled.natural_order import natural
 from diver_trt.distilled.regular_file import require_file_or_folder
 from diver_trt.distilled.structure import may_hold_images
 from diver_trt.errors import DatasetError
+from diver_trt.files import reported
 
 _PREVIEWS = re.compile(r"images?|img|imgs|png|vis|figures?|plots?", re.IGNORECASE)
 """Folders of pictures for people that methods write beside their tensors."""
@@ -129,11 +130,8 @@ def _best_of(folder: Path) -> Path | None:
 
 
 def _tensors_in(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            files = [file for file in map(Path, entries) if _is_of_tensors(file)]
-    except OSError as cause:
-        raise DatasetError(f"{folder}: cannot be listed ({cause.strerror})") from cause
+    with reported(folder, "listed", DatasetError), os.scandir(folder) as entries:
+        files = [file for file in map(Path, entries) if _is_of_tensors(file)]
     for file in files:
         require_printable(file)
     return sorted(files, key=natural)

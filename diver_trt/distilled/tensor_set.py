@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -159,18 +158,6 @@ def _subset(tensors: Tensors) -> str | None:
     return tensors.subset and variant_of(tensors.subset, tensors.format.name)
 
 
-@dataclass(frozen=True, slots=True)
-class _SoftLabels:
-    """The soft labels of a set's parts, one after the other."""
-
-    parts: Sequence[Labels]
-    starts: Sequence[int]
-
-    def __call__(self, position: int) -> SoftLabel:
-        part = bisect_right(self.starts, position) - 1
-        return self.parts[part].logits(position - self.starts[part])
-
-
 def _soft_label(path: Path, parts: Sequence[Tensors]) -> Callable[[int], SoftLabel] | None:
     labels = [part.labels for part in parts]
     if any(label.rows is None for label in labels):
@@ -179,4 +166,14 @@ def _soft_label(path: Path, parts: Sequence[Tensors]) -> Callable[[int], SoftLab
         raise DatasetError(
             f"{path}: its parts have soft labels of different numbers of classes; name one of them"
         )
-    return _SoftLabels(labels, list(accumulate((len(one.classes) for one in labels), initial=0)))
+    # Not a nested function, which could not be pickled.
+    return partial(_logits, labels)
+
+
+def _logits(parts: Sequence[Labels], position: int) -> SoftLabel:
+    """Return the soft label at a position in the parts of a set, one after the other."""
+    for labels in parts:
+        if position < len(labels.classes):
+            return labels.logits(position)
+        position -= len(labels.classes)
+    raise IndexError(position)

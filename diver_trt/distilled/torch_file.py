@@ -9,14 +9,13 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage
+from diver_trt.distilled.array_damage import MAX_METADATA_BYTES, damage_reported
 from diver_trt.distilled.stored_array import (
     Array,
     Content,
@@ -51,21 +50,6 @@ _BYTE_ORDERS: Mapping[bytes, Literal["<", ">"]] = {b"little": "<", b"big": ">"}
 _TORCH_MAGIC, _TORCH_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
-@dataclass(frozen=True, slots=True)
-class _TorchFile:
-    """The content of a file of torch.save, and where it lies.
-
-    Attributes:
-        structure: The value that `TorchPickle` read.
-        places: Offset and size in bytes of each storage's values, by `data/` and its key.
-        order: Their byte order in numpy's notation.
-    """
-
-    structure: Any
-    places: Mapping[str, tuple[int, int]]
-    order: Literal["<", ">"] = "<"
-
-
 def open_torch(path: Path) -> Content:
     """Open a file of `torch.save`, in the zip format or the one before torch 1.6.
 
@@ -74,20 +58,11 @@ def open_torch(path: Path) -> Content:
     """
     if path.stat().st_size == 0:
         raise DatasetError(f"{path}: is empty")
-    try:
-        file = _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
-        return _Reader(path, file).read(file.structure)
-    except DatasetError:
-        raise
-    # zipfile, pickletools and TorchPickle raise BadZipFile, ValueError, IndexError and more on
-    # damaged files.
-    except Exception as cause:
-        raise DatasetError(
-            f"{path}: not a file of torch.save, or a damaged one ({damage(cause)})"
-        ) from cause
+    with damage_reported(f"{path}: not a file of torch.save, or a damaged one"):
+        return _zipped(path) if zipfile.is_zipfile(path) else _legacy(path)
 
 
-def _zipped(path: Path) -> _TorchFile:
+def _zipped(path: Path) -> Content:
     with open_zip(path) as (file, archive):
         members = archive.infolist()
         # A compressed storage cannot be read in place, and may be a zip bomb.
@@ -116,10 +91,11 @@ def _zipped(path: Path) -> _TorchFile:
         pickled = read_at(file, *places["data.pkl"])
         # torch.load also takes a file without this record for little-endian.
         order = read_at(file, *places["byteorder"]) if "byteorder" in places else b"little"
-    return _TorchFile(TorchPickle(path, io.BytesIO(pickled)).read(), places, _BYTE_ORDERS[order])
+    structure = TorchPickle(path, io.BytesIO(pickled)).read()
+    return _Reader(path, places, _BYTE_ORDERS[order]).read(structure)
 
 
-def _legacy(path: Path) -> _TorchFile:
+def _legacy(path: Path) -> Content:
     """Read a file of torch before 1.6: five pickles, then each storage's length and values."""
     with path.open("rb") as file:
         stream = io.BytesIO(file.read(MAX_METADATA_BYTES))
@@ -137,7 +113,7 @@ def _legacy(path: Path) -> _TorchFile:
             size = count * np.dtype(pickles.storages[key].dtype).itemsize
             places[f"data/{key}"] = (position + 8, size)
             position += 8 + size
-    return _TorchFile(structure, places)
+    return _Reader(path, places, "<").read(structure)
 
 
 class _Reader:
@@ -145,14 +121,18 @@ class _Reader:
 
     Args:
         path: The file.
-        file: Its structure and the places of its storages.
+        places: Offset and size in bytes of each storage's values, by `data/` and its key.
+        order: Their byte order in numpy's notation.
     """
 
-    def __init__(self, path: Path, file: _TorchFile) -> None:
-        self._path, self._file = path, file
+    def __init__(
+        self, path: Path, places: Mapping[str, tuple[int, int]], order: Literal["<", ">"]
+    ) -> None:
+        self._path, self._places, self._order = path, places, order
         self._budget = LoadBudget(path)
         self._nodes: Iterator[int] = iter(range(_MAX_NODES))
-        self._numbers: dict[int, Array] = {}  # by the id of their list, which `file` holds
+        # By the id of their list, which is held by the value that is read.
+        self._numbers: dict[int, Array] = {}
 
     def read(self, value: Any, depth: int = 0) -> Content:
         """Return the content of a value.
@@ -191,7 +171,7 @@ class _Reader:
         return found
 
     def _tensor(self, tensor: SavedTensor) -> Array:
-        dtype = np.dtype(tensor.storage.dtype).newbyteorder(self._file.order)
+        dtype = np.dtype(tensor.storage.dtype).newbyteorder(self._order)
         shape, file_bytes = tensor.shape, self._path.stat().st_size
         expanded = prod(shape) * dtype.itemsize
         # A stride of 0 repeats values, so that a tensor of terabytes fits in a file of a kilobyte.
@@ -202,7 +182,7 @@ class _Reader:
                 "with .contiguous()"
             )
         # A storage that is missing has size 0, so the next check refuses the tensor.
-        offset, size = self._file.places.get(f"data/{tensor.storage.key}", (0, 0))
+        offset, size = self._places.get(f"data/{tensor.storage.key}", (0, 0))
         if (tensor.start + span(shape, tensor.strides)) * dtype.itemsize > size:
             raise DatasetError(
                 f"{self._path}: a tensor of shape {list(shape)} lies outside its own storage; the "

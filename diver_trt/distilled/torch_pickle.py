@@ -95,7 +95,7 @@ class SavedTensor:
 
 
 class TorchPickle:
-    """The pickles of one file.
+    """The pickles of one file, each read by a stack machine: one method per family of instructions.
 
     Args:
         path: The file, for messages.
@@ -109,6 +109,9 @@ class TorchPickle:
         self._path, self._stream = path, stream
         self._steps = iter(range(_MAX_STEPS))
         self.storages: dict[str, Storage] = {}
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
         """Return what the next pickle describes.
@@ -124,7 +127,7 @@ class TorchPickle:
                 instructions that plain data never needs.
             IndexError, KeyError, TypeError, ValueError or RecursionError: If it is damaged.
         """
-        machine = _Machine(self._made, self._permitted, self._storage)
+        self._stack, self._marks, self._memo = [], [], {}
         for opcode, argument, _ in pickletools.genops(self._stream):
             if next(self._steps, None) is None:
                 raise DatasetError(
@@ -136,8 +139,8 @@ class TorchPickle:
                     f"{self._path}: holds Python objects (written with {opcode.name}), which are "
                     "never loaded; save the tensors alone"
                 )
-            instruction(machine, argument)
-        return machine.stack.pop()
+            instruction(self, argument)
+        return self._stack.pop()
 
     def _permitted(self, name: str) -> str:
         if name in NAMES:
@@ -193,106 +196,85 @@ class TorchPickle:
         # One type for each storage: torch.save refuses views of one as several types.
         return self.storages.setdefault(key, Storage(_STORAGES[name], key))
 
-
-class _Machine:
-    """The stack that a pickle's instructions work on, one method for each family of them.
-
-    Args:
-        made: Returns the result of a call, from the name and the arguments.
-        permitted: Returns a name, or refuses it.
-        storage: Returns a storage, from its persistent ID.
-    """
-
-    def __init__(
-        self,
-        made: Callable[[object, Sequence[Any]], Any],
-        permitted: Callable[[str], str],
-        storage: Callable[[Sequence[Any]], Storage],
-    ) -> None:
-        self._made, self._permitted, self._stored = made, permitted, storage
-        self.stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
-
     def _since_mark(self) -> list[Any]:
         start = self._marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
+        items = self._stack[start:]
+        del self._stack[start:]
         return items
 
-    def nothing(self, _: Any) -> None:
+    def _nothing(self, _: Any) -> None:
         """PROTO, STOP; and FRAME, which states how much to read ahead."""
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
 
-    def put(self, key: int | None) -> None:
+    def _put(self, key: int | None) -> None:
         # MEMOIZE takes no argument: its key is the number of entries so far.
-        self._memo[len(self._memo) if key is None else key] = self.stack[-1]
+        self._memo[len(self._memo) if key is None else key] = self._stack[-1]
 
-    def get(self, key: int) -> None:
-        self.stack.append(self._memo[key])
+    def _get(self, key: int) -> None:
+        self._stack.append(self._memo[key])
 
-    def mark(self, _: Any) -> None:
-        self._marks.append(len(self.stack))
+    def _mark(self, _: Any) -> None:
+        self._marks.append(len(self._stack))
 
-    def name(self, module_and_name: str) -> None:
+    def _name(self, module_and_name: str) -> None:
         # pickletools joins the two lines of GLOBAL, module and name, by a space.
-        self.stack.append(self._permitted(module_and_name.replace(" ", ".", 1)))
+        self._stack.append(self._permitted(module_and_name.replace(" ", ".", 1)))
 
-    def stack_name(self, _: Any) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
+    def _stack_name(self, _: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a name that is not a text")
-        self.stack.append(self._permitted(f"{module}.{name}"))
+        self._stack.append(self._permitted(f"{module}.{name}"))
 
-    def marked_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self._since_mark()))
+    def _marked_tuple(self, _: Any) -> None:
+        self._stack.append(tuple(self._since_mark()))
 
-    def append(self, _: Any) -> None:
-        item = self.stack.pop()
-        list.append(self.stack[-1], item)  # unbound, so that it raises on anything but a list
+    def _append(self, _: Any) -> None:
+        item = self._stack.pop()
+        list.append(self._stack[-1], item)  # unbound, so that it raises on anything but a list
 
-    def appends(self, _: Any) -> None:
+    def _appends(self, _: Any) -> None:
         items = self._since_mark()
-        list.extend(self.stack[-1], items)
+        list.extend(self._stack[-1], items)
 
-    def set_item(self, _: Any) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        dict.update(self.stack[-1], _entries([key, value]))
+    def _set_item(self, _: Any) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        dict.update(self._stack[-1], _entries([key, value]))
 
-    def set_items(self, _: Any) -> None:
+    def _set_items(self, _: Any) -> None:
         items = self._since_mark()
-        dict.update(self.stack[-1], _entries(items))
+        dict.update(self._stack[-1], _entries(items))
 
-    def add_items(self, _: Any) -> None:
+    def _add_items(self, _: Any) -> None:
         self._since_mark()
 
-    def frozen_set(self, _: Any) -> None:
+    def _frozen_set(self, _: Any) -> None:
         self._since_mark()
-        self.stack.append(None)
+        self._stack.append(None)
 
-    def reduce(self, _: Any) -> None:
-        arguments, name = self.stack.pop(), self.stack.pop()
-        self.stack.append(self._made(name, arguments))
+    def _reduce(self, _: Any) -> None:
+        arguments, name = self._stack.pop(), self._stack.pop()
+        self._stack.append(self._made(name, arguments))
 
-    def build(self, _: Any) -> None:
+    def _build(self, _: Any) -> None:
         # The state is the attributes of a dictionary, or the byte order of a numpy type.
-        self.stack.pop()
+        self._stack.pop()
 
-    def persistent(self, _: Any) -> None:
-        self.stack.append(self._stored(self.stack.pop()))
+    def _persistent(self, _: Any) -> None:
+        self._stack.append(self._storage(self._stack.pop()))
 
 
-def _last_as_tuple(size: int) -> Callable[[_Machine, Any], None]:
-    def instruction(machine: _Machine, _: Any) -> None:
-        machine.stack[-size:] = [tuple(machine.stack[-size:])]
+def _last_as_tuple(size: int) -> Callable[[TorchPickle, Any], None]:
+    def instruction(pickles: TorchPickle, _: Any) -> None:
+        pickles._stack[-size:] = [tuple(pickles._stack[-size:])]
 
     return instruction
 
 
-def _pushes(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
-    return lambda machine, _: machine.push(make())
+def _pushes(make: Callable[[], Any]) -> Callable[[TorchPickle, Any], None]:
+    return lambda pickles, _: pickles._push(make())
 
 
 _ARGUMENTS = (
@@ -302,11 +284,11 @@ _ARGUMENTS = (
 )
 """Instructions that push the text, the bytes or the number that follows them."""
 
-_INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys(_ARGUMENTS, _Machine.push),
-    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _Machine.nothing),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
+_INSTRUCTIONS: Mapping[str, Callable[[TorchPickle, Any], None]] = {
+    **dict.fromkeys(_ARGUMENTS, TorchPickle._push),
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), TorchPickle._nothing),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), TorchPickle._put),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), TorchPickle._get),
     **{f"TUPLE{size}": _last_as_tuple(size) for size in (1, 2, 3)},
     "NONE": _pushes(lambda: None),
     "NEWTRUE": _pushes(lambda: True),
@@ -315,19 +297,19 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_LIST": _pushes(list),
     "EMPTY_DICT": _pushes(dict),
     "EMPTY_SET": _pushes(lambda: None),  # sets are ignored, as `__builtin__.set` of protocol 2 is
-    "GLOBAL": _Machine.name,
-    "STACK_GLOBAL": _Machine.stack_name,
-    "MARK": _Machine.mark,
-    "TUPLE": _Machine.marked_tuple,
-    "APPEND": _Machine.append,
-    "APPENDS": _Machine.appends,
-    "SETITEM": _Machine.set_item,
-    "SETITEMS": _Machine.set_items,
-    "ADDITEMS": _Machine.add_items,
-    "FROZENSET": _Machine.frozen_set,
-    "REDUCE": _Machine.reduce,
-    "BUILD": _Machine.build,
-    "BINPERSID": _Machine.persistent,
+    "GLOBAL": TorchPickle._name,
+    "STACK_GLOBAL": TorchPickle._stack_name,
+    "MARK": TorchPickle._mark,
+    "TUPLE": TorchPickle._marked_tuple,
+    "APPEND": TorchPickle._append,
+    "APPENDS": TorchPickle._appends,
+    "SETITEM": TorchPickle._set_item,
+    "SETITEMS": TorchPickle._set_items,
+    "ADDITEMS": TorchPickle._add_items,
+    "FROZENSET": TorchPickle._frozen_set,
+    "REDUCE": TorchPickle._reduce,
+    "BUILD": TorchPickle._build,
+    "BINPERSID": TorchPickle._persistent,
 }
 
 

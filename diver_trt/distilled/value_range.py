@@ -8,7 +8,6 @@ statistics that led to it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +45,6 @@ _FLAT, _BLANK = 0.08, 0.02
 
 _NARROW = 0.15
 """The same limit for pixels in -1 to 1 that are read as normalised."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The normalisation of values, and how it was found.
-
-    Attributes:
-        normalisation: The normalisation.
-        note: The convention that was recognised, with the statistics that show it; None where
-            nothing contradicts the default.
-    """
-
-    normalisation: Normalisation
-    note: str | None = None
 
 
 def statistics(values: NDArray[Any]) -> str:
@@ -119,7 +104,9 @@ def contradiction(values: NDArray[Any], normalisation: Normalisation) -> str | N
     return None
 
 
-def read_range(path: Path, method: Method, values: NDArray[Any], default: Normalisation) -> Reading:
+def read_range(
+    path: Path, method: Method, values: NDArray[Any], default: Normalisation
+) -> tuple[Normalisation, str | None]:
     """Return the normalisation of values for which neither the user nor the file states one.
 
     It is the default, or the convention that the values plainly show instead.
@@ -130,23 +117,26 @@ def read_range(path: Path, method: Method, values: NDArray[Any], default: Normal
         values: Some of its images as stored, [n, c, H, W].
         default: The method's normalisation.
 
+    Returns:
+        The normalisation, and the convention that was recognised with the statistics that show it,
+        or a doubt; None where nothing contradicts the default.
+
     Raises:
         DatasetError: If the values contradict the default and show no other convention.
     """
     problem = contradiction(values, default)
     if values.dtype == np.uint8:
-        return Reading(default, problem and f"{problem}: were pixels in 0 to 1 cast to integers?")
+        return default, problem and f"{problem}: were pixels in 0 to 1 cast to integers?"
     if problem is None:
-        return Reading(default, _narrow(values, default))
+        return default, _narrow(values, default)
     # By the exact range first, then by most values, as unclamped optimisation leaves them.
     if seen := recognise(values) or _fitting(values, default):
         first, last = _RANGES[seen.name]
         usual = "not normalised" if default.name == "none" else f"{default.name}-normalised"
-        return Reading(
-            seen,
+        return seen, (
             f"{statistics(values)}, so they are read as pixels scaled to {first:.0f} to "
             f"{last:.0f}, while those of {method.title} tensors are {usual}: if that is wrong, "
-            f"--normalisation {default.name}",
+            f"--normalisation {default.name}"
         )
     # Which data set's statistics were used cannot be seen, so nothing is taken for granted.
     if method.guesses or outside(values, default) > _MOST:
@@ -155,7 +145,7 @@ def read_range(path: Path, method: Method, values: NDArray[Any], default: Normal
             "--normalisation, such as cifar10, imagenet or minus1to1, or --format if another "
             "method wrote it."
         )
-    return Reading(default, f"{problem}: is --normalisation {default.name} right?")
+    return default, f"{problem}: is --normalisation {default.name} right?"
 
 
 def is_mostly_outside(values: NDArray[Any], normalisation: Normalisation) -> bool:

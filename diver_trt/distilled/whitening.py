@@ -8,37 +8,62 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from diver_trt.distilled.brightness import brightness, looks_whitened
+from diver_trt.distilled.labels import Labels
 from diver_trt.distilled.methods.base import Kind, Method, Stored
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.structure import TensorStructure
 from diver_trt.distilled.value_range import contradiction
+from diver_trt.errors import DatasetError
 
 SIDE = 64
 """Largest side of a square that is whitened as a whole, in pixels."""
 # Its transform is a matrix of 12,288 x 12,288: 604 MB of float32.
 
 
-def seen_whitening(
-    method: Method, found: TensorStructure, path: Path, sample: NDArray[Any]
-) -> Kind | None:
-    """Return how images were whitened, by what the file states, or else by their values.
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A file before the normalisation of its values is decided.
 
-    Args:
-        method: The method that wrote the file.
-        found: The content of the file.
+    Attributes:
         path: The file.
-        sample: Some of its images, [n, C, H, W] as stored.
+        method: The method that wrote it.
+        structure: Its content.
+        sample: Some of its images, [n, c, H, W].
+        labels: The class of each image.
+        seen: The whitening that the images show, or the file states; None without one.
+        taken: Whether the images are taken as whitened in this way.
+    """
+
+    path: Path
+    method: Method
+    structure: TensorStructure
+    sample: NDArray[Any]
+    labels: Labels
+    seen: Kind | None = None
+    taken: bool = False
+
+    @property
+    def stored(self) -> Stored:
+        """The facts that a method's defaults depend on."""
+        return Stored(self.path, min(self.sample.shape[2:]), self.labels.num_classes)
+
+
+def seen_whitening(examined: Examined) -> Kind | None:
+    """Return how images were whitened, by what the file states, or else by their values.
 
     Returns:
         The kind, or None if the images do not look whitened.
     """
+    path, method, found = examined.path, examined.method, examined.structure
+    sample = examined.sample
     # Whitened values are real numbers of colour images; `convert` states what it has undone.
     if sample.dtype.kind != "f" or sample.shape[1] != 3 or found.unwhitened:
         return None
@@ -58,20 +83,18 @@ def seen_whitening(
     return kind if looks or named else None
 
 
-def is_taken_as_whitened(
-    method: Method, found: TensorStructure, options: ReadOptions, stored: Stored
-) -> bool:
+def is_taken_as_whitened(examined: Examined, options: ReadOptions) -> bool:
     """Return whether images that look whitened are taken as whitened."""
-    whitens = method.whitens
+    whitens, found = examined.method.whitens, examined.structure
     # A stated normalisation does not contradict whitening here.
-    if normalises_first(method):
+    if normalises_first(examined.method):
         return True
     # A stated normalisation means that they are not whitened: these methods do one or the other.
     if options.normalisation:
         return False
     if found.whitening:
         return True
-    return whitens is not None and whitens.usual(stored) and found.normalisation is None
+    return whitens is not None and whitens.usual(examined.stored) and found.normalisation is None
 
 
 def normalises_first(method: Method) -> bool:
@@ -86,37 +109,31 @@ def can_be_undone(kind: Kind, size: tuple[int, ...]) -> bool:
     return height * width <= SIDE**2 or (kind is Kind.FREPO and size == (2 * SIDE, 2 * SIDE))
 
 
-def refusal(
-    path: Path, method: Method, kind: Kind, options: ReadOptions, sample: NDArray[Any], named: bool
-) -> str:
-    """Return why whitened images are not read, and every way to recover them.
-
-    Args:
-        path: The file.
-        method: The method that wrote it.
-        kind: How the images were whitened.
-        options: What the user stated, which the command repeats.
-        sample: Some of the images, [n, C, H, W].
-        named: Whether the file itself states that they are whitened.
-    """
-    seen = "is ZCA-whitened" if named else f"looks ZCA-whitened ({brightness(sample)})"
+def refusal(examined: Examined, options: ReadOptions) -> DatasetError:
+    """Return the error for whitened images, with every way to recover them."""
+    path, method, kind = examined.path, examined.method, examined.seen
+    assert kind is not None, "only called for images that look whitened"
+    # A file that `convert` wrote states it.
+    stated = examined.structure.whitening is not None
+    seen = "is ZCA-whitened" if stated else f"looks ZCA-whitened ({brightness(examined.sample)})"
     fix = f"add {'--format arrays and ' if method.centred_labels else ''}--normalisation"
-    if not can_be_undone(kind, sample.shape[2:]):
-        return (
+    height, width = examined.sample.shape[2:]
+    if not can_be_undone(kind, (height, width)):
+        return DatasetError(
             f"{path}: {seen}. The transform can be fitted again for up to {SIDE} x {SIDE} pixels, "
-            f"FRePo's also for 128 x 128, not for {sample.shape[3]} x {sample.shape[2]}. Undo it "
-            f"where the set was made; or, if it is not whitened, {fix}."
+            f"FRePo's also for 128 x 128, not for {width} x {height}. Undo it where the set was "
+            f"made; or, if it is not whitened, {fix}."
         )
     twin = method.whitens.instead(path) if method.whitens and method.whitens.instead else None
     give = f" Or give {twin}." if twin else ""
     own = " or FRePo's own data/zca/*.npz" if kind is Kind.FREPO else ""
-    return (
+    return DatasetError(
         f"{path}: {seen}. Run `{convert_command(path, options, kind)}`, with its training images"
         f"{own} as IMAGES, and recover the new file.{give} If it is not whitened, {fix}."
     )
 
 
-def convert_command(path: Path, options: ReadOptions, kind: Kind | None) -> str:
+def convert_command(path: Path, options: ReadOptions, kind: Kind) -> str:
     """Return the command that makes a whitened file recoverable.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Callable
@@ -41,13 +42,20 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-def rewritten(value: Any, path: Path, change: Callable[[bytes], bytes]) -> Path:
-    """Save a value with torch, and change the pickle in the file."""
-    torch.save(value, path.with_suffix(".tmp"))
-    with zipfile.ZipFile(path.with_suffix(".tmp")) as source, zipfile.ZipFile(path, "w") as target:
-        for info in source.infolist():
-            data = source.read(info)
-            target.writestr(info, change(data) if info.filename.endswith("data.pkl") else data)
+def rewritten(
+    value: Any,
+    path: Path,
+    change: Callable[[bytes], bytes] = lambda data: data,
+    member: str = "data.pkl",
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    """Save a value with torch, and zip the file again with a member, the pickle, changed."""
+    whole = io.BytesIO()
+    torch.save(value, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", compression) as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, change(data) if name.endswith(member) else data)
     return path
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from diver_trt.distilled.collage import INVISIBLE, VISIBLE, Seams, find_seams, seam_strength
+from diver_trt.distilled.collage import INVISIBLE, VISIBLE, seam_strength, seen_factor
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DatasetError
@@ -58,10 +58,8 @@ def test_collages_are_recognised(factor: int, side: int, count: int, stored: str
     tile = -(-side // factor)
     images = methods.collages(textured(count * factor**2, tile), factor, side)
     images = jpeg(images) if stored == "JPEG" else images
-    seams = find_seams(images)
-    assert seams is not None
-    assert seams.factor == factor
-    assert seams.strength == seam_strength(images, factor) > VISIBLE
+    assert seen_factor(images) == factor
+    assert seam_strength(images, factor) > VISIBLE
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])
@@ -84,7 +82,7 @@ def test_other_images_are_not_taken_for_collages(count: int) -> None:
         small,
     ):
         for first in range(0, len(images) - count + 1, count):
-            assert find_seams(images[first : first + count]) is None
+            assert seen_factor(images[first : first + count]) is None
 
 
 def test_the_strength_of_a_seam_is_the_ratio_of_differences() -> None:
@@ -97,7 +95,7 @@ def test_the_strength_of_a_seam_is_the_ratio_of_differences() -> None:
     image[:, 8:] += 20
     images = image[None].astype(np.uint8)
     assert seam_strength(images, 2) == 21  # the weaker one, 20 and the ramp, over 1
-    assert find_seams(images) == Seams(2, 21)
+    assert seen_factor(images) == 2
     assert seam_strength(images, 3) < INVISIBLE
     assert seam_strength(images[:, :3], 8) == 0  # three lines are too few for eight tiles
 
@@ -174,8 +172,7 @@ def test_whole_images_of_a_method_that_writes_collages_are_noticed(
 def test_one_unreadable_image_does_not_hide_the_seams(tmp_path: Path, digits: Bundle) -> None:
     images = methods.normalised(methods.collages(textured(80, 32), 2, 64), "imagenet")
     images[0] = float("nan")
-    torch.save(images, tmp_path / "images_best.pt")
-    torch.save(torch.tensor(CLASSES), tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, images, CLASSES)
     (note,) = notes(tmp_path, digits)
     assert "look like 2 x 2 collages" in note
 

@@ -41,6 +41,19 @@ def as_woof(path: Path, bundle: Bundle, **options: Any) -> Dataset:
     return read_dataset(path, bundle, ReadOptions(**{"classes": "imagewoof", **options}))
 
 
+def refusal(path: Path, bundle: Bundle, **options: Any) -> str:
+    """Return the error with which a dataset is refused."""
+    with pytest.raises(DatasetError) as raised:
+        read_dataset(path, bundle, ReadOptions(**options))
+    return str(raised.value)
+
+
+def named(path: Path, **arrays: Any) -> Path:
+    """Save twenty known images, their classes and what else is given, or that in their place."""
+    np.savez(path, **{"images": known_images(20, 32), "labels": CLASSES, **arrays})
+    return path
+
+
 def assert_holds(
     dataset: Dataset,
     images: Sequence[Pixels] | Pixels,
@@ -80,7 +93,10 @@ def test_learned_logits_are_carried_on_as_they_are(tmp_path: Path, imagenet: Bun
     assert any("soft labels are of whole collages" in note for note in cut.origin.notes)
 
 
-@pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
+NAMES = pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
+
+
+@NAMES
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_pixels_that_somebody_saved_by_hand_are_read_as_such(
     tmp_path: Path, imagenet: Bundle, image: str, label: str, dtype: type[Any]
@@ -98,43 +114,10 @@ def test_pixels_that_somebody_saved_by_hand_are_read_as_such(
     assert_holds(dataset, images, CLASSES, WOOF)
 
 
-@pytest.mark.parametrize(("image", "label"), [("images", "labels"), ("image", "label")])
-def test_float_pixels_with_probabilities_keep_them(
-    tmp_path: Path, imagenet: Bundle, image: str, label: str
-) -> None:
-    images, rows = known_images(20, 32), methods.logits(CLASSES, 10).softmax(dim=1).numpy()
-    values = (images / 255).astype(np.float32).transpose(0, 3, 1, 2)
-    np.savez(tmp_path / "mine.npz", **{image: values, label: rows})
-    dataset = as_woof(tmp_path / "mine.npz", imagenet)
-    assert (dataset.origin.format.name, dataset.origin.soft_labels) == ("arrays", "probabilities")
-
-
 def test_bytes_are_never_taken_for_whitened(tmp_path: Path, imagenet: Bundle) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
-    np.savez(
-        tmp_path / "kip_mine_zca_.npz",
-        images=images,
-        labels=np.array(CLASSES),
-        whitening=np.array("KIP"),
-    )
-    assert_holds(as_woof(tmp_path / "kip_mine_zca_.npz", imagenet), images, CLASSES, WOOF)
-
-
-def test_the_normalisation_of_an_unknown_method_is_not_guessed(
-    tmp_path: Path, imagenet: Bundle
-) -> None:
-    images, path = known_images(20, 32), tmp_path / "syn.pt"
-    torch.save(
-        {"images": methods.normalised(images, "cifar10"), "labels": methods.hard(CLASSES)}, path
-    )
-    with pytest.raises(
-        DatasetError,
-        match=r"values lie in -2\.43 to 2\.75 with mean 0\.21 and deviation 1\.26; .*, and the "
-        r"file does not state their normalisation\. Set --normalisation, such as cifar10",
-    ):
-        as_woof(path, imagenet)
-    assert_holds(as_woof(path, imagenet, normalisation="cifar10"), images, CLASSES, WOOF)
-    assert_holds(as_woof(path, imagenet, method="mtt"), images, CLASSES, WOOF)
+    path = named(tmp_path / "kip_mine_zca_.npz", images=images, whitening="KIP")
+    assert_holds(as_woof(path, imagenet), images, CLASSES, WOOF)
 
 
 @pytest.mark.parametrize(
@@ -150,23 +133,22 @@ def test_a_subset_may_be_named_by_the_path(
     tmp_path: Path, imagenet: Bundle, folders: str, subset: str
 ) -> None:
     (tmp_path / folders).mkdir(parents=True)
-    assert (
-        read_dataset(
-            methods.mtt(tmp_path / folders, known_images(20, 128), CLASSES), imagenet
-        ).classes
-        == subset
-    )
+    path = methods.mtt(tmp_path / folders, known_images(20, 128), CLASSES)
+    assert read_dataset(path, imagenet).classes == subset
 
 
 @pytest.mark.parametrize(
     "folder", ["imagenet_10ipc", "imagenet_100epochs", "imagenet-a100-run", "preimagewoofer"]
 )
-def test_a_path_that_only_resembles_a_subset_is_ignored(
+def test_ten_classes_of_imagenet_are_not_guessed_from_a_path_that_only_resembles_a_subset(
     tmp_path: Path, imagenet: Bundle, folder: str
 ) -> None:
     (tmp_path / folder).mkdir()
-    with pytest.raises(DatasetError, match="--classes imagenette"):
-        read_dataset(methods.mtt(tmp_path / folder, known_images(20, 128), CLASSES), imagenet)
+    path = methods.mtt(tmp_path / folder, known_images(20, 128), CLASSES)
+    with pytest.raises(
+        DatasetError, match=r"has 10 classes, but the model has 1000.*--classes imagenette"
+    ):
+        read_dataset(path, imagenet)
 
 
 def test_folders_and_a_file_of_tensors_in_one_place_are_ambiguous(
@@ -183,35 +165,11 @@ def test_folders_and_a_file_of_tensors_in_one_place_are_ambiguous(
         as_woof(tmp_path, imagenet)
 
 
-def test_ten_classes_for_imagenet_are_never_guessed(tmp_path: Path, imagenet: Bundle) -> None:
-    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
-    with pytest.raises(
-        DatasetError, match=r"has 10 classes, but the model has 1000.*--classes imagenette"
-    ):
-        read_dataset(path, imagenet)
-
-
 def test_the_summary_lists_facts_and_assumptions(tmp_path: Path, imagenet: Bundle) -> None:
     dataset = as_woof(methods.mtt(tmp_path, known_images(20, 128), CLASSES), imagenet)
     assert dataset.summary == (
         "MTT, TESLA, FTD, DATM, EDF or SeqMatch tensors, 10 classes x 2, 128 px, "
         "imagenet-normalised, classes as in imagewoof"
-    )
-
-
-def test_wrong_statistics_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
-    path = methods.mtt(tmp_path, known_images(20, 128), CLASSES)
-    assert not as_woof(path, imagenet).origin.notes
-    (note,) = as_woof(path, imagenet, normalisation="none").origin.notes
-    assert note == (
-        "values lie in -2.12 to 2.64 with mean 0.29 and deviation 1.12; most values that are not "
-        "normalised should lie in 0 to 1: is --normalisation none right?"
-    )
-    data = methods.listed("data.pt")(tmp_path, known_images(20, 128), CLASSES)
-    (note,) = as_woof(data, imagenet, normalisation="imagenet", collage=1).origin.notes
-    assert note == (
-        "values lie in 0.00 to 1.00 with mean 0.51 and deviation 0.25, as pixels scaled to 0 to 1 "
-        "have: is --normalisation imagenet right?"
     )
 
 
@@ -238,15 +196,6 @@ def test_a_map_that_gives_two_folders_one_class_is_noticed(
     assert dataset.origin.notes == (
         f"{tmp_path}/map gives 2 indices (0, 1) the same class, 7: is that intended?",
     )
-
-
-def test_folders_for_a_map_of_another_size_are_noticed(tmp_path: Path, imagenet: Bundle) -> None:
-    folders = methods.tree("new{c:03d}/class{c:03d}_id{i:03d}.jpg")(
-        tmp_path, known_images(20, 32), CLASSES
-    )
-    assert not any("--classes" in note for note in as_woof(folders, imagenet).origin.notes)
-    notes = as_woof(folders, imagenet, classes="imagenet-100").origin.notes
-    assert any("but imagenet-100 has 100 classes (no folder for class 10): is" in n for n in notes)
 
 
 def test_several_runs_are_not_one_set(tmp_path: Path, imagenet: Bundle) -> None:
@@ -291,25 +240,25 @@ def test_another_programs_manifest_is_not_ours(tmp_path: Path, imagenet: Bundle)
 
 def test_options_that_cannot_apply_are_refused(tmp_path: Path, imagenet: Bundle) -> None:
     folders = methods.GVBSM(tmp_path / "folders", known_images(20, 32), CLASSES)
-    with pytest.raises(
-        DatasetError,
-        match=r"--normalisation: .* holds images, which are not normalised; leave it out",
+    options: Any
+    for options, message in (
+        (
+            {"normalisation": "imagenet"},
+            f"--normalisation: {folders} holds images, which are not normalised; leave it out",
+        ),
+        (
+            {"method": "mtt"},
+            "--format mtt is a format of tensors, but the input holds folders; expected one of "
+            "folders, sre2l",
+        ),
+        ({"collage": 15}, "32 x 32 pixels is not a collage of 15 x 15 images"),
     ):
-        as_woof(folders, imagenet, normalisation="imagenet")
-    with pytest.raises(
-        DatasetError,
-        match="--format mtt is a format of tensors, but the input holds folders; expected one of "
-        "folders, sre2l",
-    ):
-        as_woof(folders, imagenet, method="mtt")
+        assert message in refusal(folders, imagenet, classes="imagewoof", **options)
+    assert "no such file or folder" in refusal(tmp_path / "missing", imagenet)
     with pytest.raises(UsageError, match="--format nonsense: no such format"):
-        as_woof(folders, imagenet, method="nonsense")
+        ReadOptions(method="nonsense")
     with pytest.raises(UsageError, match="--collage 0: expected a whole number from 1 to 16"):
-        as_woof(folders, imagenet, collage=0)
-    with pytest.raises(DatasetError, match="32 x 32 pixels is not a collage of 15 x 15 images"):
-        as_woof(folders, imagenet, collage=15)
-    with pytest.raises(DatasetError, match="no such file or folder"):
-        as_woof(tmp_path / "missing", imagenet)
+        ReadOptions(collage=0)
 
 
 def colours_on_grey(count: int) -> Pixels:
@@ -330,7 +279,7 @@ def test_pictures_that_fill_minus_1_to_1_are_not_taken_for_whitened(
     if name.endswith("pt"):
         torch.save([values, methods.hard(CLASSES)], path)
     else:
-        np.savez(path, images=values.numpy(), labels=np.array(CLASSES))
+        named(path, images=values.numpy())
     assert_holds(as_woof(path, imagenet, collage=1), images, CLASSES, WOOF)
 
 
@@ -339,8 +288,7 @@ def test_grey_tensors_are_never_read_with_statistics_of_colours(
     tmp_path: Path, imagenet: Bundle, side: int
 ) -> None:
     grey = known_images(20, side)[..., :1].repeat(3, axis=3)
-    torch.save(methods.normalised(grey, "mnist")[:, :1], tmp_path / "images_best.pt")
-    torch.save(methods.hard(CLASSES), tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, methods.normalised(grey, "mnist")[:, :1], CLASSES)
     with pytest.raises(DatasetError, match=r"holds grey images, which (cifar10|imagenet), a norm"):
         as_woof(tmp_path, imagenet)
     with pytest.raises(DatasetError, match="holds grey images, which svhn"):
@@ -349,21 +297,24 @@ def test_grey_tensors_are_never_read_with_statistics_of_colours(
 
 
 def test_bytes_have_no_normalisation_to_undo(tmp_path: Path, imagenet: Bundle) -> None:
-    images = known_images(20, 32)
-    np.savez(tmp_path / "mine.npz", images=images, labels=np.array(CLASSES))
+    path = named(tmp_path / "mine.npz")
     with pytest.raises(DatasetError, match="holds 8-bit pixels, which are never normalised; leave"):
-        as_woof(tmp_path / "mine.npz", imagenet, normalisation="imagenet")
-    read = as_woof(tmp_path / "mine.npz", imagenet, normalisation="none")
-    assert_holds(read, images, CLASSES, WOOF)
+        as_woof(path, imagenet, normalisation="imagenet")
+    read = as_woof(path, imagenet, normalisation="none")
+    assert_holds(read, known_images(20, 32), CLASSES, WOOF)
 
 
+@NAMES
 @pytest.mark.parametrize("side", [32, 64])
-def test_probabilities_beside_image_and_label_are_not_frepos_targets(
-    tmp_path: Path, imagenet: Bundle, side: int
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_probabilities_beside_float_pixels_are_not_regression_targets(
+    tmp_path: Path, imagenet: Bundle, image: str, label: str, side: int, channels_last: bool
 ) -> None:
     images, rows = known_images(20, side), methods.logits(CLASSES, 10).softmax(dim=1).numpy()
     values = (images / 255).astype(np.float32)
-    np.savez(tmp_path / "mine.npz", image=values, label=rows)
+    stored = values if channels_last else values.transpose(0, 3, 1, 2)
+    arrays: dict[str, Any] = {image: stored, label: rows}
+    np.savez(tmp_path / "mine.npz", **arrays)
     dataset = as_woof(tmp_path / "mine.npz", imagenet)
     assert (dataset.origin.format.name, dataset.origin.soft_labels) == ("arrays", "probabilities")
     assert_holds(dataset, images, CLASSES, WOOF)
@@ -381,21 +332,18 @@ def test_frepos_pixels_of_any_size_are_read_by_their_range(
 
 
 def test_soft_labels_under_another_name_are_noted(tmp_path: Path, imagenet: Bundle) -> None:
-    rows = methods.logits(CLASSES, 10).numpy()
-    images, path = known_images(20, 32), tmp_path / "mine.npz"
-    np.savez(path, images=images, labels=np.array(CLASSES), soft_labels=rows)
+    path = named(tmp_path / "mine.npz", soft_labels=methods.logits(CLASSES, 10).numpy())
     notes = as_woof(path, imagenet).origin.notes
     assert "its soft_labels are not read: soft labels are read where labels would be" in notes
 
 
 def test_a_map_with_other_numbers_does_not_fit_tensors(tmp_path: Path, digits: Bundle) -> None:
-    images = known_images(2, 32)
-    np.savez(tmp_path / "mine.npz", images=images, labels=np.array([0, 1]))
-    (tmp_path / "map.json").write_text('{"1": 4, "0": 9}')
-    dataset = read_dataset(
-        tmp_path / "mine.npz", digits, ReadOptions(classes=str(tmp_path / "map.json"))
-    )
+    path = named(tmp_path / "mine.npz", images=known_images(2, 32), labels=[0, 1])
+    class_map = tmp_path / "map.json"
+    class_map.write_text('{"1": 4, "0": 9}')
+    dataset = read_dataset(path, digits, ReadOptions(classes=str(class_map)))
     assert [sample.label for sample in dataset.samples] == [9, 4]
-    (tmp_path / "map.json").write_text('{"7": 4, "5": 9}')
-    with pytest.raises(DatasetError, match="numbers that are not 0 to 1, and tensors number"):
-        read_dataset(tmp_path / "mine.npz", digits, ReadOptions(classes=str(tmp_path / "map.json")))
+    class_map.write_text('{"7": 4, "5": 9}')
+    assert "numbers that are not 0 to 1, and tensors number" in refusal(
+        path, digits, classes=str(class_map)
+    )

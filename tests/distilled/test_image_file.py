@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageOps
 
 from diver_trt.distilled.image_file import check_image, image_size, quiet, read_image
 from diver_trt.errors import DatasetError
+from tests.distilled.test_png_stream import chunk, png, rows
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
@@ -27,12 +27,6 @@ def test_lossless_images_are_read_as_they_are(tmp_path: Path, name: str) -> None
     options: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
     Image.fromarray(PIXELS).save(tmp_path / name, **options)
     np.testing.assert_array_equal(read_image(tmp_path / name), PIXELS)
-
-
-def test_a_grey_image_has_three_equal_channels(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "a.pgm")
-    expected = np.repeat(PIXELS[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(read_image(tmp_path / "a.pgm"), expected)
 
 
 def test_jpeg_is_read(tmp_path: Path) -> None:
@@ -80,7 +74,7 @@ def test_postscript_is_never_handed_to_ghostscript(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # look for it again
-    postscript(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(POSTSCRIPT)
     with pytest.raises(OSError), Image.open(tmp_path / "a.png") as image:
         image.load()
     assert (tmp_path / "started").exists()  # that is what Pillow does if it is not stopped
@@ -101,10 +95,10 @@ def test_an_irregular_file_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:
     grey = Image.fromarray(PIXELS[..., 0])
-    grey.save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(
-        read_image(tmp_path / "grey.png"), np.repeat(PIXELS[..., :1], 3, axis=2)
-    )
+    for name in ("grey.png", "grey.pgm"):
+        grey.save(tmp_path / name)
+        expected = np.repeat(PIXELS[..., :1], 3, axis=2)
+        np.testing.assert_array_equal(read_image(tmp_path / name), expected)
     grey.convert("P").save(tmp_path / "palette.png")
     assert read_image(tmp_path / "palette.png").shape == (8, 6, 3)
     grey.convert("1").save(tmp_path / "bits.png")
@@ -139,19 +133,8 @@ def sixteen_bit_colours(path: Path, colour_type: int = 2, channels: int = 3) -> 
     Colour type 2 is RGB, 4 grey and alpha, 6 RGBA.
     """
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    rows = b"".join(b"\0" + bytes(range(2 * 2 * channels)) for _ in range(2))
-    header = struct.pack(">IIBBBBB", 2, 2, 16, colour_type, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    data = zlib.compress(rows(np.arange(2 * 2 * channels, dtype=np.uint8)[None].repeat(2, 0)))
+    path.write_bytes(png(data, size=(2, 2), depth=16, colour=colour_type))
 
 
 def animated(path: Path) -> None:
@@ -159,40 +142,16 @@ def animated(path: Path) -> None:
     frames[0].save(path, save_all=True, append_images=frames[1:], format="PNG")
 
 
-def truncated(path: Path) -> None:
-    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:4000])
-
-
-def garbage(path: Path) -> None:
-    path.write_bytes(b"not an image at all")
-
-
-def empty(path: Path) -> None:
-    path.touch()
-
-
-def large(path: Path) -> None:
-    Image.new("1", (10_000, 10_000)).save(path)
-
-
-def enormous(path: Path) -> None:
-    Image.new("1", (20_000, 20_000)).save(path)
-
-
-def postscript(path: Path) -> None:
-    path.write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
-    )
+def of_size(mode: str, width: int, height: int) -> Callable[[Path], None]:
+    return lambda path: Image.new(mode, (width, height)).save(path)
 
 
 def foreign(kind: str) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(PIXELS).resize((16, 16)).save(path, format=kind)
 
 
-def lfs_pointer(path: Path) -> None:
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
 
 
 def raw(data: bytes) -> Callable[[Path], None]:
@@ -202,82 +161,34 @@ def raw(data: bytes) -> Callable[[Path], None]:
     return write
 
 
-def short_bmp(path: Path) -> None:
-    Image.fromarray(PIXELS).save(path, format="BMP")
-    path.write_bytes(path.read_bytes()[:-9])
+def of_pixels(data: bytes, behind: bytes = b"") -> Callable[[Path], None]:
+    """A PNG of the size of `PIXELS` with this compressed data, and chunks behind it."""
+    return raw(png(data, size=(6, 8), colour=2, behind=behind))
 
 
-def png_of(
-    path: Path,
-    data: bytes,
-    *,
-    colour_type: int = 2,
-    palette: bytes = b"",
-    behind: tuple[tuple[bytes, bytes], ...] = (),
-) -> None:
-    """Write a PNG of 6 x 8 pixels with this compressed data, and the right checksums.
-
-    Args:
-        path: The file.
-        data: The image data.
-        colour_type: Of the header.
-        palette: The palette, if any.
-        behind: Kind and content of chunks behind the image data.
-    """
-    header = struct.pack(">IIBBBBB", 6, 8, 8, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", data), *behind, (b"IEND", b"")]
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + b"".join(
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-            for kind, content in chunks
-            if content or kind != b"PLTE"
-        )
-    )
-
-
-def rows_missing(path: Path) -> None:
-    """Three of eight rows, which Pillow completes with black."""
-    png_of(path, zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS[:3])))
+WHOLE = zlib.compress(rows(PIXELS))
+ROWS_MISSING = zlib.compress(rows(PIXELS[:3]))
+"""Three of eight rows, which Pillow completes with black."""
+BROKEN_STREAM = WHOLE[:70] + b"\xff" * 9 + WHOLE[79:]
 
 
 def chunk_behind(kind: bytes, content: bytes) -> Callable[[Path], None]:
     """A chunk behind the image data, which decoders parse last."""
-    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS))
-    return lambda path: png_of(path, data, behind=((kind, content),))
-
-
-def broken_stream(path: Path) -> None:
-    whole = zlib.compress(b"".join(b"\0" + row.tobytes() for row in PIXELS))
-    png_of(path, whole[:70] + b"\xff" * 9 + whole[79:])
+    return of_pixels(WHOLE, chunk(kind, content))
 
 
 def colours_missing(path: Path) -> None:
     """Indices up to 47 into a palette of two colours."""
-    rows = np.arange(48, dtype=np.uint8).reshape(8, 6)
-    png_of(
-        path,
-        zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
-        colour_type=3,
-        palette=bytes(6),
-    )
+    indices = zlib.compress(rows(np.arange(48, dtype=np.uint8).reshape(8, 6)))
+    path.write_bytes(png(indices, size=(6, 8), colour=3, before=chunk(b"PLTE", bytes(6))))
 
 
-def thin(path: Path) -> None:
-    Image.new("L", (1, 65_536)).save(path)
+def short(kind: str, missing: int) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        Image.effect_noise((64, 64), 50).convert("RGB").save(path, format=kind)
+        path.write_bytes(path.read_bytes()[:-missing])
 
-
-def short_jpeg(path: Path) -> None:
-    Image.effect_noise((64, 64), 50).save(path, format="JPEG")
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def short_webp(path: Path) -> None:
-    Image.effect_noise((64, 64), 50).save(path, format="WEBP")
-    path.write_bytes(path.read_bytes()[:-200])
+    return write
 
 
 @pytest.mark.parametrize(
@@ -291,9 +202,9 @@ def short_webp(path: Path) -> None:
         (partial(sixteen_bit_colours, colour_type=4, channels=2), "holds 16-bit values"),
         (partial(sixteen_bit_colours, colour_type=6, channels=4), "holds 16-bit values"),
         (animated, r"is animated \(2 frames\); expected a still image"),
-        (truncated, "not an image, or a damaged one"),
-        (garbage, "not an image, or a damaged one"),
-        (postscript, "holds PostScript, expected PNG, JPEG, WebP"),
+        (short("PNG", 200), "not an image, or a damaged one"),
+        (raw(b"not an image at all"), "not an image, or a damaged one"),
+        (raw(POSTSCRIPT), "holds PostScript, expected PNG, JPEG, WebP"),
         (foreign("GIF"), "holds a GIF image, expected .* Convert it to PNG"),
         (foreign("TIFF"), "holds a TIFF image"),
         (raw(b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99)), "holds a JPEG 2000 image"),
@@ -303,7 +214,7 @@ def short_webp(path: Path) -> None:
         (foreign("DDS"), "holds a DDS texture"),
         (foreign("TGA"), "not an image, or a damaged one"),
         (foreign("PCX"), "not an image, or a damaged one"),
-        (lfs_pointer, "holds a Git LFS pointer, .* Fetch the image with `git lfs pull`"),
+        (raw(LFS_POINTER), "holds a Git LFS pointer, .* Fetch the image with `git lfs pull`"),
         (raw(b"P6 2 1 65535\n" + bytes(12)), "holds 16-bit values"),
         (raw(b"P5 2 1 65535\n" + bytes(4)), "holds 16- or 32-bit values"),
         (raw(b"P6 2 1 100\n" + bytes(6)), "is encoded as PPM in a rare way"),
@@ -311,19 +222,22 @@ def short_webp(path: Path) -> None:
         (raw(b"P6 9 9 255\n" + bytes(50)), "not an image, or a damaged one"),
         (raw(b"P5 9 9 255\n" + bytes(80)), "not an image, or a damaged one"),
         (raw(b"P4 9 9\n" + bytes(17)), "not an image, or a damaged one"),
-        (short_bmp, "not an image, or a damaged one"),
-        (rows_missing, r"not an image, or a damaged one \(rows are missing at its end\)"),
-        (broken_stream, r"not an image, or a damaged one \(damaged image data"),
+        (short("BMP", 9), "not an image, or a damaged one"),
+        (
+            of_pixels(ROWS_MISSING),
+            r"not an image, or a damaged one \(rows are missing at its end\)",
+        ),
+        (of_pixels(BROKEN_STREAM), r"not an image, or a damaged one \(damaged image data"),
         (chunk_behind(b"gAMA", b""), r"not an image, or a damaged one \(Truncated gAMA chunk"),
         (chunk_behind(b"iCCP", b"x"), r"not an image, or a damaged one \("),
         (chunk_behind(b"tRNS", PIXELS[0, 0].astype(">u2").tobytes()), "is transparent in places"),
         (colours_missing, r"not an image, or a damaged one \(its palette lacks a colour\)"),
-        (thin, "1 x 65536 pixels; expected at most 65,535 along a side"),
-        (short_jpeg, "not an image, or a damaged one"),
-        (short_webp, "not an image, or a damaged one"),
-        (empty, "not an image, or a damaged one"),
-        (large, "10000 x 10000 pixels; expected at most"),
-        (enormous, "has far too many pixels; expected at most"),
+        (of_size("L", 1, 65_536), "1 x 65536 pixels; expected at most 65,535 along a side"),
+        (short("JPEG", 200), "not an image, or a damaged one"),
+        (short("WEBP", 200), "not an image, or a damaged one"),
+        (raw(b""), "not an image, or a damaged one"),
+        (of_size("1", 10_000, 10_000), "10000 x 10000 pixels; expected at most"),
+        (of_size("1", 20_000, 20_000), "has far too many pixels; expected at most"),
     ],
 )
 def test_other_images_are_refused_in_words(

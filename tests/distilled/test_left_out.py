@@ -14,6 +14,7 @@ from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.folders import read_class_folders
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DatasetError
+from tests.distilled.test_dataset import named
 
 RNG = np.random.default_rng(0)
 
@@ -234,12 +235,7 @@ def test_tensors_are_found_beside_files_of_operating_systems(
     (tmp_path / "3").mkdir()
     put(tmp_path, *names)
     (tmp_path / "3").rename(tmp_path / ".3")
-    np.savez(
-        tmp_path / "set.npz",
-        images=np.full((10, 3, 8, 8), 0.5, np.float32),
-        labels=np.arange(10),
-        normalisation=np.array("none"),
-    )
+    named(tmp_path / "set.npz")
     assert read_dataset(tmp_path, digits).origin.files == ("set.npz",)
 
 

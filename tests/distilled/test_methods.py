@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt.bundle import Bundle
@@ -21,7 +22,7 @@ from diver_trt.recipe import Recipe
 from diver_trt.recovered.run import recover
 from tests.conftest import DISTILLED
 from tests.distilled import methods
-from tests.distilled.test_dataset import CLASSES, WOOF, as_woof, assert_holds, known_images
+from tests.distilled.test_dataset import CLASSES, WOOF, as_woof, assert_holds, known_images, named
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_tensors_come_back_as_the_images_they_were(
         ("MNIST", "mnist"),
         ("SVHN", "svhn"),
         ("TinyImageNet", "imagenet"),
+        # GLaD's `distill_dc.py` and `distill_dm.py` write DC's files, with its own mean.
+        ("imagenet-birds", "glad"),
     ],
 )
 def test_dc_normalises_each_data_set_with_its_own_statistics(
@@ -205,28 +208,6 @@ def test_averaged_images_have_averaged_labels(tmp_path: Path, imagenet: Bundle) 
     assert_holds(as_woof(tmp_path / "ema_images_best.pt", imagenet), images, CLASSES, WOOF)
 
 
-def test_the_unwhitened_file_of_the_best_iteration_is_read(
-    tmp_path: Path, imagenet: Bundle
-) -> None:
-    for iteration, seed in (("1000", 1), ("5000", 2)):
-        methods.mtt(tmp_path, known_images(20, 32, seed), CLASSES, "cifar10", iteration=iteration)
-        torch.save(
-            torch.zeros(20, 3, 32, 32) + float(iteration) / 1e4,
-            tmp_path / f"images_zca_{iteration}.pt",
-        )
-    methods.mtt(tmp_path, known_images(20, 32, 1), CLASSES, "cifar10")
-    dataset = as_woof(tmp_path, imagenet)
-    assert dataset.origin.files == ("images_zca_1000.pt",)
-    assert not any("best" in note for note in dataset.origin.notes)
-    methods.mtt(tmp_path, known_images(20, 32, 3), CLASSES, "cifar10")
-    dataset = as_woof(tmp_path, imagenet)
-    assert dataset.origin.files == ("images_zca_5000.pt",)
-    assert any(
-        "images_best.pt is whitened and its iteration is unknown" in note
-        for note in dataset.origin.notes
-    )
-
-
 def test_idcs_folders_name_the_collage_factor(tmp_path: Path, imagenet: Bundle) -> None:
     """`argument.py` writes `_factor2` into the folder's name."""
     images = known_images(20, 128)
@@ -238,15 +219,6 @@ def test_idcs_folders_name_the_collage_factor(tmp_path: Path, imagenet: Bundle) 
         assert (dataset.origin.collage, len(dataset.samples)) == (factor, count)
         assert as_woof(folder, imagenet, collage=4).origin.collage == 4
         assert as_woof(folder, imagenet, method="ncfm").origin.collage == 2
-
-
-def test_glads_dictionaries_have_glads_mean(tmp_path: Path, imagenet: Bundle) -> None:
-    """GLaD's `distill_dc.py` and `distill_dm.py` write DC's files."""
-    images = known_images(20, 128)
-    path = methods.dm(tmp_path, images, CLASSES, "imagenet-birds", "glad")
-    dataset = as_woof(path, imagenet)
-    assert (dataset.origin.format.name, dataset.origin.normalisation) == ("glad", "glad")
-    assert_holds(dataset, images, CLASSES, WOOF)
 
 
 def test_folders_count_around_a_symlink_and_not_around_its_target(
@@ -328,17 +300,16 @@ def test_idcs_phases_are_parts_of_one_set(tmp_path: Path, imagenet: Bundle) -> N
         ({"classes": "imagewoof"}, r"classes \(imagenette and imagewoof\)"),
         ({"collage": "2"}, r"collage \(1 and 2\)"),
         ({"unwhitened": "0" * 64}, r"transform that was undone \(none and 0{64}\)"),
-        ({"labels": np.eye(10, dtype=np.float32)}, r"form of labels \(hard and probabilities\)"),
+        ({"labels": np.eye(10)[CLASSES]}, r"form of labels \(hard and probabilities\)"),
     ],
 )
 def test_parts_that_contradict_each_other_are_not_joined(
     tmp_path: Path, imagenet: Bundle, stated: dict[str, Any], message: str
 ) -> None:
-    facts: dict[str, Any] = {"format": "mtt", "normalisation": "none", "classes": "imagenette"}
-    arrays = {"images": known_images(10, 32), "labels": np.arange(10)}
+    facts = {"format": "mtt", "normalisation": "none", "classes": "imagenette"}
     for name, others in (("S1", {}), ("S2", stated)):
         (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "images_best.npz", **{**arrays, **facts, **others})
+        named(tmp_path / name / "images_best.npz", **{**facts, **others})
     with pytest.raises(DatasetError, match=rf"S1.* and .*S2.* differ in their {message}"):
         read_dataset(tmp_path, imagenet, ReadOptions())
 
@@ -358,6 +329,11 @@ def test_bases_and_soft_label_files_are_not_images(tmp_path: Path, imagenet: Bun
         as_woof(tmp_path / "fkd", imagenet)
 
 
+def compressed(folder: Path, images: NDArray[np.uint8], classes: Sequence[int]) -> Path:
+    np.savez_compressed(folder / "mine.npz", images=images, labels=classes)
+    return folder / "mine.npz"
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -367,6 +343,7 @@ def test_bases_and_soft_label_files_are_not_images(tmp_path: Path, imagenet: Bun
         methods.listed("data.pt"),
         methods.frepo,
         methods.SRE2L,
+        compressed,
     ],
 )
 def test_a_dataset_reaches_a_process_that_is_spawned(
@@ -399,10 +376,3 @@ def test_the_classes_show_which_cifar_frepo_distilled(tmp_path: Path, imagenet: 
     path = methods.frepo(tmp_path, images, [i % 100 for i in range(200)], "frepo-cifar100")
     options = ReadOptions("imagenet-100", "frepo")
     assert read_dataset(path, imagenet, options).origin.normalisation == "frepo-cifar100"
-
-
-def test_compressed_arrays_reach_it_too(tmp_path: Path, imagenet: Bundle) -> None:
-    images, path = known_images(20, 32), tmp_path / "mine.npz"
-    np.savez_compressed(path, images=images, labels=np.array(CLASSES))
-    dataset = pickle.loads(pickle.dumps(as_woof(path, imagenet)))
-    assert_holds(dataset, images, CLASSES, WOOF)

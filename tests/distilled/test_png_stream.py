@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diver_trt.distilled.png_stream import _Rows, require_whole_png
+from diver_trt.distilled.png_stream import _ADAM7, _Rows, require_whole_png
 
-ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
 GREY = np.random.default_rng(0).integers(0, 256, (13, 21), dtype=np.uint8)
 
 
@@ -33,18 +24,21 @@ def png(
     *,
     interlaced: bool = False,
     size: tuple[int, int] = (21, 13),
+    depth: int = 8,
     colour: int = 0,
-    extra: bytes = b"",
     split: int = 1 << 30,
+    before: bytes = b"",
+    behind: bytes = b"",
 ) -> bytes:
-    """A PNG file with this compressed data, in chunks of `split` bytes."""
-    header = struct.pack(">IIBBBBB", *size, 8, colour, 0, 0, int(interlaced))
+    """A PNG file with this compressed data, in chunks of `split` bytes, and chunks around them."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, int(interlaced))
     blocks = [data[i : i + split] for i in range(0, len(data), split)]
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + extra
+        + before
         + b"".join(chunk(b"IDAT", block) for block in blocks)
+        + behind
         + chunk(b"IEND", b"")
     )
 
@@ -54,7 +48,7 @@ def rows(image: np.ndarray, filter_type: int = 0) -> bytes:
 
 
 def interlaced_rows(image: np.ndarray) -> bytes:
-    passes = (image[top::down, left::across] for left, top, across, down in ADAM7)
+    passes = (image[top::down, left::across] for left, top, across, down in _ADAM7)
     return b"".join(rows(part) for part in passes if part.size)
 
 
@@ -126,10 +120,7 @@ def wrong_crc(file: bytes) -> bytes:
         (png(PLAIN)[:-12], "the file ends before the image does"),
         (png(PLAIN)[:90], "the file ends before the image does"),
         (
-            png(PLAIN[:100], split=200)[:-12]
-            + chunk(b"tEXt", b"a\0b")
-            + chunk(b"IDAT", PLAIN[100:])
-            + chunk(b"IEND", b""),
+            png(PLAIN[:100], behind=chunk(b"tEXt", b"a\0b") + chunk(b"IDAT", PLAIN[100:])),
             "image data in two places",
         ),
         (b"\x89PNG\r\n\x1a\n" + chunk(b"IDAT", PLAIN), "the PNG header is missing"),

@@ -17,7 +17,15 @@ from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.tensor_files import find_one_tensor_file
 from diver_trt.errors import DatasetError
 from tests.distilled import methods
-from tests.distilled.test_dataset import CLASSES, as_woof, assert_holds, known_images
+from tests.distilled.test_dataset import (
+    CLASSES,
+    WOOF,
+    as_woof,
+    assert_holds,
+    known_images,
+    named,
+    refusal,
+)
 
 WOOF_IMAGES = known_images(20, 32)
 NETWORK = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Linear(8, 2))
@@ -88,6 +96,42 @@ def test_a_set_with_a_name_of_its_own_is_found(tmp_path: Path, imagenet: Bundle)
         as_woof(tmp_path, imagenet)
 
 
+def test_the_unwhitened_file_of_the_best_iteration_is_read(
+    tmp_path: Path, imagenet: Bundle
+) -> None:
+    for iteration, seed in (("1000", 1), ("5000", 2)):
+        methods.mtt(tmp_path, known_images(20, 32, seed), CLASSES, "cifar10", iteration=iteration)
+        torch.save(
+            torch.zeros(20, 3, 32, 32) + float(iteration) / 1e4,
+            tmp_path / f"images_zca_{iteration}.pt",
+        )
+    methods.mtt(tmp_path, known_images(20, 32, 1), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_1000.pt",)
+    assert not any("best" in note for note in dataset.origin.notes)
+    methods.mtt(tmp_path, known_images(20, 32, 3), CLASSES, "cifar10")
+    dataset = as_woof(tmp_path, imagenet)
+    assert dataset.origin.files == ("images_zca_5000.pt",)
+    assert any(
+        "images_best.pt is whitened and its iteration is unknown" in note
+        for note in dataset.origin.notes
+    )
+
+
+@pytest.mark.parametrize("name", ["images_best.pt", "images_1000.pt"])
+def test_a_damaged_file_beside_the_unwhitened_one_does_not_keep_it_from_being_read(
+    tmp_path: Path, imagenet: Bundle, name: str
+) -> None:
+    images = known_images(20, 32)
+    for iteration in ("best", "1000"):
+        methods.mtt(tmp_path, images, CLASSES, "cifar10", iteration)
+    path = methods.mtt(tmp_path, images, CLASSES, "none", "zca_1000")
+    (tmp_path / "labels_zca_1000.pt").unlink()
+    (tmp_path / name).write_bytes(b"cut short")
+    for given in (path, tmp_path):
+        assert_holds(as_woof(given, imagenet), images, CLASSES, WOOF)
+
+
 def test_the_error_for_a_folder_without_images_describes_its_file(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
@@ -101,9 +145,7 @@ def test_an_irregular_file_is_refused(tmp_path: Path, digits: Bundle, name: str)
     os.mkfifo(tmp_path / name)
     (tmp_path / "zero.pt").symlink_to("/dev/zero")
     for path in (tmp_path / name, tmp_path / "zero.pt"):
-        with pytest.raises(DatasetError) as raised:
-            read_dataset(path, digits)
-        assert str(raised.value) == (
+        assert refusal(path, digits) == (
             f"{path}: is neither a regular file nor a folder; expected a file of tensors, or a "
             "folder of images or of such files"
         )
@@ -126,8 +168,7 @@ def test_no_file_claims_more_images_than_the_limit(tmp_path: Path, digits: Bundl
 
 def test_rows_that_repeat_one_image_are_read(tmp_path: Path, digits: Bundle) -> None:
     image = methods.normalised(WOOF_IMAGES[1:2], "cifar10").expand(20, 3, 32, 32)
-    torch.save(image, tmp_path / "images_best.pt")
-    torch.save(torch.tensor(CLASSES), tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, image, CLASSES)
     dataset = read_dataset(tmp_path, digits)
     for position in range(20):
         np.testing.assert_array_equal(dataset.images.read(position), WOOF_IMAGES[1])
@@ -143,7 +184,6 @@ def test_channels_that_may_come_first_or_last_are_refused(tmp_path: Path, digits
 
 
 def test_classes_without_images_are_counted(tmp_path: Path, digits: Bundle) -> None:
-    torch.save(methods.normalised(WOOF_IMAGES, "cifar10"), tmp_path / "images_best.pt")
     for labels, absent in (
         (
             [max(1, label) for label in CLASSES],
@@ -151,7 +191,7 @@ def test_classes_without_images_are_counted(tmp_path: Path, digits: Bundle) -> N
         ),
         ([0 if label in (3, 4) else label for label in CLASSES], "2 of the 10 classes"),
     ):
-        torch.save(torch.tensor(labels), tmp_path / "labels_best.pt")
+        methods.mtt(tmp_path, WOOF_IMAGES, labels, "cifar10")
         (note,) = read_dataset(tmp_path, digits, ReadOptions()).origin.notes
         assert absent in note
 
@@ -160,7 +200,7 @@ def test_a_set_and_its_converted_twin_are_not_chosen_between(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     methods.mtt(tmp_path, WOOF_IMAGES, CLASSES)
-    np.savez(tmp_path / "images_best.npz", images=WOOF_IMAGES, labels=np.array(CLASSES))
+    named(tmp_path / "images_best.npz")
     with pytest.raises(
         DatasetError, match=r"several kinds \(\.npz, \.pt\); name one of them, such"
     ):

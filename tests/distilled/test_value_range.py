@@ -130,10 +130,8 @@ def test_normalised_values_are_left_to_the_method(statistics: str) -> None:
         values = methods.normalised(pixels, statistics).numpy()
         noise = np.random.default_rng(0).normal(0, 0.5, values.shape).astype(np.float32)
         for unclamped in (values, values + noise):
-            reading = read_range(
-                Path("a"), METHODS["mtt"], unclamped, find_normalisation(statistics)
-            )
-            assert (reading.normalisation.name, reading.note) == (statistics, None)
+            default = find_normalisation(statistics)
+            assert read_range(Path("a"), METHODS["mtt"], unclamped, default) == (default, None)
 
 
 def test_unclamped_pixels_are_recognised_or_doubted() -> None:
@@ -142,14 +140,14 @@ def test_unclamped_pixels_are_recognised_or_doubted() -> None:
     for convention in ("none", "0to255"):
         values = scaled(32, convention).numpy() + SCALED[convention][0] * noise
         assert recognise(values) is None
-        reading = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
-        assert reading.normalisation.name == convention
-        assert reading.note is not None
+        found, note = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
+        assert found.name == convention
+        assert note is not None
     pixels = scaled(32, "minus1to1").numpy()
     for values in (pixels + 2 * noise, 1.15 * pixels.clip(-1, 1)):
-        reading = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
-        assert reading.normalisation.name == "imagenet"
-        assert str(reading.note).endswith(
+        found, note = read_range(Path("a"), METHODS["mtt"], values, find_normalisation("imagenet"))
+        assert found.name == "imagenet"
+        assert str(note).endswith(
             "which is little for imagenet-normalised values: if they are pixels scaled to -1 to 1, "
             "--normalisation minus1to1"
         )
@@ -159,8 +157,8 @@ def test_pixels_divided_by_255_twice_or_cast_to_zero_and_one_are_doubted() -> No
     dark = methods.normalised(known_images(20, 32), "none").numpy() / 255
     assert "should spread over 0 to 1" in str(contradiction(dark, find_normalisation("none")))
     cast = (known_images(20, 32) > 127).astype(np.uint8).transpose(0, 3, 1, 2)
-    reading = read_range(Path("a"), METHODS["idc"], cast, find_normalisation("none"))
-    assert str(reading.note).endswith("were pixels in 0 to 1 cast to integers?")
+    _, note = read_range(Path("a"), METHODS["idc"], cast, find_normalisation("none"))
+    assert str(note).endswith("were pixels in 0 to 1 cast to integers?")
 
 
 def test_contradictions_follow_from_the_values() -> None:
@@ -195,8 +193,8 @@ def test_other_scales_are_not_taken_for_dark_pixels_of_0_to_255(method: str, lar
     with pytest.raises(DatasetError, match="does not state their normalisation"):
         read_range(Path("a"), METHODS[method], values, default)
     # Dark, but beyond any other scale.
-    reading = read_range(Path("a"), METHODS[method], 150 * values / largest, default)
-    assert reading.normalisation.name == "0to255"
+    found, _ = read_range(Path("a"), METHODS[method], 150 * values / largest, default)
+    assert found.name == "0to255"
 
 
 def test_values_of_minus_a_half_to_a_half_are_not_taken_for_those_of_minus_one_to_one() -> None:

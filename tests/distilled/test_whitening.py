@@ -22,7 +22,7 @@ from diver_trt.distilled.whitening import can_be_undone
 from diver_trt.errors import DatasetError
 from tests.cli.command import run
 from tests.distilled import methods
-from tests.distilled.test_dataset import CLASSES, known_images
+from tests.distilled.test_dataset import CLASSES, known_images, named
 from tests.distilled.whitened import (
     TARGETS,
     FloatImages,
@@ -161,8 +161,7 @@ def test_a_thousand_classes_are_not_refused_for_looking_whitened(
 ) -> None:
     """MTT's family whitens CIFAR and Tiny-ImageNet only."""
     values = np.random.default_rng(0).normal(size=(20, 3, 64, 64)).astype(np.float32)
-    torch.save(torch.from_numpy(values), tmp_path / "images_best.pt")
-    torch.save(torch.arange(20) * 50, tmp_path / "labels_best.pt")
+    methods.mtt(tmp_path, torch.from_numpy(values), range(0, 1000, 50))
     dataset = read_dataset(tmp_path, imagenet, ReadOptions(classes="model"))
     assert any("look ZCA-whitened" in note for note in dataset.origin.notes)
 
@@ -184,7 +183,7 @@ def test_every_refusal_names_the_options_for_a_file_that_is_not_whitened(
     if name.endswith(".pt"):
         save_mtt(tmp_path, whitened)
     elif name == "mine.npz":
-        np.savez(path, images=whitened, labels=np.array(CLASSES))
+        named(path, images=whitened)
     elif name.startswith("step"):
         save_frepo(tmp_path, channels_last)
     else:
@@ -204,7 +203,7 @@ def test_the_twin_that_is_not_whitened_is_named_and_read(
 ) -> None:
     """MTT does not normalise when it whitens: the inverse transform gives values in [0, 1]."""
     images = planar(photographs)
-    path = save_mtt(tmp_path, whitened, "images_900")
+    path = save_mtt(tmp_path, whitened, "900")
     torch.save(torch.from_numpy(images[:20]), tmp_path / "images_zca_900.pt")
     with pytest.raises(DatasetError, match=r"Or give images_zca_900.pt, which is not whitened"):
         read(path, imagenet)
@@ -238,6 +237,6 @@ def test_a_file_that_states_its_whitening_is_refused_whatever_it_looks_like(
     tmp_path: Path, imagenet: Bundle
 ) -> None:
     images = methods.normalised(known_images(20, 32), "none").numpy()
-    np.savez(tmp_path / "a.npz", images=images, labels=TARGETS, whitening=np.array("kornia"))
+    path = named(tmp_path / "a.npz", images=images, labels=TARGETS, whitening="kornia")
     with pytest.raises(DatasetError, match=r"a\.npz: is ZCA-whitened\. Run `diver-trt convert "):
-        read(tmp_path / "a.npz", imagenet)
+        read(path, imagenet)

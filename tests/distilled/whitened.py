@@ -14,6 +14,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.options import ReadOptions
 from tests.cli.command import fails, run
+from tests.distilled import methods
 from tests.distilled.test_dataset import CLASSES
 
 FloatImages = NDArray[np.float32]
@@ -45,11 +46,8 @@ def tenth_of_the_mean(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(u @ np.diag((s + 0.1 * np.trace(covariance) / len(covariance)) ** -0.5) @ u.T)
 
 
-def save_mtt(folder: Path, images: FloatImages, name: str = "images_best") -> Path:
-    torch.save(torch.from_numpy(images), folder / f"{name}.pt")
-    labels = name.replace("images_zca", "labels").replace("images", "labels")
-    torch.save(torch.tensor(CLASSES), folder / f"{labels}.pt")
-    return folder / f"{name}.pt"
+def save_mtt(folder: Path, images: FloatImages, iteration: str = "best") -> Path:
+    return methods.mtt(folder, torch.from_numpy(images), CLASSES, iteration=iteration)
 
 
 def save_frepo(folder: Path, images: NDArray[np.floating]) -> Path:  # [n, H, W, 3]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from diver_trt import recover as recover_folder
@@ -95,3 +97,11 @@ def test_another_number_of_copies_is_refused(few: Path, tmp_path: Path, copies: 
     with pytest.raises(UsageError, match=r"copies is .*; expected a whole number from 1 to 1,000"):
         recover_folder(few, tmp_path / "out", copies=copies)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_number_of_numpy_is_taken_as_every_other_setting_takes_it(
+    few: Path, tmp_path: Path
+) -> None:
+    copies: Any = np.int64(2)
+    recover_folder(few, tmp_path / "out", copies=copies, on_note=lambda _: None)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["copies"] == 2

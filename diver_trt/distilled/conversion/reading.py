@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diver_trt.distilled.array_file import open_stored
-from diver_trt.distilled.arrays import Examined, Tensors, examine, understand
+from diver_trt.distilled.arrays import Tensors, examine, understand
 from diver_trt.distilled.brightness import brightness
 from diver_trt.distilled.conversion.flax_checkpoint import open_flax_checkpoint
 from diver_trt.distilled.conversion.reference import read_reference
@@ -22,26 +22,11 @@ from diver_trt.distilled.normalisation import Normalisation, find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.distilled.structure import structure_of
-from diver_trt.distilled.whitening import can_be_undone, normalises_first
+from diver_trt.distilled.whitening import Examined, can_be_undone, normalises_first, refusal
 from diver_trt.errors import DatasetError
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """The content of the file that `convert` writes.
-
-    Attributes:
-        tensors: The images, labels and facts.
-        whitened: How the values are whitened, if they are.
-        unwhitened: SHA-256 of the ZCA transform that was undone, if one was.
-    """
-
-    tensors: Tensors
-    whitened: Kind | None
-    unwhitened: str | None
-
-
-def read_to_convert(path: Path, options: ReadOptions, reference: Path | None) -> Converted:
+def read_to_convert(path: Path, options: ReadOptions, reference: Path | None) -> Tensors:
     """Read one file, and undo its whitening if the training images are given.
 
     Args:
@@ -58,12 +43,11 @@ def read_to_convert(path: Path, options: ReadOptions, reference: Path | None) ->
     content = open_flax_checkpoint(path) if is_flax_checkpoint(path) else open_stored(path)
     examined = examine(path, structure_of(path, content), options)
     if reference is None:
-        tensors = understand(examined, options)
-        return Converted(tensors, examined.whitened, examined.structure.unwhitened)
+        return understand(examined, options)
     # With a reference: fit the transform, and undo it whenever a row is read.
     kind = _kind_to_undo(examined, options)
     # The reference states that the images are whitened, also where they are not by default.
-    tensors = understand(replace(examined, whitened=kind), options)
+    tensors = understand(replace(examined, taken=True), options)
     shape = examined.sample.shape[1:]
     whitening, normalisation, note = read_reference(
         reference, kind, whitened_rows(kind, shape), tensors.normalisation, shape
@@ -78,13 +62,14 @@ def read_to_convert(path: Path, options: ReadOptions, reference: Path | None) ->
         normalisation,
     )
     # As pixels, since KIP's brightness and contrast have no name that `--normalisation` knows.
-    tensors = replace(
+    return replace(
         tensors,
         images=pixels,
         normalisation=find_normalisation("none"),
+        whitened=None,
+        unwhitened=whitening.sha256,
         notes=(*tensors.notes, note),
     )
-    return Converted(tensors, None, whitening.sha256)
 
 
 def _kind_to_undo(examined: Examined, options: ReadOptions) -> Kind:
@@ -101,7 +86,7 @@ def _kind_to_undo(examined: Examined, options: ReadOptions) -> Kind:
         )
     # Before the reference is read, which is a whole training set.
     if not can_be_undone(examined.seen, examined.sample.shape[2:]):
-        raise examined.refused(examined.seen, options)
+        raise refusal(examined, options)
     return examined.seen
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diver_trt.distilled.conversion.reading import Converted
+from diver_trt.distilled.arrays import Tensors
 from diver_trt.distilled.stored_array import Array, StoredArray
 from diver_trt.errors import OutputError
 from diver_trt.files import replacing, reported
@@ -24,11 +24,11 @@ SUFFIXES = (".npz", ".safetensors")
 _ROWS = 64
 
 
-def write_converted(converted: Converted, collage: int, classes: str | None, output: Path) -> None:
+def write_converted(tensors: Tensors, collage: int, classes: str | None, output: Path) -> None:
     """Write distilled tensors with the facts about them.
 
     Args:
-        converted: The tensors.
+        tensors: The tensors.
         collage: Images along a side of each stored one.
         classes: Their ImageNet subset, if it is known.
         output: A new `.npz` or `.safetensors` file.
@@ -41,7 +41,6 @@ def write_converted(converted: Converted, collage: int, classes: str | None, out
         raise OutputError(f"{output}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if output.exists():
         raise OutputError(f"{output}: already exists; choose a new file")
-    tensors = converted.tensors
     labels = tensors.labels.classes if tensors.labels.rows is None else tensors.labels.rows
     # `StoredArray`s are written by rows, so that a set larger than the memory can be converted.
     arrays = {"images": tensors.images, "labels": labels}
@@ -49,8 +48,8 @@ def write_converted(converted: Converted, collage: int, classes: str | None, out
         "format": tensors.format.name,
         "normalisation": tensors.normalisation.name,
         "collage": str(collage),
-        "whitening": converted.whitened and converted.whitened.value,
-        "unwhitened": converted.unwhitened,
+        "whitening": tensors.whitened and tensors.whitened.value,
+        "unwhitened": tensors.unwhitened,
         "classes": classes,
     }
     # An unknown fact is None, for which neither format has a text.

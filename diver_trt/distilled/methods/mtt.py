@@ -22,6 +22,7 @@ from diver_trt.distilled.methods.base import (
     stems,
 )
 from diver_trt.distilled.natural_order import natural
+from diver_trt.errors import DatasetError
 
 _UNWHITENED = "images_zca_"
 _TINY_IMAGENET_CLASSES = 200
@@ -67,12 +68,16 @@ def _same_array(first: Path, second: Path) -> bool:
     from diver_trt.distilled.array_file import open_stored
     from diver_trt.distilled.stored_array import is_array
 
-    ours, theirs = open_stored(first), open_stored(second)
-    if not (is_array(ours) and is_array(theirs)):
+    try:
+        ours, theirs = open_stored(first), open_stored(second)
+        if not (is_array(ours) and is_array(theirs)):
+            return False
+        return ours.shape == theirs.shape and all(
+            np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
+        )
+    # A damaged file of another iteration is no reason to refuse the one that is read.
+    except DatasetError:
         return False
-    return ours.shape == theirs.shape and all(
-        np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
-    )
 
 
 def _remark(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
 from diver_trt.errors import DatasetError
 from tests.distilled.conversion.test_zca import frepos_blocks
-from tests.distilled.test_dataset import CLASSES
+from tests.distilled.test_dataset import CLASSES, named
 from tests.distilled.whitened import (
     FloatImages,
     convert,
@@ -196,8 +196,7 @@ def test_the_new_file_states_the_transform_that_was_undone(
 
 
 def test_a_text_in_place_of_a_hash_is_ignored(whitened: FloatImages, tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    np.savez(path, images=whitened, labels=np.array(CLASSES), unwhitened=np.array("\x1b[2J"))
+    path = named(tmp_path / "a.npz", images=whitened, unwhitened="\x1b[2J")
     facts = converted_facts(path, tmp_path / "b.npz")
     assert (facts["whitening"], facts["unwhitened"]) == ("kornia", None)
 

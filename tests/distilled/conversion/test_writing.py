@@ -15,7 +15,7 @@ from diver_trt.distilled.options import ReadOptions
 from tests.cli.command import run
 from tests.distilled import methods
 from tests.distilled.test_collage import textured
-from tests.distilled.test_dataset import CLASSES, known_images
+from tests.distilled.test_dataset import CLASSES, as_woof, known_images, named
 from tests.distilled.whitened import convert, refused
 
 
@@ -52,10 +52,7 @@ def test_a_converted_file_is_the_same_dataset(
     device = tmp_path / "device"
     device.mkdir()
     convert(source, device / f"set.{suffix}")
-    options = ReadOptions(classes="imagewoof")
-    original, converted = (
-        read_dataset(path, imagenet, options) for path in (source, device / f"set.{suffix}")
-    )
+    original, converted = (as_woof(path, imagenet) for path in (source, device / f"set.{suffix}"))
     assert converted.samples == original.samples
     for name in ("format", "normalisation", "collage", "image_size", "soft_labels"):
         assert getattr(converted.origin, name) == getattr(original.origin, name)
@@ -95,16 +92,8 @@ def test_a_stated_collage_is_kept_in_the_file(tmp_path: Path, imagenet: Bundle) 
     assert "IDC, normalisation none, collage 4" in convert(
         source, tmp_path / "a.npz", "--collage", 4
     )
-    assert (
-        read_dataset(tmp_path / "a.npz", imagenet, ReadOptions(classes="imagewoof")).origin.collage
-        == 4
-    )
-    assert (
-        read_dataset(
-            tmp_path / "a.npz", imagenet, ReadOptions(classes="imagewoof", collage=1)
-        ).origin.collage
-        == 1
-    )
+    assert as_woof(tmp_path / "a.npz", imagenet).origin.collage == 4
+    assert as_woof(tmp_path / "a.npz", imagenet, collage=1).origin.collage == 1
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
@@ -125,18 +114,11 @@ def test_places_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
 
 def test_either_byte_order_is_read(tmp_path: Path, imagenet: Bundle) -> None:
     images = known_images(20, 64)
-    values = methods.normalised(images, "none").numpy()
-    np.savez(
-        tmp_path / "big.npz",
-        images=values.astype(">f4"),
-        labels=np.array(CLASSES, ">i8"),
-        format=np.array("idc"),
-    )
+    values = methods.normalised(images, "none").numpy().astype(">f4")
+    named(tmp_path / "big.npz", images=values, labels=np.array(CLASSES, ">i8"), format="idc")
     for suffix in ("npz", "safetensors"):
         convert(tmp_path / "big.npz", tmp_path / f"little.{suffix}", "--collage", 1)
-        found = read_dataset(
-            tmp_path / f"little.{suffix}", imagenet, ReadOptions(classes="imagewoof")
-        )
+        found = as_woof(tmp_path / f"little.{suffix}", imagenet)
         np.testing.assert_array_equal(
             [found.images.read(sample.position) for sample in found.samples], images
         )
