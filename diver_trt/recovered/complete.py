@@ -5,7 +5,7 @@ from __future__ import annotations
 from diver_trt.recovered.dataset_sheet import recovered_sheet
 from diver_trt.recovered.gallery.contents import Contents, Rows
 from diver_trt.recovered.job import Job
-from diver_trt.recovered.layouts.base import Written, write_soft_labels
+from diver_trt.recovered.layouts.base import Written
 from diver_trt.recovered.writer import DatasetWriter
 
 
@@ -35,10 +35,9 @@ def complete(job: Job, writer: DatasetWriter) -> Contents:
         else lambda number: soft_label(good[number].position),
         size=job.side,
     )
-    # The companions of the layout need all shards; `merge` writes them.
-    write = write_soft_labels if job.shard else job.layout.write
+    layout = job.layout.of_shard() if job.shard else job.layout
     manifest = writer.finish(
-        companions=write(written, job.normalisation),
+        companions=layout.write(written, job.normalisation),
         skipped=skipped,
         classes=classes,
         keys=[sample.key for sample in good],

@@ -200,16 +200,12 @@ class _Opening:
             }
         except OutputError:
             return None
-        images, soft_labels = (
-            sum("file" in entry for entry in kept.values()),
-            self.names.soft_labels,
-        )
+        layout = self.names.layout
+        wanted = {*layout.companions_of(sum("file" in entry for entry in kept.values()))}
         # Optional soft labels: the file without its entry is damage, and the entry without its
         # file.
-        wanted = {
-            *self.names.companions(images),
-            *([soft_labels] if soft_labels and (self.root / soft_labels).exists() else []),
-        }
+        if layout.soft_labels and (self.root / layout.soft_labels).exists():
+            wanted.add(layout.soft_labels)
         is_whole = listed.keys() == wanted and all(
             is_there(self.root, name, sha256) for name, sha256 in listed.items()
         )

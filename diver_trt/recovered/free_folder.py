@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from diver_trt.errors import OutputError
-from diver_trt.files import resolved, temporary_of
+from diver_trt.files import reported, resolved, temporary_of
 from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST
 from diver_trt.recovered.gallery.files import require_place
@@ -74,26 +74,16 @@ def require_free(root: Path) -> None:
     Raises:
         OutputError: If it is a file, or a folder that cannot be listed or is not empty.
     """
-    try:
-        taken = root.exists() and (
-            not root.is_dir() or any(not _is_beginning(path) for path in root.iterdir())
-        )
-    except OSError as cause:
-        raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
-    if taken and not root.is_dir():
-        raise OutputError(
-            f"{root}: is a file; choose a new or empty folder for the recovered images"
-        )
-    if taken:
-        raise OutputError(
-            f"{root}: already holds something; choose a new or empty folder for the recovered "
-            "images"
-        )
-
-
-def _is_beginning(path: Path) -> bool:
-    """Return whether a file is what a run leaves if killed before its journal was renamed."""
-    return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)
+    # What a run leaves that was killed before its journal was renamed.
+    beginning = (LOCK, temporary_of(Path(JOURNAL)).name)
+    with reported(root, "listed"):
+        if not root.exists():
+            return
+        is_folder = root.is_dir()
+        if is_folder and all(path.name in beginning for path in root.iterdir()):
+            return
+    problem = "already holds something" if is_folder else "is a file"
+    raise OutputError(f"{root}: {problem}; choose a new or empty folder for the recovered images")
 
 
 def _require_apart(output: Path, other: Path, name: str) -> None:

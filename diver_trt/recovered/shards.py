@@ -191,21 +191,10 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
     _require_each_once(shards)
     entries = {entry.key: entry for shard in shards for entry in _entries(shard)}
     keys = sorted(entries, key=position_of)
-    numbers: defaultdict[int, int] = defaultdict(int)
-    for key in keys:
-        index, number = position_of(key)
-        if number != numbers[index]:
-            raise DatasetError(
-                f"sample {index:05d}/{numbers[index]:05d}: missing, but {key} is there; recover "
-                "the shards again"
-            )
-        numbers[index] += 1
-    # Every class in the manifest is one of the recovery, so a class without a sample means that
-    # its last samples are missing, which no gap in the numbering shows.
     manifest, of = shards[0].manifest, len(shards)
-    if unused := [entry.index for entry in manifest.classes if entry.index not in numbers]:
+    if missing := next(_missing(keys, manifest.classes), None):
         raise DatasetError(
-            f"{shards[0].root / MANIFEST}: lists class {unused[0]}, but holds no sample of it; "
+            f"sample {missing}: missing, although each shard has as many samples as it should; "
             "recover the shards again"
         )
     # An image is where a recovery in one go would have put it, so that merging is only copying.
@@ -252,11 +241,9 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     for number, shard in enumerate(shards, start=1):
         found = len(_entries(shard))
         if found != (expected := len(Shard(number, of).part(range(images)))):
-            lacks = (
-                f", {_missing(holders, shards[0].manifest.classes)} is missing"
-                if found < expected
-                else ""
-            )
+            missing = islice(_missing(holders, shards[0].manifest.classes), _NAMED)
+            names = ", ".join(missing) or "the last one of a class"
+            lacks = f", {names} is missing" if found < expected else ""
             raise DatasetError(
                 f"{shard.root}: has {found} samples, expected {expected}{lacks}; recover this "
                 "shard again with --overwrite"
@@ -269,26 +256,14 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
         )
 
 
-def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> str:
-    """Return which samples are missing, as far as gaps in the numbering show; not the last ones."""
-    numbers: dict[int, list[int]] = {entry.index: [] for entry in classes}
+def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> Iterator[str]:
+    """Yield which samples are missing, as far as gaps in the numbering show; not the last ones."""
+    # Every class in the manifest is one of the recovery, so a class without a sample lacks one.
+    numbers: dict[int, set[int]] = {entry.index: set() for entry in classes}
     for key in keys:
         index, number = position_of(key)
-        numbers.setdefault(index, []).append(number)
-    # By arithmetic: a key may have the number 999,999,999.
-    counts = {
-        index: max(found) + 1 - len(found) if found else 1 for index, found in numbers.items()
-    }
-    names = (
-        f"{index:05d}/{number:05d}"
-        for index, count in sorted(counts.items())
-        if count
-        for number in _absent(numbers[index])
-    )
-    return few([*islice(names, _NAMED)], _NAMED, sum(counts.values())) or "the last one of a class"
-
-
-def _absent(numbers: Sequence[int]) -> Iterator[int]:
-    """Yield the numbers that are missing below the largest one, or 0 if there is none."""
-    present = set(numbers)
-    return (number for number in range(max(present, default=1)) if number not in present)
+        numbers.setdefault(index, set()).add(number)
+    for index, present in sorted(numbers.items()):
+        for number in range(max(present, default=0) + 1):
+            if number not in present:
+                yield f"{index:05d}/{number:05d}"
