@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.errors import DatasetError, UsageError
-from diver_trt.manifest import JOURNAL, MANIFEST, RecoveredFolder, is_recovered, open_recovered
+from diver_trt.manifest import JOURNAL, MANIFEST, RecoveredFolder, is_recovered
 from diver_trt.progress import OnProgress
 from diver_trt.records import ConvertedFrom, LaidOut, LeftOut, Manifest, Recovered, position_of
 from diver_trt.recovered.copies import Copies, write_copies
@@ -22,7 +22,7 @@ from diver_trt.recovered.job import RESAMPLING
 from diver_trt.recovered.layouts import LAYOUTS, find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
 from diver_trt.recovered.output_names import ImagePaths
-from diver_trt.recovered.shards import recipe_of, require_laid_out
+from diver_trt.recovered.shards import open_finished, recipe_of
 from diver_trt.recovered.written_files import SoftLabels, soft_labels_in
 from diver_trt.structs import dump
 
@@ -110,24 +110,13 @@ def _open_whole(source: Path) -> RecoveredFolder:
     """
     if not source.exists():
         raise DatasetError(f"{source}: no such folder")
-    if not is_recovered(source):
-        if (source / JOURNAL).is_file():
-            raise DatasetError(
-                f"{source}: is an unfinished recovery; run the same command again to complete it "
-                "first"
-            )
-        raise DatasetError(
-            f"{source}: is not a recovered dataset (it has no {MANIFEST}); name a folder that "
-            "`diver-trt recover` wrote"
-        )
-    folder = open_recovered(source)
+    folder = open_finished(source, "recovery", "recover")
     manifest = folder.manifest
     if part := manifest.shard:
         raise DatasetError(
             f"{source}: is shard {part.number}/{part.of} of a recovery; join the shards with "
             "`diver-trt merge` first"
         )
-    require_laid_out(folder)
     # A manifest that lists too few is consistent in itself; only this number shows it.
     found, expected = len(manifest.samples) + len(manifest.skipped), manifest.source.images
     if found != expected:

@@ -80,11 +80,7 @@ def merge_shards(
 
 
 def _require_not_shard(output: Path) -> None:
-    """Refuse a shard as the output: whoever forgets the new folder names a shard last.
-
-    Raises:
-        OutputError: If the folder holds a finished shard.
-    """
+    """Refuse a finished shard as the output: whoever forgets the new folder names a shard last."""
     with suppress(DatasetError):  # a folder without a manifest, or not of ours
         if open_recovered(output).manifest.shard:
             raise OutputError(
