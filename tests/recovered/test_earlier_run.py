@@ -20,7 +20,7 @@ from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.writer import DatasetWriter
 from tests.edited_json import set_in
 from tests.recovered import fake_run
-from tests.recovered.commands import in_manifest, manifest_of
+from tests.recovered.commands import in_manifest, journal_of, manifest_of, put_journal
 from tests.recovered.fake_run import CLASSES, head, recover, samples
 
 
@@ -172,12 +172,9 @@ def test_a_journal_that_lists_another_input_than_its_lines_keeps_no_image_of_ano
     """Somebody has edited the list, so that the images of the input seem to be the same."""
     recover(out, 2)
     changed = with_change("00000/00001", source_sha256="f" * 64)
-    first, *lines = (out / "journal.jsonl").read_text().splitlines()
-    edited = json.loads(first)
-    edited["inputs"][1][3] = "f" * 64
-    (out / "journal.jsonl").write_text(
-        "".join(f"{line}\n" for line in (json.dumps(edited), *lines))
-    )
+    journal = journal_of(out)
+    journal[0]["inputs"][1][3] = "f" * 64
+    put_journal(out, journal)
     writer = opened(out, sha256="2" * 64, samples=changed)
     assert (writer.lost, set(writer.done)) == (1, {"00000/00000"})
 
@@ -185,9 +182,9 @@ def test_a_journal_that_lists_another_input_than_its_lines_keeps_no_image_of_ano
 def test_a_journal_that_lists_no_input_is_refused_for_another_one(out: Path) -> None:
     """As one of version 0.1.0."""
     recover(out, 2)
-    first, *lines = (out / "journal.jsonl").read_text().splitlines()
-    old = {name: value for name, value in json.loads(first).items() if name != "inputs"}
-    (out / "journal.jsonl").write_text("".join(f"{line}\n" for line in (json.dumps(old), *lines)))
+    journal = journal_of(out)
+    del journal[0]["inputs"]
+    put_journal(out, journal)
     with pytest.raises(
         OutputError, match=r"another input \(source sha256 111111111111…, now 222222222222…\)"
     ):
