@@ -30,6 +30,7 @@ from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.writer import DatasetWriter
 from tests.cli.command import fails, run
+from tests.conftest import files_of
 from tests.distilled import methods
 from tests.distilled.test_dataset import known_images
 from tests.edited_json import set_in
@@ -182,9 +183,9 @@ def test_a_recovery_takes_a_converted_folder_for_its_own(
 ) -> None:
     out = tmp_path / "out"
     convert_recovered(source, out, layout="npz", size=16)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = files_of(out)
     assert recovery.reopened(out, "npz", 16).finished
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert files_of(out) == before
     (out / "00001" / "00000.png").unlink()
     recovery.run(out, "npz", 16)
     assert different_data(out, recovery.run(tmp_path / "expected", "npz", 16)) == []
@@ -340,10 +341,10 @@ def test_another_recovery_in_the_output_is_kept(
 ) -> None:
     for layout in ("pt", "npz"):
         other = recovery.run(tmp_path / layout, layout)
-        before = {path: path.read_bytes() for path in other.rglob("*.*")}
+        before = files_of(other)
         with pytest.raises(OutputError, match=r"holds a run with (layout name|converted from)"):
             convert_recovered(source, other, layout="pt")
-        assert {path: path.read_bytes() for path in other.rglob("*.*")} == before
+        assert files_of(other) == before
 
 
 def test_a_shard_is_merged_first(recovery: Recovery, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typer.testing import Result
 from benchmarks.crash import different
 from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import run
-from tests.conftest import DISTILLED, digit_folder
+from tests.conftest import DISTILLED, digit_folder, files_of
 from tests.recovered.commands import different_data, during, manifest_of, recover
 
 
@@ -163,7 +163,7 @@ def test_a_refusal_names_the_images(
         monkeypatch.setattr("diver_trt.cli.recover.stop_requested", AfterOneBatch)
     assert recover(few, out, "--batch", 2).exit_code == (0 if finished else 130)
     monkeypatch.undo()
-    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    before = files_of(out)
     change(few)
     result = recover(few, out, *SKIP)
     assert result.exit_code == 1, result.output
@@ -171,7 +171,7 @@ def test_a_refusal_names_the_images(
         f"{out}: holds a run of another input ({message}); use the same to resume it"
         in result.stderr
     )
-    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert files_of(out) == before
 
 
 class AfterOneBatch:

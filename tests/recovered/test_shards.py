@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.command import fails, run
-from tests.conftest import DISTILLED, ten_digits
+from tests.conftest import DISTILLED, files_of, ten_digits
 from tests.recovered.commands import (
     different_data,
     in_manifest,
@@ -153,11 +153,11 @@ def test_another_merge_in_the_same_folder_is_refused_or_overwritten(
     image = seeds[1][1] / "00008" / "00000.png"
     held = image.read_bytes()
     image.write_bytes(b"")
-    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    before = files_of(out)
     assert "00008/00000.png: is not the file that was written" in fails(
         merge(*seeds[1], out, options=("--overwrite",))
     )
-    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert files_of(out) == before
     image.write_bytes(held)
     assert merge(*seeds[1], out, options=("--overwrite",)).exit_code == 0
     assert different_data(recovered(few, tmp_path / "expected", "--seed", 1), out) == []
