@@ -8,15 +8,12 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import Result
 
 from benchmarks.crash import different
-from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import run
 from tests.conftest import DISTILLED, digit_folder, files_of
 from tests.recovered.commands import different_data, during, manifest_of, recover
@@ -225,25 +222,6 @@ def test_reasons_hold_no_path_of_this_machine(
         [damaged, cut_short, changed],
         [damaged, cut_short, changed],
     ]
-
-
-def test_images_that_the_model_cannot_recover_are_not_retried_at_every_run(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = OnnxEngine.read
-
-    def reading(self: OnnxEngine, name: str) -> Any:
-        values = read(self, name)
-        return np.full_like(values, np.nan) if self._name == "decoder" else values
-
-    with monkeypatch.context() as patched:
-        patched.setattr(OnnxEngine, "read", reading)
-        assert recover(few, tmp_path / "out", *SKIP).exit_code == 1
-    assert len(manifest_of(tmp_path / "out")["skipped"]) == 6
-    before = (tmp_path / "out" / "manifest.json").read_bytes()
-    result = recover(few, tmp_path / "out", *SKIP)
-    assert "recovering on" not in result.stderr
-    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
 
 
 # Shards, strays

@@ -166,13 +166,6 @@ def test_a_file_that_is_not_a_journal_is_refused(few: Path, tmp_path: Path) -> N
     assert (tmp_path / "out" / "journal.jsonl").exists()
 
 
-def test_a_run_that_fails_before_its_first_image_leaves_no_folder(
-    few: Path, tmp_path: Path
-) -> None:
-    assert recover(few, tmp_path / "out", "--engine", "rtx").exit_code == 1
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.skipif(len(ALL_CORES) < 2, reason="this process may use one core only")
 def test_one_thread_writes_the_same_bytes_as_all(few: Path, tmp_path: Path) -> None:
     for name, cores, batch in (("all", ALL_CORES, 8), ("one", ALL_CORES[:1], 3)):

@@ -44,11 +44,6 @@ class Sheet:
     count: int
 
 
-def thumbnail_side(image_size: int) -> int:
-    """Return the side of a thumbnail, from the side of the model's images in pixels."""
-    return min(image_size, MAX_SIDE)
-
-
 def suffix_of(side: int) -> str:
     """Return the suffix of the sheets of thumbnails of a side."""
     return "png" if side <= MAX_LOSSLESS_SIDE else "jpg"
