@@ -92,10 +92,6 @@ def _unlisted_images(root: Path, listed: Collection[str]) -> list[str]:
     ]
 
 
-def _files(manifest: Manifest) -> tuple[Companion | Recovered, ...]:
-    return (*manifest.companions, *manifest.samples)
-
-
 def unlisted_note(root: Path, listed: Collection[str] | None = None) -> str | None:
     """Return a note naming images in a dataset's folders that it does not list, or None.
 
@@ -168,7 +164,8 @@ def inspect_recovered(root: Path) -> dict[str, Any]:
     """
     folder = open_recovered(root)
     manifest = folder.manifest
-    for entry in _files(manifest):
+    listed: tuple[Companion | Recovered, ...] = (*manifest.companions, *manifest.samples)
+    for entry in listed:
         require_written(listed_file(root, entry.file), entry.sha256)
     tool, bundle = manifest.tool, manifest.bundle
     return {

@@ -1,9 +1,8 @@
 """Writing a recovered dataset in another layout or size: what `diver-trt convert` does with one.
 
 Nothing is recovered again. The files equal those of a recovery with that layout and size, with two
-exceptions: the manifest also names the folder that was converted, and the contact sheet shows
-recovered images only, since the distilled ones are not needed. The gallery has the thumbnails of
-the source's.
+exceptions: the manifest also names the folder that was converted, and `copies` describes what the
+contact sheet and the gallery show.
 """
 
 from __future__ import annotations
@@ -13,31 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diver_trt.distilled.image_file import read_image
 from diver_trt.errors import DatasetError, UsageError
-from diver_trt.files import file_sha256
-from diver_trt.manifest import JOURNAL, MANIFEST, RecoveredFolder, is_recovered, open_recovered
-from diver_trt.pixels import square
+from diver_trt.manifest import JOURNAL, MANIFEST, RecoveredFolder, is_recovered
 from diver_trt.progress import OnProgress
-from diver_trt.records import (
-    ConvertedFrom,
-    Head,
-    LaidOut,
-    LeftOut,
-    Manifest,
-    Recovered,
-    position_of,
-)
-from diver_trt.recovered.complete import Copied, complete_copies, open_copies
+from diver_trt.records import ConvertedFrom, LaidOut, LeftOut, Manifest, Recovered, position_of
+from diver_trt.recovered.copies import Copies, write_copies
 from diver_trt.recovered.free_folder import require_output
-from diver_trt.recovered.gallery.writing import copy_galleries
 from diver_trt.recovered.job import RESAMPLING
 from diver_trt.recovered.layouts import LAYOUTS, find_layout
 from diver_trt.recovered.layouts.base import Layout, require_side
 from diver_trt.recovered.output_names import ImagePaths
-from diver_trt.recovered.shards import recipe_of, require_laid_out
-from diver_trt.recovered.writer import DatasetWriter
-from diver_trt.recovered.written_files import SoftLabels, require_image, soft_labels_in
+from diver_trt.recovered.shards import open_finished, recipe_of
+from diver_trt.recovered.written_files import SoftLabels, soft_labels_in
 from diver_trt.structs import dump
 
 
@@ -96,24 +82,22 @@ def convert_recovered(
     wanted = find_layout(layout) if layout is not None else None
     require_side(size)
     folder = _open_whole(source)
-    head, target = _new_head(folder, wanted, size)
+    manifest, target = _new_manifest(folder, wanted, size)
     require_output(output, target, [("the recovered dataset", source)], gallery=gallery)
-    # Soft labels are read and compared here, before anything is written.
-    dataset = _copies(folder, head, target)
-    # Every image before the first is copied: a damaged one must not leave half a folder.
-    for number, sample in enumerate(folder.manifest.samples):
-        require_image(source, sample, folder.manifest.layout.size)
-        on_progress("checking", number + 1, len(dataset.samples))
-    with open_copies(dataset, output, overwrite=overwrite) as writer:
-        if not writer.finished:
-            _write(folder, dataset, writer, on_progress)
-        # Also for a folder that is finished already: its gallery may be missing or out of date.
-        copy_galleries([folder], dataset.recipe, output, wanted=gallery)
+    old = folder.manifest.layout
+    copies = Copies(
+        folders=[folder],
+        manifest=manifest,
+        recipe=recipe_of(folder),
+        soft_labels=_soft_labels(folder, target),
+        what=f"recovered images, converted from layout {old.name}, {old.size} px",
+    )
+    write_copies(copies, output, gallery=gallery, overwrite=overwrite, on_progress=on_progress)
     return Conversion(
         layout=target.name,
-        size=head.layout.size,
-        images=len(dataset.samples),
-        skipped=tuple(dataset.skipped),
+        size=manifest.layout.size,
+        images=len(manifest.samples),
+        skipped=tuple(dump(manifest.skipped)),
         drops_soft_labels=target.soft_labels is None and _has_soft_labels(folder),
     )
 
@@ -126,24 +110,13 @@ def _open_whole(source: Path) -> RecoveredFolder:
     """
     if not source.exists():
         raise DatasetError(f"{source}: no such folder")
-    if not is_recovered(source):
-        if (source / JOURNAL).is_file():
-            raise DatasetError(
-                f"{source}: is an unfinished recovery; run the same command again to complete it "
-                "first"
-            )
-        raise DatasetError(
-            f"{source}: is not a recovered dataset (it has no {MANIFEST}); name a folder that "
-            "`diver-trt recover` wrote"
-        )
-    folder = open_recovered(source)
+    folder = open_finished(source, "recovery", "recover")
     manifest = folder.manifest
     if part := manifest.shard:
         raise DatasetError(
             f"{source}: is shard {part.number}/{part.of} of a recovery; join the shards with "
             "`diver-trt merge` first"
         )
-    require_laid_out(folder)
     # A manifest that lists too few is consistent in itself; only this number shows it.
     found, expected = len(manifest.samples) + len(manifest.skipped), manifest.source.images
     if found != expected:
@@ -154,10 +127,10 @@ def _open_whole(source: Path) -> RecoveredFolder:
     return folder
 
 
-def _new_head(
+def _new_manifest(
     folder: RecoveredFolder, layout: Layout | None, size: int | None
-) -> tuple[Head, Layout]:
-    """Return the head of the new manifest, and its layout."""
+) -> tuple[Manifest, Layout]:
+    """Return the new manifest, with the hashes of the old images, and its layout."""
     old = folder.manifest.layout
     layout, size = layout or LAYOUTS[old.name], size or old.size
     if (layout.name, size) == (old.name, old.size):
@@ -179,21 +152,10 @@ def _new_head(
         normalisation=normalisation.name if normalisation else None,
     )
     origin = ConvertedFrom(layout=old.name, size=old.size, manifest_sha256=folder.sha256)
-    return replace(folder.manifest.head, layout=laid_out, converted_from=origin), layout
-
-
-def _copies(folder: RecoveredFolder, head: Head, layout: Layout) -> Copied:
-    """Return what the new folder holds; the hash of an image that is resized is not its own yet."""
-    manifest = folder.manifest
-    files = _files(layout, manifest)
-    return Copied(
-        head=head,
-        recipe=recipe_of(folder),
-        classes=manifest.classes,
-        samples=[dump(replace(sample, file=files[sample.key])) for sample in manifest.samples],
-        skipped=[dump(entry) for entry in manifest.skipped],
-        soft_labels=_soft_labels(folder, layout),
-    )
+    files = _files(layout, folder.manifest)
+    samples = tuple(replace(sample, file=files[sample.key]) for sample in folder.manifest.samples)
+    manifest = replace(folder.manifest, layout=laid_out, converted_from=origin, samples=samples)
+    return manifest, layout
 
 
 def _files(layout: Layout, manifest: Manifest) -> ImagePaths:
@@ -224,27 +186,3 @@ def _soft_labels(folder: RecoveredFolder, layout: Layout) -> SoftLabels | None:
 
 def _has_soft_labels(folder: RecoveredFolder) -> bool:
     return any(entry.soft_label_sha256 for entry in folder.manifest.samples)
-
-
-def _write(
-    folder: RecoveredFolder,
-    dataset: Copied,
-    writer: DatasetWriter,
-    on_progress: OnProgress,
-) -> None:
-    """Write the images that are not there yet, and everything that stands beside them."""
-    old, size = folder.manifest.layout, dataset.head.layout.size
-    pairs = zip(folder.manifest.samples, dataset.samples, strict=True)
-    for number, (sample, entry) in enumerate(pairs):
-        if sample.key not in writer.done:
-            image = folder.root / sample.file
-            if size == old.size:
-                writer.copy(image, entry["file"])
-                writer.record(entry)
-            else:
-                path = writer.add(entry["file"], square(read_image(image), size))
-                # The file is a new one, whose hash is known only now.
-                writer.record({**entry, "sha256": file_sha256(path)})
-        on_progress("converting", number + 1, len(dataset.samples))
-    what = f"recovered images, converted from layout {old.name}, {old.size} px"
-    complete_copies(dataset, writer, what)

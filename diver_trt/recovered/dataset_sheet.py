@@ -15,12 +15,10 @@ from diver_trt.distilled.image_file import read_image
 from diver_trt.errors import DatasetError, printable, shown
 from diver_trt.pixels import square
 from diver_trt.recipe import Recipe
-from diver_trt.records import ClassEntry, Head
 from diver_trt.recovered.caption import caption, recover_command
 from diver_trt.recovered.contact_sheet import ContactSheet
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts.base import class_name
-from diver_trt.structs import dump
 
 
 def distilled_sheet(dataset: Dataset, bundle: Bundle) -> Image.Image:
@@ -76,35 +74,25 @@ def recovered_sheet(
     return sheet.draw()
 
 
-def copied_sheet(
-    what: str,
-    head: Head,
-    recipe: Recipe,
-    classes: Sequence[ClassEntry],
-    root: Path,
-    samples: Sequence[Mapping[str, Any]],
-    *,
-    left_out: bool,
-) -> Image.Image:
+def copied_sheet(what: str, manifest: Mapping[str, Any], recipe: Recipe, root: Path) -> Image.Image:
     """Return a picture of recovered images alone, where the distilled ones need not be available.
 
     Args:
         what: What its rows are.
-        head: The head of the manifest.
+        manifest: The manifest of the images, in JSON.
         recipe: The recipe in it.
-        classes: Its classes.
-        root: The folder of the recovered images.
-        samples: The entry of each image that is there.
-        left_out: Whether images were left out.
+        root: The folder of the images.
 
     Raises:
         DatasetError: If an image cannot be read.
     """
-    names = {entry.index: _title(entry.index, class_name(dump(entry))) for entry in classes}
-    plain = dump(head)
-    command = recover_command(plain, recipe, dump(classes), left_out=left_out)
-    title = caption(what, plain, command)
-    sheet = ContactSheet(title, head.layout.size, Counter(entry["index"] for entry in samples))
+    classes, samples = manifest["classes"], manifest["samples"]
+    names = {entry["index"]: _title(entry["index"], class_name(entry)) for entry in classes}
+    command = recover_command(manifest, recipe, classes, left_out=bool(manifest["skipped"]))
+    title = caption(what, manifest, command)
+    sheet = ContactSheet(
+        title, manifest["layout"]["size"], Counter(entry["index"] for entry in samples)
+    )
     for entry in samples:
         if sheet.wants(entry["index"]):
             sheet.add(entry["index"], names[entry["index"]], read_image(root / entry["file"]))

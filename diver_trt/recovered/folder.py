@@ -49,7 +49,8 @@ def open_output(
 
     Args:
         root: The folder; it is created if it does not exist.
-        head: What decides the images. That of an earlier run in the folder must be the same.
+        head: What decides the images, in JSON. That of an earlier run in the folder must be the
+            same.
         samples: What is known of each sample, by key. From the record of an earlier run only
             engines, problems and hashes are taken.
         classes: The classes, as the manifest lists them.
@@ -68,10 +69,7 @@ def open_output(
             with reported(root):
                 names = OutputNames.of(Document(head, str(root), OutputError))
                 begun_anew = overwrite and delete_run(root, samples, names)
-                # Through JSON and back, because that is how the head of an earlier run was read:
-                # tuples are lists there.
-                plain = json.loads(json.dumps(head))
-                writer = _Opening(root, plain, samples, classes, names).open(begun_anew=begun_anew)
+                writer = _Opening(root, head, samples, classes, names).open(begun_anew=begun_anew)
             # A recovery takes hours, and these are as many as its images.
             del samples
             try:
@@ -101,7 +99,7 @@ class _Opening:
     """A folder that a run is about to write into, and may have written into before."""
 
     root: Path
-    head: dict[str, Any]
+    head: Mapping[str, Any]
     samples: Entries
     classes: Sequence[Mapping[str, Any]]
     names: OutputNames
@@ -142,7 +140,7 @@ class _Opening:
         values = [*_listed(manifest, "samples"), *_listed(manifest, "skipped")]
         recorded = RecordedInputs(inputs_of_entries(values), complete=True)
         # Before the images are hashed, which takes long.
-        same_input = self._require_same(manifest.fields, recorded)
+        same_input = require_same_run(self.root, manifest.fields, self.head, recorded, self.samples)
         found = verify(self.root, values, self.samples, same_input=same_input)
         notes = self._notes(manifest.fields, found, same_input=same_input)
         if (
@@ -200,16 +198,12 @@ class _Opening:
             }
         except OutputError:
             return None
-        images, soft_labels = (
-            sum("file" in entry for entry in kept.values()),
-            self.names.soft_labels,
-        )
+        layout = self.names.layout
+        wanted = {*layout.companions_of(sum("file" in entry for entry in kept.values()))}
         # Optional soft labels: the file without its entry is damage, and the entry without its
         # file.
-        wanted = {
-            *self.names.companions(images),
-            *([soft_labels] if soft_labels and (self.root / soft_labels).exists() else []),
-        }
+        if layout.soft_labels and (self.root / layout.soft_labels).exists():
+            wanted.add(layout.soft_labels)
         is_whole = listed.keys() == wanted and all(
             is_there(self.root, name, sha256) for name, sha256 in listed.items()
         )
@@ -225,13 +219,10 @@ class _Opening:
                 lost = images_without_journal(self.root, self.samples, self.names)
                 return self._begin(lost=lost)
             recorded = inputs_of_journal(head.fields, journal.values())
-            same_input = self._require_same(head.fields, recorded)
+            same_input = require_same_run(self.root, head.fields, self.head, recorded, self.samples)
             found = verify(self.root, journal.values(), self.samples, same_input=same_input)
         notes = self._notes(head.fields, found, same_input=same_input)
         return self._begin(found, lost=found.lost, notes=notes)
-
-    def _require_same(self, found: Mapping[str, Any], recorded: RecordedInputs) -> bool:
-        return require_same_run(self.root, found, self.head, recorded, self.samples)
 
     def _notes(self, head: Mapping[str, Any], found: Verified, *, same_input: bool) -> list[str]:
         notes = []

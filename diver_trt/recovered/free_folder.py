@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from diver_trt.errors import OutputError
-from diver_trt.files import resolved, temporary_of
+from diver_trt.files import reported, resolved, temporary_of
 from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST
 from diver_trt.recovered.gallery.files import require_place
@@ -30,7 +30,12 @@ def require_output(
             a recovered dataset or has somebody else's page, or if the layout needs a package that
             is not installed.
     """
-    _require_usable(output)
+    is_ours = False
+    # `require_free` meets the same error, and reports it.
+    with suppress(OSError):
+        is_ours = any((output / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET))
+    if not is_ours:  # otherwise `open_output` looks closer
+        require_free(output)
     for name, path in read:
         _require_apart(output, path, name)
     _require_outside(output)
@@ -39,26 +44,8 @@ def require_output(
         require_place(output)
 
 
-def _require_usable(root: Path) -> None:
-    """Refuse a path that no run can write into.
-
-    Raises:
-        OutputError: If it is a file, a folder that cannot be listed, or a folder that is not empty
-            and holds no file that runs leave.
-    """
-    # `require_free` meets the same error, and reports it.
-    with suppress(OSError):
-        if any((root / name).is_file() for name in (JOURNAL, MANIFEST, CONTACT_SHEET)):
-            return  # `open_output` looks closer
-    require_free(root)
-
-
 def _require_outside(output: Path) -> None:
-    """Refuse an output folder in a recovered dataset, where a trainer would read both.
-
-    Raises:
-        OutputError: If it lies in one.
-    """
+    """Refuse an output folder in a recovered dataset, where a trainer would read both."""
     for folder in resolved(output).parents:
         # By names alone: other programs write a manifest.json too, and ours may be large.
         if all((folder / name).is_file() for name in (MANIFEST, CONTACT_SHEET)):
@@ -74,39 +61,20 @@ def require_free(root: Path) -> None:
     Raises:
         OutputError: If it is a file, or a folder that cannot be listed or is not empty.
     """
-    try:
-        taken = root.exists() and (
-            not root.is_dir() or any(not _is_beginning(path) for path in root.iterdir())
-        )
-    except OSError as cause:
-        raise OutputError(f"{root}: cannot be listed ({cause.strerror})") from cause
-    if taken and not root.is_dir():
-        raise OutputError(
-            f"{root}: is a file; choose a new or empty folder for the recovered images"
-        )
-    if taken:
-        raise OutputError(
-            f"{root}: already holds something; choose a new or empty folder for the recovered "
-            "images"
-        )
-
-
-def _is_beginning(path: Path) -> bool:
-    """Return whether a file is what a run leaves if killed before its journal was renamed."""
-    return path.name in (LOCK, temporary_of(Path(JOURNAL)).name)
+    # What a run leaves that was killed before its journal was renamed.
+    beginning = (LOCK, temporary_of(Path(JOURNAL)).name)
+    with reported(root, "listed"):
+        if not root.exists():
+            return
+        is_folder = root.is_dir()
+        if is_folder and all(path.name in beginning for path in root.iterdir()):
+            return
+    problem = "already holds something" if is_folder else "is a file"
+    raise OutputError(f"{root}: {problem}; choose a new or empty folder for the recovered images")
 
 
 def _require_apart(output: Path, other: Path, name: str) -> None:
-    """Refuse an output folder that is, lies in, or contains a folder or file that is read.
-
-    Args:
-        output: The output folder; it need not exist.
-        other: What is read.
-        name: What the message calls it.
-
-    Raises:
-        OutputError: If the two overlap.
-    """
+    """Refuse an output folder that is, lies in, or contains a folder or file that is read."""
     # Through symlinks: two paths may be one folder.
     written, read = resolved(output), resolved(other)
     if written == read or written in read.parents or read in written.parents:

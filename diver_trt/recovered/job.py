@@ -24,7 +24,6 @@ from diver_trt.distilled.dataset import Dataset, Sample
 from diver_trt.distilled.normalisation import Normalisation
 from diver_trt.distilled.source import Checked
 from diver_trt.manifest import TOOL
-from diver_trt.method.noise import checked_seed
 from diver_trt.recipe import Recipe
 from diver_trt.records import ClassEntry, Distilled, Head, LaidOut, Model, Shard, Source, Tool
 from diver_trt.recovered.journal import storable
@@ -45,7 +44,7 @@ class Job:
         checked: The result of checking each of its images, from `dataset.images.check`.
         bundle: The model.
         recipe: The method's settings.
-        seed: Seed of the noise.
+        seed: Seed of the noise, from `checked_seed`.
         layout: How the recovered images are laid out.
         size: Side of the written images in pixels; None keeps the model's.
         shard: The part that is to be recovered; None is all of it.
@@ -56,7 +55,6 @@ class Job:
 
     Raises:
         OutputError: If the layout cannot name the folder of a class.
-        UsageError: If the seed is not a whole number of 64 bits, which is what manifests hold.
     """
 
     dataset: Dataset
@@ -73,7 +71,6 @@ class Job:
 
     def __post_init__(self) -> None:
         root = self.dataset.root
-        object.__setattr__(self, "seed", checked_seed(self.seed))
         # Now, because the folder may vanish while its images are read.
         object.__setattr__(self, "base", root if root.is_dir() else root.parent)
         samples = (

@@ -71,7 +71,7 @@ class Journal:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.path = root, root / JOURNAL
+        self.path = root / JOURNAL
         self.entries: dict[str, int] = {}
 
     def begin(
@@ -179,7 +179,7 @@ class Verified:
 
 
 def verify(
-    root: Path, recorded: Iterable[object], samples: Entries, *, same_input: bool = True
+    root: Path, recorded: Iterable[object], samples: Entries, *, same_input: bool
 ) -> Verified:
     """Compare what an earlier run recorded with its folder.
 

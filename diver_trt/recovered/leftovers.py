@@ -6,7 +6,6 @@ the user, and is neither deleted nor overwritten.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from diver_trt.lock import LOCK
 from diver_trt.manifest import CONTACT_SHEET, JOURNAL, MANIFEST, TOOL
 from diver_trt.recovered.gallery.files import is_gallery_file
 from diver_trt.recovered.journal import Entries, Journal
-from diver_trt.recovered.output_names import OutputNames
+from diver_trt.recovered.output_names import OutputNames, whole_name
 
 
 def images_without_journal(root: Path, samples: Entries | None, names: OutputNames) -> int:
@@ -64,7 +63,7 @@ def _images_and_others(
         if samples is None
         else {entry["file"] for entry in samples.values() if "file" in entry}
     )
-    there = [name for name in map(_whole_name, files_in(root)) if name not in (JOURNAL, LOCK)]
+    there = [name for name in map(whole_name, files_in(root)) if name not in (JOURNAL, LOCK)]
     images = {name for name in there if (names.has_image(name) if files is None else name in files)}
     return images, [name for name in there if name not in images]
 
@@ -136,7 +135,7 @@ def _delete_finished(root: Path) -> None:
 
 def _delete(root: Path, is_ours: Callable[[str], bool]) -> None:
     """Delete the files that are ours by name, complete or temporary, then empty folders."""
-    names = [name for name in files_in(root) if name != LOCK and is_ours(_whole_name(name))]
+    names = [name for name in files_in(root) if name != LOCK and is_ours(whole_name(name))]
     for name in names:
         (root / name).unlink()
     # Reverse order puts a folder before its parent, and the output folder itself, ".", last.
@@ -158,11 +157,6 @@ def _names_of_ours(head: Document) -> OutputNames:
             f"{head.where}: is not of diver-trt; delete it by hand, or choose another folder"
         )
     return OutputNames.of(head)
-
-
-def _whole_name(name: str) -> str:
-    """Return the final name of a file that is still being written."""
-    return re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
 
 
 def _is_beside(root: Path, name: str, names: OutputNames) -> bool:

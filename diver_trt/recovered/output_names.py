@@ -13,7 +13,7 @@ from diver_trt.documents import Document
 from diver_trt.errors import OutputError
 from diver_trt.records import Shard, position_of
 from diver_trt.recovered.layouts import LAYOUTS
-from diver_trt.recovered.layouts.base import SOFT_LABELS, Layout
+from diver_trt.recovered.layouts.base import Layout
 from diver_trt.structs import Size, one_of
 
 
@@ -22,13 +22,11 @@ class OutputNames:
     """The names that a run gives to its files.
 
     Attributes:
-        layout: The layout.
-        shard: Whether the run recovers a part of a dataset, whose companions `merge` writes.
+        layout: The layout, of a shard if the run recovers one.
         images: How many images the whole dataset has.
     """
 
     layout: Layout
-    shard: bool
     images: int
 
     @classmethod
@@ -42,21 +40,11 @@ class OutputNames:
         name = head.take(Annotated[str, one_of(tuple(LAYOUTS))], "layout", "name")
         # Missing and null both mean a whole dataset.
         shard = head.fields.get("shard") and head.take(Shard, "shard")
-        return cls(LAYOUTS[name], bool(shard), head.take(Size, "source", "images"))
-
-    def companions(self, images: int) -> tuple[str, ...]:
-        """Return the files beside so many images, except optional soft labels."""
-        return () if self.shard else self.layout.companions_of(images)
-
-    @property
-    def soft_labels(self) -> str | None:
-        """The file that holds soft labels, or None if the layout drops them."""
-        return SOFT_LABELS if self.shard else self.layout.soft_labels
+        layout = LAYOUTS[name].of_shard() if shard else LAYOUTS[name]
+        return cls(layout, head.take(Size, "source", "images"))
 
     def has_companion(self, name: str) -> bool:
         """Return whether a file beside the images may have this name."""
-        if self.shard:
-            return name == SOFT_LABELS
         return self.layout.has_companion(name, self.images)
 
     def has_image(self, name: str) -> bool:
@@ -93,6 +81,11 @@ class OutputNames:
                     )
                 if folder.is_dir():
                     folders.append(folder)
+
+
+def whole_name(name: str) -> str:
+    """Return the final name of a file that is still being written, see `files.temporary_of`."""
+    return re.sub(r"(^|/)\.([^/]+)\.partial$", r"\1\2", name)
 
 
 class ImagePaths:

@@ -11,20 +11,12 @@ from typing import Any
 from diver_trt.distilled.dataset import Sample
 from diver_trt.errors import DatasetError, DeviceMemoryError, EngineError
 from diver_trt.files import file_sha256
-from diver_trt.manifest import MANIFEST
 from diver_trt.method.noise import sample_noise
 from diver_trt.pixels import Pixels, square
 from diver_trt.recovered.background import Background
 from diver_trt.recovered.complete import complete
 from diver_trt.recovered.distilled_input import DistilledInput
-from diver_trt.recovered.events import (
-    Event,
-    Finished,
-    ImageDone,
-    Opened,
-    Skipped,
-    StepDone,
-)
+from diver_trt.recovered.events import Event, Finished, Opened, StepDone
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.second_try import SecondTry, second_engine
 from diver_trt.recovered.writer import DatasetWriter
@@ -61,8 +53,7 @@ def recover_job(job: Job, writer: DatasetWriter, opener: Opener) -> Generator[Ev
             except DeviceMemoryError as error:
                 # Raises if the batch is a single image already.
                 opener.halve(error)
-    contents = None if writer.finished else complete(job, writer)
-    yield Finished(writer.root / MANIFEST, contents)
+    yield Finished(None if writer.finished else complete(job, writer))
 
 
 class _Run:
@@ -72,7 +63,6 @@ class _Run:
         self._job, self._writer = job, writer
         self._distilled = DistilledInput(job)
         self._second_try = SecondTry(job, self._distilled)
-        self._skipped: list[Skipped] = []
 
     @property
     def remaining(self) -> list[Sample]:
@@ -91,22 +81,17 @@ class _Run:
             images=len(unread),
             memory=recoverer.memory,
         )
-        self._background = Background[ImageDone]()
+        self._background = Background()
         # Closed however the run ends: the background first, which keeps what the engine has
         # finished, and the second try even if that fails.
         with closing(self._second_try), closing(self._background):
             for event in recoverer.events(self._read(unread, taken)):
-                yield from self._background.finished()
-                yield from self._newly_skipped()
+                self._background.check()
                 if isinstance(event, RecoveredSample):
-                    yield from self._write(taken.pop(event.key), event, recoverer.engine)
+                    self._write(taken.pop(event.key), event, recoverer.engine)
                 # After the last sample the recoverer finds out that none is left: not a batch.
                 elif isinstance(event, StepDone) or unread or taken:
                     yield event
-            # The events of the last images come before `Finished`.
-            self._background.wait()
-            yield from self._background.finished()
-            yield from self._newly_skipped()
 
     def _read(self, unread: deque[Sample], taken: dict[str, Sample]) -> Iterator[ModelSample]:
         """Yield the samples that can be read, moving each from `unread` to `taken`."""
@@ -118,8 +103,7 @@ class _Run:
             except DatasetError as error:
                 if self._distilled.is_gone(sample):
                     raise
-                # Kept for later: the recoverer pulls samples from here, so no event can be yielded.
-                self._skipped.append(self._skip_unread(sample, error))
+                self._skip_unread(sample, error)
                 continue
             taken[sample.key] = sample
             # From the key alone, so that batches, shards and resuming never change it.
@@ -127,22 +111,17 @@ class _Run:
             # image [H, W, 3] uint8 => [S, S, 3] uint8, the side S that the model takes
             yield ModelSample(sample.key, sample.label, square(image, bundle.image_size), noise)
 
-    def _newly_skipped(self) -> Iterator[Skipped]:
-        """Yield what was left out while the recoverer pulled the samples of a batch."""
-        while self._skipped:
-            yield self._skipped.pop(0)
-
-    def _write(self, sample: Sample, result: RecoveredSample, engine: str) -> Iterator[Skipped]:
+    def _write(self, sample: Sample, result: RecoveredSample, engine: str) -> None:
         """Write an image while the engine runs the next batch, or skip an unusable one."""
         if result.problem:
             again = self._second_try.recover(sample)
             if again is None or again.problem:
-                yield self._skip_unusable(sample, engine, result.problem)
+                self._skip_unusable(sample, engine, result.problem)
                 return
             result, engine = again, second_engine(self._job.bundle.precision)
         self._background.add(partial(self._write_image, sample, result.image, engine))
 
-    def _write_image(self, sample: Sample, image: Pixels, engine: str) -> ImageDone:
+    def _write_image(self, sample: Sample, image: Pixels, engine: str) -> None:
         # image [S, S, 3] uint8 => [side, side, 3] uint8, where `--size` asks for another side
         path = self._writer.add(self._job.files[sample.key], square(image, self._job.side))
         self._writer.record(
@@ -153,27 +132,26 @@ class _Run:
                 "sha256": file_sha256(path),
             }
         )
-        return ImageDone(sample, path, engine)
 
-    def _skip_unusable(self, sample: Sample, engine: str, problem: str) -> Skipped:
+    def _skip_unusable(self, sample: Sample, engine: str, problem: str) -> None:
         if not self._job.skip_bad:
             raise EngineError(f"{sample.key}: {problem}")
         try:
             self._distilled.read(sample)
         except DatasetError as error:
             # The second try in fp32 could not read it, so the model is not to blame.
-            return self._skip_unread(sample, error)
+            self._skip_unread(sample, error)
+            return
         # The engine in the entry keeps later runs from retrying what would fail again.
-        return self._skip(sample, {**self._job.entry(sample), "engine": engine}, problem)
+        self._skip({**self._job.entry(sample), "engine": engine}, problem)
 
-    def _skip_unread(self, sample: Sample, error: DatasetError) -> Skipped:
+    def _skip_unread(self, sample: Sample, error: DatasetError) -> None:
         if not self._job.skip_bad:
             raise error
         # Without an engine in its entry a later run retries it: the file may be readable then.
-        return self._skip(sample, self._job.entry(sample), self._job.reason(sample, str(error)))
+        self._skip(self._job.entry(sample), self._job.reason(sample, str(error)))
 
-    def _skip(self, sample: Sample, entry: dict[str, Any], problem: str) -> Skipped:
+    def _skip(self, entry: dict[str, Any], problem: str) -> None:
         # The journal has one writer at a time.
         self._background.wait()
         self._writer.record({**entry, "problem": problem})
-        return Skipped(sample, problem)

@@ -41,91 +41,7 @@ def open_shards(folders: Sequence[Path]) -> list[RecoveredFolder]:
         DatasetError: If a folder is not a finished shard, or its manifest is damaged; if a shard is
             missing or given twice; or if they belong to different recoveries.
     """
-    return _in_order([_open_shard(folder) for folder in folders])
-
-
-def _shared_fields(shard: RecoveredFolder) -> dict[str, Any]:
-    """Return the fields of a shard's manifest that all shards of a recovery have in common."""
-    return {
-        field.name: dump(getattr(shard.manifest, field.name))
-        for field in fields(shard.manifest)
-        if field.name not in _DECIDED_ALONE
-    }
-
-
-def recipe_of(folder: RecoveredFolder) -> Recipe:
-    """Return the recipe in a manifest.
-
-    Raises:
-        DatasetError: If it is not one.
-    """
-    try:
-        return Recipe.from_json(dict(folder.manifest.recipe))
-    except RecipeError as cause:
-        raise DatasetError(f"{folder.root / MANIFEST}: recipe: {shown(str(cause))}") from cause
-
-
-def _open_shard(folder: Path) -> RecoveredFolder:
-    """Read the manifest of a shard, and check what merging needs of it.
-
-    Raises:
-        DatasetError: If it is missing, damaged, or not a shard's.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        if (folder / JOURNAL).is_file():
-            raise DatasetError(
-                f"{folder}: is an unfinished shard; run the same command again to complete it first"
-            )
-        raise DatasetError(
-            f"{folder}: is not a shard (it has no {MANIFEST}); name folders that `diver-trt "
-            "recover … --shard` wrote"
-        )
-    shard = open_recovered(folder)
-    manifest = shard.manifest
-    if manifest.shard is None:
-        raise DatasetError(
-            f"{folder}: is a whole recovered dataset, not a shard; there is nothing to merge"
-        )
-    require_laid_out(shard)
-    return shard
-
-
-def require_laid_out(folder: RecoveredFolder) -> None:
-    """Require a manifest that fits its layout.
-
-    Raises:
-        DatasetError: If the layout is unknown, or a field does not fit it.
-    """
-    manifest = folder.manifest
-    if problem := _misfit(manifest):
-        raise DatasetError(f"{folder.root / MANIFEST}: {problem}")
-    if manifest.layout.normalisation is not None:
-        find_normalisation(manifest.layout.normalisation)
-
-
-def _misfit(manifest: Manifest) -> str | None:
-    """Return which field does not fit the manifest's layout, and what was expected, or None."""
-    name, normalisation = manifest.layout.name, manifest.layout.normalisation
-    if name not in LAYOUTS:
-        return f"layout.name: found {quoted(name)}, expected one of {', '.join(LAYOUTS)}"
-    layout = LAYOUTS[name]
-    if (normalisation is not None) != (layout.normalisation is not None):
-        return f"layout.normalisation: found {quoted(normalisation)}, which is not of layout {name}"
-    if layout.shares_folders:
-        for number, entry in enumerate(manifest.classes):
-            if entry.wnid is None:
-                return f"classes[{number}].wnid: found null, expected a text, by layout {name}"
-    # Also keeps a file of another place from being copied.
-    image = re.compile(f"{layout.folder}/[0-9]{{5,9}}[.]png")
-    for number, sample in enumerate(manifest.samples):
-        if not image.fullmatch(sample.file):
-            found = quoted(sample.file)
-            return f"samples[{number}].file: found {found}, expected an image of layout {name}"
-    return None
-
-
-def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
+    shards = [_open_shard(folder) for folder in folders]
     first = shards[0]
     common = _shared_fields(first)
     expected = _part(first).of
@@ -152,6 +68,86 @@ def _in_order(shards: Sequence[RecoveredFolder]) -> list[RecoveredFolder]:
             f"shard {few(absent, _NAMED, missing)}: missing; expected all {expected}"
         )
     return [by_number[number] for number in sorted(by_number)]
+
+
+def _shared_fields(shard: RecoveredFolder) -> dict[str, Any]:
+    """Return the fields of a shard's manifest that all shards of a recovery have in common."""
+    return {
+        field.name: dump(getattr(shard.manifest, field.name))
+        for field in fields(shard.manifest)
+        if field.name not in _DECIDED_ALONE
+    }
+
+
+def recipe_of(folder: RecoveredFolder) -> Recipe:
+    """Return the recipe in a manifest.
+
+    Raises:
+        DatasetError: If it is not one.
+    """
+    try:
+        return Recipe.from_json(dict(folder.manifest.recipe))
+    except RecipeError as cause:
+        raise DatasetError(f"{folder.root / MANIFEST}: recipe: {shown(str(cause))}") from cause
+
+
+def _open_shard(folder: Path) -> RecoveredFolder:
+    shard = open_finished(folder, "shard", "recover … --shard")
+    if shard.manifest.shard is None:
+        raise DatasetError(
+            f"{folder}: is a whole recovered dataset, not a shard; there is nothing to merge"
+        )
+    return shard
+
+
+def open_finished(root: Path, kind: str, command: str) -> RecoveredFolder:
+    """Read the manifest of a finished folder, and require it to fit its layout.
+
+    Args:
+        root: The folder.
+        kind: What it should be, for messages.
+        command: What writes such a folder, for messages.
+
+    Raises:
+        DatasetError: If it is missing, damaged or of another schema, if its layout is unknown, or
+            if a field does not fit the layout.
+    """
+    if not (root / MANIFEST).is_file():
+        if (root / JOURNAL).is_file():
+            raise DatasetError(
+                f"{root}: is an unfinished {kind}; run the same command again to complete it first"
+            )
+        raise DatasetError(
+            f"{root}: is not a {kind} (it has no {MANIFEST}); name one that `diver-trt {command}` "
+            "wrote"
+        )
+    folder = open_recovered(root)
+    if problem := _misfit(folder.manifest):
+        raise DatasetError(f"{root / MANIFEST}: {problem}")
+    if (normalisation := folder.manifest.layout.normalisation) is not None:
+        find_normalisation(normalisation)
+    return folder
+
+
+def _misfit(manifest: Manifest) -> str | None:
+    """Return which field does not fit the manifest's layout, and what was expected, or None."""
+    name, normalisation = manifest.layout.name, manifest.layout.normalisation
+    if name not in LAYOUTS:
+        return f"layout.name: found {quoted(name)}, expected one of {', '.join(LAYOUTS)}"
+    layout = LAYOUTS[name]
+    if (normalisation is not None) != (layout.normalisation is not None):
+        return f"layout.normalisation: found {quoted(normalisation)}, which is not of layout {name}"
+    if layout.shares_folders:
+        for number, entry in enumerate(manifest.classes):
+            if entry.wnid is None:
+                return f"classes[{number}].wnid: found null, expected a text, by layout {name}"
+    # Also keeps a file of another place from being copied.
+    image = re.compile(f"{layout.folder}/[0-9]{{5,9}}[.]png")
+    for number, sample in enumerate(manifest.samples):
+        if not image.fullmatch(sample.file):
+            found = quoted(sample.file)
+            return f"samples[{number}].file: found {found}, expected an image of layout {name}"
+    return None
 
 
 def _part(shard: RecoveredFolder) -> Shard:
@@ -191,21 +187,10 @@ def require_samples(shards: Sequence[RecoveredFolder]) -> None:
     _require_each_once(shards)
     entries = {entry.key: entry for shard in shards for entry in _entries(shard)}
     keys = sorted(entries, key=position_of)
-    numbers: defaultdict[int, int] = defaultdict(int)
-    for key in keys:
-        index, number = position_of(key)
-        if number != numbers[index]:
-            raise DatasetError(
-                f"sample {index:05d}/{numbers[index]:05d}: missing, but {key} is there; recover "
-                "the shards again"
-            )
-        numbers[index] += 1
-    # Every class in the manifest is one of the recovery, so a class without a sample means that
-    # its last samples are missing, which no gap in the numbering shows.
     manifest, of = shards[0].manifest, len(shards)
-    if unused := [entry.index for entry in manifest.classes if entry.index not in numbers]:
+    if missing := next(_missing(keys, manifest.classes), None):
         raise DatasetError(
-            f"{shards[0].root / MANIFEST}: lists class {unused[0]}, but holds no sample of it; "
+            f"sample {missing}: missing, although each shard has as many samples as it should; "
             "recover the shards again"
         )
     # An image is where a recovery in one go would have put it, so that merging is only copying.
@@ -252,11 +237,9 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
     for number, shard in enumerate(shards, start=1):
         found = len(_entries(shard))
         if found != (expected := len(Shard(number, of).part(range(images)))):
-            lacks = (
-                f", {_missing(holders, shards[0].manifest.classes)} is missing"
-                if found < expected
-                else ""
-            )
+            missing = islice(_missing(holders, shards[0].manifest.classes), _NAMED)
+            names = ", ".join(missing) or "the last one of a class"
+            lacks = f", {names} is missing" if found < expected else ""
             raise DatasetError(
                 f"{shard.root}: has {found} samples, expected {expected}{lacks}; recover this "
                 "shard again with --overwrite"
@@ -269,26 +252,14 @@ def _require_each_once(shards: Sequence[RecoveredFolder]) -> None:
         )
 
 
-def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> str:
-    """Return which samples are missing, as far as gaps in the numbering show; not the last ones."""
-    numbers: dict[int, list[int]] = {entry.index: [] for entry in classes}
+def _missing(keys: Iterable[str], classes: Sequence[ClassEntry]) -> Iterator[str]:
+    """Yield which samples are missing, as far as gaps in the numbering show; not the last ones."""
+    # Every class in the manifest is one of the recovery, so a class without a sample lacks one.
+    numbers: dict[int, set[int]] = {entry.index: set() for entry in classes}
     for key in keys:
         index, number = position_of(key)
-        numbers.setdefault(index, []).append(number)
-    # By arithmetic: a key may have the number 999,999,999.
-    counts = {
-        index: max(found) + 1 - len(found) if found else 1 for index, found in numbers.items()
-    }
-    names = (
-        f"{index:05d}/{number:05d}"
-        for index, count in sorted(counts.items())
-        if count
-        for number in _absent(numbers[index])
-    )
-    return few([*islice(names, _NAMED)], _NAMED, sum(counts.values())) or "the last one of a class"
-
-
-def _absent(numbers: Sequence[int]) -> Iterator[int]:
-    """Yield the numbers that are missing below the largest one, or 0 if there is none."""
-    present = set(numbers)
-    return (number for number in range(max(present, default=1)) if number not in present)
+        numbers.setdefault(index, set()).add(number)
+    for index, present in sorted(numbers.items()):
+        for number in range(max(present, default=0) + 1):
+            if number not in present:
+                yield f"{index:05d}/{number:05d}"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from typer.testing import Result
 
 from benchmarks.crash import RECIPE, different
+from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import run
 from tests.edited_json import json_file
 
@@ -31,9 +32,36 @@ def different_data(first: Path, second: Path) -> list[str]:
     return [name for name in different(first, second) if not name.startswith(views)]
 
 
+def journal_of(output: Path) -> list[Any]:
+    return [json.loads(line) for line in (output / "journal.jsonl").read_text().splitlines()]
+
+
+def put_journal(output: Path, values: list[Any]) -> None:
+    lines = "".join(json.dumps(value) + "\n" for value in values)
+    (output / "journal.jsonl").write_text(lines)
+
+
 def journal_keys(output: Path) -> list[str]:
+    return [entry["key"] for entry in journal_of(output)[1:]]
+
+
+def during(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """Do something once, while the first batch is denoised."""
+    run, runs = OnnxEngine.run, iter(range(10_000))
+
+    def acting(self: OnnxEngine) -> None:
+        if self._name == "denoiser" and next(runs) == 0:
+            action()
+        run(self)
+
+    monkeypatch.setattr(OnnxEngine, "run", acting)
+
+
+def recovered_shards(source: Path, folder: Path, of: int, *options: object) -> list[Path]:
+    """Recover every shard of a dataset into `part1`, `part2` and so on."""
     return [
-        json.loads(line)["key"] for line in (output / "journal.jsonl").read_text().splitlines()[1:]
+        recovered(source, folder / f"part{i}", "--shard", f"{i}/{of}", *options)
+        for i in range(1, of + 1)
     ]
 
 
@@ -52,7 +80,7 @@ def in_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> Non
 
 
 def interrupted_at(
-    few: Path, out: Path, fail_after: Callable[..., None], count: int, *options: object
+    few: Path, out: Path, fail_after: Callable[[int], None], count: int, *options: object
 ) -> None:
-    fail_after(count, OSError(errno.EIO, "Input/output error"))
+    fail_after(count)
     assert recover(few, out, *options).exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 from diver_trt.bundle import Bundle
+from diver_trt.recovered.job import Job
 from diver_trt.recovered.journal import Journal
 from tests.conftest import digit_folder, made_once, save_random_pipeline
 from tests.fuzzing import shards
 from tests.recovered.fake_run import recover
+from tests.recovered.job_runs import quick_job
 
 
 @pytest.fixture
@@ -23,15 +26,21 @@ def few(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fail_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], None]:
-    """Let the write of the journal's n-th image fail, once."""
+def job(digits: Bundle) -> Job:
+    """Ten digits, one of each class."""
+    return quick_job(digits)
 
-    def arm(count: int, failure: BaseException) -> None:
+
+@pytest.fixture
+def fail_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the write to the journal after so many images fail, once."""
+
+    def arm(count: int) -> None:
         append, calls = Journal.append, iter(range(1, 10_000))
 
         def failing(self: Journal, entry: dict[str, Any]) -> None:
             if next(calls) == count + 1:
-                raise failure
+                raise OSError(errno.EIO, "Input/output error")
             append(self, entry)
 
         monkeypatch.setattr(Journal, "append", failing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,13 @@ from PIL import Image
 from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle
 from diver_trt.distilled.dataset import read_dataset
-from diver_trt.files import file_sha256
-from diver_trt.manifest import MANIFEST
 from diver_trt.pixels import Pixels
 from diver_trt.recipe import Recipe
 from diver_trt.records import Shard
 from diver_trt.recovered.gallery.writing import write_gallery
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
+from tests.recovered.job_runs import copy_job
 
 
 def flat(count: int, side: int) -> Pixels:
@@ -88,18 +86,8 @@ def finished(
         recipe=Recipe(),
         layout=LAYOUTS[layout],
         shard=Shard.parse(shard) if shard else None,
+        skip_bad=True,
     )
-    files, samples, skipped = job.files, [], []
-    root.mkdir(parents=True, exist_ok=True)
-    for sample in job.samples:
-        entry = {**job.entry(sample), "engine": "onnx"}
-        if sample.key in left_out:
-            skipped.append({**entry, "problem": "is all in one colour"})
-            continue
-        path = root / files[sample.key]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(255 - dataset.images.read(sample.position)).save(path)
-        samples.append({**entry, "file": files[sample.key], "sha256": file_sha256(path)})
-    lists = {"companions": [], "skipped": skipped, "classes": job.classes(), "samples": samples}
-    (root / MANIFEST).write_text(json.dumps({**job.head(), **lists}))
+    problems = ["is all in one colour" if s.key in left_out else None for s in job.samples]
+    copy_job(job, root, problems, lambda image: 255 - image)
     return Finished(job, root)

@@ -12,10 +12,16 @@ import pytest
 
 from diver_trt import recover as recover_folder
 from diver_trt.errors import UsageError
-from diver_trt.runtime.backends.onnx import OnnxEngine
 from tests.cli.command import fails
 from tests.conftest import digit_folder
-from tests.recovered.commands import interrupted_at, merge, recover, recovered
+from tests.recovered.commands import (
+    during,
+    interrupted_at,
+    merge,
+    recover,
+    recovered,
+    recovered_shards,
+)
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -61,17 +67,14 @@ def test_the_check_counts_distilled_images_and_not_copies(few: Path, tmp_path: P
 
 
 def test_an_interrupted_run_and_shards_give_the_same_copies(
-    few: Path, tmp_path: Path, fail_after: Callable[..., None]
+    few: Path, tmp_path: Path, fail_after: Callable[[int], None]
 ) -> None:
     expected = pictures(recovered(few, tmp_path / "expected", "--copies", 2))
     interrupted_at(few, tmp_path / "out", fail_after, 7, "--copies", 2)
     refusal = fails(recover(few, tmp_path / "out", "--copies", 3))
     assert "holds a run with copies 2, and this one has copies 3" in refusal
     assert pictures(recovered(few, tmp_path / "out", "--copies", 2)) == expected
-    shards = [
-        recovered(few, tmp_path / str(part), "--copies", 2, "--shard", f"{part}/2")
-        for part in (1, 2)
-    ]
+    shards = recovered_shards(few, tmp_path, 2, "--copies", 2)
     assert merge(*shards, tmp_path / "merged").exit_code == 0
     assert pictures(tmp_path / "merged") == expected
 
@@ -80,13 +83,7 @@ def test_copies_of_a_vanished_image_are_not_the_whole_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = digit_folder(tmp_path / "few", {0: 1, 1: 1})
-    run = OnnxEngine.run
-
-    def removing(self: OnnxEngine) -> None:
-        (few / "0" / "0.png").unlink(missing_ok=True)
-        run(self)
-
-    monkeypatch.setattr(OnnxEngine, "run", removing)
+    during(monkeypatch, (few / "0" / "0.png").unlink)
     result = recover(few, tmp_path / "out", "--copies", 20, "--batch", 2, "--on-error", "skip")
     assert (result.exit_code, "left out: 0/0.png" in result.stderr) == (1, True)
     assert len(pictures(tmp_path / "out")) >= 20

@@ -18,9 +18,10 @@ from diver_trt.recovered import earlier_run
 from diver_trt.recovered.earlier_run import describe_changes, inputs_of_entries
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.writer import DatasetWriter
+from tests.conftest import files_of
 from tests.edited_json import set_in
 from tests.recovered import fake_run
-from tests.recovered.commands import in_manifest, manifest_of
+from tests.recovered.commands import in_manifest, journal_of, manifest_of, put_journal
 from tests.recovered.fake_run import CLASSES, head, recover, samples
 
 
@@ -58,12 +59,12 @@ def test_no_damage_to_a_manifest_is_called_finished(whole: Path, out: Path) -> N
             if json.dumps(manifest) == json.dumps(written):
                 continue
             (out / "manifest.json").write_text(json.dumps(manifest))
-            before = {file: file.read_bytes() for file in out.rglob("*.*")}
+            before = files_of(out)
             try:
                 recover(out)
             except OutputError as error:
                 assert str(error).isprintable()
-                assert {file: file.read_bytes() for file in out.rglob("*.*")} == before
+                assert files_of(out) == before
                 refused.append(path)
             else:
                 assert different(whole, out) == [], (path, to)
@@ -172,12 +173,9 @@ def test_a_journal_that_lists_another_input_than_its_lines_keeps_no_image_of_ano
     """Somebody has edited the list, so that the images of the input seem to be the same."""
     recover(out, 2)
     changed = with_change("00000/00001", source_sha256="f" * 64)
-    first, *lines = (out / "journal.jsonl").read_text().splitlines()
-    edited = json.loads(first)
-    edited["inputs"][1][3] = "f" * 64
-    (out / "journal.jsonl").write_text(
-        "".join(f"{line}\n" for line in (json.dumps(edited), *lines))
-    )
+    journal = journal_of(out)
+    journal[0]["inputs"][1][3] = "f" * 64
+    put_journal(out, journal)
     writer = opened(out, sha256="2" * 64, samples=changed)
     assert (writer.lost, set(writer.done)) == (1, {"00000/00000"})
 
@@ -185,9 +183,9 @@ def test_a_journal_that_lists_another_input_than_its_lines_keeps_no_image_of_ano
 def test_a_journal_that_lists_no_input_is_refused_for_another_one(out: Path) -> None:
     """As one of version 0.1.0."""
     recover(out, 2)
-    first, *lines = (out / "journal.jsonl").read_text().splitlines()
-    old = {name: value for name, value in json.loads(first).items() if name != "inputs"}
-    (out / "journal.jsonl").write_text("".join(f"{line}\n" for line in (json.dumps(old), *lines)))
+    journal = journal_of(out)
+    del journal[0]["inputs"]
+    put_journal(out, journal)
     with pytest.raises(
         OutputError, match=r"another input \(source sha256 111111111111…, now 222222222222…\)"
     ):
@@ -329,14 +327,14 @@ def make_lock(root: Path, kind: str) -> None:
 def test_a_lock_that_is_not_a_regular_file_is_refused(out: Path, kind: str, until: int) -> None:
     recover(out, until)
     make_lock(out, kind)
-    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    before = files_of(out)
     with pytest.raises(OutputError) as caught:
         recover(out)
     assert (
         str(caught.value)
         == f"{out / LOCK}: is {kind}, expected the lock file of this command. Delete it."
     )
-    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
+    assert files_of(out) == before
 
 
 def test_images_whose_manifest_was_deleted_are_made_again_only_with_overwrite(
@@ -344,7 +342,7 @@ def test_images_whose_manifest_was_deleted_are_made_again_only_with_overwrite(
 ) -> None:
     recover(out)
     (out / "manifest.json").unlink()
-    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    before = files_of(out)
     with pytest.raises(OutputError) as caught:
         recover(out)
     assert (
@@ -352,7 +350,7 @@ def test_images_whose_manifest_was_deleted_are_made_again_only_with_overwrite(
         "from is unknown. Restore manifest.json, add --overwrite to make the images again, or "
         "choose another folder"
     ) == str(caught.value)
-    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert files_of(out) == before
     recover(out, overwrite=True)
     assert different(whole, out) == []
 
@@ -363,11 +361,11 @@ def test_beside_anything_else_they_are_not_touched(out: Path, name: str) -> None
     (out / "manifest.json").unlink()
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_bytes(b"mine")
-    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    before = files_of(out)
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="already holds something"):
             recover(out, overwrite=overwrite)
-    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert files_of(out) == before
 
 
 def test_images_without_a_contact_sheet_are_not_ours(out: Path) -> None:

@@ -15,16 +15,8 @@ from benchmarks.crash import different
 from diver_trt.files import file_sha256
 from diver_trt.manifest import inspect_recovered
 from diver_trt.recovered import journal
-from tests.recovered.commands import manifest_of
+from tests.recovered.commands import manifest_of, put_journal
 from tests.recovered.fake_run import head, recover, refused
-
-
-def lines(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "journal.jsonl").read_text().splitlines()]
-
-
-def put_lines(root: Path, values: list[Any]) -> None:
-    (root / "journal.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
 def test_a_run_that_stopped_anywhere_ends_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
@@ -52,6 +44,11 @@ CHANGES: dict[str, Callable[[list[dict[str, Any]]], object]] = {
     "another index": lambda entries: entries[1].update(index=1),
     "a label that is not a number": lambda entries: entries[1].update(label="\x1b[2J"),
     "another source": lambda entries: entries[1].update(source="\x1b[31mred"),
+    "a hash of the source that is not a text": lambda entries: entries[1].update(
+        source_sha256=[{}]
+    ),
+    "a file elsewhere": lambda entries: entries[1].update(file="../mine.png"),
+    "a file whose name no system takes": lambda entries: entries[1].update(file="a\0b"),
     "no source": lambda entries: entries[1].pop("source"),
     "no source of an unusable image": lambda entries: entries[6].pop("source"),
     "an engine that cannot be printed": lambda entries: entries[1].update(
@@ -81,7 +78,7 @@ def test_of_a_changed_line_only_what_can_be_verified_is_used(
     (out / "manifest.json").unlink()
     entries = [head(), *manifest["samples"], *manifest["skipped"]]
     change(entries)
-    put_lines(out, entries)
+    put_journal(out, entries)
     recover(out)
     assert different(whole, out) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from diver_trt.distilled.class_map import imagenet_subsets, imagenet_wnids
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.distilled.options import ReadOptions
+from diver_trt.pixels import Pixels
 from diver_trt.recovered.layouts import tensors
 from tests.cli.command import run
 from tests.distilled import methods
@@ -35,8 +37,6 @@ SUBSETS = [
     "imagenet-10",
     "imagenet-100",
 ]
-
-
 PAIRS = [index for index in range(10) for _ in range(2)]
 
 
@@ -45,6 +45,19 @@ def recover(source: Path, output: Path, bundle: Bundle, **options: object) -> di
     result = run("recover", source, output, "--bundle", bundle.path, *QUICK, *given)
     assert result.exit_code == 0, result.output
     return manifest_of(output)
+
+
+def recover_pairs(
+    folder: Path,
+    bundle: Bundle,
+    write: Callable[[Path, Pixels, list[int]], Path] = methods.mtt,
+    order: list[int] = PAIRS,
+    **options: object,
+) -> dict[str, Any]:
+    """Recover two images of each of ten classes into `out`, and return the manifest."""
+    write(folder, known_images(20, 16), order)
+    given = {"classes": "imagewoof", **options}
+    return recover(folder / "images_best.pt", folder / "out", bundle, **given)
 
 
 def image_folder(root: Path) -> list[tuple[Path, int]]:
@@ -109,14 +122,7 @@ def test_wnid_folders_hold_the_class_they_are_named_after(tmp_path: Path, thousa
 
 def test_two_indices_of_one_class_share_its_wnid_folder(tmp_path: Path, thousand: Bundle) -> None:
     """Comp-DD's hard music lists class 420 twice."""
-    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
-    manifest = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        classes="compdd-music-hard",
-        layout="wnid",
-    )
+    manifest = recover_pairs(tmp_path, thousand, classes="compdd-music-hard", layout="wnid")
     files = [sample["file"] for sample in manifest["samples"]]
     assert len(set(files)) == 20
     assert len(list((tmp_path / "out" / imagenet_wnids()[420]).iterdir())) == 4
@@ -126,15 +132,8 @@ def test_two_indices_of_one_class_share_its_wnid_folder(tmp_path: Path, thousand
 def test_tensors_are_normalised_and_in_class_order(
     tmp_path: Path, thousand: Bundle, size: str, side: int
 ) -> None:
-    methods.datm(tmp_path, known_images(20, 16), [i % 10 for i in range(20)])
-    manifest = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        classes="imagewoof",
-        layout="pt",
-        size=size,
-    )
+    classes = [i % 10 for i in range(20)]
+    manifest = recover_pairs(tmp_path, thousand, methods.datm, classes, layout="pt", size=size)
     images, labels, soft = (
         torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True)
         for name in ("images", "labels", "soft_labels")
@@ -147,7 +146,7 @@ def test_tensors_are_normalised_and_in_class_order(
     )
     assert labels.tolist() == PAIRS
     order = [i for index in range(10) for i in (index, index + 10)]
-    torch.testing.assert_close(soft, methods.logits([i % 10 for i in range(20)], 10)[order])
+    torch.testing.assert_close(soft, methods.logits(classes, 10)[order])
     statistics = find_normalisation("cifar10" if side == 32 else "imagenet")
     assert manifest["layout"] == {
         "name": "pt",
@@ -168,15 +167,7 @@ def test_tensors_are_normalised_and_in_class_order(
 
 
 def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle) -> None:
-    methods.datm(tmp_path, known_images(20, 16), PAIRS)
-    manifest = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        classes="imagewoof",
-        layout="npz",
-        size="48",
-    )
+    manifest = recover_pairs(tmp_path, thousand, methods.datm, layout="npz", size="48")
     with np.load(tmp_path / "out" / "dataset.npz") as arrays:
         texts = {"collage", "format", "normalisation"}
         assert set(arrays.files) == {"images", "labels", "soft_labels"} | texts
@@ -189,10 +180,7 @@ def test_npz_describes_itself_and_is_read_back(tmp_path: Path, thousand: Bundle)
 
 
 def test_idc_lists_are_not_normalised(tmp_path: Path, thousand: Bundle) -> None:
-    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
-    recover(
-        tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagenet-10", layout="idc"
-    )
+    recover_pairs(tmp_path, thousand, classes="imagenet-10", layout="idc")
     images, labels = torch.load(tmp_path / "out" / "data.pt", weights_only=True)
     pixels = np.asarray(Image.open(tmp_path / "out" / "00003" / "00001.png"))
     np.testing.assert_allclose(images[7].numpy(), pixels.transpose(2, 0, 1) / 255, atol=1e-6)
@@ -204,14 +192,7 @@ def test_hugging_faces_datasets_loads_the_folder(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
-    manifest = recover(
-        tmp_path / "images_best.pt",
-        tmp_path / "out",
-        thousand,
-        classes="imagewoof",
-        layout="huggingface",
-    )
+    manifest = recover_pairs(tmp_path, thousand, layout="huggingface")
     loaded = datasets.load_dataset(
         str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -228,8 +209,7 @@ def test_hugging_faces_datasets_loads_the_folder(
 
 
 def test_soft_labels_lie_beside_plain_folders(tmp_path: Path, thousand: Bundle) -> None:
-    methods.datm(tmp_path, known_images(20, 16), PAIRS)
-    manifest = recover(tmp_path / "images_best.pt", tmp_path / "out", thousand, classes="imagewoof")
+    manifest = recover_pairs(tmp_path, thousand, methods.datm)
     np.testing.assert_array_equal(
         np.load(tmp_path / "out" / "soft_labels.npy"), methods.logits(PAIRS, 10).numpy()
     )
@@ -239,11 +219,8 @@ def test_soft_labels_lie_beside_plain_folders(tmp_path: Path, thousand: Bundle) 
 def test_a_recovered_set_of_any_layout_is_recovered_again_with_its_classes(
     tmp_path: Path, thousand: Bundle
 ) -> None:
-    methods.mtt(tmp_path, known_images(20, 16), PAIRS)
-    first = recover(
-        tmp_path / "images_best.pt", tmp_path / "a", thousand, classes="imagewoof", layout="wnid"
-    )
-    second = recover(tmp_path / "a", tmp_path / "b", thousand, layout="huggingface")
+    first = recover_pairs(tmp_path, thousand, layout="wnid")
+    second = recover(tmp_path / "out", tmp_path / "b", thousand, layout="huggingface")
     third = recover(tmp_path / "b", tmp_path / "c", thousand)
     for manifest in (second, third):
         for kept in ("key", "index", "label", "wnid"):

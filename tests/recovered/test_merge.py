@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from diver_trt.errors import DatasetError
 from diver_trt.recovered.merge import merge_shards
 from diver_trt.recovered.written_files import read_soft_labels
 from tests.edited_json import set_in
-from tests.recovered.commands import in_manifest, manifest_of
+from tests.recovered.commands import in_manifest
 from tests.recovered.damaged_shards import Manifest, header, nested, npy, npz, refused
 
 
@@ -145,28 +143,6 @@ def test_two_samples_may_not_share_an_image(parts: list[Path], tmp_path: Path) -
     assert "00000/00000.png: is the image of two samples" in refused(parts, tmp_path / "out")
 
 
-def test_no_file_outside_a_shard_is_copied(parts: list[Path], tmp_path: Path) -> None:
-    image = parts[0] / "00000" / "00000.png"
-    image.rename(tmp_path / "secret.png")
-    image.symlink_to(tmp_path / "secret.png")
-    assert "00000.png: is a link out of the dataset; copy what it points to" in refused(
-        parts, tmp_path / "out"
-    )
-
-
-def test_an_image_of_another_size_is_found_before_anything_is_written(
-    parts: list[Path], tmp_path: Path
-) -> None:
-    image = parts[0] / "00000" / "00000.png"
-    Image.new("RGB", (8, 9)).save(image)
-    in_manifest(
-        parts[0], set_in("samples", 0, "sha256", to=hashlib.sha256(image.read_bytes()).hexdigest())
-    )
-    assert "00000.png: is not a PNG image of 8 x 8 pixels, as the manifest has it" in refused(
-        parts, tmp_path / "out"
-    )
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -227,29 +203,6 @@ def test_soft_labels_of_no_file_are_one_line(tmp_path: Path) -> None:
         DatasetError, match=r"soft_labels\.npy: cannot be read \(No such file or directory\)"
     ):
         read_soft_labels(tmp_path / "soft_labels.npy", 1)
-
-
-def test_of_the_journal_of_a_merge_only_hashes_are_used(parts: list[Path], tmp_path: Path) -> None:
-    """A merge that was interrupted, and whose journal somebody has edited."""
-    merge_shards(parts, tmp_path / "whole")
-    merge_shards(parts, tmp_path / "out")
-    manifest = manifest_of(tmp_path / "out")
-    head = {
-        name: value
-        for name, value in manifest.items()
-        if name not in ("companions", "skipped", "classes", "samples")
-    }
-    edited = [
-        {**entry, "label": 3, "source": "\x1b[31melsewhere"} for entry in manifest["samples"][:2]
-    ]
-    (tmp_path / "out" / "manifest.json").unlink()
-    (tmp_path / "out" / "journal.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in (head, *edited))
-    )
-    merge_shards(parts, tmp_path / "out")
-    assert manifest_of(tmp_path / "out") == json.loads(
-        (tmp_path / "whole" / "manifest.json").read_text()
-    )
 
 
 def test_fields_that_no_recovery_writes_are_not_carried_over(

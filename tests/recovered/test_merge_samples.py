@@ -40,7 +40,7 @@ from tests.recovered.damaged_shards import Manifest, npy, refused
         ),
         (
             set_in("samples", 0, "key", to="00001/00007"),
-            "sample 00001/00000: missing, but 00001/00001 is there",
+            "sample 00001/00000: missing, although each shard has as many samples as it should",
         ),
         (
             set_in("samples", 0, "file", to="00001/00009.png"),
@@ -96,7 +96,7 @@ def test_a_class_without_samples_is_refused(parts: list[Path], tmp_path: Path) -
                 {**manifest["classes"][1], "index": 2, "label": 2}
             ),
         )
-    assert "lists class 2, but holds no sample of it" in refused(parts, tmp_path / "out")
+    assert "sample 00002/00000: missing, although" in refused(parts, tmp_path / "out")
 
 
 @pytest.mark.parametrize("recipe", [{"steps": 4}, {"gamma": "a"}, {"more": 1}, {"window": 3}])

@@ -12,6 +12,7 @@ from diver_trt.lock import LOCK
 from diver_trt.recovered import writer
 from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.merge import merge_shards
+from tests.conftest import files_of
 from tests.recovered.commands import manifest_of
 from tests.recovered.fake_run import CLASSES, PROBLEM, head, recover, refused, samples
 
@@ -73,11 +74,11 @@ def test_without_a_journal_other_peoples_files_are_not_touched(
     (out / "journal.jsonl").write_bytes(b"")
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_bytes(b"mine")
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = files_of(out)
     complaint = refused(out, overwrite=overwrite)
     assert f"empty, as after a power loss, and beside it is {name!r}" in complaint
     assert "which no run writes; move it elsewhere to resume, or choose another folder" in complaint
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert files_of(out) == before
 
 
 @pytest.mark.parametrize("name", ["README.md", "contact_sheet.png", "labels.pt"])

@@ -9,7 +9,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,14 @@ from diver_trt.recipe import GUIDE_KINDS, MAX_SCALE, PRESETS, SIGMAS, Recipe
 from diver_trt.records import Shard
 from diver_trt.recovered.caption import caption, recipe_options, recover_command
 from diver_trt.recovered.events import Finished
-from diver_trt.recovered.folder import open_output
 from diver_trt.recovered.job import Job
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.merge import merge_shards
-from diver_trt.recovered.recovering import recover_job
-from diver_trt.runtime.events import RecoveredSample
 from diver_trt.structs import dump
 from tests.cli.command import run
 from tests.conftest import DISTILLED
 from tests.recovered.commands import recover
+from tests.recovered.job_runs import copy_job, opened
 
 DIGITS = Bundle.open(default_bundle())
 CHARACTERS = st.one_of(
@@ -111,27 +108,6 @@ class Images:
     def check(self) -> Iterator[Checked]:
         for position in range(len(self)):
             yield Checked(hashlib.sha256(bytes([position])).hexdigest())
-
-
-class Model:
-    """Makes an image of each, or nothing."""
-
-    batch, engine, steps_per_batch, memory = 2, "onnx", 1, None
-
-    def __init__(self, problems: list[str | None]) -> None:
-        self.problems = iter(problems)
-
-    def events(self, samples: Any) -> Iterator[RecoveredSample]:
-        for sample in samples:
-            yield RecoveredSample(sample.key, sample.label, sample.image, next(self.problems))
-
-
-class Opener:
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def open(self) -> Any:
-        return nullcontext(self._model)
 
 
 @settings(
@@ -206,13 +182,7 @@ def test_what_a_recovery_writes_can_be_read(
         output, merged = Path(folder) / "out", Path(folder) / "merged"
         if (Path(folder) / root).resolve() in (output, merged):
             return
-
-        def opened() -> Any:
-            return open_output(output, job.head(), samples=job.entries(), classes=job.classes())
-
-        with opened() as writer:
-            *_, last = recover_job(job, writer, Opener(Model(problems)))  # type: ignore[arg-type]
-        assert last == Finished(output / "manifest.json")
+        assert isinstance(copy_job(job, output, problems)[-1], Finished)
         facts = inspect_recovered(output)
         assert (facts["seed"], facts["images"] + len(facts["skipped"])) == (seed, 3)
         assert Recipe.from_json(facts["recipe"]) == recipe
@@ -223,7 +193,7 @@ def test_what_a_recovery_writes_can_be_read(
         # Unreadable images are retried; those that the model could not recover are not.
         skipped = open_recovered(output).manifest.skipped
         away = {entry.key for entry in skipped if entry.engine is None}
-        with opened() as writer:
+        with opened(job, output) as writer:
             assert (writer.finished, writer.lost) == (not away, 0)
             assert writer.finished or set(writer.done) == set(job.entries()) - away
 

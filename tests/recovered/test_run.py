@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from diver_trt import PRESETS, Bundle, Recipe, recover
-from diver_trt.errors import BundleError, DatasetError, OutputError, UsageError
+from diver_trt.errors import BundleError, UsageError
 from tests.cli.command import run
 from tests.conftest import DISTILLED, files_of
 from tests.recovered.commands import manifest_of
@@ -83,19 +82,6 @@ def test_a_preset_may_be_named(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path / "out")
     assert Recipe.from_json(manifest["recipe"]) == PRESETS["matched"]
     assert manifest["shard"] == {"number": 1, "of": 5}
-
-
-def test_bad_images_are_skipped_or_end_it(tmp_path: Path) -> None:
-    for label in ("3", "8"):
-        (tmp_path / "in" / label).mkdir(parents=True)
-        Image.new("RGB", (32, 32), (int(label), 80, 200)).save(tmp_path / "in" / label / "0.png")
-    (tmp_path / "in" / "8" / "1.png").write_bytes(b"no image")
-    options: dict[str, Any] = {"recipe": QUICK, "on_note": lambda _: None}
-    with pytest.raises(DatasetError, match=r"8/1\.png: not an image"):
-        recover(tmp_path / "in", tmp_path / "out", **options)
-    recovery = recover(tmp_path / "in", tmp_path / "out", **options, on_error="skip")
-    assert [entry["source"] for entry in recovery.skipped] == ["8/1.png"]
-    assert recovery.images == 2
 
 
 def test_doubts_without_a_receiver_are_warnings(tmp_path: Path) -> None:
@@ -174,12 +160,6 @@ def test_classes_may_be_a_path(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("".join(f"{label}\n" for label in range(10)))
     recovery = recover(IPC1, tmp_path / "out", classes=tmp_path / "classes.txt", recipe=QUICK)
     assert recovery.finished
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(OutputError, match="already holds something"):
-        recover(IPC1, tmp_path, recipe=QUICK)
 
 
 def test_an_empty_bundle_is_not_the_default(tmp_path: Path) -> None:

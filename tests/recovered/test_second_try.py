@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,8 +120,10 @@ def test_the_record_of_a_second_try_names_the_precision_of_the_first() -> None:
 
 BAD_OF_SEVEN = ["00002/00000", "00003/00000", "00003/00003"]
 NOT_RETRIED = "an unusable image cannot be retried in fp32: "
+printed = pytest.mark.filterwarnings("always:an unusable image:RuntimeWarning")
 
 
+@printed
 def test_a_damaged_fp32_bundle_is_one_warning(
     few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,9 +131,7 @@ def test_a_damaged_fp32_bundle_is_one_warning(
     data[-5] ^= 1
     (twins / "fp32" / "decoder.onnx").write_bytes(data)
     decode_badly(monkeypatch, np.nan, "fp16")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
     assert result.exit_code == 1
     assert f"warning: {NOT_RETRIED}{twins / 'fp32' / 'decoder.onnx'}: SHA-256 is" in result.stderr
     manifest = manifest_of(tmp_path / "out")
@@ -140,6 +139,7 @@ def test_a_damaged_fp32_bundle_is_one_warning(
     assert len(manifest["samples"]) == 4
 
 
+@printed
 def test_without_onnxruntime_there_is_no_second_try(
     few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +153,7 @@ def test_without_onnxruntime_there_is_no_second_try(
         open_engine(self, bundle, *arguments, **options)
 
     monkeypatch.setattr(OnnxEngine, "__init__", opening)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
     assert (
         f"{NOT_RETRIED}running a bundle needs onnxruntime, which is not installed" in result.stderr
     )
@@ -163,6 +161,7 @@ def test_without_onnxruntime_there_is_no_second_try(
     assert [entry["key"] for entry in manifest["skipped"]] == BAD_OF_SEVEN
 
 
+@printed
 @pytest.mark.parametrize("gone", ["2/0.png", "."])
 def test_an_input_that_vanishes_before_the_second_try(
     few: Path, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
@@ -176,9 +175,7 @@ def test_an_input_that_vanishes_before_the_second_try(
         return find(bundle)
 
     monkeypatch.setattr(second_try, "find_fp32_twin", finding)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
+    result = recover(few, tmp_path / "out", "--bundle", twins / "fp16", "--on-error", "skip")
     if gone == ".":
         assert "cannot be read any more" in fails(result)
         assert not (tmp_path / "out").exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import signal
 import subprocess
 import sys
@@ -18,7 +16,6 @@ import pytest
 
 from benchmarks.crash import RECIPE, after_some_images, crash
 from diver_trt.recovered.distilled_input import DistilledInput
-from tests.cli.command import fails, run
 from tests.conftest import DISTILLED, ROOT, default_signals
 from tests.recovered.commands import journal_keys, recover
 
@@ -129,35 +126,6 @@ def test_before_the_first_batch_every_signal_interrupts_at_once(
     )
     assert (result.returncode, result.stderr) == (130, "diver-trt: interrupted\n")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    process = started(DISTILLED, tmp_path / "out")
-    try:
-        result = run("recover", DISTILLED, tmp_path / "out")
-        assert "another diver-trt is writing there; wait for it, or choose another folder" in fails(
-            result
-        )
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.filterwarnings("always:.*cannot be locked:RuntimeWarning")
-def test_a_folder_that_cannot_be_locked_is_one_warning(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def without(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", without)
-    result = recover(few, tmp_path / "out")
-    assert result.exit_code == 0
-    assert "diver-trt: warning: " in result.stderr
-    assert (
-        "out: cannot be locked (No locks available); let no other diver-trt write there\n"
-        in result.stderr
-    )
 
 
 def test_five_kills_lose_nothing(tmp_path: Path) -> None:

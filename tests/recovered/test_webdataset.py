@@ -16,6 +16,7 @@ from PIL import Image
 from diver_trt.recovered.layouts import LAYOUTS
 from diver_trt.recovered.layouts.base import Written
 from diver_trt.recovered.layouts.webdataset import TARS
+from tests.conftest import files_of
 from tests.distilled.test_dataset import known_images
 from tests.recovered import fake_run
 
@@ -126,11 +127,11 @@ def test_tars_of_more_images_are_replaced_by_those_of_fewer(written: Written) ->
 def test_a_missing_or_changed_tar_is_written_again(tmp_path: Path) -> None:
     fake_run.recover(tmp_path / "out", layout="webdataset")
     tar = tmp_path / "out" / "train-000000.tar"
-    whole = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    whole = files_of(tmp_path / "out")
     for spoil in (tar.unlink, lambda: tar.write_bytes(b"junk")):
         spoil()
         fake_run.recover(tmp_path / "out", layout="webdataset")
-        assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")} == whole
+        assert files_of(tmp_path / "out") == whole
 
 
 def test_a_run_is_deleted_with_its_tars_and_no_others(tmp_path: Path) -> None:

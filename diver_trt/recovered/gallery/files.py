@@ -12,6 +12,7 @@ from diver_trt.errors import OutputError
 from diver_trt.files import file_sha256
 from diver_trt.html_page import is_page
 from diver_trt.manifest import MANIFEST
+from diver_trt.recovered.output_names import whole_name
 
 PAGE = "index.html"
 COMMAND = "recover"
@@ -128,7 +129,6 @@ def delete_gallery(root: Path, images: int) -> None:
         OSError: If a file cannot be deleted.
     """
     # The page goes first, so that none remains without its sheets.
-    names = (PAGE, *(path.name for path in root.iterdir()))
-    for name in names:
-        if is_gallery_file(root, re.sub(r"^\.(.+)\.partial$", r"\1", name), images):
+    for name in (PAGE, *(path.name for path in root.iterdir())):
+        if is_gallery_file(root, whole_name(name), images):
             (root / name).unlink(missing_ok=True)

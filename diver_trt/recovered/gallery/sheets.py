@@ -44,11 +44,6 @@ class Sheet:
     count: int
 
 
-def thumbnail_side(image_size: int) -> int:
-    """Return the side of a thumbnail, from the side of the model's images in pixels."""
-    return min(image_size, MAX_SIDE)
-
-
 def suffix_of(side: int) -> str:
     """Return the suffix of the sheets of thumbnails of a side."""
     return "png" if side <= MAX_LOSSLESS_SIDE else "jpg"
@@ -118,22 +113,17 @@ def sheets_of_folder(root: Path, samples: int) -> _FolderSheets | None:
         stamp = read_stamp(root)
         if stamp is None or stamp.sheets != -(-samples // PER_SHEET) or not is_current(root):
             return None
-        sides = set()
-        # The page finds a thumbnail by its place, so a sheet of another size would show wrong ones.
-        for name, count in zip(stamp.names, _counts(samples), strict=True):
+        sizes = []
+        for name in stamp.names:
             # Refuses a symlink out of the folder, and anything but a regular file.
             open_contained(root / name, root, DatasetError).close()
-            width, height = image_size(root / name)
-            sides.add(width // COLUMNS)
-            if (width, height) != (
-                COLUMNS * (width // COLUMNS),
-                -(-count // COLUMNS) * (width // COLUMNS),
-            ):
-                return None
+            sizes.append(image_size(root / name))
     except (OSError, DatasetError):
         return None
-    side = sides.pop() if len(sides) == 1 else 0
-    fits = 0 < side <= MAX_SIDE and stamp.suffix == suffix_of(side)
+    side = sizes[0][0] // COLUMNS if sizes else 0
+    # The page finds a thumbnail by its place, so a sheet of another size would show wrong ones.
+    expected = [(COLUMNS * side, -(-count // COLUMNS) * side) for count in _counts(samples)]
+    fits = sizes == expected and 0 < side <= MAX_SIDE and stamp.suffix == suffix_of(side)
     return _FolderSheets(root, stamp.names, side) if fits else None
 
 

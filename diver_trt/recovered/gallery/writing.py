@@ -27,11 +27,11 @@ from diver_trt.recovered.gallery.files import (
 )
 from diver_trt.recovered.gallery.page import View, render
 from diver_trt.recovered.gallery.sheets import (
+    MAX_SIDE,
     Sheet,
     copy_sheets,
     sheets_of_folder,
     suffix_of,
-    thumbnail_side,
     write_sheets,
 )
 from diver_trt.recovered.job import Job
@@ -49,7 +49,7 @@ def write_gallery(job: Job, root: Path, contents: Contents | None = None) -> Ite
         OutputError: If a file cannot be written.
         DatasetError: If the manifest is damaged.
     """
-    side, unread = thumbnail_side(job.bundle.image_size), list[int]()
+    side, unread = min(job.bundle.image_size, MAX_SIDE), list[int]()
     sheets = write_sheets(root, _distilled(job, unread), side)
     yield from _write(root, contents or Contents.read(root), job.recipe, sheets, side, unread)
 

@@ -10,7 +10,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -169,6 +169,12 @@ class Layout:
                     f"--layout {self.name} needs {package}, which is not installed; "
                     "choose --layout npz"
                 )
+
+    def of_shard(self) -> Layout:
+        """Return the layout of a shard: its companions need all shards, so `merge` writes them."""
+        return replace(
+            self, write=write_soft_labels, companions=(), numbered=None, soft_labels=SOFT_LABELS
+        )
 
     def companions_of(self, images: int) -> tuple[str, ...]:
         """Return the files that `write` writes for so many images, optional soft labels apart."""

@@ -67,7 +67,7 @@ def _dealt(written: Written) -> list[int]:
     for index in written.indices:
         rounds.append(seen[index])
         seen[index] += 1
-    return sorted(range(len(rounds)), key=lambda position: (rounds[position], position))
+    return sorted(range(len(rounds)), key=rounds.__getitem__)
 
 
 def _members(
