@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,7 +16,7 @@ from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
-from diver_trt.runtime.engine import Placement, Session
+from diver_trt.runtime.engine import Placement
 from diver_trt.runtime.session import engine_names, open_session
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Contestant(Protocol):
     steps_in_python: bool
     """Whether `diver_trt.runtime.stepping` runs its steps where its denoiser is not ahead."""
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Open one network for a batch, or return None if it has no such network."""
+    def open(self, name: NetworkName, work: Work) -> AbstractContextManager[OpenNetwork | None]:
+        """Hold one network open for a batch; None if it has no such network."""
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover the files into a folder."""
@@ -108,16 +108,15 @@ class EngineContestant:
         self.steps_in_python = not BACKENDS[engine].compiled
         self.processor = engine_processor(engine)
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork:
-        """Open one network in a session of its own."""
+    @contextmanager
+    def open(self, name: NetworkName, work: Work) -> Iterator[OpenNetwork]:
+        """Hold one network open in a session of its own."""
         placement = Placement(batch=len(work.labels))
-        session = open_session(self.name, self._bundle, placement).session
-        try:
-            return _WithSession(open_network(session, name, self._bundle, work), session)
-        # Including KeyboardInterrupt: an interrupted benchmark goes on to print its table.
-        except BaseException:
-            session.close()
-            raise
+        with (
+            closing(open_session(self.name, self._bundle, placement).session) as session,
+            open_network(session, name, self._bundle, work) as network,
+        ):
+            yield network
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover as `diver-trt recover` does."""
@@ -133,25 +132,6 @@ class EngineContestant:
             recipe=recipe.to_json(),
             engine=self.name,
         )
-
-
-class _WithSession:
-    """A network that closes the session it was opened in."""
-
-    def __init__(self, network: OpenNetwork, session: Session) -> None:
-        self._network, self._session = network, session
-        self.runs, self.run_size, self.ahead = network.runs, network.run_size, network.ahead
-
-    def __call__(self) -> float:
-        return self._network()
-
-    def close(self) -> None:
-        try:
-            # In this order: networks are closed before their session
-            # (`runtime.engine.Session.close`).
-            self._network.close()
-        finally:
-            self._session.close()
 
 
 class TorchContestant:
@@ -171,12 +151,13 @@ class TorchContestant:
         self.name, self._model, self._bundle, self._source = model.name, model, bundle, source
         self.processor: Processor = model.device
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
+    @contextmanager
+    def open(self, name: NetworkName, work: Work) -> Iterator[OpenNetwork | None]:
+        """Hold one of diffusers' networks, or None for the conditioner, which it lacks."""
         from diver_trt.bench.torch_side import TorchNetwork
 
         # diffusers computes the embeddings in every block, so it lacks a network to compare.
-        return None if name == "conditioner" else TorchNetwork(self._model, name, work)
+        yield None if name == "conditioner" else TorchNetwork(self._model, name, work)
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover in a plain loop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,9 +72,6 @@ class OpenNetwork(Protocol):
     def __call__(self) -> float:
         """Run the job once and return its seconds."""
 
-    def close(self) -> None:
-        """Free the network."""
-
 
 class StackJob:
     """The encoder or the decoder over a batch, in as many runs as its size takes.
@@ -106,10 +103,6 @@ class StackJob:
             self._engine.read(self._output)
         return time.perf_counter() - started
 
-    def close(self) -> None:
-        """Free the network."""
-        self._engine.close()
-
 
 class ConditionerJob:
     """The conditions of every step, for as many classes as there are images in a batch."""
@@ -127,10 +120,6 @@ class ConditionerJob:
         for label in self._labels:
             class_conditions(self._engine, self._times, label)
         return time.perf_counter() - started
-
-    def close(self) -> None:
-        """Free the network."""
-        self._engine.close()
 
 
 class DenoiserJob:
@@ -184,31 +173,33 @@ class DenoiserJob:
         self._left = 0
         return (time.perf_counter() - started) / self._steps
 
-    def close(self) -> None:
-        """Free the network."""
-        self._denoiser.close()
 
-
-def open_network(session: Session, name: NetworkName, bundle: Bundle, work: Work) -> OpenNetwork:
-    """Open one network of a session with the work of one batch.
+@contextmanager
+def open_network(
+    session: Session, name: NetworkName, bundle: Bundle, work: Work
+) -> Iterator[OpenNetwork]:
+    """Hold one network of a session open, with the work of one batch.
 
     Raises:
         BundleError: If the network's files have changed since the export.
         EngineError: If the engine cannot run it here.
     """
-    if name == "encoder":
-        return StackJob(session.open(name), ("image", work.pixels), "latent")
-    if name == "decoder":
-        return StackJob(session.open(name), ("latent", work.latents), "image")
-    if name == "conditioner":
-        return ConditionerJob(session.open(name), work)
+    if name != "denoiser":
+        with closing(session.open(name)) as engine:
+            if name == "encoder":
+                yield StackJob(engine, ("image", work.pixels), "latent")
+            elif name == "decoder":
+                yield StackJob(engine, ("latent", work.latents), "image")
+            else:
+                yield ConditionerJob(engine, work)
+        return
     with closing(session.open("conditioner")) as conditioner:
         labels = {*work.labels, bundle.null_label}
         conditions = {
             label: class_conditions(conditioner, work.schedule.times, label) for label in labels
         }
-    denoiser = session.open_denoiser(work.schedule.table, len(work.schedule.times))
-    return DenoiserJob(denoiser, session.batch, work, conditions, bundle.null_label)
+    with closing(session.open_denoiser(work.schedule.table, len(work.schedule.times))) as denoiser:
+        yield DenoiserJob(denoiser, session.batch, work, conditions, bundle.null_label)
 
 
 class _Idle:
@@ -234,7 +225,7 @@ class _Idle:
         pass
 
 
-def python_overhead(bundle: Bundle, work: Work, batch: int) -> Job:
+def python_overhead(bundle: Bundle, work: Work) -> Job:
     """Return a job that is the loop over steps around an engine that does nothing, per step.
 
     What it takes is this package's own: copies of conditions and coefficients, and checks.
@@ -242,9 +233,8 @@ def python_overhead(bundle: Bundle, work: Work, batch: int) -> Job:
     Args:
         bundle: The model, for the shapes.
         work: The batch.
-        batch: Images per batch.
     """
-    pair = bundle.condition_pair
+    pair, batch = bundle.condition_pair, len(work.labels)
     table = np.zeros((len(work.schedule.times), bundle.condition_width), pair.dtype)
     conditions = dict.fromkeys({*work.labels, bundle.null_label}, table)
     steps = len(work.schedule.times)

@@ -185,10 +185,9 @@ def run_child(specification: Specification) -> Peaks:
 
 
 def _run_alone(contestant: Contestant, name: NetworkName, work: Work) -> None:
-    network = contestant.open(name, work)
-    if network is not None:
-        network()
-        network.close()
+    with contestant.open(name, work) as network:
+        if network is not None:
+            network()
 
 
 def main() -> None:

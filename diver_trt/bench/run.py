@@ -13,8 +13,8 @@ from PIL import Image
 
 from diver_trt.bench.ceiling import (
     Ceiling,
-    HostCeiling,
     Limit,
+    host_ceiling,
     limit_of,
     measure_product,
     sum_of_limits,
@@ -63,7 +63,7 @@ def benchmark(
     result = Result(plan, machine)
     result.notes.extend(_doubts(machine))
     on_progress("ceilings", 0, 1)
-    host = HostCeiling()
+    host = host_ceiling()
     run = _Run(result, host, device_ceiling, on_progress)
     try:
         for batch in plan.batches:
@@ -195,10 +195,17 @@ class _Run:
         with ExitStack() as stack:
             networks: dict[str, OpenNetwork] = {}
             for contestant in contestants:
-                if (network := self._open(contestant, name, work)) is not None:
-                    networks[contestant.name] = network
+                try:
                     # All stay open together: rounds alternate between them.
-                    stack.callback(network.close)
+                    network = stack.enter_context(contestant.open(name, work))
+                except EngineError as error:
+                    reason = first_line(error)
+                    self._result.absent.append(
+                        f"{contestant.name}, {name}, batch {batch}: {reason}"
+                    )
+                    continue
+                if network is not None:
+                    networks[contestant.name] = network
             if not networks:
                 return
             timings = dict(
@@ -228,16 +235,6 @@ class _Run:
                 )
             )
 
-    def _open(self, contestant: Contestant, name: NetworkName, work: Work) -> OpenNetwork | None:
-        try:
-            return contestant.open(name, work)
-        except EngineError as error:
-            reason = first_line(error)
-            self._result.absent.append(
-                f"{contestant.name}, {name}, batch {len(work.labels)}: {reason}"
-            )
-            return None
-
     def _limit(
         self, contestant: Contestant, name: NetworkName, network: OpenNetwork
     ) -> tuple[Cost | None, Limit | None]:
@@ -255,7 +252,7 @@ class _Run:
         # A denoiser that computes ahead runs a loop of its own, which this does not measure.
         if name != "denoiser" or not contestant.steps_in_python or network.ahead:
             return None
-        job = python_overhead(self._plan.bundle, work, len(work.labels))
+        job = python_overhead(self._plan.bundle, work)
         (timing,) = alternate([job], seconds=0)
         return timing.median
 

@@ -218,9 +218,9 @@ def _contestants(
     ceiling = None
     if on_gpu:
         # NumPy cannot measure a GPU; torch can, and is installed where this is reached.
-        from diver_trt.bench.torch_side import GpuCeiling
+        from diver_trt.bench.torch_side import gpu_ceiling
 
-        ceiling = GpuCeiling(half=half)
+        ceiling = gpu_ceiling(half=half)
     # torch comes first: it is what the others are compared with.
     return [*opponents, *found], ceiling
 

@@ -73,7 +73,6 @@ def test_in_float16_it_gives_float32_near_the_others(model: BaseModel, work: Wor
 def test_a_step_begins_again_after_the_last_one(model: BaseModel, work: Work) -> None:
     network = TorchNetwork(TorchModel(model), "denoiser", work)
     assert all(network() > 0 for _ in range(FEW.start_step + 1))
-    network.close()
 
 
 def test_only_a_compiled_model_is_compiled(
