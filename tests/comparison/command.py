@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typer.testing import Result
 
+from tests.cli import command
 from tests.cli.command import run
+from tests.conftest import DIGITS_MODEL
 
-QUICK = ("--samples", 2, "--steps", 6, "--inherit-step", 3, "--start-step", 6, "--window", "5:3")
+QUICK = ("--samples", 2, *command.QUICK)
 
 
 def compare(*arguments: object) -> Result:
     return run("compare", *arguments)
+
+
+def compare_onnx(*arguments: object) -> Result:
+    """Compare the digits on ONNX Runtime with their model, in a few steps."""
+    return compare(*arguments, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
 
 
 def refused(result: Result, code: int = 1) -> str:
