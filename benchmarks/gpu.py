@@ -18,13 +18,11 @@ from diver_trt.bench.contestants import Contestant, TorchContestant, engine_cont
 from diver_trt.bench.cost import count
 from diver_trt.bench.graph import read_graph
 from diver_trt.bench.jobs import work_for
-from diver_trt.bench.recovery import distilled_batch
 from diver_trt.bench.timing import alternate, speed_ratio
 from diver_trt.bench.torch_side import TorchModel, gpu_ceiling
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError, first_line
-from diver_trt.method.schedule import Schedule
 from diver_trt.models import ModelOptions
 from diver_trt.models.exported import load_exported, require_weights
 from diver_trt.recipe import Recipe
@@ -39,9 +37,7 @@ def measure(
     seconds: float,
 ) -> None:
     """Print a row for each contestant: the time of a network's job, and its ratio to the first."""
-    work = work_for(
-        bundle, *distilled_batch(bundle, batch), Schedule(bundle.process, Recipe(), bundle.layout)
-    )
+    work = work_for(bundle, batch, Recipe())
     with ExitStack() as stack:
         networks, names = [], []
         for contestant in contestants:

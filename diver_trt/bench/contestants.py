@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Processor = Literal["cpu", "cuda", "other"]
 """What a contestant computes on: the host, an NVIDIA GPU, or another accelerator."""
 
+ModelSource = tuple[str, str | None, str | None]
+"""A model (a folder, a name on the hub, or a file), its revision there, and another VAE."""
+
 Files = Mapping[str, tuple[Path, int]]
 """The file and the label of each image by its key, as `recovery.write_input` returns them."""
 
@@ -39,7 +42,7 @@ class Specification:
         images: Images of the whole recovery.
         recipe: The recipe as JSON values.
         engine: The engine, or None for torch.
-        model: For torch, the model, its revision and its VAE.
+        model: For torch, the model.
         device: For torch, `"cpu"` or `"cuda"`.
         half: Whether torch computes in float16.
         compiled: Whether torch compiles the model.
@@ -50,7 +53,7 @@ class Specification:
     images: int
     recipe: dict[str, Any]
     engine: str | None = None
-    model: tuple[str, str | None, str | None] | None = None
+    model: ModelSource | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     half: bool = False
     compiled: bool = False
@@ -140,14 +143,12 @@ class TorchContestant:
     Args:
         model: The model on its device.
         bundle: Its bundle.
-        source: The model's name, its revision and its VAE, to load it again in another process.
+        source: Where the model is from, to load it again in another process.
     """
 
     is_torch, steps_in_python = True, False
 
-    def __init__(
-        self, model: TorchModel, bundle: Bundle, source: tuple[str, str | None, str | None]
-    ) -> None:
+    def __init__(self, model: TorchModel, bundle: Bundle, source: ModelSource) -> None:
         self.name, self._model, self._bundle, self._source = model.name, model, bundle, source
         self.processor: Processor = model.device
 
@@ -190,12 +191,9 @@ def contestant_for(specification: Specification, bundle: Bundle) -> Contestant:
     if specification.engine is not None:
         return EngineContestant(specification.engine, bundle)
     assert specification.model is not None, "without an engine there is a model"
-    source, revision, vae = specification.model
     return torch_contestants(
         bundle,
-        source,
-        revision,
-        vae,
+        specification.model,
         device=specification.device,
         half=specification.half,
         modes=(specification.compiled,),
@@ -204,9 +202,7 @@ def contestant_for(specification: Specification, bundle: Bundle) -> Contestant:
 
 def torch_contestants(
     bundle: Bundle,
-    source: str,
-    revision: str | None,
-    vae: str | None,
+    source: ModelSource,
     *,
     device: Literal["cpu", "cuda"],
     half: bool,
@@ -216,9 +212,7 @@ def torch_contestants(
 
     Args:
         bundle: The bundle that was exported from it.
-        source: A folder, a name on the hub, or a file.
-        revision: Branch, tag or commit on the hub.
-        vae: Another VAE, as at the export.
+        source: The model.
         device: `"cpu"` or `"cuda"`.
         half: Whether it computes in float16.
         modes: For each, whether `torch.compile` compiles the model.
@@ -232,10 +226,11 @@ def torch_contestants(
         from diver_trt.bench.torch_side import TorchModel
         from diver_trt.models.exported import load_exported, require_weights
 
+        name, revision, vae = source
         options = ModelOptions(
             revision=revision, vae=vae, timestep_frequencies=bundle.timestep_frequencies
         )
-        model = load_exported(bundle, source, options)
+        model = load_exported(bundle, name, options)
     except MissingExtraError:  # of a package that this one model needs
         raise
     except ImportError as cause:
@@ -244,9 +239,7 @@ def torch_contestants(
         ) from cause
     require_weights(bundle, model)
     return [
-        TorchContestant(
-            TorchModel(model, device, half=half, compiled=compiled), bundle, (source, revision, vae)
-        )
+        TorchContestant(TorchModel(model, device, half=half, compiled=compiled), bundle, source)
         for compiled in modes
     ]
 

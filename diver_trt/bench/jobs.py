@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,12 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.bench.recovery import distilled_batch
 from diver_trt.bench.timing import Job
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, to_network
+from diver_trt.recipe import Recipe
 from diver_trt.runtime.conditions import class_conditions
 from diver_trt.runtime.engine import (
     Conditions,
@@ -51,12 +53,12 @@ class Work:
         return np.stack([to_network(image) for image in self.images])
 
 
-def work_for(
-    bundle: Bundle, images: Sequence[Pixels], labels: Sequence[int], schedule: Schedule
-) -> Work:
-    """Return a batch of images as work, with noise of its own for latents."""
-    latents = [sample_noise(0, f"bench/{i}", bundle.latent_shape) for i in range(len(images))]
-    return Work(tuple(images), tuple(labels), np.stack(latents), schedule)
+def work_for(bundle: Bundle, batch: int, recipe: Recipe) -> Work:
+    """Return a batch of distilled images as work, with noise of its own for latents."""
+    images, labels = distilled_batch(bundle, batch)
+    latents = [sample_noise(0, f"bench/{i}", bundle.latent_shape) for i in range(batch)]
+    schedule = Schedule(bundle.process, recipe, bundle.layout)
+    return Work(images, labels, np.stack(latents), schedule)
 
 
 class OpenNetwork(Protocol):

@@ -208,9 +208,7 @@ def _contestants(
     half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(
         bundle,
-        model,
-        revision,
-        vae,
+        (model, revision, vae),
         device="cuda" if on_gpu else "cpu",
         half=half,
         modes=(False, True) if on_gpu else (False,),
