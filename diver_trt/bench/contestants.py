@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diver_trt.bench.jobs import OpenNetwork, Work, open_network
-from diver_trt.bench.recovery import Recovered, recover_once
+from diver_trt.bench.recovery import Files, Recovered, recover_once
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
@@ -27,9 +27,6 @@ Processor = Literal["cpu", "cuda", "other"]
 
 ModelSource = tuple[str, str | None, str | None]
 """A model (a folder, a name on the hub, or a file), its revision there, and another VAE."""
-
-Files = Mapping[str, tuple[Path, int]]
-"""The file and the label of each image by its key, as `recovery.write_input` returns them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

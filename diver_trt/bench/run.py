@@ -19,13 +19,13 @@ from diver_trt.bench.ceiling import (
     measure_product,
     sum_of_limits,
 )
-from diver_trt.bench.contestants import Contestant, Files
+from diver_trt.bench.contestants import Contestant
 from diver_trt.bench.cost import Cost, count
 from diver_trt.bench.graph import Graph, read_graph
 from diver_trt.bench.jobs import OpenNetwork, Work, python_overhead, work_for
 from diver_trt.bench.machine import Machine
 from diver_trt.bench.peaks import Peaks, measure_peaks
-from diver_trt.bench.recovery import Recovered, write_input
+from diver_trt.bench.recovery import Files, Recovered, write_input
 from diver_trt.bench.result import RECOVERY, Plan, Result, Row
 from diver_trt.bench.timing import Job, Ratio, Timing, alternate, speed_ratio
 from diver_trt.contract import NETWORKS, NetworkName

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ from diver_trt.bench.ceiling import COPY_SECONDS, PRODUCT_SECONDS, Ceiling, fast
 from diver_trt.bench.cost import FLOPS_PER_MULTIPLY_ADD
 from diver_trt.bench.jobs import Work
 from diver_trt.bench.phases import Record
-from diver_trt.bench.recovery import Recovered, phases_of
+from diver_trt.bench.recovery import Files, Recovered, phases_of
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.method.noise import sample_noise
@@ -212,7 +212,7 @@ def recover_with_torch(
     bundle: Bundle,
     recipe: Recipe,
     batch: int,
-    files: Mapping[str, tuple[Path, int]],
+    files: Files,
     output: Path,
 ) -> Recovered:
     """Recover images in a plain loop: read, encode, denoise, decode, write.
@@ -222,7 +222,7 @@ def recover_with_torch(
         bundle: Its bundle, for the process.
         recipe: The method's settings.
         batch: Images per batch.
-        files: File and label of each image by key, from `recovery.write_input`.
+        files: From `recovery.write_input`.
         output: The folder to write; what is there is deleted first, which does not count.
     """
     shutil.rmtree(output, ignore_errors=True)

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from diver_trt.bench import ceiling, run, timing
-from diver_trt.bench.contestants import EngineContestant, Files, Processor, Specification
+from diver_trt.bench.contestants import EngineContestant, Processor, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
 from diver_trt.bench.machine import Machine, let_threads_sleep
 from diver_trt.bench.peaks import Peaks
 from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
-from diver_trt.bench.recovery import Recovered
+from diver_trt.bench.recovery import Files, Recovered
 from diver_trt.bench.result import RECOVERY, Plan, Result
 from diver_trt.bench.run import benchmark, largest_difference
 from diver_trt.bundle import Bundle

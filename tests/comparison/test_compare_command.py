@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from onnx import numpy_helper
@@ -22,7 +19,7 @@ from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.cli.command import fails
-from tests.comparison.command import QUICK, compare, compare_onnx
+from tests.comparison.command import QUICK, compare, compare_onnx, run_without
 from tests.comparison.conftest import Planted
 from tests.comparison.faults import exchange_predictions, scale_block_4, scale_initializer
 from tests.conftest import DIGITS_MODEL, DISTILLED
@@ -106,22 +103,6 @@ def test_a_class_without_an_image_is_compared_too(digits: Bundle, planted: Plant
     assert "worst for class 7" in result.stdout
 
 
-def test_an_engine_whose_window_is_off_by_one_fails_and_its_steps_are_named(
-    digits: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_denoiser, guidance = OnnxSession.open_denoiser, digits.layout.guidance
-
-    def off_by_one(session: OnnxSession, table: Any, steps: int) -> Any:
-        shifted = table.copy()
-        shifted[:, guidance] = np.roll(table[:, guidance], 1, axis=0)
-        return open_denoiser(session, shifted, steps)
-
-    monkeypatch.setattr(OnnxSession, "open_denoiser", off_by_one)
-    result = compare_onnx(digits.path)
-    assert result.exit_code == 1
-    assert "-> steps 6, 4: every block holds" in result.stdout
-
-
 def test_a_requested_engine_that_is_missing_is_a_failure(digits: Bundle) -> None:
     result = compare_onnx(digits.path, "--engine", "onnx-cuda")
     assert result.exit_code == 1
@@ -174,21 +155,8 @@ def test_two_bundles_are_compared_without_torch(
     digits: Bundle, edited: Callable[..., Path]
 ) -> None:
     other = edited(lambda manifest: None)
-    options = [str(option) for option in QUICK]
-    code = f"""
-import sys
-sys.argv = {["diver-trt", "compare", str(digits.path), str(other), "--engine", "onnx", *options]!r}
-from diver_trt.cli import main
-try:
-    main()
-finally:
-    loaded = {{name.split(".")[0] for name in sys.modules}}
-    assert not {{"torch", "diffusers", "matplotlib"}} & loaded
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
+    arguments = ("compare", digits.path, other, "--engine", "onnx", *QUICK)
+    found = run_without({"torch", "diffusers", "matplotlib"}, *arguments)
     assert "passed: onnx fp32 (edited) stays with onnx fp32 (digits)" in found.stdout
 
 

@@ -63,13 +63,6 @@ def test_a_report_replaces_nothing_but_a_report(
     }
 
 
-def test_a_bundles_own_file_is_not_overwritten(digits: Bundle, edited: Callable[..., Path]) -> None:
-    folder = edited(lambda manifest: None)
-    before = (folder / "bundle.json").read_bytes()
-    fails(compare(folder, digits.path, "--report", folder / "bundle.json"))
-    assert (folder / "bundle.json").read_bytes() == before
-
-
 def test_a_bundle_and_its_copy_do_not_differ_at_all(digits: Bundle, tmp_path: Path) -> None:
     """Then there is nothing to draw on a logarithmic axis."""
     copy = shutil.copytree(digits.path, tmp_path / "copy")
