@@ -13,18 +13,16 @@ import sys
 import time
 from contextlib import ExitStack
 
-from diver_trt.bench.ceiling import limit_of
+from diver_trt.bench.ceiling import Ceiling, limit_of
 from diver_trt.bench.contestants import Contestant, TorchContestant, engine_contestants
 from diver_trt.bench.cost import count
 from diver_trt.bench.graph import read_graph
 from diver_trt.bench.jobs import work_for
-from diver_trt.bench.recovery import distilled_batch
 from diver_trt.bench.timing import alternate, speed_ratio
-from diver_trt.bench.torch_side import GpuCeiling, TorchModel
+from diver_trt.bench.torch_side import TorchModel, gpu_ceiling
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError, first_line
-from diver_trt.method.schedule import Schedule
 from diver_trt.models import ModelOptions
 from diver_trt.models.exported import load_exported, require_weights
 from diver_trt.recipe import Recipe
@@ -35,22 +33,19 @@ def measure(
     batch: int,
     bundle: Bundle,
     contestants: list[Contestant],
-    ceiling: GpuCeiling,
+    ceiling: Ceiling,
     seconds: float,
 ) -> None:
     """Print a row for each contestant: the time of a network's job, and its ratio to the first."""
-    work = work_for(
-        bundle, *distilled_batch(bundle, batch), Schedule(bundle.process, Recipe(), bundle.layout)
-    )
+    work = work_for(bundle, batch, Recipe())
     with ExitStack() as stack:
         networks, names = [], []
         for contestant in contestants:
             started = time.monotonic()
             try:
-                network = contestant.open(name, work)
+                network = stack.enter_context(contestant.open(name, work))
                 if network is None:
                     continue
-                stack.callback(network.close)
                 network()
             except EngineError as error:
                 print(f"{contestant.name}: {first_line(error)}", file=sys.stderr, flush=True)
@@ -105,7 +100,7 @@ def main() -> None:
         contestants.append(TorchContestant(compiled, bundle, source))
         contestants[-1].name = f"torch {mode}"
     contestants.extend(engine_contestants(tuple(args.engine), bundle))
-    ceiling = GpuCeiling(half=True)
+    ceiling = gpu_ceiling(half=True)
     print(ceiling.description)
     print("| network | batch | engine | median ms | p90 | images/s | of limit | against eager |")
     print("|---|---:|---|---:|---:|---:|---|---:|")

@@ -202,9 +202,7 @@ def planned_participant(model: Dit, bundle: Bundle, batch: int, plan: Plan) -> P
     def open_session(size: int = batch) -> Any:
         return PlannedSession(model, bundle, size, plan)
 
-    return Participant(
-        plan.name, "fp16", bundle, model.process, open_session, lambda: open_session(1), batch
-    )
+    return Participant(plan.name, "fp16", bundle, open_session, lambda: open_session(1), batch)
 
 
 def measure_digits() -> None:

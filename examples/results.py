@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from diver_trt import Bundle
+from diver_trt.evaluation.events import Event, RunStarts
 from diver_trt.evaluation.image_set import ImageSet
-from diver_trt.evaluation.runs import Event, RunStarts, evaluate
+from diver_trt.evaluation.runs import evaluate
 from diver_trt.export.exporter import export_bundle
 from diver_trt.models.dit import load_model
 from examples.dataset import DATASETS, Dataset, Split, load_dataset

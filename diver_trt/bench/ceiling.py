@@ -13,9 +13,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -34,16 +35,27 @@ memory's.
 Bound = Literal["compute", "memory"]
 
 
-class Ceiling(Protocol):
-    """The rates of a processor: `HostCeiling`, or `torch_side.GpuCeiling` for a GPU."""
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The rates of a processor: `host_ceiling`, or `torch_side.gpu_ceiling` for a GPU.
+
+    Attributes:
+        description: How the product was measured, and its rate.
+        flops_per_second: Rate of the matrix product.
+        measure_copy: Returns the seconds of a copy that reads and writes so many bytes in all.
+    """
 
     description: str
-
-    def product_seconds(self, flops: int) -> float:
-        """Return the time of so many FLOPs at the rate of the matrix product."""
+    flops_per_second: float
+    measure_copy: Callable[[int], float]
+    _copies: dict[int, float] = field(default_factory=dict)
 
     def copy_seconds(self, moved_bytes: int) -> float:
         """Return the time of a copy that reads and writes so many bytes in all."""
+        size = min(moved_bytes, MAX_COPY_BYTES)
+        if size not in self._copies:
+            self._copies[size] = self.measure_copy(size)
+        return self._copies[size] * moved_bytes / size
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ def limit_of(cost: Cost, ceiling: Ceiling) -> Limit:
         cost: The work of the run.
         ceiling: The processor that it runs on.
     """
-    compute_s = ceiling.product_seconds(cost.flops)
+    compute_s = cost.flops / ceiling.flops_per_second
     memory_s = ceiling.copy_seconds(cost.least_bytes)
     return Limit(compute_s, memory_s, max(compute_s, memory_s))
 
@@ -92,32 +104,14 @@ def sum_of_limits(parts: Sequence[Limit]) -> Limit:
     )
 
 
-class HostCeiling:
-    """The processor's ceilings, measured once each.
-
-    Attributes:
-        flops_per_second: Rate of the matrix product.
-    """
-
-    def __init__(self) -> None:
-        self._threads = available_cores()
-        self._copies: dict[int, float] = {}
-        self.flops_per_second = measure_product()
-        self.description = (
-            f"NumPy's float32 product of {MATRIX_SIDE:,} x {MATRIX_SIDE:,}: "
-            f"{self.flops_per_second / 1e9:.0f} GFLOP/s"
-        )
-
-    def product_seconds(self, flops: int) -> float:
-        """Return the time of so many FLOPs at the rate of the matrix product."""
-        return flops / self.flops_per_second
-
-    def copy_seconds(self, moved_bytes: int) -> float:
-        """Return the time of a copy that reads and writes so many bytes in all."""
-        size = min(moved_bytes, MAX_COPY_BYTES)
-        if size not in self._copies:
-            self._copies[size] = measure_copy(size, self._threads)
-        return self._copies[size] * moved_bytes / size
+def host_ceiling() -> Ceiling:
+    """Measure the processor's matrix product, and return its ceilings."""
+    rate = measure_product()
+    return Ceiling(
+        f"NumPy's float32 product of {MATRIX_SIDE:,} x {MATRIX_SIDE:,}: {rate / 1e9:.0f} GFLOP/s",
+        rate,
+        partial(measure_copy, threads=available_cores()),
+    )
 
 
 def measure_product() -> float:

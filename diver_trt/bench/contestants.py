@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diver_trt.bench.jobs import OpenNetwork, Work, open_network
-from diver_trt.bench.recovery import Recovered, recover_once
+from diver_trt.bench.recovery import Files, Recovered, recover_once
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
-from diver_trt.runtime.engine import Placement, Session
+from diver_trt.runtime.engine import Placement
 from diver_trt.runtime.session import engine_names, open_session
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Processor = Literal["cpu", "cuda", "other"]
 """What a contestant computes on: the host, an NVIDIA GPU, or another accelerator."""
 
-Files = Mapping[str, tuple[Path, int]]
-"""The file and the label of each image by its key, as `recovery.write_input` returns them."""
+ModelSource = tuple[str, str | None, str | None]
+"""A model (a folder, a name on the hub, or a file), its revision there, and another VAE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Specification:
         images: Images of the whole recovery.
         recipe: The recipe as JSON values.
         engine: The engine, or None for torch.
-        model: For torch, the model, its revision and its VAE.
+        model: For torch, the model.
         device: For torch, `"cpu"` or `"cuda"`.
         half: Whether torch computes in float16.
         compiled: Whether torch compiles the model.
@@ -50,7 +50,7 @@ class Specification:
     images: int
     recipe: dict[str, Any]
     engine: str | None = None
-    model: tuple[str, str | None, str | None] | None = None
+    model: ModelSource | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     half: bool = False
     compiled: bool = False
@@ -72,8 +72,8 @@ class Contestant(Protocol):
     steps_in_python: bool
     """Whether `diver_trt.runtime.stepping` runs its steps where its denoiser is not ahead."""
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Open one network for a batch, or return None if it has no such network."""
+    def open(self, name: NetworkName, work: Work) -> AbstractContextManager[OpenNetwork | None]:
+        """Hold one network open for a batch; None if it has no such network."""
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover the files into a folder."""
@@ -108,16 +108,15 @@ class EngineContestant:
         self.steps_in_python = not BACKENDS[engine].compiled
         self.processor = engine_processor(engine)
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork:
-        """Open one network in a session of its own."""
+    @contextmanager
+    def open(self, name: NetworkName, work: Work) -> Iterator[OpenNetwork]:
+        """Hold one network open in a session of its own."""
         placement = Placement(batch=len(work.labels))
-        session = open_session(self.name, self._bundle, placement).session
-        try:
-            return _WithSession(open_network(session, name, self._bundle, work), session)
-        # Including KeyboardInterrupt: an interrupted benchmark goes on to print its table.
-        except BaseException:
-            session.close()
-            raise
+        with (
+            closing(open_session(self.name, self._bundle, placement).session) as session,
+            open_network(session, name, self._bundle, work) as network,
+        ):
+            yield network
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover as `diver-trt recover` does."""
@@ -135,48 +134,28 @@ class EngineContestant:
         )
 
 
-class _WithSession:
-    """A network that closes the session it was opened in."""
-
-    def __init__(self, network: OpenNetwork, session: Session) -> None:
-        self._network, self._session = network, session
-        self.runs, self.run_size, self.ahead = network.runs, network.run_size, network.ahead
-
-    def __call__(self) -> float:
-        return self._network()
-
-    def close(self) -> None:
-        try:
-            # In this order: networks are closed before their session
-            # (`runtime.engine.Session.close`).
-            self._network.close()
-        finally:
-            self._session.close()
-
-
 class TorchContestant:
     """The model in torch.
 
     Args:
         model: The model on its device.
         bundle: Its bundle.
-        source: The model's name, its revision and its VAE, to load it again in another process.
+        source: Where the model is from, to load it again in another process.
     """
 
     is_torch, steps_in_python = True, False
 
-    def __init__(
-        self, model: TorchModel, bundle: Bundle, source: tuple[str, str | None, str | None]
-    ) -> None:
+    def __init__(self, model: TorchModel, bundle: Bundle, source: ModelSource) -> None:
         self.name, self._model, self._bundle, self._source = model.name, model, bundle, source
         self.processor: Processor = model.device
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
-        """Return one of diffusers' networks, or None for the conditioner, which it lacks."""
+    @contextmanager
+    def open(self, name: NetworkName, work: Work) -> Iterator[OpenNetwork | None]:
+        """Hold one of diffusers' networks, or None for the conditioner, which it lacks."""
         from diver_trt.bench.torch_side import TorchNetwork
 
         # diffusers computes the embeddings in every block, so it lacks a network to compare.
-        return None if name == "conditioner" else TorchNetwork(self._model, name, work)
+        yield None if name == "conditioner" else TorchNetwork(self._model, name, work)
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         """Recover in a plain loop."""
@@ -209,12 +188,9 @@ def contestant_for(specification: Specification, bundle: Bundle) -> Contestant:
     if specification.engine is not None:
         return EngineContestant(specification.engine, bundle)
     assert specification.model is not None, "without an engine there is a model"
-    source, revision, vae = specification.model
     return torch_contestants(
         bundle,
-        source,
-        revision,
-        vae,
+        specification.model,
         device=specification.device,
         half=specification.half,
         modes=(specification.compiled,),
@@ -223,9 +199,7 @@ def contestant_for(specification: Specification, bundle: Bundle) -> Contestant:
 
 def torch_contestants(
     bundle: Bundle,
-    source: str,
-    revision: str | None,
-    vae: str | None,
+    source: ModelSource,
     *,
     device: Literal["cpu", "cuda"],
     half: bool,
@@ -235,9 +209,7 @@ def torch_contestants(
 
     Args:
         bundle: The bundle that was exported from it.
-        source: A folder, a name on the hub, or a file.
-        revision: Branch, tag or commit on the hub.
-        vae: Another VAE, as at the export.
+        source: The model.
         device: `"cpu"` or `"cuda"`.
         half: Whether it computes in float16.
         modes: For each, whether `torch.compile` compiles the model.
@@ -251,10 +223,11 @@ def torch_contestants(
         from diver_trt.bench.torch_side import TorchModel
         from diver_trt.models.exported import load_exported, require_weights
 
+        name, revision, vae = source
         options = ModelOptions(
             revision=revision, vae=vae, timestep_frequencies=bundle.timestep_frequencies
         )
-        model = load_exported(bundle, source, options)
+        model = load_exported(bundle, name, options)
     except MissingExtraError:  # of a package that this one model needs
         raise
     except ImportError as cause:
@@ -263,9 +236,7 @@ def torch_contestants(
         ) from cause
     require_weights(bundle, model)
     return [
-        TorchContestant(
-            TorchModel(model, device, half=half, compiled=compiled), bundle, (source, revision, vae)
-        )
+        TorchContestant(TorchModel(model, device, half=half, compiled=compiled), bundle, source)
         for compiled in modes
     ]
 

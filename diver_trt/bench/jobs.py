@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diver_trt.bench.recovery import distilled_batch
 from diver_trt.bench.timing import Job
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.method.noise import sample_noise
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, to_network
+from diver_trt.recipe import Recipe
 from diver_trt.runtime.conditions import class_conditions
 from diver_trt.runtime.engine import (
     Conditions,
@@ -51,12 +53,12 @@ class Work:
         return np.stack([to_network(image) for image in self.images])
 
 
-def work_for(
-    bundle: Bundle, images: Sequence[Pixels], labels: Sequence[int], schedule: Schedule
-) -> Work:
-    """Return a batch of images as work, with noise of its own for latents."""
-    latents = [sample_noise(0, f"bench/{i}", bundle.latent_shape) for i in range(len(images))]
-    return Work(tuple(images), tuple(labels), np.stack(latents), schedule)
+def work_for(bundle: Bundle, batch: int, recipe: Recipe) -> Work:
+    """Return a batch of distilled images as work, with noise of its own for latents."""
+    images, labels = distilled_batch(bundle, batch)
+    latents = [sample_noise(0, f"bench/{i}", bundle.latent_shape) for i in range(batch)]
+    schedule = Schedule(bundle.process, recipe, bundle.layout)
+    return Work(images, labels, np.stack(latents), schedule)
 
 
 class OpenNetwork(Protocol):
@@ -71,9 +73,6 @@ class OpenNetwork(Protocol):
 
     def __call__(self) -> float:
         """Run the job once and return its seconds."""
-
-    def close(self) -> None:
-        """Free the network."""
 
 
 class StackJob:
@@ -106,10 +105,6 @@ class StackJob:
             self._engine.read(self._output)
         return time.perf_counter() - started
 
-    def close(self) -> None:
-        """Free the network."""
-        self._engine.close()
-
 
 class ConditionerJob:
     """The conditions of every step, for as many classes as there are images in a batch."""
@@ -127,10 +122,6 @@ class ConditionerJob:
         for label in self._labels:
             class_conditions(self._engine, self._times, label)
         return time.perf_counter() - started
-
-    def close(self) -> None:
-        """Free the network."""
-        self._engine.close()
 
 
 class DenoiserJob:
@@ -184,31 +175,33 @@ class DenoiserJob:
         self._left = 0
         return (time.perf_counter() - started) / self._steps
 
-    def close(self) -> None:
-        """Free the network."""
-        self._denoiser.close()
 
-
-def open_network(session: Session, name: NetworkName, bundle: Bundle, work: Work) -> OpenNetwork:
-    """Open one network of a session with the work of one batch.
+@contextmanager
+def open_network(
+    session: Session, name: NetworkName, bundle: Bundle, work: Work
+) -> Iterator[OpenNetwork]:
+    """Hold one network of a session open, with the work of one batch.
 
     Raises:
         BundleError: If the network's files have changed since the export.
         EngineError: If the engine cannot run it here.
     """
-    if name == "encoder":
-        return StackJob(session.open(name), ("image", work.pixels), "latent")
-    if name == "decoder":
-        return StackJob(session.open(name), ("latent", work.latents), "image")
-    if name == "conditioner":
-        return ConditionerJob(session.open(name), work)
+    if name != "denoiser":
+        with closing(session.open(name)) as engine:
+            if name == "encoder":
+                yield StackJob(engine, ("image", work.pixels), "latent")
+            elif name == "decoder":
+                yield StackJob(engine, ("latent", work.latents), "image")
+            else:
+                yield ConditionerJob(engine, work)
+        return
     with closing(session.open("conditioner")) as conditioner:
         labels = {*work.labels, bundle.null_label}
         conditions = {
             label: class_conditions(conditioner, work.schedule.times, label) for label in labels
         }
-    denoiser = session.open_denoiser(work.schedule.table, len(work.schedule.times))
-    return DenoiserJob(denoiser, session.batch, work, conditions, bundle.null_label)
+    with closing(session.open_denoiser(work.schedule.table, len(work.schedule.times))) as denoiser:
+        yield DenoiserJob(denoiser, session.batch, work, conditions, bundle.null_label)
 
 
 class _Idle:
@@ -234,7 +227,7 @@ class _Idle:
         pass
 
 
-def python_overhead(bundle: Bundle, work: Work, batch: int) -> Job:
+def python_overhead(bundle: Bundle, work: Work) -> Job:
     """Return a job that is the loop over steps around an engine that does nothing, per step.
 
     What it takes is this package's own: copies of conditions and coefficients, and checks.
@@ -242,9 +235,8 @@ def python_overhead(bundle: Bundle, work: Work, batch: int) -> Job:
     Args:
         bundle: The model, for the shapes.
         work: The batch.
-        batch: Images per batch.
     """
-    pair = bundle.condition_pair
+    pair, batch = bundle.condition_pair, len(work.labels)
     table = np.zeros((len(work.schedule.times), bundle.condition_width), pair.dtype)
     conditions = dict.fromkeys({*work.labels, bundle.null_label}, table)
     steps = len(work.schedule.times)

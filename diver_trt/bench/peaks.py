@@ -25,12 +25,11 @@ from threading import Event, Thread
 import diver_trt
 from diver_trt.bench.contestants import Contestant, Specification, contestant_for
 from diver_trt.bench.jobs import Work, work_for
-from diver_trt.bench.recovery import distilled_batch, write_input
+from diver_trt.bench.recovery import write_input
 from diver_trt.bench.result import RECOVERY
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import DiverError, EngineError, first_line, printable, shown
-from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda, find_gpu, import_cuda
 
@@ -172,8 +171,7 @@ def run_child(specification: Specification) -> Peaks:
     # Before the contestant: a model in torch is on the device from the moment it is loaded.
     meter = _Meter(device=specification.processor == "cuda")
     contestant = contestant_for(specification, bundle)
-    schedule = Schedule(bundle.process, recipe, bundle.layout)
-    work = work_for(bundle, *distilled_batch(bundle, batch), schedule)
+    work = work_for(bundle, batch, recipe)
     # One network after the other, so that each mark is that of one network.
     for name in NETWORKS:
         meter.measure(name, partial(_run_alone, contestant, name, work))
@@ -185,10 +183,9 @@ def run_child(specification: Specification) -> Peaks:
 
 
 def _run_alone(contestant: Contestant, name: NetworkName, work: Work) -> None:
-    network = contestant.open(name, work)
-    if network is not None:
-        network()
-        network.close()
+    with contestant.open(name, work) as network:
+        if network is not None:
+            network()
 
 
 def main() -> None:

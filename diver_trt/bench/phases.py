@@ -1,8 +1,8 @@
 """The time of a recovery by phase, seen at the border of its engine.
 
 A backend is one entry of a registry (`diver_trt.runtime.backends.BACKENDS`). While `timed` runs,
-an engine's entry leads here, and what it opens is wrapped: each call into a network is an interval
-on one clock. The recovery itself is not changed, so its own work is what no interval covers.
+an engine's entry is wrapped, and so is what it opens: each call into a network is an interval on
+one clock. The recovery itself is not changed, so its own work is what no interval covers.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
-from diver_trt.runtime.backends import BACKENDS, Backend, Finding
-from diver_trt.runtime.engine import Opened, Placement
+from diver_trt.runtime.backends import BACKENDS, Backend
+from diver_trt.runtime.engine import Opened, Placement, Session
 
 OPENING = "opening"
 PHASES = ("denoiser", "decoder", "encoder", "conditioner", "reading", "writing", OPENING)
@@ -76,34 +76,11 @@ def timed(engine: str) -> Iterator[Record]:
         engine: A name of `BACKENDS`.
     """
     original, record = BACKENDS[engine], Record()
-    _TIMED[engine] = original, record
-    BACKENDS[engine] = replace(original, module=__name__)
+    BACKENDS[engine] = cast("Backend", _TimedBackend(original, record))
     try:
         yield record
     finally:
         BACKENDS[engine] = original
-        del _TIMED[engine]
-
-
-_TIMED: dict[str, tuple[Backend, Record]] = {}
-
-
-def available(name: str, bundle: Bundle) -> bool:
-    """Return what the engine itself returns."""
-    return _TIMED[name][0].load().available(name, bundle)
-
-
-def probe(name: str, bundle: Bundle) -> Iterator[Finding]:
-    """Yield what the engine itself finds."""
-    return _TIMED[name][0].load().probe(name, bundle)
-
-
-def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
-    """Open the engine itself, with its networks timed."""
-    original, record = _TIMED[name]
-    with record.phase(OPENING):
-        opened = original.load().open_session(name, bundle, placement)
-    return Opened(_TimedSession(opened.session, record), opened.memory)
 
 
 class _Wrapped:
@@ -119,10 +96,19 @@ class _Wrapped:
         return getattr(self._inner, name)
 
 
-class _TimedSession(_Wrapped):
-    name: str
-    batch: int
+class _TimedBackend(_Wrapped):
+    def load(self) -> Any:
+        return _TimedModule(self._inner.load(), self._record)
 
+
+class _TimedModule(_Wrapped):
+    def open_session(self, name: str, bundle: Bundle, placement: Placement) -> Opened:
+        with self._record.phase(OPENING):
+            opened: Opened = self._inner.open_session(name, bundle, placement)
+        return replace(opened, session=cast("Session", _TimedSession(opened.session, self._record)))
+
+
+class _TimedSession(_Wrapped):
     def open(self, network: NetworkName) -> Any:
         with self._record.phase(OPENING):
             return _TimedEngine(network, self._inner.open(network), self._record)
@@ -130,9 +116,6 @@ class _TimedSession(_Wrapped):
     def open_denoiser(self, table: Any, steps: int) -> Any:
         with self._record.phase(OPENING):
             return _TimedDenoiser(self._inner.open_denoiser(table, steps), self._record)
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class _TimedEngine(_Wrapped):

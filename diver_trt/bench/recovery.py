@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from diver_trt.recovered.run import recover
 
 OTHER = "other"
 """What no phase covers: decoding and encoding images, the journal, waiting for the disk."""
+
+
+Files = Mapping[str, tuple[Path, int]]
+"""The file and the label of each image by its key: `"00003/00007"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +58,13 @@ def distilled_batch(bundle: Bundle, count: int) -> tuple[tuple[Pixels, ...], tup
     return images, tuple(inputs.labels[i % len(inputs)] for i in range(count))
 
 
-def write_input(folder: Path, bundle: Bundle, count: int) -> dict[str, tuple[Path, int]]:
+def write_input(folder: Path, bundle: Bundle, count: int) -> Files:
     """Write a distilled dataset: PNG files in folders that are numbered as the model's classes.
 
     Args:
         folder: Where; it is made.
         bundle: The model.
         count: How many images.
-
-    Returns:
-        The file and the label of each image, by its key: `"00003/00007"`.
     """
     in_class: Counter[int] = Counter()
     files = {}

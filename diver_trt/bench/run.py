@@ -13,25 +13,24 @@ from PIL import Image
 
 from diver_trt.bench.ceiling import (
     Ceiling,
-    HostCeiling,
     Limit,
+    host_ceiling,
     limit_of,
     measure_product,
     sum_of_limits,
 )
-from diver_trt.bench.contestants import Contestant, Files
+from diver_trt.bench.contestants import Contestant
 from diver_trt.bench.cost import Cost, count
 from diver_trt.bench.graph import Graph, read_graph
 from diver_trt.bench.jobs import OpenNetwork, Work, python_overhead, work_for
 from diver_trt.bench.machine import Machine
 from diver_trt.bench.peaks import Peaks, measure_peaks
-from diver_trt.bench.recovery import Recovered, distilled_batch, write_input
+from diver_trt.bench.recovery import Files, Recovered, write_input
 from diver_trt.bench.result import RECOVERY, Plan, Result, Row
 from diver_trt.bench.timing import Job, Ratio, Timing, alternate, speed_ratio
 from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.counted import counted
 from diver_trt.errors import EngineError, first_line
-from diver_trt.method.schedule import Schedule
 from diver_trt.progress import OnProgress
 
 RECOVERY_SHARE = 2
@@ -63,7 +62,7 @@ def benchmark(
     result = Result(plan, machine)
     result.notes.extend(_doubts(machine))
     on_progress("ceilings", 0, 1)
-    host = HostCeiling()
+    host = host_ceiling()
     run = _Run(result, host, device_ceiling, on_progress)
     try:
         for batch in plan.batches:
@@ -114,7 +113,7 @@ def _doubts(machine: Machine) -> Iterator[str]:
 
 
 class _RecoveryError(EngineError):
-    """A recovery that failed, with the contestant whose it was."""
+    """The failure of a contestant's recovery."""
 
     def __init__(self, contestant: Contestant, reason: str) -> None:
         super().__init__(reason)
@@ -138,7 +137,6 @@ class _Run:
         self._on_progress = on_progress
         self._first = self._plan.contestants[0].name
         bundle = self._plan.bundle
-        self._schedule = Schedule(bundle.process, self._plan.recipe, bundle.layout)
         self._graphs: dict[NetworkName, Graph] = {
             name: read_graph(bundle.verified(name)) for name in NETWORKS
         }
@@ -156,8 +154,7 @@ class _Run:
     def measure_batch(self, batch: int) -> None:
         """Measure memory, every network and the recovery at one batch size."""
         plan = self._plan
-        images = distilled_batch(plan.bundle, batch)
-        work = work_for(plan.bundle, *images, self._schedule)
+        work = work_for(plan.bundle, batch, plan.recipe)
         self._step(f"memory, batch {batch}")
         peaks: dict[str, Peaks] = {}
         for contestant in plan.contestants:
@@ -167,8 +164,7 @@ class _Run:
                 # are measured.
                 peaks[contestant.name] = measure_peaks(specification)
             except EngineError as error:
-                reason = first_line(error)
-                self._result.absent.append(f"{contestant.name}, batch {batch}: {reason}")
+                self._leave_out(contestant, f"batch {batch}", error)
         present = [one for one in plan.contestants if one.name in peaks]
         limits: dict[tuple[str, NetworkName], Limit] = {}
         for name in NETWORKS:
@@ -183,6 +179,9 @@ class _Run:
         self._on_progress(text, self._done, self._parts)
         self._done += 1
 
+    def _leave_out(self, contestant: Contestant, what: str, error: EngineError) -> None:
+        self._result.absent.append(f"{contestant.name}, {what}: {first_line(error)}")
+
     def _measure_network(
         self,
         name: NetworkName,
@@ -195,10 +194,14 @@ class _Run:
         with ExitStack() as stack:
             networks: dict[str, OpenNetwork] = {}
             for contestant in contestants:
-                if (network := self._open(contestant, name, work)) is not None:
-                    networks[contestant.name] = network
+                try:
                     # All stay open together: rounds alternate between them.
-                    stack.callback(network.close)
+                    network = stack.enter_context(contestant.open(name, work))
+                except EngineError as error:
+                    self._leave_out(contestant, f"{name}, batch {batch}", error)
+                    continue
+                if network is not None:
+                    networks[contestant.name] = network
             if not networks:
                 return
             timings = dict(
@@ -228,16 +231,6 @@ class _Run:
                 )
             )
 
-    def _open(self, contestant: Contestant, name: NetworkName, work: Work) -> OpenNetwork | None:
-        try:
-            return contestant.open(name, work)
-        except EngineError as error:
-            reason = first_line(error)
-            self._result.absent.append(
-                f"{contestant.name}, {name}, batch {len(work.labels)}: {reason}"
-            )
-            return None
-
     def _limit(
         self, contestant: Contestant, name: NetworkName, network: OpenNetwork
     ) -> tuple[Cost | None, Limit | None]:
@@ -255,7 +248,7 @@ class _Run:
         # A denoiser that computes ahead runs a loop of its own, which this does not measure.
         if name != "denoiser" or not contestant.steps_in_python or network.ahead:
             return None
-        job = python_overhead(self._plan.bundle, work, len(work.labels))
+        job = python_overhead(self._plan.bundle, work)
         (timing,) = alternate([job], seconds=0)
         return timing.median
 
@@ -274,8 +267,7 @@ class _Run:
                 timings, middles = self._time_recoveries(contestants, files, outputs, batch)
             except _RecoveryError as error:
                 failed = error.contestant
-                reason = first_line(error)
-                self._result.absent.append(f"{failed.name}, recovery, batch {batch}: {reason}")
+                self._leave_out(failed, f"recovery, batch {batch}", error)
                 # Again without it: rounds in alternation need every contestant.
                 if others := [one for one in contestants if one is not failed]:
                     self._measure_recovery(batch, others, peaks, limits)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from diver_trt.bench.ceiling import COPY_SECONDS, MAX_COPY_BYTES, PRODUCT_SECONDS, fastest
+from diver_trt.bench.ceiling import COPY_SECONDS, PRODUCT_SECONDS, Ceiling, fastest
 from diver_trt.bench.cost import FLOPS_PER_MULTIPLY_ADD
 from diver_trt.bench.jobs import Work
 from diver_trt.bench.phases import Record
-from diver_trt.bench.recovery import Recovered, phases_of
+from diver_trt.bench.recovery import Files, Recovered, phases_of
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.method.noise import sample_noise
@@ -206,17 +206,13 @@ class TorchNetwork:
             next(self._steps)
         return time.perf_counter() - started
 
-    def close(self) -> None:
-        """Drop the steps that are left."""
-        self._steps = iter(())
-
 
 def recover_with_torch(
     model: TorchModel,
     bundle: Bundle,
     recipe: Recipe,
     batch: int,
-    files: Mapping[str, tuple[Path, int]],
+    files: Files,
     output: Path,
 ) -> Recovered:
     """Recover images in a plain loop: read, encode, denoise, decode, write.
@@ -226,7 +222,7 @@ def recover_with_torch(
         bundle: Its bundle, for the process.
         recipe: The method's settings.
         batch: Images per batch.
-        files: File and label of each image by key, from `recovery.write_input`.
+        files: From `recovery.write_input`.
         output: The folder to write; what is there is deleted first, which does not count.
     """
     shutil.rmtree(output, ignore_errors=True)
@@ -256,43 +252,36 @@ def recover_with_torch(
     return Recovered(seconds, phases_of(record, seconds), len(keys))
 
 
-class GpuCeiling:
-    """A GPU's ceilings, measured by torch: a product in a model's type, and a copy.
+def gpu_ceiling(*, half: bool) -> Ceiling:
+    """Measure a GPU's matrix product with torch, and return its ceilings.
 
     Args:
         half: Whether the product is one of float16 matrices, else float32.
     """
+    side, dtype = MATRIX_SIDE_ON_GPU, torch.float16 if half else torch.float32
+    left = torch.randn(side, side, device="cuda", dtype=dtype)
 
-    def __init__(self, *, half: bool) -> None:
-        side, dtype = MATRIX_SIDE_ON_GPU, torch.float16 if half else torch.float32
-        left = torch.randn(side, side, device="cuda", dtype=dtype)
+    def product() -> None:
+        # Launches return at once; only `synchronize` waits for the result.
+        torch.matmul(left, left)
+        torch.cuda.synchronize()
 
-        def product() -> None:
-            # Launches return at once; only `synchronize` waits for the result.
-            torch.matmul(left, left)
-            torch.cuda.synchronize()
+    rate = FLOPS_PER_MULTIPLY_ADD * side**3 / fastest(product, PRODUCT_SECONDS)
+    return Ceiling(
+        f"torch's {str(dtype).removeprefix('torch.')} product of {side:,} x {side:,} on "
+        f"{torch.cuda.get_device_name()}: {rate / 1e12:.1f} TFLOP/s",
+        rate,
+        _copy_on_gpu,
+    )
 
-        self._rate = FLOPS_PER_MULTIPLY_ADD * side**3 / fastest(product, PRODUCT_SECONDS)
-        self._copies: dict[int, float] = {}
-        self.description = (
-            f"torch's {str(dtype).removeprefix('torch.')} product of {side:,} x {side:,} on "
-            f"{torch.cuda.get_device_name()}: {self._rate / 1e12:.1f} TFLOP/s"
-        )
 
-    def product_seconds(self, flops: int) -> float:
-        """Return the time of so many FLOPs at the rate of the matrix product."""
-        return flops / self._rate
+def _copy_on_gpu(moved_bytes: int) -> float:
+    """Return the seconds of a copy on the GPU that reads and writes so many bytes in all."""
+    source = torch.zeros(max(1, moved_bytes // 2), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
 
-    def copy_seconds(self, moved_bytes: int) -> float:
-        """Return the time of a copy that reads and writes so many bytes in all."""
-        size = min(moved_bytes, MAX_COPY_BYTES)
-        if size not in self._copies:
-            source = torch.zeros(max(1, size // 2), dtype=torch.uint8, device="cuda")
-            target = torch.empty_like(source)
+    def copy_once() -> None:
+        target.copy_(source)
+        torch.cuda.synchronize()
 
-            def copy_once() -> None:
-                target.copy_(source)
-                torch.cuda.synchronize()
-
-            self._copies[size] = fastest(copy_once, COPY_SECONDS)
-        return self._copies[size] * moved_bytes / size
+    return fastest(copy_once, COPY_SECONDS)

@@ -208,9 +208,7 @@ def _contestants(
     half = on_gpu and bundle.precision in HALF_PRECISIONS
     opponents = torch_contestants(
         bundle,
-        model,
-        revision,
-        vae,
+        (model, revision, vae),
         device="cuda" if on_gpu else "cpu",
         half=half,
         modes=(False, True) if on_gpu else (False,),
@@ -218,9 +216,9 @@ def _contestants(
     ceiling = None
     if on_gpu:
         # NumPy cannot measure a GPU; torch can, and is installed where this is reached.
-        from diver_trt.bench.torch_side import GpuCeiling
+        from diver_trt.bench.torch_side import gpu_ceiling
 
-        ceiling = GpuCeiling(half=half)
+        ceiling = gpu_ceiling(half=half)
     # torch comes first: it is what the others are compared with.
     return [*opponents, *found], ceiling
 

@@ -246,14 +246,8 @@ def _plan(
 
 def _run(plan: Plan, output: Path | None) -> Evaluation:
     """Run a plan under a progress bar over the steps of all trainings."""
-    from diver_trt.evaluation.runs import (
-        Finished,
-        RunDone,
-        RunStarts,
-        StepDone,
-        evaluation_events,
-        steps_of,
-    )
+    from diver_trt.evaluation.events import Finished, RunDone, RunStarts, StepDone
+    from diver_trt.evaluation.runs import evaluation_events, steps_of
 
     total, done = steps_of(plan), 0
     # Closed at once when Ctrl-C leaves the loop, so that the folder is unlocked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -81,19 +82,12 @@ def distilled_inputs(
             f"{str(cause).removesuffix('.')}. compare has no such option: give it to `diver-trt "
             f"convert {shlex.quote(str(root))} NEW.npz`, and compare with --images NEW.npz."
         ) from cause
-    # Class by class, `count` images might all be of the first class.
     by_class = defaultdict(list)
     for sample in dataset.samples:
         by_class[sample.index].append(sample)
-    rounds = sorted(
-        (
-            (number, sample.index, sample)
-            for samples in by_class.values()
-            for number, sample in enumerate(samples)
-        ),
-        key=lambda s: s[:2],
-    )
-    chosen = [sample for _, _, sample in rounds[:count]]
+    # Class by class, `count` images might all be of the first class.
+    rounds = zip_longest(*(by_class[index] for index in sorted(by_class)))
+    chosen = [sample for one in rounds for sample in one if sample is not None][:count]
     return Inputs(
         origin=counted(len(chosen), "distilled image")
         + (f" of {root.resolve().name}" if folder else ", the digits that come with diver-trt"),

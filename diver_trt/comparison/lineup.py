@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diver_trt.bundle import Bundle
-from diver_trt.comparison.blocks import GraphProbe, Probe
+from diver_trt.comparison.blocks import GraphProbe
 from diver_trt.comparison.runs import Participant
 from diver_trt.contract import NETWORKS
 from diver_trt.counted import counted
@@ -202,17 +203,12 @@ def _distance_from_reference(one: Participant) -> tuple[bool, bool]:
 
 def bundle_participant(name: str, engine: str, bundle: Bundle, batch: int) -> Participant:
     """Return a bundle on one of the runtime's engines."""
-
-    def open_bundle() -> Session:
-        return _open(engine, bundle, batch)
-
     return Participant(
         name,
         bundle.precision,
         bundle,
-        bundle.process,
-        open_bundle,
-        lambda: GraphProbe(bundle),
+        partial(_open, engine, bundle, batch),
+        partial(GraphProbe, bundle),
         batch,
         probed=bundle.networks["denoiser"].files,
     )
@@ -230,14 +226,11 @@ def torch_participant(
     """Return the torch model in a precision."""
     from diver_trt.comparison.torch_engine import TorchSession
 
-    def open_model() -> Any:
+    def opened(batch: int) -> TorchSession:
         return TorchSession(model, bundle, batch, precision)
 
-    def probe() -> Probe:
-        return TorchSession(model, bundle, 1, precision)
-
     return Participant(
-        f"torch {precision}", precision, bundle, model.process, open_model, probe, batch
+        f"torch {precision}", precision, bundle, partial(opened, batch), partial(opened, 1), batch
     )
 
 

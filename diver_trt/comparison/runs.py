@@ -23,7 +23,6 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import Probe
 from diver_trt.comparison.inputs import Inputs
 from diver_trt.files import FileRecord
-from diver_trt.method.process import Process
 from diver_trt.method.schedule import Schedule
 from diver_trt.pixels import Pixels, from_network
 from diver_trt.recipe import Recipe
@@ -46,8 +45,7 @@ class Participant:
     Attributes:
         name: What reports call it: `"onnx fp16"`.
         precision: `"fp32"`, `"fp16"` or `"bf16"`.
-        bundle: Its bundle; for the torch model, the bundle that gives the shapes.
-        process: Its diffusion process: the bundle's, or the model's own.
+        bundle: Its bundle; for the torch model, the bundle that gives shapes and process.
         open: Opens a session on it.
         probe: Opens its denoiser for reading intermediate values.
         batch: Images per batch of its sessions.
@@ -57,15 +55,10 @@ class Participant:
     name: str
     precision: str
     bundle: Bundle
-    process: Process
     open: Callable[[], Session]
     probe: Callable[[], Probe]
     batch: int
     probed: tuple[FileRecord, ...] = ()
-
-    def schedule(self, recipe: Recipe) -> Schedule:
-        """Return the steps of its process under a recipe."""
-        return Schedule(self.process, recipe, self.bundle.layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +174,14 @@ def _run(
     on_step: Callable[[], None],
 ) -> tuple[Recording, tuple[Float32, Float32] | None]:
     """Return an engine's recording and, given a reference, its forced steps and decoded images."""
+    bundle = participant.bundle
     # One network is open at a time, so that the largest one alone decides the memory.
     with closing(participant.open()) as session:
         # Encode
         with closing(session.open("encoder")) as encoder:
-            anchor = encoded(encoder, inputs.images, participant.bundle.image_size)
+            anchor = encoded(encoder, inputs.images, bundle.image_size)
         # Condition; the start is each engine's own, from its own anchor
-        schedule = participant.schedule(recipe)
+        schedule = Schedule(bundle.process, recipe, bundle.layout)
         conditions, classes = _condition(session, participant, inputs, schedule.times)
         start = schedule.start(anchor, inputs.noise)
         with closing(session.open_denoiser(schedule.table, recipe.start_step)) as denoiser:
@@ -213,10 +207,9 @@ def _run(
         # Decode, its own latents and the reference's
         decoded = _decode(session, final)
         recording = Recording(anchor, conditions, classes, latents, final, decoded)
-        return recording, None if reference is None or forced is None else (
-            forced,
-            _decode(session, reference.final),
-        )
+        if reference is None or forced is None:
+            return recording, None
+        return recording, (forced, _decode(session, reference.final))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from diver_trt.comparison.metrics import ImageDifference
 from diver_trt.comparison.result import Result
@@ -64,8 +65,6 @@ def worst_samples(comparison: Comparison, result: Result) -> list[ShownSample]:
 
 
 def _data_url(image: Pixels) -> str:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -26,6 +26,7 @@ import numpy as np
 from diver_trt._version import __version__
 from diver_trt.errors import UsageError
 from diver_trt.evaluation.architectures import Architecture, find_architecture
+from diver_trt.evaluation.events import Event, Finished, RunDone, RunStarts
 from diver_trt.evaluation.image_set import ImageSet, matched
 from diver_trt.evaluation.journal import Journal, Outcome, opened
 from diver_trt.evaluation.protocols import EvaluationProtocol, find_protocol
@@ -76,52 +77,6 @@ class Plan:
     def steps(self, images: ImageSet) -> int:
         """Return how many steps of the optimiser a training on a set has."""
         return self.protocol.total_steps(len(images.labels), images.classes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarts:
-    """A network begins to train.
-
-    Attributes:
-        training_set: Name of its training set.
-        architecture: Name of its architecture.
-        seed: Its seed.
-        steps: Steps that it will train for.
-        done: Runs that are finished.
-        total: Runs of the whole evaluation.
-    """
-
-    training_set: str
-    architecture: str
-    seed: int
-    steps: int
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """A step of the optimiser is done: `step` of the current run, from 1."""
-
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunDone:
-    """A run is finished, or was taken from the journal (`resumed`)."""
-
-    run: Run
-    resumed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Every run is finished."""
-
-    evaluation: Evaluation
-
-
-Event = RunStarts | StepDone | RunDone | Finished
 
 
 def plan_evaluation(
@@ -320,19 +275,11 @@ def _trained(
 ) -> Generator[Event, None, Outcome]:
     from diver_trt.evaluation.training import count_correct, train
 
-    training = train(architecture, images, plan.protocol, seed, plan.teacher)
-    with closing(training):
-        step = 0
-        while True:
-            try:
-                step = next(training)
-            except StopIteration as end:
-                net, loss = end.value
-                break
-            yield StepDone(step)
+    net, loss = yield from train(architecture, images, plan.protocol, seed, plan.teacher)
     # Only after the last step: the best of several would be chosen on the test images.
     correct = count_correct(net, plan.test, plan.protocol)
-    return Outcome(key=key, steps=step, correct=correct, diverged=not math.isfinite(loss))
+    diverged = not math.isfinite(loss)
+    return Outcome(key=key, steps=plan.steps(images), correct=correct, diverged=diverged)
 
 
 def _run(

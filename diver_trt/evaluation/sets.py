@@ -8,7 +8,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ class Sets:
 
     train: Mapping[str, ImageSet]
     test: ImageSet
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...]
 
 
 def read_sets(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +13,11 @@ from torch import Tensor, nn
 from diver_trt.distilled.normalisation import find_normalisation
 from diver_trt.evaluation.architectures import Architecture
 from diver_trt.evaluation.augmentation import augment, cut_mix
+from diver_trt.evaluation.events import StepDone
 from diver_trt.evaluation.image_set import ImageSet
 from diver_trt.evaluation.protocols import EvaluationProtocol
 from diver_trt.evaluation.teacher import NORMALISATION as TEACHERS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from diver_trt.evaluation.teacher import Teacher
+from diver_trt.evaluation.teacher import Teacher
 
 TEST_BATCH = 256
 """Bounds memory alone: a network in evaluation mode treats each image independently."""
@@ -39,7 +35,7 @@ def train(
     protocol: EvaluationProtocol,
     seed: int,
     teacher: Teacher | None = None,
-) -> Generator[int, None, tuple[nn.Module, float]]:
+) -> Generator[StepDone, None, tuple[nn.Module, float]]:
     """Train a network; the same arguments give the same network on the same machine.
 
     Args:
@@ -50,7 +46,7 @@ def train(
         teacher: What labels the images softly; None trains on their classes.
 
     Yields:
-        The number of steps that are done, after each.
+        `StepDone` after each step.
 
     Returns:
         The network in eval mode on `device()`, and the loss of the last step.
@@ -87,7 +83,7 @@ def train(
         if step == steps - 1:
             # Only the last: reading a loss waits for the GPU.
             loss = float(error.detach())
-        yield step + 1
+        yield StepDone(step + 1)
     return net.eval(), loss
 
 

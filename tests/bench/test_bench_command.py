@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.counted import counted
 from tests.cli.command import fails, run
-from tests.comparison.command import refused
+from tests.comparison.command import refused, run_without
 from tests.conftest import DIGITS_MODEL
 
 QUICK = (
@@ -108,21 +107,8 @@ def bench(*arguments: object) -> Result:
 def alone(digits: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of the engine alone, in a process that must not load torch or onnx."""
     path = tmp_path_factory.mktemp("bench") / "alone.json"
-    arguments = ["bench", "--batch", "2,1", "--engine", "onnx", "--json", path, *QUICK]
-    code = f"""
-import sys
-sys.argv = ["diver-trt", *{[str(argument) for argument in arguments]!r}]
-from diver_trt.cli import main
-try:
-    main()
-finally:
-    loaded = {{name.split(".")[0] for name in sys.modules}}
-    assert not {{"torch", "diffusers", "onnx", "matplotlib", "jinja2"}} & loaded
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
+    arguments = ("bench", "--batch", "2,1", "--engine", "onnx", "--json", path, *QUICK)
+    found = run_without({"torch", "diffusers", "onnx", "matplotlib", "jinja2"}, *arguments)
     facts = json.loads(path.read_text())
     return {"facts": facts, "stdout": found.stdout, "stderr": found.stderr}
 

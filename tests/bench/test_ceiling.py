@@ -5,33 +5,24 @@ from __future__ import annotations
 import pytest
 
 from diver_trt.bench import ceiling
-from diver_trt.bench.ceiling import MAX_COPY_BYTES, HostCeiling, limit_of, sum_of_limits
+from diver_trt.bench.ceiling import MAX_COPY_BYTES, Ceiling, host_ceiling, limit_of, sum_of_limits
 from diver_trt.bench.cost import Cost
 
-
-class Known:
-    """Ten FLOP/s and a hundred bytes per second."""
-
-    description = "known"
-
-    def product_seconds(self, flops: int) -> float:
-        return flops / 10
-
-    def copy_seconds(self, moved_bytes: int) -> float:
-        return moved_bytes / 100
+# Ten FLOP/s and a hundred bytes per second
+KNOWN = Ceiling("known", 10, lambda moved_bytes: moved_bytes / 100)
 
 
 def test_the_slower_of_arithmetic_and_memory_is_the_limit() -> None:
-    much_arithmetic = limit_of(Cost(50, 100, 900, {}), Known())
+    much_arithmetic = limit_of(Cost(50, 100, 900, {}), KNOWN)
     assert (much_arithmetic.compute_s, much_arithmetic.memory_s) == (5.0, 1.0)
     assert (much_arithmetic.seconds, much_arithmetic.bound) == (5.0, "compute")
-    much_memory = limit_of(Cost(5, 300, 900, {}), Known())
+    much_memory = limit_of(Cost(5, 300, 900, {}), KNOWN)
     assert (much_memory.seconds, much_memory.bound) == (3.0, "memory")
 
 
 def test_limits_of_consecutive_work_add_up() -> None:
     whole = sum_of_limits(
-        [limit_of(Cost(50, 100, 0, {}), Known()), limit_of(Cost(0, 300, 0, {}), Known()).times(2)]
+        [limit_of(Cost(50, 100, 0, {}), KNOWN), limit_of(Cost(0, 300, 0, {}), KNOWN).times(2)]
     )
     assert (whole.compute_s, whole.memory_s, whole.seconds) == (5.0, 7.0, 11.0)
     assert whole.bound == "memory"
@@ -46,9 +37,9 @@ def test_the_host_is_measured_once_for_each_size(monkeypatch: pytest.MonkeyPatch
         return moved_bytes / 1e9
 
     monkeypatch.setattr(ceiling, "measure_copy", copy)
-    host = HostCeiling()
+    host = host_ceiling()
     assert host.description.endswith("4 GFLOP/s")
-    assert host.product_seconds(8 * 10**9) == 2.0
+    assert host.flops_per_second == 4e9
     assert host.copy_seconds(1000) == host.copy_seconds(1000) == pytest.approx(1e-6)
     assert host.copy_seconds(4 * MAX_COPY_BYTES) == pytest.approx(4 * MAX_COPY_BYTES / 1e9)
     assert measured == [1000, MAX_COPY_BYTES]

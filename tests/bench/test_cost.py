@@ -24,32 +24,34 @@ FLOAT, HALF, INT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8
 Dims = Sequence[int | str]
 
 
+def model_of(
+    nodes: Sequence[Any],
+    inputs: dict[str, Dims],
+    outputs: dict[str, Dims],
+    weights: dict[str, np.ndarray] | None = None,
+    declared: dict[str, Dims] | None = None,
+    element: int = FLOAT,
+) -> Any:
+    def infos(values: dict[str, Dims]) -> list[Any]:
+        return [helper.make_tensor_value_info(name, element, dims) for name, dims in values.items()]
+
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        infos(inputs),
+        infos(outputs),
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+        value_info=infos(declared or {}),
+    )
+    return helper.make_model(graph)
+
+
 @pytest.fixture
 def graph_of(tmp_path: Path) -> Callable[..., Graph]:
     """Write a graph with onnx's own package and read it with ours."""
 
-    def make(
-        nodes: Sequence[Any],
-        inputs: dict[str, Dims],
-        outputs: dict[str, Dims],
-        weights: dict[str, np.ndarray] | None = None,
-        declared: dict[str, Dims] | None = None,
-        element: int = FLOAT,
-    ) -> Graph:
-        def infos(values: dict[str, Dims]) -> list[Any]:
-            return [
-                helper.make_tensor_value_info(name, element, dims) for name, dims in values.items()
-            ]
-
-        graph = helper.make_graph(
-            nodes,
-            "test",
-            infos(inputs),
-            infos(outputs),
-            [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
-            value_info=infos(declared or {}),
-        )
-        onnx.save(helper.make_model(graph), tmp_path / "graph.onnx")
+    def make(*arguments: Any, **options: Any) -> Graph:
+        onnx.save(model_of(*arguments, **options), tmp_path / "graph.onnx")
         return read_graph(tmp_path / "graph.onnx")
 
     return make
@@ -57,32 +59,27 @@ def graph_of(tmp_path: Path) -> Callable[..., Graph]:
 
 def products_graph() -> Any:
     """A graph of the operators that a network's work hangs on, for damage (`tests.fuzzing`)."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["size"]),
-        helper.make_node("Slice", ["size", "zero", "one"], ["images"]),
-        helper.make_node("Concat", ["images", "rest"], ["target"], axis=0),
-        helper.make_node("Reshape", ["x", "target"], ["split"]),
-        helper.make_node("DequantizeLinear", ["w8", "scale"], ["w"], axis=1),
-        helper.make_node("MatMul", ["split", "w"], ["wide"]),
-        helper.make_node("Transpose", ["wide"], ["turned"], perm=[0, 2, 1]),
-        helper.make_node("Conv", ["turned", "kernel"], ["y"], group=2),
-    ]
-    weights = {
-        "zero": np.array([0]),
-        "one": np.array([1]),
-        "rest": np.array([4, -1]),
-        "w8": zeros(6, 8, dtype=np.int8),
-        "scale": zeros(8),
-        "kernel": zeros(8, 4, 1),
-    }
-    return helper.make_model(
-        helper.make_graph(
-            nodes,
-            "products",
-            [helper.make_tensor_value_info("x", FLOAT, ("n", 24))],
-            [helper.make_tensor_value_info("y", FLOAT, ("n", 8, 4))],
-            [numpy_helper.from_array(array, name) for name, array in weights.items()],
-        )
+    return model_of(
+        [
+            helper.make_node("Shape", ["x"], ["size"]),
+            helper.make_node("Slice", ["size", "zero", "one"], ["images"]),
+            helper.make_node("Concat", ["images", "rest"], ["target"], axis=0),
+            helper.make_node("Reshape", ["x", "target"], ["split"]),
+            helper.make_node("DequantizeLinear", ["w8", "scale"], ["w"], axis=1),
+            helper.make_node("MatMul", ["split", "w"], ["wide"]),
+            helper.make_node("Transpose", ["wide"], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("Conv", ["turned", "kernel"], ["y"], group=2),
+        ],
+        {"x": ("n", 24)},
+        {"y": ("n", 8, 4)},
+        {
+            "zero": np.array([0]),
+            "one": np.array([1]),
+            "rest": np.array([4, -1]),
+            "w8": zeros(6, 8, dtype=np.int8),
+            "scale": zeros(8),
+            "kernel": zeros(8, 4, 1),
+        },
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,12 @@ import pytest
 from PIL import Image
 
 from diver_trt.bench import ceiling, run, timing
-from diver_trt.bench.contestants import EngineContestant, Files, Processor, Specification
+from diver_trt.bench.contestants import EngineContestant, Processor, Specification
 from diver_trt.bench.jobs import OpenNetwork, Work
 from diver_trt.bench.machine import Machine, let_threads_sleep
 from diver_trt.bench.peaks import Peaks
 from diver_trt.bench.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots_of
-from diver_trt.bench.recovery import Recovered
+from diver_trt.bench.recovery import Files, Recovered
 from diver_trt.bench.result import RECOVERY, Plan, Result
 from diver_trt.bench.run import benchmark, largest_difference
 from diver_trt.bundle import Bundle
@@ -31,14 +34,11 @@ class Network:
     runs, run_size, ahead = 1, 1, False
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
 
     def __call__(self) -> float:
         time.sleep(0.001)
-        return self._seconds
-
-    def close(self) -> None:
-        self._seconds = float("nan")
+        return self.seconds
 
 
 class Contestant:
@@ -51,10 +51,13 @@ class Contestant:
     ) -> None:
         self.name, self._seconds, self.processor, self._lacks = name, seconds, processor, lacks
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
+    @contextmanager
+    def open(self, name: NetworkName, work: Work) -> Iterator[OpenNetwork]:
         if name == self._lacks:
             raise EngineError(f"no room for the {name}\nuse a smaller batch")
-        return Network(self._seconds)
+        network = Network(self._seconds)
+        yield network
+        network.seconds = float("nan")  # a network that is closed must not be timed
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         if self._lacks == RECOVERY:
@@ -84,14 +87,26 @@ def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "measure_peaks", peaks)
     monkeypatch.setattr(run, "measure_product", lambda: 1e12)
     monkeypatch.setattr(ceiling, "measure_product", lambda: 1e12)
-    monkeypatch.setattr(ceiling, "measure_copy", lambda *_: 1e-12)
+    monkeypatch.setattr(ceiling, "measure_copy", lambda *_, **__: 1e-12)
     # The times are known, and repeats would not change them.
     monkeypatch.setattr(timing, "BLOCK_SECONDS", 0.0)
 
 
-def result_of(digits: Bundle, *contestants: Contestant, machine: Machine = IDLE) -> Result:
-    plan = Plan(bundle=digits, recipe=Recipe(), contestants=contestants, batches=[1, 4], seconds=0)
-    return benchmark(plan, machine)
+def result_of(
+    digits: Bundle,
+    *contestants: Contestant | EngineContestant,
+    recipe: Recipe | None = None,
+    machine: Machine = IDLE,
+    device: ceiling.Ceiling | None = None,
+) -> Result:
+    plan = Plan(
+        bundle=digits,
+        recipe=recipe or Recipe(),
+        contestants=contestants,
+        batches=[1, 4],
+        seconds=0,
+    )
+    return benchmark(plan, machine, device)
 
 
 def test_others_are_compared_with_the_first(digits: Bundle) -> None:
@@ -160,10 +175,12 @@ class Interrupted(Contestant):
         super().__init__("interrupted", 0.010)
         self._at = at
 
-    def open(self, name: NetworkName, work: Work) -> OpenNetwork | None:
+    @contextmanager
+    def open(self, name: NetworkName, work: Work) -> Iterator[OpenNetwork]:
         if name == self._at:
             raise KeyboardInterrupt
-        return super().open(name, work)
+        with super().open(name, work) as network:
+            yield network
 
     def recover(self, files: Files, output: Path, recipe: Recipe, batch: int) -> Recovered:
         raise KeyboardInterrupt
@@ -209,8 +226,7 @@ def test_only_engines_on_nvidia_s_gpus_have_the_ceilings_of_cuda(
 
 def test_another_accelerator_gets_no_limit(digits: Bundle) -> None:
     other = Contestant("openvino-gpu", 0.01, processor="other")
-    plan = Plan(bundle=digits, recipe=Recipe(), contestants=[other], batches=[1], seconds=0)
-    result = benchmark(plan, IDLE, ceiling.HostCeiling())  # stands for a GPU's
+    result = result_of(digits, other, device=ceiling.host_ceiling())  # stands for a GPU's
     assert all(row.limit is None for row in result.rows)
     assert any("that is not NVIDIA's" in note for note in result.notes)
 
@@ -269,9 +285,8 @@ def test_python_has_no_part_in_steps_that_are_computed_ahead(
     # A batch of 1 is not cut for two cores, one of 4 is.
     monkeypatch.setattr("diver_trt.runtime.backends.onnx.available_cores", lambda: 2)
     onnx = EngineContestant("onnx", digits)
-    recipe = Recipe().scaled_to(4)
-    plan = Plan(bundle=digits, recipe=recipe, contestants=[onnx], batches=[1, 4], seconds=0)
-    rows = {(row.subject, row.batch): row for row in benchmark(plan, IDLE).rows}
+    result = result_of(digits, onnx, recipe=Recipe().scaled_to(4))
+    rows = {(row.subject, row.batch): row for row in result.rows}
     assert rows["denoiser", 1].python_s is not None
     assert rows["denoiser", 4].python_s is None
 
@@ -282,11 +297,9 @@ def test_engines_with_different_ceilings_have_limits_of_their_own(digits: Bundle
         Contestant("openvino", 0.01),
         Contestant("onnx-cuda", 0.01, processor="cuda"),
     ]
-    plan = Plan(bundle=digits, recipe=Recipe(), contestants=contestants, batches=[1, 4], seconds=0)
-    faster = ceiling.HostCeiling()
-    faster.flops_per_second *= 10
+    faster = replace(ceiling.host_ceiling(), flops_per_second=1e13)
     names = [one.name for one in contestants]
-    for plot in plots_of(benchmark(plan, IDLE, faster).rows, names):
+    for plot in plots_of(result_of(digits, *contestants, device=faster).rows, names):
         *limits, _, _, gpu = plot.lines
         assert [line.dashed for line in limits] == [True, True]
         # Upwards is a smaller y.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from diver_trt.bench import phases
 from diver_trt.bench.phases import seconds_by_phase, timed
 from diver_trt.bench.timing import LEAST_ROUNDS, Timing, alternate, speed_ratio
 from diver_trt.errors import EngineError
@@ -99,6 +98,6 @@ def test_nothing_takes_no_time(intervals: list[tuple[str, float, float]]) -> Non
 def test_the_registry_is_as_it_was_when_a_timed_recovery_has_failed() -> None:
     before = list(BACKENDS.items())
     with pytest.raises(EngineError, match="on the way"), timed("onnx"):
-        assert BACKENDS["onnx"].load().open_session is phases.open_session
+        assert list(BACKENDS.items()) != before
         raise EngineError("on the way")
     assert list(BACKENDS.items()) == before

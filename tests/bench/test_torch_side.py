@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from diver_trt.bench.jobs import Work, work_for
-from diver_trt.bench.recovery import distilled_batch
 from diver_trt.bench.torch_side import TorchModel, TorchNetwork
 from diver_trt.bundle import Bundle
-from diver_trt.method.schedule import Schedule
 from diver_trt.models import ModelOptions
 from diver_trt.models.base import BaseModel
 from diver_trt.models.exported import load_exported
@@ -31,8 +29,7 @@ def model(digits: Bundle) -> BaseModel:
 
 @pytest.fixture(scope="module")
 def work(digits: Bundle) -> Work:
-    schedule = Schedule(digits.process, FEW, digits.layout)
-    return work_for(digits, *distilled_batch(digits, 2), schedule)
+    return work_for(digits, 2, FEW)
 
 
 def final_latent(model: TorchModel, work: Work) -> np.ndarray:
@@ -73,7 +70,6 @@ def test_in_float16_it_gives_float32_near_the_others(model: BaseModel, work: Wor
 def test_a_step_begins_again_after_the_last_one(model: BaseModel, work: Work) -> None:
     network = TorchNetwork(TorchModel(model), "denoiser", work)
     assert all(network() > 0 for _ in range(FEW.start_step + 1))
-    network.close()
 
 
 def test_only_a_compiled_model_is_compiled(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +17,14 @@ from diver_trt.comparison.verdict import Comparison, compare_engine
 from diver_trt.contract import NETWORKS
 from diver_trt.models.dit import Dit, load_model
 from diver_trt.recipe import Recipe
-from tests.comparison.faults import judged_as_fp16, plant, round_weights
+from tests.comparison.faults import FEW, plant, round_weights
 from tests.conftest import DIGITS_MODEL
 
-FEW = 3
 BEHIND = "so the fault lies behind the network: guidance"
+SHORT = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
+
+Planted = Callable[..., Bundle]
+"""The fixture `planted`."""
 
 
 def first(inputs: Inputs, n: int) -> Inputs:
@@ -89,12 +94,18 @@ def rounded(digits: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    """Return a copy of a bundle with edited graphs: `planted(digits, denoiser=edit)`."""
+
+    def make(bundle: Bundle, **edits: Callable[[Any], None]) -> Bundle:
+        return plant(bundle, tmp_path / "planted", edits)
+
+    return make
+
+
+@pytest.fixture
 def bundles(digits: Bundle, rounded: Bundle) -> dict[str, Bundle]:
     return {"fp32": digits, "fp16": rounded}
-
-
-def judged(precision: str, one: Bundle | Participant) -> Bundle | Participant:
-    return judged_as_fp16(one, FEW) if precision == "fp16" else one
 
 
 def failed(comparison: Comparison) -> set[str]:

@@ -21,6 +21,9 @@ from diver_trt.method.step import StepLayout
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.runtime.swapped_graph import list_again
 
+FEW = 3
+"""Images that a planted fault is located on."""
+
 Mistake = Callable[[Any, StepLayout], None]
 """Changes a step table, [K, C], as if an engine misread it."""
 
@@ -48,6 +51,11 @@ def scale_weight_beside(bias: str, factor: float) -> Callable[[Any], None]:
         scale_initializer(product.input[1], factor)(graph)
 
     return edit
+
+
+def scale_block_4(factor: float) -> Callable[[Any], None]:
+    """Multiply a weight of block 4's MLP."""
+    return scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", factor)
 
 
 def scale_initializer(name: str, factor: float) -> Callable[[Any], None]:
@@ -100,16 +108,16 @@ def exchange_conditions(graph: Any) -> None:
     )
 
 
-def judged_as_fp16(one: Bundle | Participant, batch: int = 3) -> Participant:
-    """Return a participant that is judged by the limits of fp16 and computes in float32.
+def judged(precision: str, one: Bundle | Participant) -> Participant:
+    """Return a participant that is judged by the limits of a precision and computes in float32.
 
     The effect of a fault must not depend on how a CPU computes in float16.
     """
-    found = bundle_participant("onnx", "onnx", one, batch) if isinstance(one, Bundle) else one
-    return replace(found, precision="fp16")
+    found = bundle_participant("onnx", "onnx", one, FEW) if isinstance(one, Bundle) else one
+    return replace(found, precision=precision)
 
 
-def mistaking(bundle: Bundle, mistake: Mistake, batch: int = 3) -> Participant:
+def mistaking(bundle: Bundle, mistake: Mistake) -> Participant:
     """Return a bundle on an engine that uses another step table than it is given."""
 
     class Mistaken(OnnxSession):
@@ -119,7 +127,7 @@ def mistaking(bundle: Bundle, mistake: Mistake, batch: int = 3) -> Participant:
             return super().open_denoiser(wrong, steps)
 
     return replace(
-        bundle_participant("onnx", "onnx", bundle, batch), open=lambda: Mistaken(bundle, batch)
+        bundle_participant("onnx", "onnx", bundle, FEW), open=lambda: Mistaken(bundle, FEW)
     )
 
 

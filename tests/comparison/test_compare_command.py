@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from onnx import numpy_helper
@@ -22,20 +19,16 @@ from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.onnx import OnnxSession
 from tests.cli.command import fails
-from tests.comparison.command import QUICK, compare
-from tests.comparison.faults import (
-    exchange_predictions,
-    plant,
-    scale_initializer,
-    scale_weight_beside,
-)
+from tests.comparison.command import QUICK, compare, compare_onnx, run_without
+from tests.comparison.conftest import Planted
+from tests.comparison.faults import exchange_predictions, scale_block_4, scale_initializer
 from tests.conftest import DIGITS_MODEL, DISTILLED
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_correct_bundle_passes_and_its_distance_is_printed(digits: Bundle) -> None:
-    result = compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
+    result = compare_onnx(digits.path)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "onnx fp32: passed"
@@ -70,7 +63,7 @@ def test_two_precisions_side_by_side_without_a_model(
     ("edits", "message"),
     [
         (
-            {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)},
+            {"denoiser": scale_block_4(1.01)},
             "block 4, MLP is the first to diverge from the reference",
         ),
         ({"denoiser": exchange_predictions}, "-> steps 6 to 1: every block holds"),
@@ -82,17 +75,16 @@ def test_two_precisions_side_by_side_without_a_model(
     ids=["a weight of block 4", "guidance rows", "scaling factor"],
 )
 def test_a_planted_fault_fails_and_is_named(
-    digits: Bundle, tmp_path: Path, edits: dict[str, Any], message: str
+    digits: Bundle, planted: Planted, edits: dict[str, Any], message: str
 ) -> None:
-    wrong = plant(digits, tmp_path / "planted", edits)
-    result = compare(wrong.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
+    result = compare_onnx(planted(digits, **edits).path)
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
     assert message in result.stdout
     assert result.stdout.splitlines()[-1].startswith("failed: onnx fp32 leaves torch fp32")
 
 
-def test_a_class_without_an_image_is_compared_too(digits: Bundle, tmp_path: Path) -> None:
+def test_a_class_without_an_image_is_compared_too(digits: Bundle, planted: Planted) -> None:
     def scale_a_row(graph: Any) -> None:
         (table,) = (
             tensor for tensor in graph.initializer if tensor.name == "label_tables.0.weight"
@@ -101,8 +93,7 @@ def test_a_class_without_an_image_is_compared_too(digits: Bundle, tmp_path: Path
         rows[7] *= 1.5
         table.CopyFrom(numpy_helper.from_array(rows, table.name))
 
-    wrong = plant(digits, tmp_path / "planted", {"conditioner": scale_a_row})
-    result = compare(wrong.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
+    result = compare_onnx(planted(digits, conditioner=scale_a_row).path)
     assert result.exit_code == 1
     assert [line for line in result.stdout.splitlines() if "FAIL" in line or "->" in line] == [
         line
@@ -112,26 +103,8 @@ def test_a_class_without_an_image_is_compared_too(digits: Bundle, tmp_path: Path
     assert "worst for class 7" in result.stdout
 
 
-def test_an_engine_whose_window_is_off_by_one_fails_and_its_steps_are_named(
-    digits: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_denoiser, guidance = OnnxSession.open_denoiser, digits.layout.guidance
-
-    def off_by_one(session: OnnxSession, table: Any, steps: int) -> Any:
-        shifted = table.copy()
-        shifted[:, guidance] = np.roll(table[:, guidance], 1, axis=0)
-        return open_denoiser(session, shifted, steps)
-
-    monkeypatch.setattr(OnnxSession, "open_denoiser", off_by_one)
-    result = compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
-    assert result.exit_code == 1
-    assert "-> steps 6, 4: every block holds" in result.stdout
-
-
 def test_a_requested_engine_that_is_missing_is_a_failure(digits: Bundle) -> None:
-    result = compare(
-        digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", "--engine", "onnx-cuda", *QUICK
-    )
+    result = compare_onnx(digits.path, "--engine", "onnx-cuda")
     assert result.exit_code == 1
     assert "not compared: onnx-cuda fp32: " in result.stderr
     assert result.stdout.splitlines()[0] == "onnx fp32: passed"
@@ -152,9 +125,7 @@ def test_an_engine_that_fails_while_running_is_listed(
         return open_denoiser(session, table, steps)
 
     monkeypatch.setattr(OnnxSession, "open_denoiser", refuses_fp16)
-    result = compare(
-        digits.path, digits_fp16.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK
-    )
+    result = compare_onnx(digits.path, digits_fp16.path)
     assert result.exit_code == 1
     assert (
         "not compared: onnx fp16: failed while running: there is not enough memory" in result.stderr
@@ -184,21 +155,8 @@ def test_two_bundles_are_compared_without_torch(
     digits: Bundle, edited: Callable[..., Path]
 ) -> None:
     other = edited(lambda manifest: None)
-    options = [str(option) for option in QUICK]
-    code = f"""
-import sys
-sys.argv = {["diver-trt", "compare", str(digits.path), str(other), "--engine", "onnx", *options]!r}
-from diver_trt.cli import main
-try:
-    main()
-finally:
-    loaded = {{name.split(".")[0] for name in sys.modules}}
-    assert not {{"torch", "diffusers", "matplotlib"}} & loaded
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
+    arguments = ("compare", digits.path, other, "--engine", "onnx", *QUICK)
+    found = run_without({"torch", "diffusers", "matplotlib"}, *arguments)
     assert "passed: onnx fp32 (edited) stays with onnx fp32 (digits)" in found.stdout
 
 
@@ -229,9 +187,7 @@ def test_a_bundle_that_has_changed_does_not_cost_the_others(digits: Bundle, tmp_
     data = bytearray((changed / "decoder.onnx").read_bytes())
     data[-1] ^= 1
     (changed / "decoder.onnx").write_bytes(data)
-    result = compare(
-        digits.path, changed, "--model", DIGITS_MODEL, "--engine", "onnx", "--json", *QUICK
-    )
+    result = compare_onnx(digits.path, changed, "--json")
     assert result.exit_code == 1
     facts = json.loads(result.stdout)
     assert [engine["verdict"] for engine in facts["engines"]] == ["passed"]
@@ -242,7 +198,7 @@ def test_a_bundle_that_has_changed_does_not_cost_the_others(digits: Bundle, tmp_
 
 def test_other_timestep_frequencies_are_noted(digits: Bundle, edited: Callable[..., Path]) -> None:
     other = edited(lambda manifest: manifest.update(timestep_frequencies="dit"))
-    result = compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK)
+    result = compare_onnx(other)
     assert (
         "was exported with the timestep frequencies of dit, which the reference follows; those of "
         "dit-digits seem to be diffusers" in result.stderr

@@ -13,8 +13,8 @@ import pytest
 from diver_trt.bundle import Bundle
 from diver_trt.models.denoiser import Denoiser
 from tests.cli.command import fails
-from tests.comparison.command import QUICK, compare, refused
-from tests.conftest import DIGITS_MODEL, DISTILLED
+from tests.comparison.command import QUICK, compare, compare_onnx, refused
+from tests.conftest import DISTILLED
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +61,7 @@ def test_a_missing_extra_is_found_before_any_work(
     digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    message = fails(
-        compare(digits.path, "--model", DIGITS_MODEL, "--report", tmp_path / "report.html", *QUICK)
-    )
+    message = fails(compare_onnx(digits.path, "--report", tmp_path / "report.html"))
     assert "run `pip install 'diver-trt[compare]'`" in message
     assert "compared with it" not in message
 
@@ -74,9 +72,7 @@ def test_comparing_with_a_model_needs_torch(
     for name in [name for name in sys.modules if name.startswith("diver_trt.export.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert "comparing with the model needs torch" in fails(
-        compare(digits.path, "--model", DIGITS_MODEL, *QUICK)
-    )
+    assert "comparing with the model needs torch" in fails(compare_onnx(digits.path))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +105,7 @@ def test_a_manifest_that_contradicts_the_model_is_refused(
     digits: Bundle, edited: Callable[..., Path], change: dict[str, Any], message: str
 ) -> None:
     other = edited(lambda manifest: manifest.update(change))
-    assert message in fails(compare(other, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
+    assert message in fails(compare_onnx(other))
     if "null_label" not in change:
         assert ". Compare bundles of one model" in fails(
             compare(digits.path, other, "--engine", "onnx", *QUICK)
@@ -128,7 +124,7 @@ def test_the_reference_is_checked_against_the_models_own_code(
         return forward(self, latent, anchor, noise, condition.flip(0), coefficients)
 
     monkeypatch.setattr(Denoiser, "forward", exchanged)
-    message = fails(compare(digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", *QUICK))
+    message = fails(compare_onnx(digits.path))
     assert re.search(
         r"the exporter's denoiser is a relative \S+ away from dit-digits in diffusers", message
     )

@@ -12,9 +12,8 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from tests.cli.command import fails
-from tests.comparison.command import QUICK, compare
-from tests.comparison.faults import plant, scale_weight_beside
-from tests.conftest import DIGITS_MODEL
+from tests.comparison.command import QUICK, compare, compare_onnx
+from tests.comparison.faults import plant, scale_block_4
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +26,7 @@ def test_the_verdict_comes_before_a_report_that_cannot_be_written(
 
     monkeypatch.setattr("diver_trt.files.os.fsync", full)
     report = tmp_path / "report.html"
-    result = compare(
-        digits.path, "--model", DIGITS_MODEL, "--engine", "onnx", "--report", report, *QUICK
-    )
+    result = compare_onnx(digits.path, "--report", report)
     assert "report.html: cannot be written (No space left on device)" in fails(result)
     assert result.stdout.splitlines()[-1] == "passed: onnx fp32 stays with torch fp32"
     assert not list(tmp_path.iterdir())
@@ -66,13 +63,6 @@ def test_a_report_replaces_nothing_but_a_report(
     }
 
 
-def test_a_bundles_own_file_is_not_overwritten(digits: Bundle, edited: Callable[..., Path]) -> None:
-    folder = edited(lambda manifest: None)
-    before = (folder / "bundle.json").read_bytes()
-    fails(compare(folder, digits.path, "--report", folder / "bundle.json"))
-    assert (folder / "bundle.json").read_bytes() == before
-
-
 def test_a_bundle_and_its_copy_do_not_differ_at_all(digits: Bundle, tmp_path: Path) -> None:
     """Then there is nothing to draw on a logarithmic axis."""
     copy = shutil.copytree(digits.path, tmp_path / "copy")
@@ -95,7 +85,7 @@ def test_a_report_shows_an_engine_that_outputs_nan(digits: Bundle, tmp_path: Pat
     broken = plant(
         digits,
         tmp_path / "broken",
-        {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", float("nan"))},
+        {"denoiser": scale_block_4(float("nan"))},
     )
     result = compare(
         digits.path, broken.path, "--engine", "onnx", "--report", tmp_path / "report.html", *QUICK

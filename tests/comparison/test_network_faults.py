@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from diver_trt.bundle import Bundle
-from tests.comparison.conftest import Held, failed, judged
-from tests.comparison.faults import plant, scale_initializer
+from tests.comparison.conftest import Held, Planted, failed
+from tests.comparison.faults import judged, scale_initializer
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("network", ["encoder", "decoder", "conditioner"])
-def test_a_network_that_overflows(few: Held, digits: Bundle, tmp_path: Path, network: str) -> None:
+def test_a_network_that_overflows(
+    few: Held, digits: Bundle, planted: Planted, network: str
+) -> None:
     """Its consequences are not reported as faults of their own."""
     weight = {
         "encoder": "encoder.conv_in.weight",
         "decoder": "decoder.conv_in.weight",
         "conditioner": "label_tables.0.weight",
     }[network]
-    found = few(
-        plant(digits, tmp_path / "planted", {network: scale_initializer(weight, float("nan"))})
-    )
+    found = few(planted(digits, **{network: scale_initializer(weight, float("nan"))}))
     assert failed(found) == {
         f"{network} alone",
         "final images",
@@ -34,10 +32,10 @@ def test_a_network_that_overflows(few: Held, digits: Bundle, tmp_path: Path, net
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_wrong_scaling_factor(
-    few: Held, bundles: dict[str, Bundle], tmp_path: Path, precision: str
+    few: Held, bundles: dict[str, Bundle], planted: Planted, precision: str
 ) -> None:
-    edits = {name: scale_initializer("scale", 1.3) for name in ("encoder", "decoder")}
-    found = few(judged(precision, plant(bundles[precision], tmp_path / "planted", edits)))
+    edits = dict.fromkeys(("encoder", "decoder"), scale_initializer("scale", 1.3))
+    found = few(judged(precision, planted(bundles[precision], **edits)))
     assert {"encoder alone", "decoder alone"} <= failed(found)
     assert "every step alone" not in failed(found)
     encoder, decoder = found.causes
@@ -57,13 +55,13 @@ def test_a_wrong_scaling_factor(
 def test_another_decoder(
     few: Held,
     bundles: dict[str, Bundle],
-    tmp_path: Path,
+    planted: Planted,
     weight: str,
     factor: float,
     precision: str,
 ) -> None:
-    edits = {"decoder": scale_initializer(weight, factor)}
-    found = few(judged(precision, plant(bundles[precision], tmp_path / "planted", edits)))
+    wrong = planted(bundles[precision], decoder=scale_initializer(weight, factor))
+    found = few(judged(precision, wrong))
     assert "decoder alone" in failed(found) <= {"decoder alone", "final images"}
     apart = found.figures.networks["decoder"].relative_l2
     assert found.causes == (
@@ -71,9 +69,8 @@ def test_another_decoder(
     )
 
 
-def test_a_conditioner_with_other_weights(few: Held, digits: Bundle, tmp_path: Path) -> None:
-    edits = {"conditioner": scale_initializer("label_tables.0.weight", 1.05)}
-    found = few(plant(digits, tmp_path / "planted", edits))
+def test_a_conditioner_with_other_weights(few: Held, digits: Bundle, planted: Planted) -> None:
+    found = few(planted(digits, conditioner=scale_initializer("label_tables.0.weight", 1.05)))
     assert {"conditioner alone", "final images"} <= failed(found)
     assert not {"encoder alone", "decoder alone", "every step alone"} & failed(found)
     (cause,) = found.causes

@@ -12,8 +12,8 @@ from diver_trt.comparison.lineup import bundle_participant
 from diver_trt.comparison.runs import Participant
 from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.session import TrtSession
-from tests.comparison.conftest import FEW, Held, failed
-from tests.comparison.faults import plant, scale_weight_beside
+from tests.comparison.conftest import Held, Planted, failed
+from tests.comparison.faults import FEW, scale_block_4
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 pytestmark = pytest.mark.slow
@@ -47,10 +47,11 @@ def test_a_replayed_graph_is_compared_step_by_step_too(
     assert api.device == api.host == {}
 
 
-def test_a_replayed_graph_that_overflows(few: Held, digits: Bundle, tmp_path: Path) -> None:
+def test_a_replayed_graph_that_overflows(
+    few: Held, digits: Bundle, planted: Planted, tmp_path: Path
+) -> None:
     """Both the whole run and its steps end in NaN, so the captured graph is not at fault."""
-    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", float("nan"))}
-    wrong = plant(digits, tmp_path / "planted", edits)
+    wrong = planted(digits, denoiser=scale_block_4(float("nan")))
     found = few(replayed(wrong, tmp_path / "plan", StandInCuda(), FEW))
     assert found.causes == (
         "steps 50 to 1: NaN or infinite values, first after block 4, MLP: it overflows",

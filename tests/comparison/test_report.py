@@ -28,7 +28,7 @@ from diver_trt.recipe import Recipe
 from diver_trt.svg_plot import COLOURS
 from tests.browser import browse, needs_chromium
 from tests.comparison.conftest import Held
-from tests.comparison.faults import plant, scale_weight_beside
+from tests.comparison.faults import plant, scale_block_4
 
 ABSENT = Absent("rtx fp32", "backend rtx needs `tensorrt_rtx` & <a GPU>", asked=False)
 
@@ -41,7 +41,7 @@ def result(
     wrong = plant(
         digits,
         tmp_path_factory.mktemp("faults") / "planted",
-        {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.2)},
+        {"denoiser": scale_block_4(1.2)},
     )
     named = zip(
         ("onnx fp32", "onnx fp16", "onnx planted"), (digits, digits_fp16, wrong), strict=True

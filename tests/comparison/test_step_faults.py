@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,18 +10,18 @@ from diver_trt.bundle import Bundle
 from diver_trt.comparison.blocks import GraphProbe
 from diver_trt.comparison.lineup import bundle_participant
 from diver_trt.comparison.tolerances import TOLERANCES
-from tests.comparison.conftest import BEHIND, FEW, Held, failed, judged
+from tests.comparison.conftest import BEHIND, Held, Planted, failed
 from tests.comparison.faults import (
+    FEW,
     Mistake,
     exchange_conditions,
     exchange_predictions,
     gammas,
     guidance_scale,
-    judged_as_fp16,
+    judged,
     longer_steps,
     mistaking,
-    plant,
-    scale_weight_beside,
+    scale_block_4,
     shifted_window,
 )
 from tests.edited_json import json_file
@@ -30,8 +29,8 @@ from tests.edited_json import json_file
 pytestmark = pytest.mark.slow
 
 
-def test_guidance_that_reads_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path) -> None:
-    found = few(plant(digits, tmp_path / "planted", {"denoiser": exchange_predictions}))
+def test_guidance_that_reads_the_wrong_rows(few: Held, digits: Bundle, planted: Planted) -> None:
+    found = few(planted(digits, denoiser=exchange_predictions))
     assert "every step alone" in failed(found)
     assert "block by block" not in failed(found)
     (cause,) = found.causes
@@ -39,8 +38,8 @@ def test_guidance_that_reads_the_wrong_rows(few: Held, digits: Bundle, tmp_path:
     assert BEHIND in cause
 
 
-def test_conditions_in_the_wrong_rows(few: Held, digits: Bundle, tmp_path: Path) -> None:
-    found = few(plant(digits, tmp_path / "planted", {"denoiser": exchange_conditions}))
+def test_conditions_in_the_wrong_rows(few: Held, digits: Bundle, planted: Planted) -> None:
+    found = few(planted(digits, denoiser=exchange_conditions))
     assert "every step alone" in failed(found)
     (cause,) = found.causes
     assert (
@@ -79,7 +78,7 @@ def test_steps_in_which_semantic_guidance_is_wrong(
     wrong: list[int],
     where: str,
 ) -> None:
-    found = few(judged(precision, mistaking(bundles[precision], mistake, FEW)))
+    found = few(judged(precision, mistaking(bundles[precision], mistake)))
     assert "every step alone" in failed(found)
     limit = TOLERANCES[precision].step
     failing = [step.k for step in found.figures.steps if not limit.holds(step.forced.relative_l2)]
@@ -94,7 +93,7 @@ def test_steps_in_which_semantic_guidance_is_wrong(
 def test_a_wrong_number_that_only_the_changes_show(
     few: Held, rounded: Bundle, mistake: Mistake
 ) -> None:
-    found = few(judged_as_fp16(mistaking(rounded, mistake, FEW), FEW))
+    found = few(judged("fp16", mistaking(rounded, mistake)))
     assert failed(found) == {"what steps change"}
     (cause,) = found.causes
     assert cause.startswith("all steps: every block holds")
@@ -106,8 +105,8 @@ def test_an_engine_that_rounds_differently_from_its_graph(
     few: Held, digits: Bundle, rounded: Bundle, mistake: Mistake | None
 ) -> None:
     """As a GPU does: its rounding is not reported as a fault, and does not hide one."""
-    engine = mistaking(rounded, mistake or (lambda table, layout: None), FEW)
-    found = few(judged_as_fp16(replace(engine, probe=lambda: GraphProbe(digits)), FEW))
+    engine = mistaking(rounded, mistake or (lambda table, layout: None))
+    found = few(judged("fp16", replace(engine, probe=lambda: GraphProbe(digits))))
     if mistake is None:
         assert found.verdict == "passed"
     else:
@@ -116,11 +115,10 @@ def test_an_engine_that_rounds_differently_from_its_graph(
 
 
 def test_an_engine_that_computes_a_correct_graph_wrongly(
-    few: Held, digits: Bundle, tmp_path: Path
+    few: Held, digits: Bundle, planted: Planted
 ) -> None:
     """Such as a compiler's mistake in block 4, which the graph cannot show."""
-    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.01)}
-    wrong = bundle_participant("onnx", "onnx", plant(digits, tmp_path / "planted", edits), FEW)
+    wrong = bundle_participant("onnx", "onnx", planted(digits, denoiser=scale_block_4(1.01)), FEW)
     found = few(replace(wrong, probe=lambda: GraphProbe(digits)))
     assert {"every step alone", "what steps change"} <= failed(found)
     (cause,) = found.causes
@@ -132,9 +130,9 @@ def test_an_engine_that_computes_a_correct_graph_wrongly(
     ("precision", "check"), [("fp32", "every step alone"), ("fp16", "what steps change")]
 )
 def test_a_schedule_that_is_not_the_model_s(
-    few: Held, bundles: dict[str, Bundle], tmp_path: Path, precision: str, check: str
+    few: Held, bundles: dict[str, Bundle], planted: Planted, precision: str, check: str
 ) -> None:
-    wrong = plant(bundles[precision], tmp_path / "planted", {})
+    wrong = planted(bundles[precision])
     with json_file(wrong.path / "bundle.json") as manifest:
         manifest["process"]["beta_end"] = 0.018
     found = few(judged(precision, Bundle.open(wrong.path)))

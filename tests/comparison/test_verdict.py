@@ -7,7 +7,6 @@ that are rounded to float16, computed with in float32. So are those of the plant
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +22,8 @@ from diver_trt.comparison.torch_engine import TorchSession
 from diver_trt.comparison.verdict import compare_lineup
 from diver_trt.errors import EngineError
 from diver_trt.models.dit import Dit
-from diver_trt.recipe import Recipe
-from tests.comparison.conftest import FEW, Held, failed, first
-from tests.comparison.faults import judged_as_fp16, plant, scale_initializer
+from tests.comparison.conftest import SHORT, Held, Planted, failed, first
+from tests.comparison.faults import FEW, judged, scale_initializer
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +53,7 @@ def test_weights_rounded_to_float16_pass_with_the_error_of_float16(
     few: Held, rounded: Bundle
 ) -> None:
     """So the tests of planted faults can use them in place of an fp16 bundle."""
-    found = few(judged_as_fp16(rounded, FEW))
+    found = few(judged("fp16", rounded))
     assert found.verdict == "passed"
     assert 1e-5 < found.figures.worst_step.forced.relative_l2 < 1e-3
     assert failed(few(rounded)) >= {"every step alone", "block by block", "encoder alone"}
@@ -115,9 +113,8 @@ def test_engines_of_one_graph_are_not_compared_block_by_block(
         bundle_participant(name, "onnx", bundle, 1)
         for name, bundle in (("a", digits), ("b", digits), ("c", rounded))
     )
-    recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
     _, (same, differs), _ = compare_lineup(
-        Lineup(reference, (again, other), ()), first(inputs, 1), recipe
+        Lineup(reference, (again, other), ()), first(inputs, 1), SHORT
     )
     assert same.verdict == "passed" and same.figures.stages == ()
     assert "block by block" not in {check.subject for check in same.checks}
@@ -129,7 +126,7 @@ def test_rounding_alone_is_not_blamed_on_a_block(
     few: Held, rounded: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TOLERANCES, "fp16", replace(TOLERANCES["fp16"], step=Limit(1e-5, "")))
-    found = few(judged_as_fp16(rounded, FEW))
+    found = few(judged("fp16", rounded))
     assert failed(found) == {"every step alone"}
     (cause,) = found.causes
     assert "every block holds" in cause
@@ -146,16 +143,12 @@ def test_rounding_alone_is_not_blamed_on_a_block(
     ],
 )
 def test_a_reference_that_overflows_is_refused(
-    digits: Bundle, inputs: Inputs, tmp_path: Path, network: str, weight: str, where: str
+    digits: Bundle, inputs: Inputs, planted: Planted, network: str, weight: str, where: str
 ) -> None:
-    wrong = plant(digits, tmp_path / "planted", {network: scale_initializer(weight, float("nan"))})
-    one = first(inputs, 1)
+    wrong = planted(digits, **{network: scale_initializer(weight, float("nan"))})
+    lineup = line_up([wrong, digits], None, ["onnx"], 1)
     with pytest.raises(EngineError) as caught:
-        compare_lineup(
-            line_up([wrong, digits], None, ["onnx"], 1),
-            one,
-            Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3)),
-        )
+        compare_lineup(lineup, first(inputs, 1), SHORT)
     assert (
         f"onnx fp32 (planted): the reference itself is not finite, first in {where}; expected "
         "finite values" in str(caught.value)

@@ -13,9 +13,8 @@ from diver_trt.comparison.lineup import bundle_participant, torch_participant
 from diver_trt.comparison.runs import Reference, record
 from diver_trt.comparison.verdict import compare_engine
 from diver_trt.models.dit import load_model
-from diver_trt.recipe import Recipe
-from tests.comparison.conftest import FEW, Held, failed, judged
-from tests.comparison.faults import judged_as_fp16, plant, scale_weight_beside
+from tests.comparison.conftest import SHORT, Held, Planted, failed
+from tests.comparison.faults import judged, scale_block_4, scale_weight_beside
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +27,9 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_one_weight_of_the_fourth_block(
-    few: Held, digits: Bundle, tmp_path: Path, bias: str, place: str
+    few: Held, digits: Bundle, planted: Planted, bias: str, place: str
 ) -> None:
-    found = few(plant(digits, tmp_path / "planted", {"denoiser": scale_weight_beside(bias, 1.01)}))
+    found = few(planted(digits, denoiser=scale_weight_beside(bias, 1.01)))
     assert "every step alone" in failed(found)  # the images may well stay within a level
     assert not {"encoder alone", "conditioner alone", "decoder alone"} & failed(found)
     (cause,) = found.causes
@@ -40,31 +39,29 @@ def test_one_weight_of_the_fourth_block(
 
 @pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.01), ("fp16", 1.01), ("fp16", 1.1)])
 def test_a_weight_of_the_final_layer(
-    few: Held, bundles: dict[str, Bundle], tmp_path: Path, precision: str, factor: float
+    few: Held, bundles: dict[str, Bundle], planted: Planted, precision: str, factor: float
 ) -> None:
-    edits = {"denoiser": scale_weight_beside("predictor.final_projection.bias", factor)}
-    found = few(judged(precision, plant(bundles[precision], tmp_path / "planted", edits)))
+    edit = scale_weight_beside("predictor.final_projection.bias", factor)
+    found = few(judged(precision, planted(bundles[precision], denoiser=edit)))
     assert "block by block" in failed(found)
     (cause,) = found.causes
     assert "final layer is the first to diverge from the reference" in cause
 
 
 def test_a_weight_of_an_fp16_bundle_that_the_images_would_forgive(
-    few: Held, rounded: Bundle, tmp_path: Path
+    few: Held, rounded: Bundle, planted: Planted
 ) -> None:
     """The rounding of float16 hides the effect on a latent, and the images stay above 40 dB."""
-    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.05)}
-    found = few(judged_as_fp16(plant(rounded, tmp_path / "planted", edits), FEW))
+    found = few(judged("fp16", planted(rounded, denoiser=scale_block_4(1.05))))
     assert failed(found) == {"what steps change", "block by block"}
     (cause,) = found.causes
     assert cause.startswith("all steps: block 4, MLP is the first to diverge from the reference")
 
 
 def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(
-    few: Held, rounded: Bundle, tmp_path: Path
+    few: Held, rounded: Bundle, planted: Planted
 ) -> None:
-    edits = {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1.02)}
-    found = few(judged_as_fp16(plant(rounded, tmp_path / "planted", edits), FEW))
+    found = few(judged("fp16", planted(rounded, denoiser=scale_block_4(1.02))))
     assert failed(found) == {"block by block"}
     (cause,) = found.causes
     assert "final layer is the first to diverge from the reference" in cause
@@ -72,41 +69,28 @@ def test_a_small_fault_in_fp16_is_placed_where_the_error_jumps(
 
 
 def test_a_block_is_named_in_a_random_model_too(
-    random_bundle: Bundle, random_pipeline: Path, tmp_path: Path, inputs: Inputs
+    random_bundle: Bundle, random_pipeline: Path, planted: Planted, inputs: Inputs
 ) -> None:
     pictures = replace(
         inputs,
         labels=tuple(label % 7 for label in inputs.labels),
         images=tuple(image[::2, ::2] for image in inputs.images),
     )
-    recipe = Recipe(steps=6, inherit_step=3, start_step=6, window=(5, 3))
     torch = torch_participant(load_model(str(random_pipeline)), random_bundle, 10, "fp32")
-    reference = Reference(torch, record(torch, pictures, recipe), torch.probe())
-    right = compare_engine(
-        reference, bundle_participant("onnx", "onnx", random_bundle, 10), pictures, recipe
+    reference = Reference(torch, record(torch, pictures, SHORT), torch.probe())
+    edit = scale_weight_beside("predictor.blocks.1.attention.output.bias", 1.01)
+    right, found = (
+        compare_engine(reference, bundle_participant("onnx", "onnx", one, 10), pictures, SHORT)
+        for one in (random_bundle, planted(random_bundle, denoiser=edit))
     )
     assert right.verdict == "passed"
-    wrong = plant(
-        random_bundle,
-        tmp_path / "planted",
-        {"denoiser": scale_weight_beside("predictor.blocks.1.attention.output.bias", 1.01)},
-    )
-    found = compare_engine(
-        reference, bundle_participant("onnx", "onnx", wrong, 10), pictures, recipe
-    )
     assert "every step alone" in failed(found)
     (cause,) = found.causes
     assert "block 2, attention is the first to diverge from the reference" in cause
 
 
-def test_a_weight_that_overflows(few: Held, digits: Bundle, tmp_path: Path) -> None:
-    found = few(
-        plant(
-            digits,
-            tmp_path / "planted",
-            {"denoiser": scale_weight_beside("predictor.blocks.3.mlp.net.2.bias", 1e38)},
-        )
-    )
+def test_a_weight_that_overflows(few: Held, digits: Bundle, planted: Planted) -> None:
+    found = few(planted(digits, denoiser=scale_block_4(1e38)))
     assert failed(found) == {
         "every step alone",
         "what steps change",

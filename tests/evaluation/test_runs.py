@@ -7,61 +7,58 @@ import os
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from diver_trt.errors import DatasetError, OutputError, UsageError
+from diver_trt.evaluation.events import Event, RunDone, RunStarts, StepDone
 from diver_trt.evaluation.image_set import ImageSet
 from diver_trt.evaluation.journal import JOURNAL
 from diver_trt.evaluation.protocols import MINIMAX, QUICK
 from diver_trt.evaluation.result import Evaluation, Run, summarise
-from diver_trt.evaluation.runs import (
-    Event,
-    RunDone,
-    RunStarts,
-    StepDone,
-    evaluate,
-    evaluation_events,
-    plan_evaluation,
-    steps_of,
-)
+from diver_trt.evaluation.runs import evaluate, evaluation_events, plan_evaluation, steps_of
 
 SHORT = replace(QUICK, steps=6)
 ARCHITECTURES = ("mlp", "vit-small")
+TWELVE_RUNS: dict[str, Any] = {
+    "architectures": ARCHITECTURES,
+    "protocol": SHORT,
+    "seeds": 3,
+    "first_seed": 7,
+    "distilled_with": "vit-small",
+}
+"""On two training sets."""
 
 
-def short(train: ImageSet, other: ImageSet, test: ImageSet, journal: Path | None) -> Evaluation:
-    return evaluate(
-        {"hundred": train, "twenty": other},
-        test,
-        architectures=ARCHITECTURES,
-        protocol=SHORT,
-        seeds=3,
-        first_seed=7,
-        distilled_with="vit-small",
-        journal=journal,
-    )
+def once(train: ImageSet, test: ImageSet, **changes: Any) -> Evaluation:
+    """Train a perceptron on one set, with some of `evaluate`'s arguments changed."""
+    arguments = {"architectures": ["mlp"], "protocol": SHORT, "seeds": 1, **changes}
+    return evaluate({"a": train}, test, **arguments)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(train: ImageSet, other: ImageSet, held_out: ImageSet) -> Evaluation:
-    return short(train, other, held_out, None)
+def two(train: ImageSet, other: ImageSet) -> dict[str, ImageSet]:
+    return {"hundred": train, "twenty": other}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two: dict[str, ImageSet], held_out: ImageSet) -> Evaluation:
+    return evaluate(two, held_out, **TWELVE_RUNS)
 
 
 def test_real_digits_beat_chance_by_far(train: ImageSet, held_out: ImageSet) -> None:
     protocol = replace(QUICK, steps=120)
-    names = ["mlp", "convnet-small"]
-    found = evaluate({"real": train}, held_out, architectures=names, protocol=protocol, seeds=1)
+    found = once(train, held_out, architectures=["mlp", "convnet-small"], protocol=protocol)
     assert all(run.accuracy > 60 for run in found.runs)
     assert not any(run.diverged for run in found.runs)
 
 
 def test_wrong_labels_are_worth_no_more_than_chance(train: ImageSet, held_out: ImageSet) -> None:
     wrong = replace(train, labels=(train.labels + 1) % 10)
-    protocol = replace(QUICK, steps=120)
-    found = evaluate({"a": wrong}, held_out, architectures=["mlp"], protocol=protocol, seeds=1)
+    found = once(wrong, held_out, protocol=replace(QUICK, steps=120))
     assert found.runs[0].accuracy < 15
 
 
@@ -100,17 +97,9 @@ def test_the_average_is_formed_for_each_seed() -> None:
 
 
 def test_a_resumed_evaluation_equals_an_undisturbed_one(
-    undisturbed: Evaluation, train: ImageSet, other: ImageSet, held_out: ImageSet, tmp_path: Path
+    undisturbed: Evaluation, two: dict[str, ImageSet], held_out: ImageSet, tmp_path: Path
 ) -> None:
-    plan = plan_evaluation(
-        {"hundred": train, "twenty": other},
-        held_out,
-        architectures=ARCHITECTURES,
-        protocol=SHORT,
-        seeds=3,
-        first_seed=7,
-        distilled_with="vit-small",
-    )
+    plan = plan_evaluation(two, held_out, **TWELVE_RUNS)
     finished = 0
     with closing(evaluation_events(plan, tmp_path)) as events:
         for event in events:
@@ -122,25 +111,14 @@ def test_a_resumed_evaluation_equals_an_undisturbed_one(
     with (tmp_path / JOURNAL).open("ab") as file:
         file.write(b'{"key": "cut')
     seen: list[Event] = []
-    again = evaluate(
-        {"hundred": train, "twenty": other},
-        held_out,
-        architectures=ARCHITECTURES,
-        protocol=SHORT,
-        seeds=3,
-        first_seed=7,
-        distilled_with="vit-small",
-        journal=tmp_path,
-        on_event=seen.append,
-    )
+    again = evaluate(two, held_out, **TWELVE_RUNS, journal=tmp_path, on_event=seen.append)
     assert [event.resumed for event in seen if isinstance(event, RunDone)] == [True] * 5 + [
         False
     ] * 7
     assert [event.done for event in seen if isinstance(event, RunStarts)] == list(range(5, 12))
     assert again == undisturbed
     # A line behind a cut one can be read: nothing is trained a third time.
-    seen.clear()
-    assert short(train, other, held_out, tmp_path) == undisturbed
+    assert evaluate(two, held_out, **TWELVE_RUNS, journal=tmp_path) == undisturbed
     lines = (tmp_path / JOURNAL).read_bytes().splitlines()
     assert len(lines) == 13
 
@@ -151,21 +129,10 @@ def test_an_outcome_that_cannot_be_is_not_reused(
 ) -> None:
     """As where somebody has edited the journal."""
     protocol = replace(SHORT, steps=1)
-
-    def once() -> Evaluation:
-        return evaluate(
-            {"a": train},
-            held_out,
-            architectures=["mlp"],
-            seeds=1,
-            protocol=protocol,
-            journal=tmp_path,
-        )
-
-    expected = once()
+    expected = once(train, held_out, protocol=protocol, journal=tmp_path)
     line = json.loads((tmp_path / JOURNAL).read_text())
     (tmp_path / JOURNAL).write_text(json.dumps({**line, field: value}) + "\n")
-    assert once() == expected
+    assert once(train, held_out, protocol=protocol, journal=tmp_path) == expected
 
 
 @pytest.mark.parametrize("change", ["train", "test", "protocol", "seed"])
@@ -173,21 +140,18 @@ def test_a_run_that_anything_else_decides_is_not_reused(
     change: str, train: ImageSet, held_out: ImageSet, tmp_path: Path
 ) -> None:
     protocol = replace(SHORT, steps=1)
-    arguments = {"architectures": ["mlp"], "seeds": 1, "journal": tmp_path}
-    evaluate({"a": train}, held_out, protocol=protocol, **arguments)  # type: ignore[arg-type]
+    once(train, held_out, protocol=protocol, journal=tmp_path)
     changed = replace(train, images=255 - train.images)
-    resumed = []
-    evaluate(
-        {"renamed": changed if change == "train" else train},
+    events: list[Event] = []
+    once(
+        changed if change == "train" else train,
         train if change == "test" else held_out,
         protocol=replace(protocol, weight_decay=0.1) if change == "protocol" else protocol,
         first_seed=int(change == "seed"),
-        on_event=lambda event: (
-            resumed.append(event.resumed) if isinstance(event, RunDone) else None
-        ),
-        **arguments,  # type: ignore[arg-type]
+        journal=tmp_path,
+        on_event=events.append,
     )
-    assert resumed == [False]
+    assert [event.resumed for event in events if isinstance(event, RunDone)] == [False]
 
 
 def test_a_renamed_set_is_not_trained_on_again(
@@ -232,8 +196,7 @@ def test_cut_mix_and_small_batches_train_too(train: ImageSet, held_out: ImageSet
 
 
 def test_a_training_that_diverges_is_reported(train: ImageSet, held_out: ImageSet) -> None:
-    protocol = replace(SHORT, optimiser="sgd", learning_rate=1e30)
-    found = evaluate({"a": train}, held_out, architectures=["mlp"], protocol=protocol, seeds=1)
+    found = once(train, held_out, protocol=replace(SHORT, optimiser="sgd", learning_rate=1e30))
     assert found.runs[0].diverged
 
 
@@ -254,15 +217,14 @@ def test_a_training_that_diverges_is_reported(train: ImageSet, held_out: ImageSe
 def test_what_cannot_be_evaluated_is_refused(
     changes: dict[str, object], problem: str, train: ImageSet, held_out: ImageSet
 ) -> None:
-    arguments = {"architectures": ["mlp"], "seeds": 1, **changes}
     with pytest.raises(UsageError, match=problem):
-        evaluate({"a": train}, held_out, **arguments)  # type: ignore[arg-type]
+        once(train, held_out, **changes)
 
 
 def test_a_set_of_other_classes_is_refused(train: ImageSet, held_out: ImageSet) -> None:
     few = ImageSet(train.images[:50], train.labels[:50])
-    with pytest.raises(DatasetError, match=r"^five: has 5 classes, the test set 10"):
-        evaluate({"five": few}, held_out, architectures=["mlp"])
+    with pytest.raises(DatasetError, match=r"^a: has 5 classes, the test set 10"):
+        once(few, held_out)
 
 
 def test_a_file_in_place_of_the_journal_is_refused(
@@ -270,10 +232,10 @@ def test_a_file_in_place_of_the_journal_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file, expected a folder"):
-        evaluate({"a": train}, held_out, architectures=["mlp"], journal=tmp_path / "file")
+        once(train, held_out, journal=tmp_path / "file")
     os.mkfifo(tmp_path / JOURNAL)
     with pytest.raises(OutputError, match=f"{JOURNAL}: is not a regular file, expected finished"):
-        evaluate({"a": train}, held_out, architectures=["mlp"], journal=tmp_path)
+        once(train, held_out, journal=tmp_path)
 
 
 def test_gaps_between_numbers_are_not_classes(train: ImageSet, held_out: ImageSet) -> None:
@@ -293,12 +255,4 @@ def test_gaps_between_numbers_are_not_classes(train: ImageSet, held_out: ImageSe
 def test_an_architecture_that_is_not_evaluated_leaves_nothing_out(
     train: ImageSet, held_out: ImageSet
 ) -> None:
-    found = evaluate(
-        {"a": train},
-        held_out,
-        architectures=["mlp"],
-        protocol=replace(QUICK, steps=2),
-        seeds=1,
-        distilled_with="convnet3",
-    )
-    assert found.others == ("mlp",)
+    assert once(train, held_out, distilled_with="convnet3").others == ("mlp",)

@@ -7,7 +7,7 @@ stays fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -88,14 +88,8 @@ def _plain(name: str, title: str, family: str, smallest: int = 16) -> Architectu
 def _transformers(
     name: str, title: str, family: str, smallest: int = 16, patch: int = 1
 ) -> Architecture:
-    return Architecture(
-        name=name,
-        title=title,
-        module=f"{__name__}.{family}",
-        smallest=smallest,
-        patch=patch,
-        package="transformers",
-    )
+    plain = _plain(name, title, family, smallest)
+    return replace(plain, patch=patch, package="transformers")
 
 
 ARCHITECTURES: dict[str, Architecture] = {
