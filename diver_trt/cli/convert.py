@@ -35,7 +35,6 @@ LayoutName = Annotated[
     str | None,
     typer.Option(
         help="For a recovered dataset: another layout, as for recover (default: as it is).",
-        show_default=False,
         autocompletion=completion.layouts,
     ),
 ]
@@ -58,7 +57,6 @@ ZcaReference = Annotated[
     typer.Option(
         help="Training images, to undo a ZCA whitening whose transform is not in the file, or "
         "FRePo's own transform.",
-        show_default=False,
     ),
 ]
 

@@ -40,22 +40,16 @@ PrecisionOption = Annotated[
         autocompletion=completion.values(lambda: ["fp32", "fp16", "int8", "int8-fp16"]),
     ),
 ]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
-]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Vae = Annotated[
     str | None,
-    typer.Option(
-        help="Another VAE, directory or hub name; a .pt file does not contain one.",
-        show_default=False,
-    ),
+    typer.Option(help="Another VAE, directory or hub name; a .pt file does not contain one."),
 ]
 TimestepFrequencies = Annotated[
     str | None,
     typer.Option(
         help="Sinusoids the weights were trained with: dit or diffusers (default: by the source "
         "of the weights).",
-        show_default=False,
         autocompletion=completion.values(lambda: ["dit", "diffusers"]),
     ),
 ]
@@ -64,7 +58,6 @@ Base = Annotated[
     typer.Option(
         help="Base model, where the source does not state it: "
         f"{'; '.join(f'{base.name}, {base.title}' for base in BASES.values())}.",
-        show_default=False,
     ),
 ]
 
@@ -73,14 +66,12 @@ Classes = Annotated[
     typer.Option(
         help="Classes of a text-conditional model: a file with a name per line, names separated by "
         "commas, or imagenet (the default).",
-        show_default=False,
     ),
 ]
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help='Prompt of each class, such as "a photo of a {name}" (default: the name alone).',
-        show_default=False,
+        help='Prompt of each class, such as "a photo of a {name}" (default: the name alone).'
     ),
 ]
 PromptFile = Annotated[
@@ -89,9 +80,7 @@ PromptFile = Annotated[
 ]
 NegativePrompt = Annotated[
     str | None,
-    typer.Option(
-        help=f'Prompt of the null class (default: "{NEGATIVE}", as in D4M).', show_default=False
-    ),
+    typer.Option(help=f'Prompt of the null class (default: "{NEGATIVE}", as in D4M).'),
 ]
 
 

@@ -38,15 +38,13 @@ PathArgument = Annotated[
 ContactSheet = Annotated[
     Path | None,
     typer.Option(
-        help="For distilled images: write a picture of the images as the model would get them.",
-        show_default=False,
+        help="For distilled images: write a picture of the images as the model would get them."
     ),
 ]
 MemoryBudget = Annotated[
     str | None,
     typer.Option(
-        help="For a bundle with engines: choose what fits this much engine memory, such as 2GB.",
-        show_default=False,
+        help="For a bundle with engines: choose what fits this much engine memory, such as 2GB."
     ),
 ]
 

@@ -28,7 +28,6 @@ Classes = Annotated[
     str | None,
     typer.Option(
         help="Class map: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.",
-        show_default=False,
         autocompletion=completion.classes,
     ),
 ]
@@ -38,7 +37,6 @@ Format = Annotated[
         "--format",
         help="Method that wrote the files: "
         f"{', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
-        show_default=False,
         autocompletion=completion.formats,
     ),
 ]
@@ -47,15 +45,12 @@ Normalisation = Annotated[
     typer.Option(
         help="Statistics that tensors were normalised with: imagenet, cifar10, glad, none, "
         "minus1to1, …, or MEAN:STD.",
-        show_default=False,
         autocompletion=completion.normalisations,
     ),
 ]
 Collage = Annotated[
     int | None,
-    typer.Option(
-        help="Tiles along a side of each stored image; 1 keeps images whole.", show_default=False
-    ),
+    typer.Option(help="Tiles along a side of each stored image; 1 keeps images whole."),
 ]
 # A text and not a Path, which would make hf:/OWNER/NAME of hf://OWNER/NAME.
 BundlePath = Annotated[
@@ -63,17 +58,14 @@ BundlePath = Annotated[
     typer.Option(
         "--bundle",
         help="Exported model: a folder, or hf://OWNER/NAME on the hub (default: the digits model).",
-        show_default=False,
         autocompletion=completion.bundles,
     ),
 ]
 ModelRevision = Annotated[
     str | None,
-    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
+    typer.Option(help="The model's branch, tag or commit on the hub."),
 ]
-ModelVae = Annotated[
-    str | None, typer.Option(help="Another VAE, as for export.", show_default=False)
-]
+ModelVae = Annotated[str | None, typer.Option(help="Another VAE, as for export.")]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."),

@@ -111,10 +111,10 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
             # Bound as a default: a closure would see the words of the last setting.
             offered = completion.values(lambda words=words: words)  # type: ignore[misc]
         # None means not given: only then a preset decides, or another number of steps.
-        yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
+        yield setting.name, (_option(kind | None, text, offered), None)
         if setting.name in _BY_RATIO:
             option, number, text = _BY_RATIO[setting.name]
-            yield option, (_option(number | None, text, None, show_default=False), None)
+            yield option, (_option(number | None, text, None), None)
         if setting.name in off:
             flag, meaning = off[setting.name]
             option = typer.Option(f"--{flag.replace('_', '-')}", help=meaning)

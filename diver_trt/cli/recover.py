@@ -75,7 +75,7 @@ Batch = Annotated[
 ]
 MemoryBudget = Annotated[
     str | None,
-    typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False),
+    typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt."),
 ]
 Trust = Annotated[
     bool,
@@ -92,10 +92,7 @@ Copies = Annotated[
 ]
 Part = Annotated[
     str | None,
-    typer.Option(
-        help="Recover one part of the set, such as 3/8; join them with merge.",
-        show_default=False,
-    ),
+    typer.Option(help="Recover one part of the set, such as 3/8; join them with merge."),
 ]
 Ray = Annotated[
     str | None,
@@ -104,7 +101,6 @@ Ray = Annotated[
         help="Recover on Ray workers: local, or no value, starts Ray here; auto joins this "
         "machine's cluster; HOST:PORT joins that one.",
         metavar="[ADDRESS]",
-        show_default=False,
         autocompletion=completion.values(lambda: ["local", "auto"]),
     ),
 ]

@@ -21,11 +21,11 @@ for itself, and cut names until two of them look alike.
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
+    typer.Option("--json", metavar="FILE", help="JSON file to write."),
 ]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE", help="HTML page to write.", show_default=False),
+    typer.Option("--report", metavar="FILE", help="HTML page to write."),
 ]
 
 
