@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from diver_trt import doctor
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.doctor import examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.runtime.backends import Finding, onnx_package

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.cli.console import print_json
 from tests.conftest import DISTILLED, ROOT, default_signals, files_of
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.contract import NetworkName
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.methods import METHODS

@@ -18,8 +18,8 @@ import typer
 from diver_trt.cli.process import (
     import_numpy,
     is_interruption,
+    say_failed,
     stopping_signals_interrupt,
-    where,
 )
 from diver_trt.cli.process import say as say
 from diver_trt.errors import DiverError, UsageError, printable
@@ -65,17 +65,14 @@ def _report(error: BaseException) -> int:
             say(remedy)
     # Mapping a file fails with ENOMEM where an allocation raises MemoryError.
     elif isinstance(error, OSError) and error.errno != errno.ENOMEM:
-        say(f"error: {where(error)}: {error.strerror or error}")
+        say_failed(error)
     else:
-        say(_out_of_memory(error))
+        reason = str(error) or "unknown size"
+        say(
+            f"error: out of memory ({reason}); close other programs, or reduce the batch or the "
+            "input"
+        )
     return 2 if isinstance(error, UsageError) else 1
-
-
-def _out_of_memory(error: BaseException) -> str:
-    reason = str(error) or "unknown size"
-    return (
-        f"error: out of memory ({reason}); close other programs, or reduce the batch or the input"
-    )
 
 
 def print_json(**values: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.models import OptionInfo
 
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.cli.console import Progress
 from tests.cli.command import QUICK, fails, run
 from tests.conftest import ROOT
