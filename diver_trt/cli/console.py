@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +22,7 @@ from diver_trt.cli.process import (
     stopping_signals_interrupt,
 )
 from diver_trt.cli.process import say as say
-from diver_trt.errors import DiverError, UsageError, printable
+from diver_trt.errors import DiverError, UsageError, printable, shown
 from diver_trt.progress import OnProgress
 
 P = ParamSpec("P")
@@ -109,6 +109,18 @@ def _shown(value: object) -> str:
         return ", ".join(map(str, value))
     # bool is a subclass of int: True would be printed as 1.
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def end_with_left_out(skipped: Collection[Mapping[str, Any]], *, silent: bool) -> None:
+    """Print the images that were left out of a dataset unless `silent`, and exit with 1 for any.
+
+    The dataset is written, but without them: a script should notice.
+    """
+    for entry in skipped:
+        if not silent:
+            say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
+    if skipped:
+        raise typer.Exit(1)
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, say
 from diver_trt.distilled.methods import names_of
+from diver_trt.errors import UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -96,6 +98,21 @@ def require_model(model: str | None, revision: str | None, vae: str | None) -> N
     for option, value in (("--revision", revision), ("--vae", vae)):
         if model is None and value is not None:
             raise typer.BadParameter(f"{option} describes --model; give both, or neither")
+
+
+def refuse(options: Mapping[str, Any], reason: str) -> None:
+    """Refuse options that would have no effect on an input.
+
+    Args:
+        options: What was given for each; None or False is nothing.
+        reason: Why they would have none, as a clause.
+
+    Raises:
+        UsageError: If one is given.
+    """
+    for option, value in options.items():
+        if value is not None and value is not False:
+            raise UsageError(f"{option}: does not apply, since {reason}; leave it out")
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diver_trt.cli import completion
-from diver_trt.cli.console import phases, print_json, say
+from diver_trt.cli.console import end_with_left_out, phases, print_json, say
 from diver_trt.cli.options import (
     BundlePath,
     Classes,
@@ -197,9 +197,7 @@ def recover(
         say("interrupted: all images are done, but not the gallery; the same command writes it")
         raise typer.Exit(130)
     _print_recovery(recovery, as_json=as_json)
-    # The dataset is written, but not all of its images: a script should notice.
-    if recovery.skipped:
-        raise typer.Exit(1)
+    end_with_left_out(recovery.skipped, silent=as_json)
 
 
 def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
@@ -218,8 +216,6 @@ def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
             gallery=page,
         )
         return
-    for entry in recovery.skipped:
-        say(f"left out: {entry['source']}: {entry['problem']}")
     print(
         f"recovered {counted(recovery.images, 'image')} into {printable(output)} in "
         f"{recovery.seconds:.1f} s; look at {printable(page or sheet)}"

@@ -52,7 +52,7 @@ def test_options_of_another_kind_are_refused(few: Path, tmp_path: Path, digits: 
         (tmp_path / "out", "--collage", "3"),
         (few, "--memory-budget", "2GB"),
     ):
-        assert "does not apply to" in fails(run("inspect", *arguments), code=2)
+        assert "does not apply, since" in fails(run("inspect", *arguments), code=2)
     assert not (tmp_path / "sheet.png").exists()
 
 
