@@ -61,7 +61,7 @@ Against = Annotated[
     str | None,
     typer.Option(
         help="torch: measure diffusers' own modules too, in alternation; needs --model.",
-        autocompletion=completion.values(lambda: ["torch"]),
+        autocompletion=completion.words("torch"),
     ),
 ]
 Model = Annotated[

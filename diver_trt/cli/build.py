@@ -29,7 +29,7 @@ Backend = Annotated[
     str,
     typer.Option(
         help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).",
-        autocompletion=completion.values(lambda: ["rtx", "trt"]),
+        autocompletion=completion.words("rtx", "trt"),
     ),
 ]
 Capabilities = Annotated[

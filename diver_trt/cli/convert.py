@@ -41,7 +41,7 @@ Size = Annotated[
     str,
     typer.Option(
         help="For a recovered dataset: another side of its images in pixels, such as 128.",
-        autocompletion=completion.values(lambda: ["keep"]),
+        autocompletion=completion.words("keep"),
     ),
 ]
 Overwrite = Annotated[

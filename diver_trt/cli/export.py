@@ -37,7 +37,7 @@ PrecisionOption = Annotated[
     typer.Option(
         help="fp32 (the reference), fp16 (what ships to GPUs), or weights in eight bits: int8 "
         "for CPUs, int8-fp16 for GPUs.",
-        autocompletion=completion.values(lambda: ["fp32", "fp16", "int8", "int8-fp16"]),
+        autocompletion=completion.precisions,
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
@@ -50,7 +50,7 @@ TimestepFrequencies = Annotated[
     typer.Option(
         help="Sinusoids the weights were trained with: dit or diffusers (default: by the source "
         "of the weights).",
-        autocompletion=completion.values(lambda: ["dit", "diffusers"]),
+        autocompletion=completion.words("dit", "diffusers"),
     ),
 ]
 Base = Annotated[
@@ -99,7 +99,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a diffusion model and its VAE to a bundle of four checked ONNX graphs."""
-    chosen = choice("--precision", precision, ("fp32", "fp16", "int8", "int8-fp16"))
+    from diver_trt.contract import PRECISIONS
+
+    chosen = choice("--precision", precision, PRECISIONS)
     frequencies = (
         choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers"))
         if timestep_frequencies

@@ -56,7 +56,7 @@ Size = Annotated[
     str,
     typer.Option(
         help="Side of the written images in pixels, such as 128 or 224; keep is the model's.",
-        autocompletion=completion.values(lambda: ["keep"]),
+        autocompletion=completion.words("keep"),
     ),
 ]
 Engine = Annotated[
@@ -70,7 +70,7 @@ Batch = Annotated[
     str,
     typer.Option(
         help="Images per batch, or auto. Changes speed and memory, never the result.",
-        autocompletion=completion.values(lambda: ["auto"]),
+        autocompletion=completion.words("auto"),
     ),
 ]
 MemoryBudget = Annotated[
@@ -101,7 +101,7 @@ Ray = Annotated[
         help="Recover on Ray workers: local, or no value, starts Ray here; auto joins this "
         "machine's cluster; HOST:PORT joins that one.",
         metavar="[ADDRESS]",
-        autocompletion=completion.values(lambda: ["local", "auto"]),
+        autocompletion=completion.words("local", "auto"),
     ),
 ]
 Workers = Annotated[
@@ -109,14 +109,14 @@ Workers = Annotated[
     typer.Option(
         help="Workers of Ray, or auto: one for each GPU. Without GPUs, give their number: they "
         "share the cores.",
-        autocompletion=completion.values(lambda: ["auto"]),
+        autocompletion=completion.words("auto"),
     ),
 ]
 OnError = Annotated[
     str,
     typer.Option(
         help="What one bad image does: fail ends the run, skip leaves it out and reports it.",
-        autocompletion=completion.values(lambda: ["fail", "skip"]),
+        autocompletion=completion.words("fail", "skip"),
     ),
 ]
 
