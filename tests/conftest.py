@@ -37,6 +37,7 @@ ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") 
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+IPC1 = DISTILLED.parent / "ipc1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,6 +66,13 @@ def digit_folder(folder: Path, counts: dict[int, int]) -> Path:
 def ten_digits() -> NDArray[np.uint8]:  # [10, 32, 32, 3]
     """Return the first distilled image of each digit."""
     return np.stack([read_image(DISTILLED / str(digit) / "0.png") for digit in range(10)])
+
+
+def flipped(path: Path) -> bytes:
+    """Return the bytes of a file with the last bit changed."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    return bytes(data)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

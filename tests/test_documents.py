@@ -96,7 +96,8 @@ def test_values_may_lie_within_each_other_up_to_the_limit(tmp_path: Path) -> Non
         return '{"a": ' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
 
     assert read(tmp_path, nested(MAX_DEPTH)).fields
-    for levels in (MAX_DEPTH + 1, 976, 100_000):
+    # From 700 on the parser or the encoder of Python's own runs out of stack.
+    for levels in (MAX_DEPTH + 1, *range(700, 1000, 7), 100_000):
         with pytest.raises(
             BundleError, match=r"a\.json: values are nested too deeply, expected 32"
         ):

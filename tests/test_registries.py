@@ -34,7 +34,7 @@ from diver_trt.runtime.engine import Opened, Placement
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from tests.cli.command import run
-from tests.conftest import DISTILLED
+from tests.conftest import IPC1
 
 QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window", "2:1")
 
@@ -115,9 +115,7 @@ def test_a_toy_engine_is_one_module_and_one_entry(
     found = {finding.subject: finding for finding in examine(digits)}
     assert found["Toy"].detail == "toy on dit-digits"
     assert usable([found["Toy"]])
-    output = succeeds(
-        "recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--engine", "toy", "--json", *QUICK
-    )
+    output = succeeds("recover", IPC1, tmp_path / "out", "--engine", "toy", "--json", *QUICK)
     assert json.loads(output[output.index("{") :])["engine"] == "toy"
     image = np.asarray(Image.open(tmp_path / "out" / "00000" / "00000.png"))
     assert image[0, 0, 0] < image[-1, -1, 2]  # the ramp runs from the first channel to the last
@@ -145,7 +143,7 @@ def test_a_toy_layout_is_one_file_and_one_entry(
         companions=("list.txt",),
     )
     monkeypatch.setitem(LAYOUTS, "list", layout)
-    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--layout", "list", *QUICK)
+    command = ("recover", IPC1, tmp_path / "out", "--layout", "list", *QUICK)
     succeeds(*command)
     lines = (tmp_path / "out" / "list.txt").read_text().splitlines()
     assert lines == [f"class{digit}/00000.png {digit}" for digit in range(10)]
@@ -283,9 +281,9 @@ def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path
     assert (bundle.timestep_frequencies, bundle.places) == (None, ("lifted",))
     assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
     options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
-    succeeds("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
+    succeeds("recover", IPC1, tmp_path / "out", *options)
     for digit in range(10):
-        distilled = DISTILLED.parent / "ipc1" / str(digit)
+        distilled = IPC1 / str(digit)
         (source,) = distilled.iterdir()
         with Image.open(source) as opened:
             image = square(np.asarray(opened.convert("RGB")), 16)
@@ -315,7 +313,7 @@ def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> N
 def test_a_setting_that_a_process_does_not_define_is_refused(
     toy_bundle: Bundle, tmp_path: Path
 ) -> None:
-    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out")
+    command = ("recover", IPC1, tmp_path / "out")
     options = ("--bundle", toy_bundle.path, *SETTINGS, "--sigma", "learned")
     result = run(*command, *options)
     assert result.exit_code == 2

@@ -15,13 +15,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.errors import OutputError
 from diver_trt.files import resolved
 from tests.cli.command import fails, run
-from tests.conftest import digit_folder
-
-
-@pytest.fixture
-def few(tmp_path: Path) -> Path:
-    """Two classes of one distilled digit each."""
-    return digit_folder(tmp_path / "few", {3: 1, 8: 1})
+from tests.cli.conftest import few as few
 
 
 @pytest.fixture

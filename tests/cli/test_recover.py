@@ -17,7 +17,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.files import file_sha256
 from tests.cli.command import QUICK, fails, run
-from tests.conftest import DISTILLED
+from tests.conftest import flipped
 
 pytestmark = pytest.mark.slow
 
@@ -52,19 +52,6 @@ def test_recover_writes_images_a_manifest_a_contact_sheet_and_a_gallery(
     assert first["source"] == "3/0.png"
     assert first["source_sha256"] == file_sha256(few / "3" / "0.png")
     assert first["sha256"] == file_sha256(out / "00003" / "00000.png")
-
-
-def test_the_same_bytes_for_every_batch(tmp_path: Path) -> None:
-    written = {}
-    for batch in ("1", "4", "8", "auto"):
-        assert (
-            run("recover", DISTILLED.parent / "ipc1", tmp_path / batch, "--batch", batch).exit_code
-            == 0
-        )
-        written[batch] = {
-            path.name: path.read_bytes() for path in sorted((tmp_path / batch).glob("*/*.png"))
-        }
-    assert written["1"] == written["4"] == written["8"] == written["auto"]
 
 
 def test_a_recovered_dataset_is_an_input_with_the_same_classes(few: Path, tmp_path: Path) -> None:
@@ -113,25 +100,6 @@ def test_a_bad_image_is_found_before_any_work(few: Path, tmp_path: Path) -> None
         run("recover", few, tmp_path / "out", *QUICK)
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_a_class_the_model_lacks_is_refused(few: Path, tmp_path: Path) -> None:
-    (few / "8").rename(few / "12")
-    assert "class 12 is out of range; the model has classes 0 to 9" in fails(
-        run("recover", few, tmp_path / "out", *QUICK)
-    )
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "holds no class folders" in fails(run("recover", tmp_path / "empty", tmp_path / "out"))
-
-
-def test_an_output_that_holds_something_else_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("mine")
-    assert "already holds something" in fails(run("recover", few, tmp_path / "out", *QUICK))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_as_output_is_refused(few: Path, tmp_path: Path) -> None:
@@ -205,23 +173,13 @@ def test_a_write_that_fails_ends_in_one_line(
 
 
 def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(digits.path, copy)
-    data = bytearray((copy / "decoder.onnx").read_bytes())
-    data[-1000] ^= 255
-    (copy / "decoder.onnx").write_bytes(data)
+    copy = shutil.copytree(digits.path, tmp_path / "copy")
+    (copy / "decoder.onnx").write_bytes(flipped(copy / "decoder.onnx"))
     assert "the file has changed since the export" in fails(
         run("recover", few, tmp_path / "out", "--bundle", copy, *QUICK)
     )
     assert not (tmp_path / "out").exists()
     assert "the file has changed since the export" in fails(run("inspect", copy))
-
-
-def test_a_newer_bundle_is_refused(few: Path, tmp_path: Path, edited: Callable[..., Path]) -> None:
-    folder = edited(lambda manifest: manifest.update(schema=9))
-    assert "schema 9, but this diver-trt reads schema 4; update diver-trt" in fails(
-        run("recover", few, tmp_path / "out", "--bundle", folder)
-    )
 
 
 def test_a_text_of_the_bundle_does_not_widen_the_contact_sheet(

@@ -16,6 +16,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.errors import BundleError, DiverError, MissingExtraError, UsageError
 from diver_trt.hub.name import HubName
+from tests.conftest import flipped
 from tests.hub.server import Files, Hub, Repository
 from tests.stand_in import write_stand_in_plan
 
@@ -305,18 +306,13 @@ def test_what_a_lost_connection_leaves_is_not_taken_for_a_file(
     assert {Path(path).name for path in hub.transfers()} == {"denoiser.onnx", "decoder.onnx"}
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
 def test_a_file_that_was_damaged_here_is_downloaded_again_once_it_is_deleted(hub: Hub) -> None:
     bundle = Bundle.open(NAME)
-    flip(bundle.path / "decoder.onnx")  # and with it the hub's own blob, which is the same file
+    decoder = bundle.path / "decoder.onnx"
+    decoder.write_bytes(flipped(decoder))  # and with it the hub's own blob, which is the same file
     with pytest.raises(BundleError, match=r"SHA-256 is .* delete the file and run again"):
         Bundle.open(NAME).verified("decoder")
-    (bundle.path / "decoder.onnx").unlink()
+    decoder.unlink()
     Bundle.open(NAME).verified("decoder")
 
 

@@ -19,6 +19,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.hub.card import Compared, model_card
 from diver_trt.hub.name import is_repository
 from tests.cli.command import fails, run
+from tests.conftest import flipped
 from tests.hub.comparison import write_comparison
 from tests.hub.server import Hub, Repository
 from tests.stand_in import write_stand_in_plan
@@ -131,8 +132,7 @@ def test_a_token_that_may_not_write_is_reported_in_one_line(
 
 def test_a_damaged_bundle_is_not_uploaded(hub: Hub, edited: Edited) -> None:
     folder = edited(lambda manifest: None)
-    data = bytearray((folder / "decoder.onnx").read_bytes())
-    data[-1] ^= 1
+    data = flipped(folder / "decoder.onnx")
     (folder / "decoder.onnx").unlink()  # a hard link to the graph of other tests
     (folder / "decoder.onnx").write_bytes(data)
     assert "decoder.onnx: SHA-256 is" in fails(run("push", folder, "me/new"))
