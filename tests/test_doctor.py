@@ -10,17 +10,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from diver_trt import doctor
 from diver_trt.bundle import Bundle
-from diver_trt.cli.commands import app
 from diver_trt.doctor import examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.runtime.backends import Finding, onnx_package
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
+from tests.cli.command import run
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 IMPORT_TENSORRT = trt_module.import_tensorrt
@@ -78,7 +77,7 @@ def test_without_onnxruntime_and_openvino_nothing_is_usable(
         "pip install 'diver-trt[cpu]'",
     )
     assert not usable(list(found.values()))
-    result = CliRunner().invoke(app, ["doctor", "--json"])
+    result = run("doctor", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["usable"] is False
 
@@ -268,7 +267,7 @@ def test_an_empty_release_file_of_a_jetson_is_a_note(
 
 
 def test_the_command_prints_every_finding_and_its_remedy() -> None:
-    result = CliRunner().invoke(app, ["doctor"])
+    result = run("doctor")
     assert result.exit_code == 0
     assert "works    ONNX Runtime, CPU: onnxruntime" in result.stdout
     assert "[gpu]" not in result.stdout
