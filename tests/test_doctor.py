@@ -35,6 +35,15 @@ def bundle(edited: Callable[..., Path]) -> Bundle:
 
 
 @pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file by which a Jetson is recognised."""
+    path = tmp_path / "nv_tegra_release"
+    path.write_text("# R39 (release), REVISION: 2.0\n")
+    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", path)
+    return path
+
+
+@pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> StandInCuda:
     api = StandInCuda()
     module = stand_in_tensorrt(api)
@@ -168,11 +177,8 @@ def test_beside_the_cpu_package_the_gpu_one_is_never_advised(
     assert "no NVIDIA GPU was found" in finding.detail
 
 
-def test_on_a_jetson_nothing_is_advised_that_does_not_run_there(
-    digits: Bundle, gpu: StandInCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "nv_tegra_release").write_text("# R39 (release), REVISION: 2.0\n")
-    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", tmp_path / "nv_tegra_release")
+@pytest.mark.usefixtures("release", "gpu")
+def test_on_a_jetson_nothing_is_advised_that_does_not_run_there(digits: Bundle) -> None:
     found = findings(digits)
     assert found["ONNX Runtime, CUDA"].remedy == "diver-trt build BUNDLE --backend trt"
     assert found["TensorRT"].remedy == "use JetPack's own, see docs/jetson.md"
@@ -241,13 +247,11 @@ def test_a_tensorrt_that_cannot_start_is_broken(
     assert findings(digits)["TensorRT-RTX"].state == "broken"
 
 
+@pytest.mark.usefixtures("release")
 def test_a_jetson_environment_that_hides_tensorrt_is_found(
     digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R36 (release), REVISION: 4.3\n")
     (tmp_path / "dist-packages" / "tensorrt").mkdir(parents=True)
-    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", release)
     monkeypatch.setattr(doctor, "SYSTEM_PACKAGES", tmp_path / "dist-packages")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     finding = findings(digits)["JetPack's TensorRT"]
@@ -257,12 +261,8 @@ def test_a_jetson_environment_that_hides_tensorrt_is_found(
     assert "JetPack's TensorRT" not in findings(digits)
 
 
-def test_an_empty_release_file_of_a_jetson_is_a_note(
-    digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = tmp_path / "nv_tegra_release"
-    release.touch()
-    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", release)
+def test_an_empty_release_file_of_a_jetson_is_a_note(digits: Bundle, release: Path) -> None:
+    release.write_text("")
     assert findings(digits)["Jetson"].detail == f"{release} is empty"
 
 
