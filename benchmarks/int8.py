@@ -10,15 +10,13 @@ PNG files with those of fp32 on the same engine. Prints the table of `benchmarks
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.heading import heading
 from diver_trt import recover
 from diver_trt.bundle import Bundle
 from diver_trt.contract import PRECISIONS, Precision
@@ -62,14 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
 
-    versions = []
-    for package in ("torch", "onnxruntime", "openvino", "numpy"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    print(f"{datetime.date.today()}, {machine}, {', '.join(versions)}\n")
+    print(heading("torch", "onnxruntime", "openvino", "numpy"), end="\n\n")
     print("| engine | precision | files | mean PSNR | worst PSNR | largest difference, levels |")
     print("|---|---|---:|---:|---:|---:|")
     for engine in arguments.engine or ["onnx"]:

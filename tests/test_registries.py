@@ -36,7 +36,7 @@ from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
 from tests.cli.command import run
 from tests.conftest import IPC1
 
-QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window", "2:1")
+QUICK = ("--steps", "2")
 
 
 def succeeds(*arguments: object) -> str:
