@@ -73,8 +73,3 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     assert (tmp_path / "out" / "manifest.json").exists()
     assert "openvino" in loaded  # what `auto` takes here
     assert loaded.isdisjoint(HEAVY)
-
-
-def test_importing_the_command_line_loads_no_numpy() -> None:
-    loaded = modules_after("import diver_trt.cli.commands")
-    assert loaded.isdisjoint({"numpy", "onnxruntime", "openvino", "PIL", *HEAVY})

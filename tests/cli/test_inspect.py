@@ -113,10 +113,9 @@ def test_a_part_of_a_bundle_is_named_with_what_to_give_instead(compiled: Path) -
     assert "hf://: is not a name on the hub" in fails(run("inspect", "hf://"), code=2)
 
 
-def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
-    assert "has no engines to plan for" in fails(
-        run("inspect", digits.path, "--memory-budget", "2GB")
-    )
+def test_a_recovery_within_a_budget_needs_engines(
+    few: Path, tmp_path: Path, digits: Bundle
+) -> None:
     budget = ("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
     line = fails(run(*budget))
     assert "has no TensorRT engines, and other engines do not report their memory, so a" in line
@@ -132,24 +131,20 @@ def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> No
 def test_a_budget_is_checked_and_the_command_for_engines_can_be_pasted(
     tmp_path: Path, digits: Bundle
 ) -> None:
-    folder = tmp_path / "no engines"
-    shutil.copytree(digits.path, folder)
+    folder = shutil.copytree(digits.path, tmp_path / "no engines")
     assert "--memory-budget is '-1'; expected a size" in fails(
         run("inspect", folder, "--memory-budget", "-1"), code=2
     )
-    assert f"build them with `diver-trt build '{folder}'`" in fails(
-        run("inspect", folder, "--memory-budget", "2GB")
-    )
+    advice = f"has no engines to plan for; build them with `diver-trt build '{folder}'`"
+    assert advice in fails(run("inspect", folder, "--memory-budget", "2GB"))
 
 
-def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
+def test_inspect_reads_engines(compiled: Path) -> None:
     folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b2"
     for path in (folder, folder / "denoiser.engine"):
         facts = json.loads(run("inspect", path, "--json").stdout)
         assert (facts["kind"], facts["version"]) == ("engines", "1.7.1.116")
         assert facts["networks"]["denoiser"]["batches"] == "2"
-    (folder / "denoiser.engine").write_text("other")
-    assert "is not the engine that was built" in fails(run("inspect", folder))
 
 
 def damage(path: Path) -> None:
