@@ -7,7 +7,6 @@ committed, trained model.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -26,6 +25,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle
 from diver_trt.distilled.image_file import read_image
 from diver_trt.files import FileRecord
+from tests.edited_json import json_file
 
 # Before torch is imported, and for subprocesses too: with models this small, a second thread only
 # waits for the first.
@@ -285,20 +285,18 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, digits: Bundle) -> Path:
     return folder
 
 
-@pytest.fixture
-def edited(
-    tmp_path: Path, digits: Bundle, graphs: Path
-) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """Link the digits bundle's networks, and copy its manifest with one change."""
+Edited = Callable[..., Path]
 
-    def edit(change: Callable[[dict[str, Any]], None]) -> Path:
-        folder = tmp_path / "edited"
-        folder.mkdir()
-        for network in digits.networks.values():
-            (folder / network.graph.name).hardlink_to(graphs / network.graph.name)
-        manifest = json.loads((digits.path / "bundle.json").read_text())
-        change(manifest)
-        (folder / "bundle.json").write_text(json.dumps(manifest))
+
+@pytest.fixture
+def edited(tmp_path: Path, digits: Bundle, graphs: Path) -> Edited:
+    """Link the digits bundle's networks, and copy its manifest with one change, or none."""
+
+    def edit(change: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
+        folder = shutil.copytree(graphs, tmp_path / "edited", copy_function=os.link)
+        shutil.copy(digits.path / "bundle.json", folder)
+        with json_file(folder / "bundle.json") as manifest:
+            change(manifest)
         return folder
 
     return edit

@@ -16,11 +16,11 @@ from diver_trt.contract import NETWORKS
 from diver_trt.errors import BundleError, RecipeError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
-from tests.conftest import flipped
+from tests.conftest import Edited, flipped
 from tests.edited_json import set_in
 from tests.odd_files import fifo, link_out, loop
 
-Edit = Callable[[Callable[[dict[str, Any]], None]], Path]
+Edit = Callable[[dict[str, Any]], None]
 
 
 def test_the_digits_bundle_says_what_it_is(digits: Bundle) -> None:
@@ -40,7 +40,7 @@ def test_the_digits_bundle_says_what_it_is(digits: Bundle) -> None:
     assert tuple(digits.networks) == NETWORKS
 
 
-def test_the_identity_is_the_manifests_hash(digits: Bundle, edited: Edit) -> None:
+def test_the_identity_is_the_manifests_hash(digits: Bundle, edited: Edited) -> None:
     assert (
         Bundle.open(edited(lambda manifest: manifest["model"].update(id="another"))).sha256
         != digits.sha256
@@ -83,7 +83,7 @@ def test_no_bundle_names_the_command_that_makes_one(tmp_path: Path) -> None:
         Bundle.open("no bundle")
 
 
-def decoder_reads(**fields: Any) -> Callable[[dict[str, Any]], None]:
+def decoder_reads(**fields: Any) -> Edit:
     tensor = {"name": "latent", "dtype": "int64", "shape": [1], **fields}
     return set_in("networks", "decoder", "inputs", to=[tensor])
 
@@ -187,7 +187,7 @@ def decoder_reads(**fields: Any) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_a_manifest_that_does_not_hold_together_is_refused(
-    edited: Edit, edit: Callable[[dict[str, Any]], None], message: str
+    edited: Edited, edit: Edit, message: str
 ) -> None:
     folder = edited(edit)
     with pytest.raises(BundleError, match=message) as caught:
@@ -196,7 +196,7 @@ def test_a_manifest_that_does_not_hold_together_is_refused(
 
 
 def test_a_bundle_of_an_earlier_schema_is_refused_with_the_command_that_renews_it(
-    edited: Edit,
+    edited: Edited,
 ) -> None:
     folder = edited(set_in("schema", to=3))
     with pytest.raises(BundleError) as caught:
@@ -221,7 +221,7 @@ def test_a_bundle_of_an_earlier_schema_is_refused_with_the_command_that_renews_i
 )
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear"])
 def test_betas_that_leave_nothing_to_compute_with_are_refused(
-    edited: Edit, kind: str, start: float, end: float, timesteps: int
+    edited: Edited, kind: str, start: float, end: float, timesteps: int
 ) -> None:
     folder = edited(set_in("process", to={**linear(start, end, timesteps), "beta_schedule": kind}))
     with pytest.raises(BundleError, match=r"beta_start: .* expected a share that falls with every"):
@@ -250,7 +250,7 @@ def linear(start: float, end: float, timesteps: int) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("sigma", ["learned", "posterior", "marginal"])
 def test_betas_that_are_read_give_a_table_of_numbers(
-    edited: Edit, process: dict[str, Any], sigma: Any
+    edited: Edited, process: dict[str, Any], sigma: Any
 ) -> None:
     """No division by zero and no logarithm of it: warnings are errors here."""
     bundle = Bundle.open(edited(set_in("process", to=process)))
@@ -267,7 +267,7 @@ def test_betas_that_are_read_give_a_table_of_numbers(
     ],
 )
 def test_betas_that_are_read_but_not_exact_enough_for_a_recipe_are_refused_with_it(
-    edited: Edit, process: dict[str, Any], message: str
+    edited: Edited, process: dict[str, Any], message: str
 ) -> None:
     bundle = Bundle.open(edited(set_in("process", to=process)))
     with pytest.raises(RecipeError, match=message):
@@ -283,9 +283,9 @@ def test_betas_that_are_read_but_not_exact_enough_for_a_recipe_are_refused_with_
     ],
 )
 def test_every_file_of_a_bundle_is_a_regular_file_inside_it(
-    edited: Edit, name: str, make: Callable[[Path], str]
+    edited: Edited, name: str, make: Callable[[Path], str]
 ) -> None:
-    folder = edited(lambda manifest: None)
+    folder = edited()
     whole = Bundle.open(folder)
     message = make(folder / name).replace("its folder", "the bundle")
     with pytest.raises(BundleError, match=rf"edited/{name}: .*{message}"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +19,7 @@ from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from tests.cli.command import run
+from tests.conftest import Edited
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 IMPORT_TENSORRT = trt_module.import_tensorrt
@@ -30,8 +30,8 @@ def findings(bundle: Bundle) -> dict[str, Finding]:
 
 
 @pytest.fixture
-def bundle(edited: Callable[..., Path]) -> Bundle:
-    return Bundle.open(edited(lambda manifest: None))
+def bundle(edited: Edited) -> Bundle:
+    return Bundle.open(edited())
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from diver_trt.bundle import Bundle
-from tests.conftest import digit_folder, ten_digits
+from tests.conftest import Edited, digit_folder, ten_digits
 from tests.stand_in import write_stand_in_plan
 
 
@@ -19,9 +18,9 @@ def few(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compiled(edited: Callable[..., Path]) -> Path:
+def compiled(edited: Edited) -> Path:
     """The digits bundle with engines that only the stand-in could run, for two batches."""
-    folder = edited(lambda manifest: None)
+    folder = edited()
     for batch in (2, 8):
         write_stand_in_plan(Bundle.open(folder), batch)
     return folder

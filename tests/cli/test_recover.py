@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.files import file_sha256
 from tests.cli.command import QUICK, fails, run
-from tests.conftest import flipped
+from tests.conftest import Edited, flipped
 
 pytestmark = pytest.mark.slow
 
@@ -129,8 +128,8 @@ def test_an_output_that_may_not_be_made_is_refused(
     )
 
 
-def test_an_output_inside_the_bundle_is_refused(few: Path, edited: Callable[..., Path]) -> None:
-    folder = edited(lambda manifest: None)
+def test_an_output_inside_the_bundle_is_refused(few: Path, edited: Edited) -> None:
+    folder = edited()
     for output in (folder, folder / "out", folder / "plans" / "deeper"):
         assert "edited" in fails(run("recover", few, output, "--bundle", folder, *QUICK))
     assert "overlaps the bundle" in fails(
@@ -183,7 +182,7 @@ def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) 
 
 
 def test_a_text_of_the_bundle_does_not_widen_the_contact_sheet(
-    few: Path, tmp_path: Path, edited: Callable[..., Path]
+    few: Path, tmp_path: Path, edited: Edited
 ) -> None:
     def long(manifest: dict[str, Any]) -> None:
         manifest["model"]["id"] = "x" * 1000

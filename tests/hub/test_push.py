@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.hub.card import Compared, model_card
 from diver_trt.hub.name import is_repository
 from tests.cli.command import fails, run
-from tests.conftest import flipped
+from tests.conftest import Edited, flipped
 from tests.hub.comparison import write_comparison
 from tests.hub.server import Hub, Repository
 from tests.stand_in import write_stand_in_plan
@@ -42,7 +41,6 @@ UNNAMEABLE = [
     f"me/{'x' * 97}",
     "me/é",
 ]
-Edited = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +58,7 @@ def comparison(tmp_path: Path, digits: Bundle) -> Path:
 def test_an_uploaded_bundle_is_the_one_that_is_downloaded(
     hub: Hub, edited: Edited, digits: Bundle
 ) -> None:
-    folder = edited(lambda manifest: None)
+    folder = edited()
     write_stand_in_plan(Bundle.open(folder), 2)
     (folder / "notes.txt").write_text("mine alone")
     result = run("push", folder, "me/new", "--private")
@@ -131,7 +129,7 @@ def test_a_token_that_may_not_write_is_reported_in_one_line(
 
 
 def test_a_damaged_bundle_is_not_uploaded(hub: Hub, edited: Edited) -> None:
-    folder = edited(lambda manifest: None)
+    folder = edited()
     data = flipped(folder / "decoder.onnx")
     (folder / "decoder.onnx").unlink()  # a hard link to the graph of other tests
     (folder / "decoder.onnx").write_bytes(data)
