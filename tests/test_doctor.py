@@ -18,7 +18,7 @@ from diver_trt.runtime.backends import Finding, onnx_package
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
-from tests.cli.command import run
+from tests.cli.command import run, succeeds
 from tests.conftest import Edited
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
@@ -267,7 +267,6 @@ def test_an_empty_release_file_of_a_jetson_is_a_note(digits: Bundle, release: Pa
 
 
 def test_the_command_prints_every_finding_and_its_remedy() -> None:
-    result = run("doctor")
-    assert result.exit_code == 0
+    result = succeeds("doctor")
     assert "works    ONNX Runtime, CPU: onnxruntime" in result.stdout
     assert "[gpu]" not in result.stdout

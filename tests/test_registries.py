@@ -33,16 +33,10 @@ from diver_trt.runtime.backends import BACKENDS, Backend, Finding
 from diver_trt.runtime.engine import Opened, Placement
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
-from tests.cli.command import run
+from tests.cli.command import run, succeeds
 from tests.conftest import IPC1
 
 QUICK = ("--steps", "2")
-
-
-def succeeds(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 # A toy engine: every network averages its first input, so that images come out as gradients.
@@ -115,8 +109,8 @@ def test_a_toy_engine_is_one_module_and_one_entry(
     found = {finding.subject: finding for finding in examine(digits)}
     assert found["Toy"].detail == "toy on dit-digits"
     assert usable([found["Toy"]])
-    output = succeeds("recover", IPC1, tmp_path / "out", "--engine", "toy", "--json", *QUICK)
-    assert json.loads(output[output.index("{") :])["engine"] == "toy"
+    result = succeeds("recover", IPC1, tmp_path / "out", "--engine", "toy", "--json", *QUICK)
+    assert json.loads(result.stdout)["engine"] == "toy"
     image = np.asarray(Image.open(tmp_path / "out" / "00000" / "00000.png"))
     assert image[0, 0, 0] < image[-1, -1, 2]  # the ramp runs from the first channel to the last
 
@@ -148,7 +142,7 @@ def test_a_toy_layout_is_one_file_and_one_entry(
     lines = (tmp_path / "out" / "list.txt").read_text().splitlines()
     assert lines == [f"class{digit}/00000.png {digit}" for digit in range(10)]
     (tmp_path / "out" / "class3" / "00000.png").unlink()
-    assert "9 of 10 images are already there" in succeeds(*command)
+    assert "9 of 10 images are already there" in succeeds(*command).output
     assert (tmp_path / "out" / "class3" / "00000.png").is_file()
 
 
@@ -198,7 +192,7 @@ def test_a_toy_method_is_one_file_and_one_entry(
         "00001/00000",
     ]
     np.testing.assert_array_equal(dataset.images.read(5), pixels[1, :32, 32:])
-    output = succeeds("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK)
+    output = succeeds("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK).output
     assert "note: toys are small" in output
     assert "Toy tensors, 10 classes x 4, 32 px, toys-normalised, cut from 2 x 2" in output
     assert len(list((tmp_path / "out").glob("0*/*.png"))) == 40

@@ -13,6 +13,13 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def succeeds(*arguments: object) -> Result:
+    """Run a command that must succeed."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
 def fails(result: Result, code: int = 1) -> str:
     """Return the one line of error that a failed command prints."""
     assert result.exit_code == code, result.output

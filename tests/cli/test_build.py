@@ -10,7 +10,7 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.runtime.backends.tensorrt.plans import read_plan
-from tests.cli.command import fails, run
+from tests.cli.command import fails, run, succeeds
 from tests.conftest import Edited
 
 pytestmark = pytest.mark.slow
@@ -30,8 +30,7 @@ def test_a_dry_run_prints_what_a_build_then_writes(
         would["networks"]["denoiser"]["weights_bytes"]
         == 4 * Bundle.open(folder).networks["denoiser"].parameters
     )
-    result = run("build", folder, "--sm", "86", "--batch", "2")
-    assert result.exit_code == 0, result.output
+    result = succeeds("build", folder, "--sm", "86", "--batch", "2")
     assert f"wrote {would['would_write']}" in result.stdout
     assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
         f"{name}.{kind}"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from tests.cli.command import QUICK, fails, run
+from tests.cli.command import QUICK, fails, run, succeeds
 from tests.conftest import DISTILLED
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def test_inspect_recognises_a_bundle_a_dataset_and_a_recovered_dataset(
     assert bundle["kind"] == "bundle"
     assert bundle["networks"]["denoiser"]["parameters"] == digits.networks["denoiser"].parameters
     assert json.loads(run("inspect", few, "--json").stdout)["labels"] == {"3": 3, "8": 8}
-    assert run("recover", few, tmp_path / "out", *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "out", *QUICK)
     recovered = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
     assert (recovered["kind"], recovered["images"], recovered["classes"]) == (
         "recovered dataset",
@@ -226,8 +226,7 @@ def test_inspect_prints_words_and_not_pythons_values(
         "recovered": tmp_path / "out",
         "engines": compiled / "plans" / "rtx-1.7.1.116-sm86-b2",
     }
-    result = run("inspect", paths[kind])
-    assert result.exit_code == 0, result.output
+    result = succeeds("inspect", paths[kind])
     assert not re.search(r"None|\{\}|\[\]|: *$", result.stdout)
     if kind == "bundle":
         assert "licence               not stated\n" in result.stdout
@@ -236,15 +235,13 @@ def test_inspect_prints_words_and_not_pythons_values(
 
 
 def test_inspect_prints_the_facts_of_tensors(dm: Path) -> None:
-    result = run("inspect", dm)
-    assert result.exit_code == 0, result.output
+    result = succeeds("inspect", dm)
     assert re.search(r"^clipped +0\.015625$", result.stdout, re.MULTILINE)
     assert re.search(r"^normalisation +mnist$", result.stdout, re.MULTILINE)
 
 
 def test_inspect_draws_the_images_as_the_model_would_get_them(dm: Path, tmp_path: Path) -> None:
-    result = run("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
-    assert result.exit_code == 0, result.output
+    result = succeeds("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
     facts = json.loads(result.stdout)
     assert (facts["format"], facts["images"], facts["image_size"], facts["notes"]) == (
         "dc",
@@ -306,9 +303,7 @@ def test_a_contact_sheet_replaces_nothing_but_a_contact_sheet(dm: Path, tmp_path
     assert (photo.read_bytes(), dangling.is_symlink()) == (photographed, True)
     assert not image.with_name("new.png").exists()
     for _ in range(2):
-        assert (
-            run("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png").exit_code == 0
-        )
+        succeeds("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png")
 
 
 def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:

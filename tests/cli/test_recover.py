@@ -15,7 +15,7 @@ from PIL import Image
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.files import file_sha256
-from tests.cli.command import QUICK, fails, run
+from tests.cli.command import QUICK, fails, run, succeeds
 from tests.conftest import Edited, flipped
 
 pytestmark = pytest.mark.slow
@@ -25,8 +25,7 @@ def test_recover_writes_images_a_manifest_a_contact_sheet_and_a_gallery(
     few: Path, tmp_path: Path, digits: Bundle
 ) -> None:
     out = tmp_path / "out"
-    result = run("recover", few, out, *QUICK, "--seed", 7)
-    assert result.exit_code == 0, result.output
+    result = succeeds("recover", few, out, *QUICK, "--seed", 7)
     assert "recovered 3 images" in result.stdout
     assert str(out / "index.html") in result.stdout
     assert sorted(
@@ -54,8 +53,8 @@ def test_recover_writes_images_a_manifest_a_contact_sheet_and_a_gallery(
 
 
 def test_a_recovered_dataset_is_an_input_with_the_same_classes(few: Path, tmp_path: Path) -> None:
-    assert run("recover", few, tmp_path / "once", *QUICK).exit_code == 0
-    assert run("recover", tmp_path / "once", tmp_path / "twice", *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "once", *QUICK)
+    succeeds("recover", tmp_path / "once", tmp_path / "twice", *QUICK)
     classes = [
         json.loads((tmp_path / name / "manifest.json").read_text())["classes"]
         for name in ("once", "twice")
@@ -78,8 +77,7 @@ def test_recover_prints_json(few: Path, tmp_path: Path) -> None:
 
 
 def test_the_detected_format_is_printed_before_work_begins(dm: Path, tmp_path: Path) -> None:
-    result = run("recover", dm, tmp_path / "out", *QUICK)
-    assert result.exit_code == 0, result.output
+    result = succeeds("recover", dm, tmp_path / "out", *QUICK)
     found, hint, clipped, *_ = result.stderr.splitlines()
     assert (
         "DC, DSA, DM or CAFE tensors, 10 classes x 1, 32 px, mnist-normalised, the model's own "
@@ -188,8 +186,7 @@ def test_a_text_of_the_bundle_does_not_widen_the_contact_sheet(
         manifest["model"]["id"] = "x" * 1000
         manifest["class_names"] = ["y" * 1000] * 10
 
-    result = run("recover", few, tmp_path / "out", "--bundle", edited(long), *QUICK)
-    assert result.exit_code == 0, result.output
+    succeeds("recover", few, tmp_path / "out", "--bundle", edited(long), *QUICK)
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.width <= 2032
 
@@ -198,8 +195,7 @@ def test_one_image_is_one_image(few: Path, tmp_path: Path) -> None:
     for name in ("3/0.png", "3/1.png"):
         (few / name).unlink()
     (few / "3").rmdir()
-    result = run("recover", few, tmp_path / "out", *QUICK)
-    assert result.exit_code == 0, result.output
+    result = succeeds("recover", few, tmp_path / "out", *QUICK)
     assert f"recovered 1 image into {tmp_path / 'out'}" in result.stdout
     assert "class folders, 1 class x 1" in result.stderr
     assert "in 1 batch of up to 1, 6 steps each" in result.stderr
@@ -250,11 +246,10 @@ def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_recovered_folder_is_read_as_its_manifest_has_it(few: Path, tmp_path: Path) -> None:
-    assert run("recover", few, tmp_path / "first", *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "first", *QUICK)
     image = sorted((tmp_path / "first").glob("0*/*.png"))[0]
     shutil.copy(image, image.with_name("00099.png"))
-    again = run("recover", tmp_path / "first", tmp_path / "second", *QUICK)
-    assert again.exit_code == 0
+    again = succeeds("recover", tmp_path / "first", tmp_path / "second", *QUICK)
     assert "00099.png: not of this recovery" in again.stderr
     Image.new("RGB", (32, 32), (200, 10, 10)).save(image)
     changed = run("recover", tmp_path / "first", tmp_path / "third", *QUICK)
