@@ -16,6 +16,7 @@ from PIL import Image
 from diver_trt.bundle import Bundle
 from tests.cli.command import QUICK, fails, run, succeeds
 from tests.conftest import DISTILLED
+from tests.edited_json import json_file
 
 pytestmark = pytest.mark.slow
 
@@ -68,9 +69,8 @@ def test_inspect_refuses_what_no_recovery_records_in_one_line(
     few: Path, tmp_path: Path, field: str, value: object, found: str
 ) -> None:
     run("recover", few, tmp_path / "out", *QUICK)
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    manifest["source"][field] = value
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    with json_file(tmp_path / "out" / "manifest.json") as manifest:
+        manifest["source"][field] = value
     line = fails(run("inspect", tmp_path / "out"))
     assert line.isprintable()
     assert found in line
@@ -185,9 +185,9 @@ def test_inspect_counts_a_damaged_sidecar_as_a_damaged_engine(compiled: Path) ->
 
 def test_inspect_finds_engines_of_another_export(compiled: Path) -> None:
     """As where somebody copies `plans` from one bundle to the next."""
-    sidecar = compiled / "plans" / "rtx-1.7.1.116-sm86-b8" / "denoiser.json"
-    fields = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps({**fields, "onnx_sha256": "0" * 64}))
+    folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b8"
+    with json_file(folder / "denoiser.json") as sidecar:
+        sidecar["onnx_sha256"] = "0" * 64
     shown = run("inspect", compiled, "--memory-budget", "2GB")
     assert "rtx-1.7.1.116-sm86-b8/denoiser.engine: was built from another export" in fails(shown)
     assert "within 2GB: rtx-1.7.1.116-sm86-b2" in shown.stdout
@@ -214,9 +214,8 @@ def test_a_memory_table_adds_up_and_nothing_is_printed_as_python(compiled: Path)
 def test_inspect_prints_words_and_not_pythons_values(
     compiled: Path, few: Path, tmp_path: Path, kind: str
 ) -> None:
-    manifest = json.loads((compiled / "bundle.json").read_text())
-    manifest["model"]["licence"] = None
-    (compiled / "bundle.json").write_text(json.dumps(manifest))
+    with json_file(compiled / "bundle.json") as manifest:
+        manifest["model"]["licence"] = None
     if kind == "recovered":
         options = ("--steps", 6, "--start-step", 6, "--window", "5:3", "--no-inheritance")
         run("recover", few, tmp_path / "out", *options)

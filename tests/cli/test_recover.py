@@ -99,19 +99,20 @@ def test_a_bad_image_is_found_before_any_work(few: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_as_output_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    assert "out: is a file; choose a new or" in fails(run("recover", few, tmp_path / "out", *QUICK))
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_an_output_inside_the_input_is_refused(few: Path) -> None:
-    assert "overlaps the input" in fails(run("recover", few, few / "out", *QUICK))
-
-
-def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert "cannot be" in fails(run("recover", few, tmp_path / "file" / "out", *QUICK))
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file", "file: is a file; choose a new or"),
+        ("file/out", "cannot be"),
+        ("few/out", "overlaps the input"),
+    ],
+)
+def test_an_output_where_no_folder_may_be_is_refused(
+    few: Path, tmp_path: Path, output: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert message in fails(run("recover", few, tmp_path / output, *QUICK))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_output_that_may_not_be_made_is_refused(
