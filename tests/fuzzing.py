@@ -684,10 +684,16 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
 
 
 def recovered(folder: Path, layout: str = "index") -> list[Path]:
-    """A recovered dataset of two classes: five images, and one that was left out."""
+    """A recovered dataset of one image in each of two classes, and one that was left out."""
     fake_run.recover(folder, layout=layout)
     with json_file(folder / MANIFEST) as document:
-        document["recipe"] = Recipe().to_json()
+        document["recipe"], document["source"]["images"] = Recipe().to_json(), 3
+        for number in (4, 2, 1):
+            (folder / document["samples"].pop(number)["file"]).unlink()
+        document["skipped"][0]["key"] = "00001/00001"
+        for entry in (*document["samples"], *document["skipped"], *document["classes"]):
+            entry["label"] = entry["index"]
+        document["companions"] = [soft_labels_of(2, folder)]
     return [folder / MANIFEST]
 
 
@@ -708,7 +714,7 @@ def shards(layout: str, of: int, folder: Path) -> list[Path]:
         # The arrays of npz are not read: its images lie where those of `index` do.
         manifests += recovered(root, "index" if layout == "npz" else layout)
         with json_file(root / MANIFEST) as document:
-            document["samples"] = document["samples"][6 * (number - 1) // of : 6 * number // of]
+            document["samples"] = document["samples"][2 * (number - 1) // of : 2 * number // of]
             document["skipped"] = document["skipped"] if number == of else []
             document["shard"] = {"number": number, "of": of}
             document["layout"]["name"] = layout
