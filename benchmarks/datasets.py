@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 CLASSES, PER_CLASS, DISTINCT = 1000, 50, 200
-QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window", "2:1")
+QUICK = ("--steps", "2")
 
 
 def main() -> None:

@@ -11,10 +11,7 @@ run: these are the compiler's own figures.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
 from benchmarks.compiling import compile_alone
+from benchmarks.heading import heading
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.export.onnx_graph import graph_from_network
@@ -164,11 +162,7 @@ def main() -> None:
     parser.add_argument("--only", choices=NETWORKS, help="one network, and no plan")
     args = parser.parse_args()
     bundle, sms = Bundle.open(args.bundle), tuple(args.sm)
-    versions = ", ".join(
-        f"{package} {version(package)}" for package in ("tensorrt-rtx", "polygraphy", "torch")
-    )
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    print(f"{datetime.date.today()}, {machine}, {versions}; no GPU\n")
+    print(f"{heading('tensorrt-rtx', 'polygraphy', 'torch')}; no GPU\n")
     if args.only:
         print_network(bundle, args.only, sms)
         return

@@ -10,17 +10,17 @@ PNG files with those of fp32 on the same engine. Prints the table of `benchmarks
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.heading import heading
 from diver_trt import recover
 from diver_trt.bundle import Bundle
+from diver_trt.comparison.figures import mean_psnr
+from diver_trt.comparison.metrics import image_difference
 from diver_trt.contract import PRECISIONS, Precision
 from diver_trt.export.exporter import export_bundle
 from diver_trt.models.dit import load_model
@@ -37,20 +37,19 @@ def exported(folder: Path, precision: Precision) -> Bundle:
 
 
 def recovered(bundle: Bundle, engine: str) -> np.ndarray:
-    """Return the hundred digits as a bundle recovers them, [100, H, W, 3] float64 in levels."""
+    """Return the hundred digits as a bundle recovers them, [100, H, W, 3] uint8."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "recovered"
         recover(EXAMPLES / "distilled" / "ipc10", output, bundle=bundle.path, engine=engine)
         files = sorted(output.glob("[0-9]*/[0-9]*.png"))
-        return np.stack([np.asarray(Image.open(path), np.float64) for path in files])
+        return np.stack([np.asarray(Image.open(path)) for path in files])
 
 
-def psnr_db(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return the peak signal-to-noise ratio of each image, [n] float64; infinite for equal ones."""
-    mean_square = ((found - expected) ** 2).mean(axis=(1, 2, 3))
-    with np.errstate(divide="ignore"):
-        ratios: np.ndarray = 10 * np.log10(255**2 / mean_square)
-    return ratios
+def difference_cells(images: np.ndarray, reference: np.ndarray) -> list[str]:
+    """Return the mean and the lowest PSNR of images, and their largest difference, as cells."""
+    found = tuple(map(image_difference, images, reference))
+    lowest, largest = min(one.psnr_db for one in found), max(one.max_levels for one in found)
+    return [f"{mean_psnr(found):.1f} dB", f"{lowest:.1f} dB", str(largest)]
 
 
 def main() -> None:
@@ -62,14 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
 
-    versions = []
-    for package in ("torch", "onnxruntime", "openvino", "numpy"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    print(f"{datetime.date.today()}, {machine}, {', '.join(versions)}\n")
+    print(heading("torch", "onnxruntime", "openvino", "numpy"), end="\n\n")
     print("| engine | precision | files | mean PSNR | worst PSNR | largest difference, levels |")
     print("|---|---|---:|---:|---:|---:|")
     for engine in arguments.engine or ["onnx"]:
@@ -81,12 +73,7 @@ def main() -> None:
             if precision == "fp32":
                 cells += ["", "", ""]
             else:
-                images = recovered(bundle, engine)
-                ratios = psnr_db(images, reference)
-                # Images that are equal have an infinite ratio, and no place in a mean.
-                mean = ratios[np.isfinite(ratios)].mean()
-                cells += [f"{mean:.1f} dB", f"{ratios.min():.1f} dB"]
-                cells += [f"{np.abs(images - reference).max():.0f}"]
+                cells += difference_cells(recovered(bundle, engine), reference)
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

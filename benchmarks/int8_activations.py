@@ -32,7 +32,7 @@ import onnx_ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.int8 import psnr_db, recovered
+from benchmarks.int8 import difference_cells, recovered
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.export.int8 import MIN_VALUES, output_axis, quantise_weights
@@ -219,9 +219,8 @@ def compare_images(fp32: Bundle, int8: Bundle, static: Bundle) -> None:
         for name, bundle, channels in ways:
             with activations_per_scale(channels):
                 images = recovered(bundle, engine)
-            ratios = psnr_db(images, reference)
-            mean = ratios[np.isfinite(ratios)].mean()
-            print(f"| {engine}, {name} | {mean:.1f} dB | {ratios.min():.1f} dB |", flush=True)
+            mean, lowest, _ = difference_cells(images, reference)
+            print(f"| {engine}, {name} | {mean} | {lowest} |", flush=True)
 
 
 def main() -> None:

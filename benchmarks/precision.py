@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
 import gc
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor, nn
 
 from benchmarks.compiling import compile_alone
+from benchmarks.heading import heading
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.figures import mean_psnr
 from diver_trt.comparison.inputs import distilled_inputs
@@ -415,13 +413,9 @@ def main() -> None:
     parser.add_argument("--digits", action="store_true")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    versions = ", ".join(
-        f"{package} {version(package)}"
-        for package in ("torch", "diffusers", "onnxruntime", "numpy")
-    )
-    threads = f"{torch.get_num_threads()} threads"
-    machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
-    print(f"{datetime.date.today()}, {machine}, {versions}\n")
+    packages = ("torch", "diffusers", "onnxruntime", "numpy")
+    measured_with = heading(*packages, threads=torch.get_num_threads())
+    print(f"{measured_with}\n")
     if arguments.digits:
         measure_digits()
     if arguments.folder:

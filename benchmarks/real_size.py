@@ -12,12 +12,9 @@ scheduler, and prints parameter counts and file sizes as the tables of `benchmar
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import shutil
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor
 
+from benchmarks.heading import heading
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS, Precision
 from diver_trt.export.checks import relative_l2
@@ -159,13 +157,9 @@ def main() -> None:
     bundles = {precision: Bundle.open(folder / precision) for precision in errors}
     conditioner, step = compare_with_diffusers(source, bundles["fp32"])
 
-    versions = ", ".join(
-        f"{package} {version(package)}"
-        for package in ("torch", "diffusers", "onnx", "onnxruntime", "numpy")
-    )
-    threads = f"{torch.get_num_threads()} threads"
-    machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
-    print(f"{datetime.date.today()}, {machine}, {versions}\n")
+    packages = ("torch", "diffusers", "onnx", "onnxruntime", "numpy")
+    measured_with = heading(*packages, threads=torch.get_num_threads())
+    print(f"{measured_with}\n")
     print(f"diffusers stores {stored:,} transformer parameters.\n")
     print(
         "| network | parameters | fp32 file | fp16 file | fp32 against torch "

@@ -13,20 +13,18 @@ that are found and not placed.
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
+from benchmarks.heading import heading
 from diver_trt.bundle import Bundle
 from diver_trt.comparison.inputs import distilled_inputs
 from diver_trt.comparison.lineup import bundle_participant, torch_participant
@@ -149,13 +147,9 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=2)
     options: Any = parser.parse_args()
-    versions = ", ".join(
-        f"{package} {version(package)}"
-        for package in ("torch", "diffusers", "onnxruntime", "numpy")
-    )
-    threads = f"{torch.get_num_threads()} threads"
-    machine = f"{platform.machine()}, {threads}, Python {platform.python_version()}"
-    print(f"{datetime.date.today()}, {machine}, {versions}; {options.samples} digits\n")
+    packages = ("torch", "diffusers", "onnxruntime", "numpy")
+    measured_with = heading(*packages, threads=torch.get_num_threads())
+    print(f"{measured_with}; {options.samples} digits\n")
     model = load_model(str(MODEL), ModelOptions(timestep_frequencies="diffusers"))
     hold = comparing(model, options.samples)
     missed = []

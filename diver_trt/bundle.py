@@ -27,7 +27,7 @@ from diver_trt.method.step import StepLayout
 from diver_trt.progress import OnProgress
 from diver_trt.strict_json import parse_json
 from diver_trt.structs import GIVEN, OMITTED, Count, Invalid, Sha256, dump, whole
-from diver_trt.tensors import TensorSpec
+from diver_trt.tensors import TensorSpec, describe_all
 
 # Other schemas are refused, never converted; docs/bundle.md states what each of them changed.
 SCHEMA = 4
@@ -279,8 +279,8 @@ class Bundle:
             ):
                 if found != wanted:
                     raise Invalid(
-                        f"{direction} {shown(_join(found))}, but the rest of the manifest requires "
-                        f"{_join(wanted)}",
+                        f"{direction} {shown(describe_all(found))}, but the rest of the manifest "
+                        f"requires {describe_all(wanted)}",
                         "networks",
                         name,
                     )
@@ -360,7 +360,3 @@ def _open_checked(folder: Path, record: FileRecord) -> BinaryIO:
             "damaged, export the model again"
         )
     return file
-
-
-def _join(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(map(str, specs)) or "nothing"

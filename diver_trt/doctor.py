@@ -100,7 +100,7 @@ def _jetson() -> Iterator[Finding]:
     yield Finding("Jetson", "note", release[0] if release else f"{cuda.JETSON_RELEASE} is empty")
     # A virtual environment hides system packages unless it was made with --system-site-packages.
     in_environment = sys.prefix != sys.base_prefix
-    hidden = in_environment and not any(Path(entry) == SYSTEM_PACKAGES for entry in sys.path)
+    hidden = in_environment and SYSTEM_PACKAGES not in map(Path, sys.path)
     if hidden and (SYSTEM_PACKAGES / "tensorrt").exists():
         yield Finding(
             "JetPack's TensorRT",

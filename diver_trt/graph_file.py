@@ -12,7 +12,7 @@ from pathlib import Path
 from diver_trt.declared_tensors import declared_tensors
 from diver_trt.errors import BundleError, EngineError, printable, shown
 from diver_trt.external_data import GraphError, external_locations
-from diver_trt.tensors import Dim, TensorSpec, describe_declared
+from diver_trt.tensors import Dim, TensorSpec, describe_all, describe_declared
 
 Found = tuple[str, str, Sequence[Dim | None]]
 """A tensor of a graph: its name, numpy's name of its type, and its shape."""
@@ -104,10 +104,9 @@ def require_tensors(
             and all(spec.agrees_with(*by_name[spec.name]) for spec in specs)
         ):
             declares = ", ".join(describe_declared(*tensor) for tensor in found) or "nothing"
-            listed = ", ".join(map(str, specs)) or "nothing"
             raise BundleError(
-                f"{graph}: {direction} {shown(declares)}, but bundle.json lists {listed}; "
-                "export the model again"
+                f"{graph}: {direction} {shown(declares)}, but bundle.json lists "
+                f"{describe_all(specs)}; export the model again"
             )
 
 

@@ -1,15 +1,11 @@
-"""Files that commands write, whether one may be written, and the templates of HTML pages."""
+"""The templates of HTML pages, and which files are pages of ours."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from diver_trt.contained_file import start_of
-from diver_trt.documents import Document
-from diver_trt.errors import OutputError, UsageError
-from diver_trt.files import resolved
 from diver_trt.packages import required
 
 STYLE = Path(__file__).with_suffix(".css")
@@ -52,79 +48,6 @@ def environment() -> Any:
     )
     page.globals["style"] = STYLE.read_text(encoding="utf-8")
     return page
-
-
-def require_writable(path: Path, expected: str) -> None:
-    """Refuse, before any work, the path of a file that cannot be written.
-
-    Args:
-        path: The file.
-        expected: What it is to be, such as `"an HTML file"`.
-
-    Raises:
-        OutputError: If its folder does not exist or cannot be written, or if it is a folder.
-    """
-    if not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder; make it first")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; expected the name of {expected}")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path.parent}: is not writable; choose another folder")
-
-
-def require_own_page(path: Path, command: str) -> None:
-    """Refuse to replace a file that is not an earlier page of the same command.
-
-    Args:
-        path: The page.
-        command: The command, such as `"compare"`.
-
-    Raises:
-        OutputError: If the path holds another file.
-    """
-    _require_own(path, f"a report of diver-trt {command}", is_own=is_page(path, command))
-
-
-def require_own_json(path: Path, command: str, fields: frozenset[str]) -> None:
-    """Refuse to replace a file that is not an earlier JSON file of the same command.
-
-    Args:
-        path: The JSON file.
-        command: The command, such as `"bench"`.
-        fields: Fields that the command writes, and no other document has together.
-
-    Raises:
-        OutputError: If the path holds another file.
-    """
-    is_own = _has_fields(path, fields)
-    _require_own(path, f"a JSON file of diver-trt {command}", is_own=is_own)
-
-
-def _require_own(path: Path, kind: str, *, is_own: bool) -> None:
-    # lexists and not exists, because a dangling symlink occupies the name.
-    if os.path.lexists(path) and not is_own:
-        raise OutputError(
-            f"{path}: already exists and is not {kind}; choose another name, or remove it"
-        )
-
-
-def require_different(json_file: Path, report: Path) -> None:
-    """Refuse one path for `--json` and `--report`, however each is spelt.
-
-    Raises:
-        UsageError: If both are the same file.
-        OutputError: If a symlink in a path leads back to itself.
-    """
-    if resolved(json_file) == resolved(report):
-        raise UsageError(f"--json and --report are both {report}; expected two files")
-
-
-def _has_fields(path: Path, fields: frozenset[str]) -> bool:
-    """Return whether a path is a regular file with a JSON object that has these fields."""
-    try:
-        return not path.is_symlink() and fields <= Document.read(path, OutputError).fields.keys()
-    except OutputError:
-        return False
 
 
 def is_page(path: Path, command: str) -> bool:

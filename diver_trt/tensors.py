@@ -71,13 +71,18 @@ class TensorSpec:
         )
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(str(dim) for dim in self.shape)}]"
+        return describe_declared(self.name, self.dtype, self.shape)
 
 
 def describe_declared(name: str, dtype: str, shape: Sequence[Dim | None]) -> str:
     """Return a declared tensor as `TensorSpec` prints it: `image: float32[?, 3, 32, 32]`."""
     sizes = ("?" if dim is None or dim == -1 else str(dim) for dim in shape)
     return f"{name}: {dtype}[{', '.join(sizes)}]"
+
+
+def describe_all(specs: Sequence[TensorSpec]) -> str:
+    """Return specifications on one line, or `nothing` without any."""
+    return ", ".join(map(str, specs)) or "nothing"
 
 
 def describe(array: NDArray[np.generic]) -> str:

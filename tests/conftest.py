@@ -7,7 +7,6 @@ committed, trained model.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -26,6 +25,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.digits import default_bundle
 from diver_trt.distilled.image_file import read_image
 from diver_trt.files import FileRecord
+from tests.edited_json import json_file
 
 # Before torch is imported, and for subprocesses too: with models this small, a second thread only
 # waits for the first.
@@ -37,6 +37,7 @@ ALL_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") 
 ROOT = Path(__file__).parent.parent
 DIGITS_MODEL = ROOT / "examples" / "digits" / "dit-digits"
 DISTILLED = ROOT / "examples" / "digits" / "distilled" / "ipc10"
+IPC1 = DISTILLED.parent / "ipc1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,6 +66,13 @@ def digit_folder(folder: Path, counts: dict[int, int]) -> Path:
 def ten_digits() -> NDArray[np.uint8]:  # [10, 32, 32, 3]
     """Return the first distilled image of each digit."""
     return np.stack([read_image(DISTILLED / str(digit) / "0.png") for digit in range(10)])
+
+
+def flipped(path: Path) -> bytes:
+    """Return the bytes of a file with the last bit changed."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    return bytes(data)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -277,20 +285,18 @@ def graphs(tmp_path_factory: pytest.TempPathFactory, digits: Bundle) -> Path:
     return folder
 
 
-@pytest.fixture
-def edited(
-    tmp_path: Path, digits: Bundle, graphs: Path
-) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """Link the digits bundle's networks, and copy its manifest with one change."""
+Edited = Callable[..., Path]
 
-    def edit(change: Callable[[dict[str, Any]], None]) -> Path:
-        folder = tmp_path / "edited"
-        folder.mkdir()
-        for network in digits.networks.values():
-            (folder / network.graph.name).hardlink_to(graphs / network.graph.name)
-        manifest = json.loads((digits.path / "bundle.json").read_text())
-        change(manifest)
-        (folder / "bundle.json").write_text(json.dumps(manifest))
+
+@pytest.fixture
+def edited(tmp_path: Path, digits: Bundle, graphs: Path) -> Edited:
+    """Link the digits bundle's networks, and copy its manifest with one change, or none."""
+
+    def edit(change: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
+        folder = shutil.copytree(graphs, tmp_path / "edited", copy_function=os.link)
+        shutil.copy(digits.path / "bundle.json", folder)
+        with json_file(folder / "bundle.json") as manifest:
+            change(manifest)
         return folder
 
     return edit

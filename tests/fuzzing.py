@@ -53,7 +53,6 @@ from diver_trt.hub.card import Compared, model_card
 from diver_trt.manifest import JOURNAL, MANIFEST, inspect_recovered
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import Recipe
-from diver_trt.records import MANIFEST_SCHEMA
 from diver_trt.recovered.convert import convert_recovered
 from diver_trt.recovered.journal import Journal
 from diver_trt.recovered.merge import merge_shards
@@ -62,6 +61,7 @@ from diver_trt.runtime.backends.tensorrt.memory import choose_memory_plan
 from diver_trt.runtime.backends.tensorrt.plans import Plan, read_plans
 from diver_trt.tensors import TensorSpec
 from tests.distilled import methods
+from tests.edited_json import json_file
 from tests.hub.comparison import write_comparison
 from tests.recovered import fake_run
 from tests.stand_in import MACHINE, write_stand_in_plan
@@ -683,48 +683,17 @@ def picture(name: str, mode: str, **options: Any) -> Callable[[Path], list[Path]
     return make
 
 
-_SOURCE = {"name": "set", "format": "folders", "clipped": 0.0, "images": 3, "sha256": "0" * 64}
-_SKIPPED = {
-    "key": "00001/00001",
-    "source": "b.png",
-    "source_sha256": "",
-    "index": 1,
-    "label": 1,
-    "wnid": None,
-    "problem": "is damaged",
-}
-_CLASSES = [
-    {"index": index, "label": index, "wnid": None, "imagenet_index": None, "name": str(index)}
-    for index in range(2)
-]
-
-
-def recovered(folder: Path) -> list[Path]:
-    """A recovered dataset of two classes, as `recover` writes it."""
-    samples = []
-    for index in range(2):
-        (folder / f"0000{index}").mkdir()
-        file = f"0000{index}/00000.png"
-        Image.fromarray(images(8, 2)[index]).save(folder / file)
-        record = {"key": file[:-4], "file": file, "sha256": file_sha256(folder / file)}
-        record |= {"source": "a.png", "source_sha256": "0" * 64}
-        samples.append({**record, "index": index, "label": index, "wnid": None, "engine": "onnx"})
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "tool": {"name": "diver-trt", "version": "0"},
-        "bundle": {"model": "digits", "precision": "fp32", "sha256": digits().sha256},
-        "recipe": Recipe().to_json(),
-        "seed": 0,
-        "source": _SOURCE,
-        "layout": {"name": "index", "size": 32},
-        "companions": [soft_labels_of(2, folder)],
-        "class_map": "model",
-        "shard": None,
-        "skipped": [_SKIPPED],
-        "classes": _CLASSES,
-        "samples": samples,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+def recovered(folder: Path, layout: str = "index") -> list[Path]:
+    """A recovered dataset of one image in each of two classes, and one that was left out."""
+    fake_run.recover(folder, layout=layout)
+    with json_file(folder / MANIFEST) as document:
+        document["recipe"], document["source"]["images"] = Recipe().to_json(), 3
+        for number in (4, 2, 1):
+            (folder / document["samples"].pop(number)["file"]).unlink()
+        document["skipped"][0]["key"] = "00001/00001"
+        for entry in (*document["samples"], *document["skipped"], *document["classes"]):
+            entry["label"] = entry["index"]
+        document["companions"] = [soft_labels_of(2, folder)]
     return [folder / MANIFEST]
 
 
@@ -735,44 +704,27 @@ def soft_labels_of(count: int, folder: Path) -> dict[str, str]:
 
 
 def shards(layout: str, of: int, folder: Path) -> list[Path]:
-    """A recovery of two images and one that was left out, in one shard or in two.
+    """The same in one shard or in two.
 
     Only a fact of one shard can differ from those of the others.
     """
     manifests = []
     for number in range(1, of + 1):
         root = folder / f"part{number}"
-        root.mkdir()
-        (path,) = recovered(root)
-        document = json.loads(path.read_text())
-        document["samples"] = document["samples"][2 * (number - 1) // of : 2 * number // of]
-        document["skipped"] = document["skipped"] if number == of else []
-        document["shard"] = {"number": number, "of": of}
-        normalisation = "none" if layout == "npz" else None
-        document["layout"] = {"name": layout, "size": 8, "normalisation": normalisation}
-        document["companions"] = [soft_labels_of(len(document["samples"]), root)]
-        if layout == "huggingface":
-            for sample in document["samples"]:
-                sample["file"] = f"train/{sample['file']}"
-            for images_of in [*root.glob("0*")]:
-                (root / "train").mkdir(exist_ok=True)
-                images_of.rename(root / "train" / images_of.name)
-        path.write_text(json.dumps(document))
-        manifests.append(path)
+        # The arrays of npz are not read: its images lie where those of `index` do.
+        manifests += recovered(root, "index" if layout == "npz" else layout)
+        with json_file(root / MANIFEST) as document:
+            document["samples"] = document["samples"][2 * (number - 1) // of : 2 * number // of]
+            document["skipped"] = document["skipped"] if number == of else []
+            document["shard"] = {"number": number, "of": of}
+            document["layout"]["name"] = layout
+            document["layout"]["normalisation"] = "none" if layout == "npz" else None
+            document["companions"] = [soft_labels_of(len(document["samples"]), root)]
     return manifests
 
 
 def merge(folder: Path) -> None:
     merge_shards(sorted(folder.iterdir()), folder.parent / "output")
-
-
-def whole(folder: Path) -> list[Path]:
-    """A recovery of two images and one that was left out, in one piece."""
-    (manifest,) = recovered(folder)
-    document = json.loads(manifest.read_text())
-    document["layout"]["size"] = 8
-    manifest.write_text(json.dumps(document))
-    return [manifest]
 
 
 def convert(folder: Path) -> None:
@@ -792,21 +744,6 @@ def in_npy(data: bytes, random: Random) -> bytes:
     return in_bytes(data, random) if random.randrange(2) == 0 else _in_npy(data, random)
 
 
-def journal(folder: Path) -> list[Path]:
-    """The journal of a recovery that stopped after two images and a failed one."""
-    (manifest,) = recovered(folder)
-    document = json.loads(manifest.read_text())
-    manifest.unlink()
-    head = {
-        name: value
-        for name, value in document.items()
-        if name not in ("companions", "skipped", "classes", "samples")
-    }
-    lines = [head, *document["samples"], *document["skipped"]]
-    (folder / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return [folder / JOURNAL]
-
-
 def read_journal(folder: Path) -> None:
     found = Journal(folder)
     found.head()
@@ -821,7 +758,7 @@ def finished(folder: Path) -> list[Path]:
     fake_run.recover(folder)
     for name in BYSTANDERS:
         (folder / name).write_bytes(b"mine")
-    return [folder / "manifest.json"]
+    return [folder / MANIFEST]
 
 
 def interrupted(folder: Path) -> list[Path]:
@@ -893,10 +830,10 @@ TARGETS = (
     Target("ONNX graph", graph, in_bytes, (walk_graph,)),
     Target("ONNX graph, its work", products, in_bytes, (only_file(count_work),)),
     Target("manifest", recovered, in_json, (inspect_recovered, read_images)),
-    Target("journal", journal, in_lines, (read_journal,)),
+    Target("journal", interrupted, in_lines, (read_journal,)),
     Target("merge", partial(shards, "npz", 2), in_json, (merge,), writes=True),
     Target("merge of one", partial(shards, "huggingface", 1), in_json, (merge,), writes=True),
-    Target("convert", whole, in_json, (convert,), writes=True),
+    Target("convert", recovered, in_json, (convert,), writes=True),
     Target("soft labels", soft_labels, in_npy, (only_file(partial(read_soft_labels, rows=20)),)),
     Target("journal, resumed", interrupted, in_json_lines, (resume,), writes=True),
     Target(

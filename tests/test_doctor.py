@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from diver_trt import doctor
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
 from diver_trt.doctor import examine, usable
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.runtime.backends import Finding, onnx_package
 from diver_trt.runtime.backends import onnx as onnx_engine
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
+from tests.cli.command import run, succeeds
+from tests.conftest import Edited
 from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
 
 IMPORT_TENSORRT = trt_module.import_tensorrt
@@ -31,8 +30,17 @@ def findings(bundle: Bundle) -> dict[str, Finding]:
 
 
 @pytest.fixture
-def bundle(edited: Callable[..., Path]) -> Bundle:
-    return Bundle.open(edited(lambda manifest: None))
+def bundle(edited: Edited) -> Bundle:
+    return Bundle.open(edited())
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file by which a Jetson is recognised."""
+    path = tmp_path / "nv_tegra_release"
+    path.write_text("# R39 (release), REVISION: 2.0\n")
+    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", path)
+    return path
 
 
 @pytest.fixture
@@ -78,7 +86,7 @@ def test_without_onnxruntime_and_openvino_nothing_is_usable(
         "pip install 'diver-trt[cpu]'",
     )
     assert not usable(list(found.values()))
-    result = CliRunner().invoke(app, ["doctor", "--json"])
+    result = run("doctor", "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["usable"] is False
 
@@ -169,11 +177,8 @@ def test_beside_the_cpu_package_the_gpu_one_is_never_advised(
     assert "no NVIDIA GPU was found" in finding.detail
 
 
-def test_on_a_jetson_nothing_is_advised_that_does_not_run_there(
-    digits: Bundle, gpu: StandInCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "nv_tegra_release").write_text("# R39 (release), REVISION: 2.0\n")
-    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", tmp_path / "nv_tegra_release")
+@pytest.mark.usefixtures("release", "gpu")
+def test_on_a_jetson_nothing_is_advised_that_does_not_run_there(digits: Bundle) -> None:
     found = findings(digits)
     assert found["ONNX Runtime, CUDA"].remedy == "diver-trt build BUNDLE --backend trt"
     assert found["TensorRT"].remedy == "use JetPack's own, see docs/jetson.md"
@@ -242,13 +247,11 @@ def test_a_tensorrt_that_cannot_start_is_broken(
     assert findings(digits)["TensorRT-RTX"].state == "broken"
 
 
+@pytest.mark.usefixtures("release")
 def test_a_jetson_environment_that_hides_tensorrt_is_found(
     digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = tmp_path / "nv_tegra_release"
-    release.write_text("# R36 (release), REVISION: 4.3\n")
     (tmp_path / "dist-packages" / "tensorrt").mkdir(parents=True)
-    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", release)
     monkeypatch.setattr(doctor, "SYSTEM_PACKAGES", tmp_path / "dist-packages")
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     finding = findings(digits)["JetPack's TensorRT"]
@@ -258,17 +261,12 @@ def test_a_jetson_environment_that_hides_tensorrt_is_found(
     assert "JetPack's TensorRT" not in findings(digits)
 
 
-def test_an_empty_release_file_of_a_jetson_is_a_note(
-    digits: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = tmp_path / "nv_tegra_release"
-    release.touch()
-    monkeypatch.setattr(cuda_module, "JETSON_RELEASE", release)
+def test_an_empty_release_file_of_a_jetson_is_a_note(digits: Bundle, release: Path) -> None:
+    release.write_text("")
     assert findings(digits)["Jetson"].detail == f"{release} is empty"
 
 
 def test_the_command_prints_every_finding_and_its_remedy() -> None:
-    result = CliRunner().invoke(app, ["doctor"])
-    assert result.exit_code == 0
+    result = succeeds("doctor")
     assert "works    ONNX Runtime, CPU: onnxruntime" in result.stdout
     assert "[gpu]" not in result.stdout

@@ -27,31 +27,6 @@ class Text:
     a: str
 
 
-@dataclass(frozen=True)
-class Texts:
-    a: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Outer:
-    b: Texts
-
-
-@dataclass(frozen=True)
-class Named:
-    a: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Number:
-    a: int
-
-
-@dataclass(frozen=True)
-class OtherNumber:
-    b: int
-
-
 def read(folder: Path, text: str | bytes, limits: Limits = BUNDLE_LIMITS) -> Document:
     path = folder / "a.json"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -96,7 +71,8 @@ def test_values_may_lie_within_each_other_up_to_the_limit(tmp_path: Path) -> Non
         return '{"a": ' + "[" * (levels - 1) + "]" * (levels - 1) + "}"
 
     assert read(tmp_path, nested(MAX_DEPTH)).fields
-    for levels in (MAX_DEPTH + 1, 976, 100_000):
+    # From 700 on the parser or the encoder of Python's own runs out of stack.
+    for levels in (MAX_DEPTH + 1, *range(700, 1000, 7), 100_000):
         with pytest.raises(
             BundleError, match=r"a\.json: values are nested too deeply, expected 32"
         ):
@@ -120,9 +96,9 @@ def test_each_kind_of_document_has_its_limits(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match=r"a: found .*a text on one line, of at most 10 char"):
             read(tmp_path, json.dumps({"a": value}), limits).load(Text)
     with pytest.raises(BundleError, match=r"b\.a\[0\]: found .*a text on one line, of at most 10"):
-        read(tmp_path, json.dumps({"b": {"a": [11 * "x"]}}), limits).load(Outer)
+        read(tmp_path, json.dumps({"b": {"a": [11 * "x"]}}), limits).take(tuple[str, ...], "b", "a")
     with pytest.raises(BundleError, match=r"a: found the key .* a text on one line, of at most 10"):
-        read(tmp_path, json.dumps({"a": {11 * "x": ""}}), limits).load(Named)
+        read(tmp_path, json.dumps({"a": {11 * "x": ""}}), limits).take(Mapping[str, str], "a")
 
 
 def test_a_manifest_of_imagenet_is_within_its_limits() -> None:
@@ -168,9 +144,9 @@ def test_a_hostile_document_takes_bounded_memory(tmp_path: Path, value: str) -> 
 def test_quoting_a_value_does_not_write_all_of_it(tmp_path: Path) -> None:
     text = json.dumps({"a": [["x" * 100] * 5], "b": "é" * 100})
     document = read(tmp_path, text)
-    for struct, name, start in ((Number, "a", '[["xxx'), (OtherNumber, "b", r'"\u00e9')):
+    for name, start in (("a", '[["xxx'), ("b", r'"\u00e9')):
         with pytest.raises(BundleError) as caught:
-            document.load(struct)
+            document.take(int, name)
         assert f"{name}: found {start}" in str(caught.value)
         assert len(str(caught.value)) < len(str(tmp_path)) + 200
 
@@ -196,7 +172,7 @@ def test_a_link_to_a_file_of_the_same_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / "real" / "b").write_text('{"a": 1}')
     (tmp_path / "real" / "a.json").symlink_to("b")
     (tmp_path / "link").symlink_to("real")
-    assert Document.read(tmp_path / "link" / "a.json", DatasetError).load(Number).a == 1
+    assert Document.read(tmp_path / "link" / "a.json", DatasetError).take(int, "a") == 1
 
 
 def test_the_parser_never_needs_more_of_the_stack_than_there_is() -> None:

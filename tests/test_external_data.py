@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 from diver_trt.bundle import Bundle
 from diver_trt.errors import BundleError
 from diver_trt.external_data import GraphError, external_locations
+from diver_trt.files import FileRecord
 from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from tests.cli.command import fails, run
@@ -259,20 +259,11 @@ def hostile(digits: Bundle, folder: Path, location: str, *, listed: bytes | None
     tensor.dims.extend(initializer.dims)
     initializer.CopyFrom(tensor)
     onnx.save(model, str(folder / "decoder.onnx"))
-    manifest = json.loads((folder / "bundle.json").read_text())
-
-    def record(path: Path) -> dict[str, Any]:
-        return {
-            "name": path.name,
-            "size_bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-
-    manifest["networks"]["decoder"]["graph"] = record(folder / "decoder.onnx")
+    decoder = replace(digits.networks["decoder"], graph=FileRecord.of(folder / "decoder.onnx"))
     if listed:
         (folder / location).write_bytes(listed)
-        manifest["networks"]["decoder"]["weights"] = record(folder / location)
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+        decoder = replace(decoder, weights=FileRecord.of(folder / location))
+    replace(digits, path=folder, networks={**digits.networks, "decoder": decoder}).write()
     return Bundle.open(folder)
 
 

@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -75,6 +74,12 @@ def fail(error: Exception) -> Any:
     raise error
 
 
+def attempts(target: Target, folder: Path) -> list[bool]:
+    """Return which of twenty inputs a target accepts."""
+    trial = Trial(target, folder)
+    return [trial.attempt(Random(seed)).accepted for seed in range(20)]
+
+
 @pytest.mark.parametrize(
     ("read", "complaint"),
     [
@@ -101,10 +106,8 @@ def fail(error: Exception) -> Any:
 def test_the_harness_notices(
     tmp_path: Path, read: Callable[[Path], object], complaint: str
 ) -> None:
-    trial = Trial(faulty(read), tmp_path / "trial")
     with pytest.raises(DefectError, match=complaint):
-        for seed in range(20):
-            trial.attempt(Random(seed))
+        attempts(faulty(read), tmp_path / "trial")
 
 
 @pytest.mark.parametrize(
@@ -122,26 +125,19 @@ def test_the_harness_reports_a_reader_that_does_not_return(
     complaint: str,
 ) -> None:
     monkeypatch.setattr(fuzzing, limit, 0.2)
-    trial = Trial(faulty(read), tmp_path / "trial")
     with pytest.raises(DefectError, match=complaint):
-        for seed in range(20):
-            trial.attempt(Random(seed))
+        attempts(faulty(read), tmp_path / "trial")
 
 
 def test_the_harness_lets_only_those_write_that_may_and_only_there(tmp_path: Path) -> None:
-    may = replace(faulty(lambda folder: (folder / "b").write_bytes(b"")), writes=True)
-    trial = Trial(may, tmp_path / "may")
-    assert all(trial.attempt(Random(seed)).accepted for seed in range(20))
+    def writes(name: str) -> Target:
+        return faulty(lambda folder: (folder / name).write_bytes(b""), writes=True)
+
+    assert all(attempts(writes("b"), tmp_path / "may"))
     assert [path.name for path in (tmp_path / "may" / "files").iterdir()] == ["a"]
     for number, name in enumerate(("../b", "../../b")):
-        trial = Trial(replace(faulty(partial(touch, name)), writes=True), tmp_path / str(number))
         with pytest.raises(DefectError, match="did more than read"):
-            for seed in range(20):
-                trial.attempt(Random(seed))
-
-
-def touch(name: str, folder: Path) -> None:
-    (folder / name).write_bytes(b"")
+            attempts(writes(name), tmp_path / str(number))
 
 
 def spin() -> None:
@@ -185,18 +181,12 @@ def test_the_harness_reports_a_write_outside_the_output(
         (folder.parent / "output" / "a").touch()
         write(folder)
 
-    good = Trial(faulty(write_output, writes=True), tmp_path / "good")
-    assert all(good.attempt(Random(seed)).accepted for seed in range(20))
-    bad = Trial(faulty(also, writes=True), tmp_path / "bad")
+    assert all(attempts(faulty(write_output, writes=True), tmp_path / "good"))
     with pytest.raises(DefectError, match="did more than read"):
-        for seed in range(20):
-            bad.attempt(Random(seed))
+        attempts(faulty(also, writes=True), tmp_path / "bad")
 
 
 def test_the_harness_lets_good_readers_be(tmp_path: Path) -> None:
-    refuses = Trial(
-        faulty(lambda folder: fail(DatasetError("damaged; make it again"))), tmp_path / "refuses"
-    )
-    assert not all(refuses.attempt(Random(seed)).accepted for seed in range(20))
-    accepts = Trial(faulty(lambda folder: None), tmp_path / "accepts")
-    assert all(accepts.attempt(Random(seed)).accepted for seed in range(20))
+    refuses = faulty(lambda folder: fail(DatasetError("damaged; make it again")))
+    assert not all(attempts(refuses, tmp_path / "refuses"))
+    assert all(attempts(faulty(lambda folder: None), tmp_path / "accepts"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DISTILLED
+from tests.conftest import IPC1
 
 HEAVY = (
     "openvino_telemetry",
@@ -57,7 +57,7 @@ assert sample.image.shape == (32, 32, 3)
 def test_the_recover_command_never_loads_torch_diffusers_or_onnx(tmp_path: Path) -> None:
     arguments = [
         "recover",
-        str(DISTILLED.parent / "ipc1"),
+        str(IPC1),
         str(tmp_path / "out"),
         "--preset",
         "matched",
@@ -73,8 +73,3 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     assert (tmp_path / "out" / "manifest.json").exists()
     assert "openvino" in loaded  # what `auto` takes here
     assert loaded.isdisjoint(HEAVY)
-
-
-def test_importing_the_command_line_loads_no_numpy() -> None:
-    loaded = modules_after("import diver_trt.cli.commands")
-    assert loaded.isdisjoint({"numpy", "onnxruntime", "openvino", "PIL", *HEAVY})

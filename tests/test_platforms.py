@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DISTILLED, ROOT
+from tests.conftest import IPC1, ROOT
 
 # The third-party packages are imported first: they were built for the system that they run on.
 COMMANDS = """
@@ -93,7 +93,7 @@ run("recover", IPC1, f"{OUT}/rtx", "--engine", "rtx", code=1)
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_commands_run_without_what_another_system_lacks(platform: str, tmp_path: Path) -> None:
     process = subprocess.run(
-        [sys.executable, "-c", COMMANDS, platform, str(DISTILLED.parent / "ipc1"), str(tmp_path)],
+        [sys.executable, "-c", COMMANDS, platform, str(IPC1), str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.cli.console import print_json
-from tests.conftest import DISTILLED, ROOT, default_signals, files_of
+from tests.conftest import IPC1, ROOT, default_signals, files_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX signals and descriptors")
 
-IPC1 = str(DISTILLED.parent / "ipc1")
 QUICK = ("--steps", "2", "--engine", "onnx")
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.contract import NetworkName
 from diver_trt.distilled.dataset import read_dataset
 from diver_trt.distilled.methods import METHODS
@@ -33,16 +33,10 @@ from diver_trt.runtime.backends import BACKENDS, Backend, Finding
 from diver_trt.runtime.engine import Opened, Placement
 from diver_trt.runtime.ports import Ports
 from diver_trt.runtime.stepping import CARRY, SteppedDenoiser
-from tests.cli.command import run
-from tests.conftest import DISTILLED
+from tests.cli.command import run, succeeds
+from tests.conftest import IPC1
 
-QUICK = ("--steps", "2", "--inherit-step", "1", "--start-step", "2", "--window", "2:1")
-
-
-def succeeds(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
+QUICK = ("--steps", "2")
 
 
 # A toy engine: every network averages its first input, so that images come out as gradients.
@@ -115,10 +109,8 @@ def test_a_toy_engine_is_one_module_and_one_entry(
     found = {finding.subject: finding for finding in examine(digits)}
     assert found["Toy"].detail == "toy on dit-digits"
     assert usable([found["Toy"]])
-    output = succeeds(
-        "recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--engine", "toy", "--json", *QUICK
-    )
-    assert json.loads(output[output.index("{") :])["engine"] == "toy"
+    result = succeeds("recover", IPC1, tmp_path / "out", "--engine", "toy", "--json", *QUICK)
+    assert json.loads(result.stdout)["engine"] == "toy"
     image = np.asarray(Image.open(tmp_path / "out" / "00000" / "00000.png"))
     assert image[0, 0, 0] < image[-1, -1, 2]  # the ramp runs from the first channel to the last
 
@@ -145,12 +137,12 @@ def test_a_toy_layout_is_one_file_and_one_entry(
         companions=("list.txt",),
     )
     monkeypatch.setitem(LAYOUTS, "list", layout)
-    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out", "--layout", "list", *QUICK)
+    command = ("recover", IPC1, tmp_path / "out", "--layout", "list", *QUICK)
     succeeds(*command)
     lines = (tmp_path / "out" / "list.txt").read_text().splitlines()
     assert lines == [f"class{digit}/00000.png {digit}" for digit in range(10)]
     (tmp_path / "out" / "class3" / "00000.png").unlink()
-    assert "9 of 10 images are already there" in succeeds(*command)
+    assert "9 of 10 images are already there" in succeeds(*command).output
     assert (tmp_path / "out" / "class3" / "00000.png").is_file()
 
 
@@ -200,7 +192,7 @@ def test_a_toy_method_is_one_file_and_one_entry(
         "00001/00000",
     ]
     np.testing.assert_array_equal(dataset.images.read(5), pixels[1, :32, 32:])
-    output = succeeds("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK)
+    output = succeeds("recover", source.parent, tmp_path / "out", "--format", "toy", *QUICK).output
     assert "note: toys are small" in output
     assert "Toy tensors, 10 classes x 4, 32 px, toys-normalised, cut from 2 x 2" in output
     assert len(list((tmp_path / "out").glob("0*/*.png"))) == 40
@@ -283,9 +275,9 @@ def test_a_toy_base_model_is_one_file_and_one_entry(toy_bundle: Bundle, tmp_path
     assert (bundle.timestep_frequencies, bundle.places) == (None, ("lifted",))
     assert bundle.process.times(4).tolist() == [0.25, 0.5, 0.75, 1.0]
     options = ("--bundle", bundle.path, *SETTINGS, "--sigma", "marginal")
-    succeeds("recover", DISTILLED.parent / "ipc1", tmp_path / "out", *options)
+    succeeds("recover", IPC1, tmp_path / "out", *options)
     for digit in range(10):
-        distilled = DISTILLED.parent / "ipc1" / str(digit)
+        distilled = IPC1 / str(digit)
         (source,) = distilled.iterdir()
         with Image.open(source) as opened:
             image = square(np.asarray(opened.convert("RGB")), 16)
@@ -315,7 +307,7 @@ def test_a_toy_base_model_is_compared_with_its_own_code(toy_bundle: Bundle) -> N
 def test_a_setting_that_a_process_does_not_define_is_refused(
     toy_bundle: Bundle, tmp_path: Path
 ) -> None:
-    command = ("recover", DISTILLED.parent / "ipc1", tmp_path / "out")
+    command = ("recover", IPC1, tmp_path / "out")
     options = ("--bundle", toy_bundle.path, *SETTINGS, "--sigma", "learned")
     result = run(*command, *options)
     assert result.exit_code == 2

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from diver_trt.contract import NETWORKS
-from tests.conftest import DISTILLED, ROOT
+from tests.conftest import IPC1, ROOT
 
-IPC1 = DISTILLED.parent / "ipc1"
 ELSEWHERE = {
     "HOME": "home",
     "XDG_CACHE_HOME": "cache",

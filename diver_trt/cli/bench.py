@@ -45,7 +45,6 @@ BundleArgument = Annotated[
     typer.Argument(
         metavar="BUNDLE",
         help="Exported model: a folder, or hf://OWNER/NAME on the hub (default: the digits model).",
-        show_default=False,
         autocompletion=completion.bundles,
     ),
 ]
@@ -55,7 +54,6 @@ Engines = Annotated[
     typer.Option(
         help=f"{engine_choices()}; repeatable: engines are measured in alternation "
         "(default: auto).",
-        show_default=False,
         autocompletion=completion.engines,
     ),
 ]
@@ -63,8 +61,7 @@ Against = Annotated[
     str | None,
     typer.Option(
         help="torch: measure diffusers' own modules too, in alternation; needs --model.",
-        show_default=False,
-        autocompletion=completion.values(lambda: ["torch"]),
+        autocompletion=completion.words("torch"),
     ),
 ]
 Model = Annotated[
@@ -72,7 +69,6 @@ Model = Annotated[
     typer.Option(
         help="For torch: the model that the bundle was exported from (directory, hub name or "
         ".pt file).",
-        show_default=False,
     ),
 ]
 Seconds = Annotated[
@@ -89,7 +85,6 @@ Samples = Annotated[
         min=1,
         help="Images of a whole recovery, at least one batch (default: 8, or one batch where that "
         "is more).",
-        show_default=False,
     ),
 ]
 

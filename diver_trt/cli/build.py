@@ -29,7 +29,7 @@ Backend = Annotated[
     str,
     typer.Option(
         help="rtx (TensorRT-RTX, for GeForce; needs no GPU) or trt (TensorRT; on the device).",
-        autocompletion=completion.values(lambda: ["rtx", "trt"]),
+        autocompletion=completion.words("rtx", "trt"),
     ),
 ]
 Capabilities = Annotated[
@@ -37,7 +37,6 @@ Capabilities = Annotated[
     typer.Option(
         help="Compute capability to compile for, such as 8.6 or 86; repeatable (default: the "
         "GPU here, else 8.0 and up).",
-        show_default=False,
     ),
 ]
 Batch = Annotated[
@@ -45,7 +44,7 @@ Batch = Annotated[
 ]
 Workspace = Annotated[
     str | None,
-    typer.Option(help="Limit on the builder's scratch memory, such as 1GB.", show_default=False),
+    typer.Option(help="Limit on the builder's scratch memory, such as 1GB."),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be built, and build nothing.")

@@ -51,7 +51,6 @@ Model = Annotated[
     typer.Option(
         help="The model they were exported from (directory, hub name or .pt file): torch in "
         "fp32 is then the reference.",
-        show_default=False,
     ),
 ]
 Engines = Annotated[
@@ -59,15 +58,13 @@ Engines = Annotated[
     typer.Option(
         help=f"torch-fp16, torch-bf16, {', '.join(BACKENDS)}; repeatable "
         "(default: all that work here).",
-        show_default=False,
         autocompletion=completion.compared_engines,
     ),
 ]
 Images = Annotated[
     Path | None,
     typer.Option(
-        help="Distilled images, as for recover (default: the digits that come with diver-trt).",
-        show_default=False,
+        help="Distilled images, as for recover (default: the digits that come with diver-trt)."
     ),
 ]
 Random = Annotated[bool, typer.Option("--random", help="Images of random pixels instead.")]

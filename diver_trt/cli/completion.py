@@ -26,11 +26,17 @@ def values(load: Callable[[], Iterable[str]]) -> Completion:
     return complete
 
 
+def words(*texts: str) -> Completion:
+    """Return a completion from a few words."""
+    return values(lambda: texts)
+
+
 def names(module: str, collection: str) -> Completion:
     """Return a completion from a module's registry or tuple of names."""
     return values(lambda: getattr(import_module(module), collection))
 
 
+precisions = names("diver_trt.contract", "PRECISIONS")
 presets = names("diver_trt.recipe", "PRESETS")
 guides = names("diver_trt.recipe", "GUIDE_KINDS")
 sigmas = names("diver_trt.recipe", "SIGMAS")

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,11 +18,11 @@ import typer
 from diver_trt.cli.process import (
     import_numpy,
     is_interruption,
+    say_failed,
     stopping_signals_interrupt,
-    where,
 )
 from diver_trt.cli.process import say as say
-from diver_trt.errors import DiverError, UsageError, printable
+from diver_trt.errors import DiverError, UsageError, printable, shown
 from diver_trt.progress import OnProgress
 
 P = ParamSpec("P")
@@ -65,17 +65,14 @@ def _report(error: BaseException) -> int:
             say(remedy)
     # Mapping a file fails with ENOMEM where an allocation raises MemoryError.
     elif isinstance(error, OSError) and error.errno != errno.ENOMEM:
-        say(f"error: {where(error)}: {error.strerror or error}")
+        say_failed(error)
     else:
-        say(_out_of_memory(error))
+        reason = str(error) or "unknown size"
+        say(
+            f"error: out of memory ({reason}); close other programs, or reduce the batch or the "
+            "input"
+        )
     return 2 if isinstance(error, UsageError) else 1
-
-
-def _out_of_memory(error: BaseException) -> str:
-    reason = str(error) or "unknown size"
-    return (
-        f"error: out of memory ({reason}); close other programs, or reduce the batch or the input"
-    )
 
 
 def print_json(**values: Any) -> None:
@@ -112,6 +109,18 @@ def _shown(value: object) -> str:
         return ", ".join(map(str, value))
     # bool is a subclass of int: True would be printed as 1.
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def end_with_left_out(skipped: Collection[Mapping[str, Any]], *, silent: bool) -> None:
+    """Print the images that were left out of a dataset unless `silent`, and exit with 1 for any.
+
+    The dataset is written, but without them: a script should notice.
+    """
+    for entry in skipped:
+        if not silent:
+            say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
+    if skipped:
+        raise typer.Exit(1)
 
 
 class Progress:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diver_trt.cli import completion
-from diver_trt.cli.console import phases, print_json, say
-from diver_trt.cli.options import Collage, Format, Gallery, Json, Normalisation, positive
+from diver_trt.cli.console import end_with_left_out, phases, print_json, say
+from diver_trt.cli.options import Collage, Format, Gallery, Json, Normalisation, positive, refuse
 from diver_trt.counted import counted
-from diver_trt.errors import OutputError, UsageError, printable, shown
+from diver_trt.errors import OutputError, printable
 
 if TYPE_CHECKING:
     from diver_trt.distilled.options import ReadOptions
@@ -35,7 +34,6 @@ LayoutName = Annotated[
     str | None,
     typer.Option(
         help="For a recovered dataset: another layout, as for recover (default: as it is).",
-        show_default=False,
         autocompletion=completion.layouts,
     ),
 ]
@@ -43,7 +41,7 @@ Size = Annotated[
     str,
     typer.Option(
         help="For a recovered dataset: another side of its images in pixels, such as 128.",
-        autocompletion=completion.values(lambda: ["keep"]),
+        autocompletion=completion.words("keep"),
     ),
 ]
 Overwrite = Annotated[
@@ -58,7 +56,6 @@ ZcaReference = Annotated[
     typer.Option(
         help="Training images, to undo a ZCA whitening whose transform is not in the file, or "
         "FRePo's own transform.",
-        show_default=False,
     ),
 ]
 
@@ -80,66 +77,41 @@ def convert(
 
     Nothing is recovered again. A file of tensors describes itself, without ZCA whitening if asked.
     """
+    from diver_trt.distilled.conversion.writing import SUFFIXES
     from diver_trt.distilled.options import ReadOptions
     from diver_trt.recovered.convert import is_recovery
 
     side = None if size == "keep" else positive("--size", size)
     given = ReadOptions(method=source_format, normalisation=normalisation, collage=collage)
     if is_recovery(source):
-        _refuse_for_recovered(source, output, given, zca_reference)
-    elif source.is_file():
-        given_for_folders = {
-            "--layout": layout is not None,
-            "--size": side is not None,
+        of_tensors = {
+            "--format": source_format,
+            "--normalisation": normalisation,
+            "--collage": collage,
+            "--zca-reference": zca_reference,
+        }
+        refuse(of_tensors, f"{source} is a recovered dataset, whose manifest states its format")
+        if output.suffix.lower() in SUFFIXES:
+            raise OutputError(
+                f"{output}: is the name of a file, but a recovered dataset becomes a folder; "
+                "choose another name"
+            )
+    else:
+        of_recovered = {
+            "--layout": layout,
+            "--size": side,
             "--no-gallery": not gallery,
             "--overwrite": overwrite,
         }
-        _refuse_for_tensors(source, given_for_folders)
-        _convert_tensors(source, output, given, zca_reference, as_json=as_json)
-        return
-    # With an option that only recovered datasets take, `_convert_recovered` reports that the folder
-    # is not one.
-    elif layout is None and side is None and gallery and not overwrite:
-        _convert_tensors(source, output, given, zca_reference, as_json=as_json)
-        return
+        if source.is_file():
+            refuse(of_recovered, f"{source} is a file of tensors")
+        # With such an option, `_convert_recovered` reports that a folder is not a recovered one.
+        if (layout, side, gallery, overwrite) == (None, None, True, False):
+            _convert_tensors(source, output, given, zca_reference, as_json=as_json)
+            return
     _convert_recovered(
         source, output, layout, side, gallery=gallery, overwrite=overwrite, as_json=as_json
     )
-
-
-def _refuse_for_tensors(source: Path, options: Mapping[str, bool]) -> None:
-    """Refuse the options of recovered datasets."""
-    for option, given in options.items():
-        if given:
-            raise UsageError(
-                f"{option}: {source} is a file of tensors, and this option is for the folder of a "
-                "recovered dataset; leave it out"
-            )
-
-
-def _refuse_for_recovered(
-    source: Path, output: Path, given: ReadOptions, zca_reference: Path | None
-) -> None:
-    """Refuse the options of tensors, and the name of a file for the folder that is written."""
-    from diver_trt.distilled.conversion.writing import SUFFIXES
-
-    options = {
-        "format": given.method,
-        "normalisation": given.normalisation,
-        "collage": given.collage,
-        "zca-reference": zca_reference,
-    }
-    for name, value in options.items():
-        if value is not None:
-            raise UsageError(
-                f"--{name}: {source} is a recovered dataset, whose manifest states its format; "
-                "leave it out"
-            )
-    if output.suffix.lower() in SUFFIXES:
-        raise OutputError(
-            f"{output}: is the name of a file, but a recovered dataset becomes a folder; choose "
-            "another name"
-        )
 
 
 def _convert_recovered(
@@ -182,14 +154,11 @@ def _convert_recovered(
             skipped=done.skipped,
         )
     else:
-        for entry in done.skipped:
-            say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
         print(
             f"converted {counted(done.images, 'image')} into {printable(str(output))}: "
             f"layout {done.layout}, {done.size} px"
         )
-    if done.skipped:  # as `recover` exits: the dataset is written, but not all of its images
-        raise typer.Exit(1)
+    end_with_left_out(done.skipped, silent=as_json)
 
 
 def _convert_tensors(

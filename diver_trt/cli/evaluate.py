@@ -37,7 +37,6 @@ TrainingSets = Annotated[
     typer.Argument(
         metavar="TRAIN...",
         help="Sets to train on, as PATH or NAME=PATH: anything that recover reads or writes.",
-        show_default=False,
     ),
 ]
 TestSet = Annotated[
@@ -55,7 +54,6 @@ Architectures = Annotated[
     list[str] | None,
     typer.Option(
         help=f"{', '.join(ARCHITECTURES)}; repeatable (default: several, by the images' size).",
-        show_default=False,
         autocompletion=completion.architectures,
     ),
 ]
@@ -74,7 +72,6 @@ DistilledWith = Annotated[
     str | None,
     typer.Option(
         help="Architecture that the images were distilled with; the average leaves it out.",
-        show_default=False,
         autocompletion=completion.architectures,
     ),
 ]
@@ -84,14 +81,12 @@ Side = Annotated[
         min=1,
         help="Side of all images in pixels (default: the smallest of the shorter sides of each "
         "set's first image).",
-        show_default=False,
     ),
 ]
 Classes = Annotated[
     str | None,
     typer.Option(
         help="Class map of sets whose classes are numbers: imagenette, imagefruit, …, or a FILE.",
-        show_default=False,
         autocompletion=completion.classes,
     ),
 ]
@@ -108,7 +103,6 @@ TeacherFile = Annotated[
         "--teacher",
         metavar="FILE",
         help="ONNX classifier that labels the training images softly (default: hard labels).",
-        show_default=False,
     ),
 ]
 Output = Annotated[
@@ -117,7 +111,6 @@ Output = Annotated[
         "--output",
         metavar="DIR",
         help="Folder for finished trainings: the same command resumes an interrupted one.",
-        show_default=False,
     ),
 ]
 

@@ -37,26 +37,20 @@ PrecisionOption = Annotated[
     typer.Option(
         help="fp32 (the reference), fp16 (what ships to GPUs), or weights in eight bits: int8 "
         "for CPUs, int8-fp16 for GPUs.",
-        autocompletion=completion.values(lambda: ["fp32", "fp16", "int8", "int8-fp16"]),
+        autocompletion=completion.precisions,
     ),
 ]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
-]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Vae = Annotated[
     str | None,
-    typer.Option(
-        help="Another VAE, directory or hub name; a .pt file does not contain one.",
-        show_default=False,
-    ),
+    typer.Option(help="Another VAE, directory or hub name; a .pt file does not contain one."),
 ]
 TimestepFrequencies = Annotated[
     str | None,
     typer.Option(
         help="Sinusoids the weights were trained with: dit or diffusers (default: by the source "
         "of the weights).",
-        show_default=False,
-        autocompletion=completion.values(lambda: ["dit", "diffusers"]),
+        autocompletion=completion.words("dit", "diffusers"),
     ),
 ]
 Base = Annotated[
@@ -64,7 +58,6 @@ Base = Annotated[
     typer.Option(
         help="Base model, where the source does not state it: "
         f"{'; '.join(f'{base.name}, {base.title}' for base in BASES.values())}.",
-        show_default=False,
     ),
 ]
 
@@ -73,14 +66,12 @@ Classes = Annotated[
     typer.Option(
         help="Classes of a text-conditional model: a file with a name per line, names separated by "
         "commas, or imagenet (the default).",
-        show_default=False,
     ),
 ]
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help='Prompt of each class, such as "a photo of a {name}" (default: the name alone).',
-        show_default=False,
+        help='Prompt of each class, such as "a photo of a {name}" (default: the name alone).'
     ),
 ]
 PromptFile = Annotated[
@@ -89,9 +80,7 @@ PromptFile = Annotated[
 ]
 NegativePrompt = Annotated[
     str | None,
-    typer.Option(
-        help=f'Prompt of the null class (default: "{NEGATIVE}", as in D4M).', show_default=False
-    ),
+    typer.Option(help=f'Prompt of the null class (default: "{NEGATIVE}", as in D4M).'),
 ]
 
 
@@ -110,7 +99,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a diffusion model and its VAE to a bundle of four checked ONNX graphs."""
-    chosen = choice("--precision", precision, ("fp32", "fp16", "int8", "int8-fp16"))
+    from diver_trt.contract import PRECISIONS
+
+    chosen = choice("--precision", precision, PRECISIONS)
     frequencies = (
         choice("--timestep-frequencies", timestep_frequencies, ("dit", "diffusers"))
         if timestep_frequencies

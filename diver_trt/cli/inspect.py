@@ -16,8 +16,9 @@ from diver_trt.cli.options import (
     Json,
     Normalisation,
     open_bundle,
+    refuse,
 )
-from diver_trt.errors import BundleError, EngineError, UsageError
+from diver_trt.errors import BundleError, EngineError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -38,15 +39,13 @@ PathArgument = Annotated[
 ContactSheet = Annotated[
     Path | None,
     typer.Option(
-        help="For distilled images: write a picture of the images as the model would get them.",
-        show_default=False,
+        help="For distilled images: write a picture of the images as the model would get them."
     ),
 ]
 MemoryBudget = Annotated[
     str | None,
     typer.Option(
-        help="For a bundle with engines: choose what fits this much engine memory, such as 2GB.",
-        show_default=False,
+        help="For a bundle with engines: choose what fits this much engine memory, such as 2GB."
     ),
 ]
 
@@ -84,9 +83,9 @@ def inspect(
             "--collage": collage,
             "--contact-sheet": contact_sheet,
         }
-        _refuse(of_distilled, path, kind)
+        refuse(of_distilled, f"{path} is {kind}")
     if kind != "a bundle":
-        _refuse({"--memory-budget": memory_budget}, path, kind)
+        refuse({"--memory-budget": memory_budget}, f"{path} is {kind}")
     if kind == "a bundle":
         facts = _inspect_bundle(folder, memory_budget)
     elif kind == "a folder of engines":
@@ -150,17 +149,6 @@ def _refuse_parts(path: Path) -> None:
         )
     if path.is_file() and (path.name == MANIFEST or path.suffix in (".onnx", ".data")):
         raise BundleError(f"{path}: is a file of a bundle. Give the bundle: {path.parent}.")
-
-
-def _refuse(options: dict[str, Any], path: Path, kind: str) -> None:
-    """Refuse options that would have no effect.
-
-    Raises:
-        UsageError: If one is given.
-    """
-    for option, value in options.items():
-        if value is not None:
-            raise UsageError(f"{option} does not apply to {path}, {kind}; leave it out")
 
 
 def _print_inspected(facts: dict[str, Any], folder: str, memory_budget: str | None) -> None:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from diver_trt.cli.console import print_json, say
+from diver_trt.cli.console import end_with_left_out, print_json, say
 from diver_trt.cli.options import Gallery, Json, Overwrite
 from diver_trt.counted import counted
-from diver_trt.errors import printable, shown
+from diver_trt.errors import printable
 
 
 def merge(
@@ -37,11 +37,8 @@ def merge(
     if as_json:
         print_json(output=str(output), images=merged.images, skipped=merged.skipped)
     else:
-        for entry in merged.skipped:
-            say(f"left out: {shown(entry['source'])}: {shown(entry['problem'])}")
         print(
             f"merged {counted(len(shards), 'shard')} with {counted(merged.images, 'image')} into "
             f"{printable(str(output))}"
         )
-    if merged.skipped:  # as `recover` exits: the dataset is written, but not all of its images
-        raise typer.Exit(1)
+    end_with_left_out(merged.skipped, silent=as_json)

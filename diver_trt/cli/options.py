@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from diver_trt.cli import completion
 from diver_trt.cli.console import phases, say
 from diver_trt.distilled.methods import names_of
+from diver_trt.errors import UsageError
 
 if TYPE_CHECKING:
     from diver_trt.bundle import Bundle
@@ -28,7 +30,6 @@ Classes = Annotated[
     str | None,
     typer.Option(
         help="Class map: a subset (imagenette, imagewoof, imagefruit, …), a FILE, or 'model'.",
-        show_default=False,
         autocompletion=completion.classes,
     ),
 ]
@@ -38,7 +39,6 @@ Format = Annotated[
         "--format",
         help="Method that wrote the files: "
         f"{', '.join(names_of('tensors'))}; {', '.join(names_of('folders'))}.",
-        show_default=False,
         autocompletion=completion.formats,
     ),
 ]
@@ -47,15 +47,12 @@ Normalisation = Annotated[
     typer.Option(
         help="Statistics that tensors were normalised with: imagenet, cifar10, glad, none, "
         "minus1to1, …, or MEAN:STD.",
-        show_default=False,
         autocompletion=completion.normalisations,
     ),
 ]
 Collage = Annotated[
     int | None,
-    typer.Option(
-        help="Tiles along a side of each stored image; 1 keeps images whole.", show_default=False
-    ),
+    typer.Option(help="Tiles along a side of each stored image; 1 keeps images whole."),
 ]
 # A text and not a Path, which would make hf:/OWNER/NAME of hf://OWNER/NAME.
 BundlePath = Annotated[
@@ -63,17 +60,14 @@ BundlePath = Annotated[
     typer.Option(
         "--bundle",
         help="Exported model: a folder, or hf://OWNER/NAME on the hub (default: the digits model).",
-        show_default=False,
         autocompletion=completion.bundles,
     ),
 ]
 ModelRevision = Annotated[
     str | None,
-    typer.Option(help="The model's branch, tag or commit on the hub.", show_default=False),
+    typer.Option(help="The model's branch, tag or commit on the hub."),
 ]
-ModelVae = Annotated[
-    str | None, typer.Option(help="Another VAE, as for export.", show_default=False)
-]
+ModelVae = Annotated[str | None, typer.Option(help="Another VAE, as for export.")]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Delete what an earlier run left in OUTPUT, and begin again."),
@@ -104,6 +98,21 @@ def require_model(model: str | None, revision: str | None, vae: str | None) -> N
     for option, value in (("--revision", revision), ("--vae", vae)):
         if model is None and value is not None:
             raise typer.BadParameter(f"{option} describes --model; give both, or neither")
+
+
+def refuse(options: Mapping[str, Any], reason: str) -> None:
+    """Refuse options that would have no effect on an input.
+
+    Args:
+        options: What was given for each; None or False is nothing.
+        reason: Why they would have none, as a clause.
+
+    Raises:
+        UsageError: If one is given.
+    """
+    for option, value in options.items():
+        if value is not None and value is not False:
+            raise UsageError(f"{option}: does not apply, since {reason}; leave it out")
 
 
 def choice(option: str, value: str, choices: tuple[Any, ...]) -> Any:

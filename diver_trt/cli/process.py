@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from diver_trt.errors import printable
@@ -49,7 +49,7 @@ def run_program(program: Callable[[], None]) -> int:
             # https://docs.python.org/3/library/sys.html#sys.exit
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         elif isinstance(end, OSError):  # such as --help into a full device
-            say(f"error: {where(end)}: {end.strerror or end}")
+            say_failed(end)
             code = 1
         else:
             raise
@@ -58,7 +58,7 @@ def run_program(program: Callable[[], None]) -> int:
         # Here: at the interpreter's end a full device would change the exit code to 120.
         sys.stdout.flush()
     except OSError as error:
-        say(f"error: {where(error)}: {error.strerror or error}")
+        say_failed(error)
         code = code or 1
     return code
 
@@ -96,12 +96,14 @@ def _forget_interruption() -> None:
     exec("")
 
 
-def where(error: OSError) -> str:
-    """Return the name of the file or stream that an operation failed on."""
+def say_failed(error: OSError) -> None:
+    """Print an operation's error with the name of the file or stream that it failed on."""
     if error.filename is not None:
-        return printable(str(error.filename))
-    # Of the calls that name no file, only os.getcwd() fails with ENOENT.
-    return "the current folder" if error.errno == errno.ENOENT else "input or output"
+        where = printable(str(error.filename))
+    else:
+        # Of the calls that name no file, only os.getcwd() fails with ENOENT.
+        where = "the current folder" if error.errno == errno.ENOENT else "input or output"
+    say(f"error: {where}: {error.strerror or error}")
 
 
 @contextmanager
@@ -219,59 +221,41 @@ def open_streams() -> None:
         stdout, "reconfigure"
     ):
         stdout.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = cast(TextIO, _Results(stdout)), cast(TextIO, _Notes(stderr))
+    sys.stdout = cast(TextIO, _Guarded(stdout, lambda: _named_once(stdout)))
+    # What standard error cannot take, full or closed, is lost without a failure.
+    sys.stderr = cast(TextIO, _Guarded(stderr, lambda: suppress(OSError)))
 
 
-class _Results:
-    """Standard output whose first error is raised with its name; later output is discarded."""
+class _Guarded:
+    """A stream whose every write runs in a context that handles errors."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        self._stream, self._guard = stream, guard
 
     def write(self, text: str) -> int:
-        with self._named():
+        with self._guard():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._named():
+        with self._guard():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            # What is still buffered goes to the null device: the interpreter flushes once more at
-            # its end, and an error there would replace the exit code by 120.
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            raise OSError(error.errno, error.strerror, "standard output") from error
 
-
-class _Notes:
-    """Standard error that discards what cannot be written instead of failing.
-
-    The device may be full, or the pipe or terminal closed.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+@contextmanager
+def _named_once(stdout: TextIO) -> Iterator[None]:
+    """Raise the first error of standard output with its name, and discard later output."""
+    try:
+        yield
+    except OSError as error:
+        # What is still buffered goes to the null device: the interpreter flushes once more at its
+        # end, and an error there would replace the exit code by 120.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def say(text: str) -> None:

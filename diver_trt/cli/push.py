@@ -25,8 +25,7 @@ Repository = Annotated[
 Licence = Annotated[
     str | None,
     typer.Option(
-        help="Licence of the weights, such as cc-by-nc-4.0, where the bundle does not state it.",
-        show_default=False,
+        help="Licence of the weights, such as cc-by-nc-4.0, where the bundle does not state it."
     ),
 ]
 Comparison = Annotated[
@@ -35,7 +34,6 @@ Comparison = Annotated[
         "--compare",
         metavar="FILE",
         help="Result of compare --json, to quote its figures in the model card.",
-        show_default=False,
     ),
 ]
 Private = Annotated[bool, typer.Option("--private", help="Let nobody else see a new repository.")]

@@ -20,9 +20,6 @@ from diver_trt.cli.process import say
 from diver_trt.errors import RecipeError
 from diver_trt.recipe import PRESETS, STEP_RANGES, Recipe, setting_text
 
-_WORDS = {"start_step": ["matched"]} | {name: ["full"] for name in STEP_RANGES}
-"""Settings that accept a word besides a number."""
-
 _BY_RATIO = {
     "inherit_step": (
         "inherit_snr",
@@ -41,8 +38,13 @@ _BY_RATIO = {
 ratio, the option's type and its help.
 """
 
-_OFFERED = {"sigma": completion.sigmas, "guide": completion.guides}
-"""Settings that are one of a few words: what a shell offers for each."""
+_OFFERED = {
+    "sigma": completion.sigmas,
+    "guide": completion.guides,
+    "start_step": completion.words("matched"),
+    **dict.fromkeys(STEP_RANGES, completion.words("full")),
+}
+"""Settings that are a word, or accept one besides a number: what a shell offers for each."""
 
 _NONE = {"cfg_window": "full"}
 """What None means for a setting, where it does not mean the model's own value."""
@@ -103,22 +105,17 @@ def _recipe_options() -> Iterator[tuple[str, tuple[Any, Any]]]:
         # (https://rich.readthedocs.io/en/stable/markup.html).
         source = "paper" if setting.metadata["paper"] else "default"
         text = f"{setting.metadata['help']} ({source}: {shown})."
-        words = _WORDS.get(setting.name)
-        # A setting whose default is None, the model's own, is a whole number if it is not a text.
-        kind = str if words or setting.name in _OFFERED else type(default or 1)
         offered = _OFFERED.get(setting.name)
-        if words:
-            # Bound as a default: a closure would see the words of the last setting.
-            offered = completion.values(lambda words=words: words)  # type: ignore[misc]
+        # A setting whose default is None, the model's own, is a whole number if it is not a text.
+        kind = str if offered else type(default or 1)
         # None means not given: only then a preset decides, or another number of steps.
-        yield setting.name, (_option(kind | None, text, offered, show_default=False), None)
+        yield setting.name, (_option(kind | None, text, offered), None)
         if setting.name in _BY_RATIO:
             option, number, text = _BY_RATIO[setting.name]
-            yield option, (_option(number | None, text, None, show_default=False), None)
+            yield option, (_option(number | None, text, None), None)
         if setting.name in off:
             flag, meaning = off[setting.name]
-            option = typer.Option(f"--{flag.replace('_', '-')}", help=meaning)
-            yield flag, (Annotated[bool, option], False)
+            yield flag, (Annotated[bool, typer.Option(_flag(flag), help=meaning)], False)
 
 
 def _take_ratios(ratios: dict[str, Any], settings: dict[str, Any], given: dict[str, Any]) -> None:
@@ -163,8 +160,12 @@ def _two_ratios(text: str) -> tuple[float, float]:
     return first, last
 
 
-def _option(kind: Any, text: str, offered: Any, **settings: Any) -> Any:
-    return Annotated[kind, typer.Option(help=text, autocompletion=offered, **settings)]
+def _option(kind: Any, text: str, offered: Any) -> Any:
+    return Annotated[kind, typer.Option(help=text, autocompletion=offered)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def parse_recipe(preset: str, **given: Any) -> Recipe:
@@ -184,15 +185,15 @@ def parse_recipe(preset: str, **given: Any) -> Recipe:
         if not given.get(flag):
             continue
         if name in settings:
-            options = f"--{flag.replace('_', '-')} and --{name.replace('_', '-')}"
-            raise RecipeError(f"{options} {settings[name]} contradict each other; give one of them")
+            options = f"{_flag(flag)} and {_flag(name)} {settings[name]}"
+            raise RecipeError(f"{options} contradict each other; give one of them")
         settings[name] = value
     if "start_step" in settings:
         settings["start_step"] = _start_step(settings["start_step"], settings, base)
     if followed := _followed(settings, base):
         name, step = followed
         settings[name] = step
-        say(f"--{name.replace('_', '-')} {step}: {preset} starts at the level that it inherits")
+        say(f"{_flag(name)} {step}: {preset} starts at the level that it inherits")
     for name in STEP_RANGES:
         if name in settings:
             settings[name] = _step_range(name, settings[name], settings, base)
@@ -232,15 +233,14 @@ def _step_range(name: str, text: str, settings: dict[str, Any], base: Recipe) ->
     high, _, low = text.partition(":")
     # isdigit is true for digits of every script, and int() has a limit on digits of its own.
     if not (text.isascii() and len(text) <= 20 and high.isdigit() and low.isdigit()):
-        option = f"--{name.replace('_', '-')}"
-        raise RecipeError(f"{option} is {text!r}; expected HIGH:LOW, such as 40:25, or full")
+        raise RecipeError(f"{_flag(name)} is {text!r}; expected HIGH:LOW, such as 40:25, or full")
     return int(high), int(low)
 
 
 def _scaled(recipe: Recipe, settings: dict[str, Any]) -> list[str]:
     """Return the settings that were scaled to other steps, as options."""
     return [
-        f"--{name.replace('_', '-')} {setting_text(getattr(recipe, name))}"
+        f"{_flag(name)} {setting_text(getattr(recipe, name))}"
         for name in ("inherit_step", "start_step", "window")
         if name not in settings
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diver_trt.cli import completion
-from diver_trt.cli.console import phases, print_json, say
+from diver_trt.cli.console import end_with_left_out, phases, print_json, say
 from diver_trt.cli.options import (
     BundlePath,
     Classes,
@@ -56,7 +56,7 @@ Size = Annotated[
     str,
     typer.Option(
         help="Side of the written images in pixels, such as 128 or 224; keep is the model's.",
-        autocompletion=completion.values(lambda: ["keep"]),
+        autocompletion=completion.words("keep"),
     ),
 ]
 Engine = Annotated[
@@ -70,12 +70,12 @@ Batch = Annotated[
     str,
     typer.Option(
         help="Images per batch, or auto. Changes speed and memory, never the result.",
-        autocompletion=completion.values(lambda: ["auto"]),
+        autocompletion=completion.words("auto"),
     ),
 ]
 MemoryBudget = Annotated[
     str | None,
-    typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt.", show_default=False),
+    typer.Option(help="Limit on engine memory, such as 2GB; for rtx and trt."),
 ]
 Trust = Annotated[
     bool,
@@ -92,10 +92,7 @@ Copies = Annotated[
 ]
 Part = Annotated[
     str | None,
-    typer.Option(
-        help="Recover one part of the set, such as 3/8; join them with merge.",
-        show_default=False,
-    ),
+    typer.Option(help="Recover one part of the set, such as 3/8; join them with merge."),
 ]
 Ray = Annotated[
     str | None,
@@ -104,8 +101,7 @@ Ray = Annotated[
         help="Recover on Ray workers: local, or no value, starts Ray here; auto joins this "
         "machine's cluster; HOST:PORT joins that one.",
         metavar="[ADDRESS]",
-        show_default=False,
-        autocompletion=completion.values(lambda: ["local", "auto"]),
+        autocompletion=completion.words("local", "auto"),
     ),
 ]
 Workers = Annotated[
@@ -113,14 +109,14 @@ Workers = Annotated[
     typer.Option(
         help="Workers of Ray, or auto: one for each GPU. Without GPUs, give their number: they "
         "share the cores.",
-        autocompletion=completion.values(lambda: ["auto"]),
+        autocompletion=completion.words("auto"),
     ),
 ]
 OnError = Annotated[
     str,
     typer.Option(
         help="What one bad image does: fail ends the run, skip leaves it out and reports it.",
-        autocompletion=completion.values(lambda: ["fail", "skip"]),
+        autocompletion=completion.words("fail", "skip"),
     ),
 ]
 
@@ -201,9 +197,7 @@ def recover(
         say("interrupted: all images are done, but not the gallery; the same command writes it")
         raise typer.Exit(130)
     _print_recovery(recovery, as_json=as_json)
-    # The dataset is written, but not all of its images: a script should notice.
-    if recovery.skipped:
-        raise typer.Exit(1)
+    end_with_left_out(recovery.skipped, silent=as_json)
 
 
 def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
@@ -222,8 +216,6 @@ def _print_recovery(recovery: Recovery, *, as_json: bool) -> None:
             gallery=page,
         )
         return
-    for entry in recovery.skipped:
-        say(f"left out: {entry['source']}: {entry['problem']}")
     print(
         f"recovered {counted(recovery.images, 'image')} into {printable(output)} in "
         f"{recovery.seconds:.1f} s; look at {printable(page or sheet)}"

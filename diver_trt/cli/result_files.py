@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diver_trt.errors import UsageError, printable
+from diver_trt.errors import OutputError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,11 +22,11 @@ for itself, and cut names until two of them look alike.
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="JSON file to write.", show_default=False),
+    typer.Option("--json", metavar="FILE", help="JSON file to write."),
 ]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE", help="HTML page to write.", show_default=False),
+    typer.Option("--report", metavar="FILE", help="HTML page to write."),
 ]
 
 
@@ -44,15 +45,12 @@ def check_files(
         fields: Fields of its JSON that no other document has together.
 
     Raises:
-        OutputError: If a folder is missing or read-only, or a file is not one to replace.
+        OutputError: If a folder is missing or read-only, a file is not one to replace, or a symlink
+            leads back to itself.
         UsageError: If both are the same file, or one is `-`.
     """
-    from diver_trt.html_page import (
-        require_different,
-        require_own_json,
-        require_own_page,
-        require_writable,
-    )
+    from diver_trt.files import resolved
+    from diver_trt.html_page import is_page
 
     for option, path in (("--json", json_file), ("--report", report)):
         if path == Path("-"):
@@ -60,14 +58,43 @@ def check_files(
                 f"{option} -: {command} prints its results as text, and this option takes the name "
                 f"of a file. Give one, such as {command}.{'html' if path is report else 'json'}."
             )
-    if json_file and report:
-        require_different(json_file, report)
+    if json_file and report and resolved(json_file) == resolved(report):
+        raise UsageError(f"--json and --report are both {report}; expected two files")
     if json_file:
-        require_writable(json_file, "a JSON file")
-        require_own_json(json_file, command, fields)
+        _require_writable(json_file, "a JSON file")
+        own = f"a JSON file of diver-trt {command}"
+        _require_own(json_file, own, is_own=_has_fields(json_file, fields))
     if report:
-        require_writable(report, "an HTML file")
-        require_own_page(report, command)
+        _require_writable(report, "an HTML file")
+        own = f"a report of diver-trt {command}"
+        _require_own(report, own, is_own=is_page(report, command))
+
+
+def _require_writable(path: Path, expected: str) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder; make it first")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; expected the name of {expected}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path.parent}: is not writable; choose another folder")
+
+
+def _require_own(path: Path, own: str, *, is_own: bool) -> None:
+    # lexists and not exists, because a dangling symlink occupies the name.
+    if os.path.lexists(path) and not is_own:
+        raise OutputError(
+            f"{path}: already exists and is not {own}; choose another name, or remove it"
+        )
+
+
+def _has_fields(path: Path, fields: frozenset[str]) -> bool:
+    """Return whether a path is a regular file with a JSON object that has these fields."""
+    from diver_trt.documents import Document
+
+    try:
+        return not path.is_symlink() and fields <= Document.read(path, OutputError).fields.keys()
+    except OutputError:
+        return False
 
 
 def write_json(path: Path, facts: Any) -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.runtime.backends.tensorrt.plans import read_plan
-from tests.cli.command import fails, run
+from tests.cli.command import fails, run, succeeds
+from tests.conftest import Edited
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_dry_run_prints_what_a_build_then_writes(
-    edited: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edited: Edited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     pytest.importorskip("tensorrt_rtx")
-    folder = edited(lambda manifest: None)
+    folder = edited()
     would = json.loads(
         run("build", folder, "--sm", "86", "--batch", "2", "--dry-run", "--json").stdout
     )
@@ -30,8 +30,7 @@ def test_a_dry_run_prints_what_a_build_then_writes(
         would["networks"]["denoiser"]["weights_bytes"]
         == 4 * Bundle.open(folder).networks["denoiser"].parameters
     )
-    result = run("build", folder, "--sm", "86", "--batch", "2")
-    assert result.exit_code == 0, result.output
+    result = succeeds("build", folder, "--sm", "86", "--batch", "2")
     assert f"wrote {would['would_write']}" in result.stdout
     assert sorted(path.name for path in Path(would["would_write"]).iterdir()) == sorted(
         f"{name}.{kind}"
@@ -44,20 +43,18 @@ def test_a_dry_run_prints_what_a_build_then_writes(
 
 
 @pytest.mark.parametrize("capability", ["86", "8.6", "sm86", "sm_86", "SM86"])
-def test_a_compute_capability_has_several_spellings(
-    edited: Callable[..., Path], capability: str
-) -> None:
+def test_a_compute_capability_has_several_spellings(edited: Edited, capability: str) -> None:
     pytest.importorskip("tensorrt_rtx")
-    folder = edited(lambda manifest: None)
+    folder = edited()
     would = json.loads(
         run("build", folder, "--sm", capability, "--sm", "12.0", "--dry-run", "--json").stdout
     )
     assert would["targets"] == ["sm86", "sm120"]
 
 
-def test_build_refuses_targets_and_options_that_cannot_work(edited: Callable[..., Path]) -> None:
+def test_build_refuses_targets_and_options_that_cannot_work(edited: Edited) -> None:
     pytest.importorskip("tensorrt_rtx")
-    folder = edited(lambda manifest: None)
+    folder = edited()
     for capability in ("90", "9.0", "sm90"):
         assert "--sm 90: TensorRT-RTX" in fails(run("build", folder, "--sm", capability))
     for capability in ("8,6", "ampere", "8.66", "8", "", "-86", "٨٦"):

@@ -14,7 +14,7 @@ from PIL import Image
 from diver_trt.bundle import Bundle
 from diver_trt.cli.export import _print_exported
 from diver_trt.errors import ExportError
-from tests.cli.command import QUICK, fails, run
+from tests.cli.command import QUICK, fails, run, succeeds
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ def test_export_then_recover(random_pipeline: Path, few: Path, tmp_path: Path) -
     assert set(answer["relative_l2"]) == {"encoder", "conditioner", "denoiser", "decoder"}
     assert all(0 < error < 1e-2 for error in answer["relative_l2"].values())
     shutil.rmtree(few / "8")
-    assert run("recover", few, tmp_path / "out", "--bundle", bundle, *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "out", "--bundle", bundle, *QUICK)
     image = np.asarray(Image.open(tmp_path / "out" / "00003" / "00000.png"))
     assert image.shape == (16, 16, 3)
 

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from diver_trt.bundle import Bundle
-from tests.cli.command import QUICK, fails, run
+from tests.cli.command import QUICK, fails, run, succeeds
 from tests.conftest import DISTILLED
+from tests.edited_json import json_file
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ def test_inspect_recognises_a_bundle_a_dataset_and_a_recovered_dataset(
     assert bundle["kind"] == "bundle"
     assert bundle["networks"]["denoiser"]["parameters"] == digits.networks["denoiser"].parameters
     assert json.loads(run("inspect", few, "--json").stdout)["labels"] == {"3": 3, "8": 8}
-    assert run("recover", few, tmp_path / "out", *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "out", *QUICK)
     recovered = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
     assert (recovered["kind"], recovered["images"], recovered["classes"]) == (
         "recovered dataset",
@@ -52,7 +53,7 @@ def test_options_of_another_kind_are_refused(few: Path, tmp_path: Path, digits: 
         (tmp_path / "out", "--collage", "3"),
         (few, "--memory-budget", "2GB"),
     ):
-        assert "does not apply to" in fails(run("inspect", *arguments), code=2)
+        assert "does not apply, since" in fails(run("inspect", *arguments), code=2)
     assert not (tmp_path / "sheet.png").exists()
 
 
@@ -68,9 +69,8 @@ def test_inspect_refuses_what_no_recovery_records_in_one_line(
     few: Path, tmp_path: Path, field: str, value: object, found: str
 ) -> None:
     run("recover", few, tmp_path / "out", *QUICK)
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    manifest["source"][field] = value
-    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    with json_file(tmp_path / "out" / "manifest.json") as manifest:
+        manifest["source"][field] = value
     line = fails(run("inspect", tmp_path / "out"))
     assert line.isprintable()
     assert found in line
@@ -113,10 +113,9 @@ def test_a_part_of_a_bundle_is_named_with_what_to_give_instead(compiled: Path) -
     assert "hf://: is not a name on the hub" in fails(run("inspect", "hf://"), code=2)
 
 
-def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> None:
-    assert "has no engines to plan for" in fails(
-        run("inspect", digits.path, "--memory-budget", "2GB")
-    )
+def test_a_recovery_within_a_budget_needs_engines(
+    few: Path, tmp_path: Path, digits: Bundle
+) -> None:
     budget = ("recover", few, tmp_path / "out", *QUICK, "--memory-budget", "2GB")
     line = fails(run(*budget))
     assert "has no TensorRT engines, and other engines do not report their memory, so a" in line
@@ -132,24 +131,20 @@ def test_a_budget_needs_engines(few: Path, tmp_path: Path, digits: Bundle) -> No
 def test_a_budget_is_checked_and_the_command_for_engines_can_be_pasted(
     tmp_path: Path, digits: Bundle
 ) -> None:
-    folder = tmp_path / "no engines"
-    shutil.copytree(digits.path, folder)
+    folder = shutil.copytree(digits.path, tmp_path / "no engines")
     assert "--memory-budget is '-1'; expected a size" in fails(
         run("inspect", folder, "--memory-budget", "-1"), code=2
     )
-    assert f"build them with `diver-trt build '{folder}'`" in fails(
-        run("inspect", folder, "--memory-budget", "2GB")
-    )
+    advice = f"has no engines to plan for; build them with `diver-trt build '{folder}'`"
+    assert advice in fails(run("inspect", folder, "--memory-budget", "2GB"))
 
 
-def test_inspect_reads_engines_and_finds_changed_ones(compiled: Path) -> None:
+def test_inspect_reads_engines(compiled: Path) -> None:
     folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b2"
     for path in (folder, folder / "denoiser.engine"):
         facts = json.loads(run("inspect", path, "--json").stdout)
         assert (facts["kind"], facts["version"]) == ("engines", "1.7.1.116")
         assert facts["networks"]["denoiser"]["batches"] == "2"
-    (folder / "denoiser.engine").write_text("other")
-    assert "is not the engine that was built" in fails(run("inspect", folder))
 
 
 def damage(path: Path) -> None:
@@ -190,9 +185,9 @@ def test_inspect_counts_a_damaged_sidecar_as_a_damaged_engine(compiled: Path) ->
 
 def test_inspect_finds_engines_of_another_export(compiled: Path) -> None:
     """As where somebody copies `plans` from one bundle to the next."""
-    sidecar = compiled / "plans" / "rtx-1.7.1.116-sm86-b8" / "denoiser.json"
-    fields = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps({**fields, "onnx_sha256": "0" * 64}))
+    folder = compiled / "plans" / "rtx-1.7.1.116-sm86-b8"
+    with json_file(folder / "denoiser.json") as sidecar:
+        sidecar["onnx_sha256"] = "0" * 64
     shown = run("inspect", compiled, "--memory-budget", "2GB")
     assert "rtx-1.7.1.116-sm86-b8/denoiser.engine: was built from another export" in fails(shown)
     assert "within 2GB: rtx-1.7.1.116-sm86-b2" in shown.stdout
@@ -219,9 +214,8 @@ def test_a_memory_table_adds_up_and_nothing_is_printed_as_python(compiled: Path)
 def test_inspect_prints_words_and_not_pythons_values(
     compiled: Path, few: Path, tmp_path: Path, kind: str
 ) -> None:
-    manifest = json.loads((compiled / "bundle.json").read_text())
-    manifest["model"]["licence"] = None
-    (compiled / "bundle.json").write_text(json.dumps(manifest))
+    with json_file(compiled / "bundle.json") as manifest:
+        manifest["model"]["licence"] = None
     if kind == "recovered":
         options = ("--steps", 6, "--start-step", 6, "--window", "5:3", "--no-inheritance")
         run("recover", few, tmp_path / "out", *options)
@@ -231,8 +225,7 @@ def test_inspect_prints_words_and_not_pythons_values(
         "recovered": tmp_path / "out",
         "engines": compiled / "plans" / "rtx-1.7.1.116-sm86-b2",
     }
-    result = run("inspect", paths[kind])
-    assert result.exit_code == 0, result.output
+    result = succeeds("inspect", paths[kind])
     assert not re.search(r"None|\{\}|\[\]|: *$", result.stdout)
     if kind == "bundle":
         assert "licence               not stated\n" in result.stdout
@@ -241,15 +234,13 @@ def test_inspect_prints_words_and_not_pythons_values(
 
 
 def test_inspect_prints_the_facts_of_tensors(dm: Path) -> None:
-    result = run("inspect", dm)
-    assert result.exit_code == 0, result.output
+    result = succeeds("inspect", dm)
     assert re.search(r"^clipped +0\.015625$", result.stdout, re.MULTILINE)
     assert re.search(r"^normalisation +mnist$", result.stdout, re.MULTILINE)
 
 
 def test_inspect_draws_the_images_as_the_model_would_get_them(dm: Path, tmp_path: Path) -> None:
-    result = run("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
-    assert result.exit_code == 0, result.output
+    result = succeeds("inspect", dm, "--contact-sheet", tmp_path / "fed.png", "--json")
     facts = json.loads(result.stdout)
     assert (facts["format"], facts["images"], facts["image_size"], facts["notes"]) == (
         "dc",
@@ -311,9 +302,7 @@ def test_a_contact_sheet_replaces_nothing_but_a_contact_sheet(dm: Path, tmp_path
     assert (photo.read_bytes(), dangling.is_symlink()) == (photographed, True)
     assert not image.with_name("new.png").exists()
     for _ in range(2):
-        assert (
-            run("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png").exit_code == 0
-        )
+        succeeds("inspect", tmp_path / "set", "--contact-sheet", tmp_path / "fed.png")
 
 
 def test_the_file_that_a_folder_stands_for_is_named(dm: Path) -> None:

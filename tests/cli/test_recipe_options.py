@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import QUICK, fails, run
+from tests.cli.command import QUICK, fails, run, succeeds
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_every_setting_reaches_the_manifest(
     few: Path, tmp_path: Path, options: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
     shutil.rmtree(few / "3")
-    assert run("recover", few, tmp_path / "out", *options).exit_code == 0
+    succeeds("recover", few, tmp_path / "out", *options)
     recipe = json.loads((tmp_path / "out" / "manifest.json").read_text())["recipe"]
     assert {name: recipe[name] for name in expected} == expected
 

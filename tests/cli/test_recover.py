@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from PIL import Image
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.files import file_sha256
-from tests.cli.command import QUICK, fails, run
-from tests.conftest import DISTILLED
+from tests.cli.command import QUICK, fails, run, succeeds
+from tests.conftest import Edited, flipped
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +25,7 @@ def test_recover_writes_images_a_manifest_a_contact_sheet_and_a_gallery(
     few: Path, tmp_path: Path, digits: Bundle
 ) -> None:
     out = tmp_path / "out"
-    result = run("recover", few, out, *QUICK, "--seed", 7)
-    assert result.exit_code == 0, result.output
+    result = succeeds("recover", few, out, *QUICK, "--seed", 7)
     assert "recovered 3 images" in result.stdout
     assert str(out / "index.html") in result.stdout
     assert sorted(
@@ -54,22 +52,9 @@ def test_recover_writes_images_a_manifest_a_contact_sheet_and_a_gallery(
     assert first["sha256"] == file_sha256(out / "00003" / "00000.png")
 
 
-def test_the_same_bytes_for_every_batch(tmp_path: Path) -> None:
-    written = {}
-    for batch in ("1", "4", "8", "auto"):
-        assert (
-            run("recover", DISTILLED.parent / "ipc1", tmp_path / batch, "--batch", batch).exit_code
-            == 0
-        )
-        written[batch] = {
-            path.name: path.read_bytes() for path in sorted((tmp_path / batch).glob("*/*.png"))
-        }
-    assert written["1"] == written["4"] == written["8"] == written["auto"]
-
-
 def test_a_recovered_dataset_is_an_input_with_the_same_classes(few: Path, tmp_path: Path) -> None:
-    assert run("recover", few, tmp_path / "once", *QUICK).exit_code == 0
-    assert run("recover", tmp_path / "once", tmp_path / "twice", *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "once", *QUICK)
+    succeeds("recover", tmp_path / "once", tmp_path / "twice", *QUICK)
     classes = [
         json.loads((tmp_path / name / "manifest.json").read_text())["classes"]
         for name in ("once", "twice")
@@ -92,8 +77,7 @@ def test_recover_prints_json(few: Path, tmp_path: Path) -> None:
 
 
 def test_the_detected_format_is_printed_before_work_begins(dm: Path, tmp_path: Path) -> None:
-    result = run("recover", dm, tmp_path / "out", *QUICK)
-    assert result.exit_code == 0, result.output
+    result = succeeds("recover", dm, tmp_path / "out", *QUICK)
     found, hint, clipped, *_ = result.stderr.splitlines()
     assert (
         "DC, DSA, DM or CAFE tensors, 10 classes x 1, 32 px, mnist-normalised, the model's own "
@@ -115,38 +99,20 @@ def test_a_bad_image_is_found_before_any_work(few: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_class_the_model_lacks_is_refused(few: Path, tmp_path: Path) -> None:
-    (few / "8").rename(few / "12")
-    assert "class 12 is out of range; the model has classes 0 to 9" in fails(
-        run("recover", few, tmp_path / "out", *QUICK)
-    )
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "holds no class folders" in fails(run("recover", tmp_path / "empty", tmp_path / "out"))
-
-
-def test_an_output_that_holds_something_else_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("mine")
-    assert "already holds something" in fails(run("recover", few, tmp_path / "out", *QUICK))
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
-
-
-def test_a_file_as_output_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    assert "out: is a file; choose a new or" in fails(run("recover", few, tmp_path / "out", *QUICK))
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_an_output_inside_the_input_is_refused(few: Path) -> None:
-    assert "overlaps the input" in fails(run("recover", few, few / "out", *QUICK))
-
-
-def test_an_output_below_a_file_is_refused(few: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert "cannot be" in fails(run("recover", few, tmp_path / "file" / "out", *QUICK))
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file", "file: is a file; choose a new or"),
+        ("file/out", "cannot be"),
+        ("few/out", "overlaps the input"),
+    ],
+)
+def test_an_output_where_no_folder_may_be_is_refused(
+    few: Path, tmp_path: Path, output: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert message in fails(run("recover", few, tmp_path / output, *QUICK))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_output_that_may_not_be_made_is_refused(
@@ -161,8 +127,8 @@ def test_an_output_that_may_not_be_made_is_refused(
     )
 
 
-def test_an_output_inside_the_bundle_is_refused(few: Path, edited: Callable[..., Path]) -> None:
-    folder = edited(lambda manifest: None)
+def test_an_output_inside_the_bundle_is_refused(few: Path, edited: Edited) -> None:
+    folder = edited()
     for output in (folder, folder / "out", folder / "plans" / "deeper"):
         assert "edited" in fails(run("recover", few, output, "--bundle", folder, *QUICK))
     assert "overlaps the bundle" in fails(
@@ -205,11 +171,8 @@ def test_a_write_that_fails_ends_in_one_line(
 
 
 def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(digits.path, copy)
-    data = bytearray((copy / "decoder.onnx").read_bytes())
-    data[-1000] ^= 255
-    (copy / "decoder.onnx").write_bytes(data)
+    copy = shutil.copytree(digits.path, tmp_path / "copy")
+    (copy / "decoder.onnx").write_bytes(flipped(copy / "decoder.onnx"))
     assert "the file has changed since the export" in fails(
         run("recover", few, tmp_path / "out", "--bundle", copy, *QUICK)
     )
@@ -217,22 +180,14 @@ def test_a_changed_bundle_is_refused(few: Path, tmp_path: Path, digits: Bundle) 
     assert "the file has changed since the export" in fails(run("inspect", copy))
 
 
-def test_a_newer_bundle_is_refused(few: Path, tmp_path: Path, edited: Callable[..., Path]) -> None:
-    folder = edited(lambda manifest: manifest.update(schema=9))
-    assert "schema 9, but this diver-trt reads schema 4; update diver-trt" in fails(
-        run("recover", few, tmp_path / "out", "--bundle", folder)
-    )
-
-
 def test_a_text_of_the_bundle_does_not_widen_the_contact_sheet(
-    few: Path, tmp_path: Path, edited: Callable[..., Path]
+    few: Path, tmp_path: Path, edited: Edited
 ) -> None:
     def long(manifest: dict[str, Any]) -> None:
         manifest["model"]["id"] = "x" * 1000
         manifest["class_names"] = ["y" * 1000] * 10
 
-    result = run("recover", few, tmp_path / "out", "--bundle", edited(long), *QUICK)
-    assert result.exit_code == 0, result.output
+    succeeds("recover", few, tmp_path / "out", "--bundle", edited(long), *QUICK)
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
         assert sheet.width <= 2032
 
@@ -241,8 +196,7 @@ def test_one_image_is_one_image(few: Path, tmp_path: Path) -> None:
     for name in ("3/0.png", "3/1.png"):
         (few / name).unlink()
     (few / "3").rmdir()
-    result = run("recover", few, tmp_path / "out", *QUICK)
-    assert result.exit_code == 0, result.output
+    result = succeeds("recover", few, tmp_path / "out", *QUICK)
     assert f"recovered 1 image into {tmp_path / 'out'}" in result.stdout
     assert "class folders, 1 class x 1" in result.stderr
     assert "in 1 batch of up to 1, 6 steps each" in result.stderr
@@ -271,7 +225,7 @@ def test_paths_are_printed_without_control_characters(
 
 def test_tensors_have_no_gallery_to_leave_out(tensors: Path, tmp_path: Path) -> None:
     result = run("convert", tensors, tmp_path / "new.npz", "--no-gallery")
-    assert "--no-gallery: " in fails(result, 2)
+    assert "--no-gallery: does not apply, since" in fails(result, 2)
 
 
 def test_workers_name_the_option_that_they_are_for(few: Path, tmp_path: Path) -> None:
@@ -293,11 +247,10 @@ def test_ctrl_c_exits_130(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_recovered_folder_is_read_as_its_manifest_has_it(few: Path, tmp_path: Path) -> None:
-    assert run("recover", few, tmp_path / "first", *QUICK).exit_code == 0
+    succeeds("recover", few, tmp_path / "first", *QUICK)
     image = sorted((tmp_path / "first").glob("0*/*.png"))[0]
     shutil.copy(image, image.with_name("00099.png"))
-    again = run("recover", tmp_path / "first", tmp_path / "second", *QUICK)
-    assert again.exit_code == 0
+    again = succeeds("recover", tmp_path / "first", tmp_path / "second", *QUICK)
     assert "00099.png: not of this recovery" in again.stderr
     Image.new("RGB", (32, 32), (200, 10, 10)).save(image)
     changed = run("recover", tmp_path / "first", tmp_path / "third", *QUICK)

@@ -14,9 +14,9 @@ import pytest
 import typer
 from typer.models import OptionInfo
 
-from diver_trt.cli import app
+from diver_trt.cli.commands import app
 from diver_trt.cli.console import Progress
-from tests.cli.command import QUICK, fails, run
+from tests.cli.command import QUICK, fails, run, succeeds
 from tests.conftest import ROOT
 
 MODULES_OF_HELP = 50
@@ -107,8 +107,7 @@ def test_a_missing_extra_is_its_install_line(
     "command", [(), ("recover",), ("export",), ("build",), ("inspect",), ("doctor",), ("evaluate",)]
 )
 def test_every_help_ends_with_a_line_to_paste(command: tuple[str, ...]) -> None:
-    result = run(*command, "--help")
-    assert result.exit_code == 0
+    result = succeeds(*command, "--help")
     assert "diver-trt " in [line for line in result.stdout.splitlines() if line.strip()][-1]
 
 

@@ -14,7 +14,7 @@ from diver_trt import recover
 from diver_trt.bundle import Bundle
 from diver_trt.cli.completion import bundles as completed
 from diver_trt.recipe import Recipe
-from tests.cli.command import fails, run
+from tests.cli.command import fails, run, succeeds
 from tests.cli.conftest import few as few
 from tests.hub.server import Hub
 from tests.stand_in import write_stand_in_plan
@@ -48,8 +48,7 @@ def test_a_run_is_resumed_with_the_same_bundle_from_elsewhere(
 
 def test_build_puts_engines_where_recover_finds_them(hub: Hub) -> None:
     bundle = Bundle.open(NAME)
-    result = run("build", NAME, "--sm", "86", "--batch", "2", "--dry-run", "--json")
-    assert result.exit_code == 0, result.output
+    result = succeeds("build", NAME, "--sm", "86", "--batch", "2", "--dry-run", "--json")
     assert json.loads(result.stdout)["would_write"].startswith(f"{bundle.path}/plans/rtx-")
     write_stand_in_plan(bundle, 2)
     facts = run("inspect", NAME, "--json")

@@ -16,6 +16,8 @@ from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS
 from diver_trt.errors import BundleError, DiverError, MissingExtraError, UsageError
 from diver_trt.hub.name import HubName
+from tests.conftest import flipped
+from tests.edited_json import set_in
 from tests.hub.server import Files, Hub, Repository
 from tests.stand_in import write_stand_in_plan
 
@@ -236,10 +238,7 @@ def edited(files: Files, change: Callable[[dict[str, Any]], None]) -> bytes:
 def test_a_name_that_leaves_the_bundle_is_refused_before_any_request(
     name: str, hub: Hub, digits_files: Files
 ) -> None:
-    def change(manifest: dict[str, Any]) -> None:
-        manifest["networks"]["decoder"]["graph"]["name"] = name
-
-    manifest = edited(digits_files, change)
+    manifest = edited(digits_files, set_in("networks", "decoder", "graph", "name", to=name))
     hub.repositories["me/digits"].commit({**digits_files, "bundle.json": manifest})
     assert "expected a plain file name inside the bundle" in refused()
     assert len(hub.transfers()) == 1
@@ -305,18 +304,13 @@ def test_what_a_lost_connection_leaves_is_not_taken_for_a_file(
     assert {Path(path).name for path in hub.transfers()} == {"denoiser.onnx", "decoder.onnx"}
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
 def test_a_file_that_was_damaged_here_is_downloaded_again_once_it_is_deleted(hub: Hub) -> None:
     bundle = Bundle.open(NAME)
-    flip(bundle.path / "decoder.onnx")  # and with it the hub's own blob, which is the same file
+    decoder = bundle.path / "decoder.onnx"
+    decoder.write_bytes(flipped(decoder))  # and with it the hub's own blob, which is the same file
     with pytest.raises(BundleError, match=r"SHA-256 is .* delete the file and run again"):
         Bundle.open(NAME).verified("decoder")
-    (bundle.path / "decoder.onnx").unlink()
+    decoder.unlink()
     Bundle.open(NAME).verified("decoder")
 
 
@@ -344,7 +338,7 @@ def test_engines_stay_when_only_the_model_card_changes(hub: Hub, digits_files: F
 
 def test_a_changed_bundle_gets_a_folder_of_its_own(hub: Hub, digits_files: Files) -> None:
     first = Bundle.open(NAME)
-    manifest = edited(digits_files, lambda manifest: manifest["model"].update(id="another"))
+    manifest = edited(digits_files, set_in("model", "id", to="another"))
     hub.repositories["me/digits"].commit({**digits_files, "bundle.json": manifest})
     second = Bundle.open(NAME)
     assert (first.model_id, second.model_id) == ("dit-digits", "another")

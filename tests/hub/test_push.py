@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from diver_trt.bundle import Bundle
 from diver_trt.hub.card import Compared, model_card
 from diver_trt.hub.name import is_repository
-from tests.cli.command import fails, run
+from tests.cli.command import fails, run, succeeds
+from tests.conftest import Edited, flipped
 from tests.hub.comparison import write_comparison
 from tests.hub.server import Hub, Repository
 from tests.stand_in import write_stand_in_plan
@@ -41,7 +41,6 @@ UNNAMEABLE = [
     f"me/{'x' * 97}",
     "me/é",
 ]
-Edited = Callable[[Callable[[dict[str, Any]], None]], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -59,11 +58,10 @@ def comparison(tmp_path: Path, digits: Bundle) -> Path:
 def test_an_uploaded_bundle_is_the_one_that_is_downloaded(
     hub: Hub, edited: Edited, digits: Bundle
 ) -> None:
-    folder = edited(lambda manifest: None)
+    folder = edited()
     write_stand_in_plan(Bundle.open(folder), 2)
     (folder / "notes.txt").write_text("mine alone")
-    result = run("push", folder, "me/new", "--private")
-    assert result.exit_code == 0, result.output
+    result = succeeds("push", folder, "me/new", "--private")
     assert (
         "uploading 5 files and a model card, 8.6 MB, to me/new, which is private" in result.stderr
     )
@@ -78,8 +76,7 @@ def test_an_uploaded_bundle_is_the_one_that_is_downloaded(
 
 
 def test_a_bundle_replaces_a_bundle(hub: Hub, digits: Bundle) -> None:
-    result = run("push", digits.path, "me/digits")
-    assert result.exit_code == 0, result.output
+    result = succeeds("push", digits.path, "me/digits")
     assert "me/digits, which is public" in result.stderr
     assert hub.repositories["me/digits"].head["README.md"].startswith(b'---\nlicense: "apache-2.0"')
 
@@ -88,8 +85,7 @@ def test_nothing_is_sent_by_a_dry_run(
     hub: Hub, digits: Bundle, comparison: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    result = run("push", digits.path, "me/new", "--compare", comparison, "--dry-run")
-    assert result.exit_code == 0, result.output
+    result = succeeds("push", digits.path, "me/new", "--compare", comparison, "--dry-run")
     assert result.stdout.startswith("---\n")
     assert "would upload 5 files and a model card, 8.6 MB, to me/new" in result.stderr
     assert hub.requests == []
@@ -130,9 +126,8 @@ def test_a_token_that_may_not_write_is_reported_in_one_line(
 
 
 def test_a_damaged_bundle_is_not_uploaded(hub: Hub, edited: Edited) -> None:
-    folder = edited(lambda manifest: None)
-    data = bytearray((folder / "decoder.onnx").read_bytes())
-    data[-1] ^= 1
+    folder = edited()
+    data = flipped(folder / "decoder.onnx")
     (folder / "decoder.onnx").unlink()  # a hard link to the graph of other tests
     (folder / "decoder.onnx").write_bytes(data)
     assert "decoder.onnx: SHA-256 is" in fails(run("push", folder, "me/new"))
@@ -158,8 +153,7 @@ def test_weights_are_not_passed_on_without_their_licence(
 
 def test_a_licence_that_the_bundle_does_not_state_is_given(edited: Edited) -> None:
     folder = edited(lambda manifest: manifest["model"].update(licence=None))
-    result = run("push", folder, "me/new", "--licence", "cc-by-nc-4.0", "--dry-run")
-    assert result.exit_code == 0, result.output
+    result = succeeds("push", folder, "me/new", "--licence", "cc-by-nc-4.0", "--dry-run")
     assert 'license: "cc-by-nc-4.0"' in result.stdout
 
 
