@@ -21,7 +21,7 @@ from diver_trt.errors import EngineError, OutputError
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
-from diver_trt.runtime.backends.tensorrt import trust
+from diver_trt.runtime.backends.tensorrt import plans, trust
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
 from tests.cli.command import fails, run
@@ -176,25 +176,25 @@ def test_a_session_of_its_own_asks_too(
 def test_what_is_hashed_is_what_is_deserialized(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is replaced as soon as it was read."""
+    """Each file is replaced as soon as it was read."""
     plan.trust()
-    read = Path.read_bytes
 
-    def replaced(path: Path) -> bytes:
-        data = read(path)
-        if path.suffix == ".engine":
-            path.write_bytes(b"other code")
-        return data
+    def replaced(data: bytes) -> Any:
+        for path in plan.folder.glob("*.engine"):
+            if path.read_bytes() == data:
+                path.write_bytes(b"other code")
+        return hashlib.sha256(data)
 
-    monkeypatch.setattr(Path, "read_bytes", replaced)
+    monkeypatch.setattr(plans, "hashlib", SimpleNamespace(sha256=replaced))
     opened(bundle, engine="rtx")
-    assert b"other code" not in deserialized
+    assert {hashlib.sha256(engine).hexdigest() for engine in deserialized} == {
+        sidecar.engine.sha256 for sidecar in plan.sidecars.values()
+    }
 
 
 def test_doctor_says_what_to_do(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     monkeypatch.setattr(trt_module, "this_machine", lambda backend, module, gpu: MACHINE)
     (finding,) = (finding for finding in examine(bundle) if finding.subject.startswith("engines"))
     assert finding.state == "broken"
