@@ -31,7 +31,7 @@ from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
 from diver_trt.runtime.cores import available_cores
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser, turns
 from diver_trt.tensors import Dim
 
 _REINSTALL = "reinstall it with `pip install --force-reinstall openvino`"
@@ -175,12 +175,7 @@ class OpenVinoEngine:
         carry: Carry | None = None,
     ) -> None:
         self.batch, self._name, self._ports = batch, network, ports
-        self._turns = [buffers]
-        if carry is not None:
-            output, source = carry
-            self._turns.append(
-                {**buffers, output: buffers[source], source: buffers[output]},
-            )
+        self._turns = turns(buffers, carry)
         with reported("OpenVINO", f"cannot give the {network} its buffers"):
             self._requests = [_bound(runtime, compiled, turn) for turn in self._turns]
         self._next = 0

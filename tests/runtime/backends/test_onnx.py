@@ -396,7 +396,7 @@ def test_whatever_fails_is_one_line(
     if where == "run":
         engine._session = SimpleNamespace(run_with_iobinding=raising(failure))
     elif where in ("write", "read"):
-        for buffer in engine._buffers.values():
+        for buffer in engine._turns[0].values():
             buffer._on_host, buffer.value = False, on_the_device
     elif where == "allocate":
         monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", raising(failure))
