@@ -21,9 +21,9 @@ from diver_trt.bundle import Network
 from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError, first_line
 from diver_trt.graph_file import require_tensors, require_utf8
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.module import (
-    EXTRAS,
     declared_shape,
     dtype_name,
     import_tensorrt,
@@ -254,7 +254,8 @@ def _polygraphy(backend: Backend) -> Any:
         from polygraphy.exception import PolygraphyException
         from polygraphy.logger import G_LOGGER
     except ImportError as cause:
-        raise MissingExtraError("polygraphy", EXTRAS[backend], "building engines") from cause
+        extra = BACKENDS[backend].extra
+        raise MissingExtraError("polygraphy", extra, "building engines") from cause
     if (backend == "rtx") != polygraphy.config.USE_TENSORRT_RTX:
         raise EngineError(
             "this process has already built for the other backend; build for this one in a "

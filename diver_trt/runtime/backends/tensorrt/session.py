@@ -43,7 +43,7 @@ class TrtSession:
     ) -> None:
         self.name: str = plan.backend
         self.batch = batch
-        self.started = Started.start(bundle, plan, module, cuda)
+        self.started = Started(bundle, plan, module, cuda)
         # One block is enough, since only one network runs at a time.
         largest = max(sidecar.memory.activation_bytes for sidecar in plan.sidecars.values())
         self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
