@@ -86,11 +86,7 @@ class ModelOpener:
         self._shortage = ""
 
     def prepare(self) -> None:
-        """Open the model ahead of the first `open`.
-
-        Raises:
-            BundleError, EngineError, DeviceMemoryError: See `open`.
-        """
+        """Open the model ahead of the first `open`; raises what `open` does."""
         self._ready = self.open()
 
     def open(self) -> Recoverer:

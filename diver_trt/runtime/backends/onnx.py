@@ -130,15 +130,7 @@ class OnnxSession:
         self.name = "onnx" if device == "cpu" else "onnx-cuda"
 
     def open(self, network: NetworkName) -> OnnxEngine:
-        """Open a network for what it takes in one run.
-
-        Raises:
-            BundleError: If the network's files have changed since the export, or belong to another
-                network.
-            EngineError: If ONNX Runtime cannot run it here.
-            DeviceMemoryError: If the device or the host has no room for it.
-            MissingExtraError: If ONNX Runtime is not installed.
-        """
+        """Open a network for what it takes in one run."""
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:

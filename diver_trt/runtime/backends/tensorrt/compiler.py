@@ -32,6 +32,9 @@ from diver_trt.runtime.backends.tensorrt.module import (
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Memory, Profile
 from diver_trt.runtime.backends.tensorrt.target import Target
 
+OnProgress = Callable[[NetworkName, str, int, int], None]
+"""Receives the network, the compiler's phase, its steps done and all its steps."""
+
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
     "persistent_bytes": "Total Device Persistent Memory",
@@ -70,7 +73,7 @@ def compile_graph(
     network: Network,
     profile: Profile,
     target: Target,
-    on_progress: Callable[[NetworkName, str, int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Compiled:
     """Compile one ONNX graph.
 
@@ -79,8 +82,7 @@ def compile_graph(
         network: Its inputs and outputs.
         profile: Sizes of its dynamic axis.
         target: What to compile for.
-        on_progress: Receives the network, the compiler's phase, its steps done and all its
-            steps.
+        on_progress: Called at each of the compiler's steps.
 
     Raises:
         EngineError: If TensorRT's parser or compiler refuses the graph, or does not report
@@ -277,7 +279,7 @@ def _polygraphy(backend: Backend) -> Any:
 def _progress_monitor(
     module: Any,
     name: NetworkName,
-    report: Callable[[NetworkName, str, int, int], None],
+    report: OnProgress,
     interrupted: Callable[[], bool],
 ) -> Any:
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]

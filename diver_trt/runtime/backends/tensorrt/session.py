@@ -49,13 +49,7 @@ class TrtSession:
         self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
 
     def open(self, network: NetworkName) -> TrtEngine:
-        """Deserialize a network and allocate its buffers for what it takes in one run.
-
-        Raises:
-            EngineError: If TensorRT refuses the engine, or it is not the one that its sidecar
-                describes.
-            DeviceMemoryError: If the device has no room for it.
-        """
+        """Deserialize a network and allocate its buffers for what it takes in one run."""
         return TrtEngine(self.started, network, run_size(network, self.batch), self._scratch)
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> TrtDenoiser:
