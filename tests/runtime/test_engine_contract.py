@@ -24,12 +24,10 @@ from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.openvino import OpenVinoSession
-from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.engine import Denoiser, Engine, Session
 from tests.conftest import DIGITS_MODEL
 from tests.gpu.device import needs_cuda_provider, needs_gpu, rtx_session
-from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+from tests.stand_in import stand_in_session, write_stand_in_plan
 
 BATCH, STEPS = 2, 5
 RECIPE = replace(
@@ -66,9 +64,7 @@ def torch(bundle: Bundle, tmp_path: Path) -> Session:
 
 
 def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
-    api = StandInCuda()
-    plan = write_stand_in_plan(bundle, BATCH, tmp_path / "plan")
-    return TrtSession(bundle, plan, BATCH, stand_in_tensorrt(api), Cuda(api))
+    return stand_in_session(bundle, write_stand_in_plan(bundle, BATCH, tmp_path / "plan"))
 
 
 @pytest.fixture(

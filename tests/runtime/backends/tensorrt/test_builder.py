@@ -54,15 +54,14 @@ def build(bundle: Bundle, *sms: int, batches: Profile = STATIC) -> dict[str, Sid
 
 
 @pytest.mark.parametrize(
-    ("bundle", "batches"),
+    ("name", "batches"),
     [("half", STATIC), ("tiny", STATIC), ("tiny", DYNAMIC)],
     ids=["half-static", "tiny-static", "tiny-dynamic"],
 )
 def test_all_networks_compile_for_four_generations_of_gpus(
-    bundle: str, batches: Profile, request: pytest.FixtureRequest
+    name: str, batches: Profile, request: pytest.FixtureRequest
 ) -> None:
-    opened: Bundle = request.getfixturevalue(bundle)
-    built = build(opened, 75, 86, 89, 120, batches=batches)
+    built = build(request.getfixturevalue(name), 75, 86, 89, 120, batches=batches)
     assert tuple(built) == NETWORKS
     for sidecar in built.values():
         assert sidecar.compute_capabilities == ("sm75", "sm86", "sm89", "sm120")
@@ -85,10 +84,7 @@ def test_no_flag_changes_the_precision(half: Bundle, monkeypatch: pytest.MonkeyP
         assert found == ["REQUIRE_USER_ALLOCATION"]
 
 
-def test_the_reference_bundle_compiles_from_ampere_on(
-    digits: Bundle, edited: Callable[..., Path]
-) -> None:
-    bundle = Bundle.open(edited(lambda manifest: None))
+def test_the_reference_bundle_compiles_from_ampere_on(bundle: Bundle) -> None:
     built = build(bundle, 86, 89, 120)
     assert all("float16" not in sidecar.dtypes for sidecar in built.values())
     with pytest.raises(EngineError, match=r"has no float32 matrix products for sm75, .*fp16"):
@@ -121,16 +117,14 @@ def test_what_a_graph_declares_is_what_its_manifest_says(digits: Bundle) -> None
             compile_graph(digits.verified("decoder"), other, target.profile("decoder"), target)
 
 
-def test_the_compilers_weights_are_the_parameters(
-    half: Bundle, edited: Callable[..., Path]
-) -> None:
+def test_the_compilers_weights_are_the_parameters(half: Bundle, bundle: Bundle) -> None:
     """Within 10 % of two bytes each in fp16 and four in fp32.
 
     An engine in the wrong precision would be twice or half that.
     """
-    for bundle, width in ((half, 2), (Bundle.open(edited(lambda manifest: None)), 4)):
-        for name, sidecar in build(bundle, 86).items():
-            expected = width * bundle.networks[name].parameters  # type: ignore[index]
+    for built, width in ((half, 2), (bundle, 4)):
+        for name, sidecar in build(built, 86).items():
+            expected = width * built.networks[name].parameters  # type: ignore[index]
             assert sidecar.memory.weights_bytes == pytest.approx(expected, rel=0.10), name
             assert sidecar.memory.activation_bytes > 0
 
