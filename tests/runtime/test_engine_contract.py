@@ -18,15 +18,17 @@ import pytest
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
-from diver_trt.contract import HALF_PRECISIONS
-from diver_trt.errors import EngineError
+from diver_trt.contract import HALF_PRECISIONS, NETWORKS, NetworkName
+from diver_trt.errors import BundleError, DeviceMemoryError, EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.openvino import OpenVinoSession
 from diver_trt.runtime.engine import Denoiser, Engine, Session
+from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL
 from tests.gpu.device import needs_cuda_provider, needs_gpu, rtx_session
+from tests.runtime.swapped_graph import with_another_graph
 from tests.stand_in import stand_in_session, write_stand_in_plan
 
 BATCH, STEPS = 2, 5
@@ -270,3 +272,23 @@ def test_a_step_alone_is_the_step_of_a_run(denoiser: Denoiser, digits: Bundle) -
     batch.load(denoiser)
     assert list(denoiser.run()) == [5, 4, 3, 2, 1]
     np.testing.assert_array_equal(denoiser.latent(), chained)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_graph_of_another_network_is_the_bundles_fault(
+    digits: Bundle, tmp_path: Path, network: NetworkName, engine: str
+) -> None:
+    folder = with_another_graph(digits, network, tmp_path / "swapped")
+    listed = r"but bundle\.json lists \w+: .*; export the model again"
+    with pytest.raises(BundleError, match=rf"{network}\.onnx: reads \w+: .*, {listed}"):
+        Recoverer(Bundle.open(folder), engine=engine)
+
+
+@pytest.mark.parametrize(("engine", "title"), [("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")])
+def test_a_batch_that_no_memory_holds_is_short_of_memory(
+    digits: Bundle, engine: str, title: str
+) -> None:
+    message = f"out of memory: {title} cannot give the denoiser .*Unable to allocate .* --batch"
+    with pytest.raises(DeviceMemoryError, match=message):
+        Recoverer(digits, engine=engine, batch=10**12)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -301,8 +302,6 @@ def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def fake_module(version: str) -> Any:
-    from types import SimpleNamespace
-
     return SimpleNamespace(__version__=version, Runtime=object)
 
 
@@ -331,27 +330,21 @@ def test_either_both_or_neither_tensorrt(
 
 
 @pytest.mark.parametrize(
-    ("backend", "version", "expected"),
+    ("backend", "module", "expected"),
     [
-        ("trt", "10.2.0", "10.3 or later, before 12.0"),
-        ("trt", "12.0.1", "10.3"),
-        ("rtx", "2.0", "1.0 or later"),
+        ("trt", fake_module("10.2.0"), "10.3 or later, before 12.0"),
+        ("trt", fake_module("12.0.1"), "10.3"),
+        ("rtx", fake_module("2.0"), "1.0 or later"),
+        ("trt", SimpleNamespace(), "tensorrt is installed but holds no TensorRT"),
     ],
+    ids=["older", "newer", "newer rtx", "placeholder"],
 )
-def test_versions_that_are_not_known_to_work_are_refused(
-    backend: Any, version: str, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_packages_that_are_not_known_to_work_are_refused(
+    backend: Any, module: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, trt_module.MODULES[backend], fake_module(version))
+    monkeypatch.setitem(sys.modules, trt_module.MODULES[backend], module)
     with pytest.raises(EngineError, match=expected):
         trt_module.import_tensorrt(backend)
-
-
-def test_a_placeholder_package_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
-    with pytest.raises(EngineError, match="tensorrt is installed but holds no TensorRT"):
-        trt_module.import_tensorrt("trt")
 
 
 def test_a_bundle_that_is_not_what_it_says_is_not_compiled(half: Bundle) -> None:

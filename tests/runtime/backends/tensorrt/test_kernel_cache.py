@@ -65,33 +65,6 @@ def test_kernels_that_tensorrt_refuses_are_compiled_and_replaced(
     assert start() == []
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda kept: kept.write_bytes(kept.read_bytes()[:-1] + b"?"),
-        lambda kept: kept.chmod(0o666),
-    ],
-    ids=["damaged", "writable by others"],
-)
-def test_a_file_that_proves_nothing_counts_as_absent(
-    cache: Path, start: Start, spoil: Callable[[Path], None]
-) -> None:
-    start()
-    (kept,) = cache.glob("*.kernels")
-    spoil(kept)
-    assert start() == ["decoder"]
-    assert start() == []
-
-
-def test_without_a_place_for_it_every_start_compiles(
-    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert start() == ["decoder"]
-    assert start() == ["decoder"]
-
-
 def test_the_real_tensorrt_rtx_has_every_call_that_is_made() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     assert {"create_runtime_cache", "set_runtime_cache"} <= set(dir(trt.IRuntimeConfig))
