@@ -18,11 +18,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.contract import run_size
 from diver_trt.files import FileRecord
+from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.plans import PLANS, Plan, read_plan
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.backends.tensorrt.sidecar import Machine, Memory, Profile, Sidecar
 
 MACHINE = Machine(
@@ -352,12 +356,30 @@ def stand_in_tensorrt(cuda: StandInCuda) -> Any:
     )
 
 
+def stand_in_session(
+    bundle: Bundle, plan: Plan, api: StandInCuda | None = None, module: Any = None
+) -> TrtSession:
+    """Open a plan of `write_stand_in_plan`."""
+    api = api or StandInCuda()
+    module = module or stand_in_tensorrt(api)
+    return TrtSession(bundle, plan, plan.batches.maximum, module, Cuda(api))
+
+
+def install_stand_in(patch: pytest.MonkeyPatch) -> tuple[StandInCuda, Any]:
+    """Let the stand-in be the CUDA and the TensorRT of this process, and return both."""
+    api = StandInCuda()
+    module = stand_in_tensorrt(api)
+    patch.setattr("diver_trt.runtime.backends.tensorrt.cuda.import_cuda", lambda: api)
+    patch.setattr(
+        "diver_trt.runtime.backends.tensorrt.module.import_tensorrt", lambda backend: module
+    )
+    return api, module
+
+
 def write_stand_in_plan(
     bundle: Bundle, batch: int, folder: Path | None = None, scratch_bytes: int = 4096
 ) -> Plan:
     """Write engines that the stand-in runs, with sidecars and trust entries as the builder does."""
-    from diver_trt.runtime.backends.tensorrt.compiler import io_bytes
-
     folder = folder or bundle.path / PLANS / f"rtx-{MACHINE.version}-sm86-b{batch}"
     folder.mkdir(parents=True)
     for name, network in bundle.networks.items():

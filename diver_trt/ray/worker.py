@@ -122,15 +122,14 @@ class Worker:
                 )
             self._opener = ModelOpener(model, recipe, placement)
             self._recoverer = self._opener.open()
-        memory, batch = self._recoverer.memory, self._recoverer.batch
-        # Networks that take turns on the device are loaded once per task: it is a whole chunk.
-        resident = memory is None or memory.residency == "resident"
+        batch = self._recoverer.batch
         return Ready(
             node=socket.gethostname(),
             engine=self._recoverer.engine,
             batch=batch,
-            task=batch if resident else max(batch, CHUNK_IMAGES),
-            memory=memory,
+            # Networks that take turns on the device are loaded once per task: it is a whole chunk.
+            task=batch if self._recoverer.resident else max(batch, CHUNK_IMAGES),
+            memory=self._recoverer.memory,
             warnings=tuple(texts),
         )
 

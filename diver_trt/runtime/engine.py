@@ -153,10 +153,23 @@ class Session(Protocol):
     batch: int
 
     def open(self, network: NetworkName) -> Engine:
-        """Open the encoder, conditioner or decoder for one run (`diver_trt.contract.run_size`)."""
+        """Open the encoder, conditioner or decoder for one run (`diver_trt.contract.run_size`).
+
+        Raises:
+            BundleError: If the network's files have changed since the export, or belong to another
+                network.
+            EngineError: If the backend cannot run it here, or its engine is not the one that was
+                built.
+            DeviceMemoryError: If the device or the host has no room for it.
+            MissingExtraError: If the backend's package is not installed.
+        """
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:
-        """Open the denoiser for steps `steps` down to 1 of a step table, [K, C] float32."""
+        """Open the denoiser for steps `steps` down to 1 of a step table, [K, C] float32.
+
+        Raises:
+            BundleError, EngineError, DeviceMemoryError, MissingExtraError: See `open`.
+        """
 
     def close(self) -> None:
         """Free what the networks share; they must be closed already."""

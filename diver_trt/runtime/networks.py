@@ -133,12 +133,12 @@ def _open(
 ) -> tuple[Networks, MemoryPlan | None]:
     """Open a bundle on one engine, its networks one at a time where memory is short."""
     opened = open_session(name, bundle, placement)
-    if opened.memory is not None and not opened.resident:
-        # The plan has counted what fits, so the first network is enough to see that it works.
-        networks = Networks(opened.session, schedule, resident=False, first=NETWORKS[:1])
-        return networks, opened.memory
+    phased = opened.memory is not None and not opened.resident
+    # A plan has counted what fits, so the first network is enough to see that it works.
+    first = NETWORKS[:1] if phased else NETWORKS
     try:
-        return Networks(opened.session, schedule, resident=opened.resident), opened.memory
+        networks = Networks(opened.session, schedule, resident=opened.resident, first=first)
+        return networks, opened.memory
     except DeviceMemoryError:
         if opened.memory is not None:
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from diver_trt.bundle import Bundle
@@ -51,12 +50,7 @@ class OpenModel(Protocol):
 
     def __enter__(self) -> OpenModel: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Opener(Protocol):
@@ -92,11 +86,7 @@ class ModelOpener:
         self._shortage = ""
 
     def prepare(self) -> None:
-        """Open the model ahead of the first `open`.
-
-        Raises:
-            BundleError, EngineError, DeviceMemoryError: See `open`.
-        """
+        """Open the model ahead of the first `open`; raises what `open` does."""
         self._ready = self.open()
 
     def open(self) -> Recoverer:

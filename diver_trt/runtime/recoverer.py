@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -67,6 +66,7 @@ class Recoverer:
         engine: Name of the engine that was opened.
         batch: Images per batch.
         memory: The memory plan that is followed, for TensorRT.
+        resident: Whether all networks stay loaded; else one at a time, for a chunk of batches.
 
     Raises:
         BundleError: If `bundle` is not a Bundle, or its files have changed since the export.
@@ -113,6 +113,7 @@ class Recoverer:
             watch(self._networks)
             self.engine: str = self._networks.engine
             self.batch: int = self._networks.batch
+            self.resident: bool = self._networks.resident
             try:
                 # Engines take full batches only. In one that is not full, the last slots keep
                 # older values, and nobody reads their images.
@@ -127,12 +128,7 @@ class Recoverer:
     def __enter__(self) -> Recoverer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -200,7 +196,7 @@ class Recoverer:
             DeviceMemoryError: If such a batch does not fit in memory, on the device or on the host.
         """
         with within_host_memory():
-            for batches in chunks(iter(samples), self.batch, resident=self._networks.resident):
+            for batches in chunks(iter(samples), self.batch, resident=self.resident):
                 if isinstance(batches, BatchStarts):
                     yield batches
                 else:
@@ -210,7 +206,7 @@ class Recoverer:
         self, samples: Iterator[Sample], keep_bad: bool, on_step: Callable[[], None]
     ) -> Iterator[RecoveredSample]:
         with within_host_memory():
-            for batches in chunks(samples, self.batch, resident=self._networks.resident):
+            for batches in chunks(samples, self.batch, resident=self.resident):
                 if isinstance(batches, BatchStarts):
                     continue
                 # The lock is never held at a yield: a generator that is left half-way would keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,23 @@ Carry = tuple[str, str]
 """An output and the input that the next run reads it as."""
 
 CARRY: Carry = ("next_latent", "latent")
+
+T = TypeVar("T")
+
+
+def turns(buffers: dict[str, T], carry: Carry | None) -> list[dict[str, T]]:
+    """Return the buffers of the runs that alternate, one set without a carry and two with one.
+
+    In the second set, output and input are swapped: each run's output is the next one's input.
+
+    Args:
+        buffers: A buffer for each input and output.
+        carry: An output and the input that the next run reads it as, or None.
+    """
+    if carry is None:
+        return [buffers]
+    output, source = carry
+    return [buffers, {**buffers, output: buffers[source], source: buffers[output]}]
 
 
 class SteppedDenoiser:

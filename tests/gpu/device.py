@@ -11,24 +11,20 @@ import pytest
 
 from diver_trt.bundle import Bundle
 from diver_trt.errors import DiverError
-from diver_trt.runtime.backends.tensorrt.cuda import Cuda, Gpu, find_gpu, import_cuda
+from diver_trt.runtime.backends.tensorrt.builder import build_plan
+from diver_trt.runtime.backends.tensorrt.cuda import Cuda, import_cuda, present_gpu
 from diver_trt.runtime.backends.tensorrt.module import import_tensorrt
+from diver_trt.runtime.backends.tensorrt.plans import read_plan
+from diver_trt.runtime.backends.tensorrt.session import TrtSession
+from diver_trt.runtime.backends.tensorrt.sidecar import Profile
+from diver_trt.runtime.backends.tensorrt.target import resolve_target
 from diver_trt.runtime.engine import Session
-
-
-@cache
-def gpu() -> Gpu | None:
-    """Return the first CUDA device, or None."""
-    try:
-        return find_gpu(import_cuda())
-    except DiverError:
-        return None
 
 
 @cache
 def rtx_lists_it() -> bool | None:
     """Return whether TensorRT-RTX says that it compiles for this GPU; None without one of both."""
-    found = gpu()
+    found = present_gpu()
     if found is None:
         return None
     try:
@@ -44,19 +40,13 @@ needs_gpu = pytest.mark.skipif(
 
 
 needs_cuda_provider = pytest.mark.skipif(
-    gpu() is None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    present_gpu() is None or "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
     reason="needs a CUDA device, and ONNX Runtime for it",
 )
 
 
 def rtx_session(bundle: Bundle, tmp_path: Path, batch: int = 2) -> Session:
     """Build a bundle's engines for this GPU and open them."""
-    from diver_trt.runtime.backends.tensorrt.builder import build_plan
-    from diver_trt.runtime.backends.tensorrt.plans import read_plan
-    from diver_trt.runtime.backends.tensorrt.session import TrtSession
-    from diver_trt.runtime.backends.tensorrt.sidecar import Profile
-    from diver_trt.runtime.backends.tensorrt.target import resolve_target
-
     copy = linked(bundle, tmp_path)
     target = resolve_target("rtx", [], Profile(batch, batch, batch))
     list(build_plan(copy, target))

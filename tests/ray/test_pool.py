@@ -19,6 +19,7 @@ from diver_trt.ray.plan import WorkerPlan
 from diver_trt.ray.pool import WorkerPool
 from diver_trt.ray.worker import Failure, Ready, Recovered, Worker
 from diver_trt.recipe import Recipe
+from diver_trt.runtime.chunks import CHUNK_IMAGES
 from diver_trt.runtime.engine import Placement
 from diver_trt.runtime.events import BatchStarts, RecoveredSample, StepDone
 from diver_trt.runtime.recoverer import Recoverer
@@ -250,6 +251,16 @@ def test_a_stopped_run_finishes_the_batches_that_have_begun(digits: Bundle) -> N
         len(events) - 1,
     ]
     assert sum(isinstance(event, StepDone) for event in events) == len(found) // 2 * 2
+
+
+def test_a_worker_that_loads_its_networks_in_turn_takes_a_chunk_at_a_time(
+    digits: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diver_trt.runtime.session.Opened.resident", False)
+    placement = Placement(engine="onnx", batch=3)
+    ready = Worker().open(digits.path, digits.sha256, RECIPE, placement)
+    assert isinstance(ready, Ready)
+    assert (ready.batch, ready.task) == (3, CHUNK_IMAGES)
 
 
 def test_a_worker_without_memory_halves_its_batch(

@@ -18,20 +18,28 @@ import pytest
 from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
-from diver_trt.contract import HALF_PRECISIONS
-from diver_trt.errors import EngineError
+from diver_trt.contract import HALF_PRECISIONS, NETWORKS, NetworkName
+from diver_trt.errors import BundleError, DeviceMemoryError, EngineError
 from diver_trt.method.schedule import Schedule
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.onnx import OnnxSession
 from diver_trt.runtime.backends.openvino import OpenVinoSession
-from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.session import TrtSession
-from diver_trt.runtime.engine import Session
+from diver_trt.runtime.engine import Denoiser, Engine, Session
+from diver_trt.runtime.recoverer import Recoverer
 from tests.conftest import DIGITS_MODEL
 from tests.gpu.device import needs_cuda_provider, needs_gpu, rtx_session
-from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+from tests.runtime.swapped_graph import with_another_graph
+from tests.stand_in import stand_in_session, write_stand_in_plan
 
-BATCH = 2
+BATCH, STEPS = 2, 5
+RECIPE = replace(
+    PRESETS["matched"],
+    steps=10,
+    inherit_step=STEPS,
+    start_step=STEPS,
+    window=(STEPS, 2),
+    guide="noised",
+)
 TOLERANCE = 2e-4  # engines sum in orders of their own; TF32 and float16 are not in an fp32 bundle
 
 
@@ -58,9 +66,7 @@ def torch(bundle: Bundle, tmp_path: Path) -> Session:
 
 
 def stand_in(bundle: Bundle, tmp_path: Path) -> Session:
-    api = StandInCuda()
-    plan = write_stand_in_plan(bundle, BATCH, tmp_path / "plan")
-    return TrtSession(bundle, plan, BATCH, stand_in_tensorrt(api), Cuda(api))
+    return stand_in_session(bundle, write_stand_in_plan(bundle, BATCH, tmp_path / "plan"))
 
 
 @pytest.fixture(
@@ -78,6 +84,13 @@ def session(request: pytest.FixtureRequest, digits: Bundle, tmp_path: Path) -> I
     opened = request.param(digits, tmp_path)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def decoder(session: Session) -> Iterator[Engine]:
+    engine = session.open("decoder")
+    yield engine
+    engine.close()
 
 
 def values(bundle: Bundle, network: str, size: int, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -122,143 +135,160 @@ def test_a_network_computes_what_its_graph_does(
     engine.close()
 
 
-def test_buffers_live_as_long_as_the_engine(session: Session, digits: Bundle) -> None:
-    engine = session.open("decoder")
+def test_buffers_live_as_long_as_the_engine(decoder: Engine, digits: Bundle) -> None:
     addresses = set()
     for seed in range(3):
-        engine.write("latent", values(digits, "decoder", 1, seed)["latent"])
-        engine.run()
-        addresses.add(engine.read("image").ctypes.data)
+        decoder.write("latent", values(digits, "decoder", 1, seed)["latent"])
+        decoder.run()
+        addresses.add(decoder.read("image").ctypes.data)
     assert len(addresses) == 1
-    engine.close()
 
 
-def test_writing_copies(session: Session, digits: Bundle) -> None:
-    engine = session.open("decoder")
+def test_writing_copies(decoder: Engine, digits: Bundle) -> None:
     latent = values(digits, "decoder", 1)["latent"]
     expected = reference(digits, "decoder", {"latent": latent})
-    engine.write("latent", latent)
+    decoder.write("latent", latent)
     latent[:] = 0
-    engine.run()
-    np.testing.assert_allclose(engine.read("image").astype(np.float32), expected, atol=TOLERANCE)
-    engine.close()
+    decoder.run()
+    np.testing.assert_allclose(decoder.read("image").astype(np.float32), expected, atol=TOLERANCE)
 
 
-def test_another_type_or_shape_is_refused(session: Session) -> None:
-    engine = session.open("decoder")
-    for wrong, found in (
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
         (np.zeros((1, 4, 8, 8), np.float16), r"float16\[1, 4, 8, 8\]"),
         (np.zeros((2, 4, 8, 8), np.float32), r"float32\[2, 4, 8, 8\]"),
-    ):
-        with pytest.raises(
-            EngineError,
-            match=rf"latent: got {found}, but the engine was opened for float32\[1, 4, 8, 8\]",
-        ):
-            engine.write("latent", wrong)
-    engine.close()
+    ],
+    ids=["type", "shape"],
+)
+def test_another_type_or_shape_is_refused(decoder: Engine, wrong: NDArray[Any], found: str) -> None:
+    expected = r"float32\[1, 4, 8, 8\]"
+    message = rf"latent: got {found}, but the engine was opened for {expected}"
+    with pytest.raises(EngineError, match=message):
+        decoder.write("latent", wrong)
 
 
-def test_unknown_tensors_are_named(session: Session) -> None:
-    engine = session.open("decoder")
+def test_unknown_tensors_are_named(decoder: Engine) -> None:
     with pytest.raises(EngineError, match="the decoder has no input 'image'; expected latent"):
-        engine.write("image", np.zeros(1))
+        decoder.write("image", np.zeros(1))
     with pytest.raises(EngineError, match="the decoder has no output 'latent'; expected image"):
-        engine.read("latent")
-    engine.close()
+        decoder.read("latent")
 
 
-def test_a_closed_engine_says_so(session: Session) -> None:
-    engine = session.open("decoder")
-    engine.close()
-    engine.close()
+def test_a_closed_engine_says_so(decoder: Engine) -> None:
+    decoder.close()
     for use in (
-        engine.run,
-        lambda: engine.read("image"),
-        lambda: engine.write("latent", np.zeros((1, 4, 8, 8), np.float32)),
+        decoder.run,
+        lambda: decoder.read("image"),
+        lambda: decoder.write("latent", np.zeros((1, 4, 8, 8), np.float32)),
     ):
         with pytest.raises(EngineError, match="the decoder engine is closed"):
             use()
 
 
-def one_step(
-    bundle: Bundle,
-    latent: NDArray[Any],
-    anchor: NDArray[Any],
-    noise: NDArray[Any],
-    conditions: list[NDArray[Any]],  # of each image, then of the null class: [K, width]
-    table: NDArray[Any],
-    k: int,
-) -> NDArray[Any]:
-    """Return the latent after step k by the reference."""
-    by_class = np.stack([rows[k - 1] for rows in conditions[:BATCH]])
-    by_null = np.stack([conditions[BATCH][k - 1]] * BATCH)
-    inputs = {
-        "latent": latent,
-        "anchor": anchor,
-        "noise": noise,
-        "condition": np.stack([by_class, by_null]),
-        "coefficients": table[k - 1],
-    }
-    return reference(bundle, "denoiser", inputs)
+class Batch:
+    """Random latents and conditions of a batch, from a seed."""
 
-
-def test_every_batch_is_denoised_alike(session: Session, digits: Bundle) -> None:
-    """Two batches and the first again: nothing captured, alternated or carried is left behind."""
-    recipe = replace(
-        PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(5, 2), guide="noised"
-    )
-    table = Schedule(digits.process, recipe, digits.layout).table
-    denoiser = session.open_denoiser(table, 5)
-    finals = []
-    for seed in (0, 1, 0):
+    def __init__(self, bundle: Bundle, seed: int) -> None:
         generator = np.random.default_rng(seed)
-        start, anchor, noise = generator.standard_normal((3, BATCH, 4, 8, 8)).astype(np.float32)
-        tables = [
-            0.1 * generator.standard_normal((5, digits.condition_width)).astype(np.float32)
+        self.start, self.anchor, self.noise = generator.standard_normal(
+            (3, BATCH, *bundle.latent_shape)
+        ).astype(np.float32)
+        *self.classes, self.null = [
+            0.1 * generator.standard_normal((STEPS, bundle.condition_width)).astype(np.float32)
             for _ in range(BATCH + 1)
         ]
-        denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
+
+    def load(self, denoiser: Denoiser) -> None:
+        denoiser.load(self.start, self.anchor, self.noise, self.classes, self.null)
+
+    def after(self, bundle: Bundle, latent: NDArray[Any], k: int) -> NDArray[Any]:
+        """Return the latent after step k by the reference."""
+        by_class = np.stack([rows[k - 1] for rows in self.classes])
+        inputs = {
+            "latent": latent,
+            "anchor": self.anchor,
+            "noise": self.noise,
+            "condition": np.stack([by_class, np.stack([self.null[k - 1]] * BATCH)]),
+            "coefficients": table(bundle)[k - 1],
+        }
+        return reference(bundle, "denoiser", inputs)
+
+
+def table(bundle: Bundle) -> NDArray[np.float32]:
+    return Schedule(bundle.process, RECIPE, bundle.layout).table
+
+
+@pytest.fixture
+def denoiser(session: Session, digits: Bundle) -> Iterator[Denoiser]:
+    opened = session.open_denoiser(table(digits), STEPS)
+    yield opened
+    opened.close()
+
+
+def test_every_batch_is_denoised_alike(denoiser: Denoiser, digits: Bundle) -> None:
+    """Two batches and the first again: nothing captured, alternated or carried is left behind."""
+    finals = []
+    for seed in (0, 1, 0):
+        batch = Batch(digits, seed)
+        batch.load(denoiser)
         assert list(denoiser.run()) == [5, 4, 3, 2, 1]
-        expected = start
-        for k in range(5, 0, -1):
-            expected = one_step(digits, expected, anchor, noise, tables, table, k)
+        expected = batch.start
+        for k in range(STEPS, 0, -1):
+            expected = batch.after(digits, expected, k)
         finals.append(denoiser.latent().copy())
         np.testing.assert_allclose(finals[-1], expected, atol=TOLERANCE * np.abs(expected).max())
     np.testing.assert_array_equal(finals[0], finals[2])
+
+
+def test_a_closed_denoiser_says_so_in_the_middle_of_a_run_too(
+    denoiser: Denoiser, digits: Bundle
+) -> None:
+    Batch(digits, 0).load(denoiser)
+    begun = denoiser.run()
+    next(begun)
     denoiser.close()
-    denoiser.close()
-    for use in (lambda: next(denoiser.run()), denoiser.latent):
+    for use in (lambda: next(begun), lambda: next(denoiser.run()), denoiser.latent):
         with pytest.raises(EngineError, match="closed"):
             use()
 
 
-def test_a_step_alone_is_the_step_of_a_run(session: Session, digits: Bundle) -> None:
+def test_a_step_alone_is_the_step_of_a_run(denoiser: Denoiser, digits: Bundle) -> None:
     """In any order and on any latent, every step reads its own row and conditions.
 
     A later run is none the worse for it.
     """
-    recipe = replace(
-        PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(4, 2), guide="noised"
-    )
-    table = Schedule(digits.process, recipe, digits.layout).table
-    generator = np.random.default_rng(3)
-    start, anchor, noise = generator.standard_normal((3, BATCH, 4, 8, 8)).astype(np.float32)
-    tables = [
-        0.1 * generator.standard_normal((5, digits.condition_width)).astype(np.float32)
-        for _ in range(BATCH + 1)
-    ]
-    denoiser = session.open_denoiser(table, 5)
-    denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
+    batch, generator = Batch(digits, 3), np.random.default_rng(4)
+    batch.load(denoiser)
     for k in (2, 5, 3, 3):
-        latent = generator.standard_normal(start.shape).astype(np.float32)
-        expected = one_step(digits, latent, anchor, noise, tables, table, k)
+        latent = generator.standard_normal(batch.start.shape).astype(np.float32)
+        expected = batch.after(digits, latent, k)
         np.testing.assert_allclose(
             denoiser.step(k, latent), expected, atol=TOLERANCE * np.abs(expected).max()
         )
-    chained = start
-    for k in range(5, 0, -1):
+    chained = batch.start
+    for k in range(STEPS, 0, -1):
         chained = denoiser.step(k, chained).copy()
-    denoiser.load(start, anchor, noise, tables[:BATCH], tables[BATCH])
+    batch.load(denoiser)
     assert list(denoiser.run()) == [5, 4, 3, 2, 1]
     np.testing.assert_array_equal(denoiser.latent(), chained)
-    denoiser.close()
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_graph_of_another_network_is_the_bundles_fault(
+    digits: Bundle, tmp_path: Path, network: NetworkName, engine: str
+) -> None:
+    folder = with_another_graph(digits, network, tmp_path / "swapped")
+    listed = r"but bundle\.json lists \w+: .*; export the model again"
+    with pytest.raises(BundleError, match=rf"{network}\.onnx: reads \w+: .*, {listed}"):
+        Recoverer(Bundle.open(folder), engine=engine)
+
+
+@pytest.mark.parametrize(("engine", "title"), [("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")])
+def test_a_batch_that_no_memory_holds_is_short_of_memory(
+    digits: Bundle, engine: str, title: str
+) -> None:
+    message = f"out of memory: {title} cannot give the denoiser .*Unable to allocate .* --batch"
+    with pytest.raises(DeviceMemoryError, match=message):
+        Recoverer(digits, engine=engine, batch=10**12)

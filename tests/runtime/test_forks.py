@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.runtime.python import run_python
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
 
@@ -44,10 +45,7 @@ print(fork(recover_and_fork))
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_forked_process_recovers_what_the_first_one_has_recovered(engine: str) -> None:
     """OpenVINO reuses the threads of closed networks, which a fork does not copy."""
-    code = _OPENED_AGAIN.format(engine=engine)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200
-    )
+    done = run_python(_OPENED_AGAIN.format(engine=engine))
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
@@ -77,11 +75,22 @@ forked.set()
 
 def test_a_process_ends_that_is_forked_while_a_thread_recovers() -> None:
     """At its end it would wait for a lock that a thread held which it does not have."""
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKED_WHILE_LOCKED],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    done = run_python(_FORKED_WHILE_LOCKED)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+_FORKED_WHILE_OPEN = """
+import os
+from diver_trt import Bundle, Recipe, Recoverer
+from diver_trt.digits import default_bundle
+recoverer = Recoverer(Bundle.open(default_bundle()), Recipe(), batch=1)
+child = os.fork()
+if child == 0:
+    raise SystemExit(7)  # frees everything, unlike os._exit
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_ends_though_the_engines_threads_are_not_in_it() -> None:
+    done = run_python(_FORKED_WHILE_OPEN)
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr

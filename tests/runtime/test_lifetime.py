@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
-
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
-    )
+from tests.runtime.python import run_python
 
 
 def test_the_end_waits_for_a_thread_in_an_engine_and_lets_none_in() -> None:
-    done = run("""
+    done = run_python("""
 import os, threading, time
 from diver_trt.runtime.lifetime import in_use, stop_at_end
 inside = threading.Event()
@@ -39,7 +32,7 @@ inside.wait()
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_daemon_thread_that_recovers_does_not_abort_the_process(engine: str) -> None:
     """Where Python 3.13 or earlier ends a thread that is in C++ code, std::terminate is called."""
-    done = run(f"""
+    done = run_python(f"""
 import threading
 import numpy as np
 from diver_trt import PRESETS, Bundle, Recoverer
@@ -62,7 +55,7 @@ for _ in range(30):
 
 
 def test_a_program_may_recover_while_it_ends() -> None:
-    done = run("""
+    done = run_python("""
 import atexit
 import numpy as np
 from diver_trt import PRESETS, Bundle, Recoverer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +19,7 @@ from diver_trt.runtime.backends.onnx import OnnxEngine, OnnxSession
 from diver_trt.runtime.microbatches import LEAD, MicrobatchedDenoiser, microbatch_size
 from diver_trt.runtime.stepping import SteppedDenoiser
 from tests.conftest import ROOT
+from tests.runtime.python import run_python
 
 STEPS = 12
 RECIPE = Recipe(steps=20, inherit_step=10, start_step=STEPS, window=(8, 3))
@@ -183,7 +182,7 @@ def test_no_thread_is_left_of_a_run_that_is_interrupted_while_it_starts(
 
 
 def test_a_process_ends_though_a_run_was_left_half_way() -> None:
-    code = f"""
+    done = run_python(f"""
 import numpy as np
 from diver_trt import Bundle, Recoverer
 from diver_trt.runtime.backends import onnx
@@ -192,8 +191,5 @@ recoverer = Recoverer(Bundle.open({str(ROOT / "engines" / "digits")!r}), batch=4
 noise = np.zeros((4, 4, 8, 8), np.float32)
 steps = recoverer.denoise(noise, noise, noise, [0, 1, 2, 3])
 print(next(steps))
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert (found.stdout, found.stderr) == ("50\n", "")
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "50\n", "")

@@ -79,8 +79,8 @@ class BackendModule(Protocol):
         """Open a bundle.
 
         Raises:
-            EngineError: If the engine cannot or must not run here.
-            DeviceMemoryError: If no batch or budget fits.
+            EngineError: If the engine cannot or must not run here, or was not built.
+            DeviceMemoryError: If nothing fits the batch, the budget or what is free on the device.
             MissingExtraError: If the engine's package is not installed.
         """
 

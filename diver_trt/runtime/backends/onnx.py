@@ -32,7 +32,7 @@ from diver_trt.runtime.engine import (
 )
 from diver_trt.runtime.microbatches import MicrobatchedDenoiser, microbatch_size
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser, turns
 from diver_trt.tensors import TensorSpec
 
 Device = Literal["cpu", "cuda"]
@@ -130,15 +130,7 @@ class OnnxSession:
         self.name = "onnx" if device == "cpu" else "onnx-cuda"
 
     def open(self, network: NetworkName) -> OnnxEngine:
-        """Open a network for what it takes in one run.
-
-        Raises:
-            BundleError: If the network's files have changed since the export, or belong to another
-                network.
-            EngineError: If ONNX Runtime cannot run it here.
-            DeviceMemoryError: If the device or the host has no room for it.
-            MissingExtraError: If ONNX Runtime is not installed.
-        """
+        """Open a network for what it takes in one run."""
         return OnnxEngine(self.bundle, network, run_size(network, self.batch), device=self.device)
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> Denoiser:
@@ -203,26 +195,14 @@ class OnnxEngine:
         self._session: Any = session or _open_session(
             runtime, bundle, network, device, available_cores()
         )
-        self._carry = carry
         with reported("ONNX Runtime", f"cannot give the {network} its buffers"):
-            self._buffers = {
+            buffers = {
                 spec.name: _Buffer(runtime, spec, batch, device)
                 for spec in self._ports.all.values()
             }
-            self._bindings = [self._bind(self._buffers)]
-            if carry is not None:
-                output, source = carry
-                # The same buffers with output and input swapped, for every other run.
-                self._bindings.append(
-                    self._bind(
-                        {
-                            **self._buffers,
-                            output: self._buffers[source],
-                            source: self._buffers[output],
-                        }
-                    )
-                )
-        self._turn = 0
+            self._turns = turns(buffers, carry)
+            self._bindings = [self._bind(turn) for turn in self._turns]
+        self._next = 0
         self._run_options = [_run_options(runtime, turn) for turn in range(len(self._bindings))]
         if device == "cuda":
             # The first run takes memory for activations and captures the CUDA graph. Now, so that a
@@ -234,25 +214,23 @@ class OnnxEngine:
         """Copy values into an input's buffer."""
         self._ports.require_input(name)
         with reported("ONNX Runtime", f"cannot hand {name} to the {self._name}"):
-            self._buffer(name).write(name, values)
+            self._turns[self._next][name].write(name, values)
 
     def run(self) -> None:
         """Run the network; with a carry, swap the two buffers it alternates between."""
         self._ports.require_open()
         with reported("ONNX Runtime", f"failed in the {self._name}"):
             self._session.run_with_iobinding(
-                self._bindings[self._turn], self._run_options[self._turn]
+                self._bindings[self._next], self._run_options[self._next]
             )
-        self._turn = (self._turn + 1) % len(self._bindings)
+        self._next = (self._next + 1) % len(self._bindings)
 
     def read(self, name: str) -> NDArray[np.generic]:
         """Return the last run's output."""
         self._ports.require_output(name)
-        # After the swap, what the last run wrote is what the next one reads.
         with reported("ONNX Runtime", f"cannot fetch {name} from the {self._name}"):
-            return self._buffer(
-                self._carry[1] if self._carry and name == self._carry[0] else name
-            ).read()
+            # The turn before the next one ran last; index -1 is the other one, or the only one.
+            return self._turns[self._next - 1][name].read()
 
     def close(self) -> None:
         """Free the session and the buffers."""
@@ -260,13 +238,7 @@ class OnnxEngine:
         self._session = None
         # The bindings before the buffers that they refer to.
         self._bindings.clear()
-        self._buffers.clear()
-
-    def _buffer(self, name: str) -> _Buffer:
-        if self._turn == 1 and self._carry is not None and name in self._carry:
-            output, source = self._carry
-            name = source if name == output else output
-        return self._buffers[name]
+        self._turns.clear()
 
     def _bind(self, buffers: dict[str, _Buffer]) -> Any:
         binding = self._session.io_binding()

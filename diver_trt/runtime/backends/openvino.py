@@ -31,7 +31,7 @@ from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
 from diver_trt.runtime.cores import available_cores
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
 from diver_trt.runtime.ports import Ports
-from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser
+from diver_trt.runtime.stepping import CARRY, Carry, SteppedDenoiser, turns
 from diver_trt.tensors import Dim
 
 _REINSTALL = "reinstall it with `pip install --force-reinstall openvino`"
@@ -65,12 +65,7 @@ def available(name: str, bundle: Bundle) -> bool:  # noqa: ARG001
 
 
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
-    """Open a bundle for the placement's batch, at most as many as there are images.
-
-    Raises:
-        EngineError: If OpenVINO cannot be loaded or does not have the device.
-        MissingExtraError: If OpenVINO is not installed.
-    """
+    """Open a bundle for the placement's batch, at most as many as there are images."""
     return Opened(OpenVinoSession(bundle, placement.balanced_batch(), name), None)
 
 
@@ -116,36 +111,19 @@ class OpenVinoSession:
         self, bundle: Bundle, batch: int, name: str = "openvino", *, keep: bool = True
     ) -> None:
         self.bundle, self.batch, self.name = bundle, batch, name
-        self._runtime = import_openvino()
-        self._compiler = _Compiler(self._runtime, bundle, DEVICES[name], keep=keep)
+        self._compiler = _Compiler(import_openvino(), bundle, DEVICES[name], keep=keep)
 
     def open(self, network: NetworkName) -> OpenVinoEngine:
-        """Open a network for what it takes in one run.
-
-        Raises:
-            BundleError: If the network's files have changed since the export, or belong to another
-                network.
-            EngineError: If OpenVINO cannot run it here.
-            DeviceMemoryError: If the device or the host has no room for it.
-        """
-        return self._open(network, run_size(network, self.batch), None)
+        """Open a network for what it takes in one run."""
+        return OpenVinoEngine(self._compiler, network, run_size(network, self.batch))
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> SteppedDenoiser:
         """Open the denoiser for the steps from `steps` down to 1."""
-        engine = self._open("denoiser", self.batch, CARRY)
+        engine = OpenVinoEngine(self._compiler, "denoiser", self.batch, CARRY)
         return SteppedDenoiser(engine, self.bundle.condition_pair, table, steps)
 
     def close(self) -> None:
         """Nothing is shared."""
-
-    def _open(self, network: NetworkName, size: int, carry: Carry | None) -> OpenVinoEngine:
-        declared = self.bundle.networks[network]
-        # Before the network is compiled, so that a batch that no memory holds fails here, cleanly.
-        with reported("OpenVINO", f"cannot give the {network} its buffers"):
-            ports = Ports(network, declared.inputs, declared.outputs)
-            buffers = {spec.name: spec.allocate(size) for spec in ports.all.values()}
-        compiled = self._compiler.compiled(network, size)
-        return OpenVinoEngine(self._runtime, compiled, network, ports, buffers, size, carry)
 
 
 class OpenVinoEngine:
@@ -155,34 +133,25 @@ class OpenVinoEngine:
     alternates between two infer requests, bound so that each run's output is the next one's input.
 
     Args:
-        runtime: The module `openvino`.
-        compiled: The network, compiled for static shapes.
-        network: Its name.
-        ports: Its inputs and outputs.
-        buffers: An array for each of them.
+        compiler: Compiles the network.
+        network: The network.
         batch: Size of its dynamic axis.
         carry: An output and the input that the next run reads it as, or None.
     """
 
     def __init__(
-        self,
-        runtime: Any,
-        compiled: Any,
-        network: NetworkName,
-        ports: Ports,
-        buffers: dict[str, NDArray[np.generic]],
-        batch: int,
-        carry: Carry | None = None,
+        self, compiler: _Compiler, network: NetworkName, batch: int, carry: Carry | None = None
     ) -> None:
-        self.batch, self._name, self._ports = batch, network, ports
-        self._turns = [buffers]
-        if carry is not None:
-            output, source = carry
-            self._turns.append(
-                {**buffers, output: buffers[source], source: buffers[output]},
-            )
+        self.batch, self._name = batch, network
+        declared = compiler.bundle.networks[network]
+        self._ports = Ports(network, declared.inputs, declared.outputs)
+        # Before the network is compiled, so that a batch that no memory holds fails here, cleanly.
         with reported("OpenVINO", f"cannot give the {network} its buffers"):
-            self._requests = [_bound(runtime, compiled, turn) for turn in self._turns]
+            buffers = {spec.name: spec.allocate(batch) for spec in self._ports.all.values()}
+        self._turns = turns(buffers, carry)
+        compiled = compiler.compiled(network, batch)
+        with reported("OpenVINO", f"cannot give the {network} its buffers"):
+            self._requests = [_bound(compiler.runtime, compiled, turn) for turn in self._turns]
         self._next = 0
 
     def write(self, name: str, values: NDArray[np.generic]) -> None:
@@ -225,7 +194,7 @@ class _Compiler:
     """Compiles the networks of a bundle for a device, or reads them as an earlier run kept them."""
 
     def __init__(self, runtime: Any, bundle: Bundle, device: str, *, keep: bool) -> None:
-        self._bundle, self._device = bundle, device
+        self.runtime, self.bundle, self._device = runtime, bundle, device
         self._version = str(runtime.__version__)
         with reported("OpenVINO", "cannot start"):
             self._core, process = _core(runtime)
@@ -248,7 +217,7 @@ class _Compiler:
             EngineError: If OpenVINO cannot compile it.
             DeviceMemoryError: If there is not enough memory.
         """
-        graph = self._bundle.verified(network)
+        graph = self.bundle.verified(network)
         kept = self._kept_at(network, size)
         if kept is not None and (blob := read_cached(kept)) is not None:
             # A blob that no longer loads (after a driver update, say) is compiled again.
@@ -257,7 +226,7 @@ class _Compiler:
         with reported("OpenVINO", f"cannot open the {network}"):
             model = self._core.read_model(graph)
             inputs, outputs = _found(model.inputs), _found(model.outputs)
-        declared = self._bundle.networks[network]
+        declared = self.bundle.networks[network]
         require_tensors(graph, inputs, outputs, declared.inputs, declared.outputs)
         with reported("OpenVINO", f"cannot compile the {network}"):
             # Static shapes: OpenVINO then chooses its kernels and plans its memory only once.
@@ -270,7 +239,7 @@ class _Compiler:
     def _settings(self) -> dict[str, Any]:
         # https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
         settings: dict[str, Any] = {"EXECUTION_MODE_HINT": "ACCURACY"}
-        if self._device == "CPU" or self._bundle.precision == "fp32":
+        if self._device == "CPU" or self.bundle.precision == "fp32":
             # By default GPUs, and CPUs with AMX, would compute an fp32 graph in half precision.
             settings["INFERENCE_PRECISION_HINT"] = "f32"
         if self._device == "CPU":
@@ -285,7 +254,7 @@ class _Compiler:
                 # others idle.
                 "ENABLE_CPU_PINNING": False,
             }
-            if self._bundle.precision in EIGHT_BIT_PRECISIONS:
+            if self.bundle.precision in EIGHT_BIT_PRECISIONS:
                 # ACCURACY turns it off, and int8 weights would then be multiplied in float32. A
                 # processor without VNNI does that in any case.
                 settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = ACTIVATIONS_PER_SCALE
@@ -293,7 +262,7 @@ class _Compiler:
 
     def _kept_at(self, network: NetworkName, size: int) -> Path | None:
         """Return where a compiled network is kept: its name is a hash of all that it depends on."""
-        files = self._bundle.networks[network].files
+        files = self.bundle.networks[network].files
         if self._folder is None or (
             self._device == "CPU" and sum(file.size_bytes for file in files) >= CACHED_ON_CPU_BYTES
         ):

@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from diver_trt.bundle import Bundle
 from diver_trt.contract import NETWORKS, NetworkName
-from diver_trt.errors import BundleError, DeviceMemoryError, EngineError, MissingExtraError
+from diver_trt.errors import DeviceMemoryError, EngineError, MissingExtraError
 from diver_trt.recipe import PRESETS, Recipe
 from diver_trt.recovered.run import recover
 from diver_trt.runtime.backends import openvino as openvino_engine
 from diver_trt.runtime.backends.openvino import OpenVinoSession, import_openvino
+from diver_trt.runtime.cache import read_cached
 from diver_trt.runtime.recoverer import Recoverer
 from diver_trt.runtime.session import engine_names
 from tests.conftest import DISTILLED
-from tests.runtime.swapped_graph import with_another_graph
+from tests.runtime.python import run_python
 
 QUICK = replace(PRESETS["matched"], steps=10, inherit_step=5, start_step=5, window=(5, 2))
 BATCHES = (1, 2, 3, 4, 8, 9)
@@ -161,17 +162,16 @@ def flipped(content: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [flipped, lambda content: content[: len(content) // 2], lambda content: b"", flipped],
-    ids=["flipped", "cut", "empty", "again"],
+    [flipped, lambda content: content[: len(content) // 2], lambda content: b""],
+    ids=["flipped", "cut", "empty"],
 )
 def test_a_damaged_file_is_compiled_again(digits: Bundle, cache: Path, damage: Any) -> None:
     session = OpenVinoSession(digits, 1)
     expected = output_of(session)
     (path,) = cache.iterdir()
-    whole = len(path.read_bytes())
     path.write_bytes(damage(path.read_bytes()))
     np.testing.assert_array_equal(output_of(session), expected)
-    assert len(path.read_bytes()) == whole
+    assert read_cached(path) is not None
     np.testing.assert_array_equal(output_of(session), expected)
 
 
@@ -302,10 +302,7 @@ print(os.waitstatus_to_exitcode(os.wait()[1]))
 )
 def test_signals_and_forks_are_survived_once_sessions_are_freed(free: str) -> None:
     """A Core that is freed may unmap the stack of signal handlers while it is in use."""
-    code = _A_SIGNAL_AFTERWARDS.format(free=free)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100
-    )
+    done = run_python(_A_SIGNAL_AFTERWARDS.format(free=free))
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
@@ -327,23 +324,6 @@ def test_a_device_that_is_not_here_is_named(digits: Bundle, name: str) -> None:
         EngineError, match=rf"finds no {openvino_engine.DEVICES[name]} here \(only .*CPU"
     ):
         Recoverer(digits, QUICK, engine=name)
-
-
-def test_a_batch_that_no_memory_holds_is_short_of_memory(digits: Bundle) -> None:
-    with pytest.raises(
-        DeviceMemoryError,
-        match=r"out of memory: OpenVINO cannot give the denoiser its buffers .* --batch",
-    ):
-        Recoverer(digits, engine="openvino", batch=10**12)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_a_graph_of_another_network_is_the_bundles_fault(
-    digits: Bundle, tmp_path: Path, network: Any
-) -> None:
-    folder = with_another_graph(digits, network, tmp_path / "swapped")
-    with pytest.raises(BundleError, match=rf"{network}\.onnx: reads \w+: .*; export the model"):
-        Recoverer(Bundle.open(folder), engine="openvino")
 
 
 @pytest.mark.parametrize(

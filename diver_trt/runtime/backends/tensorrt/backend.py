@@ -24,13 +24,7 @@ def available(name: str, bundle: Bundle) -> bool:
 
 
 def open_session(name: str, bundle: Bundle, placement: Placement) -> Opened:
-    """Open the engines that fit this machine, the batch and the budget.
-
-    Raises:
-        EngineError: If no engine was built, fits this machine or is trusted.
-        DeviceMemoryError: If nothing fits the budget or what is free on the device.
-        MissingExtraError: If TensorRT or cuda-bindings is not installed.
-    """
+    """Open the engines that fit this machine, the batch and the budget, and are trusted."""
     from diver_trt.runtime.backends.tensorrt.session import TrtSession
 
     tensorrt, api = module.import_tensorrt(cast("Backend", name)), cuda.import_cuda()

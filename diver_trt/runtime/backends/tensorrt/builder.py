@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from diver_trt._version import __version__
@@ -17,7 +17,7 @@ from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import EngineError, OutputError
 from diver_trt.files import FileRecord
 from diver_trt.lock import locked
-from diver_trt.runtime.backends.tensorrt.compiler import Compiled, compile_graph
+from diver_trt.runtime.backends.tensorrt.compiler import Compiled, OnProgress, compile_graph
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
 from diver_trt.runtime.backends.tensorrt.target import Target, check_target
@@ -27,7 +27,7 @@ from diver_trt.runtime.backends.tensorrt.trust import register
 def build_plan(
     bundle: Bundle,
     target: Target,
-    on_progress: Callable[[NetworkName, str, int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Iterator[Sidecar]:
     """Build the four engines of a target, yielding each one's sidecar when it is compiled.
 
@@ -38,8 +38,7 @@ def build_plan(
     Args:
         bundle: The bundle; each network's files are hashed before they are compiled.
         target: What to build for.
-        on_progress: Receives the network, the compiler's phase, its steps done and all its
-            steps.
+        on_progress: Called at each of the compiler's steps.
 
     Raises:
         BundleError: If a network's files have changed since the export.
@@ -84,7 +83,7 @@ def _build_engine(
     name: NetworkName,
     target: Target,
     folder: Path,
-    on_progress: Callable[[NetworkName, str, int, int], None],
+    on_progress: OnProgress,
 ) -> Sidecar:
     network, profile = bundle.networks[name], target.profile(name)
     compiled = compile_graph(bundle.verified(name), network, profile, target, on_progress)

@@ -21,9 +21,9 @@ from diver_trt.bundle import Network
 from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError, first_line
 from diver_trt.graph_file import require_tensors, require_utf8
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.module import (
-    EXTRAS,
     declared_shape,
     dtype_name,
     import_tensorrt,
@@ -31,6 +31,9 @@ from diver_trt.runtime.backends.tensorrt.module import (
 )
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Memory, Profile
 from diver_trt.runtime.backends.tensorrt.target import Target
+
+OnProgress = Callable[[NetworkName, str, int, int], None]
+"""Receives the network, the compiler's phase, its steps done and all its steps."""
 
 _MEMORY_LINES = {
     "weights_bytes": "Total Weights Memory",
@@ -70,7 +73,7 @@ def compile_graph(
     network: Network,
     profile: Profile,
     target: Target,
-    on_progress: Callable[[NetworkName, str, int, int], None] = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> Compiled:
     """Compile one ONNX graph.
 
@@ -79,8 +82,7 @@ def compile_graph(
         network: Its inputs and outputs.
         profile: Sizes of its dynamic axis.
         target: What to compile for.
-        on_progress: Receives the network, the compiler's phase, its steps done and all its
-            steps.
+        on_progress: Called at each of the compiler's steps.
 
     Raises:
         EngineError: If TensorRT's parser or compiler refuses the graph, or does not report
@@ -254,7 +256,8 @@ def _polygraphy(backend: Backend) -> Any:
         from polygraphy.exception import PolygraphyException
         from polygraphy.logger import G_LOGGER
     except ImportError as cause:
-        raise MissingExtraError("polygraphy", EXTRAS[backend], "building engines") from cause
+        extra = BACKENDS[backend].extra
+        raise MissingExtraError("polygraphy", extra, "building engines") from cause
     if (backend == "rtx") != polygraphy.config.USE_TENSORRT_RTX:
         raise EngineError(
             "this process has already built for the other backend; build for this one in a "
@@ -276,7 +279,7 @@ def _polygraphy(backend: Backend) -> Any:
 def _progress_monitor(
     module: Any,
     name: NetworkName,
-    report: Callable[[NetworkName, str, int, int], None],
+    report: OnProgress,
     interrupted: Callable[[], bool],
 ) -> Any:
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,18 +71,13 @@ def find_gpu(api: Any) -> Gpu | None:
     error, properties = api.cudaGetDeviceProperties(0)
     if int(error) != 0:
         return None
-    name = (
-        properties.name.decode(errors="replace")
-        if isinstance(properties.name, bytes)
-        else str(properties.name)
-    )
     driver, cuda = (
         # CUDA writes 12.6 as 12060.
         f"{version // 1000}.{version % 1000 // 10}"
         for _, version in (api.cudaDriverGetVersion(), api.cudaRuntimeGetVersion())
     )
     return Gpu(
-        name=name.strip("\0 "),
+        name=_text(properties.name),
         compute_capability=f"sm{properties.major}{properties.minor}",
         total_bytes=int(properties.totalGlobalMem),
         driver=driver,
@@ -269,7 +263,7 @@ class Cuda:
         error, *values = result
         if int(error) == 0:
             return tuple(values)
-        name = _error_name(self._api, error)
+        name = _text(self._api.cudaGetErrorName(error)[1])
         if name == "cudaErrorMemoryAllocation":
             raise DeviceMemoryError(
                 f"out of memory: {call} of {size_bytes or 0:,} bytes failed; use a smaller "
@@ -282,8 +276,7 @@ class Cuda:
         raise EngineError(f"{call} failed: {name}")
 
 
-def _error_name(api: Any, error: Any) -> str:
-    _, name = api.cudaGetErrorName(error)
-    text = name.decode() if isinstance(name, bytes) else str(name)
-    # The bytes of a C string may end in a NUL.
-    return re.sub(r"\W+$", "", text)
+def _text(value: Any) -> str:
+    """Return a C string, whose bytes may end in a NUL."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.strip("\0 ")

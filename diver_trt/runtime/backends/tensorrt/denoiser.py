@@ -82,16 +82,18 @@ class TrtDenoiser:
 
     def run(self) -> Iterator[int]:
         """Run every step, yielding its number; a replayed graph yields them all when it is done."""
-        if self._graph is not None:
+        replayed = self._graph is not None
+        if replayed:
             self._cuda.launch(self._graph)
             self._cuda.synchronize()
-        elif not self._table:
-            raise EngineError("the denoiser is closed; open a new one")
         for k in range(self._steps, 0, -1):
-            if self._graph is None:
+            # Also in the middle of a run: the steps copy from memory that `close` has freed.
+            if not self._table:
+                raise EngineError("the denoiser is closed; open a new one")
+            if not replayed:
                 self._enqueue_step(k)
                 self._cuda.synchronize()
-            self._done = self._steps if self._graph is not None else self._done + 1
+            self._done = self._steps if replayed else self._done + 1
             yield k
 
     def latent(self) -> Latents:

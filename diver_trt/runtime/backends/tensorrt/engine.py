@@ -7,7 +7,6 @@ are opened; afterwards there are copies between fixed addresses and launches, no
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,41 +25,32 @@ from diver_trt.runtime.ports import Ports
 from diver_trt.tensors import TensorSpec, describe_declared
 
 
-@dataclass(slots=True, kw_only=True)
 class Started:
     """TensorRT, started for the engines of a plan.
 
-    Attributes:
+    Args:
         bundle: The bundle that the plan was built from.
         plan: The engines, which fit this machine; each is hashed, and looked up in the list of
             those that may run here, before it is deserialized.
         module: `tensorrt_rtx` or `tensorrt`.
         cuda: The stream and its memory.
+
+    Attributes:
         log: What TensorRT reports to, see `logger`.
         runtime: TensorRT's own, which deserializes engines; None once it is stopped.
+
+    Raises:
+        EngineError: If TensorRT refuses to start.
     """
 
-    bundle: Bundle
-    plan: Plan
-    module: Any
-    cuda: Cuda
-    log: Any
-    runtime: Any
-
-    @classmethod
-    def start(cls, bundle: Bundle, plan: Plan, module: Any, cuda: Cuda) -> Started:
-        """Start TensorRT.
-
-        Raises:
-            EngineError: If it refuses.
-        """
-        log = logger(module)
+    def __init__(self, bundle: Bundle, plan: Plan, module: Any, cuda: Cuda) -> None:
+        self.bundle, self.plan, self.module, self.cuda = bundle, plan, module, cuda
+        self.log = logger(module)
         try:
-            runtime = module.Runtime(log)
+            self.runtime: Any = module.Runtime(self.log)
         # The bindings raise TypeError where the library refuses to start.
         except Exception as cause:
-            raise EngineError(f"TensorRT cannot start: {log.last}") from cause
-        return cls(bundle=bundle, plan=plan, module=module, cuda=cuda, log=log, runtime=runtime)
+            raise EngineError(f"TensorRT cannot start: {self.log.last}") from cause
 
 
 class TrtEngine:
@@ -216,7 +206,7 @@ class TrtEngine:
                         f"the {self._name} engine has no tensor {name} where the bundle has one; "
                         "build the engines again"
                     )
-        for spec in (*self._ports.inputs.values(), *self._ports.outputs.values()):
+        for spec in self._ports.all.values():
             dtype = dtype_name(started.module, engine.get_tensor_dtype(spec.name))
             shape = declared_shape(engine.get_tensor_shape(spec.name))
             if not spec.agrees_with(dtype, shape, self.batch):

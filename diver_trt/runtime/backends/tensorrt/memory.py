@@ -8,14 +8,13 @@ makes for the process comes on top.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from diver_trt.contract import NETWORKS, NetworkName
 from diver_trt.errors import DeviceMemoryError, UsageError, shown
 from diver_trt.runtime.backends.tensorrt.plans import Plan
-from diver_trt.runtime.backends.tensorrt.sidecar import Sidecar
 
 MEGABYTE = 10**6
 TENTH = MEGABYTE // 10
@@ -74,18 +73,23 @@ class MemoryPlan:
 
 def plan_memory(plan: Plan, residency: Residency) -> MemoryPlan:
     """Return the memory of a plan's engines under one residency."""
-    sidecars = plan.sidecars
-    largest = max(sidecar.memory.activation_bytes for sidecar in sidecars.values())
-    phases = tuple(
-        _phase(
-            name,
-            sidecars if residency == "resident" else {name: sidecars[name]},
-            largest if residency == "resident" else None,
+    phases = []
+    for name in NETWORKS:
+        alive = NETWORKS if residency == "resident" else (name,)
+        memories = [plan.sidecars[network].memory for network in alive]
+        phases.append(
+            PhaseMemory(
+                name,
+                weights_bytes=sum(memory.weights_bytes for memory in memories),
+                persistent_bytes=sum(memory.persistent_bytes for memory in memories),
+                # One block for all: only one network runs at a time.
+                scratch_bytes=max(memory.activation_bytes for memory in memories),
+                # Not shared, unlike scratch memory: every network keeps its own buffers.
+                io_bytes=sum(memory.io_bytes for memory in memories),
+            )
         )
-        for name in NETWORKS
-    )
     # The sidecars' figures are those of the largest batch.
-    return MemoryPlan(plan, plan.batches.maximum, residency, phases)
+    return MemoryPlan(plan, plan.batches.maximum, residency, tuple(phases))
 
 
 def choose_memory_plan(
@@ -138,22 +142,6 @@ def _smaller(smallest: MemoryPlan) -> str:
     bundle = shlex.quote(str(smallest.plan.folder.parent.parent))
     backend = " --backend trt" if smallest.plan.backend == "trt" else ""
     return f", or build for a smaller batch with `diver-trt build {bundle}{backend} --batch 1`"
-
-
-def _phase(
-    name: NetworkName, alive: Mapping[NetworkName, Sidecar], scratch_bytes: int | None
-) -> PhaseMemory:
-    memories = [sidecar.memory for sidecar in alive.values()]
-    return PhaseMemory(
-        name,
-        weights_bytes=sum(memory.weights_bytes for memory in memories),
-        persistent_bytes=sum(memory.persistent_bytes for memory in memories),
-        scratch_bytes=alive[name].memory.activation_bytes
-        if scratch_bytes is None
-        else scratch_bytes,
-        # Not shared, unlike scratch memory: every network keeps its own buffers.
-        io_bytes=sum(memory.io_bytes for memory in memories),
-    )
 
 
 def parse_bytes(text: str, name: str = "the size") -> int:

@@ -10,11 +10,11 @@ import sys
 from typing import Any
 
 from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.cuda import Gpu
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine
 
 MODULES: dict[Backend, str] = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
-EXTRAS: dict[Backend, str] = {"rtx": "rtx", "trt": "tensorrt"}
 SUPPORTED: dict[Backend, tuple[tuple[int, int], tuple[int, int]]] = {
     "rtx": ((1, 0), (2, 0)),
     # JetPack 6.2 has 10.3.
@@ -36,23 +36,20 @@ def import_tensorrt(backend: Backend) -> Any:
         raise EngineError(
             "TensorRT engines are built and run on Linux alone; on Windows use --engine onnx"
         )
-    name = MODULES[backend]
+    name, extra = MODULES[backend], BACKENDS[backend].extra
+    reinstall = f"reinstall it with `pip install 'diver-trt[{extra}]'`"
     try:
         module = importlib.import_module(name)
     except ImportError as cause:
         if isinstance(cause, ModuleNotFoundError) and cause.name == name:
-            raise MissingExtraError(name, EXTRAS[backend], f"backend {backend}") from cause
+            raise MissingExtraError(name, extra, f"backend {backend}") from cause
         raise EngineError(
-            f"{name} is installed but cannot be loaded ({cause}); reinstall it with `pip install "
-            f"'diver-trt[{EXTRAS[backend]}]'`"
+            f"{name} is installed but cannot be loaded ({cause}); {reinstall}"
         ) from cause
     # A placeholder without the libraries imports all the same, and has neither.
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Runtime"):
-        raise EngineError(
-            f"{name} is installed but holds no TensorRT; reinstall it with `pip install "
-            f"'diver-trt[{EXTRAS[backend]}]'`"
-        )
+        raise EngineError(f"{name} is installed but holds no TensorRT; {reinstall}")
     first, beyond = SUPPORTED[backend]
     if not first <= _major_minor(version) < beyond:
         raise EngineError(

@@ -79,22 +79,18 @@ class Plan:
         """Return the first reason why one of its engines must not be loaded, or None."""
         for sidecar in self.sidecars.values():
             if reason := sidecar.misfit(bundle, machine):
-                command = (
-                    self.rebuild_command(bundle, machine) if machine.compute_capability else None
-                )
                 return Misfit(
                     f"{self.folder / sidecar.engine.name}: {reason}",
-                    command,
+                    self._rebuild_command(bundle, machine.compute_capability),
                     without_gpu=reason == NO_GPU,
                 )
         return None
 
-    def rebuild_command(self, bundle: Bundle, machine: Machine) -> str:
-        """Return the command that builds this plan again for a machine."""
-        capability = machine.compute_capability
-        target = (
-            f" --sm {capability.removeprefix('sm')}" if self.backend == "rtx" and capability else ""
-        )
+    def _rebuild_command(self, bundle: Bundle, capability: str | None) -> str | None:
+        """Return the command that builds this plan again for a GPU, or None without one."""
+        if capability is None:
+            return None
+        target = f" --sm {capability.removeprefix('sm')}" if self.backend == "rtx" else ""
         return (
             f"diver-trt build {shlex.quote(str(bundle.path))} --backend {self.backend}{target} "
             f"--batch {self.batches}"

@@ -43,19 +43,13 @@ class TrtSession:
     ) -> None:
         self.name: str = plan.backend
         self.batch = batch
-        self.started = Started.start(bundle, plan, module, cuda)
+        self.started = Started(bundle, plan, module, cuda)
         # One block is enough, since only one network runs at a time.
         largest = max(sidecar.memory.activation_bytes for sidecar in plan.sidecars.values())
         self._scratch = (cuda.allocate(largest), largest) if shared_scratch else None
 
     def open(self, network: NetworkName) -> TrtEngine:
-        """Deserialize a network and allocate its buffers for what it takes in one run.
-
-        Raises:
-            EngineError: If TensorRT refuses the engine, or it is not the one that its sidecar
-                describes.
-            DeviceMemoryError: If the device has no room for it.
-        """
+        """Deserialize a network and allocate its buffers for what it takes in one run."""
         return TrtEngine(self.started, network, run_size(network, self.batch), self._scratch)
 
     def open_denoiser(self, table: NDArray[np.float32], steps: int) -> TrtDenoiser:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -54,15 +55,14 @@ def build(bundle: Bundle, *sms: int, batches: Profile = STATIC) -> dict[str, Sid
 
 
 @pytest.mark.parametrize(
-    ("bundle", "batches"),
+    ("name", "batches"),
     [("half", STATIC), ("tiny", STATIC), ("tiny", DYNAMIC)],
     ids=["half-static", "tiny-static", "tiny-dynamic"],
 )
 def test_all_networks_compile_for_four_generations_of_gpus(
-    bundle: str, batches: Profile, request: pytest.FixtureRequest
+    name: str, batches: Profile, request: pytest.FixtureRequest
 ) -> None:
-    opened: Bundle = request.getfixturevalue(bundle)
-    built = build(opened, 75, 86, 89, 120, batches=batches)
+    built = build(request.getfixturevalue(name), 75, 86, 89, 120, batches=batches)
     assert tuple(built) == NETWORKS
     for sidecar in built.values():
         assert sidecar.compute_capabilities == ("sm75", "sm86", "sm89", "sm120")
@@ -85,10 +85,7 @@ def test_no_flag_changes_the_precision(half: Bundle, monkeypatch: pytest.MonkeyP
         assert found == ["REQUIRE_USER_ALLOCATION"]
 
 
-def test_the_reference_bundle_compiles_from_ampere_on(
-    digits: Bundle, edited: Callable[..., Path]
-) -> None:
-    bundle = Bundle.open(edited(lambda manifest: None))
+def test_the_reference_bundle_compiles_from_ampere_on(bundle: Bundle) -> None:
     built = build(bundle, 86, 89, 120)
     assert all("float16" not in sidecar.dtypes for sidecar in built.values())
     with pytest.raises(EngineError, match=r"has no float32 matrix products for sm75, .*fp16"):
@@ -121,16 +118,14 @@ def test_what_a_graph_declares_is_what_its_manifest_says(digits: Bundle) -> None
             compile_graph(digits.verified("decoder"), other, target.profile("decoder"), target)
 
 
-def test_the_compilers_weights_are_the_parameters(
-    half: Bundle, edited: Callable[..., Path]
-) -> None:
+def test_the_compilers_weights_are_the_parameters(half: Bundle, bundle: Bundle) -> None:
     """Within 10 % of two bytes each in fp16 and four in fp32.
 
     An engine in the wrong precision would be twice or half that.
     """
-    for bundle, width in ((half, 2), (Bundle.open(edited(lambda manifest: None)), 4)):
-        for name, sidecar in build(bundle, 86).items():
-            expected = width * bundle.networks[name].parameters  # type: ignore[index]
+    for built, width in ((half, 2), (bundle, 4)):
+        for name, sidecar in build(built, 86).items():
+            expected = width * built.networks[name].parameters  # type: ignore[index]
             assert sidecar.memory.weights_bytes == pytest.approx(expected, rel=0.10), name
             assert sidecar.memory.activation_bytes > 0
 
@@ -307,8 +302,6 @@ def test_targets_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def fake_module(version: str) -> Any:
-    from types import SimpleNamespace
-
     return SimpleNamespace(__version__=version, Runtime=object)
 
 
@@ -337,27 +330,21 @@ def test_either_both_or_neither_tensorrt(
 
 
 @pytest.mark.parametrize(
-    ("backend", "version", "expected"),
+    ("backend", "module", "expected"),
     [
-        ("trt", "10.2.0", "10.3 or later, before 12.0"),
-        ("trt", "12.0.1", "10.3"),
-        ("rtx", "2.0", "1.0 or later"),
+        ("trt", fake_module("10.2.0"), "10.3 or later, before 12.0"),
+        ("trt", fake_module("12.0.1"), "10.3"),
+        ("rtx", fake_module("2.0"), "1.0 or later"),
+        ("trt", SimpleNamespace(), "tensorrt is installed but holds no TensorRT"),
     ],
+    ids=["older", "newer", "newer rtx", "placeholder"],
 )
-def test_versions_that_are_not_known_to_work_are_refused(
-    backend: Any, version: str, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_packages_that_are_not_known_to_work_are_refused(
+    backend: Any, module: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, trt_module.MODULES[backend], fake_module(version))
+    monkeypatch.setitem(sys.modules, trt_module.MODULES[backend], module)
     with pytest.raises(EngineError, match=expected):
         trt_module.import_tensorrt(backend)
-
-
-def test_a_placeholder_package_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace())
-    with pytest.raises(EngineError, match="tensorrt is installed but holds no TensorRT"):
-        trt_module.import_tensorrt("trt")
 
 
 def test_a_bundle_that_is_not_what_it_says_is_not_compiled(half: Bundle) -> None:

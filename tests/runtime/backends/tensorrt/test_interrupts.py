@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +15,15 @@ from diver_trt.bundle import Bundle
 from diver_trt.runtime.backends.tensorrt import compiler as engine_compiler
 from diver_trt.runtime.backends.tensorrt import module as trt_module
 from diver_trt.runtime.backends.tensorrt.builder import build_plan
-from diver_trt.runtime.backends.tensorrt.cuda import Cuda
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
-from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from diver_trt.runtime.backends.tensorrt.sidecar import Profile
 from diver_trt.runtime.backends.tensorrt.target import resolve_target
-from tests.stand_in import StandInCuda, stand_in_tensorrt, write_stand_in_plan
+from tests.stand_in import (
+    StandInCuda,
+    stand_in_session,
+    stand_in_tensorrt,
+    write_stand_in_plan,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX signals")
 
@@ -72,7 +74,7 @@ def test_a_signal_that_is_ignored_or_handled_stays_so() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def test_a_signal_while_an_engine_is_loaded_is_not_lost(edited: Callable[..., Path]) -> None:
+def test_a_signal_while_an_engine_is_loaded_is_not_lost(bundle: Bundle) -> None:
     api = StandInCuda()
     module = stand_in_tensorrt(api)
     runtime = module.Runtime
@@ -88,8 +90,7 @@ def test_a_signal_while_an_engine_is_loaded_is_not_lost(edited: Callable[..., Pa
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
     module.Runtime = interrupted
-    bundle = Bundle.open(edited(lambda manifest: None))
-    session = TrtSession(bundle, write_stand_in_plan(bundle, 2), 2, module, Cuda(api))
+    session = stand_in_session(bundle, write_stand_in_plan(bundle, 2), api, module)
     with pytest.raises(KeyboardInterrupt):
         session.open("encoder")
     session.close()
@@ -98,7 +99,7 @@ def test_a_signal_while_an_engine_is_loaded_is_not_lost(edited: Callable[..., Pa
 @pytest.mark.parametrize("network", ["encoder", "decoder"])
 @pytest.mark.parametrize("where", ["log", "progress"])
 def test_a_signal_while_the_compiler_runs_ends_the_build(
-    edited: Callable[..., Path],
+    bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     where: str,
@@ -106,7 +107,6 @@ def test_a_signal_while_the_compiler_runs_ends_the_build(
 ) -> None:
     """In its logger, where an exception is dropped, and its progress monitor, where it cancels."""
     pytest.importorskip("tensorrt_rtx")
-    bundle = Bundle.open(edited(lambda manifest: None))
     target = resolve_target("rtx", [86], Profile.parse("2"))
     current: list[str] = [""]
     sent: list[str] = []

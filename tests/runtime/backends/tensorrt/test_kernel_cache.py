@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from diver_trt.bundle import Bundle
-from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-from diver_trt.runtime.backends.tensorrt.session import TrtSession
 from tests.stand_in import (
-    StandInCuda,
     StandInEngine,
     StandInRuntimeCache,
-    stand_in_tensorrt,
+    stand_in_session,
     write_stand_in_plan,
 )
 
@@ -35,8 +32,7 @@ def start(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Start:
 
     def run() -> list[str]:
         monkeypatch.setattr(StandInEngine, "compiled", [])
-        api = StandInCuda()
-        session = TrtSession(bundle, plan, 2, stand_in_tensorrt(api), Cuda(api))
+        session = stand_in_session(bundle, plan)
         session.open("decoder").close()
         session.close()
         return [Path(onnx).stem for onnx in StandInEngine.compiled]
@@ -67,30 +63,6 @@ def test_kernels_that_tensorrt_refuses_are_compiled_and_replaced(
     monkeypatch.setattr(StandInRuntimeCache, "VERSION", "1.8.0.1")
     assert start() == ["decoder"]
     assert start() == []
-
-
-def test_a_damaged_file_counts_as_absent(cache: Path, start: Start) -> None:
-    start()
-    (kept,) = cache.glob("*.kernels")
-    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
-    assert start() == ["decoder"]
-    assert start() == []
-
-
-def test_a_file_that_others_can_write_is_not_read(cache: Path, start: Start) -> None:
-    start()
-    (kept,) = cache.glob("*.kernels")
-    kept.chmod(0o666)
-    assert start() == ["decoder"]
-
-
-def test_without_a_place_for_it_every_start_compiles(
-    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert start() == ["decoder"]
-    assert start() == ["decoder"]
 
 
 def test_the_real_tensorrt_rtx_has_every_call_that_is_made() -> None:

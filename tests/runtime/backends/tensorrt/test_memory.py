@@ -76,27 +76,39 @@ def test_phased_networks_are_alone() -> None:
     assert memory.peak_bytes == 912 * MB + 1
 
 
-def test_without_a_budget_the_largest_batch_stays_resident() -> None:
-    chosen = choose_memory_plan([plan(1), plan(8), plan(4)], None)
-    assert (chosen.batch, chosen.residency) == (8, "resident")
+@pytest.mark.parametrize(
+    ("batches", "budget", "chosen"),
+    [
+        ((1, 8, 4), None, (8, "resident")),
+        # A larger batch beats staying resident.
+        ((1, 4, 8), 1_700 * MB, (8, "phased")),
+        ((1,), 1_700 * MB, (1, "resident")),
+    ],
+)
+def test_the_largest_batch_that_fits_is_chosen(
+    batches: tuple[int, ...], budget: int | None, chosen: tuple[int, str]
+) -> None:
+    memory = choose_memory_plan(map(plan, batches), budget)
+    assert (memory.batch, memory.residency) == chosen
 
 
-def test_within_a_budget_a_larger_batch_beats_staying_resident() -> None:
-    chosen = choose_memory_plan([plan(1), plan(4), plan(8)], 1_700 * MB)
-    assert (chosen.batch, chosen.residency) == (8, "phased")
-    chosen = choose_memory_plan([plan(1)], 1_700 * MB)
-    assert (chosen.batch, chosen.residency) == (1, "resident")
-
-
-def test_few_images_do_not_want_a_large_batch() -> None:
-    assert choose_memory_plan([plan(1), plan(4), plan(8)], None, images=4).batch == 4
-    assert choose_memory_plan([plan(4), plan(8)], None, images=100).batch == 4
-    assert choose_memory_plan([plan(4), plan(8)], None, images=80).batch == 8
-
-
-@pytest.mark.parametrize(("images", "batch"), [(1, 1), (10, 1), (101, 8), (1001, 8)])
-def test_a_single_image_more_does_not_end_large_batches(images: int, batch: int) -> None:
-    assert choose_memory_plan([plan(1), plan(8)], None, images=images).batch == batch
+@pytest.mark.parametrize(
+    ("batches", "images", "chosen"),
+    [
+        ((1, 4, 8), 4, 4),
+        ((4, 8), 100, 4),
+        ((4, 8), 80, 8),
+        ((1, 8), 1, 1),
+        ((1, 8), 10, 1),
+        # A single image more does not end large batches.
+        ((1, 8), 101, 8),
+        ((1, 8), 1001, 8),
+    ],
+)
+def test_few_images_do_not_want_a_large_batch(
+    batches: tuple[int, ...], images: int, chosen: int
+) -> None:
+    assert choose_memory_plan(map(plan, batches), None, images=images).batch == chosen
 
 
 def test_the_limit_that_is_short_is_named() -> None:

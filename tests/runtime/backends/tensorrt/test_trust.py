@@ -21,13 +21,13 @@ from diver_trt.errors import EngineError, OutputError
 from diver_trt.recipe import PRESETS
 from diver_trt.runtime.backends.tensorrt import cuda as cuda_module
 from diver_trt.runtime.backends.tensorrt import module as trt_module
-from diver_trt.runtime.backends.tensorrt import trust
+from diver_trt.runtime.backends.tensorrt import plans, trust
 from diver_trt.runtime.backends.tensorrt.plans import Plan
 from diver_trt.runtime.recoverer import Recoverer
 from tests.cli.command import fails, run
 from tests.conftest import DISTILLED
 from tests.edited_json import json_file
-from tests.stand_in import MACHINE, StandInCuda, stand_in_tensorrt, write_stand_in_plan
+from tests.stand_in import MACHINE, install_stand_in, stand_in_session, write_stand_in_plan
 
 QUICK = replace(PRESETS["matched"], steps=4, inherit_step=2, start_step=2, window=(2, 1))
 HASHES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
@@ -48,8 +48,7 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def deserialized(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """A stand-in GPU; what is handed to TensorRT on it."""
     seen: list[bytes] = []
-    api = StandInCuda()
-    module = stand_in_tensorrt(api)
+    _, module = install_stand_in(monkeypatch)
     runtime = module.Runtime(None)
 
     def deserialize(engine: bytes) -> Any:
@@ -57,8 +56,6 @@ def deserialized(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         return runtime.deserialize_cuda_engine(engine)
 
     module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=deserialize)
-    monkeypatch.setattr(cuda_module, "import_cuda", lambda: api)
-    monkeypatch.setattr(trt_module, "import_tensorrt", lambda backend: module)
     return seen
 
 
@@ -161,12 +158,8 @@ def test_a_trusted_plan_is_taken_before_a_strange_one(
 def test_a_session_of_its_own_asks_too(
     bundle: Bundle, plan: Plan, deserialized: list[bytes]
 ) -> None:
-    from diver_trt.runtime.backends.tensorrt.cuda import Cuda
-    from diver_trt.runtime.backends.tensorrt.session import TrtSession
-
-    session = TrtSession(
-        bundle, plan, 2, trt_module.import_tensorrt("rtx"), Cuda(cuda_module.import_cuda())
-    )
+    api, module = cuda_module.import_cuda(), trt_module.import_tensorrt("rtx")
+    session = stand_in_session(bundle, plan, api, module)
     with pytest.raises(EngineError, match=REFUSED):
         session.open("decoder")
     session.close()
@@ -176,25 +169,25 @@ def test_a_session_of_its_own_asks_too(
 def test_what_is_hashed_is_what_is_deserialized(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is replaced as soon as it was read."""
+    """Each file is replaced as soon as it was read."""
     plan.trust()
-    read = Path.read_bytes
 
-    def replaced(path: Path) -> bytes:
-        data = read(path)
-        if path.suffix == ".engine":
-            path.write_bytes(b"other code")
-        return data
+    def replaced(data: bytes) -> Any:
+        for path in plan.folder.glob("*.engine"):
+            if path.read_bytes() == data:
+                path.write_bytes(b"other code")
+        return hashlib.sha256(data)
 
-    monkeypatch.setattr(Path, "read_bytes", replaced)
+    monkeypatch.setattr(plans, "hashlib", SimpleNamespace(sha256=replaced))
     opened(bundle, engine="rtx")
-    assert b"other code" not in deserialized
+    assert {hashlib.sha256(engine).hexdigest() for engine in deserialized} == {
+        sidecar.engine.sha256 for sidecar in plan.sidecars.values()
+    }
 
 
 def test_doctor_says_what_to_do(
     bundle: Bundle, plan: Plan, deserialized: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     monkeypatch.setattr(trt_module, "this_machine", lambda backend, module, gpu: MACHINE)
     (finding,) = (finding for finding in examine(bundle) if finding.subject.startswith("engines"))
     assert finding.state == "broken"
