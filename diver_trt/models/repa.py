@@ -11,19 +11,9 @@ from typing import ClassVar
 
 from diver_trt.method.flow import Flow
 from diver_trt.models import NO_OPTIONS, ModelOptions
-from diver_trt.models.dit import Dit
-from diver_trt.models.sit import load_flow
-from diver_trt.models.training_args import VELOCITY, Training
-
-REPA = Training(
-    title="REPA model",
-    family="SiT",
-    names=("sit", "repa"),
-    predicts="the velocity of a straight path",
-    predictions=VELOCITY,
-    is_flow=True,
-    has_projectors=True,
-)
+from diver_trt.models.dit import Dit, load_as
+from diver_trt.models.sit import SIT_VAE
+from diver_trt.models.training_args import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +21,14 @@ class Repa(Dit):
     """A loaded SiT of REPA; its own sampler guides all channels."""
 
     base: ClassVar[str] = "repa"
+    training: ClassVar[Training] = Training(
+        title="REPA model",
+        family="SiT",
+        names=("sit", "repa"),
+        process=Flow(time_rises_to="noise"),
+        has_projectors=True,
+    )
+    default_vae: ClassVar[str] = SIT_VAE
     # Its samplers guide the whole velocity:
     # https://github.com/sihyun-yu/REPA/blob/main/samplers.py
     guided_channels: ClassVar[int | None] = None
@@ -49,4 +47,4 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Repa:
         ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
             a tensor is missing, unexpected, of another shape or not finite.
     """
-    return load_flow(Repa, REPA, Flow(time_rises_to="noise"), source, options)
+    return load_as(Repa, source, options)
