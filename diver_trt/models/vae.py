@@ -25,7 +25,7 @@ from diver_trt.models.pipeline import (
     component_class,
     unknown_fields,
 )
-from diver_trt.models.weights import load_weights, stored_weights, unwrapped
+from diver_trt.models.weights import load_weights, network_weights
 
 AUTOENCODERS = ("AutoencoderKL",)
 
@@ -111,9 +111,7 @@ def load_autoencoder(files: ModelFiles, latent_channels: int) -> tuple[Autoencod
         )
     # A shift or scale that is read wrongly changes every image, and no check of shapes finds it.
     _check_latent_statistics(config, where)
-    state, notes = stored_weights(files)
-    state, prefix = unwrapped(state, "decoder.conv_out.weight")
-    notes += [f"{files.where()}: the prefix {prefix!r} is taken off the names"] if prefix else []
+    state, notes = network_weights(files, "decoder.conv_out.weight")
     autoencoder: Any = build_module(AutoencoderKL, config, where)
     load_weights(autoencoder, _with_new_attention_names(state), files.where(), "config.json")
     if (found := autoencoder.config.latent_channels) != latent_channels:

@@ -205,6 +205,19 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
             )
 
 
+def network_weights(files: ModelFiles, known: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return diffusers' `stored_weights`, `unwrapped`, and notes on both.
+
+    Raises:
+        ExportError: See `stored_weights`.
+    """
+    state, notes = stored_weights(files)
+    state, prefix = unwrapped(state, known)
+    if prefix:
+        notes.append(f"{files.where()}: the prefix {prefix!r} is taken off the names")
+    return state, notes
+
+
 def unwrapped(state: Mapping[str, Tensor], known: str) -> tuple[dict[str, Tensor], str]:
     """Take the prefix of a wrapper (`module.`, `_orig_mod.`, …) off every name.
 
