@@ -27,8 +27,7 @@ from diver_trt.models.pipeline import (
     lora_notes,
     pipeline_index,
 )
-from diver_trt.models.prompt_doubts import prompt_doubts
-from diver_trt.models.prompts import prompts_from_options
+from diver_trt.models.prompts import prompt_doubts, prompts_from_options
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.text_encoder import embedded_prompts
 from diver_trt.models.unet import CHANNELS, UNETS, load_unet
