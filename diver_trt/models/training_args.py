@@ -119,6 +119,8 @@ def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
 
 
 def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth <= 0:  # a list or a mapping may contain itself
+        return
     if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
         # A command line may be stored word by word, as sys.argv is.
         words = [item for item in value if isinstance(item, str)]
@@ -126,7 +128,7 @@ def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
         for item in value:
             yield from _leaves(item, depth - 1)
     fields = vars(value) if isinstance(value, argparse.Namespace) else value
-    if not isinstance(fields, Mapping) or depth <= 0:
+    if not isinstance(fields, Mapping):
         return
     for key, field in fields.items():
         if isinstance(field, (str, int, float, bool)):

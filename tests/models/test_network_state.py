@@ -13,6 +13,9 @@ from diver_trt.models.dit_checkpoint import load_dit_checkpoint
 from tests.models.conftest import ASSUMED, BLOCKS, ROWS, State, is_the_network, saved, under
 from tests.models.original_dit import OriginalDiT
 
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+
 
 @pytest.mark.parametrize(
     ("wrap", "noted"),
@@ -65,6 +68,7 @@ from tests.models.original_dit import OriginalDiT
             },
             ["its counters are left out: initted, step", "'ema_model.'"],
         ),
+        (lambda s, _: {"model": s, "ema": {"shadow": ITSELF}}, []),
         # Names of weights that are not averaged
         (lambda s, z: {"model": s, "model_no_ema": z}, []),
         (lambda s, z: {"model": s, "non_ema": z, "ema": None}, ["its ema is empty"]),
