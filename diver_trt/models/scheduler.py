@@ -113,10 +113,10 @@ def _require_ddpm(
 ) -> None:
     """Refuse a scheduler without a DDPM chain, or whose model predicts something else."""
     # model_index.json and the configuration may name different classes, if a user swapped them.
-    for name in (kind, config.get("_class_name", kind)):
+    for name in (kind, str(config.get("_class_name", kind))):
         if name not in CHAINS:
             raise ExportError(
-                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, "
+                f"{where}: the scheduler is {shown(name)}, expected one over a DDPM chain, "
                 "such as DDIMScheduler: DIVER's equations are for models that predict its noise. "
                 "Export such a model."
             )

@@ -82,7 +82,12 @@ def _check_fields(config: Mapping[str, Any], where: str) -> None:
         raise ExportError(
             f"{where}: cross_attention_dim is {shown(repr(width))}, expected a whole number"
         )
-    side, levels = config.get("sample_size"), len(config.get("block_out_channels", range(4)))
+    widths = config.get("block_out_channels", [320, 640, 1280, 1280])
+    if not isinstance(widths, list):
+        raise ExportError(
+            f"{where}: block_out_channels is {shown(repr(widths))}, expected a list of widths"
+        )
+    side, levels = config.get("sample_size"), len(widths)
     if type(side) is not int or side < 1 or side % 2 ** (levels - 1):
         raise ExportError(
             f"{where}: sample_size is {shown(repr(side))}, expected a multiple of "

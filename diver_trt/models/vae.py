@@ -146,7 +146,7 @@ def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
             not right
             or per_channel != isinstance(field, list)
             or (per_channel and len(values) != channels)
-            or (positive and min(values) <= 0)
+            or (positive and any(value <= 0 for value in values))
         ):
             kind = "positive number" if positive else "number"
             count = f"{channels} {kind}s" if per_channel else f"a {kind}"

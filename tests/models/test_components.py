@@ -235,6 +235,7 @@ def kl(**config: Any) -> AutoencoderKL:
             "has both shift_factor and latents_m",
         ),
         (lambda: kl(scaling_factor=0.0), "scaling_factor is 0.0, expected a positive number"),
+        (lambda: kl(latents_std=[]), "latents_std is [], expected 4 positive numbers"),
         (lambda: kl(scaling_factor=None), "scaling_factor is None, expected a positive number"),
     ],
 )

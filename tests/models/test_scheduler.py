@@ -126,6 +126,7 @@ def test_what_is_set_aside_is_noted_where_the_schedulers_own_steps_are_read(
         ("DDIMScheduler", {"prediction_type": "sample"}, "predicts 'sample', expected the noise"),
         ("FlowMatchEulerDiscreteScheduler", {}, "the scheduler is FlowMatchEulerDiscreteScheduler"),
         ("EDMEulerScheduler", {}, "the scheduler is EDMEulerScheduler"),
+        ("DDIMScheduler", {"_class_name": ["DDIM"]}, r"the scheduler is \['DDIM'\], expected one"),
         ("DDIMScheduler", {"_class_name": "CMStochasticIterativeScheduler"}, "CMStochastic"),
         ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas is set"),
         ("DDPMScheduler", {"variance_type": "learned"}, "variance_type is 'learned', expected"),

@@ -244,6 +244,7 @@ def test_the_steps_are_those_of_diffusers_pipeline(
             {"sample_size": None},
             "sample_size is None, expected a multiple of 2",
         ),
+        ("unet/config.json", {"block_out_channels": None}, "block_out_channels is None, expected"),
         ("unet/config.json", {"cross_attention_dim": [32, 32]}, "expected a whole number"),
         (
             "unet/config.json",

@@ -80,3 +80,16 @@ def test_a_lora_that_is_not_read_is_noted(pipeline: Path, own_weights: str, name
     assert weights_sha256(model) == own_weights
     (note,) = model.notes
     assert note.startswith(f"{pipeline / name}: is a LoRA and is not read")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[" * 100_000, "is not valid JSON"),
+        ("{}", "is not an index of shards"),
+        ('{"weight_map": {"a": "../a.bin"}}', "a shard's name is not a plain file name"),
+    ],
+)
+def test_a_damaged_index_of_shards_is_refused(pipeline: Path, text: str, complaint: str) -> None:
+    (pipeline / "transformer" / f"{WEIGHTS}.index.json").write_text(text)
+    assert complaint in refusal(pipeline)
