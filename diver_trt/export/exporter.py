@@ -110,14 +110,9 @@ def _export_networks(
             weights=FileRecord.of(weights) if weights else None,
             inputs=inputs,
             outputs=outputs,
-            parameters=count_parameters(networks[name]),
+            parameters=sum(weight.numel() for weight in networks[name].parameters()),
         )
         yield ExportedNetwork(network, error)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of weights, each counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.no_grad()

@@ -113,7 +113,7 @@ def load_dit_checkpoint(
     embedder = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         block.norm1.emb = embedder
-    return transformer, notes + ([assumed] if assumed else [])
+    return transformer, notes + assumed
 
 
 def _without_projectors(
@@ -272,8 +272,8 @@ def _doubts(
         size = re.match(rf"({training.family}-(?:S|B|L|XL))/(\d+)", str(stated))
         if size and size[0] != full_name:
             raise ExportError(
-                f"{where}: its training settings have model={stated!r}, but its tensors are those "
-                f"of a {full_name}. Give the file as it was saved."
+                f"{where}: its training settings have model={shown(repr(stated))}, but its "
+                f"tensors are those of a {full_name}. Give the file as it was saved."
             )
     if sizes.blocks != blocks:
         return [f"it has {sizes.blocks} blocks, where {name} has {blocks}"]

@@ -35,16 +35,9 @@ class Repa(Dit):
 
 
 def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Repa:
-    """Load a SiT that REPA trained.
+    """Load a SiT that REPA trained from a file in REPA's layout; see `BaseModule.load_model`.
 
-    Args:
-        source: A file in REPA's layout.
-        options: What is stated about it, without a revision or prompts: it is a file, and its
-            classes are numbers. The base `"repa"` states that it holds such a model, where nothing
-            in the file does.
-
-    Raises:
-        ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
-            a tensor is missing, unexpected, of another shape or not finite.
+    A revision and prompts are refused: the source is a file, and its classes are numbers. The base
+    `"repa"` states what the file holds, where nothing in it does.
     """
     return load_as(Repa, source, options)

@@ -29,16 +29,9 @@ class Sit(Dit):
 
 
 def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Sit:
-    """Load a SiT.
+    """Load a SiT from a file in SiT's layout; see `BaseModule.load_model`.
 
-    Args:
-        source: A file in SiT's layout.
-        options: What is stated about it, without a revision or prompts: it is a file, and its
-            classes are numbers. The base `"sit"` states that it holds a SiT, where nothing in the
-            file does.
-
-    Raises:
-        ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
-            a tensor is missing, unexpected, of another shape or not finite.
+    A revision and prompts are refused: the source is a file, and its classes are numbers. The base
+    `"sit"` states what the file holds, where nothing in it does.
     """
     return load_as(Sit, source, options)

@@ -163,7 +163,7 @@ def has_repa_settings(args: Mapping[str, list[Any]]) -> bool:
 
 def check_base(
     args: Mapping[str, list[Any]], path: Path, training: Training, *, stated: bool
-) -> str | None:
+) -> list[str]:
     """Refuse a checkpoint that was not trained as its base's models are.
 
     Args:
@@ -173,7 +173,7 @@ def check_base(
         stated: Whether the user states that it is one of them.
 
     Returns:
-        A note on what is assumed or doubtful, or None where the file or the user states it.
+        Notes on what is assumed or doubtful, none where the file or the user states it.
 
     Raises:
         ExportError: If the settings, or the path of a file that is not stated, name something else.
@@ -189,11 +189,11 @@ def check_base(
     of_repa = has_repa_settings(args)
     if training.is_flow and states_velocity(args) and of_repa != training.has_projectors:
         verb, meant = ("have", "repa") if of_repa else ("lack", "sit")
-        return (
+        return [
             f"its training settings state a velocity and {verb} those of REPA "
             f"({', '.join(REPA_SETTINGS)}): is --base {meant} meant? Their times and velocities "
             "run in opposite directions"
-        )
+        ]
     # A flow is loaded as one only where the user, the settings or the tensors state it.
     if (
         stated
@@ -205,7 +205,7 @@ def check_base(
             for value in values
         )
     ):
-        return None
+        return []
     name = "/".join(path.parts[-4:])
     if other := _OTHER_NAMES.search(name):
         raise ExportError(
@@ -213,10 +213,10 @@ def check_base(
             "what it predicts; a model that predicts a velocity has a DiT's very tensors. State "
             "it: --base dit if it predicts the noise, --base sit or repa if it predicts a velocity."
         )
-    return (
+    return [
         "nothing in the file states what it predicts; taken to be a DiT that predicts the noise of "
         "DDPM's linear chain over 1,000 steps (a SiT has the same tensors). --base dit states it"
-    )
+    ]
 
 
 def _is_named(training: Training, value: Any) -> bool:
