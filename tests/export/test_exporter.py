@@ -163,15 +163,18 @@ def test_large_weights_go_beside_the_graph(external: Bundle) -> None:
 class Of(nn.Module):
     """A network that is one function of its inputs `a` and `b`."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
-        self.function = function
+        self.name, self.function = name, function
+
+    def extra_repr(self) -> str:
+        return self.name  # `traced_once` tells networks apart by their repr
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.function(a, b)
 
 
-ADDS = Of(lambda a, b: a + b)
+ADDS = Of("adds", lambda a, b: a + b)
 SPECS = tuple(TensorSpec(name, "float32", ("n", 3)) for name in "ab")
 OUT = (TensorSpec("c", "float32", ("n", 3)),)
 
@@ -184,7 +187,7 @@ def exported(network: nn.Module, folder: Path) -> Path:
 def test_an_input_that_nothing_reads_is_found(tmp_path: Path) -> None:
     exported(ADDS, tmp_path)
     with pytest.raises(ExportError, match="nothing reads the input b"):
-        exported(Of(lambda a, b: a + b.shape[0] * 0), tmp_path)
+        exported(Of("ignores", lambda a, b: a + b.shape[0] * 0), tmp_path)
 
 
 def test_an_error_of_torch_without_a_message_is_named(
@@ -202,21 +205,26 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"network\.onnx: torch cannot export this network: "
     ) as caught:
-        exported(Of(lambda a, b: a if float(a.sum()) > 0 else b), tmp_path)
+        exported(Of("branches", lambda a, b: a if float(a.sum()) > 0 else b), tmp_path)
     assert "\n" not in str(caught.value)
 
 
-OVERFLOWS = Of(lambda a, b: (a + b) * 1e38 * 1e38)
-CANCELS = Of(lambda a, b: (a + b) * 0)
+OVERFLOWS = Of("overflows", lambda a, b: (a + b) * 1e38 * 1e38)
+CANCELS = Of("cancels", lambda a, b: (a + b) * 0)
 
 
 @pytest.mark.parametrize(
     ("network", "module", "precision", "complaint"),
     [
-        (ADDS, Of(lambda a, b: a - b), "fp32", "ONNX Runtime is a relative .* away from torch"),
         (
             ADDS,
-            Of(lambda a, b: (a + b) * torch.nan),
+            Of("subtracts", lambda a, b: a - b),
+            "fp32",
+            "ONNX Runtime is a relative .* away from torch",
+        ),
+        (
+            ADDS,
+            Of("undefined", lambda a, b: (a + b) * torch.nan),
             "fp32",
             "ONNX Runtime is a relative nan away from torch",
         ),
