@@ -64,7 +64,7 @@ def export_bundle(
         raise OutputError(
             f"{path}: already exists; choose another folder for the bundle, or remove this one"
         )
-    facts = _checked_facts(model, precision)
+    facts = _facts(model, precision)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, since a rename is atomic only inside one file system.
@@ -84,20 +84,6 @@ def export_bundle(
         raise OutputError(f"{path}: cannot be written ({cause.strerror or cause})") from cause
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _checked_facts(model: BaseModel, precision: Precision) -> Bundle:
-    """Return a model's bundle without its networks, which take minutes to export.
-
-    Raises:
-        ExportError: If the model's facts contradict each other, so that no bundle can hold it.
-    """
-    facts = _facts(model, precision)
-    try:
-        facts.check_facts()
-    except Invalid as problem:
-        raise ExportError(f"{model.model_id}: cannot be exported: {problem}") from None
-    return facts
 
 
 def _export_networks(
@@ -124,14 +110,9 @@ def _export_networks(
             weights=FileRecord.of(weights) if weights else None,
             inputs=inputs,
             outputs=outputs,
-            parameters=count_parameters(networks[name]),
+            parameters=sum(weight.numel() for weight in networks[name].parameters()),
         )
         yield ExportedNetwork(network, error)
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Return the number of weights, each counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.no_grad()
@@ -141,9 +122,13 @@ def _condition_width(conditioner: nn.Module) -> int:
 
 
 def _facts(model: BaseModel, precision: Precision) -> Bundle:
-    """Return a bundle with everything that is known before it is written."""
+    """Return a model's bundle without its networks, which take minutes to export.
+
+    Raises:
+        ExportError: If the model's facts contradict each other, so that no bundle can hold it.
+    """
     probed = model.modules(torch.float32).predictor
-    return Bundle(
+    facts = Bundle(
         path=Path(),
         sha256="",  # known when it is written
         model=Model(
@@ -177,3 +162,8 @@ def _facts(model: BaseModel, precision: Precision) -> Bundle:
             },
         },
     )
+    try:
+        facts.check_facts()
+    except Invalid as problem:
+        raise ExportError(f"{model.model_id}: cannot be exported: {problem}") from None
+    return facts

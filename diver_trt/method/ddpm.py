@@ -18,8 +18,6 @@ from diver_trt.structs import OMITTED, Check, Invalid, whole
 
 Float64 = NDArray[np.float64]
 
-BetaSchedule = Literal["linear", "scaled_linear", "listed"]
-
 MAX_TIMESTEPS = 100_000
 """Largest `train_timesteps` of a bundle; no known model comes near it."""
 MIN_SIGNAL = 1e-15
@@ -61,7 +59,7 @@ class Ddpm:
     """
 
     kind: Literal["ddpm"] = "ddpm"
-    beta_schedule: BetaSchedule
+    beta_schedule: Literal["linear", "scaled_linear", "listed"]
     beta_start: float
     beta_end: float
     train_timesteps: Annotated[int, whole(2, MAX_TIMESTEPS)]

@@ -19,8 +19,6 @@ from diver_trt.recipe import Sigma
 
 Float64 = NDArray[np.float64]
 
-PathEnd = Literal["data", "noise"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
@@ -34,7 +32,7 @@ class Flow:
     """
 
     kind: Literal["flow"] = "flow"
-    time_rises_to: PathEnd
+    time_rises_to: Literal["data", "noise"]
 
     def __str__(self) -> str:
         return f"a straight path, time 1 at the {self.time_rises_to}"

@@ -34,10 +34,7 @@ class SelfAttention(nn.Module):
         # [n, T, 3 D] => three times [n, heads, T, d]
         heads = self.query_key_value(tokens).reshape(*tokens.shape[:2], 3 * self.heads, -1)
         query, key, value = torch.split(heads.transpose(1, 2), self.heads, dim=1)
-        # The weights of the query already hold the division by sqrt(d).
-        attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
-        # [n, heads, T, d] => [n, T, D]
-        projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        projected: Tensor = self.output(_attended(query, key, value))
         return projected
 
 
@@ -60,10 +57,15 @@ class CrossAttention(nn.Module):
         query = self.query(tokens).reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
         pairs = self.key_value(context).reshape(*context.shape[:2], 2 * self.heads, -1)
         key, value = torch.split(pairs.transpose(1, 2), self.heads, dim=1)
-        attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
-        # [n, heads, T, d] => [n, T, D]
-        projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        projected: Tensor = self.output(_attended(query, key, value))
         return projected
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(q k^T) v: q [n, heads, T, d], k and v [n, heads, S, d] => [n, T, heads d]."""
+    # The weights of the query already hold the division by sqrt(d).
+    attended = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
+    return attended.transpose(1, 2).flatten(2)
 
 
 def _root(attention: Any) -> float:

@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from diver_trt.bundle import TimestepFrequencies
 from diver_trt.errors import ExportError, shown
-from diver_trt.method.ddpm import Ddpm
-from diver_trt.method.process import Process
 from diver_trt.models import NO_OPTIONS, ModelOptions
-from diver_trt.models.base import BaseModel, Modules
+from diver_trt.models.base import Modules
 from diver_trt.models.dit_checkpoint import SUFFIXES, load_dit_checkpoint
 from diver_trt.models.dit_networks import Conditioner, Predictor
 from diver_trt.models.dit_pipeline import TRANSFORMERS, load_transformer
 from diver_trt.models.model_files import ModelFiles
-from diver_trt.models.pipeline import DIT as DIT_PIPELINE
 from diver_trt.models.pipeline import (
+    DIT_PIPELINE,
     INDEX,
     class_names,
     component_class,
@@ -39,38 +37,33 @@ from diver_trt.models.prompts import refuse_prompts
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.training_args import DIT, Training
 from diver_trt.models.vae import (
-    AUTOENCODERS,
     Decoder,
     Encoder,
-    check_fit,
+    LatentModel,
+    autoencoder_files,
     decoded_side,
     load_autoencoder,
-    original_decode,
-    original_encode,
 )
-
-# The "linear" schedule of DiT's `create_diffusion`: https://github.com/facebookresearch/DiT
-DIT_PROCESS = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
-DIT_VAE = "stabilityai/sd-vae-ft-mse"
-"""What DiT's sample.py takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dit(BaseModel):
+class Dit(LatentModel):
     """A loaded DiT; see `BaseModel` for its facts.
 
     Attributes:
+        training: How such models are trained, where a file holds one.
+        default_vae: The VAE that such a file is taken to belong to: what DiT's sample.py takes.
         transformer: The DiT; its timestep frequencies are already the right ones.
-        vae: The autoencoder.
     """
 
     base: ClassVar[str] = "dit"
+    training: ClassVar[Training] = DIT
+    default_vae: ClassVar[str] = "stabilityai/sd-vae-ft-mse"
     # DiT's `forward_with_cfg` guides three channels of four "for exact reproducibility":
     # https://github.com/facebookresearch/DiT/blob/main/models.py
     guided_channels: ClassVar[int | None] = 3
 
     transformer: DiTTransformer2DModel
-    vae: AutoencoderKL
 
     @property
     def parts(self) -> tuple[nn.Module, ...]:
@@ -95,18 +88,10 @@ class Dit(BaseModel):
         places = stage_names(len(predictor.blocks))
         return dict(zip(places, [*norms, predictor.final_norm], strict=True))
 
-    def original_encode(self, image: Tensor) -> Tensor:
-        """Return the scaled latent by diffusers' own code."""
-        return original_encode(self.vae, image)
-
     def original_predict(self, latent: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """Return the prediction by diffusers' own code."""
         prediction: Tensor = self.transformer(latent, time, class_labels=label).sample
         return prediction
-
-    def original_decode(self, latent: Tensor) -> Tensor:
-        """Return the image by diffusers' own code."""
-        return original_decode(self.vae, latent)
 
 
 DitT = TypeVar("DitT", bound=Dit)
@@ -136,21 +121,30 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Dit:
             DIVER's equations do not cover; if a tensor is missing, unexpected, of another shape or
             not finite.
     """
+    return load_as(Dit, source, options)
+
+
+def load_as(kind: type[DitT], source: str, options: ModelOptions) -> DitT:
+    """Load a model with the networks of a DiT as one of a base.
+
+    Args:
+        kind: The class of the base's models.
+        source: See `load_model`; a flow is a file, since flows are published as nothing else.
+        options: See `load_model`.
+
+    Raises:
+        ExportError: See `load_model`.
+    """
     silence_loaders()
     refuse_prompts(options.prompts, source)
     if is_checkpoint(source):
-        refuse_revision(source, options.revision)
-        return load_checkpoint(
-            Dit,
-            Path(source),
-            DIT,
-            DIT_PROCESS,
-            vae=options.vae or DIT_VAE,
-            frequencies=options.timestep_frequencies,
-            stated=options.base is not None,
+        return _from_checkpoint(kind, source, options)
+    if kind.training.is_flow:
+        raise ExportError(
+            f"{shown(source)}: is not a file; expected the .pt file of a {kind.training.title}. "
+            "Download it and give its path."
         )
-    files = ModelFiles.at(source, options.revision)
-    return _from_pipeline(files, options.vae, options.timestep_frequencies)
+    return _from_pipeline(kind, source, options)
 
 
 def silence_loaders() -> None:
@@ -165,94 +159,58 @@ def is_checkpoint(source: str) -> bool:
     return source.endswith(SUFFIXES) or Path(source).is_file()
 
 
-def refuse_revision(source: str, revision: str | None) -> None:
-    """Refuse the revision of a source that is a file.
-
-    Raises:
-        ExportError: If there is a file and a revision.
-    """
-    if revision is not None and is_checkpoint(source):
+def _from_checkpoint(kind: type[DitT], source: str, options: ModelOptions) -> DitT:
+    if options.revision is not None:
         raise ExportError(
-            f"{shown(source)}: is a file, and a revision ({shown(revision)}) is of a name on the "
-            "hub; leave it out"
+            f"{shown(source)}: is a file, and a revision ({shown(options.revision)}) is of a name "
+            "on the hub; leave it out"
         )
-
-
-def load_checkpoint(
-    kind: type[DitT],
-    path: Path,
-    training: Training,
-    process: Process,
-    *,
-    vae: str,
-    frequencies: TimestepFrequencies | None,
-    stated: bool,
-) -> DitT:
-    """Load a file in DiT's layout as a model of one base.
-
-    Args:
-        kind: The class of the base's models.
-        path: The file.
-        training: How the base's models were trained.
-        process: The process that they were trained on.
-        vae: Directory or hub name of the VAE, which such a file does not have.
-        frequencies: The sinusoids that the weights were trained with, or None for DiT's.
-        stated: Whether the user states that the file is of this base.
-
-    Raises:
-        ExportError: See `load_model`.
-    """
-    transformer, notes = load_dit_checkpoint(path, training, stated=stated)
+    path = Path(source)
+    transformer, notes = load_dit_checkpoint(path, kind.training, stated=options.base is not None)
     # Such a file holds the transformer alone.
-    autoencoder, vae_notes = load_autoencoder(ModelFiles.at(vae))
-    check_fit(autoencoder, transformer.config.in_channels, vae)
-    chosen, reason = _frequencies(frequencies, "dit", "the file is in DiT's own layout")
+    autoencoder, vae_notes = load_autoencoder(
+        ModelFiles.at(options.vae or kind.default_vae), transformer.config.in_channels
+    )
     return _finished(
         kind,
         transformer,
         autoencoder,
-        process=process,
+        options.timestep_frequencies,
+        ("dit", "the file is in DiT's own layout"),
+        process=kind.training.process,
         model_id=path.name,
-        timestep_frequencies=chosen,
-        frequencies_reason=reason,
         notes=(*notes, *vae_notes),
     )
 
 
-def _from_pipeline(
-    files: ModelFiles, vae: str | None, frequencies: TimestepFrequencies | None
-) -> Dit:
+def _from_pipeline(kind: type[DitT], source: str, options: ModelOptions) -> DitT:
+    files = ModelFiles.at(source, options.revision)
     index = pipeline_index(files, DIT_PIPELINE)
-    kind = component_class(index, "scheduler", None, files)
+    scheduler_kind = component_class(index, "scheduler", None, files)
     component_class(index, "transformer", TRANSFORMERS, files)
-    # A VAE that the user names replaces the pipeline's, whose class then does not matter.
-    if vae is None:
-        component_class(index, "vae", AUTOENCODERS, files)
+    vae_files = autoencoder_files(index, files, options.vae)
     # The network
     transformer, notes = load_transformer(files.within("transformer"))
-    vae_files = files.within("vae") if vae is None else ModelFiles.at(vae)
     scheduler = files.within("scheduler")
     process, process_notes = ddpm_process(
         scheduler.read_json("scheduler_config.json", "expected the scheduler of a DiTPipeline"),
-        kind,
+        scheduler_kind,
         scheduler.where("scheduler_config.json"),
         learned_variance=_learned_variance(transformer),
     )
     names = class_names(index, transformer.config.num_embeds_ada_norm, files.where(INDEX))
-    autoencoder, vae_notes = load_autoencoder(vae_files)
-    check_fit(autoencoder, transformer.config.in_channels, vae_files.where())
-    chosen, reason = _frequencies(frequencies, *_trained_frequencies(transformer))
+    autoencoder, vae_notes = load_autoencoder(vae_files, transformer.config.in_channels)
     return _finished(
-        Dit,
+        kind,
         transformer,
         autoencoder,
+        options.timestep_frequencies,
+        _trained_frequencies(transformer),
         process=process,
         class_names=names,
         model_id=files.model_id,
         revision=files.revision,
         licence=licence(files),
-        timestep_frequencies=chosen,
-        frequencies_reason=reason,
         notes=(*notes, *lora_notes(files, "transformer"), *process_notes, *vae_notes),
     )
 
@@ -261,12 +219,13 @@ def _finished(
     kind: type[DitT],
     transformer: DiTTransformer2DModel,
     autoencoder: AutoencoderKL,
-    *,
-    timestep_frequencies: TimestepFrequencies,
+    asked: TimestepFrequencies | None,
+    trained: tuple[TimestepFrequencies, str],
     **facts: Any,
 ) -> DitT:
+    frequencies, reason = trained if asked is None else (asked, "as asked")
     # Once, in the model itself: its own code, which `compare` runs, must compute the same ones.
-    set_timestep_frequencies(transformer, timestep_frequencies)
+    set_timestep_frequencies(transformer, frequencies)
     config = transformer.config
     return kind(
         image_size=decoded_side(autoencoder, config.sample_size),
@@ -274,7 +233,8 @@ def _finished(
         scaling_factor=autoencoder.config.scaling_factor,
         num_classes=config.num_embeds_ada_norm,
         learned_variance=_learned_variance(transformer),
-        timestep_frequencies=timestep_frequencies,
+        timestep_frequencies=frequencies,
+        frequencies_reason=reason,
         transformer=transformer.float().eval().requires_grad_(False),
         vae=autoencoder.float().eval().requires_grad_(False),
         **facts,
@@ -310,13 +270,8 @@ def set_timestep_frequencies(
         block.norm1.emb.time_proj.downscale_freq_shift = 0 if frequencies == "dit" else 1
 
 
-def _frequencies(
-    asked: TimestepFrequencies | None, trained: TimestepFrequencies, reason: str
-) -> tuple[TimestepFrequencies, str]:
-    return (trained, reason) if asked is None else (asked, "as asked")
-
-
 def _trained_frequencies(transformer: DiTTransformer2DModel) -> tuple[TimestepFrequencies, str]:
+    """Return the sinusoids that a pipeline's weights were trained with, and why those."""
     config = transformer.config
     size = (
         config.num_layers,

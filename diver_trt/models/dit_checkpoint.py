@@ -105,13 +105,15 @@ def load_dit_checkpoint(
     notes += doubts
     # diffusers' module with the file's weights
     transformer = _transformer(sizes, classes)
-    load_weights(transformer, diffusers_state(state), where, f"a {training.title} of its size")
+    load_weights(
+        transformer, _diffusers_state(state, sizes), where, f"a {training.title} of its size"
+    )
     notes += use_position_embedding(transformer, state["pos_embed"], where)
     # DiT has one embedder where diffusers has one in each block; shared, it is stored once.
     embedder = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks:
         block.norm1.emb = embedder
-    return transformer, notes + ([assumed] if assumed else [])
+    return transformer, notes + assumed
 
 
 def _without_projectors(
@@ -198,31 +200,63 @@ def _heads(width: int, args: Mapping[str, list[Any]], training: Training, where:
     return heads
 
 
+def _layers(sizes: _Sizes) -> dict[str, tuple[tuple[int, ...], list[str]]]:
+    """Return, by the name of each layer of a DiT, its weight's shape and its names in diffusers."""
+    d, patch = sizes.width, sizes.patch
+    blocks = {f"blocks.{i}": f"transformer_blocks.{i}" for i in range(sizes.blocks)}
+    # DiT's one embedder is in every block of diffusers' module.
+    embedders = [f"{block}.norm1.emb.timestep_embedder" for block in blocks.values()]
+    layers: dict[str, tuple[tuple[int, ...], list[str]]] = {
+        "x_embedder.proj": ((d, sizes.channels, patch, patch), ["pos_embed.proj"]),
+        # 256 is `frequency_embedding_size` of DiT's TimestepEmbedder.
+        "t_embedder.mlp.0": ((d, 256), [f"{embedder}.linear_1" for embedder in embedders]),
+        "t_embedder.mlp.2": ((d, d), [f"{embedder}.linear_2" for embedder in embedders]),
+        "final_layer.linear": ((patch * patch * sizes.outputs, d), ["proj_out_2"]),
+        "final_layer.adaLN_modulation.1": ((2 * d, d), ["proj_out_1"]),
+    }
+    for own, theirs in blocks.items():
+        # In the order of timm's Attention, which DiT takes
+        projections = [f"{theirs}.attn1.{name}" for name in ("to_q", "to_k", "to_v")]
+        layers |= {
+            f"{own}.attn.qkv": ((3 * d, d), projections),
+            f"{own}.attn.proj": ((d, d), [f"{theirs}.attn1.to_out.0"]),
+            # DiT's mlp_ratio of 4
+            f"{own}.mlp.fc1": ((4 * d, d), [f"{theirs}.ff.net.0.proj"]),
+            f"{own}.mlp.fc2": ((d, 4 * d), [f"{theirs}.ff.net.2"]),
+            # Shift, scale and gate, of the attention and of the MLP
+            f"{own}.adaLN_modulation.1": ((6 * d, d), [f"{theirs}.norm1.linear"]),
+        }
+    return layers
+
+
 def _expected_shapes(sizes: _Sizes) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of a DiT by DiT's names."""
-    d, patch = sizes.width, sizes.patch
-    layers: dict[str, tuple[int, ...]] = {
-        "x_embedder.proj": (d, sizes.channels, patch, patch),
-        "t_embedder.mlp.0": (d, 256),  # `frequency_embedding_size` of DiT's TimestepEmbedder
-        "t_embedder.mlp.2": (d, d),
-        "final_layer.linear": (patch * patch * sizes.outputs, d),
-        "final_layer.adaLN_modulation.1": (2 * d, d),
-    }
-    for i in range(sizes.blocks):
-        layers[f"blocks.{i}.attn.qkv"] = (3 * d, d)
-        layers[f"blocks.{i}.attn.proj"] = (d, d)
-        # DiT's mlp_ratio of 4
-        layers[f"blocks.{i}.mlp.fc1"] = (4 * d, d)
-        layers[f"blocks.{i}.mlp.fc2"] = (d, 4 * d)
-        # Shift, scale and gate, of the attention and of the MLP
-        layers[f"blocks.{i}.adaLN_modulation.1"] = (6 * d, d)
     shapes: dict[str, tuple[int, ...]] = {
-        "pos_embed": (1, sizes.grid**2, d),
-        _TABLE: (sizes.rows, d),
+        "pos_embed": (1, sizes.grid**2, sizes.width),
+        _TABLE: (sizes.rows, sizes.width),
     }
-    for name, shape in layers.items():
+    for name, (shape, _) in _layers(sizes).items():
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
     return shapes
+
+
+def _diffusers_state(state: Mapping[str, Tensor], sizes: _Sizes) -> dict[str, Tensor]:
+    """Return DiT's state dict under diffusers' names, without `pos_embed`.
+
+    `use_position_embedding` handles that one.
+    """
+    renamed = {
+        f"transformer_blocks.{i}.norm1.emb.class_embedder.embedding_table.weight": state[_TABLE]
+        for i in range(sizes.blocks)
+    }
+    for own, (_, names) in _layers(sizes).items():
+        for kind in ("weight", "bias"):
+            tensor = state[f"{own}.{kind}"]
+            # qkv [3 D, D] => three times [D, D]
+            parts = tensor.chunk(3) if own.endswith(".qkv") else [tensor] * len(names)
+            for name, part in zip(names, parts, strict=True):
+                renamed[f"{name}.{kind}"] = part
+    return renamed
 
 
 def _doubts(
@@ -238,8 +272,8 @@ def _doubts(
         size = re.match(rf"({training.family}-(?:S|B|L|XL))/(\d+)", str(stated))
         if size and size[0] != full_name:
             raise ExportError(
-                f"{where}: its training settings have model={stated!r}, but its tensors are those "
-                f"of a {full_name}. Give the file as it was saved."
+                f"{where}: its training settings have model={shown(repr(stated))}, but its "
+                f"tensors are those of a {full_name}. Give the file as it was saved."
             )
     if sizes.blocks != blocks:
         return [f"it has {sizes.blocks} blocks, where {name} has {blocks}"]
@@ -290,41 +324,3 @@ def use_position_embedding(
     return [
         f"its position embedding is not the sine table (up to {difference:.2g} off); it is used"
     ]
-
-
-# DiT's names => diffusers' names; `N` is a block's number.
-_RENAMED = {
-    r"x_embedder\.proj\.": "pos_embed.proj.",
-    r"blocks\.(\d+)\.attn\.proj\.": r"transformer_blocks.\1.attn1.to_out.0.",
-    r"blocks\.(\d+)\.mlp\.fc1\.": r"transformer_blocks.\1.ff.net.0.proj.",
-    r"blocks\.(\d+)\.mlp\.fc2\.": r"transformer_blocks.\1.ff.net.2.",
-    r"blocks\.(\d+)\.adaLN_modulation\.1\.": r"transformer_blocks.\1.norm1.linear.",
-    r"final_layer\.adaLN_modulation\.1\.": "proj_out_1.",
-    r"final_layer\.linear\.": "proj_out_2.",
-}
-_EMBEDDER = {
-    "t_embedder.mlp.0.": "timestep_embedder.linear_1.",
-    "t_embedder.mlp.2.": "timestep_embedder.linear_2.",
-    "y_embedder.": "class_embedder.",
-}
-
-
-def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return DiT's state dict under diffusers' names, without `pos_embed`.
-
-    `use_position_embedding` handles that one.
-    """
-    blocks = sorted({int(key.split(".")[1]) for key in state if key.startswith("blocks.")})
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if match := re.match(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)$", key):
-            # qkv [3 D, D] => three times [D, D], in the order of timm's Attention, which DiT takes
-            for name, part in zip(("to_q", "to_k", "to_v"), value.chunk(3), strict=True):
-                renamed[f"transformer_blocks.{match[1]}.attn1.{name}.{match[2]}"] = part
-        elif prefix := next((prefix for prefix in _EMBEDDER if key.startswith(prefix)), None):
-            name = f"{_EMBEDDER[prefix]}{key.removeprefix(prefix)}"
-            for block in blocks:
-                renamed[f"transformer_blocks.{block}.norm1.emb.{name}"] = value
-        elif pattern := next((pattern for pattern in _RENAMED if re.match(pattern, key)), None):
-            renamed[re.sub(pattern, _RENAMED[pattern], key)] = value
-    return renamed

@@ -136,10 +136,8 @@ class Predictor(nn.Module):
         # float32 in every precision, since the residual stream begins with it.
         self.register_buffer("position", transformer.pos_embed.pos_embed.float())
         self.blocks = nn.ModuleList(Block(block, dtype) for block in transformer.transformer_blocks)
-        self.final_norm, self.final_projection = (
-            transformer.norm_out,
-            in_dtype(transformer.proj_out_2, dtype),
-        )
+        self.final_norm = transformer.norm_out
+        self.final_projection = in_dtype(transformer.proj_out_2, dtype)
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         # Patch embedding, latent [n, c, h, w] => tokens [n, T, D]

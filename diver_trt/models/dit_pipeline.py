@@ -16,7 +16,7 @@ from diver_trt.errors import ExportError, shown
 from diver_trt.models.dit_checkpoint import use_position_embedding
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import build_module, check_class, unknown_fields
-from diver_trt.models.weights import load_weights, stored_weights, unwrapped
+from diver_trt.models.weights import load_weights, network_weights
 
 TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")  # the latter until diffusers 0.29
 
@@ -53,9 +53,7 @@ def load_transformer(files: ModelFiles) -> tuple[DiTTransformer2DModel, list[str
         raise ExportError(
             f"{where}: sample_size is {side}, expected a multiple of patch_size {patch}"
         )
-    state, notes = stored_weights(files)
-    state, prefix = unwrapped(state, "proj_out_2.weight")
-    notes += [f"{files.where()}: the prefix {prefix!r} is taken off the names"] if prefix else []
+    state, notes = network_weights(files, "proj_out_2.weight")
     _check_blocks(config, state, where)
     # diffusers computes this table and does not store it, but a file may hold it.
     position = state.pop(_POSITION, None)

@@ -75,15 +75,12 @@ class ModelFiles:
             raise ExportError(f"{shown(source)}: {_hub_failure(cause, revision)}") from cause
 
     @property
-    def is_local(self) -> bool:
-        """Whether the source is a folder here."""
-        return self.root == Path(self.source)
-
-    @property
     def model_id(self) -> str:
         """The name that a bundle has for the model: the repository's, or that of the folder."""
+        if self.root != Path(self.source):  # not a folder here
+            return self.source
         # Resolved, since the name of `.` is empty.
-        return Path(self.source).resolve().name if self.is_local else self.source
+        return Path(self.source).resolve().name
 
     def within(self, folder: str) -> ModelFiles:
         """Return the files of a folder inside this one."""

@@ -162,10 +162,12 @@ def _averages_without_weights(
     return notes
 
 
-def _holds_tensors(value: Any) -> bool:
-    values = value.values() if isinstance(value, Mapping) else value
-    return isinstance(value, (Mapping, list, tuple)) and any(
-        isinstance(item, Tensor) or _holds_tensors(item) for item in values
+def _holds_tensors(value: Any, depth: int = _DEEPEST) -> bool:
+    if not isinstance(value, (Mapping, list, tuple)) or not depth:  # a list may contain itself
+        return False
+    return any(
+        isinstance(item, Tensor) or _holds_tensors(item, depth - 1)
+        for item in (value.values() if isinstance(value, Mapping) else value)
     )
 
 

@@ -14,7 +14,7 @@ from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
 
 INDEX = "model_index.json"
-DIT, STABLE_DIFFUSION = "DiTPipeline", "StableDiffusionPipeline"
+DIT_PIPELINE, STABLE_DIFFUSION = "DiTPipeline", "StableDiffusionPipeline"
 
 _LORAS = tuple(
     f"{stem}.{ending}"
@@ -32,14 +32,14 @@ def pipeline_index(files: ModelFiles, kind: str) -> dict[str, Any]:
     """
     index = files.read_json(INDEX, "expected a diffusers pipeline directory, a hub name or a file")
     found = index.get("_class_name")
-    if found != kind and found in (DIT, STABLE_DIFFUSION):
+    if found != kind and found in (DIT_PIPELINE, STABLE_DIFFUSION):
         raise ExportError(
             f"{files.where()}: holds a {found}, expected a {kind}, as --base asks for; leave it out"
         )
     if found != kind:
         raise ExportError(
-            f"{files.where()}: holds a {shown(str(found))}, expected a {DIT} (class-conditional) "
-            f"or a {STABLE_DIFFUSION} with a UNet and one text encoder"
+            f"{files.where()}: holds a {shown(str(found))}, expected a {DIT_PIPELINE} "
+            f"(class-conditional) or a {STABLE_DIFFUSION} with a UNet and one text encoder"
         )
     return index
 

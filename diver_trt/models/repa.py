@@ -11,19 +11,9 @@ from typing import ClassVar
 
 from diver_trt.method.flow import Flow
 from diver_trt.models import NO_OPTIONS, ModelOptions
-from diver_trt.models.dit import Dit
-from diver_trt.models.sit import load_flow
-from diver_trt.models.training_args import VELOCITY, Training
-
-REPA = Training(
-    title="REPA model",
-    family="SiT",
-    names=("sit", "repa"),
-    predicts="the velocity of a straight path",
-    predictions=VELOCITY,
-    is_flow=True,
-    has_projectors=True,
-)
+from diver_trt.models.dit import Dit, load_as
+from diver_trt.models.sit import SIT_VAE
+from diver_trt.models.training_args import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +21,23 @@ class Repa(Dit):
     """A loaded SiT of REPA; its own sampler guides all channels."""
 
     base: ClassVar[str] = "repa"
+    training: ClassVar[Training] = Training(
+        title="REPA model",
+        family="SiT",
+        names=("sit", "repa"),
+        process=Flow(time_rises_to="noise"),
+        has_projectors=True,
+    )
+    default_vae: ClassVar[str] = SIT_VAE
     # Its samplers guide the whole velocity:
     # https://github.com/sihyun-yu/REPA/blob/main/samplers.py
     guided_channels: ClassVar[int | None] = None
 
 
 def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> Repa:
-    """Load a SiT that REPA trained.
+    """Load a SiT that REPA trained from a file in REPA's layout; see `BaseModule.load_model`.
 
-    Args:
-        source: A file in REPA's layout.
-        options: What is stated about it, without a revision or prompts: it is a file, and its
-            classes are numbers. The base `"repa"` states that it holds such a model, where nothing
-            in the file does.
-
-    Raises:
-        ExportError: If the source is not such a file, cannot be read, or was trained otherwise; if
-            a tensor is missing, unexpected, of another shape or not finite.
+    A revision and prompts are refused: the source is a file, and its classes are numbers. The base
+    `"repa"` states what the file holds, where nothing in it does.
     """
-    return load_flow(Repa, REPA, Flow(time_rises_to="noise"), source, options)
+    return load_as(Repa, source, options)

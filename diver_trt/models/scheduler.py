@@ -113,10 +113,10 @@ def _require_ddpm(
 ) -> None:
     """Refuse a scheduler without a DDPM chain, or whose model predicts something else."""
     # model_index.json and the configuration may name different classes, if a user swapped them.
-    for name in (kind, config.get("_class_name", kind)):
+    for name in (kind, str(config.get("_class_name", kind))):
         if name not in CHAINS:
             raise ExportError(
-                f"{where}: the scheduler is {shown(str(name))}, expected one over a DDPM chain, "
+                f"{where}: the scheduler is {shown(name)}, expected one over a DDPM chain, "
                 "such as DDIMScheduler: DIVER's equations are for models that predict its noise. "
                 "Export such a model."
             )
@@ -222,20 +222,17 @@ def _notes(config: Mapping[str, Any], kind: str, *, own_steps: bool) -> list[str
             f"its scheduler sets {' and '.join(set_ones)}, which DIVER does not apply: it does not "
             "clip what the model predicts"
         )
-    if own_steps:
-        if (spacing := config.get("timestep_spacing", "leading")) != "leading":
-            notes.append(
-                f"its scheduler sets timestep_spacing={spacing}; DIVER's steps are leading"
-            )
-        return notes
-    own = {"timestep_spacing": "leading", "steps_offset": 0, "set_alpha_to_one": True}
+    own: dict[str, Any] = {"timestep_spacing": "leading"}
+    called = "leading"
+    if not own_steps:
+        own |= {"steps_offset": 0, "set_alpha_to_one": True}
+        called = "leading, offset 0, last alpha 1"
     if others := [
         f"{field}={config[field]}"
         for field, value in own.items()
         if config.get(field, value) != value
     ]:
         notes.append(
-            f"its scheduler sets {', '.join(others)}; DIVER's own steps are used instead (leading, "
-            "offset 0, last alpha 1)"
+            f"its scheduler sets {', '.join(others)}; DIVER's own steps are used instead ({called})"
         )
     return notes

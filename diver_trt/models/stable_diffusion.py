@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.models import NO_OPTIONS, ModelOptions
-from diver_trt.models.base import BaseModel, Modules
+from diver_trt.models.base import Modules
 from diver_trt.models.dit import silence_loaders
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import (
@@ -27,31 +27,27 @@ from diver_trt.models.pipeline import (
     lora_notes,
     pipeline_index,
 )
-from diver_trt.models.prompt_doubts import prompt_doubts
-from diver_trt.models.prompts import prompts_from_options
+from diver_trt.models.prompts import prompt_doubts, prompts_from_options
 from diver_trt.models.scheduler import ddpm_process
 from diver_trt.models.text_encoder import embedded_prompts
 from diver_trt.models.unet import CHANNELS, UNETS, load_unet
 from diver_trt.models.unet_networks import Conditioner, Predictor
 from diver_trt.models.vae import (
-    AUTOENCODERS,
     Decoder,
     Encoder,
-    check_fit,
+    LatentModel,
+    autoencoder_files,
     decoded_side,
     load_autoencoder,
-    original_decode,
-    original_encode,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableDiffusion(BaseModel):
+class StableDiffusion(LatentModel):
     """A loaded Stable Diffusion; see `BaseModel` for its facts.
 
     Attributes:
         unet: The UNet.
-        vae: The autoencoder.
         table: The embedding of each class's prompt, then of the null class's, [classes + 1, S * E].
         tokens: Number `S` of tokens of a prompt.
     """
@@ -60,7 +56,6 @@ class StableDiffusion(BaseModel):
     guided_channels: ClassVar[int | None] = None  # all of them, as in diffusers' pipeline
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
     table: nn.Embedding
     tokens: int
 
@@ -83,19 +78,11 @@ class StableDiffusion(BaseModel):
         assert isinstance(predictor, Predictor)
         return dict(predictor.layer_norms())
 
-    def original_encode(self, image: Tensor) -> Tensor:
-        """Return the scaled latent by diffusers' own code."""
-        return original_encode(self.vae, image)
-
     def original_predict(self, latent: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """Return the prediction by diffusers' own code."""
         text = self.table(label).unflatten(1, (self.tokens, -1))
         prediction: Tensor = self.unet(latent, time, encoder_hidden_states=text).sample
         return prediction
-
-    def original_decode(self, latent: Tensor) -> Tensor:
-        """Return the image by diffusers' own code."""
-        return original_decode(self.vae, latent)
 
 
 def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusion:
@@ -123,9 +110,10 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
     index = pipeline_index(files, STABLE_DIFFUSION)
     scheduler_kind = component_class(index, "scheduler", None, files)
     component_class(index, "unet", UNETS, files)
+    vae_files = autoencoder_files(index, files, options.vae)
     # Network, VAE and chain
     unet, notes = load_unet(files.within("unet"))
-    autoencoder, vae_notes = _vae(files, index, options.vae)
+    autoencoder, vae_notes = load_autoencoder(vae_files, CHANNELS)
     process, process_notes = _process(files.within("scheduler"), scheduler_kind)
     # Prompts => table [classes + 1, S E]
     chosen = options.prompts or prompts_from_options(None, None, None, None)
@@ -156,18 +144,6 @@ def load_model(source: str, options: ModelOptions = NO_OPTIONS) -> StableDiffusi
         table=table,
         tokens=tokens,
     )
-
-
-def _vae(
-    files: ModelFiles, index: Mapping[str, Any], other: str | None
-) -> tuple[AutoencoderKL, list[str]]:
-    """Load the pipeline's VAE, or another one in its place."""
-    if other is None:
-        component_class(index, "vae", AUTOENCODERS, files)
-    found = files.within("vae") if other is None else ModelFiles.at(other)
-    autoencoder, notes = load_autoencoder(found)
-    check_fit(autoencoder, CHANNELS, found.where())
-    return autoencoder, notes
 
 
 def _process(files: ModelFiles, kind: str) -> tuple[Ddpm, list[str]]:

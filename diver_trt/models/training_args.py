@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from diver_trt.errors import ExportError, shown
+from diver_trt.method.ddpm import Ddpm
+from diver_trt.method.flow import Flow
 
 NOISE = ("epsilon", "eps", "noise", "pred_noise", "pred_eps", "ddpm")
 VELOCITY = ("velocity", "v", "flow", "rectified_flow", "flow_matching")
@@ -27,17 +29,8 @@ REPA_SETTINGS = ("proj_coeff", "encoder_depth")
 """Settings of REPA's trainer that SiT's does not have."""
 
 _PREDICTIONS = (
-    "prediction",
-    "predict",
-    "parametrization",
-    "parameterisation",
-    "prediction_type",
-    "pred_type",
-    "model_prediction",
-    "parameterization",
-    "objective",
-    "model_mean_type",
-    "mean_type",
+    *("prediction", "predict", "prediction_type", "pred_type", "model_prediction", "objective"),
+    *("parametrization", "parameterization", "parameterisation", "model_mean_type", "mean_type"),
 )
 _FLOWS = ("path_type", "flow", "use_flow", "use_flow_matching", "flow_matching", "rectified_flow")
 _NOT_A_FLOW = (False, "", "none", "None")
@@ -50,10 +43,6 @@ _SWITCHES = (
     *("rescale_betas_zero_snr", "zero_terminal_snr", "enforce_zero_terminal_snr", "zero_snr"),
     *("zsnr", "rescale_timesteps"),
 )
-_SCHEDULES = ("noise_schedule", "beta_schedule", "schedule_name")
-_LENGTHS = ("diffusion_steps", "num_train_timesteps", "train_timesteps", "num_diffusion_steps")
-# DiT's, as in `diver_trt.models.dit.DIT_PROCESS`.
-_NUMBERS = {"beta_start": 1e-4, "beta_end": 0.02}
 _OPTION = re.compile(r"(?:^|\s)--([A-Za-z][\w-]*)[ =]([^\s-][^\s]*)")
 _LONGEST = 1000
 """Items of a list that may be settings; longer ones are histories."""
@@ -81,28 +70,44 @@ class Training:
         title: What it is called, such as `"DiT"`.
         family: How its sizes are named: `"DiT"` for DiT-XL/2, `"SiT"` for SiT-XL/2.
         names: Words in a model's name that do not speak against it, in lower case.
-        predicts: What it predicts, for messages.
-        predictions: What settings call that, in lower case.
-        is_flow: Whether it is trained on a straight path, and not on DDPM's linear chain.
+        process: The process that it was trained on.
         has_projectors: Whether tensors that only the training used may be stored beside it.
     """
 
     title: str
     family: str
     names: tuple[str, ...]
-    predicts: str
-    predictions: tuple[str, ...]
-    is_flow: bool = False
+    process: Ddpm | Flow
     has_projectors: bool = False
 
+    @property
+    def is_flow(self) -> bool:
+        """Whether it is trained on a straight path, and not on DDPM's linear chain."""
+        return isinstance(self.process, Flow)
 
-DIT = Training(
-    title="DiT",
-    family="DiT",
-    names=("dit",),
-    predicts="the noise",
-    predictions=NOISE,
-)
+    @property
+    def predicts(self) -> str:
+        """What it predicts, for messages."""
+        return "the velocity of a straight path" if self.is_flow else "the noise"
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """What settings call that, in lower case."""
+        return VELOCITY if self.is_flow else NOISE
+
+
+# The "linear" schedule of DiT's `create_diffusion`: https://github.com/facebookresearch/DiT
+_CHAIN = Ddpm(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, train_timesteps=1000)
+DIT = Training(title="DiT", family="DiT", names=("dit",), process=_CHAIN)
+
+_CHAIN_SETTINGS = {
+    **dict.fromkeys(("noise_schedule", "beta_schedule", "schedule_name"), _CHAIN.beta_schedule),
+    **dict.fromkeys(("diffusion_steps", "num_diffusion_steps"), _CHAIN.train_timesteps),
+    **dict.fromkeys(("train_timesteps", "num_train_timesteps"), _CHAIN.train_timesteps),
+    "beta_start": _CHAIN.beta_start,
+    "beta_end": _CHAIN.beta_end,
+}
+"""Settings of a chain, and the value of each for DiT's."""
 
 
 def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
@@ -114,6 +119,8 @@ def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
 
 
 def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth <= 0:  # a list or a mapping may contain itself
+        return
     if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
         # A command line may be stored word by word, as sys.argv is.
         words = [item for item in value if isinstance(item, str)]
@@ -121,7 +128,7 @@ def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
         for item in value:
             yield from _leaves(item, depth - 1)
     fields = vars(value) if isinstance(value, argparse.Namespace) else value
-    if not isinstance(fields, Mapping) or depth <= 0:
+    if not isinstance(fields, Mapping):
         return
     for key, field in fields.items():
         if isinstance(field, (str, int, float, bool)):
@@ -156,7 +163,7 @@ def has_repa_settings(args: Mapping[str, list[Any]]) -> bool:
 
 def check_base(
     args: Mapping[str, list[Any]], path: Path, training: Training, *, stated: bool
-) -> str | None:
+) -> list[str]:
     """Refuse a checkpoint that was not trained as its base's models are.
 
     Args:
@@ -166,7 +173,7 @@ def check_base(
         stated: Whether the user states that it is one of them.
 
     Returns:
-        A note on what is assumed or doubtful, or None where the file or the user states it.
+        Notes on what is assumed or doubtful, none where the file or the user states it.
 
     Raises:
         ExportError: If the settings, or the path of a file that is not stated, name something else.
@@ -182,11 +189,11 @@ def check_base(
     of_repa = has_repa_settings(args)
     if training.is_flow and states_velocity(args) and of_repa != training.has_projectors:
         verb, meant = ("have", "repa") if of_repa else ("lack", "sit")
-        return (
+        return [
             f"its training settings state a velocity and {verb} those of REPA "
             f"({', '.join(REPA_SETTINGS)}): is --base {meant} meant? Their times and velocities "
             "run in opposite directions"
-        )
+        ]
     # A flow is loaded as one only where the user, the settings or the tensors state it.
     if (
         stated
@@ -198,7 +205,7 @@ def check_base(
             for value in values
         )
     ):
-        return None
+        return []
     name = "/".join(path.parts[-4:])
     if other := _OTHER_NAMES.search(name):
         raise ExportError(
@@ -206,10 +213,10 @@ def check_base(
             "what it predicts; a model that predicts a velocity has a DiT's very tensors. State "
             "it: --base dit if it predicts the noise, --base sit or repa if it predicts a velocity."
         )
-    return (
+    return [
         "nothing in the file states what it predicts; taken to be a DiT that predicts the noise of "
         "DDPM's linear chain over 1,000 steps (a SiT has the same tensors). --base dit states it"
-    )
+    ]
 
 
 def _is_named(training: Training, value: Any) -> bool:
@@ -244,13 +251,11 @@ def _unsupported(key: str, value: Any, training: Training) -> str | None:
 
 
 def _unsupported_in_a_chain(key: str, value: Any) -> str | None:
-    if key in _SCHEDULES and isinstance(value, str) and value.lower() != "linear":
-        return "expected 'linear'"
-    if key in _LENGTHS and not isinstance(value, str) and value != 1000:
-        return "expected 1000"
-    if key in _NUMBERS and not isinstance(value, str) and value != _NUMBERS[key]:
-        return f"expected {_NUMBERS[key]}"
-    return None
+    expected = _CHAIN_SETTINGS.get(key)
+    if expected is None or isinstance(value, str) != isinstance(expected, str):
+        return None
+    found = value.lower() if isinstance(value, str) else value
+    return None if found == expected else f"expected {expected!r}"
 
 
 def count_classes(rows: int, args: Mapping[str, list[Any]], where: str) -> tuple[int, list[str]]:

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles
 from diver_trt.models.pipeline import build_module, check_class, unknown_fields
-from diver_trt.models.weights import load_weights, stored_weights, unwrapped
+from diver_trt.models.weights import load_weights, network_weights
 
 UNETS = ("UNet2DConditionModel",)
 CHANNELS = 4
@@ -31,7 +31,6 @@ _BLOCKS = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
 }
-_SD_NAME = "conv_in.weight"
 
 
 def load_unet(files: ModelFiles) -> tuple[UNet2DConditionModel, list[str]]:
@@ -48,9 +47,7 @@ def load_unet(files: ModelFiles) -> tuple[UNet2DConditionModel, list[str]]:
     where = files.where("config.json")
     check_class(config, UNETS, where)
     _check_fields(config, where)
-    state, notes = stored_weights(files)
-    state, prefix = unwrapped(state, _SD_NAME)
-    notes += [f"{files.where()}: the prefix {prefix!r} is taken off the names"] if prefix else []
+    state, notes = network_weights(files, "conv_in.weight")
     unet: Any = build_module(UNet2DConditionModel, config, where)
     load_weights(unet, state, files.where(), "config.json")
     return unet, notes + unknown_fields(UNet2DConditionModel, config, where)
@@ -85,7 +82,12 @@ def _check_fields(config: Mapping[str, Any], where: str) -> None:
         raise ExportError(
             f"{where}: cross_attention_dim is {shown(repr(width))}, expected a whole number"
         )
-    side, levels = config.get("sample_size"), len(config.get("block_out_channels", range(4)))
+    widths = config.get("block_out_channels", [320, 640, 1280, 1280])
+    if not isinstance(widths, list):
+        raise ExportError(
+            f"{where}: block_out_channels is {shown(repr(widths))}, expected a list of widths"
+        )
+    side, levels = config.get("sample_size"), len(widths)
     if type(side) is not int or side < 1 or side % 2 ** (levels - 1):
         raise ExportError(
             f"{where}: sample_size is {shown(repr(side))}, expected a multiple of "

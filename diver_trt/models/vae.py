@@ -1,4 +1,4 @@
-"""The VAE of latent diffusion, diffusers' `AutoencoderKL`: loading it, and its networks."""
+"""The VAE of latent diffusion, diffusers' `AutoencoderKL`: its own code, loading, networks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +16,16 @@ from torch import Tensor, nn
 
 from diver_trt.errors import ExportError, shown
 from diver_trt.models.attention import SelfAttention
+from diver_trt.models.base import BaseModel
 from diver_trt.models.layers import InFloat32, ModuleT, in_dtype
 from diver_trt.models.model_files import ModelFiles
-from diver_trt.models.pipeline import build_module, check_class, unknown_fields
-from diver_trt.models.weights import load_weights, stored_weights, unwrapped
+from diver_trt.models.pipeline import (
+    build_module,
+    check_class,
+    component_class,
+    unknown_fields,
+)
+from diver_trt.models.weights import load_weights, network_weights
 
 AUTOENCODERS = ("AutoencoderKL",)
 
@@ -32,15 +39,58 @@ _OLD_ATTENTION = re.compile(
 _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class LatentModel(BaseModel):
+    """A base model on the latents of an `AutoencoderKL`, which is its field `vae`."""
+
+    vae: AutoencoderKL
+
+    def original_encode(self, image: Tensor) -> Tensor:
+        """Return the scaled latent by diffusers' own code."""
+        shift, scale = _original_scaling(self.vae)
+        latent: Tensor = (self.vae.encode(image).latent_dist.mean - shift) * scale
+        return latent
+
+    def original_decode(self, latent: Tensor) -> Tensor:
+        """Return the image by diffusers' own code."""
+        shift, scale = _original_scaling(self.vae)
+        image: Tensor = self.vae.decode(latent / scale + shift).sample
+        return image.clamp(-1, 1)
+
+
+def _original_scaling(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
+    # Written apart from the networks' own shift and scale below, which are checked against it.
+    config = vae.config
+    shift = torch.tensor(config.latents_mean or [config.shift_factor or 0.0])
+    scale = config.scaling_factor / torch.tensor(config.latents_std or [1.0])
+    return shift.reshape(1, -1, 1, 1), scale.reshape(1, -1, 1, 1)
+
+
+def autoencoder_files(index: Mapping[str, Any], files: ModelFiles, other: str | None) -> ModelFiles:
+    """Return the folder of a pipeline's VAE, or of the one that the user names in its place.
+
+    Raises:
+        ExportError: If the pipeline's is of another class, or the other one cannot be found.
+    """
+    if other is not None:
+        return ModelFiles.at(other)
+    component_class(index, "vae", AUTOENCODERS, files)
+    return files.within("vae")
+
+
+def load_autoencoder(files: ModelFiles, latent_channels: int) -> tuple[AutoencoderKL, list[str]]:
     """Load an AutoencoderKL from its folder, in float32.
+
+    Args:
+        files: The folder.
+        latent_channels: Channels of the latents that the model was trained on.
 
     Returns:
         The module, and notes on what was found.
 
     Raises:
         ExportError: If the folder holds something else, or configuration and weights contradict
-            each other, or it does not decode to three channels.
+            each other, or it has other latents, or does not decode to three channels.
     """
     expected = "expected the folder of an AutoencoderKL"
     if files.find("config.json") is None and files.find("model_index.json"):
@@ -61,11 +111,14 @@ def load_autoencoder(files: ModelFiles) -> tuple[AutoencoderKL, list[str]]:
         )
     # A shift or scale that is read wrongly changes every image, and no check of shapes finds it.
     _check_latent_statistics(config, where)
-    state, notes = stored_weights(files)
-    state, prefix = unwrapped(state, "decoder.conv_out.weight")
-    notes += [f"{files.where()}: the prefix {prefix!r} is taken off the names"] if prefix else []
+    state, notes = network_weights(files, "decoder.conv_out.weight")
     autoencoder: Any = build_module(AutoencoderKL, config, where)
     load_weights(autoencoder, _with_new_attention_names(state), files.where(), "config.json")
+    if (found := autoencoder.config.latent_channels) != latent_channels:
+        raise ExportError(
+            f"{files.where()}: the autoencoder has {found} latent channels, expected the "
+            f"transformer's {latent_channels}. Choose the one it was trained with, by --vae."
+        )
     if "scaling_factor" not in config and widths != _SD_WIDTHS:
         factor = autoencoder.config.scaling_factor
         notes.append(f"{where}: has no scaling_factor; {factor}, Stable Diffusion's, is assumed")
@@ -93,7 +146,7 @@ def _check_latent_statistics(config: Mapping[str, Any], where: str) -> None:
             not right
             or per_channel != isinstance(field, list)
             or (per_channel and len(values) != channels)
-            or (positive and min(values) <= 0)
+            or (positive and any(value <= 0 for value in values))
         ):
             kind = "positive number" if positive else "number"
             count = f"{channels} {kind}s" if per_channel else f"a {kind}"
@@ -110,44 +163,9 @@ def _with_new_attention_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state if clash else {names[name]: tensor for name, tensor in state.items()}
 
 
-def check_fit(autoencoder: AutoencoderKL, channels: int, where: str) -> None:
-    """Refuse an autoencoder with other latents than the transformer's.
-
-    Raises:
-        ExportError: If the numbers of channels differ.
-    """
-    if (latent := autoencoder.config.latent_channels) != channels:
-        raise ExportError(
-            f"{where}: the autoencoder has {latent} latent channels, expected the transformer's "
-            f"{channels}. Choose the one it was trained with, by --vae."
-        )
-
-
 def decoded_side(vae: AutoencoderKL, latent_side: int) -> int:
     """Return the side of the decoded image: every level of the VAE but one halves it."""
     return int(latent_side * 2 ** (len(vae.config.block_out_channels) - 1))
-
-
-def original_encode(vae: AutoencoderKL, image: Tensor) -> Tensor:
-    """Return the scaled latent of an image as diffusers' own code computes it."""
-    shift, scale = _original_scaling(vae)
-    latent: Tensor = (vae.encode(image).latent_dist.mean - shift) * scale
-    return latent
-
-
-def original_decode(vae: AutoencoderKL, latent: Tensor) -> Tensor:
-    """Return the image of a scaled latent as diffusers' own code computes it."""
-    shift, scale = _original_scaling(vae)
-    image: Tensor = vae.decode(latent / scale + shift).sample
-    return image.clamp(-1, 1)
-
-
-def _original_scaling(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
-    # Written apart from the networks' own shift and scale below, which are checked against it.
-    config = vae.config
-    shift = torch.tensor(config.latents_mean or [config.shift_factor or 0.0])
-    scale = config.scaling_factor / torch.tensor(config.latents_std or [1.0])
-    return shift.reshape(1, -1, 1, 1), scale.reshape(1, -1, 1, 1)
 
 
 class Encoder(nn.Module):

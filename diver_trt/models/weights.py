@@ -7,7 +7,6 @@ floating-point numbers that are all finite, and is used.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -124,9 +123,9 @@ def _chosen(
 ) -> tuple[list[str], list[str]]:
     """Return the names of the files to read, none if there are none, and notes."""
     alone = [single] if files.has(single) else []
-    if (path := files.find(index)) is None:
+    if not files.has(index):
         return alone, []
-    shards = _shards(files, path)
+    shards = _shards(files, index)
     if not alone:
         return shards, []
     # save_pretrained deletes earlier shards, and leaves their index and an earlier single file.
@@ -140,17 +139,17 @@ def _chosen(
     return shards if shards_first else alone, [note]
 
 
-def _shards(files: ModelFiles, index: Path) -> list[str]:
+def _shards(files: ModelFiles, index: str) -> list[str]:
     """Return the names of the shards that an index lists."""
+    listed = files.read_json(index, "expected an index of shards")
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted(set(listed))
+        names = sorted(set(listed["weight_map"].values()))
         # A name with a folder in it could lead out of the model's own.
         if not all(Path(name).name == name for name in names):
             raise ValueError("a shard's name is not a plain file name")
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
         raise ExportError(
-            f"{files.where(index.name)}: is not an index of shards ({one_line(cause)})"
+            f"{files.where(index)}: is not an index of shards ({one_line(cause)})"
         ) from cause
     return names
 
@@ -203,6 +202,19 @@ def check_tensors(state: Mapping[Any, Any], where: str) -> None:
                 f"{called} holds values that are {kind}. The weights themselves are damaged; give "
                 "a checkpoint from before training diverged."
             )
+
+
+def network_weights(files: ModelFiles, known: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return diffusers' `stored_weights`, `unwrapped`, and notes on both.
+
+    Raises:
+        ExportError: See `stored_weights`.
+    """
+    state, notes = stored_weights(files)
+    state, prefix = unwrapped(state, known)
+    if prefix:
+        notes.append(f"{files.where()}: the prefix {prefix!r} is taken off the names")
+    return state, notes
 
 
 def unwrapped(state: Mapping[str, Tensor], known: str) -> tuple[dict[str, Tensor], str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diver_trt.bundle import Bundle
-from diver_trt.contract import NETWORKS
+from diver_trt.contract import NETWORKS, Precision
 from diver_trt.errors import ExportError, OutputError
 from diver_trt.export import exporter, onnx_graph
 from diver_trt.export.checks import check_against_module
@@ -160,24 +160,34 @@ def test_large_weights_go_beside_the_graph(external: Bundle) -> None:
         external.verified(name)
 
 
-class Adds(nn.Module):
+class Of(nn.Module):
+    """A network that is one function of its inputs `a` and `b`."""
+
+    def __init__(self, name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.name, self.function = name, function
+
+    def extra_repr(self) -> str:
+        return self.name  # `traced_once` tells networks apart by their repr
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b
+        return self.function(a, b)
 
 
-class Ignores(nn.Module):
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b.shape[0] * 0
-
-
+ADDS = Of("adds", lambda a, b: a + b)
 SPECS = tuple(TensorSpec(name, "float32", ("n", 3)) for name in "ab")
 OUT = (TensorSpec("c", "float32", ("n", 3)),)
 
 
+def exported(network: nn.Module, folder: Path) -> Path:
+    graph_from_network(network, SPECS, OUT, folder / "network.onnx")
+    return folder / "network.onnx"
+
+
 def test_an_input_that_nothing_reads_is_found(tmp_path: Path) -> None:
-    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+    exported(ADDS, tmp_path)
     with pytest.raises(ExportError, match="nothing reads the input b"):
-        graph_from_network(Ignores(), SPECS, OUT, tmp_path / "ignores.onnx")
+        exported(Of("ignores", lambda a, b: a + b.shape[0] * 0), tmp_path)
 
 
 def test_an_error_of_torch_without_a_message_is_named(
@@ -188,67 +198,53 @@ def test_an_error_of_torch_without_a_message_is_named(
 
     monkeypatch.setattr(onnx_graph, "traced", fail)
     with pytest.raises(ExportError, match="cannot export this network: AssertionError"):
-        graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
+        exported(ADDS, tmp_path)
 
 
 def test_a_network_that_cannot_be_traced_is_one_line(tmp_path: Path) -> None:
-    class Branches(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return a if float(a.sum()) > 0 else b
-
     with pytest.raises(
-        ExportError, match=r"branches\.onnx: torch cannot export this network: "
+        ExportError, match=r"network\.onnx: torch cannot export this network: "
     ) as caught:
-        graph_from_network(Branches(), SPECS, OUT, tmp_path / "branches.onnx")
+        exported(Of("branches", lambda a, b: a if float(a.sum()) > 0 else b), tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_graph_that_is_not_its_module_is_found(tmp_path: Path) -> None:
-    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
-
-    class Subtracts(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return a - b
-
-    check_against_module(tmp_path / "adds.onnx", Adds(), SPECS, OUT, "fp32")
-    with pytest.raises(
-        ExportError, match=r"adds\.onnx: ONNX Runtime is a relative .* away from torch"
-    ):
-        check_against_module(tmp_path / "adds.onnx", Subtracts(), SPECS, OUT, "fp32")
+OVERFLOWS = Of("overflows", lambda a, b: (a + b) * 1e38 * 1e38)
+CANCELS = Of("cancels", lambda a, b: (a + b) * 0)
 
 
-def test_a_graph_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> None:
-    class Overflows(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return (a + b) * 1e38 * 1e38
+@pytest.mark.parametrize(
+    ("network", "module", "precision", "complaint"),
+    [
+        (
+            ADDS,
+            Of("subtracts", lambda a, b: a - b),
+            "fp32",
+            "ONNX Runtime is a relative .* away from torch",
+        ),
+        (
+            ADDS,
+            Of("undefined", lambda a, b: (a + b) * torch.nan),
+            "fp32",
+            "ONNX Runtime is a relative nan away from torch",
+        ),
+        (ADDS, CANCELS, "fp32", "ONNX Runtime is a relative inf away from torch"),
+        (OVERFLOWS, OVERFLOWS, "fp32", "c is not finite at batch 1; neither is torch's in fp32"),
+        (OVERFLOWS, ADDS, "fp16", r"c is not finite .* the model overflows in fp16"),
+    ],
+    ids=["other values", "NaN of torch", "zeros of torch", "overflow of both", "overflow in fp16"],
+)
+def test_a_graph_that_is_not_its_module_is_found(
+    network: Of, module: Of, precision: Precision, complaint: str, tmp_path: Path
+) -> None:
+    path = exported(network, tmp_path)
+    with pytest.raises(ExportError, match=rf"network\.onnx: {complaint}"):
+        check_against_module(path, module, SPECS, OUT, precision)
 
-    graph_from_network(Overflows(), SPECS, OUT, tmp_path / "overflows.onnx")
-    with pytest.raises(ExportError, match="c is not finite at batch 1; neither is torch's in fp32"):
-        check_against_module(tmp_path / "overflows.onnx", Overflows(), SPECS, OUT, "fp32")
-    with pytest.raises(ExportError, match=r"c is not finite .* the model overflows in fp16"):
-        check_against_module(tmp_path / "overflows.onnx", Adds(), SPECS, OUT, "fp16")
 
-
-def test_a_module_with_values_that_are_no_numbers_is_found(tmp_path: Path) -> None:
-    class Undefined(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return (a + b) * torch.nan
-
-    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
-    with pytest.raises(ExportError, match="a relative nan away from torch at batch 1"):
-        check_against_module(tmp_path / "adds.onnx", Undefined(), SPECS, OUT, "fp32")
-
-
-def test_outputs_of_zero_are_compared(tmp_path: Path) -> None:
-    class Cancels(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return (a + b) * 0
-
-    graph_from_network(Cancels(), SPECS, OUT, tmp_path / "cancels.onnx")
-    assert check_against_module(tmp_path / "cancels.onnx", Cancels(), SPECS, OUT, "fp32") == 0
-    graph_from_network(Adds(), SPECS, OUT, tmp_path / "adds.onnx")
-    with pytest.raises(ExportError, match="a relative inf away from torch"):
-        check_against_module(tmp_path / "adds.onnx", Cancels(), SPECS, OUT, "fp32")
+@pytest.mark.parametrize("network", [ADDS, CANCELS], ids=["a sum", "zeros"])
+def test_a_graph_that_is_its_module_passes(network: Of, tmp_path: Path) -> None:
+    assert check_against_module(exported(network, tmp_path), network, SPECS, OUT, "fp32") == 0
 
 
 @pytest.mark.usefixtures("traced_once")

@@ -80,11 +80,6 @@ def test_the_start_has_the_inherited_noise_level() -> None:
     np.testing.assert_allclose(start, np.sqrt(abar) * anchor + np.sqrt(1 - abar) * noise, atol=1e-6)
 
 
-def test_the_paper_starts_sampling_above_that_level() -> None:
-    _, sigma = PROCESS.levels(50)
-    assert sigma[Recipe().start_step] > sigma[25]
-
-
 def test_without_inheritance_the_start_is_the_noise() -> None:
     anchor, noise = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 8)).astype(np.float32)
     schedule = Schedule(PROCESS, Recipe(inherit_step=None), LAYOUT)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,23 +15,16 @@ import torch
 from diver_trt.bundle import Bundle
 from diver_trt.errors import ExportError
 from diver_trt.models import ModelOptions
-from diver_trt.models.dit import load_model
+from diver_trt.models.dit import _trained_frequencies, load_model
+from tests.models.conftest import saved
 from tests.models.original_dit import OriginalDiT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def dit() -> OriginalDiT:
-    torch.manual_seed(0)
-    return OriginalDiT().eval()
-
-
-@pytest.fixture(scope="module")
 def checkpoint(dit: OriginalDiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoints") / "DiT-tiny.pt"
-    torch.save(dit.state_dict(), path)
-    return path
+    return saved(dit.state_dict(), tmp_path_factory.mktemp("checkpoints") / "DiT-tiny.pt")
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +100,15 @@ def test_the_exported_step_runs_the_original_network(dit: OriginalDiT, bundle: B
 def test_the_default_frequencies_follow_the_weights_origin(
     layers: int, heads: int, head_dim: int, classes: int, expected: str
 ) -> None:
-    from types import SimpleNamespace
-
-    from diver_trt.models.dit import _trained_frequencies
-
-    config = SimpleNamespace(
-        num_layers=layers,
-        num_attention_heads=heads,
-        attention_head_dim=head_dim,
-        num_embeds_ada_norm=classes,
+    transformer: Any = SimpleNamespace(
+        config=SimpleNamespace(
+            num_layers=layers,
+            num_attention_heads=heads,
+            attention_head_dim=head_dim,
+            num_embeds_ada_norm=classes,
+        )
     )
-    assert _trained_frequencies(SimpleNamespace(config=config))[0] == expected
+    assert _trained_frequencies(transformer)[0] == expected
 
 
 def test_a_directory_that_holds_no_dit_is_refused(tmp_path: Path) -> None:

@@ -12,44 +12,18 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from diver_trt.errors import ExportError
-from diver_trt.models import ModelOptions
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 from diver_trt.models.vae import lean
 from tests.edited_json import json_file
+from tests.models.conftest import WEIGHTS, State, edit, refusal
 
-State = dict[str, Tensor]
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 BLOCK_TABLE = "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"
-
-
-@pytest.fixture
-def pipeline(random_pipeline: Path, tmp_path: Path) -> Path:
-    shutil.copytree(random_pipeline, tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture(scope="module")
-def expected(random_pipeline: Path) -> str:
-    return weights_sha256(load_model(str(random_pipeline)))
 
 
 def rewrite(part: Path, change: Callable[[State], State]) -> None:
     save_file(change(load_file(part / WEIGHTS)), part / WEIGHTS, {"format": "pt"})
-
-
-def edit(path: Path, **fields: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-def refusal(pipeline: Path, **options: Any) -> str:
-    with pytest.raises(ExportError) as caught:
-        load_model(str(pipeline), ModelOptions(**options))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_whole_pipeline_is_loaded_as_it_is_without_a_note(random_pipeline: Path) -> None:
@@ -121,12 +95,12 @@ def test_other_faults_of_weights_are_named(pipeline: Path) -> None:
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_a_wrappers_prefix_is_taken_off_with_a_note(
-    part: str, prefix: str, pipeline: Path, expected: str
+    part: str, prefix: str, pipeline: Path, own_weights: str
 ) -> None:
     rewrite(pipeline / part, lambda state: {prefix + name: v for name, v in state.items()})
     model = load_model(str(pipeline))
     assert model.notes == (f"{pipeline / part}: the prefix {prefix!r} is taken off the names",)
-    assert weights_sha256(model) == expected
+    assert weights_sha256(model) == own_weights
 
 
 def test_a_name_with_and_without_a_prefix_is_refused(pipeline: Path) -> None:
@@ -140,12 +114,12 @@ def test_a_name_with_and_without_a_prefix_is_refused(pipeline: Path) -> None:
     assert "unexpected (module." in refusal(pipeline)
 
 
-def test_a_position_embedding_in_the_file_is_used(pipeline: Path, expected: str) -> None:
+def test_a_position_embedding_in_the_file_is_used(pipeline: Path, own_weights: str) -> None:
     table = load_model(str(pipeline)).transformer.pos_embed.pos_embed
     rewrite(pipeline / "transformer", lambda s: {**s, "pos_embed.pos_embed": table.clone()})
     same = load_model(str(pipeline))
     assert same.notes == ()
-    assert weights_sha256(same) == expected
+    assert weights_sha256(same) == own_weights
     rewrite(pipeline / "transformer", lambda s: {**s, "pos_embed.pos_embed": table + 1})
     other = load_model(str(pipeline))
     assert "is not the sine table (up to 1 off); it is used" in other.notes[0]
@@ -155,7 +129,9 @@ def test_a_position_embedding_in_the_file_is_used(pipeline: Path, expected: str)
     assert "pos_embed [1, 9, 24] instead of [1, 16, 24]" in refusal(pipeline)
 
 
-def test_old_names_of_the_vaes_attention_mean_the_new_ones(pipeline: Path, expected: str) -> None:
+def test_old_names_of_the_vaes_attention_mean_the_new_ones(
+    pipeline: Path, own_weights: str
+) -> None:
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def renamed(name: str) -> str:
@@ -167,43 +143,7 @@ def test_old_names_of_the_vaes_attention_mean_the_new_ones(pipeline: Path, expec
     assert "mid_block.attentions.0.query.weight" in str(
         load_file(pipeline / "vae" / WEIGHTS).keys()
     )
-    assert weights_sha256(load_model(str(pipeline))) == expected
-
-
-# --- files
-
-
-def test_shards_and_torch_files_are_read(pipeline: Path, expected: str) -> None:
-    part = pipeline / "transformer"
-    torch.save(load_file(part / WEIGHTS), part / "diffusion_pytorch_model.bin")
-    (part / WEIGHTS).unlink()
-    assert weights_sha256(load_model(str(pipeline))) == expected
-    module = load_model(str(pipeline)).transformer
-    (part / "diffusion_pytorch_model.bin").unlink()
-    module.save_pretrained(part, max_shard_size="40kB")
-    assert len(list(part.glob("*.safetensors"))) > 2
-    assert weights_sha256(load_model(str(pipeline))) == expected
-    first = sorted(part.glob("*.safetensors"))[0]
-    first.unlink()
-    assert f"has no {first.name}" in refusal(pipeline)
-
-
-def test_a_folder_of_the_fp16_variant_alone_is_read_with_a_note(pipeline: Path) -> None:
-    for part in ("transformer", "vae"):
-        state = {k: v.half() for k, v in load_file(pipeline / part / WEIGHTS).items()}
-        save_file(state, pipeline / part / "diffusion_pytorch_model.fp16.safetensors")
-        if part == "transformer":
-            assert load_model(str(pipeline)).notes == ()  # float32 is preferred
-        (pipeline / part / WEIGHTS).unlink()
-    model = load_model(str(pipeline))
-    assert [note.rpartition(": ")[2] for note in model.notes] == [
-        "only the fp16 weights are there; they are read"
-    ] * 2
-    assert torch.equal(model.vae.decoder.conv_out.weight, state["decoder.conv_out.weight"].float())
-    (pipeline / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
-    assert f"{pipeline / 'vae'}: has no diffusion_pytorch_model.safetensors or " in refusal(
-        pipeline
-    )
+    assert weights_sha256(load_model(str(pipeline))) == own_weights
 
 
 # --- the transformer's configuration
@@ -234,7 +174,7 @@ def test_a_configuration_that_contradicts_the_weights_is_refused(
 
 
 def test_the_class_of_published_dits_is_read_and_its_empty_fields_are_not_noted(
-    pipeline: Path, expected: str
+    pipeline: Path, own_weights: str
 ) -> None:
     edit(
         pipeline / "transformer" / "config.json",
@@ -247,7 +187,7 @@ def test_the_class_of_published_dits_is_read_and_its_empty_fields_are_not_noted(
     edit(index, transformer=["diffusers", "Transformer2DModel"], safety_checker=[None, None])
     model = load_model(str(pipeline))
     assert model.notes == ()
-    assert weights_sha256(model) == expected
+    assert weights_sha256(model) == own_weights
     edit(pipeline / "transformer" / "config.json", interpolation_scale=2)
     (note,) = load_model(str(pipeline)).notes
     assert note.endswith("DiTTransformer2DModel does not have interpolation_scale=2; ignored")
@@ -295,6 +235,7 @@ def kl(**config: Any) -> AutoencoderKL:
             "has both shift_factor and latents_m",
         ),
         (lambda: kl(scaling_factor=0.0), "scaling_factor is 0.0, expected a positive number"),
+        (lambda: kl(latents_std=[]), "latents_std is [], expected 4 positive numbers"),
         (lambda: kl(scaling_factor=None), "scaling_factor is None, expected a positive number"),
     ],
 )

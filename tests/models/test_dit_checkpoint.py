@@ -21,106 +21,17 @@ from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 from diver_trt.models.dit_checkpoint import load_dit_checkpoint
 from tests.cli.command import fails, run
+from tests.models.conftest import ASSUMED, BLOCKS, ROWS, State, is_the_network, saved, under
 from tests.models.original_dit import OriginalDiT
 
-State = dict[str, Tensor]
-ASSUMED = "nothing in the file states what it predicts; taken to be a DiT that predicts the noise"
-BLOCKS = "it has 2 blocks, where DiT-S has 12"
-ROWS = (
-    "nothing in the file states how many classes it has; "
-    "its label table of 8 rows is taken for 7 classes and a null class"
-)
 TABLE = "y_embedder.embedding_table.weight"
 
 
-@pytest.fixture(scope="module")
-def dit() -> OriginalDiT:
-    torch.manual_seed(0)
-    return OriginalDiT().eval()
-
-
-@pytest.fixture
-def state(dit: OriginalDiT) -> State:
-    return {name: tensor.clone() for name, tensor in dit.state_dict().items()}
-
-
-def saved(held: Any, path: Path) -> Path:
-    torch.save(held, path)
-    return path
-
-
-@torch.no_grad()
-def is_the_network(path: Path, dit: OriginalDiT) -> bool:
-    """Return whether a file loads to the function that the original network computes."""
-    transformer = load_dit_checkpoint(path)[0].eval()
-    for block in transformer.transformer_blocks:
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
-    draw = torch.Generator().manual_seed(1)
-    latent = torch.randn(2, 4, 8, 8, generator=draw)
-    timestep, label = torch.tensor([20, 980]), torch.tensor([3, 7])
-    found, expected = transformer(latent, timestep, label).sample, dit(latent, timestep, label)
-    return bool((found - expected).norm() <= 1e-5 * expected.norm())
-
-
-def under(prefix: str, state: State) -> State:
-    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
-
-
-@pytest.mark.parametrize(
-    ("wrap", "note"),
-    [
-        (lambda s, _: s, None),
-        (lambda s, z: {"model": z, "ema": s, "opt": {}, "step": torch.tensor(5)}, None),
-        (lambda s, z: {"model": under("module.", z), "ema": under("module.", s)}, "'module.'"),
-        (lambda s, _: {"model": under("_orig_mod.", s)}, "'_orig_mod.'"),
-        (lambda s, _: {"ema": under("module._orig_mod.", s)}, "'module._orig_mod.'"),
-        (lambda s, _: {"ema": {"state_dict": s, "decay": 0.9999}}, None),
-        (lambda s, _: {"state_dict": under("model.", s), "epoch": 3}, "'model.'"),
-        (
-            lambda s, z: {"state_dict": {**under("model.", z), **under("ema.", s)}},
-            "prefix 'ema.' is taken off",
-        ),
-        (lambda s, _: {"model": s, "ema": None}, "its ema is empty; the weights under model, not"),
-        (lambda s, _: {"model": s, "ema": {}}, "its ema is empty; the weights under model, not"),
-        # Names that other trainers give to averaged weights, and to what is around a network.
-        (
-            lambda s, z: {"state_dict": z, "state_dict_ema": s},
-            "the weights under state_dict_ema are",
-        ),
-        (lambda s, z: {"params": z, "params_ema": s}, "the weights under params_ema are read"),
-        (lambda s, z: {"net": z, "ema": {"shadow": s}}, "the weights under ema.shadow are read"),
-        (lambda s, z: {"model": z, "averaged": {"module": s}}, "under averaged.module are read"),
-        (lambda s, z: {"model": z, "avg_model": s}, "the weights under avg_model are read"),
-        (lambda s, z: {"model": z, "polyak": {"net": s}}, "under polyak.net are read"),
-        (lambda s, _: {"model": s, "avg_loss": [], "loss_avg": None}, None),
-        (lambda s, _: {"mine": {"weights": s}}, "the weights under mine.weights are read"),
-        (
-            lambda s, _: {"state_dict": under("model.diffusion_model.", s)},
-            "'model.diffusion_model.'",
-        ),
-        (lambda s, _: {"model": s, "ema_decay": 0.9999, "use_ema": True}, None),
-    ],
-)
-def test_the_right_weights_are_found_in_what_trainers_write(
-    wrap: Callable[[State, State], Any],
-    note: str | None,
-    dit: OriginalDiT,
-    state: State,
-    tmp_path: Path,
-) -> None:
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    path = saved(wrap(state, zeros), tmp_path / "0400000.pt")
-    assert is_the_network(path, dit)
-    _, notes = load_dit_checkpoint(path)
-    own = [text for text in notes if text not in (BLOCKS, ROWS) and not text.startswith(ASSUMED)]
-    assert [note is not None and note in text for text in own] == ([True] if note else [])
-
-
 def test_other_containers_of_a_state_dict_are_read(
-    dit: OriginalDiT, state: State, tmp_path: Path
+    dit: OriginalDiT, weights: State, tmp_path: Path
 ) -> None:
-    save_file(state, tmp_path / "dit.safetensors")
-    torch.save(state, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    save_file(weights, tmp_path / "dit.safetensors")
+    torch.save(weights, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     assert is_the_network(tmp_path / "dit.safetensors", dit)
     assert is_the_network(tmp_path / "old.ckpt", dit)
 
@@ -172,6 +83,8 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
             changed("blocks.0.attn.proj.weight", lambda t: t[:1].clone().expand(384, 384)),
             "has 147,456 values, but fewer are stored",
         ),
+        # A weight of one value, which is no counter
+        (lambda s: {**s, "temperature": torch.tensor(0.1)}, r"1 unexpected \(temperature\)"),
         (changed("pos_embed", lambda t: t[:, :15]), "15 tokens, which is not a square number"),
         (lambda s: {**s, "projectors.0.0.weight": torch.ones(1)}, "REPA"),
         (lambda s: {"ema": [torch.ones(1)], "model": s}, "ema is a list without"),
@@ -193,9 +106,9 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
     ],
 )
 def test_a_file_that_is_not_a_whole_dit_is_refused_by_the_tensors_name(
-    change: Callable[[State], Any], message: str, state: State, tmp_path: Path
+    change: Callable[[State], Any], message: str, weights: State, tmp_path: Path
 ) -> None:
-    path = saved(change(state), tmp_path / "changed.pt")
+    path = saved(change(weights), tmp_path / "changed.pt")
     with pytest.raises(ExportError, match=message) as caught:
         load_dit_checkpoint(path)
     assert str(caught.value).startswith(str(path))
@@ -270,23 +183,23 @@ def settings(**values: Any) -> argparse.Namespace:
     ],
 )
 def test_settings_of_another_kind_of_model_are_refused_by_name(
-    stated: dict[str, Any], message: str, state: State, tmp_path: Path
+    stated: dict[str, Any], message: str, weights: State, tmp_path: Path
 ) -> None:
-    path = saved({"ema": state, **stated}, tmp_path / "0400000.pt")
+    path = saved({"ema": weights, **stated}, tmp_path / "0400000.pt")
     for by_user in (False, True):
         with pytest.raises(ExportError, match=message):
             load_dit_checkpoint(path, stated=by_user)
 
 
-def test_settings_of_a_dit_leave_nothing_to_assume(state: State, tmp_path: Path) -> None:
-    path = saved({"ema": state, "args": settings(learn_sigma=True)}, tmp_path / "0400000.pt")
+def test_settings_of_a_dit_leave_nothing_to_assume(weights: State, tmp_path: Path) -> None:
+    path = saved({"ema": weights, "args": settings(learn_sigma=True)}, tmp_path / "0400000.pt")
     assert load_dit_checkpoint(path)[1] == [BLOCKS]
 
 
 def test_what_a_bare_state_dict_is_taken_for_is_said_unless_stated(
-    state: State, tmp_path: Path
+    weights: State, tmp_path: Path
 ) -> None:
-    path = saved(state, tmp_path / "transition.pt")  # not a SiT
+    path = saved(weights, tmp_path / "transition.pt")  # not a SiT
     blocks, rows, assumed = load_dit_checkpoint(path)[1]
     assert (blocks, rows) == (BLOCKS, ROWS)
     assert assumed.startswith(ASSUMED)
@@ -297,23 +210,23 @@ def test_what_a_bare_state_dict_is_taken_for_is_said_unless_stated(
     "name", ["SiT-XL-2-256x256.pt", "repa_last.pt", "000-SiT-XL-2-Linear-velocity/checkpoints/1.pt"]
 )
 def test_a_path_that_names_another_model_is_refused_unless_stated(
-    name: str, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, weights: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    path = saved(state, tmp_path / name)
+    path = saved(weights, tmp_path / name)
     with pytest.raises(ExportError, match="State it: --base dit if it predicts the noise"):
         load_dit_checkpoint(path)
     assert load_dit_checkpoint(path, stated=True)[1] == [BLOCKS, ROWS]
 
 
 def test_the_command_takes_the_statement_and_prints_what_is_assumed(
-    state: State, tmp_path: Path, random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    weights: State, tmp_path: Path, random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stops(*_: object) -> Any:
         raise ExportError("as planned")
 
     monkeypatch.setattr(exporter, "export_bundle", stops)
-    path = saved(state, tmp_path / "SiT.pt")
+    path = saved(weights, tmp_path / "SiT.pt")
     vae = random_pipeline / "vae"
     command = ("export", path, tmp_path / "bundle", "--vae", vae)
     assert "the path has 'SiT' in it" in fails(run(*command))
@@ -354,20 +267,20 @@ def test_settings_may_state_the_heads_of_another_width(tmp_path: Path) -> None:
     ],
 )
 def test_a_label_table_without_a_null_class_is_refused(
-    rows: int, args: argparse.Namespace | None, message: str, state: State, tmp_path: Path
+    rows: int, args: argparse.Namespace | None, message: str, weights: State, tmp_path: Path
 ) -> None:
-    state[TABLE] = torch.randn(rows, 384)
-    path = saved({"ema": state, **({"args": args} if args else {})}, tmp_path / "model.pt")
+    weights[TABLE] = torch.randn(rows, 384)
+    path = saved({"ema": weights, **({"args": args} if args else {})}, tmp_path / "model.pt")
     with pytest.raises(ExportError, match=message):
         load_dit_checkpoint(path)
 
 
 @pytest.mark.parametrize(("rows", "args"), [(11, None), (10, settings(num_classes=9))])
 def test_the_last_row_of_a_label_table_is_the_null_class(
-    rows: int, args: argparse.Namespace | None, state: State, tmp_path: Path
+    rows: int, args: argparse.Namespace | None, weights: State, tmp_path: Path
 ) -> None:
-    state[TABLE] = torch.randn(rows, 384)
-    path = saved({"ema": state, **({"args": args} if args else {})}, tmp_path / "model.pt")
+    weights[TABLE] = torch.randn(rows, 384)
+    path = saved({"ema": weights, **({"args": args} if args else {})}, tmp_path / "model.pt")
     transformer, notes = load_dit_checkpoint(path)
     assert transformer.config.num_embeds_ada_norm == rows - 1
     assert not any("how many classes" in note for note in notes)
@@ -378,25 +291,25 @@ def test_the_last_row_of_a_label_table_is_the_null_class(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_sine_table_is_recognised_in_every_precision(
-    dtype: torch.dtype, state: State, tmp_path: Path
+    dtype: torch.dtype, weights: State, tmp_path: Path
 ) -> None:
-    path = saved({name: tensor.to(dtype) for name, tensor in state.items()}, tmp_path / "dit.pt")
+    path = saved({name: tensor.to(dtype) for name, tensor in weights.items()}, tmp_path / "dit.pt")
     transformer, notes = load_dit_checkpoint(path, stated=True)
     assert notes == [BLOCKS, ROWS]
     assert torch.equal(
-        transformer.pos_embed.proj.weight, state["x_embedder.proj.weight"].to(dtype).float()
+        transformer.pos_embed.proj.weight, weights["x_embedder.proj.weight"].to(dtype).float()
     )
 
 
 def test_a_position_embedding_of_the_files_own_is_used_and_is_part_of_the_identity(
-    state: State, tmp_path: Path, random_pipeline: Path
+    weights: State, tmp_path: Path, random_pipeline: Path
 ) -> None:
     vae = str(random_pipeline / "vae")
-    plain = load_model(str(saved(state, tmp_path / "plain.pt")), ModelOptions(vae=vae))
-    state["pos_embed"] += 0.5 * torch.randn_like(state["pos_embed"])
-    path = saved(state, tmp_path / "learned.pt")
+    plain = load_model(str(saved(weights, tmp_path / "plain.pt")), ModelOptions(vae=vae))
+    weights["pos_embed"] += 0.5 * torch.randn_like(weights["pos_embed"])
+    path = saved(weights, tmp_path / "learned.pt")
     own = OriginalDiT()
-    own.load_state_dict(state)
+    own.load_state_dict(weights)
     assert is_the_network(path, own.eval())
     learned = load_model(str(path), ModelOptions(vae=vae))
     assert any("is not the sine table" in note for note in learned.notes)

@@ -29,6 +29,7 @@ from diver_trt.recipe import Recipe
 from diver_trt.runtime.recoverer import Recoverer
 from tests.cli.command import run
 from tests.comparison.command import QUICK, compare
+from tests.models.conftest import assert_same_steps, saved
 from tests.models.original_dit import OriginalDiT
 
 pytestmark = pytest.mark.slow
@@ -65,6 +66,10 @@ def checkpoint(base: str, original: OriginalDiT) -> dict[str, Any]:
     return {"ema": state, "args": argparse.Namespace(**SETTINGS[base])}
 
 
+def load(path: Path, base: str, vae: Path, **options: Any) -> Any:
+    return BASES[base].load().load_model(str(path), ModelOptions(vae=str(vae / "vae"), **options))
+
+
 @pytest.fixture(scope="module", params=["sit", "repa"])
 def base(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -77,9 +82,7 @@ def original(base: str) -> OriginalDiT:
 
 @pytest.fixture(scope="module")
 def file(base: str, original: OriginalDiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("flows") / f"{base}.pt"
-    torch.save(checkpoint(base, original), path)
-    return path
+    return saved(checkpoint(base, original), tmp_path_factory.mktemp("flows") / f"{base}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +104,7 @@ def test_a_bundle_has_the_facts_of_its_base(base: str, bundle: Bundle) -> None:
 def test_repa_guides_all_channels_and_sit_the_first_three(
     base: str, file: Path, random_pipeline: Path, channels: int, guided: tuple[int, int]
 ) -> None:
-    options = ModelOptions(vae=str(random_pipeline / "vae"))
-    model = BASES[base].load().load_model(str(file), options)
-    of_channels = replace(model, latent_shape=(channels, 8, 8))
+    of_channels = replace(load(file, base, random_pipeline), latent_shape=(channels, 8, 8))
     assert of_channels.layout.guided_channels == guided[base == "repa"]
 
 
@@ -178,32 +179,20 @@ def test_fifty_steps_are_those_of_the_bases_own_sampler(
     sampler = sit_sampler if base == "sit" else repa_sampler
     expected = list(sampler(original, torch.tensor(anchor), torch.tensor(noise), recipe))
     start = Schedule(bundle.process, recipe, bundle.layout).start(anchor, noise)
+    found = [start]
     with Recoverer(bundle, recipe, batch=3) as recoverer:
-        found = [
-            start,
-            *(
-                one.latent.copy()
-                for one in [recoverer]
-                for _ in one.denoise(start, anchor, noise, LABELS)
-            ),
-        ]
-    assert len(found) == len(expected) == recipe.start_step + 1
-    for k, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        reference = theirs.numpy()
-        assert np.abs(ours - reference).max() <= 1e-4 * np.abs(reference).max(), f"{k} steps on"
+        for _ in recoverer.denoise(start, anchor, noise, LABELS):
+            found.append(recoverer.latent.copy())
+    assert len(found) == recipe.start_step + 1
+    assert_same_steps(found, expected)
 
 
 def test_a_file_is_recognised_by_its_settings_or_its_projectors(
     base: str, file: Path, original: OriginalDiT, tmp_path: Path
 ) -> None:
     assert recognised_base(str(file)) == base
-    bare = tmp_path / "bare.pt"
-    torch.save(checkpoint(base, original)["ema"], bare)
+    bare = saved(checkpoint(base, original)["ema"], tmp_path / "bare.pt")
     assert recognised_base(str(bare)) == ("dit" if base == "sit" else "repa")
-
-
-def load(path: Path, base: str, vae: Path, **options: Any) -> Any:
-    return BASES[base].load().load_model(str(path), ModelOptions(vae=str(vae / "vae"), **options))
 
 
 def test_what_was_left_out_is_said(base: str, file: Path, random_pipeline: Path) -> None:
@@ -239,26 +228,23 @@ def test_another_training_is_refused_by_name(
 ) -> None:
     held = checkpoint(base, original)
     held["args"] = argparse.Namespace(**(SETTINGS[base] | change))
-    path = tmp_path / "changed.pt"
-    torch.save(held, path)
-    with pytest.raises(ExportError) as error:
+    path = saved(held, tmp_path / "changed.pt")
+    with pytest.raises(ExportError, match=re.escape(complaint)):
         load(path, base, random_pipeline)
-    assert complaint in str(error.value)
 
 
 def test_settings_of_the_other_flow_are_doubted(
     base: str, original: OriginalDiT, random_pipeline: Path, tmp_path: Path
 ) -> None:
-    path, other = tmp_path / "other.pt", "repa" if base == "sit" else "sit"
+    other = "repa" if base == "sit" else "sit"
     held = checkpoint(base, original)
     held["args"] = argparse.Namespace(**SETTINGS[other], class_dropout_prob=0.1)
-    torch.save(held, path)
+    path = saved(held, tmp_path / "other.pt")
     assert f"is --base {other} meant?" in " ".join(load(path, base, random_pipeline).notes)
 
 
 def test_projectors_make_a_sit_one_of_repa(random_pipeline: Path, tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    torch.save(checkpoint("repa", network("repa")), path)
+    path = saved(checkpoint("repa", network("repa")), tmp_path / "last.pt")
     with pytest.raises(ExportError, match=r"has projectors\.\*, .* Export it with --base repa"):
         load(path, "sit", random_pipeline)
 
@@ -284,7 +270,7 @@ def test_a_conditioner_that_takes_another_time_is_not_a_reference(
     base: str, bundle: Bundle, file: Path, random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At time 0, where a SiT starts, every sinusoid is the same whatever its frequency."""
-    model = BASES[base].load().load_model(str(file), ModelOptions(vae=str(random_pipeline / "vae")))
+    model = load(file, base, random_pipeline)
     check_reference(model, bundle)
     forward = Conditioner.forward
     monkeypatch.setattr(
@@ -304,8 +290,7 @@ def test_a_recovery_prints_where_it_starts(
 
     def recover(output: str, *options: object) -> Any:
         quick = ("--steps", 10, "--bundle", bundle.path, "--engine", "onnx")
-        command = ["recover", tmp_path / "in", tmp_path / output, *quick, *options]
-        return run(*command)
+        return run("recover", tmp_path / "in", tmp_path / output, *quick, *options)
 
     plain = recover("plain")
     assert plain.exit_code == 0, plain.output
@@ -331,7 +316,6 @@ def test_a_network_of_another_family_is_refused_by_its_tensors(
     random_pipeline: Path, tmp_path: Path
 ) -> None:
     for mark, family in FAMILIES.items():
-        path = tmp_path / "other.pt"
-        torch.save({"model": {f"{mark}0.weight": torch.ones(2)}}, path)
+        path = saved({"model": {f"{mark}0.weight": torch.ones(2)}}, tmp_path / "other.pt")
         with pytest.raises(ExportError, match=re.escape(f"{mark}0.weight, as {family}")):
             load(path, recognised_base(str(path)), random_pipeline)

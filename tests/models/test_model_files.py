@@ -14,6 +14,7 @@ from diver_trt.models import ModelOptions, model_files
 from diver_trt.models.base import weights_sha256
 from diver_trt.models.dit import load_model
 from diver_trt.models.model_files import ModelFiles
+from tests.models.conftest import State, saved
 
 
 def hub_error(kind: type[Exception]) -> Exception:
@@ -77,12 +78,10 @@ def test_a_folder_has_no_revision(random_pipeline: Path, hub: Any) -> None:
         load_model(str(random_pipeline), ModelOptions(revision="main"))
 
 
-def test_the_vae_that_a_checkpoint_needs_from_the_hub_is_named(tmp_path: Path, hub: Any) -> None:
-    import torch
-
-    from tests.models.original_dit import OriginalDiT
-
-    torch.save(OriginalDiT().state_dict(), tmp_path / "dit.pt")
+def test_the_vae_that_a_checkpoint_needs_from_the_hub_is_named(
+    weights: State, tmp_path: Path, hub: Any
+) -> None:
+    saved(weights, tmp_path / "dit.pt")
     hub(ConnectionError("Name or service not known"))
     with pytest.raises(ExportError, match=r"stabilityai/sd-vae-ft-mse: .* the hub cannot be read"):
         load_model(str(tmp_path / "dit.pt"))
@@ -109,12 +108,9 @@ def test_a_repository_is_loaded_from_the_files_that_it_lists(
 
 
 def test_the_hubs_cache_serves_without_a_connection(
-    random_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    random_pipeline: Path, hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object, **__: object) -> Any:
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(model_files, "list_repo_files", fails)
+    hub(ConnectionError("Name or service not known"))
     monkeypatch.setattr(model_files, "snapshot_download", lambda *_, **__: str(random_pipeline))
     model = load_model("someone/dit", ModelOptions(revision="v2"))
     assert (model.model_id, model.revision) == ("someone/dit", "v2")

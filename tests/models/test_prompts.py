@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from diver_trt.errors import UsageError
-from diver_trt.models.prompt_doubts import prompt_doubts
-from diver_trt.models.prompts import Prompts, prompts_from_options
+from diver_trt.models.prompts import Prompts, prompt_doubts, prompts_from_options
 
 
 def test_the_defaults_are_d4ms() -> None:
