@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diver_trt.counted import few
 from diver_trt.errors import ExportError, shown
+from diver_trt.models.containers import contents
 from diver_trt.models.weights import unwrapped
 
 PROBE = "x_embedder.proj.weight"
@@ -61,7 +62,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
             its averaged weights are in a form that is not a state dict.
     """
     # Averaged weights first: a trainer samples with them, and their images are better.
-    found = sorted(_state_dicts(held, ()), key=lambda pair: _preference(pair[0]))
+    found = sorted(_state_dicts(held, (), set()), key=lambda pair: _preference(pair[0]))
     if not found:
         names = [
             name
@@ -84,7 +85,7 @@ def network_state(held: Mapping[Any, Any], where: str) -> tuple[dict[str, Tensor
             f"the weights under {shown('.'.join(path))} are read ({others[0]} is not a usual name)"
         )
     tensors = {str(name): tensor for name, tensor in state.items()}
-    # No tensor of a DiT has a single integer; averages store the number of their updates so.
+    # Averages count their updates in a tensor of one integer, and no tensor of a DiT is one.
     counters = [name for name, tensor in tensors.items() if _is_counter(tensor)]
     if counters:
         notes.append(f"its counters are left out: {few(counters)}")
@@ -106,15 +107,16 @@ def _without_dit(names: Sequence[str], where: str) -> ExportError:
 
 
 def _state_dicts(
-    held: Mapping[Any, Any], path: tuple[str, ...]
+    held: Mapping[Any, Any], path: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     """Yield the state dicts of DiTs in nested dictionaries, each with the keys that lead to it."""
     if any(str(name).endswith(PROBE) for name in held):
         yield path, held
-    elif len(path) < _DEEPEST:  # a mapping may contain itself
+    elif len(path) < _DEEPEST and id(held) not in seen:
+        seen.add(id(held))
         for key, value in held.items():
             if isinstance(value, Mapping):
-                yield from _state_dicts(value, (*path, str(key)))
+                yield from _state_dicts(value, (*path, str(key)), seen)
 
 
 def _preference(path: tuple[str, ...]) -> tuple[bool, int]:
@@ -153,22 +155,13 @@ def _averages_without_weights(
                     f"its {shown(str(key))} is empty; the weights under {part}, not averaged, are "
                     "read"
                 )
-            elif _holds_tensors(value):
+            elif any(isinstance(item, Tensor) for _, items in contents(value) for item in items):
                 raise ExportError(
                     f"{where}: {shown(str(key))} is a {type(value).__name__} without {PROBE}, "
                     "expected a state dict. Save the averaged weights as a state dict."
                 )
         level = level[next(key for key in level if str(key) == part)]
     return notes
-
-
-def _holds_tensors(value: Any, depth: int = _DEEPEST) -> bool:
-    if not isinstance(value, (Mapping, list, tuple)) or not depth:  # a list may contain itself
-        return False
-    return any(
-        isinstance(item, Tensor) or _holds_tensors(item, depth - 1)
-        for item in (value.values() if isinstance(value, Mapping) else value)
-    )
 
 
 def _refuse_other_families(names: Iterable[str], where: str) -> None:

@@ -8,7 +8,6 @@ null class.
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from diver_trt.errors import ExportError, shown
 from diver_trt.method.ddpm import Ddpm
 from diver_trt.method.flow import Flow
+from diver_trt.models.containers import contents
 
 NOISE = ("epsilon", "eps", "noise", "pred_noise", "pred_eps", "ddpm")
 VELOCITY = ("velocity", "v", "flow", "rectified_flow", "flow_matching")
@@ -113,30 +113,19 @@ _CHAIN_SETTINGS = {
 def training_args(checkpoint: Mapping[Any, Any]) -> dict[str, list[Any]]:
     """Return every plain value of a checkpoint by its last key, in lower case."""
     found: dict[str, list[Any]] = {}
-    for key, value in _leaves(checkpoint, depth=7):
-        found.setdefault(key, []).append(value)
-    return found
-
-
-def _leaves(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
-    if depth <= 0:  # a list or a mapping may contain itself
-        return
-    if isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
-        # A command line may be stored word by word, as sys.argv is.
-        words = [item for item in value if isinstance(item, str)]
-        yield from _options(" ".join(words))
-        for item in value:
-            yield from _leaves(item, depth - 1)
-    fields = vars(value) if isinstance(value, argparse.Namespace) else value
-    if not isinstance(fields, Mapping):
-        return
-    for key, field in fields.items():
-        if isinstance(field, (str, int, float, bool)):
-            yield str(key).lower(), field
-            if isinstance(field, str):
-                yield from _options(field)
+    for container, values in contents(checkpoint, _LONGEST):
+        if isinstance(container, Mapping):
+            for key, value in container.items():
+                if isinstance(value, (str, int, float, bool)):
+                    found.setdefault(str(key).lower(), []).append(value)
+            commands = [value for value in values if isinstance(value, str)]
         else:
-            yield from _leaves(field, depth - 1)
+            # A command line may be stored word by word, as sys.argv is.
+            commands = [" ".join(value for value in values if isinstance(value, str))]
+        for command in commands:
+            for key, value in _options(command):
+                found.setdefault(key, []).append(value)
+    return found
 
 
 def _options(command: str) -> Iterator[tuple[str, str]]:

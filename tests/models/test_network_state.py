@@ -91,6 +91,19 @@ def test_the_right_weights_are_found_in_what_trainers_write(
     assert all(part in text for part, text in zip(noted, own, strict=True))
 
 
+def test_a_container_that_is_referred_to_again_and_again_is_read_once(
+    dit: OriginalDiT, weights: State, tmp_path: Path
+) -> None:
+    """A thousand references on each of six levels, or 10^18 ways through one small file."""
+    lists: Any = []
+    mappings: Any = {}
+    for _ in range(6):
+        lists = [lists] * 1000
+        mappings = dict.fromkeys(map(str, range(1000)), mappings)
+    held = {"model": weights, "args": lists, "history": mappings, "ema": {"shadow": lists}}
+    assert is_the_network(saved(held, tmp_path / "0400000.pt"), dit)
+
+
 def test_a_network_from_before_any_training_is_noted(weights: State, tmp_path: Path) -> None:
     note = "its final layer is zero throughout, as before any training"
     assert note not in load_dit_checkpoint(saved(weights, tmp_path / "a.pt"))[1]
