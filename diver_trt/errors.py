@@ -111,7 +111,12 @@ class MissingExtraError(DiverError, ImportError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str, problem: str | None = None) -> None:
-        self.command = f"pip install 'diver-trt[{extra}]'"
+        # pip leaves a package that is installed as it is, broken or not.
+        self.command = (
+            f"pip install --force-reinstall {package}"
+            if problem
+            else f"pip install 'diver-trt[{extra}]'"
+        )
         self.problem = problem
         found = (
             f"is installed but cannot be imported ({problem}); reinstall it with"

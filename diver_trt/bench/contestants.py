@@ -14,6 +14,7 @@ from diver_trt.bundle import Bundle
 from diver_trt.contract import NetworkName
 from diver_trt.errors import EngineError, MissingExtraError
 from diver_trt.models import ModelOptions
+from diver_trt.packages import importing
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.engine import Placement
@@ -219,21 +220,14 @@ def torch_contestants(
         ExportError: If the model cannot be read.
         MissingExtraError: If torch or diffusers is not installed.
     """
-    try:
+    with importing("compare", "measuring against torch"):
         from diver_trt.bench.torch_side import TorchModel
         from diver_trt.models.exported import load_exported, require_weights
-
-        name, revision, vae = source
-        options = ModelOptions(
-            revision=revision, vae=vae, timestep_frequencies=bundle.timestep_frequencies
-        )
-        model = load_exported(bundle, name, options)
-    except MissingExtraError:  # of a package that this one model needs
-        raise
-    except ImportError as cause:
-        raise MissingExtraError(
-            cause.name or "torch", "compare", "measuring against torch"
-        ) from cause
+    name, revision, vae = source
+    options = ModelOptions(
+        revision=revision, vae=vae, timestep_frequencies=bundle.timestep_frequencies
+    )
+    model = load_exported(bundle, name, options)
     require_weights(bundle, model)
     return [
         TorchContestant(TorchModel(model, device, half=half, compiled=compiled), bundle, source)
@@ -245,7 +239,7 @@ def cuda_works() -> bool:
     """Return whether torch is installed and can compute on an NVIDIA GPU."""
     try:
         import torch
-    except ImportError:
+    except Exception:  # of any kind, where it is installed and broken
         return False
     return torch.cuda.is_available()
 

@@ -23,7 +23,7 @@ from diver_trt.cli.options import (
 from diver_trt.cli.recipe_options import takes_recipe
 from diver_trt.cli.result_files import Report, check_files, write_page
 from diver_trt.counted import counted
-from diver_trt.errors import MissingExtraError, first_line, printable
+from diver_trt.errors import first_line, printable
 from diver_trt.models import ModelOptions
 from diver_trt.recipe import Recipe
 from diver_trt.runtime.backends import BACKENDS
@@ -164,10 +164,13 @@ def _check_packages_and_report(report: Path | None) -> None:
     from diver_trt.comparison.blocks import import_onnx
     from diver_trt.comparison.metrics import import_image_metrics
     from diver_trt.html_page import import_report_packages
+    from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 
     # A comparison takes minutes; a missing package would otherwise show at its end.
     import_image_metrics()
+    # Both for the values within a graph, whatever engines are compared.
     import_onnx()
+    import_onnxruntime()
     if report:
         import_report_packages()
     check_files("compare", report)
@@ -238,20 +241,15 @@ def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
 ) -> BaseModel:
     options = ModelOptions(revision=revision, vae=vae)
-    try:
+    from diver_trt.packages import importing
+
+    with importing("compare", "comparing with the model"):
         # Imported by name, since a base's module that is already loaded would not import it again.
         import torch  # noqa: F401
 
         from diver_trt.models.exported import load_exported
-
-        # First as the source itself suggests, so that a difference from the bundle can be reported.
-        loaded = load_exported(bundle, source, options)
-    except MissingExtraError:  # of a package that this one model needs
-        raise
-    except ImportError as cause:
-        raise MissingExtraError(
-            cause.name or "torch", "compare", "comparing with the model"
-        ) from cause
+    # First as the source itself suggests, so that a difference from the bundle can be reported.
+    loaded = load_exported(bundle, source, options)
     for note in loaded.notes:
         say(f"note: {printable(loaded.model_id)}: {note}")
     if loaded.timestep_frequencies != bundle.timestep_frequencies:

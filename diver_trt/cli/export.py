@@ -12,7 +12,7 @@ from diver_trt.cli import completion
 from diver_trt.cli.console import print_json, progress, say
 from diver_trt.cli.inspect import bundle_facts
 from diver_trt.cli.options import Json, choice
-from diver_trt.errors import MissingExtraError, printable
+from diver_trt.errors import printable
 from diver_trt.hub.name import HubName
 from diver_trt.models import BASES, ModelOptions
 from diver_trt.models.prompts import NEGATIVE, prompts_from_options
@@ -119,17 +119,19 @@ def export(
         raise typer.BadParameter(
             "BUNDLE is a name on the hub; export into a folder, then `diver-trt push` it"
         )
+    from diver_trt.packages import importing
+    from diver_trt.runtime.backends.onnx_package import import_onnxruntime
+
     # Options are checked before this import, which loads torch and takes seconds.
-    try:
+    with importing("export", "exporting"):
+        import onnxscript  # noqa: F401, which torch imports only when it writes the first graph
+
         from diver_trt.export.exporter import export_bundle
         from diver_trt.models.recognition import recognised_base
-
-        load_model = BASES[stated or recognised_base(model, revision)].load().load_model
-    except ImportError as cause:
-        # The exporter checks its graphs in ONNX Runtime, whose CPU and GPU packages exclude each
-        # other: the extra [export] therefore leaves the choice.
-        extra = "cpu" if cause.name == "onnxruntime" else "export"
-        raise MissingExtraError(cause.name or "torch", extra, "exporting") from cause
+    # The exporter checks its graphs in ONNX Runtime, whose CPU and GPU packages exclude each other:
+    # the extra [export] leaves the choice.
+    import_onnxruntime()
+    load_model = BASES[stated or recognised_base(model, revision)].load().load_model
 
     options = ModelOptions(
         revision=revision,

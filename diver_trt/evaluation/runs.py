@@ -139,10 +139,9 @@ def require_packages(architectures: Sequence[Architecture]) -> None:
     Raises:
         MissingExtraError: If torch, or what an architecture needs, is not installed.
     """
-    # Reversed, so that the first architecture that needs a package is named: the last entry stays.
-    needed = {one.package: one.name for one in reversed(architectures) if one.package}
-    for package, purpose in {"torch": "evaluating", **needed}.items():
-        required(package, "evaluate", purpose)
+    required("torch", "evaluate", "evaluating")
+    for one in architectures:
+        one.load()
 
 
 def evaluate(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from diver_trt.contract import Precision
 from diver_trt.errors import ExportError
 from diver_trt.export.onnx_graph import random_inputs
+from diver_trt.runtime.backends.onnx_package import import_onnxruntime
 from diver_trt.tensors import TensorSpec
 
 # At 1 an axis may be dropped or broadcast by mistake; 3 is a batch that the trace did not see.
@@ -56,7 +57,8 @@ def check_against_module(
         ExportError: If an output has another shape, is not finite, or is further away than
             `TOLERANCES` allows.
     """
-    session = onnxruntime.InferenceSession(path, _frugal(), providers=["CPUExecutionProvider"])
+    runtime = import_onnxruntime()
+    session = runtime.InferenceSession(path, _frugal(runtime), providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch in BATCHES:
         arrays = random_inputs(inputs, batch, seed=batch)
@@ -90,12 +92,12 @@ def check_against_module(
     return worst
 
 
-def _frugal() -> onnxruntime.SessionOptions:
+def _frugal(runtime: Any) -> Any:
     """Return options that keep weights in their mapped file, and free every value after its use.
 
     The torch model is in memory too, and a UNet's attention maps take gigabytes.
     """
-    options = onnxruntime.SessionOptions()
+    options = runtime.SessionOptions()
     # Prepacking copies weights into the layout of a kernel, out of the mapped file.
     options.add_session_config_entry("session.disable_prepacking", "1")
     # An arena keeps freed memory for the next run.

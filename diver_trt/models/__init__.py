@@ -54,8 +54,15 @@ class Base:
     module: str
 
     def load(self) -> BaseModule:
-        """Import the module, and torch with it."""
-        return cast("BaseModule", import_module(self.module))
+        """Import the module, and torch and diffusers with it.
+
+        Raises:
+            MissingExtraError: If one of them is not installed, or cannot be imported.
+        """
+        from diver_trt.packages import importing
+
+        with importing("export", f"base model {self.name}"):
+            return cast("BaseModule", import_module(self.module))
 
 
 class BaseModule(Protocol):

@@ -15,7 +15,7 @@ from diver_trt.errors import ExportError, shown
 from diver_trt.models.model_files import ModelFiles, one_line
 from diver_trt.models.prompts import Prompts
 from diver_trt.models.weights import load_weights, stored_weights
-from diver_trt.packages import required
+from diver_trt.packages import importing
 
 ENCODER = "CLIPTextModel"
 _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -127,6 +127,10 @@ def _load_encoder(files: ModelFiles) -> tuple[Any, list[str]]:
 
 
 def _import_transformers() -> Any:
-    transformers: Any = required("transformers", "sd", "a text encoder")
+    with importing("sd", "a text encoder"):
+        import transformers
+
+        # transformers imports the modules of these at their first use.
+        _ = transformers.CLIPTextConfig, transformers.CLIPTextModel, transformers.CLIPTokenizer
     transformers.logging.set_verbosity_error()  # what it would warn about is checked here
     return transformers

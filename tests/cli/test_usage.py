@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from typer.models import OptionInfo
 from diver_trt.cli.commands import app
 from diver_trt.cli.console import Progress
 from tests.cli.command import QUICK, fails, run, succeeds
-from tests.conftest import ROOT
+from tests.conftest import DIGITS_MODEL, ROOT
 
+DIGITS = ROOT / "engines" / "digits"
 MODULES_OF_HELP = 50
 """Of our own, each of about a millisecond: numpy alone has more."""
 
@@ -101,6 +103,37 @@ def test_a_missing_extra_is_its_install_line(
         "exporting needs torch, which is not installed; run `pip install 'diver-trt[export]'`"
         in fails(run("export", "model", tmp_path / "b"))
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("torch", ("export", DIGITS_MODEL, "bundle")),
+        ("onnxscript", ("export", DIGITS_MODEL, "bundle")),
+        ("torch", ("compare", DIGITS, "--model", DIGITS_MODEL)),
+        ("onnxruntime", ("compare", DIGITS, "--model", DIGITS_MODEL)),
+        ("torch", ("bench", "--against", "torch", "--model", DIGITS_MODEL)),
+        ("torch", ("evaluate", "digits", "--test", "digits")),
+    ],
+)
+def test_a_package_that_cannot_be_loaded_is_not_called_missing(
+    module: str, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    problem = "libfoo.so: cannot open shared object file"
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError({problem!r})")
+    paths = [str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = subprocess.run(
+        [sys.executable, "-m", "diver_trt", *map(str, command)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("diver-trt: error: ")
+    assert re.search(rf"{module},? (which )?is installed but cannot be .*\({problem}\)", line)
 
 
 @pytest.mark.parametrize(

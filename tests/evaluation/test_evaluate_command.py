@@ -19,6 +19,7 @@ from typer.testing import Result
 from diver_trt.cli.result_files import print_table
 from diver_trt.documents import Document
 from diver_trt.errors import DatasetError
+from diver_trt.evaluation import architectures
 from diver_trt.evaluation.image_set import ImageSet
 from diver_trt.evaluation.protocols import PROTOCOLS, QUICK
 from diver_trt.evaluation.result import Evaluation
@@ -196,6 +197,8 @@ def test_files_that_cannot_be_written_are_refused_first(folder: Path, tmp_path: 
 def test_a_missing_extra_is_its_install_line(
     package: str, architecture: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in [name for name in sys.modules if name.startswith(f"{architectures.__name__}.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     line = fails(evaluate(folder, "--architecture", architecture))
     assert f"needs {package}, which is not installed" in line

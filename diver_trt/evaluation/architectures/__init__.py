@@ -7,7 +7,7 @@ stays fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -43,7 +43,6 @@ class Architecture:
         module: Dotted name of the module that implements `ArchitectureModule`.
         smallest: Smallest side of an image in pixels that it can take.
         patch: Side of the patches that it cuts an image into, 1 without any.
-        package: The package that it needs besides torch, or None.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Architecture:
     module: str
     smallest: int = 16
     patch: int = 1
-    package: str | None = None
 
     def takes(self, side: int) -> bool:
         """Return whether the network can take images of a side in pixels."""
@@ -71,46 +69,52 @@ class Architecture:
             )
 
     def build(self, classes: int, side: int) -> nn.Module:
-        """Import the family, and build the network (`ArchitectureModule.build`).
+        """Build the network (`ArchitectureModule.build`).
 
         Raises:
+            MissingExtraError: If a package that it needs is not installed.
             UsageError: If it cannot take images of this size.
         """
         self.require(side)
-        module = cast("ArchitectureModule", import_module(self.module))
-        return module.build(self.name, classes, side)
+        return self.load().build(self.name, classes, side)
+
+    def load(self) -> ArchitectureModule:
+        """Import the family, and what it needs.
+
+        Raises:
+            MissingExtraError: If a package is not installed, or cannot be imported.
+        """
+        from diver_trt.packages import importing
+
+        with importing("evaluate", self.name):
+            return cast("ArchitectureModule", import_module(self.module))
 
 
-def _plain(name: str, title: str, family: str, smallest: int = 16) -> Architecture:
-    return Architecture(name=name, title=title, module=f"{__name__}.{family}", smallest=smallest)
-
-
-def _transformers(
-    name: str, title: str, family: str, smallest: int = 16, patch: int = 1
-) -> Architecture:
-    plain = _plain(name, title, family, smallest)
-    return replace(plain, patch=patch, package="transformers")
+def _member(name: str, title: str, family: str, smallest: int = 16, patch: int = 1) -> Architecture:
+    return Architecture(
+        name=name, title=title, module=f"{__name__}.{family}", smallest=smallest, patch=patch
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        _plain("mlp", "DC's MLP", "mlp", 1),
-        _plain("convnet-small", "ConvNet-3, width 32", "convnet"),
-        _plain("convnet3", "ConvNet-3", "convnet"),
-        _plain("convnet5", "ConvNet-5, for 128 px", "convnet", 32),
-        _plain("convnet6", "ConvNet-6, for 224 px", "convnet", 64),
-        _transformers("resnet-small", "ResNet-8, for 32 px", "resnet"),
-        _transformers("resnet18", "ResNet-18", "resnet", 32),
-        _transformers("resnet18-in", "ResNet-18, instance norm", "resnet", 64),
-        _transformers("mobilenet-small", "MobileNetV2 x0.2, for 32 px", "mobilenet"),
-        _transformers("mobilenetv2", "MobileNetV2", "mobilenet", 32),
-        _plain("shufflenet-small", "ShuffleNetV2 x0.5, for 32 px", "shufflenet"),
-        _plain("shufflenetv2", "ShuffleNetV2 x1.0", "shufflenet", 32),
-        _transformers("efficientnet-small", "a narrow EfficientNet, for 32 px", "efficientnet"),
-        _transformers("efficientnet-b0", "EfficientNet-B0", "efficientnet", 32),
-        _transformers("vit-small", "ViT of 4-px patches, for 32 px", "vit", patch=4),
-        _transformers("vit-b16", "ViT-B/16", "vit", 32, patch=16),
+        _member("mlp", "DC's MLP", "mlp", 1),
+        _member("convnet-small", "ConvNet-3, width 32", "convnet"),
+        _member("convnet3", "ConvNet-3", "convnet"),
+        _member("convnet5", "ConvNet-5, for 128 px", "convnet", 32),
+        _member("convnet6", "ConvNet-6, for 224 px", "convnet", 64),
+        _member("resnet-small", "ResNet-8, for 32 px", "resnet"),
+        _member("resnet18", "ResNet-18", "resnet", 32),
+        _member("resnet18-in", "ResNet-18, instance norm", "resnet", 64),
+        _member("mobilenet-small", "MobileNetV2 x0.2, for 32 px", "mobilenet"),
+        _member("mobilenetv2", "MobileNetV2", "mobilenet", 32),
+        _member("shufflenet-small", "ShuffleNetV2 x0.5, for 32 px", "shufflenet"),
+        _member("shufflenetv2", "ShuffleNetV2 x1.0", "shufflenet", 32),
+        _member("efficientnet-small", "a narrow EfficientNet, for 32 px", "efficientnet"),
+        _member("efficientnet-b0", "EfficientNet-B0", "efficientnet", 32),
+        _member("vit-small", "ViT of 4-px patches, for 32 px", "vit", patch=4),
+        _member("vit-b16", "ViT-B/16", "vit", 32, patch=16),
     )
 }
 

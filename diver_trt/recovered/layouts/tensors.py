@@ -17,6 +17,7 @@ from diver_trt.distilled.image_file import read_image
 from diver_trt.distilled.normalisation import Normalisation, find_normalisation
 from diver_trt.errors import shown
 from diver_trt.files import reported
+from diver_trt.packages import required
 from diver_trt.recovered.layouts.base import Array, Layout, Written, write_header
 
 _STACKED = ".images.stacked"
@@ -85,15 +86,17 @@ def _labels(written: Written) -> Array:
     return np.asarray(written.indices, np.int64)
 
 
-def _tensor(values: Array) -> Any:
-    import torch
+def _torch() -> Any:
+    # Before the work it is only looked for, see `Layout.require`; here it may prove to be broken.
+    return required("torch", "export", "the layout")
 
-    return torch.from_numpy(values)
+
+def _tensor(values: Array) -> Any:
+    return _torch().from_numpy(values)
 
 
 def _save(written: Written, name: str, value: Any) -> None:
-    import torch
-
+    torch = _torch()
     with written.companion(name) as file:
         try:
             torch.save(value, file)
