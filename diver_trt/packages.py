@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from traceback import walk_tb
 from types import ModuleType
 
@@ -91,8 +92,6 @@ def _package(cause: BaseException) -> str | None:
 
 def installed(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of each package that is installed."""
-    from importlib.metadata import PackageNotFoundError, version  # slow for every `--help`
-
     found = {}
     for package in packages:
         try:

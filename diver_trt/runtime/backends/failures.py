@@ -1,12 +1,21 @@
-"""An engine's exceptions as errors of this package, each on one line."""
+"""An engine's exceptions as errors of this package, each on one line, from its import on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
-from diver_trt.errors import DeviceMemoryError, DiverError, EngineError, first_line, printable
+from diver_trt.errors import (
+    DeviceMemoryError,
+    DiverError,
+    EngineError,
+    MissingExtraError,
+    first_line,
+    printable,
+)
 
 # Neither ONNX Runtime nor OpenVINO has a class for a lack of memory. These are the words of their
 # allocators, of CUDA, OpenCL and Level Zero, of the dynamic linker and of C++.
@@ -50,20 +59,35 @@ def reported(runtime: str, deed: str) -> Iterator[None]:
         raise EngineError(f"{runtime} {deed}: {reason}") from cause
 
 
-def unloadable(package: str, cause: ImportError, remedy: str) -> EngineError:
-    """Return the error of a package that is installed but cannot be imported.
+def imported(package: str, extra: str, purpose: str, remedy: str) -> Any:
+    """Import an engine's package.
 
     Args:
-        package: The package.
-        cause: What its import raised.
-        remedy: What repairs it, unless there is too little memory.
+        package: The package, which its module is called as.
+        extra: The extra that installs it.
+        purpose: What needs it, as the message begins.
+        remedy: What repairs it where it is installed and cannot be loaded.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+        EngineError: If it cannot be loaded.
     """
-    if OUT_OF_MEMORY.search(str(cause)):
-        return EngineError(
-            f"there is too little memory to load {package} ({cause}); close other programs, or "
-            "raise `ulimit -v`"
-        )
-    return EngineError(f"{package} is installed but cannot be loaded ({cause}); {remedy}")
+    try:
+        return import_module(package)
+    # A library that is missing is an ImportError, an OSError or a FileNotFoundError, and a numpy of
+    # another version an AttributeError.
+    except Exception as cause:
+        if isinstance(cause, ModuleNotFoundError) and cause.name == package:
+            raise MissingExtraError(package, extra, purpose) from cause
+        reason = _reason(cause)
+        if OUT_OF_MEMORY.search(str(cause)):
+            raise EngineError(
+                f"there is too little memory to load {package} ({reason}); close other programs, "
+                "or raise `ulimit -v`"
+            ) from cause
+        raise EngineError(
+            f"{package} is installed but cannot be loaded ({reason}); {remedy}"
+        ) from cause
 
 
 def _reason(cause: Exception) -> str:

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.errors import EngineError
 from diver_trt.packages import installed
-from diver_trt.runtime.backends.failures import unloadable
+from diver_trt.runtime.backends.failures import imported
 
 _REINSTALL = (
     "run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
@@ -32,12 +32,7 @@ def import_onnxruntime(extra: str = "cpu") -> Any:
         MissingExtraError: If neither package is installed.
         EngineError: If what is installed is not whole.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as cause:
-        raise MissingExtraError("onnxruntime", extra, "running a bundle") from cause
-    except ImportError as cause:
-        raise unloadable("onnxruntime", cause, _REINSTALL) from cause
+    onnxruntime = imported("onnxruntime", extra, "running a bundle", _REINSTALL)
     # Uninstalling one of the two packages deletes files of the other, and leaves a folder that
     # still imports.
     if not hasattr(onnxruntime, "InferenceSession"):

@@ -26,7 +26,7 @@ from diver_trt.contract import EIGHT_BIT_PRECISIONS, NetworkName, run_size
 from diver_trt.errors import DiverError, EngineError, MissingExtraError
 from diver_trt.graph_file import Found, require_tensors
 from diver_trt.runtime.backends import BACKENDS, Finding
-from diver_trt.runtime.backends.failures import reported, unloadable
+from diver_trt.runtime.backends.failures import imported, reported
 from diver_trt.runtime.cache import cache_folder, read_cached, write_cached
 from diver_trt.runtime.cores import available_cores
 from diver_trt.runtime.engine import Opened, Placement, copy_checked
@@ -319,15 +319,10 @@ def import_openvino() -> Any:
         MissingExtraError: If it is not installed.
         EngineError: If it cannot be loaded.
     """
-    try:
-        with _without_telemetry():
-            import openvino
-    except ImportError as cause:
-        if isinstance(cause, ModuleNotFoundError) and cause.name == "openvino":
-            raise MissingExtraError("openvino", "openvino", "engine openvino") from cause
-        raise unloadable("openvino", cause, _REINSTALL) from cause
+    with _without_telemetry():
+        openvino = imported("openvino", "openvino", "engine openvino", _REINSTALL)
     if not hasattr(openvino, "Core"):
-        raise unloadable("openvino", ImportError("it has no Core"), _REINSTALL)
+        raise EngineError(f"openvino is installed but has no Core; {_REINSTALL}")
     return openvino
 
 

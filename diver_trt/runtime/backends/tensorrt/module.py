@@ -5,12 +5,12 @@ Their Python APIs are nearly the same.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any
 
-from diver_trt.errors import EngineError, MissingExtraError
+from diver_trt.errors import EngineError
 from diver_trt.runtime.backends import BACKENDS
+from diver_trt.runtime.backends.failures import imported
 from diver_trt.runtime.backends.tensorrt.cuda import Gpu
 from diver_trt.runtime.backends.tensorrt.sidecar import Backend, Machine
 
@@ -37,15 +37,8 @@ def import_tensorrt(backend: Backend) -> Any:
             "TensorRT engines are built and run on Linux alone; on Windows use --engine onnx"
         )
     name, extra = MODULES[backend], BACKENDS[backend].extra
-    reinstall = f"reinstall it with `pip install 'diver-trt[{extra}]'`"
-    try:
-        module = importlib.import_module(name)
-    except ImportError as cause:
-        if isinstance(cause, ModuleNotFoundError) and cause.name == name:
-            raise MissingExtraError(name, extra, f"backend {backend}") from cause
-        raise EngineError(
-            f"{name} is installed but cannot be loaded ({cause}); {reinstall}"
-        ) from cause
+    reinstall = f"reinstall it with `pip install --force-reinstall {name}`"
+    module = imported(name, extra, f"backend {backend}", reinstall)
     # A placeholder without the libraries imports all the same, and has neither.
     version = getattr(module, "__version__", None)
     if version is None or not hasattr(module, "Runtime"):
