@@ -1,15 +1,20 @@
 """The command line: `main` is the entry point of `diver-trt`.
 
-The commands are in `diver_trt.cli.commands`, one module each.
+The commands are in `diver_trt.cli.commands`, one module each. `app` is their Typer application, for
+programs that run or extend it.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 # Nothing heavy is imported here: signals and streams are set up before the first slow import, so
 # that Ctrl-C during start-up ends in one line.
 from diver_trt.cli.process import run_program
+
+if TYPE_CHECKING:
+    from diver_trt.cli.commands import app as app
 
 
 def main() -> None:
@@ -25,3 +30,14 @@ def _program() -> None:
     from diver_trt.cli.commands import app
 
     app()
+
+
+# An import at the top would load Typer and every command before `main` has set up signals
+# (https://peps.python.org/pep-0562/).
+def __getattr__(name: str) -> object:
+    """Import the Typer application on first access."""
+    if name == "app":
+        from diver_trt.cli.commands import app
+
+        return app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner, Result
 
-from diver_trt.cli.commands import app
+from diver_trt.cli import app
 
 QUICK = ("--steps", "6", "--inherit-step", "3", "--start-step", "6", "--window", "5:3")
 
