@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from traceback import walk_tb
 from types import ModuleType
 
-from diver_trt.errors import DiverError, MissingExtraError, first_line, shown
+from diver_trt.errors import DiverError, MissingExtraError, first_line, printable
+
+_REASON_CHARACTERS = 500  # the linker states what is wrong behind the path of a library
 
 
 def required(module: str, extra: str, purpose: str, package: str | None = None) -> ModuleType:
@@ -66,7 +68,8 @@ def _failure(
     root = _root(cause)
     # A package that is installed may lack a library, or a module of another package.
     absent = root.name if isinstance(root, ModuleNotFoundError) else None
-    problem = None if f"{module}.".startswith(f"{absent}.") else shown(first_line(root))
+    reason = printable(first_line(root)[:_REASON_CHARACTERS])
+    problem = None if f"{module}.".startswith(f"{absent}.") else reason
     return MissingExtraError(package, extra, purpose, problem)
 
 

@@ -1,4 +1,4 @@
-"""Optional packages: a missing one and a broken one are told apart, however the import fails."""
+"""Optional packages: a missing one is distinguished from a broken one, however the import fails."""
 
 from __future__ import annotations
 

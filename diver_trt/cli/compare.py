@@ -240,9 +240,9 @@ def _print_result(result: Result, report: Path | None, *, as_json: bool) -> None
 def _load_reference_model(
     source: str, bundle: Bundle, revision: str | None, vae: str | None
 ) -> BaseModel:
-    options = ModelOptions(revision=revision, vae=vae)
     from diver_trt.packages import importing
 
+    options = ModelOptions(revision=revision, vae=vae)
     with importing("compare", "comparing with the model"):
         # Imported by name, since a base's module that is already loaded would not import it again.
         import torch  # noqa: F401

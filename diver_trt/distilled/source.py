@@ -235,6 +235,20 @@ def _row_sha256(row: NDArray[Any]) -> str:
     return hashlib.sha256(row.tobytes()).hexdigest()
 
 
+def find_part(counts: Iterable[int], position: int) -> tuple[int, int]:
+    """Return which part of a set has a position, and the position in that part.
+
+    Args:
+        counts: Images of each part, which follow one another in the set.
+        position: The position in the set.
+    """
+    for part, count in enumerate(counts):
+        if position < count:
+            return part, position
+        position -= count
+    raise IndexError(position)
+
+
 class Joined:
     """Several sources one after the other.
 
@@ -274,11 +288,8 @@ class Joined:
             yield from source.check()
 
     def _find(self, position: int) -> tuple[str, ImageSource, int]:
-        for name, source in self._parts:
-            if position < len(source):
-                return name, source, position
-            position -= len(source)
-        raise IndexError(position)
+        part, position = find_part((len(source) for _, source in self._parts), position)
+        return *self._parts[part], position
 
 
 class Tiles:

@@ -24,7 +24,7 @@ from diver_trt.distilled.class_map import (
 from diver_trt.distilled.class_map_doubts import class_map_doubts, subset_doubt
 from diver_trt.distilled.labels import Labels
 from diver_trt.distilled.methods import missing_part
-from diver_trt.distilled.source import ImageSource, Joined, StoredImages
+from diver_trt.distilled.source import ImageSource, Joined, StoredImages, find_part
 from diver_trt.errors import DatasetError
 
 SoftLabel = NDArray[np.float32]
@@ -172,8 +172,5 @@ def _soft_label(path: Path, parts: Sequence[Tensors]) -> Callable[[int], SoftLab
 
 def _logits(parts: Sequence[Labels], position: int) -> SoftLabel:
     """Return the soft label at a position in the parts of a set, one after the other."""
-    for labels in parts:
-        if position < len(labels.classes):
-            return labels.logits(position)
-        position -= len(labels.classes)
-    raise IndexError(position)
+    part, position = find_part((len(labels.classes) for labels in parts), position)
+    return parts[part].logits(position)

@@ -14,11 +14,11 @@ from typing import Any
 
 
 def contents(held: Any, longest: int = sys.maxsize) -> Iterator[tuple[Any, Collection[Any]]]:
-    """Yield each container within a checkpoint, and the container itself, with its values.
+    """Yield every container in a checkpoint, from the outermost inwards, with its values.
 
     Args:
         held: What the file holds.
-        longest: Number of values in a list beyond which it is not yielded.
+        longest: Maximum length of a list; longer ones are skipped with everything in them.
     """
     waiting, seen = deque([held]), set[int]()
     while waiting:

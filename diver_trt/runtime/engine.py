@@ -160,7 +160,7 @@ class Session(Protocol):
                 network.
             EngineError: If the backend cannot run it here, or its engine is not the one that was
                 built.
-            DeviceMemoryError: If the device or the host has no room for it.
+            DeviceMemoryError: If it does not fit in memory, on the device or on the host.
             MissingExtraError: If the backend's package is not installed.
         """
 

@@ -168,7 +168,7 @@ class Of(nn.Module):
         self.name, self.function = name, function
 
     def extra_repr(self) -> str:
-        return self.name  # `traced_once` tells networks apart by their repr
+        return self.name  # `traced_once` distinguishes networks by their repr
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.function(a, b)

@@ -83,7 +83,7 @@ def filled(value: float) -> Callable[[Tensor], Tensor]:
             changed("blocks.0.attn.proj.weight", lambda t: t[:1].clone().expand(384, 384)),
             "has 147,456 values, but fewer are stored",
         ),
-        # A weight of one value, which is no counter
+        # A weight of one value, which is not a counter
         (lambda s: {**s, "temperature": torch.tensor(0.1)}, r"1 unexpected \(temperature\)"),
         (changed("pos_embed", lambda t: t[:, :15]), "15 tokens, which is not a square number"),
         (lambda s: {**s, "projectors.0.0.weight": torch.ones(1)}, "REPA"),

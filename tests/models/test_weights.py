@@ -1,4 +1,4 @@
-"""Which files of weights are read: shards, torch files, variants, and none of the LoRAs."""
+"""Which files of weights are read: shards, torch files and variants, but not LoRAs."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _same_array(first: Path, second: Path) -> bool:
         return ours.shape == theirs.shape and all(
             np.array_equal(ours[i], theirs[i], equal_nan=True) for i in range(len(ours))
         )
-    # A damaged file of another iteration is no reason to refuse the one that is read.
+    # The file that is read is intact, even if that of another iteration is damaged.
     except DatasetError:
         return False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 from diver_trt.errors import (
@@ -16,6 +15,7 @@ from diver_trt.errors import (
     first_line,
     printable,
 )
+from diver_trt.packages import required
 
 # Neither ONNX Runtime nor OpenVINO has a class for a lack of memory. These are the words of their
 # allocators, of CUDA, OpenCL and Level Zero, of the dynamic linker and of C++.
@@ -63,7 +63,7 @@ def imported(package: str, extra: str, purpose: str, remedy: str) -> Any:
     """Import an engine's package.
 
     Args:
-        package: The package, which its module is called as.
+        package: The package, whose module has the same name.
         extra: The extra that installs it.
         purpose: What needs it, as the message begins.
         remedy: What repairs it where it is installed and cannot be loaded.
@@ -73,21 +73,18 @@ def imported(package: str, extra: str, purpose: str, remedy: str) -> Any:
         EngineError: If it cannot be loaded.
     """
     try:
-        return import_module(package)
-    # A library that is missing is an ImportError, an OSError or a FileNotFoundError, and a numpy of
-    # another version an AttributeError.
-    except Exception as cause:
-        if isinstance(cause, ModuleNotFoundError) and cause.name == package:
-            raise MissingExtraError(package, extra, purpose) from cause
-        reason = _reason(cause)
-        if OUT_OF_MEMORY.search(str(cause)):
+        return required(package, extra, purpose)
+    except MissingExtraError as missing:
+        if missing.problem is None:
+            raise
+        if OUT_OF_MEMORY.search(missing.problem):
             raise EngineError(
-                f"there is too little memory to load {package} ({reason}); close other programs, "
-                "or raise `ulimit -v`"
-            ) from cause
+                f"there is too little memory to load {package} ({missing.problem}); close other "
+                "programs, or raise `ulimit -v`"
+            ) from missing
         raise EngineError(
-            f"{package} is installed but cannot be loaded ({reason}); {remedy}"
-        ) from cause
+            f"{package} is installed but cannot be loaded ({missing.problem}); {remedy}"
+        ) from missing
 
 
 def _reason(cause: Exception) -> str:

@@ -322,7 +322,9 @@ def import_openvino() -> Any:
     with _without_telemetry():
         openvino = imported("openvino", "openvino", "engine openvino", _REINSTALL)
     if not hasattr(openvino, "Core"):
-        raise EngineError(f"openvino is installed but has no Core; {_REINSTALL}")
+        raise EngineError(
+            f"openvino is installed but cannot be loaded (it has no Core); {_REINSTALL}"
+        )
     return openvino
 
 

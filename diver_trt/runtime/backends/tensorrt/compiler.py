@@ -19,8 +19,9 @@ from typing import Any
 
 from diver_trt.bundle import Network
 from diver_trt.contract import NetworkName
-from diver_trt.errors import EngineError, MissingExtraError, first_line
+from diver_trt.errors import EngineError, first_line
 from diver_trt.graph_file import require_tensors, require_utf8
+from diver_trt.packages import importing
 from diver_trt.runtime.backends import BACKENDS
 from diver_trt.runtime.backends.tensorrt.interrupts import interrupts_held
 from diver_trt.runtime.backends.tensorrt.module import (
@@ -250,14 +251,11 @@ def _polygraphy(backend: Backend) -> Any:
     """
     wanted = "1" if backend == "rtx" else "0"
     os.environ.setdefault("POLYGRAPHY_USE_TENSORRT_RTX", wanted)
-    try:
+    with importing(BACKENDS[backend].extra, "building engines"):
         import polygraphy.config
         from polygraphy.backend import trt as loaders
         from polygraphy.exception import PolygraphyException
         from polygraphy.logger import G_LOGGER
-    except ImportError as cause:
-        extra = BACKENDS[backend].extra
-        raise MissingExtraError("polygraphy", extra, "building engines") from cause
     if (backend == "rtx") != polygraphy.config.USE_TENSORRT_RTX:
         raise EngineError(
             "this process has already built for the other backend; build for this one in a "
